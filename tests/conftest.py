@@ -1,0 +1,45 @@
+"""What every test of the house shares: shapes are checked, one thread is used, data are looked for in one place."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy or torch is imported: two threads on two busy cores are many times slower than one.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pathlib  # noqa: E402
+
+import pytest  # noqa: E402
+
+try:
+    from jaxtyping import install_import_hook
+except ModuleNotFoundError:  # an API-only environment has no engine, and its tests are not collected there
+    pass
+else:
+    # Every shape in a signature of the engine is checked in every test, by jaxtyping and beartype.
+    install_import_hook("bimt_engine", "beartype.beartype")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of reference trajectories: BIMT_GOLDEN, or shared/golden beside the clone."""
+    return pathlib.Path(os.environ.get("BIMT_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def mnist() -> pathlib.Path:
+    """The folder of MNIST's four IDX files: BIMT_MNIST, or shared/data/mnist beside the clone; skips without."""
+    folder = pathlib.Path(os.environ.get("BIMT_MNIST", REPOSITORY.parent / "shared" / "data" / "mnist"))
+    if not folder.is_dir():
+        pytest.skip(f"no MNIST at {folder}: set BIMT_MNIST to a folder with the four IDX files")
+    return folder
