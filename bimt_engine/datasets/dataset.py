@@ -1,0 +1,83 @@
+"""What a network is trained on: inputs, targets, names, and how they were scaled. Plain numpy, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardisation by the training part's mean and standard deviation, one of each per column."""
+
+    mean: Float[np.ndarray, " columns"]
+    std: Float[np.ndarray, " columns"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "rows columns"]) -> Scaling:
+        """The scaling that gives these values mean 0 and variance 1; a constant column is only centred."""
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        # A column that is constant up to rounding has no scale of its own; dividing by 1e-17 would make noise of it.
+        constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean)) if len(values) else np.ones(values.shape[1], bool)
+        return cls(mean=mean, std=np.where(constant, 1.0, std))
+
+    def apply(self, values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+        return (values - self.mean) / self.std
+
+    def undo(self, values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+        return values * self.std + self.mean
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, list[float]]) -> Scaling:
+        return cls(mean=np.asarray(saved["mean"], np.float64), std=np.asarray(saved["std"], np.float64))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test examples of one task.
+
+    inputs     numbers: (N, inputs) float64; tokens: (N, positions) int64; sequences: (N, time, channels) float64.
+    targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels.
+    target_names          names of the targets; for classification the names of the classes.
+    tokens                vocabulary size when the inputs are tokens, otherwise None.
+    input_scaling         how the inputs were standardised, None where they were not.
+    predicted_positions   sequences: the time steps that count in the loss; None: all.
+    """
+
+    train_inputs: np.ndarray
+    train_targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    task: Literal["regression", "classification"]
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    tokens: int | None = None
+    input_scaling: Scaling | None = None
+    target_scaling: Scaling | None = None
+    predicted_positions: tuple[int, ...] | None = None
+
+    @property
+    def default_loss(self) -> Literal["mse", "cross_entropy"]:
+        """The loss that fits the task."""
+        return "cross_entropy" if self.task == "classification" else "mse"
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether one example is a series of time steps."""
+        return self.train_inputs.ndim == 3
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers (channels, for sequences) or tokens one example brings."""
+        return int(self.train_inputs.shape[-1])
+
+    @property
+    def targets(self) -> int:
+        """How many outputs a network needs: the targets, or the classes."""
+        return len(self.target_names)
