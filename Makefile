@@ -1,0 +1,68 @@
+# The verbs of the house. `make` alone lists them. Nothing but make and Python 3.11 or later is needed to start.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+# The first of these that is 3.11 or later; `make PYTHON=...` names another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PY := $(VENV)/bin/python
+# One thread to each process: on a small machine two threads of one training are slower than one.
+export OMP_NUM_THREADS ?= 1
+
+ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
+	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
+
+.PHONY: help env env-dev demo up test test-all check reproduce bench evidence openapi migration fuzz load lock clean
+
+help:  ## list these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## make .venv from the lock, if it is absent or stale
+	$(ENVIRONMENT) standalone
+
+env-dev:  ## the same with what the tests and checks need
+	$(ENVIRONMENT) dev
+
+demo: env  ## real data in, modules and pictures out (in demo/), then everything stops
+	@$(PY) -m standalone demo
+
+up: env  ## serve until Ctrl-C; prints the address and the first admin token
+	@$(PY) -m standalone up
+
+test: env-dev  ## the tests of every room, but for the slow ones
+	@$(PY) -m pytest -n 2
+
+test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
+	@$(PY) -m pytest -n 2 -m "$(or $(MARK),slow or not slow)"
+
+check: env-dev  ## lint, types, arrows, migrations, OpenAPI, compose file, no hosts or paths
+	@$(PY) .ci/check.py
+
+reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; writes reports/reproduce.json
+	@$(PY) -m standalone reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+
+evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
+	@$(PY) -m standalone evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+
+bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
+	@$(PY) -m standalone bench
+
+openapi: env  ## write openapi.json anew from the routes
+	@$(PY) -m api.openapi
+
+migration: env-dev  ## write the next migration from the tables; M="what it does"
+	@test -n "$(M)" || { echo 'Say what it does: make migration M="runs remember their device"' >&2; exit 1; }
+	@$(PY) -m alembic revision --autogenerate -m "$(M)"
+
+fuzz: env-dev  ## schemathesis over every address; EXAMPLES=n to each
+	@BIMT_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(PY) -m pytest -m "slow or not slow" tests/api/test_fuzz.py
+
+load: env-dev  ## 32 client threads against four API processes on PostgreSQL
+	@$(PY) -m standalone load
+
+lock:  ## resolve the extras of pyproject.toml anew into requirements/*.txt; needs uv
+	@$(PYTHON) .ci/lock.py
+
+clean:  ## remove what the verbs made, the environment too
+	rm -rf $(VENV) demo reports build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
