@@ -137,11 +137,14 @@ def stamp(venv: pathlib.Path, chosen: str) -> pathlib.Path:
     return venv / f".bimt-{chosen}"
 
 
-def pip(python: pathlib.Path, *arguments: str) -> None:
-    quiet = () if arguments[0] == "check" else ("--quiet", "--disable-pip-version-check")
-    command = [str(python), "-m", "pip", arguments[0], *quiet, *arguments[1:]]
-    output = subprocess.DEVNULL if arguments[0] == "check" else None
-    subprocess.run(command, check=True, stdout=output)
+def pip(python: pathlib.Path, verb: str, *arguments: str) -> None:
+    """One pip command, silent unless it fails. Python compiles a module when it is first imported, not all of them now."""
+    quiet = ["-qq", "--no-compile"] if verb == "install" else []
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", verb, *quiet, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+        done.check_returncode()
 
 
 def readable(command: list[str]) -> str:
