@@ -20,8 +20,9 @@ class Mlp(Network):
     """y = W_L(… σ(W_0 x + b_0) …) + b_L.
 
     weights, biases   one per weight layer, rows as in `nn.Linear`.
-    embedding         (tokens, width), with token inputs only. The vectors of one example lie side by side
-                      (`fold` of them) and share the positions of the input layer.
+    embedding         (tokens, width), with token inputs only.
+    fold              how many vectors one example brings; they lie side by side and share the positions of the
+                      input layer. With tokens: one vector for each token.
     """
 
     def __init__(
@@ -63,10 +64,13 @@ class Mlp(Network):
 
     def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
         # Embeddings lie in slot order already; features of the data are brought into it here.
-        here = self.embedding[x] if self.embedded else self._enter(x)
-        here = note("input", here, edit, seen)
         if self.embedded:
-            here = here.flatten(1)
+            here = self.embedding[x]
+        else:
+            here = self._enter(x if self.fold == 1 else x.unflatten(-1, (self.fold, -1)))
+        here = note("input", here, edit, seen)
+        if self.fold > 1:
+            here = here.flatten(-2)
         act = ACTIVATIONS[self.activation]
         last = len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

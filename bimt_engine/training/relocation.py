@@ -1,0 +1,392 @@
+"""Relocation: neurons trade places wherever that shortens the wiring; what is computed does not change.
+
+With its neighbours fixed, the cost of putting neuron u of a layer into slot s is a table C[u, s], one matrix product
+for every weight layer that touches the layer. `greedy` takes the published decisions from the table; `optimal` solves
+it as a linear assignment and sweeps the layers until nothing gets shorter. (arXiv 2305.08746, section 2)
+
+Layer spacing and biases are blind to where a neuron sits, so only length times locality enters here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+
+from bimt_engine.networks.wiring import NeuronLayer, Wiring
+from bimt_engine.spec import CostSpec, RelocationSpec
+from bimt_engine.training.connection_cost import length_factor, shapes_of
+from bimt_engine.training.state import Layout, Place, TrainingState
+
+Table = Float[np.ndarray, "neurons slots"]
+Arrangement = list[Int64[np.ndarray, " neurons"]]
+"""For each neuron layer: arrangement[slot] = the slot its neuron sat in before."""
+
+NOTHING = 1e-12  # of a layer's cost: a gain below this is rounding, and an exchange for it would only flicker
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One weight layer as relocation sees it: slots only, folds added up."""
+
+    place: Place
+    source: int
+    target: int
+    folds: tuple[int, int, int, int]  # target fold, targets, source fold, sources
+    lengths: Float[np.ndarray, "target source"]  # length times what a unit of it costs
+
+    def strengths(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "target source"]:
+        """Σ|w| over the folds, for each pair of slots."""
+        strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.folds)
+        if self.folds[0] == 1 and self.folds[2] == 1:
+            return strength[0, :, 0]
+        return strength.sum(axis=(0, 2))
+
+
+class Relocation:
+    """Everything about relocating one network that does not change while it is trained.
+
+    locality   judge exchanges by this locality, in every weight layer; None: by the trained cost.
+    """
+
+    def __init__(self, wiring: Wiring, layout: Layout, cost: CostSpec, spec: RelocationSpec) -> None:
+        self.wiring, self.layout, self.spec = wiring, layout, spec
+        shapes = shapes_of(layout)
+        places = {place.name: place for place in layout}
+        number = {layer.name: index for index, layer in enumerate(wiring.neuron_layers)}
+        self.links: list[_Link] = []
+        for weights in wiring.weight_layers:
+            factor = length_factor(wiring, weights, shapes, cost, locality=spec.judged_by_locality)
+            base = np.ascontiguousarray(wiring.distances(weights).numpy())
+            targets, sources = base.shape
+            self.links.append(
+                _Link(
+                    places[weights.parameter],
+                    number[weights.source],
+                    number[weights.target],
+                    (weights.target_fold, targets, weights.source_fold, sources),
+                    base * factor,
+                )
+            )
+        self.layers: tuple[NeuronLayer, ...] = wiring.neuron_layers
+        self.movable = [index for index, layer in enumerate(self.layers) if layer.movable and layer.neurons > 1]
+        self.touching = [
+            [index for index, link in enumerate(self.links) if layer in (link.source, link.target)]
+            for layer in range(len(self.layers))
+        ]
+        self.neighbours = [
+            sorted({end for index in touching for end in (self.links[index].source, self.links[index].target)} - {layer})
+            for layer, touching in enumerate(self.touching)
+        ]
+        self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
+        size = layout[-1].offset + layout[-1].size
+        self._in_place = np.arange(size, dtype=np.int64)
+
+    def relocate(self, state: TrainingState, replica: int = 0) -> float:
+        """One pass on one replica, in place. Returns the cost saved, before λ."""
+        board = self.board(state.theta[replica].detach().cpu().numpy())
+        before = board.cost()
+        if self.spec.method == "greedy":
+            board.greedy(self.spec.relocation_candidates)
+        else:
+            board = board.optimised(self.spec.relocation_candidates)
+        self.apply(state, replica, board.arrangement)
+        return before - board.cost()
+
+    def relocate_with_restarts(self, state: TrainingState, generator: np.random.Generator, replica: int = 0) -> float:
+        """The shortest layout found from here and from `final_restarts` random layouts, in place. Returns the cost saved."""
+        best = start = self.board(state.theta[replica].detach().cpu().numpy())
+        before = start.cost()
+        best = start.optimised(self.spec.relocation_candidates)
+        for _ in range(self.spec.final_restarts):
+            tried = start.copy()
+            tried.shuffle(generator)
+            tried.optimal()
+            if tried.cost() < best.cost() - NOTHING * before:
+                best = tried
+        self.apply(state, replica, best.arrangement)
+        return before - best.cost()
+
+    def board(self, theta: Float[np.ndarray, " P"]) -> Board:
+        """The exchanges of one replica, tried on slots and strengths alone."""
+        return Board(self, [link.strengths(theta) for link in self.links])
+
+    def exchange_index(self, arrangement: Arrangement) -> Int64[np.ndarray, " P"] | None:
+        """Where each entry of θ comes from when the neurons take these places; None when nobody moves.
+
+        The same list moves weights, moments and mask.
+        """
+        moved = {index for index, order in enumerate(arrangement) if (order != np.arange(order.size)).any()}
+        if not moved:
+            return None
+        index = self._in_place.copy()
+        views = {place.name: index[place.slice].reshape(place.shape) for place in self.layout}
+        for number in moved:
+            for port in self.layers[number].ports:
+                rows = folded(arrangement[number], port.fold)
+                views[port.parameter][...] = np.take(views[port.parameter], rows, axis=port.axis)
+        return index
+
+    def apply(self, state: TrainingState, replica: int, arrangement: Arrangement) -> None:
+        """Let the neurons of one replica take their new places: every port of θ, both moments, the mask, the orders."""
+        import torch
+
+        index = self.exchange_index(arrangement)
+        if index is None:
+            return
+        device = state.theta.device
+        taken = torch.from_numpy(index).to(device)
+        with torch.no_grad():
+            moving = [state.theta]
+            if self.spec.carry_moments:
+                moving += [state.first_moment, state.second_moment]
+            if state.mask is not None:
+                moving.append(state.mask)
+            for flat in moving:
+                flat[replica] = flat[replica].index_select(0, taken)
+            for layer, order in zip(self.layers, arrangement, strict=True):
+                slots = state.orders[layer.name]
+                slots[replica] = slots[replica].index_select(0, torch.from_numpy(order).to(slots.device))
+        state.orders_version += 1
+
+
+class Board:
+    """One replica's strengths in their present slots; exchanges are tried here and applied to the weights once."""
+
+    def __init__(self, plan: Relocation, strengths: list[Float[np.ndarray, "target source"]]) -> None:
+        self.plan = plan
+        self.strengths = strengths
+        self.arrangement: Arrangement = [np.arange(layer.neurons) for layer in plan.layers]
+
+    def copy(self) -> Board:
+        twin = Board(self.plan, list(self.strengths))
+        twin.arrangement = list(self.arrangement)
+        return twin
+
+    def cost(self) -> float:
+        """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""
+        return float(
+            sum(np.vdot(strength, link.lengths) for strength, link in zip(self.strengths, self.plan.links, strict=True))
+        )
+
+    def table(self, layer: int) -> Table:
+        """C[u, s]: what the neuron that now sits in slot u would cost in slot s, everybody else staying.
+
+        Connections of a layer to itself are left out: what they cost depends on two places of the same layer.
+        """
+        neurons = self.plan.layers[layer].neurons
+        table = np.zeros((neurons, neurons))
+        for index in self.plan.touching[layer]:
+            link, strength = self.plan.links[index], self.strengths[index]
+            if link.source == link.target:
+                continue
+            table += strength @ link.lengths.T if link.target == layer else strength.T @ link.lengths
+        return table
+
+    def exchange_changes(self, layer: int) -> Float[np.ndarray, "neurons neurons"]:
+        """How much the cost changes when the neurons in slots j and k trade places, for every pair; exact."""
+        table = self.table(layer)
+        change = table + table.T - np.diag(table)[:, None] - np.diag(table)[None, :]
+        for index in self.plan.touching[layer]:
+            link = self.plan.links[index]
+            if link.source == link.target:
+                change += _changes_within(self.strengths[index], link.lengths)
+        return change
+
+    def importance(self, layer: int) -> Float[np.ndarray, " neurons"]:
+        """Σ|w in| + Σ|w out| of the neuron in each slot."""
+        total = np.zeros(self.plan.layers[layer].neurons)
+        for index in self.plan.touching[layer]:
+            link, strength = self.plan.links[index], self.strengths[index]
+            if link.target == layer:
+                total += strength.sum(axis=1)
+            if link.source == layer:
+                total += strength.sum(axis=0)
+        return total
+
+    def place(self, layer: int, order: Int64[np.ndarray, " neurons"]) -> None:
+        """Slot s of the layer takes the neuron that sat in slot order[s]."""
+        self.arrangement[layer] = self.arrangement[layer][order]
+        for index in self.plan.touching[layer]:
+            link = self.plan.links[index]
+            if link.target == layer:
+                self.strengths[index] = self.strengths[index][order]
+            if link.source == layer:
+                self.strengths[index] = self.strengths[index][:, order]
+
+    def shuffle(self, generator: np.random.Generator) -> None:
+        """Put every movable layer into a random order; heads stay whole."""
+        for layer in self.plan.movable:
+            blocks = self.plan.layers[layer].blocks
+            runs = np.arange(self.plan.layers[layer].neurons).reshape(blocks, -1)
+            runs = generator.permuted(runs[generator.permutation(blocks)], axis=1)
+            self.place(layer, runs.reshape(-1))
+
+    def greedy(self, candidates: int) -> None:
+        """The published pass: in each layer the most important slots, in falling order, each take their best exchange.
+
+        The slots are chosen before the first exchange of the layer; of equally important ones the highest comes
+        first, as in the published code. Equally good exchanges (up to rounding) go to the lowest slot.
+        """
+        for layer in self.plan.movable:
+            importance = self.importance(layer)
+            if layer in self.plan.wired_to_itself:
+                for slot in most_important(importance, candidates):
+                    change = self.exchange_changes(layer)[slot]
+                    self._exchange(layer, int(slot), lowest(change, NOTHING * self.cost()))
+                continue
+            blocks = self.plan.layers[layer].blocks
+            if blocks > 1:  # heads first, whole; then neurons within them
+                heads = _blockwise(self.table(layer), blocks)
+                order = greedy_order(heads, most_important(importance.reshape(blocks, -1).sum(1), candidates))
+                size = importance.size // blocks
+                self.place(layer, (order[:, None] * size + np.arange(size)).reshape(-1))
+                importance = self.importance(layer)
+            self.place(layer, greedy_order(self.table(layer), most_important(importance, candidates), blocks))
+
+    def optimised(self, candidates: int) -> Board:
+        """The better of two fixed points: from here, and, where the published pass gets lower, from where it ends.
+
+        So the optimal method never ends above the greedy one from the same start.
+        """
+        published = self.copy()
+        self.optimal()
+        published.greedy(candidates)
+        if published.cost() < self.cost():
+            published.optimal()
+            return published
+        return self
+
+    def optimal(self) -> None:
+        """Give every layer its best arrangement, its neighbours fixed, over and over until nothing gets shorter."""
+        waiting = list(self.plan.movable)
+        while waiting:
+            layer = waiting.pop(0)
+            if self._settle(layer):
+                waiting += [near for near in self.plan.neighbours[layer] if near in self.plan.movable and near not in waiting]
+                waiting.sort(key=lambda near: (near <= layer, near))
+
+    def _settle(self, layer: int) -> bool:
+        """Put one layer into its best arrangement. Returns whether the wiring got shorter."""
+        if layer in self.plan.wired_to_itself:
+            return self._settle_by_exchanges(layer)
+        table = self.table(layer)
+        order = best_assignment(table, self.plan.layers[layer].blocks)
+        now, then = np.trace(table), table[order, np.arange(order.size)].sum()
+        if not then < now - NOTHING * abs(now):
+            return False
+        self.place(layer, order)
+        return True
+
+    def _settle_by_exchanges(self, layer: int) -> bool:
+        """The same for a layer wired to itself, whose best arrangement is no linear assignment: a fixed point of exchanges."""
+        start = now = self.cost()
+        guess = self.copy()
+        guide = self.table(layer)
+        for index in self.plan.touching[layer]:
+            link, strength = self.plan.links[index], self.strengths[index]
+            if link.source == link.target:
+                guide += strength @ link.lengths.T + strength.T @ link.lengths
+        guess.place(layer, best_assignment(guide))
+        if guess.cost() < now:
+            self.strengths, self.arrangement = guess.strengths, guess.arrangement
+        while True:
+            change = self.exchange_changes(layer)
+            slot, other = divmod(int(np.argmin(change)), change.shape[1])
+            if not change[slot, other] < -NOTHING * start:
+                break
+            self._exchange(layer, slot, other)
+        return self.cost() < start - NOTHING * start
+
+    def _exchange(self, layer: int, slot: int, other: int) -> None:
+        order = np.arange(self.plan.layers[layer].neurons)
+        order[[slot, other]] = order[[other, slot]]
+        self.place(layer, order)
+
+
+def most_important(importance: Float[np.ndarray, " slots"], candidates: int) -> Int64[np.ndarray, " chosen"]:
+    """The slots of the most important neurons, falling; of equals the highest slot first, as in the published code."""
+    return np.argsort(importance, kind="stable")[::-1][:candidates]
+
+
+def lowest(change: Float[np.ndarray, " slots"], rounding: float) -> int:
+    """The first slot whose change is the smallest, up to rounding."""
+    return int(np.argmax(change <= change.min() + rounding))
+
+
+def greedy_order(table: Table, chosen: Int64[np.ndarray, " chosen"], blocks: int = 1) -> Int64[np.ndarray, " slots"]:
+    """Who sits where after each chosen slot, in turn, has taken its best exchange. With blocks, within its run only."""
+    neurons = table.shape[0]
+    rounding = NOTHING * float(table.max())
+    slots = np.arange(neurons)
+    occupant = slots.copy()
+    size = neurons // blocks
+    for slot in chosen:
+        mover = occupant[slot]
+        # What the mover would cost in each slot and its occupant here, less what the two cost where they are.
+        change = table[mover] + table[occupant, slot] - table[occupant, slots] - table[mover, slot]
+        if blocks > 1:
+            change = np.where(slots // size == slot // size, change, np.inf)
+        best = lowest(change, rounding)
+        occupant[slot], occupant[best] = occupant[best], mover
+    return occupant
+
+
+def _blockwise(table: Table, blocks: int) -> Table:
+    """The table of whole runs: what all neurons of one run would cost in the slots of another, keeping their order."""
+    size = table.shape[0] // blocks
+    return np.einsum("aibi->ab", table.reshape(blocks, size, blocks, size))
+
+
+def _changes_within(strength: Table, length: Table) -> Table:
+    """How much Σ strength · length of a layer wired to itself changes when slots j and k trade places."""
+    total = np.zeros_like(length)
+    for b, d in ((strength, length), (strength.T, length.T)):
+        product = b @ d.T
+        own = np.diag(product)
+        total += product + product.T - own[:, None] - own[None, :]
+        # Slots j and k themselves are not bystanders.
+        total -= (b.T - np.diag(b)[:, None]) * (np.diag(d)[:, None] - d.T)
+        total -= (np.diag(b)[None, :] - b) * (d - np.diag(d)[None, :])
+    b, d = strength, length
+    bj, bk, dj, dk = np.diag(b)[:, None], np.diag(b)[None, :], np.diag(d)[:, None], np.diag(d)[None, :]
+    return total + (bk - bj) * (dj - dk) + (b.T - b) * (d - d.T)
+
+
+def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"]:
+    """Who should sit in each slot so that the sum of the table's entries is smallest; heads stay whole.
+
+    Neurons that cost nothing anywhere (no connections left) take the free slots in rising order.
+    """
+    neurons = table.shape[0]
+    if blocks > 1:
+        return _best_blocks(table, blocks)
+    mover, slot = linear_sum_assignment(table)
+    order = np.empty(neurons, dtype=np.int64)
+    order[slot] = mover
+    idle = ~table.any(axis=1)
+    if idle.any():
+        order[idle[order]] = np.flatnonzero(idle)
+    return order
+
+
+def _best_blocks(table: Table, blocks: int) -> Int64[np.ndarray, " slots"]:
+    """The same for runs of slots: every run of neurons in every run of slots at its best, then the runs among themselves."""
+    size = table.shape[0] // blocks
+    parts = table.reshape(blocks, size, blocks, size)
+    inner = [[best_assignment(parts[run, :, seat]) for seat in range(blocks)] for run in range(blocks)]
+    slots = np.arange(size)
+    between = np.array(
+        [[parts[run, :, seat][inner[run][seat], slots].sum() for seat in range(blocks)] for run in range(blocks)]
+    )
+    seated = best_assignment(between)
+    return np.concatenate([seated[seat] * size + inner[seated[seat]][seat] for seat in range(blocks)])
+
+
+def folded(order: Int64[np.ndarray, " neurons"], fold: int) -> Int64[np.ndarray, " entries"]:
+    """The same order for every copy of the layer along a folded axis."""
+    if fold == 1:
+        return order
+    return (np.arange(fold)[:, None] * order.size + order).reshape(-1)
