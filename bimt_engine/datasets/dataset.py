@@ -6,28 +6,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Standardisation by the training part's mean and standard deviation, one of each per column."""
+    """Standardisation by the training part's mean and standard deviation, one of each per column.
 
-    mean: Float[np.ndarray, " columns"]
-    std: Float[np.ndarray, " columns"]
+    mean, std   (columns,)
+    values      (rows, columns)
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, "rows columns"]) -> Scaling:
+    def of(cls, values: NDArray[np.float64]) -> Scaling:
         """The scaling that gives these values mean 0 and variance 1; a constant column is only centred."""
         mean, std = values.mean(axis=0), values.std(axis=0)
         # A column that is constant up to rounding has no scale of its own; dividing by 1e-17 would make noise of it.
         constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean)) if len(values) else np.ones(values.shape[1], bool)
         return cls(mean=mean, std=np.where(constant, 1.0, std))
 
-    def apply(self, values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return (values - self.mean) / self.std
 
-    def undo(self, values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    def undo(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values * self.std + self.mean
 
     def to_json(self) -> dict[str, list[float]]:

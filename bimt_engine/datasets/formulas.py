@@ -5,6 +5,8 @@ parentheses, and the functions of `FUNCTIONS`. Whatever the grammar does not nam
 
 A formula becomes a list of steps for a stack of arrays, so that evaluating needs no recursion; reading recurses only
 into parentheses, signs and powers, and that is bounded by `MAX_DEPTH`.
+
+Shapes stand in docstrings here, not in signatures: the web process reads specs and has no jaxtyping.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from numpy.typing import NDArray
 
 from bimt_engine.errors import DataError, FormulaError
 
 MAX_LENGTH = 500  # characters; the longest formula of the paper has 30
-MAX_DEPTH = 50  # parentheses, signs and powers inside one another; far below Python's own limit of 1 000 frames
+MAX_DEPTH = 30  # parentheses, signs and powers inside one another; seven frames each, far below Python's 1 000
 MAX_EXPONENT = 64  # a constant exponent above this is a slip of the key: 2**64 already has 20 digits
 
 CONSTANTS: dict[str, float] = {"pi": math.pi, "e": math.e}
@@ -75,8 +77,8 @@ def check_formula(text: str, *, inputs: int) -> None:
         raise BadFormula(f"The formula {_quoted(text)} uses no input; write it in terms of x1 … x{inputs}.")
 
 
-def evaluate_formula(text: str, inputs: Float[np.ndarray, "examples inputs"]) -> Float[np.ndarray, " examples"]:
-    """The value of the formula for each row of inputs, at float64.
+def evaluate_formula(text: str, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The value of the formula for each row of inputs (examples, inputs), at float64: (examples,).
 
     Raises FormulaError when it cannot be read, DataError when a value is infinite or not a number.
     """
@@ -126,10 +128,10 @@ class _Step:
 
 def _apply(step: _Step, arguments: list[np.ndarray]) -> np.ndarray:
     if step.what == "minus":
-        return np.negative(arguments[0])
+        return np.asarray(np.negative(arguments[0]))
     if step.what == "operator":
-        return _OPERATORS[step.name](*arguments)
-    return FUNCTIONS[step.name][0](*arguments)
+        return np.asarray(_OPERATORS[step.name](*arguments))
+    return np.asarray(FUNCTIONS[step.name][0](*arguments))
 
 
 @lru_cache(maxsize=256)
@@ -313,7 +315,8 @@ class _Reader:
         if self._depth > MAX_DEPTH:
             at = self._tokens[self._next].at
             raise BadFormula(
-                f"The formula {_quoted(self._text)} is nested more than {MAX_DEPTH} deep at character {at}; simplify it."
+                f"The formula {_quoted(self._text)} is nested more than {MAX_DEPTH} deep at character {at}; "
+                "simplify it."
             )
 
     # what is known without the inputs
