@@ -1,0 +1,142 @@
+"""A finished network as one safetensors file: nothing executable in it, and everything needed to build it again.
+
+Tensors: each parameter of the pruned and refitted network under its own name, `mask.NAME` (what was kept),
+`order.LAYER` (which neuron sits in which slot), and `trained.NAME`, the network as training left it.
+Metadata: the spec, the seed, the shape and names of the data, and the format's name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.errors import BimtError
+from bimt_engine.networks.build import Network, build_network
+from bimt_engine.spec import Spec
+
+FORMAT = "bimt-network/1"
+
+
+class WeightsError(BimtError):
+    """These bytes are not a network that this version can read."""
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """What a weights file holds.
+
+    network   pruned and refitted, ready to call: `network(inputs)`.
+    trained   as training left it, before anything was taken away.
+    masks     parameter name -> which entries were kept.
+    data      shape and names of the data, with no rows; its scalings turn raw columns into inputs and back.
+    """
+
+    network: Network
+    trained: Network
+    masks: dict[str, Tensor]
+    spec: Spec
+    seed: int
+    data: Dataset
+
+
+def weights_file(trained: Network, pruned: Network, *, spec: Spec, seed: int, dataset: Dataset) -> bytes:
+    """The file's bytes; the same networks give the same bytes."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in pruned.named_parameters():
+        tensors[name] = parameter.detach().contiguous()
+        tensors[f"mask.{name}"] = parameter.detach() != 0
+    for name, parameter in trained.named_parameters():
+        tensors[f"trained.{name}"] = parameter.detach().contiguous()
+    for layer, order in pruned.orders.items():
+        tensors[f"order.{layer}"] = order.contiguous()
+    for layer, order in trained.orders.items():
+        tensors[f"trained.order.{layer}"] = order.contiguous()
+    said = {"format": FORMAT, "spec": spec.model_dump(mode="json"), "seed": seed, "data": _shape(dataset)}
+    # One key only: the library writes several in an order that changes from call to call.
+    return save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, {"bimt": json.dumps(said)})
+
+
+def load_weights(content: bytes) -> SavedNetwork:
+    """The networks of a weights file, built from its spec. Raises WeightsError when the bytes are something else."""
+    try:
+        tensors, metadata = load(content), _metadata(content)
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"This is not a safetensors file, or it is damaged: {error}") from error
+    if metadata.get("format") != FORMAT:
+        said = metadata.get("format", "no format at all")
+        raise WeightsError(f"The file names {said}; this version reads {FORMAT}.")
+    spec, data = Spec.model_validate(metadata["spec"]), _without_rows(metadata["data"])
+    return SavedNetwork(
+        network=_build(spec, data, tensors, prefix=""),
+        trained=_build(spec, data, tensors, prefix="trained."),
+        masks={name.removeprefix("mask."): kept for name, kept in tensors.items() if name.startswith("mask.")},
+        spec=spec,
+        seed=metadata["seed"],
+        data=data,
+    )
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    """What the header says beside the tensors; the library reads it from paths only."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return dict(json.loads(header.get("__metadata__", {}).get("bimt", "{}")))
+
+
+def _build(spec: Spec, data: Dataset, tensors: dict[str, Tensor], *, prefix: str) -> Network:
+    network = build_network(spec.network, data, precision="float64", generator=torch.Generator().manual_seed(0))
+    state = {name: tensors.get(f"{prefix}{name}") for name, _ in network.named_parameters()}
+    orders = {layer: tensors.get(f"{prefix}order.{layer}") for layer in network.orders}
+    missing = [name for name, tensor in (state | orders).items() if tensor is None]
+    if missing:
+        raise WeightsError(f"The file lacks {', '.join(missing)}, which its spec calls for.")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.shape != state[name].shape:
+                shapes = f"{tuple(state[name].shape)}, not {tuple(parameter.shape)}"
+                raise WeightsError(f"`{name}` has shape {shapes} as its spec calls for.")
+            parameter.data = state[name].clone()
+    network.adopt_orders(orders)
+    return network
+
+
+def _shape(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "example": list(dataset.train_inputs.shape[1:]),
+        "target": list(dataset.train_targets.shape[1:]),
+        "task": dataset.task,
+        "feature_names": list(dataset.feature_names),
+        "target_names": list(dataset.target_names),
+        "tokens": dataset.tokens,
+        "input_scaling": dataset.input_scaling and dataset.input_scaling.to_json(),
+        "target_scaling": dataset.target_scaling and dataset.target_scaling.to_json(),
+        "predicted_positions": dataset.predicted_positions,
+    }
+
+
+def _without_rows(shape: dict[str, Any]) -> Dataset:
+    """A data set of this shape with no examples: enough to build a network and to scale what comes in."""
+    inputs = np.zeros((0, *shape["example"]), np.int64 if shape["tokens"] else np.float64)
+    targets = np.zeros((0, *shape["target"]), np.int64 if shape["task"] == "classification" else np.float64)
+    positions = shape["predicted_positions"]
+    return Dataset(
+        train_inputs=inputs,
+        train_targets=targets,
+        test_inputs=inputs,
+        test_targets=targets,
+        task=shape["task"],
+        feature_names=tuple(shape["feature_names"]),
+        target_names=tuple(shape["target_names"]),
+        tokens=shape["tokens"],
+        input_scaling=shape["input_scaling"] and Scaling.from_json(shape["input_scaling"]),
+        target_scaling=shape["target_scaling"] and Scaling.from_json(shape["target_scaling"]),
+        predicted_positions=tuple(positions) if positions is not None else None,
+    )
