@@ -6,7 +6,8 @@ so that a stepper may work on flat memory and everybody else on named parameters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
@@ -97,12 +98,23 @@ class TrainingState:
     def names(self) -> tuple[str, ...]:
         return tuple(place.name for place in self.layout)
 
-    def bind(self) -> None:
-        """Make the network's parameters and orders views of row 0."""
+    def bind(self, replica: int = 0) -> None:
+        """Make the network's parameters and orders views of one row, row 0 unless told."""
         parameters = dict(self.network.named_parameters())
         for place in self.layout:
-            parameters[place.name].data = self.theta[0, place.slice].view(place.shape)
-        self.network.adopt_orders({name: order[0] for name, order in self.orders.items()})
+            parameters[place.name].data = self.theta[replica, place.slice].view(place.shape)
+        self.network.adopt_orders({name: order[replica] for name, order in self.orders.items()})
+
+    @contextmanager
+    def showing(self, replica: int) -> Iterator[Network]:
+        """The network with the weights and orders of one replica, for a while; afterwards it is row 0 again."""
+        if replica:
+            self.bind(replica)
+        try:
+            yield self.network
+        finally:
+            if replica:
+                self.bind()
 
     def place(self, name: str) -> Place:
         for place in self.layout:

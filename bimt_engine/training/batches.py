@@ -1,0 +1,163 @@
+"""The data as tensors, and which examples each step sees: a function of seed and step alone, so a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.errors import SpecError
+from bimt_engine.networks.build import DTYPES
+from bimt_engine.networks.network import Network
+from bimt_engine.randomness import numpy_generator
+from bimt_engine.spec import TrainingSpec
+
+Loss = Literal["mse", "cross_entropy"]
+LOGGED_EXAMPLES = 4096  # a log row in mid-training looks at no more of either part; the last row looks at all
+CHUNK = 16_384  # examples in one forward pass without gradients; bounds the memory of a large test set
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """Training and test examples of R replicas on the training device.
+
+    Every tensor leads with the replica axis; replicas that share their data share its memory.
+    train_inputs   (R, N, …) in the order of the data's features, or tokens (int64).
+    train_targets  (R, N, targets) for the squared error, classes one-hot; (R, N) labels for the cross entropy.
+    train_labels   (R, N) for classification, else None.
+    seeds          one per replica: which examples it sees when.
+    """
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    train_labels: Tensor | None
+    test_labels: Tensor | None
+    loss: Loss
+    seeds: tuple[int, ...]
+    batch_size: int | None = None
+    predicted_positions: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        datasets: Dataset | Sequence[Dataset],
+        training: TrainingSpec,
+        *,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> TensorData:
+        """One data set for all replicas, or one for each. Raises SpecError when the loss does not fit the task."""
+        each = [datasets] if isinstance(datasets, Dataset) else list(datasets)
+        first = each[0]
+        loss: Loss = training.loss or first.default_loss
+        if loss == "cross_entropy" and first.task != "classification":
+            raise SpecError("`loss: cross_entropy` needs classes to tell apart, but these targets are numbers: use mse.")
+        dtype = DTYPES[training.precision]
+
+        def gather(parts: list[np.ndarray]) -> Tensor:
+            tensors = [torch.as_tensor(part).to(device) for part in parts]
+            tensors = [t.to(dtype) if t.is_floating_point() else t.to(torch.int64) for t in tensors]
+            if len(tensors) == 1:
+                return tensors[0].expand(len(seeds), *tensors[0].shape)
+            return torch.stack(tensors)
+
+        def target(labels_or_values: Tensor) -> Tensor:
+            if first.task == "classification" and loss == "mse":
+                return functional.one_hot(labels_or_values, first.targets).to(dtype)
+            return labels_or_values
+
+        train, test = gather([d.train_targets for d in each]), gather([d.test_targets for d in each])
+        classes = first.task == "classification"
+        examples = first.train_inputs.shape[0]
+        size = training.batch_size
+        return cls(
+            train_inputs=gather([d.train_inputs for d in each]),
+            train_targets=target(train),
+            test_inputs=gather([d.test_inputs for d in each]),
+            test_targets=target(test),
+            train_labels=train if classes else None,
+            test_labels=test if classes else None,
+            loss=loss,
+            seeds=tuple(seeds),
+            batch_size=None if size is None or size >= examples else size,
+            predicted_positions=first.predicted_positions,
+        )
+
+    @property
+    def replicas(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def examples(self) -> int:
+        return self.train_inputs.shape[1]
+
+    def batches(self, first_step: int, steps: int) -> Int64[np.ndarray, "R steps batch"] | None:
+        """The examples of each of these steps, for each replica; None when every step sees them all."""
+        if self.batch_size is None:
+            return None
+        return np.stack(
+            [
+                np.stack([batch(seed, step, self.batch_size, self.examples) for step in range(first_step, first_step + steps)])
+                for seed in self.seeds
+            ]
+        )
+
+    def prediction_loss(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """The mean loss of one replica's outputs."""
+        return prediction_loss(outputs, targets, self.loss, self.predicted_positions)
+
+    def evaluate(self, network: Network, *, replica: int = 0, everything: bool = False) -> dict[str, float]:
+        """Prediction loss (and accuracy, for classes) on both parts.
+
+        everything   False: on the first 4096 examples of each part, which is what a log row in mid-training shows.
+        """
+        row: dict[str, float] = {}
+        parts = (
+            ("", "train_", self.train_inputs, self.train_targets, self.train_labels),
+            ("test_", "test_", self.test_inputs, self.test_targets, self.test_labels),
+        )
+        for loss_prefix, accuracy_prefix, inputs, targets, labels in parts:
+            number = inputs.shape[1] if everything else min(inputs.shape[1], LOGGED_EXAMPLES)
+            with torch.no_grad():
+                outputs = torch.cat(
+                    [network(inputs[replica, start : min(start + CHUNK, number)]) for start in range(0, number, CHUNK)]
+                )
+                row[loss_prefix + "prediction_loss"] = float(self.prediction_loss(outputs, targets[replica, :number]))
+                if labels is not None:
+                    right = outputs.argmax(-1) == labels[replica, :number]
+                    row[accuracy_prefix + "accuracy"] = float(right.double().mean())
+        return row
+
+
+def prediction_loss(
+    outputs: Tensor, targets: Tensor, loss: Loss, predicted_positions: tuple[int, ...] | None = None
+) -> Float[Tensor, ""]:
+    """Mean squared error or mean cross entropy; of sequences only the predicted time steps count."""
+    if predicted_positions is not None and outputs.dim() == 3:
+        outputs, targets = outputs[:, list(predicted_positions)], targets[:, list(predicted_positions)]
+    if loss == "cross_entropy":
+        return functional.cross_entropy(outputs, targets)
+    return functional.mse_loss(outputs, targets)
+
+
+def batch(seed: int, step: int, size: int, examples: int) -> Int64[np.ndarray, " batch"]:
+    """The examples of this step: each pass over the data in an order of its own, a short rest at its end left out."""
+    a_pass = examples // size
+    order = _pass_order(seed, step // a_pass, examples)
+    start = (step % a_pass) * size
+    return order[start : start + size]
+
+
+@lru_cache(maxsize=8)
+def _pass_order(seed: int, number: int, examples: int) -> Int64[np.ndarray, " examples"]:
+    return numpy_generator(seed, f"pass {number} over the data").permutation(examples)
