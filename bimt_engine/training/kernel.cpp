@@ -1,0 +1,543 @@
+// Many training steps of a multilayer perceptron in one call: forward, backward and AdamW on flat memory.
+//
+// Activations are kept neuron × example, so that every inner loop runs along contiguous examples; examples pass through
+// all layers chunk by chunk, and a chunk fits the cache. A first layer whose inputs are mostly zeros (images), or are
+// tokens, is a list of table rows to add up for each example instead: for tokens the rows are embedding × first layer,
+// made once per token and step. No memory is taken during a step. All sums run in a fixed order.
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "kernel_products.h"
+
+extern "C" {
+enum { MAX_LAYERS = 32 };
+struct Shape {               // a network in one flat vector; offsets count numbers
+  int64_t parameters, embedding_at, weight_at[MAX_LAYERS], bias_at[MAX_LAYERS];
+  int32_t layers, activation, cross_entropy;
+  int32_t tokens, positions, embedding;  // tokens 0: the inputs are numbers
+  int32_t widths[MAX_LAYERS + 1];        // widths[0]: columns of the first weight matrix
+};
+struct Examples {
+  int64_t count;
+  const void* inputs;     // count × widths[0], or null
+  const int32_t* tokens;  // count × positions, or null
+  const void* targets;    // count × outputs; null with cross entropy
+  const int32_t* labels;  // count; null in regression
+  int32_t sparse;         // inputs are mostly zeros
+};
+struct Rule {  // torch.optim.AdamW; proximal: the price is taken off by soft-thresholding after the step
+  double learning_rate, beta1, beta2, epsilon, weight_decay;
+  int32_t proximal;
+};
+struct Score {
+  double loss, correct;
+};
+}
+
+namespace {
+
+template <class T> struct Buffer {  // zeroed memory that starts on a cache line
+  T* at = nullptr;
+  long size = 0;
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  void operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(at); }
+  void need(long count) {
+    if (count <= size) return;
+    std::free(at);
+    const size_t bytes = ((size_t)count * sizeof(T) + 127) / 64 * 64;
+    at = (T*)std::aligned_alloc(64, bytes);
+    if (!at) throw std::bad_alloc();
+    std::memset((void*)at, 0, bytes);
+    size = count;
+  }
+  operator T*() const { return at; }
+};
+
+struct Lists {  // for each thing, entries first[thing] … first[thing + 1] of `who`, with a number each
+  std::vector<int64_t> first;
+  std::vector<int32_t> who;
+};
+
+template <class T> struct Pace {  // the numbers of one optimiser step
+  T keep, beta1, beta2, to_first, to_second, step, root_scale, epsilon, rate;
+  bool proximal;
+};
+
+template <class T> Pace<T> pace_of(const Rule& rule, int64_t step) {
+  const double first = 1 - std::pow(rule.beta1, (double)step), second = 1 - std::pow(rule.beta2, (double)step);
+  return {T(1 - rule.learning_rate * rule.weight_decay), T(rule.beta1), T(rule.beta2), T(1 - rule.beta1),
+          T(1 - rule.beta2), T(rule.learning_rate / first), T(1 / std::sqrt(second)), T(rule.epsilon),
+          T(rule.learning_rate), rule.proximal != 0};
+}
+
+template <bool PROXIMAL, class X, class T> INLINE void move(X& w, X& m, X& v, X gradient, X price, const Pace<T>& pace) {
+  const X nothing = price - price;
+  if (!PROXIMAL) gradient += w > nothing ? price : (w < nothing ? -price : nothing);
+  w *= pace.keep;
+  m += (gradient - m) * pace.to_first;
+  v = v * pace.beta2 + gradient * gradient * pace.to_second;
+  w -= pace.step * m / (root(v) * pace.root_scale + pace.epsilon);
+  if (PROXIMAL) {
+    const X cut = price * pace.rate;
+    w = w > cut ? w - cut : (w < -cut ? w + cut : nothing);
+  }
+}
+template <class T, bool PROXIMAL>
+void move_range(long count, T* w, T* m, T* v, const T* g, const T* price, const T* mask, const Pace<T>& pace) {
+  long i = 0;
+  for (; i + LANES<T> <= count; i += LANES<T>) {
+    Vec<T> weight = load(w + i), first = load(m + i), second = load(v + i), gradient = load(g + i);
+    if (mask) gradient *= load(mask + i);
+    move<PROXIMAL>(weight, first, second, gradient, load(price + i), pace);
+    if (mask) weight *= load(mask + i);
+    store<T>(w + i, weight), store<T>(m + i, first), store<T>(v + i, second);
+  }
+  for (; i < count; i++) {
+    move<PROXIMAL>(w[i], m[i], v[i], mask ? g[i] * mask[i] : g[i], price[i], pace);
+    if (mask) w[i] *= mask[i];
+  }
+}
+template <class T>
+void update(long count, T* w, T* m, T* v, const T* g, const T* price, const T* mask, const Pace<T>& pace) {
+  if (pace.proximal) move_range<T, true>(count, w, m, v, g, price, mask, pace);
+  else move_range<T, false>(count, w, m, v, g, price, mask, pace);
+}
+
+// to = start + Σ of listed table rows, each times its number; start null: from zero.
+template <class T, int VECTORS>
+void add_rows_of(long entries, const int32_t* who, const T* times, const T* table, long row, const T* start, T* to) {
+  Vec<T> sum[VECTORS];
+  for (int j = 0; j < VECTORS; j++) sum[j] = start ? load(start + j * LANES<T>) : Vec<T>{};
+  for (long k = 0; k < entries; k++) {
+    const Vec<T> x = all(times[k]);
+    const T* from = table + who[k] * row;
+    for (int j = 0; j < VECTORS; j++) sum[j] += x * load(from + j * LANES<T>);
+  }
+  for (int j = 0; j < VECTORS; j++) store<T>(to + j * LANES<T>, sum[j]);
+}
+template <class T>
+void add_rows(long entries, const int32_t* who, const T* times, const T* table, long row, const T* start, T* to) {
+  const long vectors = row / LANES<T>, passes = (vectors + 12) / 13, each = (vectors + passes - 1) / passes;
+  for (long done = 0; done < vectors; done += each) {
+    const long at = done * LANES<T>;
+    switch (std::min(each, vectors - done)) {
+#define CASE(N) \
+  case N: add_rows_of<T, N>(entries, who, times, table + at, row, start ? start + at : start, to + at); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
+#undef CASE
+    }
+  }
+}
+
+long padded(long count, long lanes) { return (count + lanes - 1) / lanes * lanes; }
+
+template <class T> class Machine {
+  enum { DENSE, SPARSE, TOKENS } kind;
+  static constexpr long L = LANES<T>;
+
+  struct Part {  // one of the two sets of examples
+    Examples given{};
+    Lists rows;              // example -> entries of the first layer's table
+    std::vector<T> numbers;  // one for each entry
+  };
+  struct Chunk {  // some examples of this step, in the order of slots
+    long count = 0, first = 0;
+    Buffer<T> inputs, targets;
+    std::vector<int32_t> labels;
+  };
+
+  Shape shape;
+  Part parts[2];
+  long outputs, hidden, row;        // hidden: width after the first layer; row: the same, in whole vectors
+  long chunk_limit, stride = 0;     // examples in a chunk; distance between neurons in memory
+  long table_rows = 0;
+  std::vector<int32_t> input_slot, output_slot, label_slot;  // slot of a feature; feature of a slot; slot of a label
+  std::vector<int64_t> chosen;                               // the examples of this step
+  Lists columns;                                             // table row -> places in this step
+  std::vector<T> column_numbers;
+  std::vector<Chunk> chunks;
+  std::vector<Buffer<T>> value, slope;  // by neuron layer: neuron × example
+  Buffer<T> gradient, masked, entering, leaving, table, table_gradient, bias_row;
+  Buffer<T> first_weights, second_weights, side[5];
+
+ public:
+  Machine(const Shape& s, const Examples* train, const Examples* test)
+      : shape(s), value(s.layers + 1), slope(s.layers + 1) {
+    kind = s.tokens ? TOKENS : train->sparse ? SPARSE : DENSE;
+    outputs = s.widths[s.layers], hidden = s.widths[1], row = padded(hidden, L);
+    table_rows = kind == TOKENS ? (long)s.tokens * s.positions : kind == SPARSE ? s.widths[0] : 0;
+    parts[0].given = *train, parts[1].given = *test;
+    for (Part& part : parts) list_rows(part);
+    long neurons = 0;
+    for (int l = 0; l <= s.layers; l++) neurons += s.widths[l] * (l && l < s.layers ? 2 : 1);
+    // A chunk's activations and slopes take about 256 KiB, half of a usual second-level cache.
+    chunk_limit = std::clamp<long>((256 << 10) / (neurons * (long)sizeof(T)), 48, 512) / L * L;
+    gradient.need(s.parameters + L);
+    table.need(table_rows * row), table_gradient.need(kind == TOKENS ? table_rows * row : row), bias_row.need(row);
+    if (kind == TOKENS) {
+      first_weights.need((long)s.positions * s.embedding * row);
+      second_weights.need(((long)s.positions * hidden + s.tokens) * padded(s.embedding, L));
+    }
+    order(nullptr, nullptr);
+  }
+
+  // Slot i of the inputs reads feature inputs[i]; slot i of the outputs answers target outputs[i]. Null: as they come.
+  void order(const int64_t* ins, const int64_t* outs) {
+    input_slot.resize(shape.widths[0]), output_slot.resize(outputs), label_slot.resize(outputs);
+    for (int i = 0; i < shape.widths[0]; i++) input_slot[ins && kind != TOKENS ? ins[i] : i] = i;
+    for (int i = 0; i < outputs; i++) output_slot[i] = outs ? (int32_t)outs[i] : i, label_slot[output_slot[i]] = i;
+  }
+
+  // `batches`: steps × batch examples; null: all examples at every step. The first step is number `step` + 1.
+  void advance(T* theta, T* first, T* second, const T* price, const uint8_t* mask, const Rule& rule, int64_t step,
+               int64_t steps, const int64_t* batches, int64_t batch) {
+    const T* keep = nullptr;
+    if (mask) {
+      masked.need(shape.parameters + L);
+      for (long i = 0; i < shape.parameters; i++) masked[i] = mask[i] ? T(1) : T(0);
+      keep = masked;
+    }
+    T* flat[5] = {theta, first, second, const_cast<T*>(price), masked};
+    if (kind == SPARSE) lay_aside(flat, keep ? 5 : 4, false);
+    if (!batches) choose(parts[0], nullptr, parts[0].given.count), list_columns(parts[0]);
+    for (int64_t t = 0; t < steps; t++) {
+      if (batches) choose(parts[0], batches + t * batch, batch), list_columns(parts[0]);
+      begin(theta);
+      for (size_t c = 0; c < chunks.size(); c++) {
+        forward(parts[0], chunks[c], theta);
+        lose(chunks[c]);
+        backward(chunks[c], theta, c > 0);
+      }
+      const Pace<T> pace = pace_of<T>(rule, step + t + 1);
+      const long at = shape.weight_at[0], after = at + (long)shape.widths[0] * hidden;
+      if (kind == TOKENS) spread(theta);
+      if (kind == SPARSE) {
+        update_table(keep != nullptr, pace);
+        update(at, theta, first, second, gradient.at, price, keep, pace);
+        update(shape.parameters - after, theta + after, first + after, second + after, gradient + after, price + after,
+               keep ? keep + after : keep, pace);
+      } else {
+        update(shape.parameters, theta, first, second, gradient.at, price, keep, pace);
+      }
+    }
+    if (kind == SPARSE) lay_aside(flat, 3, true);
+  }
+
+  // Mean loss over examples first … first + count of a part, and how many of them are classified rightly.
+  Score score(int which, const T* theta, int64_t first, int64_t count) {
+    Part& part = parts[which];
+    T* flat[1] = {const_cast<T*>(theta)};
+    if (kind == SPARSE) lay_aside(flat, 1, false);
+    begin(theta);
+    Score total{0, 0};
+    std::vector<int64_t> some;
+    for (int64_t done = 0; done < count; done += chunk_limit) {
+      const int64_t end = std::min<int64_t>(count, done + chunk_limit);
+      some.clear();
+      for (int64_t i = done; i < end; i++) some.push_back(first + i);
+      choose(part, some.data(), (long)some.size());
+      forward(part, chunks[0], theta);
+      judge(part, chunks[0], total);
+    }
+    total.loss /= count ? (double)count * (shape.cross_entropy ? 1 : outputs) : 1;
+    return total;
+  }
+
+ private:
+  void list_rows(Part& part) {
+    if (kind == DENSE) return;
+    const Examples& given = part.given;
+    part.rows.first.push_back(0);
+    for (int64_t n = 0; n < given.count; n++) {
+      if (kind == TOKENS)
+        for (int p = 0; p < shape.positions; p++)
+          part.rows.who.push_back(p * shape.tokens + given.tokens[n * shape.positions + p]), part.numbers.push_back(T(1));
+      else
+        for (int i = 0; i < shape.widths[0]; i++) {
+          const T x = ((const T*)given.inputs)[n * shape.widths[0] + i];
+          if (x != T(0)) part.rows.who.push_back(i), part.numbers.push_back(x);
+        }
+      part.rows.first.push_back((int64_t)part.rows.who.size());
+    }
+    part.rows.who.shrink_to_fit(), part.numbers.shrink_to_fit();
+  }
+
+  // Cut the chosen examples into even chunks and bring inputs and targets into the order of slots.
+  void choose(const Part& part, const int64_t* which, long count) {
+    chosen.resize(count);
+    for (long i = 0; i < count; i++) chosen[i] = which ? which[i] : i;
+    const long pieces = std::max<long>(1, (count + chunk_limit - 1) / chunk_limit);
+    const long each = padded((count + pieces - 1) / pieces, L);
+    make_room(each, count);
+    if ((long)chunks.size() != pieces) chunks = std::vector<Chunk>(pieces);
+    for (long c = 0; c < pieces; c++) {
+      Chunk& chunk = chunks[c];
+      chunk.first = std::min(c * each, count), chunk.count = std::min(each, count - chunk.first);
+      const int64_t* mine = chosen.data() + chunk.first;
+      if (kind == DENSE) {
+        bring(chunk, mine, (const T*)part.given.inputs, shape.widths[0], chunk.inputs, input_slot.data());
+      }
+      if (part.given.labels) {
+        chunk.labels.resize(chunk.count);
+        for (long n = 0; n < chunk.count; n++) chunk.labels[n] = label_slot[part.given.labels[mine[n]]];
+      }
+      if (part.given.targets) {
+        bring(chunk, mine, (const T*)part.given.targets, outputs, chunk.targets, label_slot.data());
+      }
+    }
+  }
+  void bring(const Chunk& chunk, const int64_t* mine, const T* from, long width, Buffer<T>& to, const int32_t* slot) {
+    to.need(width * stride);
+    const long end = padded(chunk.count, L);
+    for (long n = 0; n < chunk.count; n++)
+      for (long i = 0; i < width; i++) to[slot[i] * stride + n] = from[mine[n] * width + i];
+    for (long i = 0; i < width; i++)
+      for (long n = chunk.count; n < end; n++) to[i * stride + n] = T(0);
+  }
+  void make_room(long each, long count) {
+    if (each > stride) {
+      // A distance of whole kilobytes would send neighbouring neurons to the same few cache lines.
+      stride = each * (long)sizeof(T) % 1024 ? each : each + 64 / (long)sizeof(T);
+      chunks.clear();
+      for (int l = 1; l <= shape.layers; l++)
+        value[l].need(shape.widths[l] * stride), slope[l].need(l < shape.layers ? shape.widths[l] * stride : 0);
+    }
+    if (kind != DENSE) entering.need(stride * row), leaving.need(padded(count, L) * row);
+  }
+
+  // The entries of this step, listed by table row instead of by example.
+  void list_columns(const Part& part) {
+    if (kind == DENSE) return;
+    columns.first.assign(table_rows + 1, 0);
+    int64_t entries = 0;
+    for (int64_t n : chosen) {
+      for (int64_t e = part.rows.first[n]; e < part.rows.first[n + 1]; e++) columns.first[part.rows.who[e]]++;
+      entries += part.rows.first[n + 1] - part.rows.first[n];
+    }
+    int64_t before = 0;
+    for (int64_t& first : columns.first) {
+      const int64_t here = first;
+      first = before, before += here;
+    }
+    if ((int64_t)columns.who.size() < entries) columns.who.resize(entries), column_numbers.resize(entries);
+    for (size_t place = 0; place < chosen.size(); place++)
+      for (int64_t e = part.rows.first[chosen[place]]; e < part.rows.first[chosen[place] + 1]; e++) {
+        const int64_t to = columns.first[part.rows.who[e]]++;
+        columns.who[to] = (int32_t)place, column_numbers[to] = part.numbers[e];
+      }
+    for (long r = table_rows; r > 0; r--) columns.first[r] = columns.first[r - 1];
+    columns.first[0] = 0;
+  }
+
+  // First weights, their moments, price and mask as one row for each feature, or back again.
+  void lay_aside(T** flat, int count, bool back) {
+    const long at = shape.weight_at[0], width = shape.widths[0];
+    std::vector<T> line(width);
+    for (int i = 0; i < count; i++) {
+      T* to = i ? (side[i].need(table_rows * row), side[i].at) : table.at;
+      for (long o = 0; o < hidden; o++) {
+        T* from = flat[i] + at + o * width;
+        for (long f = 0; f < width; f++)
+          if (back) from[input_slot[f]] = to[f * row + o];
+          else to[f * row + o] = from[input_slot[f]];
+      }
+    }
+  }
+
+  void begin(const T* theta) {
+    if (kind == DENSE) return;
+    std::copy_n(theta + shape.bias_at[0], hidden, bias_row.at);
+    if (kind != TOKENS) return;
+    const T* embedding = theta + shape.embedding_at;
+    for (int p = 0; p < shape.positions; p++) {
+      T* turned = first_weights + (long)p * shape.embedding * row;
+      transpose(theta + shape.weight_at[0] + (long)p * shape.embedding, (long)shape.widths[0], turned, row, hidden,
+                (long)shape.embedding);
+      product<T, FROM_ZERO>(shape.tokens, row / L, shape.embedding, embedding, shape.embedding, 1, turned, row,
+                            table + (long)p * shape.tokens * row, row);
+    }
+  }
+
+  void forward(const Part& part, Chunk& chunk, const T* theta) {
+    const long vectors = padded(chunk.count, L) / L;
+    const long together = vectors * L == stride ? 16 : 1;  // rows without a gap are activated in one go
+    for (int l = 0; l < shape.layers; l++) {
+      const long rows = shape.widths[l + 1], depth = shape.widths[l];
+      T* to = value[l + 1];
+      if (l == 0 && kind != DENSE) {
+        for (long n = 0; n < chunk.count; n++) {
+          const int64_t e = chosen[chunk.first + n], from = part.rows.first[e];
+          add_rows<T>(part.rows.first[e + 1] - from, part.rows.who.data() + from, part.numbers.data() + from, table, row,
+                      bias_row, entering + n * row);
+        }
+        transpose(entering.at, row, to, stride, chunk.count, rows);
+        for (long o = 0; o < rows; o++)
+          for (long n = chunk.count; n < vectors * L; n++) to[o * stride + n] = T(0);
+      } else {
+        product<T, FROM_BIAS>(rows, vectors, depth, theta + shape.weight_at[l], depth, 1,
+                              l ? value[l].at : chunk.inputs.at, stride, to, stride, theta + shape.bias_at[l]);
+      }
+      if (l + 1 < shape.layers)
+        for (long o = 0; o < rows; o += together)
+          activate(shape.activation, to + o * stride, slope[l + 1] + o * stride,
+                   together == 1 ? vectors * L : std::min(together, rows - o) * stride);
+    }
+  }
+
+  // Softmax down the outputs, times `scale`, for a few vectors of examples.
+  template <int N> void soften(T* out, T scale) {
+    Pack<T, N> top = load_pack<T, N>(out), sum = top - top;
+    for (long o = 1; o < outputs; o++) {
+      const Pack<T, N> z = load_pack<T, N>(out + o * stride);
+      for (int i = 0; i < N; i++) top.at[i] = z.at[i] > top.at[i] ? z.at[i] : top.at[i];
+    }
+    for (long o = 0; o < outputs; o++) {
+      const Pack<T, N> e = exp_of(load_pack<T, N>(out + o * stride) - top);
+      sum = sum + e;
+      store_pack(out + o * stride, e);
+    }
+    const Pack<T, N> share = scale / sum;
+    for (long o = 0; o < outputs; o++) store_pack(out + o * stride, load_pack<T, N>(out + o * stride) * share);
+  }
+
+  // The outputs become the gradient of the mean loss with respect to them.
+  void lose(const Chunk& chunk) {
+    T* out = value[shape.layers];
+    const long end = padded(chunk.count, L), total = (long)chosen.size();
+    if (!shape.cross_entropy) {
+      const T scale = T(2.0 / ((double)total * outputs));
+      for (long o = 0; o < outputs; o++)
+        for (long n = 0; n < end; n += L) {
+          T* at = out + o * stride + n;
+          store<T>(at, (load(at) - load(chunk.targets + o * stride + n)) * scale);
+        }
+    } else {
+      const T scale = T(1.0 / (double)total);
+      long n = 0;
+      for (; n + 3 * L <= end; n += 3 * L) soften<3>(out + n, scale);
+      for (; n < end; n += L) soften<1>(out + n, scale);
+      for (long n = 0; n < chunk.count; n++) out[chunk.labels[n] * stride + n] -= scale;
+    }
+    for (long o = 0; o < outputs; o++)
+      for (long n = chunk.count; n < end; n++) out[o * stride + n] = T(0);
+  }
+
+  void backward(const Chunk& chunk, const T* theta, bool add) {
+    const long vectors = padded(chunk.count, L) / L;
+    for (int l = shape.layers - 1; l >= 0; l--) {
+      const long rows = shape.widths[l + 1], depth = shape.widths[l];
+      T* here = l + 1 < shape.layers ? slope[l + 1] : value[l + 1];
+      for (long o = 0; o < rows; o++) {
+        Vec<T> sum = {};
+        for (long v = 0; v < vectors; v++) sum += load(here + o * stride + v * L);
+        T& bias = gradient[shape.bias_at[l] + o];
+        bias = add ? bias + lane_sum<T>(sum) : lane_sum<T>(sum);
+      }
+      if (l == 0 && kind != DENSE) {
+        transpose(here, stride, leaving + chunk.first * row, row, rows, chunk.count);
+      } else {
+        dots(rows, depth, vectors, here, stride, l ? value[l].at : chunk.inputs.at, stride,
+             gradient + shape.weight_at[l], depth, add);
+      }
+      if (l) {
+        product<T, TIMES>(depth, vectors, rows, theta + shape.weight_at[l], 1, depth, here, stride, slope[l], stride);
+      }
+    }
+  }
+
+  void gather(long r, T* to) {
+    const int64_t from = columns.first[r];
+    add_rows<T>(columns.first[r + 1] - from, columns.who.data() + from, column_numbers.data() + from, leaving.at, row,
+                (const T*)nullptr, to);
+  }
+
+  void update_table(bool mask, const Pace<T>& pace) {
+    for (long r = 0; r < table_rows; r++) {
+      gather(r, table_gradient);
+      const long at = r * row;
+      update(row, table + at, side[1] + at, side[2] + at, table_gradient.at, side[3] + at, mask ? side[4] + at : nullptr,
+             pace);
+    }
+  }
+
+  // From the gradient of the table of tokens to those of embedding and first weights.
+  void spread(const T* theta) {
+    const long width = shape.embedding, wide = padded(width, L), columns_of = shape.widths[0];
+    T* to_embedding = second_weights + (long)shape.positions * hidden * wide;
+    for (long r = 0; r < table_rows; r++) gather(r, table_gradient + r * row);
+    for (int p = 0; p < shape.positions; p++) {
+      const T* mine = table_gradient + (long)p * shape.tokens * row;
+      T* turned = first_weights + (long)p * width * row;
+      product<T, FROM_ZERO>(width, row / L, shape.tokens, theta + shape.embedding_at, 1, width, mine, row, turned, row);
+      transpose(turned, row, gradient + shape.weight_at[0] + p * width, columns_of, width, hidden);
+      T* weights = second_weights + (long)p * hidden * wide;
+      for (long o = 0; o < hidden; o++)
+        std::copy_n(theta + shape.weight_at[0] + o * columns_of + p * width, width, weights + o * wide);
+      if (p) product<T, ADD_TO>(shape.tokens, wide / L, hidden, mine, row, 1, weights, wide, to_embedding, wide);
+      else product<T, FROM_ZERO>(shape.tokens, wide / L, hidden, mine, row, 1, weights, wide, to_embedding, wide);
+    }
+    for (long t = 0; t < shape.tokens; t++)
+      std::copy_n(to_embedding + t * wide, width, gradient + shape.embedding_at + t * width);
+  }
+
+  void judge(const Part& part, const Chunk& chunk, Score& total) {
+    const T* out = value[shape.layers];
+    for (long n = 0; n < chunk.count; n++) {
+      // Ties go to the class that the data names first, whatever slot it sits in.
+      double top = -INFINITY, sum = 0, error = 0;
+      int best = -1;
+      for (long label = 0; label < outputs; label++) {
+        const double z = out[label_slot[label] * stride + n];
+        if (!(z <= top)) top = z, best = (int)label;
+      }
+      if (part.given.labels) total.correct += best == output_slot[chunk.labels[n]];
+      if (shape.cross_entropy) {
+        for (long o = 0; o < outputs; o++) sum += std::exp(out[o * stride + n] - top);
+        total.loss += std::log(sum) + top - out[chunk.labels[n] * stride + n];
+      } else {
+        for (long o = 0; o < outputs; o++) {
+          const double miss = (double)out[o * stride + n] - chunk.targets[o * stride + n];
+          error += miss * miss;
+        }
+        total.loss += error;
+      }
+    }
+  }
+};
+
+}  // namespace
+
+// The door for ctypes, in the one precision that this library is built for. A null machine or a 1 mean: out of memory.
+#ifndef NUMBER
+#define NUMBER double
+#endif
+extern "C" {
+void* machine_open(const Shape* shape, const Examples* train, const Examples* test) try {
+  return new Machine<NUMBER>(*shape, train, test);
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
+void machine_close(void* machine) { delete (Machine<NUMBER>*)machine; }
+int machine_order(void* machine, const int64_t* inputs, const int64_t* outputs) {
+  ((Machine<NUMBER>*)machine)->order(inputs, outputs);
+  return 0;
+}
+int machine_advance(void* machine, NUMBER* theta, NUMBER* first, NUMBER* second, const NUMBER* price,
+                    const uint8_t* mask, const Rule* rule, int64_t step, int64_t steps, const int64_t* batches,
+                    int64_t batch) try {
+  ((Machine<NUMBER>*)machine)->advance(theta, first, second, price, mask, *rule, step, steps, batches, batch);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+int machine_score(void* machine, int32_t which, const NUMBER* theta, int64_t first, int64_t count, Score* score) try {
+  *score = ((Machine<NUMBER>*)machine)->score(which, theta, first, count);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
+}
+}

@@ -1,0 +1,128 @@
+// Products of small matrices, held in registers tile by tile.
+//
+// Every sum runs in one fixed order, so the same numbers give the same bits.
+#pragma once
+#include "kernel_vectors.h"
+
+// What a product starts from, or what is done with it.
+enum Start { FROM_ZERO, FROM_BIAS, ADD_TO, TIMES };  // TIMES: the product is multiplied by what C holds
+
+// C[m, n] = Σ_k A[m, k]·B[k, n] for ROWS rows and COLUMNS vectors. A has any strides; rows of B and C are contiguous.
+template <class T, int ROWS, int COLUMNS, int START>
+INLINE void tile(long depth, const T* a, long a_row, long a_column, const T* b, long b_row, T* c, long c_row,
+                 const T* bias) {
+  constexpr long L = LANES<T>;
+  Vec<T> sum[ROWS][COLUMNS];
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < COLUMNS; j++)
+      sum[i][j] = START == FROM_BIAS ? all(bias[i]) : START == ADD_TO ? load(c + i * c_row + j * L) : Vec<T>{};
+  for (long k = 0; k < depth; k++) {
+    Vec<T> row[COLUMNS];
+    for (int j = 0; j < COLUMNS; j++) row[j] = held(load(b + j * L));
+    for (int i = 0; i < ROWS; i++) {
+      const Vec<T> x = all(a[i * a_row]);
+      for (int j = 0; j < COLUMNS; j++) sum[i][j] += x * row[j];
+    }
+    a += a_column;
+    b += b_row;
+  }
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < COLUMNS; j++) {
+      T* to = c + i * c_row + j * L;
+      store<T>(to, START == TIMES ? sum[i][j] * load(to) : sum[i][j]);
+    }
+}
+
+// Twelve running sums fill sixteen registers: 4 rows × 3 vectors, and wider where fewer rows are left.
+template <class T, int ROWS, int START>
+void band(long vectors, long depth, const T* a, long a_row, long a_column, const T* b, long b_row, T* c, long c_row,
+          const T* bias) {
+  constexpr long L = LANES<T>;
+  constexpr int WIDE = ROWS == 4 ? 3 : ROWS == 3 ? 4 : ROWS == 2 ? 6 : 8;
+  long n = 0;
+  while (vectors - n >= WIDE && vectors - n != WIDE + 1) {
+    tile<T, ROWS, WIDE, START>(depth, a, a_row, a_column, b + n * L, b_row, c + n * L, c_row, bias);
+    n += WIDE;
+  }
+  if (vectors - n == WIDE + 1) {  // two even tiles rather than a full one and a sliver
+    constexpr int HALF = (WIDE + 1) / 2;
+    tile<T, ROWS, HALF, START>(depth, a, a_row, a_column, b + n * L, b_row, c + n * L, c_row, bias);
+    n += HALF;
+  }
+  for (; vectors - n >= 4 && WIDE > 4; n += 4)
+    tile<T, ROWS, 4, START>(depth, a, a_row, a_column, b + n * L, b_row, c + n * L, c_row, bias);
+  for (; vectors - n >= 2; n += 2)
+    tile<T, ROWS, 2, START>(depth, a, a_row, a_column, b + n * L, b_row, c + n * L, c_row, bias);
+  for (; n < vectors; n++)
+    tile<T, ROWS, 1, START>(depth, a, a_row, a_column, b + n * L, b_row, c + n * L, c_row, bias);
+}
+template <class T, int START>
+void product(long rows, long vectors, long depth, const T* a, long a_row, long a_column, const T* b, long b_row, T* c,
+             long c_row, const T* bias = nullptr) {
+  long m = 0;
+  for (; rows - m >= 4; m += 4)
+    band<T, 4, START>(vectors, depth, a + m * a_row, a_row, a_column, b, b_row, c + m * c_row, c_row, bias + m);
+  a += m * a_row, c += m * c_row, bias += m;
+  if (rows - m == 3) band<T, 3, START>(vectors, depth, a, a_row, a_column, b, b_row, c, c_row, bias);
+  if (rows - m == 2) band<T, 2, START>(vectors, depth, a, a_row, a_column, b, b_row, c, c_row, bias);
+  if (rows - m == 1) band<T, 1, START>(vectors, depth, a, a_row, a_column, b, b_row, c, c_row, bias);
+}
+
+// C[m, n] (+)= Σ_k A[m, k]·B[n, k]: both run along contiguous k, a whole number of vectors. C is dense scalars.
+template <class T, int ROWS, int COLUMNS>
+INLINE void dot_tile(long vectors, const T* a, long a_row, const T* b, long b_row, T* c, long c_row, bool add) {
+  constexpr long L = LANES<T>;
+  Vec<T> sum[ROWS][COLUMNS] = {};
+  for (long k = 0; k < vectors * L; k += L) {
+    Vec<T> mine[ROWS];
+    for (int i = 0; i < ROWS; i++) mine[i] = held(load(a + i * a_row + k));
+    for (int j = 0; j < COLUMNS; j++) {
+      const Vec<T> x = held(load(b + j * b_row + k));
+      for (int i = 0; i < ROWS; i++) sum[i][j] += mine[i] * x;
+    }
+  }
+  for (int i = 0; i < ROWS; i++) {
+    T* to = c + i * c_row;
+    int j = 0;
+    for (; j + 4 <= COLUMNS; j += 4) {
+      typename Four<T>::V had = {}, total = lane_sums<T>(sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]);
+      if (add) std::memcpy(&had, to + j, sizeof had);
+      total += had;
+      std::memcpy(to + j, &total, sizeof total);
+    }
+    for (; j < COLUMNS; j++) to[j] = lane_sum<T>(sum[i][j]) + (add ? to[j] : T(0));
+  }
+}
+// Three rows × four columns fill the registers; fewer rows take more columns.
+template <class T, int ROWS>
+void dot_band(long columns, long vectors, const T* a, long a_row, const T* b, long b_row, T* c, long c_row, bool add) {
+  constexpr int WIDE = ROWS == 3 ? 4 : 8;
+  long n = 0;
+  for (; columns - n >= WIDE; n += WIDE)
+    dot_tile<T, ROWS, WIDE>(vectors, a, a_row, b + n * b_row, b_row, c + n, c_row, add);
+  for (; columns - n >= 4; n += 4) dot_tile<T, ROWS, 4>(vectors, a, a_row, b + n * b_row, b_row, c + n, c_row, add);
+  for (; columns - n >= 2; n += 2) dot_tile<T, ROWS, 2>(vectors, a, a_row, b + n * b_row, b_row, c + n, c_row, add);
+  if (n < columns) dot_tile<T, ROWS, 1>(vectors, a, a_row, b + n * b_row, b_row, c + n, c_row, add);
+}
+template <class T>
+void dots(long rows, long columns, long vectors, const T* a, long a_row, const T* b, long b_row, T* c, long c_row,
+          bool add) {
+  long m = 0;
+  // Four rows left are two and two: a single row has too few sums to keep the processor busy.
+  for (; rows - m >= 3 && rows - m != 4; m += 3)
+    dot_band<T, 3>(columns, vectors, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
+  for (; rows - m >= 2; m += 2)
+    dot_band<T, 2>(columns, vectors, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
+  if (m < rows) dot_band<T, 1>(columns, vectors, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
+}
+
+// to[c, r] = from[r, c], in squares that stay in the nearest cache.
+template <class T> void transpose(const T* from, long from_row, T* to, long to_row, long rows, long columns) {
+  constexpr long SQUARE = 8;
+  for (long r = 0; r < rows; r += SQUARE)
+    for (long c = 0; c < columns; c += SQUARE) {
+      const long r_end = r + SQUARE < rows ? r + SQUARE : rows, c_end = c + SQUARE < columns ? c + SQUARE : columns;
+      for (long j = c; j < c_end; j++)
+        for (long i = r; i < r_end; i++) to[j * to_row + i] = from[i * from_row + j];
+    }
+}
