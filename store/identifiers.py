@@ -59,7 +59,7 @@ def new_id(prefix: str) -> str:
 def is_id(text: str, prefix: str) -> bool:
     """Whether the text has the form of an id with this prefix."""
     found = _ID.match(text)
-    return bool(found) and found.group(1) == prefix
+    return found is not None and found.group(1) == prefix
 
 
 def _in_base_32(number: int) -> str:

@@ -108,7 +108,7 @@ class Attempt(Base):
 
 
 class Run(Base):
-    """One network trained in a job: one seed, one cost strength. The columns from `test_metric` on sum up its evidence."""
+    """One network trained in a job: one seed, one cost strength. The last columns sum up its evidence."""
 
     __tablename__ = "run"
     __table_args__ = (

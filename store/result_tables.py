@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, String, Text
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.columns import Base, CompressedJson, Identifier, one_of
@@ -95,9 +103,7 @@ class Effect(Base):
     """What happens to one target when one module is set to zero, to its mean, or resampled; p against random groups."""
 
     __tablename__ = "effect"
-    __table_args__ = (
-        ForeignKeyConstraint(["run_id", "module"], ["module.run_id", "module.name"], ondelete="CASCADE"),
-    )
+    __table_args__ = (ForeignKeyConstraint(["run_id", "module"], ["module.run_id", "module.name"], ondelete="CASCADE"),)
 
     run_id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     module: Mapped[str] = mapped_column(String(16), primary_key=True)

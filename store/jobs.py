@@ -1,0 +1,351 @@
+"""What people asked for: jobs, from `queued` to an end. What workers do with them stands in leases, named here too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NotRequired, TypedDict
+
+from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Session, undefer
+
+from store import datasets, idempotency, teams, webhooks
+from store.errors import Conflict, NotFound, QuotaExceeded
+from store.identifiers import new_id
+from store.leases import Claim, ClaimedRun, claim, claim_next, end_runs, finish, hand_back, hold, reap, renew
+from store.pages import Page, matches, newest_first
+from store.tables import Attempt, Job, JobTag, ModelVersion, Run
+from store.usage import waiting
+
+__all__ = [
+    "Announcement",
+    "Claim",
+    "ClaimedRun",
+    "NewRun",
+    "attempts",
+    "changed_since",
+    "claim",
+    "claim_next",
+    "delete",
+    "delete_drafts",
+    "finish",
+    "get",
+    "hand_back",
+    "hold",
+    "mark_announced",
+    "page",
+    "pin",
+    "queue_position",
+    "reap",
+    "renew",
+    "request_cancel",
+    "retry",
+    "submit",
+    "to_announce",
+]
+
+
+class NewRun(TypedDict):
+    """One run to be: its spec is written out, and `steps` says how long it will be, for quotas and honest bars."""
+
+    seed: int
+    cost_strength: float | None
+    spec: dict[str, Any]
+    steps: NotRequired[int]
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A waiting job that the workers should hear of."""
+
+    id: str
+    queue: str
+    priority: int
+
+
+def submit(
+    session: Session,
+    *,
+    team_id: str,
+    member_id: str,
+    name: str,
+    spec: dict[str, Any],
+    runs: Sequence[NewRun],
+    now: datetime,
+    tags: Sequence[str] = (),
+    priority: int = 5,
+    queue: str = "cpu",
+    dataset_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """A new job with its runs, all `queued`. Announce it after the commit.
+
+    With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
+    Raises NotFound for the data set, QuotaExceeded.
+    """
+    if not runs:
+        raise ValueError("A job needs at least one run.")
+    tags = sorted(set(tags))
+    job_id = new_id("job")
+    if idempotency_key is not None:
+        request = [team_id, name, tags, priority, queue, dataset_id, spec, [dict(run) for run in runs]]
+        before = idempotency.remember(
+            session, member_id=member_id, key=idempotency_key, request=request, thing_id=job_id, now=now
+        )
+        if before is not None:
+            return get(session, team_id, before)
+    if dataset_id is not None:
+        _usable_dataset(session, team_id, dataset_id)
+    steps = sum(run.get("steps", 0) for run in runs)
+    _check_quota(session, team_id, steps)
+    job = Job(
+        id=job_id,
+        team_id=team_id,
+        member_id=member_id,
+        dataset_id=dataset_id,
+        name=name,
+        tags=tags,
+        queue=queue,
+        priority=priority,
+        steps=steps,
+        runs=len(runs),
+        spec=spec,
+        pinned=False,
+        state="queued",
+        progress=0.0,
+        revision=1,
+        attempts=0,
+        lost_attempts=0,
+        fence=0,
+        created_at=now,
+        queued_at=now,
+    )
+    session.add(job)
+    session.flush()
+    session.execute(insert(Run), [_run_row(job, number, run, now) for number, run in enumerate(runs)])
+    if tags:
+        session.execute(insert(JobTag), [{"job_id": job_id, "tag": tag, "team_id": team_id} for tag in tags])
+    return job
+
+
+def get(session: Session, team_id: str, job_id: str) -> Job:
+    """A job of the team, with its spec. Raises NotFound."""
+    query = select(Job).where(Job.id == job_id, Job.team_id == team_id).options(undefer(Job.spec))
+    job = session.scalar(query.execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def page(
+    session: Session,
+    team_id: str,
+    *,
+    state: str | None = None,
+    tag: str | None = None,
+    q: str | None = None,
+    owner: str | None = None,
+    dataset_id: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> Page[Job]:
+    """The team's jobs, newest first, without specs. `q` is looked for in names and tags; `owner` is a member's id."""
+    query = select(Job).where(Job.team_id == team_id)
+    if state is not None:
+        query = query.where(Job.state == state)
+    if owner is not None:
+        query = query.where(Job.member_id == owner)
+    if dataset_id is not None:
+        query = query.where(Job.dataset_id == dataset_id)
+    if tag is not None:
+        query = query.where(Job.id.in_(select(JobTag.job_id).where(JobTag.team_id == team_id, JobTag.tag == tag)))
+    if q:
+        tagged = select(JobTag.job_id).where(JobTag.team_id == team_id, matches(JobTag.tag, q))
+        query = query.where(or_(matches(Job.name, q), Job.id.in_(tagged)))
+    return newest_first(session, query, Job.id, after=after, limit=limit)
+
+
+def changed_since(session: Session, revisions: dict[str, int]) -> list[Job]:
+    """Those of the jobs whose revision is not the one named; one question for many listeners."""
+    if not revisions:
+        return []
+    thin = dict(session.execute(select(Job.id, Job.revision).where(Job.id.in_(revisions))).tuples().all())
+    moved = [job_id for job_id, revision in thin.items() if revision != revisions[job_id]]
+    return list(session.scalars(select(Job).where(Job.id.in_(moved)))) if moved else []
+
+
+def queue_position(session: Session, job: Job, *, at_most: int = 1000) -> int | None:
+    """How many jobs go before this one in its queue, counted up to `at_most`; None where it does not wait."""
+    if job.state != "queued":
+        return None
+    before = (
+        select(Job.id)
+        .where(
+            Job.state == "queued",
+            Job.queue == job.queue,
+            or_(Job.priority > job.priority, and_(Job.priority == job.priority, Job.id < job.id)),
+        )
+        .limit(at_most)
+        .subquery()
+    )
+    return int(session.scalar(select(func.count()).select_from(before)) or 0)
+
+
+def attempts(session: Session, team_id: str, job_id: str) -> list[Attempt]:
+    """Who tried the job, when, and why it ended, oldest first. Raises NotFound."""
+    get(session, team_id, job_id)
+    return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+
+
+def request_cancel(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
+    """Ask for the end of a job: at once where it waits, within seconds where it runs. Asking twice is the same.
+
+    Raises NotFound, and Conflict where it has already succeeded or failed.
+    """
+    at_once = update(Job).where(Job.id == job_id, Job.team_id == team_id, Job.state == "queued")
+    at_once = at_once.values(
+        state="cancelled", ended_at=now, cancel_requested_at=now, fence=Job.fence + 1, revision=Job.revision + 1
+    )
+    unsynchronised = {"synchronize_session": False}
+    if session.scalar(at_once.returning(Job.id), execution_options=unsynchronised) is not None:
+        end_runs(session, [job_id], state="cancelled", reason="The job was cancelled.", now=now)
+        body = {"job_id": job_id, "state": "cancelled"}
+        webhooks.enqueue(session, team_id=team_id, event="job.cancelled", body=body, now=now)
+        return get(session, team_id, job_id)
+    soon = update(Job).where(
+        Job.id == job_id, Job.team_id == team_id, Job.state == "running", Job.cancel_requested_at.is_(None)
+    )
+    soon = soon.values(cancel_requested_at=now, revision=Job.revision + 1)
+    asked = session.scalar(soon.returning(Job.id), execution_options=unsynchronised)
+    job = get(session, team_id, job_id)
+    if asked is None and job.state in ("succeeded", "failed"):
+        raise Conflict(f"Job `{job_id}` has already {job.state}, so there is nothing to cancel.")
+    return job
+
+
+def retry(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
+    """Queue a failed or cancelled job again; runs that succeeded stay, the others go on from their checkpoints.
+
+    Raises NotFound, Conflict in any other state or where its uploaded data are gone, QuotaExceeded.
+    """
+    job = get(session, team_id, job_id)
+    if job.state not in ("failed", "cancelled"):
+        raise Conflict(f"Job `{job_id}` is {job.state}; only a failed or cancelled job can be tried again.")
+    if job.dataset_id is None and job.spec.get("dataset", {}).get("kind") == "uploaded":
+        raise Conflict(f"The data set of job `{job_id}` was deleted; upload it again and submit a new job.")
+    _check_quota(session, team_id, job.steps)
+    again = update(Job).where(Job.id == job_id, Job.state == job.state, Job.fence == job.fence)
+    again = again.values(
+        state="queued",
+        reason=None,
+        ended_at=None,
+        cancel_requested_at=None,
+        announced_at=None,
+        lost_attempts=0,
+        queued_at=now,
+        fence=Job.fence + 1,
+        revision=Job.revision + 1,
+    )
+    if session.scalar(again.returning(Job.id), execution_options={"synchronize_session": False}) is None:
+        raise Conflict(f"Somebody else changed job `{job_id}` at the same moment; look at it and try again.")
+    session.execute(
+        update(Run)
+        .where(Run.job_id == job_id, Run.state.in_(("failed", "cancelled")))
+        .values(state="queued", reason=None, ended_at=None)
+        .execution_options(synchronize_session=False)
+    )
+    return get(session, team_id, job_id)
+
+
+def pin(session: Session, team_id: str, job_id: str, *, pinned: bool) -> Job:
+    """Keep a job for good, or let it expire like any other. Raises NotFound."""
+    job = get(session, team_id, job_id)
+    job.pinned = pinned
+    session.flush()
+    return job
+
+
+def delete(session: Session, team_id: str, job_id: str) -> None:
+    """Forget an ended job with all its runs; their bytes go with the next collection.
+
+    Raises NotFound, and Conflict where it has not ended or a run of it is published.
+    """
+    job = get(session, team_id, job_id)
+    if job.state in ("queued", "running"):
+        raise Conflict(f"Job `{job_id}` is {job.state}; cancel it before you delete it.")
+    published = select(ModelVersion.run_id).join(Run, Run.id == ModelVersion.run_id).where(Run.job_id == job_id)
+    if (run_id := session.scalar(published.limit(1))) is not None:
+        raise Conflict(f"Run `{run_id}` of job `{job_id}` is published as a model; delete the model first.")
+    session.execute(delete_rows(Job).where(Job.id == job_id), execution_options={"synchronize_session": False})
+
+
+def delete_drafts(session: Session, *, ended_before: datetime, limit: int = 100) -> list[str]:
+    """Forget jobs that ended long ago and that nobody published or pinned; their ids."""
+    published = exists().where(ModelVersion.run_id == Run.id, Run.job_id == Job.id)
+    old = select(Job.id).where(Job.ended_at < ended_before, Job.pinned.is_(False), ~published).limit(limit)
+    ids = list(session.scalars(old.with_for_update(skip_locked=True)))
+    if ids:
+        session.execute(delete_rows(Job).where(Job.id.in_(ids)), execution_options={"synchronize_session": False})
+    return ids
+
+
+def to_announce(session: Session, *, now: datetime, resend_after: float, limit: int = 100) -> list[Announcement]:
+    """Waiting jobs that were never announced, or not for `resend_after` seconds; most urgent and oldest first."""
+    silent = or_(Job.announced_at.is_(None), Job.announced_at < now - timedelta(seconds=resend_after))
+    query = select(Job.id, Job.queue, Job.priority).where(Job.state == "queued", silent)
+    rows = session.execute(query.order_by(Job.priority.desc(), Job.id).limit(limit))
+    return [Announcement(*row) for row in rows]
+
+
+def mark_announced(session: Session, job_ids: Sequence[str], *, now: datetime) -> None:
+    """Remember that the workers were told."""
+    session.execute(
+        update(Job)
+        .where(Job.id.in_(job_ids), Job.state == "queued")
+        .values(announced_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _run_row(job: Job, number: int, run: NewRun, now: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id("run"),
+        "job_id": job.id,
+        "team_id": job.team_id,
+        "number": number,
+        "seed": run["seed"],
+        "cost_strength": run["cost_strength"],
+        "spec": run["spec"],
+        "steps": run.get("steps", 0),
+        "step": 0,
+        "state": "queued",
+        "attempts": 0,
+        "bytes": 0,
+        "created_at": now,
+    }
+
+
+def _usable_dataset(session: Session, team_id: str, dataset_id: str) -> None:
+    dataset = datasets.get(session, team_id, dataset_id)
+    if dataset.state != "ready":
+        raise Conflict(f"Data set `{dataset_id}` is {dataset.state}, not ready; wait for its check or upload it anew.")
+
+
+def _check_quota(session: Session, team_id: str, steps: int) -> None:
+    """Raises QuotaExceeded where one more job of so many steps would be too much."""
+    team = teams.get_team(session, team_id)
+    if team.max_queued_jobs is None and team.max_queued_steps is None:
+        return
+    jobs_now, steps_now = waiting(session, team_id)
+    if team.max_queued_jobs is not None and jobs_now + 1 > team.max_queued_jobs:
+        raise QuotaExceeded(
+            "queued_jobs", f"The team has {jobs_now} jobs waiting or running and may have {team.max_queued_jobs}; wait."
+        )
+    if team.max_queued_steps is not None and steps_now + steps > team.max_queued_steps:
+        raise QuotaExceeded(
+            "queued_steps",
+            f"The team has {steps_now} steps waiting and may have {team.max_queued_steps}; "
+            f"{steps} more do not fit. Wait, or ask for fewer.",
+        )

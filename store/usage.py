@@ -1,0 +1,39 @@
+"""How much a team has in use, in the units of its quotas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.tables import Dataset, Job, Run
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What counts against the quotas of a team."""
+
+    queued_jobs: int
+    queued_steps: int
+    stored_bytes: int
+
+
+def usage(session: Session, team_id: str) -> Usage:
+    """All three at once."""
+    jobs, steps = waiting(session, team_id)
+    return Usage(jobs, steps, stored_bytes(session, team_id))
+
+
+def waiting(session: Session, team_id: str) -> tuple[int, int]:
+    """(jobs, steps) of the team that wait or run."""
+    query = select(func.count(), func.coalesce(func.sum(Job.steps), 0))
+    jobs, steps = session.execute(query.where(Job.team_id == team_id, Job.state.in_(("queued", "running")))).one()
+    return int(jobs), int(steps)
+
+
+def stored_bytes(session: Session, team_id: str) -> int:
+    """Bytes of the team's uploads and published results; what two things share is counted for both."""
+    uploads = select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.team_id == team_id).scalar_subquery()
+    results = select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id).scalar_subquery()
+    return int(session.scalar(select(uploads + results)) or 0)
