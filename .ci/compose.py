@@ -1,0 +1,106 @@
+"""Does docker-compose.yml hold together? No Docker engine is needed.
+
+Beside the schema of what we use: every name that it mentions exists (services, volumes, build targets, settings,
+modules, files of the Dockerfile), and what another service waits for can become healthy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+
+import jsonschema
+import yaml
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+NOT_SETTINGS = {"BIMT_TORCH_SPEC", "BIMT_TORCH_INDEX"}  # of the build; docs/decisions/0002 tells of them
+ONE_SHOT = {"migrate"}
+
+
+def main() -> int:
+    found = faults(
+        yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8")),
+        (REPOSITORY / "Dockerfile").read_text(encoding="utf-8"),
+    )
+    print("\n".join(found) or "docker-compose.yml holds together")
+    return bool(found)
+
+
+def faults(compose: dict, dockerfile: str) -> list[str]:
+    """Every fault as a sentence that says where."""
+    schema = json.loads((REPOSITORY / ".ci" / "compose.schema.json").read_text(encoding="utf-8"))
+    found = [
+        f"{error.json_path}: {error.message}"
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(compose)
+    ]  # fmt: skip
+    if found:
+        return found
+    services = compose["services"]
+    for name, service in services.items():
+        found += [f"{name}: {fault}" for fault in faults_of_service(name, service, services, compose["volumes"])]
+    found += faults_of_images(services, dockerfile)
+    return found
+
+
+def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -> list[str]:
+    found = []
+    for other, wish in service.get("depends_on", {}).items():
+        if other not in services:
+            found.append(f"waits for {other}, which is no service")
+        elif wish["condition"] == "service_healthy" and "healthcheck" not in services[other]:
+            found.append(f"waits until {other} is healthy, but {other} has no health check")
+    found += [f"volume {v} is not declared" for v in service.get("volumes", []) if v.partition(":")[0] not in volumes]
+    if name not in ONE_SHOT and "healthcheck" not in service:
+        found.append("has no health check")
+    if "build" in service:
+        found += faults_of_settings(service) + faults_of_modules(service)
+    return found
+
+
+def faults_of_settings(service: dict) -> list[str]:
+    from store.settings import table
+
+    known = {setting.name for setting in table()} | NOT_SETTINGS
+    named = set(re.findall(r"\bBIMT_[A-Z_]+", json.dumps([service.get("environment"), service["build"]])))
+    return [f"{name} is no setting of store/settings.py" for name in sorted(named - known)]
+
+
+def faults_of_modules(service: dict) -> list[str]:
+    """`python -m ROOM` in a command or a health check must name a module that can be run."""
+    found = []
+    for words in (service.get("command", []), service.get("healthcheck", {}).get("test", [])):
+        for option, module in zip(words, words[1:], strict=False):
+            if option == "-m" and not runs(module):
+                found.append(f"`python -m {module}` cannot be run: there is no such module")
+    return found
+
+
+def runs(module: str) -> bool:
+    found = importlib.util.find_spec(module)
+    if found is not None and found.submodule_search_locations is not None:
+        found = importlib.util.find_spec(f"{module}.__main__")
+    return found is not None
+
+
+def faults_of_images(services: dict, dockerfile: str) -> list[str]:
+    stages = re.findall(r"^FROM \S+ AS (\S+)", dockerfile, re.MULTILINE)
+    found = [
+        f"{name}: the Dockerfile has no stage {service['build']['target']}"
+        for name, service in services.items()
+        if "build" in service and service["build"]["target"] not in stages
+    ]
+    for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE):
+        for source in line.split()[:-1]:
+            if not (REPOSITORY / source).exists():
+                found.append(f"Dockerfile: COPY names {source}, which does not exist")
+    if not re.search(r"^USER (?!root)", dockerfile, re.MULTILINE):
+        found.append("Dockerfile: the images run as root")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
