@@ -1,0 +1,186 @@
+"""The front door: one Flask app made of the addresses, the pages, and what every request goes through."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from flask import Response, g, request
+from flask.json.provider import DefaultJSONProvider
+from flask_openapi3 import Info, OpenAPI
+from pydantic import ValidationError
+
+from api import auth, problems
+from api.door import SECURITY_SCHEMES
+from api.limits import install as install_limits
+from api.openapi import finished
+from api.problems import Problem, field_errors, fields_problem
+from api.resources import datasets, jobs, machine, people, recipes, runs
+from api.schemas.base import Problem as ProblemSchema
+from api.schemas.base import place_of
+from api.services import Services, utc_now
+from api.web import pages
+from store.database import Database
+from store.files import Files
+from store.queue import announce as announce_to_broker
+from store.settings import Settings
+
+VERSION = "0.1.0"
+MAX_JSON_DEPTH = 64
+
+CONTENT_SECURITY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what each
+module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as
+`application/problem+json`; each type of problem has a page."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    database: Database | None = None,
+    files: Files | None = None,
+    announce: Callable[[str, str, int], None] | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> OpenAPI:
+    """The web app. What is left out is made from the settings; nothing is connected before the first request."""
+    app = OpenAPI(
+        "api",
+        info=Info(title="BIMT", version=VERSION, description=ABOUT),
+        security_schemes=SECURITY_SCHEMES,
+        validation_error_callback=_refuse_fields,
+        doc_ui=False,
+        static_folder=None,
+        template_folder=str(Path(__file__).parent / "web" / "templates"),
+    )
+    app.json = StrictJson(app)
+    app.config.update(
+        SECRET_KEY=settings.secret_key or _secret_key(settings.home),
+        MAX_CONTENT_LENGTH=settings.max_request_bytes,
+        SESSION_COOKIE_SECURE=settings.secure_cookies,
+        SESSION_COOKIE_NAME="bimt_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session
+        TRAP_HTTP_EXCEPTIONS=False,
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    app.extensions["bimt"] = Services(
+        settings=settings,
+        database=database or Database(settings.database_url, pool=settings.database_pool),
+        files=files or Files(settings.files_url, spool=settings.spool),
+        announce=announce or (lambda job, queue, priority: announce_to_broker(settings.broker_url, job, queue, priority)),
+        now=now,
+    )
+    app.before_request(_name_request)
+    machine.install(app)
+    install_limits(app, settings)
+    app.before_request(auth.guard)
+    app.before_request(_read_json)
+    app.after_request(_harden)
+    for noun in (datasets, recipes, jobs, runs, people, machine):
+        app.register_api(noun.api)
+    pages.install(app)
+    problems.install(app, pages.problem_page)
+    app.components_schemas["Problem"] = ProblemSchema.model_json_schema(ref_template="#/components/schemas/{model}")
+    app.spec_json = finished(app)
+    return app
+
+
+class StrictJson(DefaultJSONProvider):
+    """JSON as its standard has it: no NaN, no Infinity, and no tower of brackets."""
+
+    sort_keys = False
+
+    def loads(self, s: str | bytes, **options: object) -> object:
+        """Raises ValueError for what is not JSON."""
+        if _depth(s) > MAX_JSON_DEPTH:
+            raise ValueError(f"more than {MAX_JSON_DEPTH} brackets stand inside one another")
+        try:
+            return super().loads(s, parse_constant=_no_constant)
+        except RecursionError:
+            raise ValueError("too many brackets stand inside one another") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _depth(text: str | bytes) -> int:
+    """An upper bound of how deep brackets are nested; brackets inside texts count too."""
+    raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    deep = most = 0
+    for bracket in re.findall(rb"[\[\]{}]", raw):
+        deep += 1 if bracket in b"[{" else -1
+        most = max(most, deep)
+    return most
+
+
+def _refuse_fields(error: ValidationError) -> None:
+    """What flask-openapi3 found wrong, as our problem."""
+    place = place_of(error.title)
+    if place == "path":
+        raise Problem("not-found", f"There is nothing at {request.path}: the id is not one of ours.")
+    document = request.get_json(silent=True) if place == "body" else dict(request.args)
+    errors = field_errors(error, document, place=place)
+    raise fields_problem(errors)
+
+
+def _name_request() -> None:
+    """Every request has an id, which stands in the answer and in the log."""
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else secrets.token_hex(8)
+
+
+def _read_json() -> None:
+    """A JSON body that cannot be read is refused here, so that no view meets a half-read one."""
+    if request.method not in ("POST", "PUT", "PATCH") or not problems.is_for_programs() or not request.is_json:
+        return
+    raw = request.get_data(cache=True)
+    try:
+        raw.decode("utf-8")
+        request.get_json()
+    except Exception as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise Problem("malformed-request", f"The body is not JSON that can be read: {_in_words(cause)}.") from None
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    text = getattr(error, "description", None) or str(error)
+    return re.sub(r"^Failed to decode JSON object: ", "", text)[:200].rstrip(".")
+
+
+def _harden(response: Response) -> Response:
+    headers = response.headers
+    headers["X-Request-Id"] = getattr(g, "request_id", "-")
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Referrer-Policy", "same-origin")
+    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY)
+    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    if request.path.startswith("/api/"):
+        headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _secret_key(home: Path) -> bytes:
+    """The key that signs sessions: made once, readable by nobody else, shared by all processes of this home."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "secret"
+    if not path.exists():
+        fresh = home / f".secret.{secrets.token_hex(8)}"
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)  # whole or not at all, and the first process wins
+        fresh.unlink()
+    return path.read_bytes()

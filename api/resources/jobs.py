@@ -1,0 +1,182 @@
+"""Addresses of jobs: submit, watch, cancel, retry."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from sqlalchemy.orm import Session
+
+from api.auth import Access, caller
+from api.door import Noun, answer
+from api.paging import cursor, key_of
+from api.schemas.jobs import (
+    AttemptOut,
+    EventsQuery,
+    JobEvent,
+    JobHeaders,
+    JobIn,
+    JobItem,
+    JobOut,
+    JobPage,
+    JobPath,
+    JobsQuery,
+    LogLine,
+    LogPage,
+    LogsQuery,
+)
+from api.services import Services, services
+from api.submission import complete, queue_of, runs_of
+from api.watching import event_of, events, wait_for_change
+from store import jobs, progress
+from store.tables import Job
+
+api = Noun("jobs", "What is queued: one spec, trained for every seed and cost strength.")
+
+
+@api.at(
+    "post",
+    "/jobs",
+    needs=Access.SUBMIT,
+    answers={202: JobOut},
+    problems=(404, 409),
+)
+def create_job(header: JobHeaders, body: JobIn) -> Response:
+    """Submit a job.
+
+    With an Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
+    """
+    here, who = services(), caller()
+    now = here.now()
+    with here.database.write() as rows:
+        spec, dataset_id = complete(rows, who.team_id, body)
+        job = jobs.submit(
+            rows,
+            team_id=who.team_id,
+            member_id=who.member_id,
+            name=body.name or _name(body),
+            tags=body.tags,
+            priority=body.priority,
+            queue=queue_of(spec),
+            dataset_id=dataset_id,
+            spec=spec.model_dump(mode="json"),
+            runs=runs_of(spec, body),
+            idempotency_key=header.idempotency_key,
+            now=now,
+        )
+        shown_job = shown(here, rows, job)
+        waiting = job.state == "queued" and job.announced_at is None
+    if waiting:
+        here.tell(job.id, job.queue, job.priority)
+    return answer(shown_job, 202, Location=f"/api/v1/jobs/{job.id}")
+
+
+@api.at("get", "/jobs", needs=Access.READ, answers={200: JobPage})
+def list_jobs(query: JobsQuery) -> Response:
+    """The team's jobs, newest first."""
+    with services().database.read() as rows:
+        page = jobs.page(
+            rows,
+            caller().team_id,
+            state=query.state,
+            tag=query.tag,
+            q=query.q,
+            owner=query.owner,
+            after=key_of(query.after),
+            limit=query.limit,
+        )
+        return answer(JobPage(items=[JobItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
+
+
+@api.at("get", "/jobs/<string:job_id>", needs=Access.READ, answers={200: JobOut})
+def get_job(path: JobPath) -> Response:
+    """One job: state, progress, time to the end, place in the queue, current losses."""
+    here = services()
+    with here.database.read() as rows:
+        return answer(shown(here, rows, jobs.get(rows, caller().team_id, path.job_id)))
+
+
+@api.at("post", "/jobs/<string:job_id>/cancel", needs=Access.SUBMIT, answers={202: JobOut}, problems=(409,))
+def cancel_job(path: JobPath) -> Response:
+    """Ask for its end. A waiting job ends at once, a running one within a second or two."""
+    here = services()
+    with here.database.write() as rows:
+        job = jobs.request_cancel(rows, caller().team_id, path.job_id, now=here.now())
+        return answer(shown(here, rows, job), 202)
+
+
+@api.at("post", "/jobs/<string:job_id>/retry", needs=Access.SUBMIT, answers={202: JobOut}, problems=(409,))
+def retry_job(path: JobPath) -> Response:
+    """Queue a failed or cancelled job again; runs that succeeded stay as they are."""
+    here = services()
+    with here.database.write() as rows:
+        job = jobs.retry(rows, caller().team_id, path.job_id, now=here.now())
+        shown_job = shown(here, rows, job)
+        queue, priority = job.queue, job.priority
+    here.tell(path.job_id, queue, priority)
+    return answer(shown_job, 202)
+
+
+@api.at("get", "/jobs/<string:job_id>/logs", needs=Access.READ, answers={200: LogPage})
+def job_logs(path: JobPath, query: LogsQuery) -> Response:
+    """What the worker said, oldest first."""
+    with services().database.read() as rows:
+        after = key_of(query.after) or ""
+        chunks = progress.log_chunks(rows, caller().team_id, path.job_id, after=after, limit=query.limit)
+        lines = [LogLine.model_validate(line) for chunk in chunks for line in chunk.lines]
+        return answer(LogPage(items=lines, next=cursor(chunks[-1].id if len(chunks) == query.limit else None)))
+
+
+@api.at(
+    "get",
+    "/jobs/<string:job_id>/events",
+    needs=Access.READ,
+    answers={
+        200: {
+            "description": "OK",
+            "content": {
+                "text/event-stream": {"schema": {"type": "string"}},
+                "application/json": {"schema": {"$ref": "#/components/schemas/JobEvent"}},
+            },
+        }
+    },
+    models=(JobEvent,),
+)
+def job_events(path: JobPath, query: EventsQuery) -> Response:
+    """Everything that changes, as it changes.
+
+    Server-sent events whose ids are revisions: a client that comes back with Last-Event-ID misses nothing that still counts.
+    With `?wait=` one JSON answer instead, as soon as the revision is another than `since`.
+    """
+    here = services()
+    team_id = caller().team_id
+    with here.database.read() as rows:
+        first = event_of(here, rows, jobs.get(rows, team_id, path.job_id))
+    if query.wait is not None:
+        return answer(wait_for_change(here, team_id, path.job_id, since=query.since, seconds=query.wait))
+    last = request.headers.get("Last-Event-ID", "")
+    seen = int(last) if last.isdecimal() and len(last) < 18 else None
+    stream = Response(events(here, team_id, path.job_id, first=first, seen=seen), content_type="text/event-stream")
+    stream.headers["X-Accel-Buffering"] = "no"
+    return stream
+
+
+def shown(here: Services, rows: Session, job: Job) -> JobOut:
+    """A job as it goes over the wire."""
+    moment = event_of(here, rows, job)
+    item = JobItem.model_validate(job)
+    return JobOut(
+        **item.model_dump(),
+        cancel_requested_at=job.cancel_requested_at,
+        eta_seconds=moment.eta_seconds,
+        queue_position=moment.queue_position,
+        spec=job.spec,
+        tries=[AttemptOut.model_validate(a) for a in jobs.attempts(rows, job.team_id, job.id)],
+    )
+
+
+def _name(body: JobIn) -> str:
+    if body.recipe:
+        return body.recipe
+    if body.spec is not None and body.spec.dataset is not None:
+        return body.spec.dataset.kind
+    return "job"
+

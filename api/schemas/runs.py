@@ -1,0 +1,146 @@
+"""Runs on the wire: one trained network and everything that was found in it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from api.schemas.base import InPath, JobId, Page, Query, RunId, Shown
+from api.schemas.jobs import JobState
+
+
+class RunPath(InPath):
+    run_id: RunId
+
+
+class FigurePath(RunPath):
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,60}$")]
+    suffix: Literal["svg", "png"]
+
+
+class RunsQuery(Query):
+    """Which runs."""
+
+    state: JobState | None = None
+    min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class GraphQuery(Query):
+    format: Literal["json", "graphml", "dot"] = "json"
+    connections: int | None = Field(default=None, ge=0, le=1_000_000, description="Only so many, the heaviest.")
+
+
+class SnapshotsQuery(Query):
+    after: int | None = Field(default=None, ge=0, le=2**53, description="Only later steps.")
+    limit: int = Field(default=200, ge=1, le=1000)
+
+
+class RunItem(Shown):
+    """A run in a list, with what sums up its evidence."""
+
+    id: RunId
+    job_id: JobId
+    number: int
+    seed: int
+    cost_strength: float | None = Field(description="λ of the first phase that costs; null: as the spec says.")
+    state: JobState
+    reason: str | None = None
+    step: int
+    steps: int
+    stepper: str | None = None
+    device: str | None = None
+    seconds: float | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    test_metric_name: str | None = None
+    test_metric: float | None = None
+    connections: int | None = None
+    modules: int | None = None
+    modularity: float | None = None
+    selectivity: float | None = None
+    connection_cost: float | None = None
+
+
+class RunOut(RunItem):
+    """A run."""
+
+    spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
+    metrics: dict[str, Any] = {}
+    files: list[str] = []
+    figures: list[str] = []
+
+
+class RunPage(Page):
+    """A part of the list of a job's runs."""
+
+    items: list[RunItem]
+
+
+class HistoryOut(Shown):
+    """The learning curve: one row for each step that was logged."""
+
+    rows: list[dict[str, Any]]
+
+
+class SnapshotOut(Shown):
+    """The network at one step."""
+
+    step: int
+    sha256: str
+
+
+class SnapshotsOut(Shown):
+    """Steps of which the network is kept."""
+
+    items: list[SnapshotOut]
+    next: int | None = Field(default=None, description="Send it as `after`; null at the end.")
+
+
+class PruneCurveOut(Shown):
+    """How the loss rises as connections go: one row for each size of network."""
+
+    rows: list[dict[str, Any]]
+
+
+class ModuleOut(Shown):
+    """A cluster of neurons, what it reads and what it decides."""
+
+    name: str
+    neurons: list[str] = []
+    inputs: list[str] = []
+    outputs: list[str] = []
+    connections: int = 0
+    effects: dict[str, Any] = {}
+    selectivity: float | None = None
+    sufficiency: float | None = None
+    reading: str = ""
+
+
+class ModulesOut(Shown):
+    """The modules of a run, and how it was parted into them."""
+
+    modules: list[ModuleOut]
+    communities: dict[str, Any] = {}
+
+
+class EffectsOut(Shown):
+    """What each module does to each target."""
+
+    effects: dict[str, Any]
+
+
+class GraphOut(Shown):
+    """The pruned network as a node-link document."""
+
+    format: str
+    directed: bool
+    multigraph: bool
+    graph: dict[str, Any]
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]

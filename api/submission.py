@@ -1,0 +1,89 @@
+"""From what a person asks for to what is queued: data filled in, every default written out, one spec for each run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from api.checks import settle_roles, uploaded_spec
+from api.problems import Problem, field_errors, fields_problem, invalid
+from api.resources.recipes import known_recipe
+from api.schemas.datasets import Roles
+from api.schemas.jobs import JobIn
+from bimt_engine.spec import Spec, UploadedData
+from store import datasets
+from store.jobs import NewRun
+from store.tables import Dataset
+
+
+def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None]:
+    """The whole spec that a job asks for, and the id of its data set when it is one of the team's.
+
+    Raises the problem of every field that is wrong or missing, and NotFound for a data set of another team.
+    """
+    fields = _how(body)
+    dataset_id = body.dataset
+    if dataset_id is not None:
+        fields["dataset"] = _dataset_part(datasets.get(rows, team_id, dataset_id), body.roles)
+    if fields.get("dataset") is None:
+        raise invalid("/dataset", "Say what to learn from: the id of a data set here, or a maker in `spec/dataset`.")
+    try:
+        spec = Spec.model_validate(fields)
+    except ValidationError as error:
+        raise fields_problem(field_errors(error, fields, under="/spec")) from None
+    if dataset_id is None and isinstance(spec.dataset, UploadedData):
+        dataset_id = _own_upload(rows, team_id, spec.dataset)
+    return spec, dataset_id
+
+
+def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
+    """Seeds × cost strengths, each with the spec it is trained with."""
+    strengths: list[float | None] = list(body.cost_strengths) or [None]
+    runs: list[NewRun] = []
+    for strength in strengths:
+        written_out = spec.at_cost_strength(strength).expanded().model_dump(mode="json")
+        for seed in body.seeds:
+            runs.append(NewRun(seed=seed, cost_strength=strength, spec=written_out, steps=spec.training.steps))
+    return runs
+
+
+def queue_of(spec: Spec) -> str:
+    """The queue whose workers can do it."""
+    return "gpu" if spec.training.device == "cuda" else "cpu"
+
+
+def _how(body: JobIn) -> dict[str, Any]:
+    if body.recipe is not None:
+        try:
+            recipe = known_recipe(body.recipe)
+        except Problem as problem:
+            raise invalid("/recipe", problem.detail) from None
+        return dict(recipe.spec_fields)
+    return {} if body.spec is None else body.spec.model_dump(mode="json", exclude_unset=True)
+
+
+def _dataset_part(row: Dataset, roles: Roles | None) -> dict[str, Any]:
+    if row.state != "ready":
+        why = "is still being checked; wait until it is ready" if row.state == "checking" else "was refused"
+        raise Problem("conflict", f"The data set `{row.name}` {why}.")
+    if row.kind == "made":
+        if roles is not None:
+            raise invalid("/roles", "This data set is made, not uploaded: it has no columns whose roles could differ.")
+        return dict(row.maker or {})
+    settled = dict(row.roles or {})
+    if roles is not None:
+        asked = roles.model_dump(exclude_unset=True)
+        settled = settled | {k: v for k, v in settle_roles(row.preview or {}, settled | asked, under="/roles").items()}
+    return uploaded_spec(row.id, row.sha256 or "", row.format or "", settled)
+
+
+def _own_upload(rows: Session, team_id: str, data: UploadedData) -> str:
+    """The id of the upload that a spec names, which must be the team's and have those bytes."""
+    row = datasets.get(rows, team_id, data.dataset_id)
+    if row.sha256 != data.sha256 or row.format != data.format:
+        raise invalid("/spec/dataset/sha256", f"The data set `{row.id}` has other bytes or another format than the spec says.")
+    if row.state != "ready":
+        raise Problem("conflict", f"The data set `{row.name}` is {row.state}.")
+    return row.id

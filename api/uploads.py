@@ -1,0 +1,170 @@
+"""Multipart bodies read as they arrive: the file goes straight to its sink, so memory stays small and limits bite early."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+from flask import Request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
+from werkzeug.sansio import multipart
+
+from api.problems import Problem, invalid, wrong
+
+CHUNK = 256 * 1024  # bytes read from the line at once
+MAX_FIELD_BYTES = 1024 * 1024  # of all text fields together
+MAX_PARTS = 12_000  # ten thousand column names and some more
+MAX_BUFFER = 2 * CHUNK + 64 * 1024  # a part's headers must end within this
+
+T = TypeVar("T")
+Sink = Callable[[str, Iterator[bytes]], T]
+
+
+@dataclass
+class Received(Generic[T]):
+    """What came in: text fields by name, and whatever the sink made of the file."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    file_name: str = ""
+    file: T | None = None
+
+
+def receive(request: Request, sink: Sink[T], *, limit: int) -> Received[T]:
+    """Read a multipart body whose one file part is called `file`.
+
+    sink    gets the file's name and its bytes piece by piece, and must use them up.
+    limit   bytes of the whole body. Raises the problem `too-large` as soon as it is passed, or at once when the
+            header Content-Length already says so.
+    """
+    kind, options = parse_options_header(request.headers.get("Content-Type"))
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise Problem("media-type", "An upload is sent as multipart/form-data with a boundary.")
+    request.max_content_length = limit
+    received: Received[T] = Received()
+    try:
+        _read(_Events(request.stream, boundary), sink, received)
+    except RequestEntityTooLarge:
+        raise too_large(limit) from None
+    except ValueError as error:
+        raise Problem("malformed-request", f"The multipart body cannot be read: {error}.") from None
+    return received
+
+
+def too_large(limit: int) -> Problem:
+    """The problem of a body beyond the limit."""
+    sentence = f"The upload is larger than the {limit:,} bytes that are allowed. Nothing of it was kept."
+    return Problem("too-large", sentence, [wrong("/file", sentence, place="file")])
+
+
+class _Events:
+    """The multipart parts of a stream, with memory for one piece only."""
+
+    def __init__(self, stream: IO[bytes], boundary: str) -> None:
+        self.stream = stream
+        self.decoder = multipart.MultipartDecoder(boundary.encode("latin-1"), MAX_BUFFER, max_parts=MAX_PARTS)
+
+    def next(self) -> multipart.Event:
+        while True:
+            event = self.decoder.next_event()
+            if not isinstance(event, multipart.NeedData):
+                return event
+            self.decoder.receive_data(self.stream.read(CHUNK) or None)
+
+
+def _read(events: _Events, sink: Sink[T], received: Received[T]) -> None:
+    used = 0
+    while True:
+        event = events.next()
+        if isinstance(event, multipart.Epilogue):
+            return
+        if isinstance(event, multipart.File):
+            if event.name != "file" or received.file is not None:
+                sentence = "Send exactly one file, in a part that is called `file`."
+                raise Problem("invalid-fields", sentence, [wrong(f"/{event.name}", sentence, place="file")])
+            received.file_name = event.filename
+            received.file = sink(event.filename, _data(events))
+        elif isinstance(event, multipart.Field):
+            content = bytearray()
+            for piece in _data(events):
+                used += len(piece)
+                if used > MAX_FIELD_BYTES:
+                    raise Problem("too-large", f"The text fields of an upload may have {MAX_FIELD_BYTES:,} bytes together.")
+                content += piece
+            text = _decoded(event.name, bytes(content), event.headers)
+            received.fields.setdefault(event.name, []).append(text)
+
+
+def _data(events: _Events) -> Iterator[bytes]:
+    more = True
+    while more:
+        event = events.next()
+        if not isinstance(event, multipart.Data):
+            raise ValueError("a part ends unexpectedly")
+        more = event.more_data
+        if event.data:
+            yield bytes(event.data)
+
+
+def _decoded(name: str, content: bytes, headers: Headers) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid(f"/{name}", "This field is not UTF-8 text.") from None
+
+
+# --- small files and large ones ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """The beginning of a file on disk and, when it was longer than that, the rest as it arrives."""
+
+    path: Path
+    bytes: int
+    rest: Iterator[bytes] | None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The whole file from its beginning."""
+        return chain(_pieces_of(self.path), self.rest or ())
+
+
+def spool(chunks: Iterator[bytes], *, directory: Path, small: int) -> Spooled:
+    """Write the first bytes of a stream to a file of their own: all of it when it has at most `small` bytes."""
+    with tempfile.NamedTemporaryFile(dir=directory, prefix="upload-", delete=False) as out:
+        size = 0
+        try:
+            for piece in chunks:
+                out.write(piece)
+                size += len(piece)
+                if size > small:
+                    return Spooled(Path(out.name), size, chunks)
+        except BaseException:
+            Path(out.name).unlink(missing_ok=True)
+            raise
+        return Spooled(Path(out.name), size, None)
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while piece := source.read(CHUNK):
+            yield piece
+
+
+def flat_fields(fields: dict[str, list[str]], *, lists: tuple[str, ...]) -> dict[str, Any]:
+    """Form fields as a document: those in `lists` may repeat, all others may not."""
+    document: dict[str, Any] = {}
+    for name, values in fields.items():
+        if name in lists:
+            document[name] = values
+        elif len(values) > 1:
+            raise invalid(f"/{name}", "This field may be given only once.")
+        else:
+            document[name] = values[0]
+    return document

@@ -1,0 +1,77 @@
+"""Jobs as they change: for streams of events and for long polls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from api.schemas.jobs import JobEvent
+from api.services import Services
+from store import jobs
+from store.errors import NotFound
+from store.job_tables import FINAL_STATES
+from store.tables import Job
+
+LOOK_EVERY = 0.5  # seconds between two looks at the row
+BEAT_EVERY = 15.0  # seconds; proxies drop a line that is silent for longer than a minute
+LONGEST_STREAM = 3600.0  # seconds; the client comes back with Last-Event-ID
+
+
+def event_of(here: Services, rows: Session, job: Job) -> JobEvent:
+    """The job at this moment."""
+    return JobEvent(
+        revision=job.revision,
+        id=job.id,
+        state=job.state,  # type: ignore[arg-type]  # the database checks its words
+        progress=job.progress,
+        eta_seconds=_eta(here, job),
+        queue_position=jobs.queue_position(rows, job) if job.state == "queued" else None,
+        losses=job.losses,
+        note=job.note,
+        reason=job.reason,
+    )
+
+
+def wait_for_change(here: Services, team_id: str, job_id: str, *, since: int | None, seconds: float) -> JobEvent:
+    """The job as soon as its revision is another than `since`, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        with here.database.read() as rows:
+            event = event_of(here, rows, jobs.get(rows, team_id, job_id))
+        if since is None or event.revision != since or event.state in FINAL_STATES or time.monotonic() >= end:
+            return event
+        time.sleep(min(LOOK_EVERY, max(0.0, end - time.monotonic())))
+
+
+def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: int | None) -> Iterator[str]:
+    """Server-sent events until the job has ended. `seen`: the revision that the client knows already."""
+    yield "retry: 2000\n\n"
+    event, last = first, seen
+    beat = end = time.monotonic()
+    end += LONGEST_STREAM
+    while True:
+        if event.revision != last:
+            last = event.revision
+            beat = time.monotonic()
+            yield f"id: {event.revision}\nevent: {'end' if event.state in FINAL_STATES else 'job'}\ndata: {event.model_dump_json()}\n\n"
+        if event.state in FINAL_STATES or time.monotonic() > end:
+            return
+        if time.monotonic() - beat > BEAT_EVERY:
+            beat = time.monotonic()
+            yield ": still here\n\n"
+        time.sleep(LOOK_EVERY)
+        try:
+            with here.database.read() as rows:
+                event = event_of(here, rows, jobs.get(rows, team_id, job_id))
+        except NotFound:
+            return  # deleted meanwhile
+
+
+def _eta(here: Services, job: Job) -> float | None:
+    """Seconds to the end if it goes on as it did; None before there is a pace."""
+    if job.state != "running" or job.started_at is None or job.progress < 0.02:
+        return None
+    spent = (here.now() - job.started_at).total_seconds()
+    return round(max(0.0, spent * (1 - job.progress) / job.progress), 1)

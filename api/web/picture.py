@@ -1,0 +1,136 @@
+"""The network as an SVG inside the page: it follows the theme, and its modules can be lit up one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from bimt_engine.analysis.graph import Graph, Neuron
+
+WIDTH = 900.0  # user units of the viewBox; the page scales them
+MARGIN = 60.0
+MAX_CONNECTIONS = 4_000  # beyond this a page becomes slow; the figure made by the engine is shown instead
+TONES = 8  # colours for modules; a ninth module starts again
+
+
+def network_picture(graph: Graph, *, title: str, max_connections: int = MAX_CONNECTIONS) -> Markup | None:
+    """The graph drawn in layers, inputs at the bottom; None when it is too large for a page.
+
+    Sheets (two coordinates) are drawn lying down, each a little above the last.
+    """
+    if not graph.neurons or len(graph.connections) > max_connections:
+        return None
+    layers = _layer_order(graph)
+    sheet = any(len(n.position) > 1 for n in graph.neurons)
+    gap = 190.0 if sheet else max(120.0, min(190.0, 560.0 / max(1, len(layers) - 1)))
+    bottom = MARGIN + gap * (len(layers) - 1) + (70 if sheet else 0)
+    wired = {end for c in graph.connections for end in (c.source, c.target)}
+    place = _places(graph, layers, gap, bottom)
+    tones = module_tones(graph)
+    height = bottom + MARGIN
+    parts = [
+        f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">',
+        f"<title>{escape(title)}</title>",
+    ]
+    parts += _connections(graph, place)
+    crowded = len(graph.neurons) > 300
+    for neuron in graph.neurons:
+        parts.append(_neuron(neuron, place[neuron.id], neuron.id in wired, tones, layers, crowded))
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def module_tones(graph: Graph) -> dict[str, int]:
+    """Module letter → number of its colour, 1 … 8."""
+    letters = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
+    return {letter: i % TONES + 1 for i, letter in enumerate(letters)}
+
+
+def _layer_order(graph: Graph) -> list[str]:
+    named = [layer["name"] for layer in graph.meta.get("layers", ()) if isinstance(layer, Mapping) and "name" in layer]
+    return named or list(dict.fromkeys(n.layer for n in graph.neurons))
+
+
+def _places(graph: Graph, layers: list[str], gap: float, bottom: float) -> dict[str, tuple[float, float]]:
+    """Where each neuron is drawn. Positions are spread over the width that the layers use together."""
+    depth = {name: i for i, name in enumerate(layers)}
+    across = [n.position[0] for n in graph.neurons if n.position]
+    low, high = (min(across), max(across)) if across else (0.0, 1.0)
+    span = (high - low) or 1.0
+    deep = [n.position[1] for n in graph.neurons if len(n.position) > 1]
+    back, front = (min(deep), max(deep)) if deep else (0.0, 1.0)
+    places = {}
+    for n in graph.neurons:
+        x = (n.position[0] - low) / span if n.position else 0.5
+        y = (n.position[1] - back) / ((front - back) or 1.0) - 0.5 if len(n.position) > 1 else 0.0
+        usable = WIDTH - 2 * MARGIN
+        left = MARGIN + (usable * 0.82 * x + usable * 0.18 * (y + 0.5) if deep else usable * x)
+        places[n.id] = (left, bottom - depth.get(n.layer, 0) * gap - y * 110)
+    return places
+
+
+def _connections(graph: Graph, place: Mapping[str, tuple[float, float]]) -> list[str]:
+    heaviest = max((abs(c.weight) for c in graph.connections), default=1.0) or 1.0
+    module_of = {n.id: n.module for n in graph.neurons}
+    parts = []
+    for c in sorted(graph.connections, key=lambda c: abs(c.weight)):
+        (x1, y1), (x2, y2) = place[c.source], place[c.target]
+        share = math.sqrt(abs(c.weight) / heaviest)
+        sign = "plus" if c.weight > 0 else "minus"
+        inside = {m for m in (module_of[c.source], module_of[c.target]) if m}
+        module = f' data-module="{escape(" ".join(sorted(inside)))}"' if inside else ""
+        words = f"{_label(c.source)} → {_label(c.target)}: weight {c.weight:.3g}"
+        parts.append(
+            f'<line class="connection {sign}"{module} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+            f'stroke-width="{0.8 + 3.4 * share:.2f}" stroke-opacity="{0.3 + 0.65 * share:.2f}"><title>{escape(words)}</title></line>'
+        )
+    return parts
+
+
+def _neuron(
+    neuron: Neuron,
+    place: tuple[float, float],
+    wired: bool,
+    tones: Mapping[str, int],
+    layers: list[str],
+    crowded: bool,
+) -> str:
+    x, y = place
+    end = neuron.layer in (layers[0], layers[-1])
+    radius = (7.5 if end else 6.0) if wired else (4.0 if end else 2.2)
+    if crowded:
+        radius *= 0.6
+    module = f' data-module="{escape(neuron.module)}"' if neuron.module else ""
+    tone = f" module-{tones[neuron.module]}" if neuron.module else ""
+    words = neuron.name or _label(neuron.id)
+    if neuron.module:
+        words += f", module {neuron.module}"
+    label = ""
+    if neuron.name and (wired or not crowded) and end:
+        below = neuron.layer == layers[0]
+        label = (
+            f'<text class="label{"" if wired else " unused"}" x="{x:.1f}" y="{y + (26 if below else -16):.1f}" '
+            f'text-anchor="middle">{escape(_short(neuron.name))}</text>'
+        )
+    state = "" if wired else " unused"
+    return (
+        f'<g class="neuron{tone}{state}"{module}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+        f"<title>{escape(words)}</title></circle>{label}</g>"
+    )
+
+
+def _label(identifier: str) -> str:
+    layer, _, slot = identifier.partition(":")
+    return f"{layer} {slot}" if slot else layer
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else name[:13] + "…"
+
+
+def shown_graph(document: Mapping[str, Any]) -> Graph:
+    """The stored document as a graph."""
+    return Graph.from_json(document)
