@@ -1,0 +1,96 @@
+"""A checkpoint: everything a training needs to go on as if it had never stopped, bit for bit. Never a pickle.
+
+Random draws depend on seed and step alone (bimt_engine/randomness.py), so no generator's state has to be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+
+from bimt_engine.errors import CheckpointError
+from bimt_engine.spec import Spec
+from bimt_engine.training.snapshot import ORDER, read_safetensors
+from bimt_engine.training.state import TrainingState
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says beside the tensors.
+
+    stepper    the one that was used; going on with another would part from the bits of an undisturbed run.
+    finished   the last step and the final layout are done.
+    seconds    of training so far.
+    """
+
+    step: int
+    seeds: tuple[int, ...]
+    stepper: str
+    device: str
+    finished: bool
+    seconds: float
+    fingerprint: str
+
+
+def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
+    """Names a training: its networks, data, schedule and seeds, but not its stepper and device."""
+    free = {"training": {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}, "evidence": True}
+    told = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def write_checkpoint(state: TrainingState, progress: Progress) -> bytes:
+    """safetensors: θ, both moments, mask and orders, with the progress as JSON metadata."""
+    tensors = {
+        "theta": state.theta,
+        "first_moment": state.first_moment,
+        "second_moment": state.second_moment,
+        **{ORDER + name: order for name, order in state.orders.items()},
+    }
+    if state.mask is not None:
+        tensors["mask"] = state.mask
+    arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+    return save(arrays, metadata={"bimt": json.dumps({"format": FORMAT, **vars(progress)})})
+
+
+def read_progress(content: bytes) -> Progress:
+    """How far a checkpoint had come. Raises CheckpointError when the bytes are damaged or of another format."""
+    metadata, _ = read_safetensors(content)
+    if metadata.pop("format", None) != FORMAT:
+        raise CheckpointError("This checkpoint was written by another version: start the run anew.")
+    try:
+        return Progress(**{**metadata, "seeds": tuple(metadata["seeds"])})
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"This checkpoint's description is incomplete ({error}): start the run anew.") from error
+
+
+def read_checkpoint(content: bytes, state: TrainingState, expected: str) -> Progress:
+    """Put a checkpoint into a fresh state of the same network, in place.
+
+    expected   the fingerprint of the training that wants to go on.
+    Raises CheckpointError when the bytes are damaged, of another format or of another training.
+    """
+    progress = read_progress(content)
+    if progress.fingerprint != expected:
+        raise CheckpointError("This checkpoint belongs to another spec or seed: resume it with the spec that wrote it.")
+    _, arrays = read_safetensors(content)
+    wanted = {"theta": state.theta, "first_moment": state.first_moment, "second_moment": state.second_moment}
+    wanted.update({ORDER + name: order for name, order in state.orders.items()})
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            if name not in arrays or arrays[name].shape != tuple(tensor.shape):
+                raise CheckpointError(f"This checkpoint has no fitting {name!r}: it is of another network.")
+            tensor.copy_(torch.from_numpy(arrays[name]))
+        if "mask" in arrays:
+            state.mask = torch.from_numpy(arrays["mask"]).to(state.theta.device)
+    state.step = progress.step
+    state.orders_version += 1
+    return progress

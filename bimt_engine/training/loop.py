@@ -1,0 +1,249 @@
+"""The training loop: stepper, schedule and relocation in turn, told moment by moment to whoever watches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.errors import SpecError, TrainingDiverged
+from bimt_engine.networks.build import build_network
+from bimt_engine.networks.network import Network
+from bimt_engine.randomness import numpy_generator, torch_generator
+from bimt_engine.spec import Spec
+from bimt_engine.training.batches import TensorData
+from bimt_engine.training.checkpoint import Progress, fingerprint, read_checkpoint, read_progress, write_checkpoint
+from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
+from bimt_engine.training.relocation import Relocation
+from bimt_engine.training.schedule import Schedule, Stage
+from bimt_engine.training.snapshot import Snapshot
+from bimt_engine.training.state import TrainingState
+from bimt_engine.training.steppers import choose_stepper, resolve_device
+
+BREATH = 0.5  # seconds between two moments at most, so that a watcher can renew a lease or cancel in time
+Row = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The training after `step` steps.
+
+    rows, snapshots   one per replica where they are due, else empty.
+    checkpoint_due    now is the time to call `Training.checkpoint()`.
+    Some moments carry nothing: they let the watcher breathe.
+    """
+
+    step: int
+    fraction: float
+    rows: tuple[Row, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    checkpoint_due: bool = False
+
+    @property
+    def row(self) -> Row | None:
+        """The row of the only, or first, replica."""
+        return self.rows[0] if self.rows else None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        return self.snapshots[0] if self.snapshots else None
+
+
+class Training:
+    """One network, or several of one shape side by side, on its way from drawn weights to the final layout.
+
+    network        of the first replica; always up to date.
+    stepper_name   autograd, batched or kernel; to be recorded with the run.
+    device         where θ lies.
+    """
+
+    def __init__(
+        self, specs: Sequence[Spec], datasets: Sequence[Dataset], seeds: Sequence[int], *, stepper: str | None = None
+    ) -> None:
+        if not len(specs) == len(datasets) == len(seeds) > 0:
+            raise SpecError(f"{len(specs)} specs, {len(datasets)} data sets and {len(seeds)} seeds: give one of each per replica.")
+        self.specs = tuple(spec.expanded() for spec in specs)
+        self.seeds = tuple(seeds)
+        training = self.specs[0].training
+        alike = training.model_copy(update={"phases": []})
+        for spec in self.specs[1:]:
+            same_phases = [p.until for p in spec.training.phases] == [p.until for p in training.phases]
+            if spec.training.model_copy(update={"phases": []}) != alike or not same_phases:
+                raise SpecError("Replicas trained side by side may differ in seed and cost strengths only: train these apart.")
+        torch.set_num_threads(1)  # two threads on a busy machine are many times slower, and change the bits
+        networks = [
+            build_network(
+                spec.network, dataset, precision=training.precision, generator=torch_generator(seed, "network")
+            )
+            for spec, dataset, seed in zip(self.specs, datasets, seeds, strict=True)
+        ]
+        self.device = resolve_device(training, networks[0], datasets[0], replicas=len(networks))
+        training = training.model_copy(update={"device": self.device, **({"stepper": stepper} if stepper else {})})
+        self.training = training
+        self.schedule = Schedule.of(training)
+        self._schedules = [Schedule.of(spec.training) for spec in self.specs]
+        self.state = TrainingState.of([network.to(self.device) for network in networks])
+        shared = all(dataset is datasets[0] for dataset in datasets)
+        self.data = TensorData.of(
+            datasets[0] if shared else datasets, training, seeds=self.seeds, device=self.device
+        )
+        self.relocation = Relocation(self.network.wiring, self.state.layout, training.cost, training.relocation)
+        shapes = shapes_of(self.state.layout)
+        dtype = self.state.theta.dtype
+        self._prices = {
+            bias_cost: flat_prices(
+                self.state.layout,
+                prices(self.network.wiring, shapes, training.cost, bias_cost=bias_cost),
+                dtype=dtype,
+                device=self.device,
+            )
+            for bias_cost in (False, True)
+        }
+        chosen = choose_stepper(networks[0], datasets[0], training)
+        self.stepper = chosen(self.state, self.data, training)
+        self.finished = False
+        self._seconds = 0.0
+        self._priced: tuple[Stage, Tensor] | None = None
+
+    @classmethod
+    def begin(cls, spec: Spec, dataset: Dataset, *, seed: int) -> Training:
+        """A training that has not taken a step. Raises SpecError when spec and data do not fit each other."""
+        return cls([spec], [dataset], [seed])
+
+    @classmethod
+    def begin_replicas(cls, specs: Sequence[Spec], datasets: Sequence[Dataset], *, seeds: Sequence[int]) -> Training:
+        """Several trainings side by side: one spec, data set and seed for each. They share everything but λ."""
+        return cls(specs, datasets, seeds)
+
+    @classmethod
+    def resume(cls, spec: Spec, dataset: Dataset, checkpoint: bytes, *, seed: int | None = None) -> Training:
+        """The training that wrote this checkpoint, at that step. Raises CheckpointError when it is of another one."""
+        return cls.resume_replicas([spec], [dataset], checkpoint, seeds=None if seed is None else [seed])
+
+    @classmethod
+    def resume_replicas(
+        cls, specs: Sequence[Spec], datasets: Sequence[Dataset], checkpoint: bytes, *, seeds: Sequence[int] | None = None
+    ) -> Training:
+        """The same for several side by side."""
+        told = read_progress(checkpoint)
+        training = cls(specs, datasets, told.seeds if seeds is None else seeds, stepper=told.stepper)
+        read_checkpoint(checkpoint, training.state, training._fingerprint())
+        training.finished, training._seconds = told.finished, told.seconds
+        return training
+
+    @property
+    def network(self) -> Network:
+        return self.state.network
+
+    @property
+    def stepper_name(self) -> str:
+        return self.stepper.name
+
+    def moments(self) -> Iterator[Moment]:
+        """Train to the end, the final layout included, and stop now and then to tell. Raises TrainingDiverged."""
+        steps = self.schedule.steps
+        if self.state.step == 0:
+            yield self._moment(0)
+        pace = 0.0  # seconds a step, as last measured
+        while not self.finished:
+            started = time.perf_counter()
+            step = self.state.step
+            stop = self.schedule.next_stop(step) if step < steps else steps
+            if pace:
+                stop = min(stop, step + max(1, int(BREATH / pace)))
+            elif stop - step > 32:
+                stop = step + 32  # the pace is not known yet
+            if stop > step:
+                self.stepper.advance(stop - step, price=self._price(self.schedule.stage(step)))
+                self._synchronise()
+                pace = (time.perf_counter() - started) / (stop - step)
+            due = self.schedule.due(stop)
+            if due.relocate:
+                for replica in range(self.state.replicas):
+                    self.relocation.relocate(self.state, replica)
+            if stop == steps:
+                self._lay_out()
+            self._seconds += time.perf_counter() - started
+            yield self._moment(stop)
+
+    def checkpoint(self) -> bytes:
+        """Everything needed to go on from here, bit for bit."""
+        return write_checkpoint(
+            self.state,
+            Progress(
+                step=self.state.step,
+                seeds=self.seeds,
+                stepper=self.stepper_name,
+                device=self.device,
+                finished=self.finished,
+                seconds=self._seconds,
+                fingerprint=self._fingerprint(),
+            ),
+        )
+
+    def _lay_out(self) -> None:
+        """The final layout: relocation from many starts, for methods that relocate at all."""
+        spec = self.training.relocation
+        if spec.relocate_every is not None and spec.final_restarts:
+            for replica, seed in enumerate(self.seeds):
+                self.relocation.relocate_with_restarts(self.state, numpy_generator(seed, "final layout"), replica)
+        self.finished = True
+
+    def _price(self, stage: Stage) -> Tensor:
+        """λ · price over this stage: (P,), or (R, P) where replicas differ in λ. Kept until the stage changes."""
+        if self._priced is None or self._priced[0] is not stage:
+            price = self._prices[stage.bias_cost]
+            strengths = [schedule.stage(stage.first).cost_strength for schedule in self._schedules]
+            if len(set(strengths)) == 1:
+                priced = price * strengths[0]
+            else:
+                priced = price * torch.tensor(strengths, dtype=price.dtype, device=price.device)[:, None]
+            self._priced = (stage, priced)
+        return self._priced[1]
+
+    def _moment(self, step: int) -> Moment:
+        due = self.schedule.due(step)
+        return Moment(
+            step,
+            step / self.schedule.steps,
+            rows=self._rows(step) if due.log else (),
+            snapshots=tuple(Snapshot.of(self.state, r) for r in range(self.state.replicas)) if due.snapshot else (),
+            checkpoint_due=due.checkpoint,
+        )
+
+    def _rows(self, step: int) -> tuple[Row, ...]:
+        stage = self.schedule.stage(step)
+        costs = connection_cost(self.state.theta, self._prices[stage.bias_cost]).tolist()
+        rows = []
+        for replica, losses in enumerate(self.stepper.losses(everything=step == self.schedule.steps)):
+            strength = self._schedules[replica].stage(step).cost_strength
+            if not (math.isfinite(losses["prediction_loss"]) and math.isfinite(costs[replica])):
+                raise TrainingDiverged(
+                    f"After {step} steps the loss of seed {self.seeds[replica]} is not a number any more: "
+                    "lower `learning_rate` or the cost strengths."
+                )
+            rows.append(
+                {
+                    "step": step,
+                    "cost_strength": strength,
+                    **losses,
+                    "connection_cost": costs[replica],
+                    "total_loss": losses["prediction_loss"] + strength * costs[replica],
+                    "seconds": round(self._seconds, 3),
+                }
+            )
+        return tuple(rows)
+
+    def _fingerprint(self) -> str:
+        return fingerprint(self.specs, self.seeds)
+
+    def _synchronise(self) -> None:
+        """Wait for the device, so that the pace measured is the real one."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
