@@ -157,10 +157,8 @@ def delete(session: Session, team_id: str, dataset_id: str) -> None:
     Raises NotFound, and Conflict while jobs wait for it or learn from it.
     """
     dataset = get(session, team_id, dataset_id)
-    busy = (
-        select(Job.id).where(Job.dataset_id == dataset_id, or_(Job.state == "queued", Job.state == "running")).limit(1)
-    )
-    if (job_id := session.scalar(busy)) is not None:
+    busy = select(Job.id).where(Job.dataset_id == dataset_id, Job.state.in_(("queued", "running")))
+    if (job_id := session.scalar(busy.limit(1))) is not None:
         raise Conflict(f"Job `{job_id}` still needs data set `{dataset_id}`; cancel it or wait until it has ended.")
     session.delete(dataset)
     session.flush()
