@@ -12,17 +12,17 @@ WORKDIR /app
 # ------------------------------------------------------------------------------- environments, made where pip may
 FROM base AS environment-api
 COPY requirements/api.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/pip python -m venv /opt/venv \
-    && pip install --no-compile --require-hashes -r requirements/api.txt \
+RUN python -m venv /opt/venv \
+    && pip install --no-cache-dir --no-compile --require-hashes -r requirements/api.txt \
     && pip check
 
 FROM base AS environment-worker
 ARG BIMT_TORCH_SPEC=torch==2.13.0
 ARG BIMT_TORCH_INDEX=
 COPY requirements/worker.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/pip python -m venv /opt/venv \
-    && pip install --no-compile --require-hashes -r requirements/worker.txt \
-    && pip install --no-compile ${BIMT_TORCH_INDEX:+--index-url ${BIMT_TORCH_INDEX}} "${BIMT_TORCH_SPEC}" \
+RUN python -m venv /opt/venv \
+    && pip install --no-cache-dir --no-compile --require-hashes -r requirements/worker.txt \
+    && pip install --no-cache-dir --no-compile ${BIMT_TORCH_INDEX:+--index-url ${BIMT_TORCH_INDEX}} "${BIMT_TORCH_SPEC}" \
     && pip check
 
 # ------------------------------------------------------------------------------------------------------- the doors

@@ -40,10 +40,10 @@ check: env-dev  ## lint, types, arrows, migrations, OpenAPI, compose file, no ho
 	@$(PY) .ci/check.py
 
 reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; writes reports/reproduce.json
-	@$(PY) -m standalone reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m standalone.reports.reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
-	@$(PY) -m standalone evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m standalone.reports.evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m standalone bench
@@ -53,7 +53,8 @@ openapi: env  ## write openapi.json anew from the routes
 
 migration: env-dev  ## write the next migration from the tables; M="what it does"
 	@test -n "$(M)" || { echo 'Say what it does: make migration M="runs remember their device"' >&2; exit 1; }
-	@$(PY) -m alembic revision --autogenerate -m "$(M)"
+	@draft=$$(mktemp -d) && trap 'rm -r "$$draft"' EXIT && export BIMT_DATABASE_URL=sqlite:///$$draft/draft.sqlite && \
+		$(PY) -m alembic upgrade head && $(PY) -m alembic revision --autogenerate -m "$(M)"
 
 fuzz: env-dev  ## schemathesis over every address; EXAMPLES=n to each
 	@BIMT_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(PY) -m pytest -m "slow or not slow" tests/api/test_fuzz.py
