@@ -10,6 +10,8 @@ from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.grid_mlp import build_grid_mlp
 from bimt_engine.networks.mlp import build_mlp
 from bimt_engine.networks.network import Edit, Network
+from bimt_engine.networks.recurrent import build_recurrent
+from bimt_engine.networks.transformer import build_transformer
 from bimt_engine.spec import NetworkSpec
 
 __all__ = ["BUILDERS", "DTYPES", "Edit", "Network", "build_network"]
@@ -26,6 +28,8 @@ class Builder(Protocol):
 BUILDERS: dict[str, Builder] = {
     "mlp": build_mlp,
     "grid_mlp": build_grid_mlp,
+    "transformer": build_transformer,
+    "recurrent": build_recurrent,
 }
 
 

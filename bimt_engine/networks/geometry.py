@@ -49,7 +49,7 @@ SHAPES = {"line": line, "grid": grid, "ring": ring, "box": box}
 
 def place_layers(
     sizes: Sequence[int], names: Sequence[str], *, coordinates: Sequence[Sequence[Sequence[float]]] | None = None
-) -> list[Positions]:
+) -> list[Float[Tensor, "_ axes"]]:
     """Positions of every neuron layer, all in one space.
 
     sizes        neurons of each layer.
@@ -83,7 +83,7 @@ def _padded(positions: Positions, axes: int) -> Positions:
     return torch.cat((positions, positions.new_full((positions.shape[0], missing), MIDDLE)), dim=1)
 
 
-def _custom(sizes: Sequence[int], coordinates: Sequence[Sequence[Sequence[float]]]) -> list[Positions]:
+def _custom(sizes: Sequence[int], coordinates: Sequence[Sequence[Sequence[float]]]) -> list[Float[Tensor, "_ _"]]:
     if len(coordinates) != len(sizes):
         raise SpecError(
             f"`coordinates` places {len(coordinates)} neuron layers, but the network has {len(sizes)} "

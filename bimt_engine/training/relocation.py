@@ -21,7 +21,7 @@ from bimt_engine.training.connection_cost import length_factor, shapes_of
 from bimt_engine.training.state import Layout, Place, TrainingState
 
 Table = Float[np.ndarray, "neurons slots"]
-Arrangement = list[Int64[np.ndarray, " neurons"]]
+Arrangement = list[Int64[np.ndarray, " _"]]
 """For each neuron layer: arrangement[slot] = the slot its neuron sat in before."""
 
 NOTHING = 1e-12  # of a layer's cost: a gain below this is rounding, and an exchange for it would only flicker
@@ -155,7 +155,7 @@ class Relocation:
 class Board:
     """One replica's strengths in their present slots; exchanges are tried here and applied to the weights once."""
 
-    def __init__(self, plan: Relocation, strengths: list[Float[np.ndarray, "target source"]]) -> None:
+    def __init__(self, plan: Relocation, strengths: list[Float[np.ndarray, "_ _"]]) -> None:
         self.plan = plan
         self.strengths = strengths
         self.arrangement: Arrangement = [np.arange(layer.neurons) for layer in plan.layers]
