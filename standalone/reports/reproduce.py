@@ -27,18 +27,24 @@ HIGHER_IS_BETTER = {"test_accuracy", "train_accuracy"}
 
 
 def summary(recipe_name: str, rows: list[Row]) -> dict[str, Any]:
-    """Median, worst and every value of the metric that the recipe's claim is judged by, ordered by seed."""
+    """Median, worst and every value, ordered by seed, of the metric that the recipe's claim is judged by.
+
+    The values are those of the network that a run gives back, pruned and refitted; `trained` holds those of the
+    network as training left it. Where nothing is pruned, the trained ones are the values.
+    """
     metric = load_recipe(recipe_name).metric
     rows = sorted(rows, key=lambda row: row["seed"])
     worst = min if metric in HIGHER_IS_BETTER else max
-    entry: dict[str, Any] = {"seeds": len(rows), "metric": metric} | spread([r["trained"][metric] for r in rows], worst)
+    trained = spread([row["trained"][metric] for row in rows], worst)
+    given_back = [row["evidence"]["metrics"][metric] for row in rows if "evidence" in row]
+    entry: dict[str, Any] = {"seeds": len(rows), "metric": metric, "stepper": rows[0]["stepper"]}
+    entry |= spread(given_back, worst) if given_back else trained
+    entry["network"] = "pruned and refitted" if given_back else "as trained"
+    entry["trained"] = trained
     entry["seconds_cpu"] = statistics.median(sum(row["seconds_cpu"].values()) for row in rows)
-    entry["stepper"] = rows[0]["stepper"]
-    pruned = [row["evidence"]["metrics"][metric] for row in rows if "evidence" in row]
-    if pruned:
-        entry["pruned"] = spread(pruned, worst)
-        entry["pruned"]["connections"] = [len(row["evidence"]["graph"]["links"]) for row in rows]
-        entry["pruned"]["modules"] = [len(row["evidence"]["modules"]) for row in rows]
+    if given_back:
+        entry["connections"] = [len(row["evidence"]["graph"]["links"]) for row in rows]
+        entry["modules"] = [len(row["evidence"]["modules"]) for row in rows]
     return entry
 
 
@@ -49,15 +55,21 @@ def spread(values: list[float], worst: Any) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Table:
     """The report as people read it."""
     drawn = Table(title="Reproduction over unpicked seeds")
-    columns = ("recipe", "seeds", "metric", "trained: median", "worst", "pruned: median", "worst", "kept", "CPU s")
+    columns = ("recipe", "seeds", "metric", "network", "median", "worst", "trained: median", "worst", "kept", "CPU s")
     for heading in columns:
-        drawn.add_column(heading, justify="left" if heading in ("recipe", "metric") else "right")
+        drawn.add_column(heading, justify="left" if heading in ("recipe", "metric", "network") else "right")
     for name, entry in report.items():
-        pruned = entry.get("pruned")
-        figures = [f"{entry['median']:.3g}", f"{entry['worst']:.3g}"]
-        figures += [f"{pruned['median']:.3g}", f"{pruned['worst']:.3g}"] if pruned else ["–", "–"]
-        figures += [f"{statistics.median(pruned['connections']):g}" if pruned else "–", f"{entry['seconds_cpu']:.1f}"]
-        drawn.add_row(name, str(entry["seeds"]), entry["metric"], *figures)
+        trained, kept = entry["trained"], entry.get("connections")
+        figures = [entry["median"], entry["worst"], trained["median"], trained["worst"]]
+        drawn.add_row(
+            name,
+            str(entry["seeds"]),
+            entry["metric"],
+            entry["network"],
+            *[f"{figure:.3g}" for figure in figures],
+            f"{statistics.median(kept):g}" if kept else "–",
+            f"{entry['seconds_cpu']:.1f}",
+        )
     return drawn
 
 
