@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-all check reproduce bench evidence openapi migration fuzz load lock clean
+.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence openapi migration fuzz load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
 
 check: env-dev  ## lint, types, arrows, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py
+
+format: env-dev  ## lay out every Python file and mend what ruff can
+	@$(VENV)/bin/ruff check --quiet --fix-only . ; $(VENV)/bin/ruff format --quiet .
 
 reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; writes reports/reproduce.json
 	@$(PY) -m standalone.reports.reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))

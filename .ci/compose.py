@@ -7,6 +7,7 @@ modules, files of the Dockerfile), and what another service waits for can become
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import re
@@ -73,7 +74,7 @@ def faults_of_modules(service: dict) -> list[str]:
     """`python -m ROOM` in a command or a health check must name a module that can be run."""
     found = []
     for words in (service.get("command", []), service.get("healthcheck", {}).get("test", [])):
-        for option, module in zip(words, words[1:], strict=False):
+        for option, module in itertools.pairwise(words):
             if option == "-m" and not runs(module):
                 found.append(f"`python -m {module}` cannot be run: there is no such module")
     return found

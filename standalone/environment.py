@@ -138,7 +138,7 @@ def stamp(venv: pathlib.Path, chosen: str) -> pathlib.Path:
 
 
 def pip(python: pathlib.Path, verb: str, *arguments: str) -> None:
-    """One pip command, silent unless it fails. Python compiles a module when it is first imported, not all of them now."""
+    """One pip command, silent unless it fails. Modules are compiled when first imported, not all of them now."""
     quiet = ["-qq", "--no-compile"] if verb == "install" else []
     command = [str(python), "-m", "pip", "--disable-pip-version-check", verb, *quiet, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
