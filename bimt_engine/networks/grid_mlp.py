@@ -14,7 +14,7 @@ from bimt_engine.spec import GridMlpNetwork
 def build_grid_mlp(spec: GridMlpNetwork, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator) -> Mlp:
     """A perceptron whose inputs and hidden layers are grids. Raises SpecError for sequences and tokens."""
     if dataset.is_sequence or dataset.tokens is not None:
-        raise SpecError("A `grid_mlp` reads images or tables of numbers, not sequences or tokens: ask for another network.")
+        raise SpecError("A `grid_mlp` reads images or tables of numbers: ask for another network.")
     sizes = [dataset.inputs, *spec.hidden, dataset.targets]
     shapes = ["grid"] * (len(sizes) - 1) + ["ring"]
     return Mlp(

@@ -118,7 +118,7 @@ def mlp_wiring(
 def build_mlp(spec: MlpNetwork, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator) -> Mlp:
     """The perceptron of this spec, as wide at both ends as the data. Raises SpecError when they do not fit."""
     if dataset.is_sequence:
-        raise SpecError("An `mlp` reads single examples, but these data are sequences: ask for a transformer or recurrent network.")
+        raise SpecError("An `mlp` reads single examples, but these data are sequences: ask for a transformer.")
     if dataset.tokens is None and spec.embedding_width is not None:
         raise SpecError("`embedding_width` is for token data, but these inputs are numbers: leave it out.")
     if dataset.tokens is not None and spec.embedding_width is None:

@@ -1,4 +1,7 @@
-"""The data as tensors, and which examples each step sees: a function of seed and step alone, so a resumed run sees the same."""
+"""The data as tensors, and which examples each step sees.
+
+That is a function of seed and step alone, so a resumed run sees what an undisturbed one would have seen.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class TensorData:
         first = each[0]
         loss: Loss = training.loss or first.default_loss
         if loss == "cross_entropy" and first.task != "classification":
-            raise SpecError("`loss: cross_entropy` needs classes to tell apart, but these targets are numbers: use mse.")
+            raise SpecError("`loss: cross_entropy` needs classes, but these targets are numbers: use `mse`.")
         dtype = DTYPES[training.precision]
 
         def gather(parts: list[np.ndarray]) -> Tensor:
@@ -107,7 +110,7 @@ class TensorData:
             return None
         return np.stack(
             [
-                np.stack([batch(seed, step, self.batch_size, self.examples) for step in range(first_step, first_step + steps)])
+                np.stack([batch(seed, first_step + step, self.batch_size, self.examples) for step in range(steps)])
                 for seed in self.seeds
             ]
         )

@@ -66,7 +66,9 @@ class Training:
         self, specs: Sequence[Spec], datasets: Sequence[Dataset], seeds: Sequence[int], *, stepper: str | None = None
     ) -> None:
         if not len(specs) == len(datasets) == len(seeds) > 0:
-            raise SpecError(f"{len(specs)} specs, {len(datasets)} data sets and {len(seeds)} seeds: give one of each per replica.")
+            raise SpecError(
+                f"{len(specs)} specs, {len(datasets)} data sets and {len(seeds)} seeds: give one of each per replica."
+            )
         self.specs = tuple(spec.expanded() for spec in specs)
         self.seeds = tuple(seeds)
         training = self.specs[0].training
@@ -74,7 +76,7 @@ class Training:
         for spec in self.specs[1:]:
             same_phases = [p.until for p in spec.training.phases] == [p.until for p in training.phases]
             if spec.training.model_copy(update={"phases": []}) != alike or not same_phases:
-                raise SpecError("Replicas trained side by side may differ in seed and cost strengths only: train these apart.")
+                raise SpecError("Replicas side by side may differ in seed and cost strengths only: train these apart.")
         torch.set_num_threads(1)  # two threads on a busy machine are many times slower, and change the bits
         networks = [
             build_network(
@@ -127,7 +129,12 @@ class Training:
 
     @classmethod
     def resume_replicas(
-        cls, specs: Sequence[Spec], datasets: Sequence[Dataset], checkpoint: bytes, *, seeds: Sequence[int] | None = None
+        cls,
+        specs: Sequence[Spec],
+        datasets: Sequence[Dataset],
+        checkpoint: bytes,
+        *,
+        seeds: Sequence[int] | None = None,
     ) -> Training:
         """The same for several side by side."""
         told = read_progress(checkpoint)

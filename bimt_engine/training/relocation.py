@@ -37,6 +37,10 @@ class _Link:
     folds: tuple[int, int, int, int]  # target fold, targets, source fold, sources
     lengths: Float[np.ndarray, "target source"]  # length times what a unit of it costs
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        return self.source, self.target
+
     def strengths(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "target source"]:
         """Σ|w| over the folds, for each pair of slots."""
         strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.folds)
@@ -77,7 +81,7 @@ class Relocation:
             for layer in range(len(self.layers))
         ]
         self.neighbours = [
-            sorted({end for index in touching for end in (self.links[index].source, self.links[index].target)} - {layer})
+            sorted({end for index in touching for end in self.links[index].ends} & set(self.movable) - {layer})
             for layer, touching in enumerate(self.touching)
         ]
         self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
@@ -96,7 +100,7 @@ class Relocation:
         return before - board.cost()
 
     def relocate_with_restarts(self, state: TrainingState, generator: np.random.Generator, replica: int = 0) -> float:
-        """The shortest layout found from here and from `final_restarts` random layouts, in place. Returns the cost saved."""
+        """The shortest layout found from here and from `final_restarts` random ones. Returns the cost saved."""
         best = start = self.board(state.theta[replica].detach().cpu().numpy())
         before = start.cost()
         best = start.optimised(self.spec.relocation_candidates)
@@ -265,7 +269,7 @@ class Board:
         while waiting:
             layer = waiting.pop(0)
             if self._settle(layer):
-                waiting += [near for near in self.plan.neighbours[layer] if near in self.plan.movable and near not in waiting]
+                waiting += [near for near in self.plan.neighbours[layer] if near not in waiting]
                 waiting.sort(key=lambda near: (near <= layer, near))
 
     def _settle(self, layer: int) -> bool:
@@ -281,7 +285,7 @@ class Board:
         return True
 
     def _settle_by_exchanges(self, layer: int) -> bool:
-        """The same for a layer wired to itself, whose best arrangement is no linear assignment: a fixed point of exchanges."""
+        """The same for a layer wired to itself, which is no linear assignment: on to a fixed point of exchanges."""
         start = now = self.cost()
         guess = self.copy()
         guide = self.table(layer)
@@ -373,7 +377,7 @@ def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"
 
 
 def _best_blocks(table: Table, blocks: int) -> Int64[np.ndarray, " slots"]:
-    """The same for runs of slots: every run of neurons in every run of slots at its best, then the runs among themselves."""
+    """The same for runs of slots: every run of neurons at its best in every run of slots, then the runs themselves."""
     size = table.shape[0] // blocks
     parts = table.reshape(blocks, size, blocks, size)
     inner = [[best_assignment(parts[run, :, seat]) for seat in range(blocks)] for run in range(blocks)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bimt_engine.spec import TrainingSpec
 
@@ -52,7 +53,7 @@ class Schedule:
         stages, start = [], 0
         for end, strength in ends:
             cuts = [start, first_bias, end] if start < first_bias < end else [start, end]
-            for first, last in zip(cuts, cuts[1:], strict=False):
+            for first, last in pairwise(cuts):
                 if first < last:
                     stages.append(Stage(first, last, strength, bias_from is not None and first >= first_bias))
             start = max(start, end)

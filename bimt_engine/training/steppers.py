@@ -41,7 +41,7 @@ class Stepper(Protocol):
 
     def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None: ...
 
-    def advance(self, steps: int, *, price: Float[Tensor, "..."]) -> None:
+    def advance(self, steps: int, *, price: Float[Tensor, ...]) -> None:
         """So many steps, with λ · price of every entry: (P,) or (R, P). Raises `state.step`."""
         ...
 
@@ -76,7 +76,8 @@ def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec) -
     training   with its device resolved. Where a stepper cannot take the work the next one does, and the log says why.
     """
     asked = training.stepper
-    names = list(STEPPERS) if asked == "auto" else [asked, *(name for name in STEPPERS if name != asked and name != "kernel")]
+    fallback = [name for name in STEPPERS if name not in (asked, "kernel")]
+    names = list(STEPPERS) if asked == "auto" else [asked, *fallback]
     for name in names:
         module, attribute = STEPPERS[name]
         try:

@@ -1,0 +1,275 @@
+"""The stepper for perceptrons on any device: gradients written out by hand, all replicas in one go.
+
+No graph is recorded and next to nothing is allocated: a step is some twenty tensor operations on buffers that stay.
+On a GPU the replica axis is what makes small networks worth one; on a CPU this is what runs where no compiler is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.networks.mlp import Mlp
+from bimt_engine.networks.network import Network
+from bimt_engine.spec import TrainingSpec
+from bimt_engine.training.batches import TensorData
+from bimt_engine.training.optimiser import optimiser_step
+from bimt_engine.training.state import TrainingState
+
+BATCHES_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the memory of a long call
+
+aten = torch.ops.aten
+
+# activation -> (z, out) writes the activation; (gradient, z, activation) turns the gradient into that before it, in place
+FORWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": lambda z, out: aten.silu(z, out=out),
+    "relu": lambda z, out: torch.clamp(z, min=0, out=out),
+    "tanh": lambda z, out: torch.tanh(z, out=out),
+    "gelu": lambda z, out: aten.gelu(z, out=out),
+    "gelu_tanh": lambda z, out: aten.gelu(z, approximate="tanh", out=out),
+}
+BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "silu": lambda g, z, h: aten.silu_backward(g, z, grad_input=g),
+    "relu": lambda g, z, h: aten.threshold_backward(g, z, 0, grad_input=g),
+    "tanh": lambda g, z, h: aten.tanh_backward(g, h, grad_input=g),
+    "gelu": lambda g, z, h: aten.gelu_backward(g, z, grad_input=g),
+    "gelu_tanh": lambda g, z, h: aten.gelu_backward(g, z, approximate="tanh", grad_input=g),
+}
+
+
+class BatchedStepper:
+    """Many optimiser steps in place, all replicas side by side."""
+
+    name = "batched"
+
+    @staticmethod
+    def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
+        """None for a perceptron; otherwise what is in the way."""
+        if not isinstance(network, Mlp):
+            return f"it knows perceptrons only, not a {type(network).__name__}"
+        return None
+
+    def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None:
+        network = state.network
+        assert isinstance(network, Mlp)
+        self.state, self.data, self.optimiser = state, data, training.optimiser
+        self.embedded, self.fold = network.embedded, network.fold
+        self.layers = len(network.weights)
+        self.forward, self.backward = FORWARD[network.activation], BACKWARD[network.activation]
+        self.replicas = state.replicas
+        self.lone = self.replicas == 1  # one replica: plain matrices, whose operations cost less to call
+        self.gradient = torch.zeros_like(state.theta)
+        self.weights, self.biases = self._named(state.theta)
+        self.weight_gradients, self.bias_gradients = self._named(self.gradient)
+        self.turned = [weight.mT for weight in self.weights]
+        self.frozen = None if state.mask is None else ~state.mask
+        self.examples = data.batch_size or data.examples
+        widths = [weight.shape[-2] for weight in self.weights]
+        lead = () if self.lone else (self.replicas,)
+
+        def room(width: int) -> Tensor:
+            return state.theta.new_zeros(*lead, self.examples, width)
+
+        self.z = [room(width) for width in widths]
+        self.h = [room(width) for width in widths[:-1]]
+        self.back = [room(width) for width in widths]
+        if self.embedded:
+            name = state.place("embedding")
+            self.tokens, self.width = name.shape
+            self.embedding = self._shaped(state.theta, "embedding")
+            self.embedding_gradient = self._shaped(self.gradient, "embedding")
+        self._orders_seen = -1
+
+    def advance(self, steps: int, *, price: Float[Tensor, "..."]) -> None:
+        """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
+        with torch.no_grad():
+            self._follow_orders()
+            done = 0
+            while done < steps:
+                some = min(BATCHES_AT_ONCE, steps - done)
+                batches = self.data.batches(self.state.step, some)
+                chosen = None if batches is None else torch.from_numpy(batches).to(self.gradient.device)
+                for number in range(some):
+                    if chosen is not None:
+                        self._choose(chosen[:, number])
+                    self._step(price)
+                done += some
+
+    def losses(self, *, everything: bool = False) -> list[dict[str, float]]:
+        """Prediction loss and accuracy on both parts, for each replica."""
+        rows = []
+        for replica in range(self.replicas):
+            with self.state.showing(replica) as network:
+                rows.append(self.data.evaluate(network, replica=replica, everything=everything))
+        return rows
+
+    # --- the data, in the order of slots ---
+
+    def _follow_orders(self) -> None:
+        """Gather inputs and targets anew where an exchange has moved the neurons that they belong to."""
+        if self._orders_seen == self.state.orders_version:
+            return
+        wiring, orders = self.state.network.wiring, self.state.orders
+        entering, leaving = orders[wiring.input_layer.name], orders[wiring.output_layer.name]
+        # Embeddings lie in slot order already; of numbers only those that have moved need gathering.
+        moved = not self.embedded and not torch.equal(entering, torch.arange(entering.shape[1], device=entering.device).expand_as(entering))
+        self._entering = entering if moved else None
+        self._leaving, self._slot_of = leaving, leaving.argsort(dim=1)
+        if self.data.batch_size is None:
+            self._take(self.data.train_inputs, self.data.train_targets)
+        self._orders_seen = self.state.orders_version
+
+    def _choose(self, chosen: Int64[Tensor, "R batch"]) -> None:
+        """Bring in the examples of one step."""
+        data = self.data
+        if self.lone:
+            inputs, targets = data.train_inputs[0][chosen[0]][None], data.train_targets[0][chosen[0]][None]
+        else:
+            row = torch.arange(self.replicas, device=chosen.device)[:, None]
+            inputs, targets = data.train_inputs[row, chosen], data.train_targets[row, chosen]
+        self._take(inputs, targets)
+
+    def _take(self, inputs: Tensor, targets: Tensor) -> None:
+        if self._entering is not None:
+            inputs = inputs.gather(2, self._entering[:, None, :].expand(inputs.shape))
+        if self.data.loss == "mse":
+            targets = targets.gather(2, self._leaving[:, None, :].expand(targets.shape))
+        else:
+            slots = self._slot_of.gather(1, targets)
+            targets = functional.one_hot(slots, self._leaving.shape[1]).to(self.gradient.dtype)
+        # The gradient of the mean loss is (answer − target) · scale, for both losses.
+        values = targets[0].numel() if self.data.loss == "mse" else targets.shape[1]
+        self.scale = (2.0 if self.data.loss == "mse" else 1.0) / values
+        self.targets = targets[0] if self.lone else targets
+        if self.embedded:
+            self._list_tokens(inputs)
+        else:
+            self.x = inputs[0] if self.lone else inputs
+
+    def _list_tokens(self, inputs: Int64[Tensor, "R N positions"]) -> None:
+        """One row for each example, with a 1 at each of its tokens: times the table of tokens, the first layer."""
+        offset = torch.arange(self.fold, device=inputs.device) * self.tokens
+        columns = inputs + offset
+        size = self.fold * self.tokens
+        if self.data.batch_size is None and inputs.device.type == "cpu":
+            self.hot = [self._sparse(c, size) for c in columns]
+            self.cold = [self._sparse_turned(c, size) for c in columns]
+            return
+        dense = self.gradient.new_zeros(*inputs.shape[:2], size).scatter_(2, columns, 1.0)
+        self.hot = [dense[0] if self.lone else dense]
+        self.cold = [self.hot[0].mT]
+
+    def _sparse(self, columns: Int64[Tensor, "N positions"], size: int) -> Tensor:
+        starts = torch.arange(0, columns.numel() + 1, columns.shape[1])
+        return self._csr(starts, columns.sort(dim=1).values.reshape(-1), (columns.shape[0], size))
+
+    def _sparse_turned(self, columns: Int64[Tensor, "N positions"], size: int) -> Tensor:
+        order = torch.argsort(columns.reshape(-1), stable=True)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(columns.reshape(-1), minlength=size).cumsum(0)])
+        return self._csr(starts, order // columns.shape[1], (size, columns.shape[0]))
+
+    def _csr(self, starts: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "in beta state": what we use of it is tested here
+            ones = torch.ones(columns.numel(), dtype=self.gradient.dtype)
+            return torch.sparse_csr_tensor(starts, columns, ones, size=size)
+
+    # --- one step ---
+
+    def _step(self, price: Tensor) -> None:
+        last = self.layers - 1
+        for layer in range(self.layers):
+            z = self.z[layer]
+            if layer == 0 and self.embedded:
+                self._enter_tokens(z)
+            else:
+                before = self.h[layer - 1] if layer else self.x
+                self._linear(before, layer, z)
+            if layer < last:
+                self.forward(z, self.h[layer])
+        back = self.back[last]
+        if self.data.loss == "mse":
+            torch.sub(self.z[last], self.targets, out=back)
+        else:
+            torch.softmax(self.z[last], -1, out=back)
+            back.sub_(self.targets)
+        back.mul_(self.scale)
+        multiply = torch.mm if self.lone else torch.bmm
+        for layer in range(last, -1, -1):
+            back = self.back[layer]
+            torch.sum(back, -2, out=self.bias_gradients[layer])
+            if layer == 0 and self.embedded:
+                self._leave_tokens(back)
+                break
+            before = self.h[layer - 1] if layer else self.x
+            multiply(back.mT, before, out=self.weight_gradients[layer])
+            if layer:
+                multiply(back, self.weights[layer], out=self.back[layer - 1])
+                self.backward(self.back[layer - 1], self.z[layer - 1], self.h[layer - 1])
+        if self.frozen is not None:
+            self.gradient.masked_fill_(self.frozen, 0.0)
+        state = self.state
+        optimiser_step(
+            self.optimiser,
+            state.theta,
+            self.gradient,
+            state.first_moment,
+            state.second_moment,
+            step=state.step,
+            price=price,
+        )
+        state.step += 1
+
+    def _linear(self, x: Tensor, layer: int, out: Tensor) -> None:
+        if self.lone:
+            torch.addmm(self.biases[layer], x, self.turned[layer], out=out)
+        else:
+            torch.baddbmm(self.biases[layer][:, None, :], x, self.turned[layer], out=out)
+
+    def _enter_tokens(self, out: Tensor) -> None:
+        """The first layer: embedding × weights once for each token, then one row for each token of an example."""
+        parts = self.weights[0].unflatten(-1, (self.fold, self.width)).unbind(-2)
+        table = torch.cat([self.embedding @ part.mT for part in parts], dim=-2)
+        bias = self.biases[0]
+        if self.hot[0].layout is torch.sparse_csr:
+            for replica, hot in enumerate(self.hot):
+                here, rows, added = (out, table, bias) if self.lone else (out[replica], table[replica], bias[replica])
+                torch.add(hot @ rows, added, out=here)
+        else:
+            torch.add(self.hot[0] @ table, bias if self.lone else bias[:, None, :], out=out)
+
+    def _leave_tokens(self, back: Tensor) -> None:
+        """From the gradient of the first layer's sums to those of embedding and weights."""
+        if self.cold[0].layout is torch.sparse_csr:
+            rows = [cold @ (back if self.lone else back[replica]) for replica, cold in enumerate(self.cold)]
+            table = rows[0] if self.lone else torch.stack(rows)
+        else:
+            table = self.cold[0] @ back
+        by_position = table.unflatten(-2, (self.fold, self.tokens)).unbind(-3)
+        parts = self.weights[0].unflatten(-1, (self.fold, self.width)).unbind(-2)
+        for position, (rows, part) in enumerate(zip(by_position, parts, strict=True)):
+            columns = slice(position * self.width, (position + 1) * self.width)
+            self.weight_gradients[0][..., columns] = rows.mT @ self.embedding
+            if position:
+                self.embedding_gradient += rows @ part
+            else:
+                self.embedding_gradient.copy_(rows @ part)
+
+    # --- views of the flat vectors ---
+
+    def _shaped(self, flat: Tensor, name: str) -> Tensor:
+        place = self.state.place(name)
+        view = flat[:, place.slice].unflatten(1, place.shape)
+        return view[0] if self.lone else view
+
+    def _named(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return (
+            [self._shaped(flat, f"weights.{layer}") for layer in range(self.layers)],
+            [self._shaped(flat, f"biases.{layer}") for layer in range(self.layers)],
+        )
