@@ -86,7 +86,7 @@ class BatchedStepper:
             self.embedding_gradient = self._shaped(self.gradient, "embedding")
         self._orders_seen = -1
 
-    def advance(self, steps: int, *, price: Float[Tensor, "..."]) -> None:
+    def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
         """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
         with torch.no_grad():
             self._follow_orders()

@@ -27,7 +27,7 @@ struct Examples {
   const int32_t* labels;  // count; null in regression
   int32_t sparse;         // inputs are mostly zeros
 };
-struct Rule {  // torch.optim.AdamW; proximal: the price is taken off by soft-thresholding after the step
+struct Rule {
   double learning_rate, beta1, beta2, epsilon, weight_decay;
   int32_t proximal;
 };
@@ -63,27 +63,28 @@ struct Lists {  // for each thing, entries first[thing] … first[thing + 1] of 
 };
 
 template <class T> struct Pace {  // the numbers of one optimiser step
-  T keep, beta1, beta2, to_first, to_second, step, root_scale, epsilon, rate;
+  T keep, beta2, to_first, to_second, step, root_scale, epsilon, rate;
   bool proximal;
 };
 
 template <class T> Pace<T> pace_of(const Rule& rule, int64_t step) {
   const double first = 1 - std::pow(rule.beta1, (double)step), second = 1 - std::pow(rule.beta2, (double)step);
-  return {T(1 - rule.learning_rate * rule.weight_decay), T(rule.beta1), T(rule.beta2), T(1 - rule.beta1),
+  return {T(1 - rule.learning_rate * rule.weight_decay), T(rule.beta2), T(1 - rule.beta1),
           T(1 - rule.beta2), T(rule.learning_rate / first), T(1 / std::sqrt(second)), T(rule.epsilon),
           T(rule.learning_rate), rule.proximal != 0};
 }
 
+// The same arithmetic as bimt_engine/training/optimiser.py, which explains it.
 template <bool PROXIMAL, class X, class T> INLINE void move(X& w, X& m, X& v, X gradient, X price, const Pace<T>& pace) {
   const X nothing = price - price;
-  if (!PROXIMAL) gradient += w > nothing ? price : (w < nothing ? -price : nothing);
-  w *= pace.keep;
-  m += (gradient - m) * pace.to_first;
-  v = v * pace.beta2 + gradient * gradient * pace.to_second;
-  w -= pace.step * m / (root(v) * pace.root_scale + pace.epsilon);
+  const X whole = gradient + (w > nothing ? price : (w < nothing ? -price : nothing));
+  m += ((PROXIMAL ? gradient : whole) - m) * pace.to_first;
+  v = v * pace.beta2 + whole * whole * pace.to_second;
+  const X size = root(v) * pace.root_scale + pace.epsilon;
+  w = w * pace.keep - pace.step * m / size;
   if (PROXIMAL) {
-    const X cut = price * pace.rate;
-    w = w > cut ? w - cut : (w < -cut ? w + cut : nothing);
+    const X cut = price * pace.rate / size;
+    w = w > cut ? w - cut : (w < -cut ? w + cut : w - w);
   }
 }
 template <class T, bool PROXIMAL>
