@@ -29,7 +29,7 @@ class AutogradStepper:
         self.parameters = list(state.network.parameters())
         self.gradient = torch.zeros_like(state.theta[0])
 
-    def advance(self, steps: int, *, price: Float[Tensor, ...]) -> None:
+    def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
         """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
         state = self.state
         for replica in range(state.replicas):

@@ -32,7 +32,7 @@ def prices(
     *,
     bias_cost: bool,
     locality: float | None = None,
-) -> dict[str, Float[Tensor, ...]]:
+) -> dict[str, Tensor]:
     """The price of every entry of every parameter, float64: locality · length + layer spacing for a connection.
 
     shapes     parameter name -> shape; a parameter that no connection, bias or embedding claims is free.

@@ -31,7 +31,7 @@ def optimiser_step(
     second_moment: Flat,
     *,
     step: int,
-    price: Float[Tensor, ...],
+    price: Float[Tensor, "... P"],
 ) -> None:
     """One update in place.
 

@@ -58,4 +58,4 @@ def read_safetensors(content: bytes) -> tuple[dict, dict[str, np.ndarray]]:
         metadata = json.loads(header["__metadata__"]["bimt"])
         return metadata, load(content)
     except Exception as error:  # safetensors raises its own kinds; whichever it is, the bytes are no good
-        raise CheckpointError(f"These {len(content)} bytes are no whole file of ours ({error}): use another.") from error
+        raise CheckpointError(f"These {len(content)} bytes are no whole file of ours ({error}).") from error

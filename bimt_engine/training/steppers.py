@@ -41,7 +41,7 @@ class Stepper(Protocol):
 
     def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None: ...
 
-    def advance(self, steps: int, *, price: Float[Tensor, ...]) -> None:
+    def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
         """So many steps, with λ · price of every entry: (P,) or (R, P). Raises `state.step`."""
         ...
 
