@@ -1,0 +1,126 @@
+"""One process that is started, watched and stopped by us, and never outlives us."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # Linux: the kernel signals the child when the thread that forked it ends
+
+
+def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to signal this process when its parent ends; ends at once where the parent is gone already.
+
+    Linux only; elsewhere a hard kill of the parent leaves children to notice by themselves.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Process:
+    """A named command in a process group of its own, its output in a log file.
+
+    Start it from the main thread: the kernel ties a child to the thread that forked it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        grace_seconds: float = 10.0,  # between the polite signal and the hard one
+        pass_fds: Sequence[int] = (),
+        folder: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log = log
+        self.environment = dict(environment if environment is not None else os.environ)
+        self.grace_seconds = grace_seconds
+        self.pass_fds = tuple(pass_fds)
+        self.folder = folder
+        self.started_at = 0.0
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the command; it is in a session of its own, so Ctrl-C reaches only us, and we tell it."""
+        parent = os.getpid()
+
+        def in_the_child() -> None:
+            os.setsid()
+            die_with_parent(parent)
+
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.started_at = time.monotonic()
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=in_the_child,  # noqa: PLW1509 - only ever started before any thread
+                pass_fds=self.pass_fds,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id; raises RuntimeError before the start."""
+        if self._popen is None:
+            raise RuntimeError(f"{self.name} was never started.")
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs. A process that ended stays unreaped until `kill`, so its number cannot pass to a stranger."""
+        if self._popen is None or self._popen.returncode is not None:
+            return False
+        if not hasattr(os, "waitid"):  # macOS
+            return self._popen.poll() is None
+        return os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def send(self, number: int) -> None:
+        """Signal the process itself; silent where it is gone."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, *, grace_seconds: float | None = None) -> int | None:
+        """Stop it politely, then hard, then sweep its group; returns the exit code."""
+        self.send(signal.SIGTERM)
+        deadline = time.monotonic() + (self.grace_seconds if grace_seconds is None else grace_seconds)
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.kill()
+
+    def kill(self) -> int | None:
+        """End the process and everything it left in its group, now; returns the exit code, None before the start."""
+        if self._popen is None:
+            return None
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            self._popen.wait()
+        return self._popen.returncode
+
+    def last_lines(self, count: int = 12) -> str:
+        """The end of its log, for people who must find out why it stopped."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - 8192))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-count:])

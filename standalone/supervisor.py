@@ -1,0 +1,295 @@
+"""The whole on one machine as one tree of processes: started in order, watched, stopped in the opposite order.
+
+    supervisor ─ broker · API (gunicorn) · scheduler · workers, each with its training process
+
+Whoever ends the supervisor ends the tree: politely by Ctrl-C or SIGTERM, and by SIGKILL through the kernel, which
+every part asked for a signal at its parent's death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+from standalone.broker import Broker
+from standalone.process import Process
+from store import migrate, teams
+from store.database import Database
+from store.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DRAIN_SECONDS = 15.0  # a worker that got SIGTERM makes a checkpoint and hands its job back within this
+API_SECONDS = 5.0  # open answers, event streams among them, may go on for so long
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # before a part that died is started again; doubles while it dies young
+GROWN_UP_SECONDS = 20.0  # a part that lived so long starts again at once
+READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
+
+
+class CannotStart(Exception):
+    """A sentence for people: what is in the way, and what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be started.
+
+    home         folder of everything that is kept
+    port         0: any free one
+    workers      worker processes of the CPU queue
+    api          API processes
+    gpus         devices, each of which gets one worker of the GPU queue
+    """
+
+    home: Path
+    port: int = 0
+    host: str = "127.0.0.1"
+    workers: int = 1
+    api: int = 1
+    gpus: tuple[str, ...] = ()
+
+
+class Supervisor:
+    """Starts, watches and stops the parts. Start it from the main thread, before any other thread is started."""
+
+    def __init__(self, plan: Plan, *, environ: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+        self.plan = plan
+        self.say = say
+        self.home = plan.home.resolve()
+        self._environ = dict(environ) | {"BIMT_HOME": str(self.home)}
+        self._parts: list[Process] = []
+        self._broker: Broker | None = None
+        self._lock: IO[str] | None = None
+        self._socket: socket.socket | None = None
+        self._next_start: dict[str, float] = {}
+        self._pause: dict[str, float] = {}
+        self.stopping = threading.Event()
+
+    # --- start -----------------------------------------------------------------------------------------
+
+    def start(self) -> str | None:
+        """Start everything in order; returns the first admin token when this is the first start.
+
+        Raises CannotStart, with nothing left running.
+        """
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> str | None:
+        self._take_the_folder()
+        began = time.monotonic()
+        self._start_broker()
+        self.settings = Settings.from_env(self._environ)
+        migrate.upgrade(self.settings.database_url)
+        self.say(f"database   {_without_password(self.settings.database_url)}")
+        token = self._first_token()
+        self._listen()
+        for part in self._make_parts():
+            part.start()
+            self._parts.append(part)
+        self._wait_until_ready()
+        self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
+        return token
+
+    def _take_the_folder(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = (self.home / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            self._lock = None
+            raise CannotStart(
+                f"{self.home} is in use by {holder}. Stop that one first, or name another folder with --home."
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+
+    def _start_broker(self) -> None:
+        if self._environ.get("BIMT_BROKER_URL"):
+            self.say(f"broker     {_without_password(self._environ['BIMT_BROKER_URL'])} (not ours to start)")
+            return
+        self._broker = Broker(self.home)
+        self._broker.start()
+        self._environ["BIMT_BROKER_URL"] = self._broker.url
+        self.say(f"broker     {self._broker.url}")
+
+    def _first_token(self) -> str | None:
+        database = Database(self.settings.database_url)
+        try:
+            with database.write() as session:
+                return teams.first_admin(session, now=datetime.now(UTC))
+        finally:
+            database.close()
+
+    def _listen(self) -> None:
+        """Open the port here and hand it down, so that it stays the same and open while the API starts again."""
+        self._socket = socket.socket(socket.AF_INET6 if ":" in self.plan.host else socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((self.plan.host, self.plan.port))
+        except OSError as error:
+            raise CannotStart(
+                f"Port {self.plan.port} of {self.plan.host} cannot be opened ({error.strerror}). "
+                "Name another with --port, or none for any free one."
+            ) from None
+        self._socket.listen(512)
+
+    @property
+    def address(self) -> str:
+        assert self._socket is not None
+        host = f"[{self.plan.host}]" if ":" in self.plan.host else self.plan.host
+        return f"http://{host}:{self._socket.getsockname()[1]}"
+
+    def _make_parts(self) -> list[Process]:
+        assert self._socket is not None
+        metrics = self.home / "metrics"  # prometheus' files of the API processes; empty at every start
+        shutil.rmtree(metrics, ignore_errors=True)
+        metrics.mkdir()
+        descriptor = self._socket.fileno()
+        gunicorn = [
+            *(sys.executable, "-m", "gunicorn", "--no-control-socket", "--worker-class", "gthread"),
+            *("--workers", str(self.plan.api), "--threads", "64", "--bind", f"fd://{descriptor}"),
+            *("--timeout", "60", "--graceful-timeout", str(int(API_SECONDS)), "--access-logfile", "/dev/null"),
+            *("--worker-tmp-dir", str(self.home), "api.wsgi:app"),
+        ]
+        parts = [
+            self._part("api", gunicorn, API_SECONDS + 2, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, (descriptor,)),
+            self._part("scheduler", [sys.executable, "-m", "worker.scheduler"], 5.0),
+        ]
+        for number in range(self.plan.workers):
+            parts.append(self._worker(f"cpu{number}", "cpu", {}))
+        for number, device in enumerate(self.plan.gpus):
+            parts.append(self._worker(f"gpu{number}", "gpu", {"CUDA_VISIBLE_DEVICES": device}))
+        return parts
+
+    def _worker(self, name: str, queue: str, extra: dict[str, str]) -> Process:
+        command = [sys.executable, "-m", "worker", "--name", name, "--queue", queue]
+        return self._part(f"worker-{name}", command, DRAIN_SECONDS, extra)
+
+    def _part(
+        self,
+        name: str,
+        command: list[str],
+        grace_seconds: float,
+        extra: Mapping[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> Process:
+        environment = self._environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(extra or {})
+        log = self.home / "logs" / f"{name}.log"
+        return Process(
+            name,
+            command,
+            log=log,
+            environment=environment,
+            grace_seconds=grace_seconds,
+            pass_fds=pass_fds,
+            folder=REPOSITORY,
+        )
+
+    def _wait_until_ready(self) -> None:
+        """Wait until the API answers. Raises CannotStart with the last lines of a part that died instead."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and not self.stopping.is_set():
+            for part in self._parts:
+                if not part.alive:
+                    raise CannotStart(f"The {part.name} ended while starting. The end of {part.log}:\n{part.last_lines()}")
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                urllib.request.urlopen(f"{self.address}/healthz", timeout=2).close()
+                return
+            time.sleep(0.1)
+        raise CannotStart(f"The API did not answer within {READY_SECONDS:.0f} s; see {self.home / 'logs' / 'api.log'}.")
+
+    # --- watch -----------------------------------------------------------------------------------------
+
+    def watch(self, *, until: Callable[[], bool] = lambda: False, every_seconds: float = 0.2) -> None:
+        """Start again what dies, until told to stop or `until` says so."""
+        while not self.stopping.is_set() and not until():
+            self.tend()
+            self.stopping.wait(every_seconds)
+
+    def tend(self) -> None:
+        """Look once at every part, and start again those that died."""
+        now = time.monotonic()
+        if self._broker is not None and not self._broker.alive:
+            self.say("broker     died; starting it again")
+            self._broker.start()
+        for part in self._parts:
+            if part.alive:
+                continue
+            if part.name not in self._next_start:
+                young = now - part.started_at < GROWN_UP_SECONDS
+                pause = min(self._pause.get(part.name, FIRST_PAUSE) * 2, LONGEST_PAUSE) if young else FIRST_PAUSE
+                self._pause[part.name] = pause
+                self._next_start[part.name] = now + pause
+                part.kill()  # what it left in its group, a training process for instance
+                self.say(f"{part.name:10} died; starting it again in {pause:.1f} s (its log: {part.log})")
+            elif now >= self._next_start[part.name]:
+                del self._next_start[part.name]
+                part.start()
+
+    # --- stop ------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop everything: workers first, for they hand their jobs back, then scheduler, API and broker."""
+        self.stopping.set()
+        workers = [part for part in self._parts if part.name.startswith("worker")]
+        for part in workers:
+            part.send(signal.SIGTERM)
+        for part in workers + [part for part in reversed(self._parts) if part not in workers]:
+            part.stop()
+        self._parts.clear()
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def processes(self) -> list[psutil.Process]:
+        """This process and everything below it."""
+        me = psutil.Process()
+        return [me, *me.children(recursive=True)]
+
+
+def stop_at_signals(supervisor: Supervisor) -> None:
+    """Ctrl-C, SIGTERM and a closed terminal ask for the end; a second Ctrl-C is not needed and does no harm."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        supervisor.stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask)
+
+
+def _without_password(url: str) -> str:
+    before, at, after = url.rpartition("@")
+    if not at or "://" not in before:
+        return url
+    scheme, _, who = before.partition("://")
+    return f"{scheme}://{who.partition(':')[0]}@{after}"

@@ -1,0 +1,39 @@
+"""`python -m worker`: one worker process, which does one job at a time from one queue."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Work until SIGTERM, which makes a checkpoint of the job at hand and hands it back."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Do jobs until told to stop.")
+    parser.add_argument("--queue", choices=("cpu", "gpu"), help="what this worker has; default BIMT_QUEUE, or cpu")
+    parser.add_argument("--name", help="how it is called in lists; default its queue and process number")
+    options = parser.parse_args(arguments)
+    if options.queue:
+        os.environ["BIMT_QUEUE"] = options.queue
+    if options.name:
+        os.environ["BIMT_WORKER_NAME"] = options.name
+
+    from worker.app import app, settings
+    from worker.workplace import workplace
+
+    _log(settings.log_level)
+    words = ["worker", "--queues", settings.queue, "--hostname", workplace().name, "--loglevel", settings.log_level]
+    app.worker_main([*words, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    return 0
+
+
+def _log(level: str) -> None:
+    """One line for each thing, with the time, on standard error."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,240 @@
+"""The training process: `python -m worker.child FOLDER`, one job's runs one after another, then it ends.
+
+It knows the engine and one folder, and nothing of the store: what it finds out it says, one JSON object a line, on
+the pipe that it got as its standard output; what is large it leaves as files in the folder and says their names.
+It hears one word on its standard input: `stop` (make a checkpoint and go). When its standard input closes, its
+parent is gone, and it ends at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from bimt_engine.errors import BimtError, CheckpointError
+
+log = logging.getLogger("worker.child")
+EVIDENCE_SHARE = 0.1  # of a run's progress bar; the rest is training
+PROGRESS_SECONDS = 0.5  # a bar that moves twice a second looks alive
+
+
+class Stopped(Exception):
+    """The parent asked us to stop; what was to be kept is kept."""
+
+
+class Voice:
+    """Says things to the parent, one JSON object a line."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)  # a line at a time
+        self._lock = threading.Lock()
+
+    def say(self, what: str, **fields: Any) -> None:
+        line = json.dumps({"say": what, **fields}, allow_nan=True)
+        with self._lock:
+            self._pipe.write(line + "\n")
+
+
+class Ears:
+    """Listens to the parent on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        threading.Thread(target=self._listen, name="ears", daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == "stop":
+                self.stop.set()
+        os._exit(3)  # end of file: the parent is gone, and nobody would read the rest
+
+
+class LogLines(logging.Handler):
+    """Passes the engine's log lines to the parent, who stores them with the job."""
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__(logging.INFO)
+        self._voice = voice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._voice.say("log", level=record.levelname.lower(), text=self.format(record))
+
+
+def leave(folder: Path, name: str, content: bytes) -> str:
+    """Write a file whole or not at all, and return its name."""
+    unfinished = folder / f".{name}.unfinished"
+    unfinished.write_bytes(content)
+    unfinished.rename(folder / name)
+    return name
+
+
+class RunTraining:
+    """One run: train, gather evidence, draw, and leave everything that is to be published."""
+
+    def __init__(self, order: dict[str, Any], folder: Path, content: Path | None, voice: Voice, ears: Ears) -> None:
+        self.id: str = order["id"]
+        self.seed: int = order["seed"]
+        self.order = order
+        self.folder = folder
+        self.content = content
+        self.voice = voice
+        self.ears = ears
+        self._progress_said_at = 0.0
+
+    def do(self) -> None:
+        from bimt_engine.analysis.evidence import gather_evidence
+        from bimt_engine.datasets.catalogue import make_dataset
+        from bimt_engine.spec import Spec
+        from bimt_engine.training.loop import Training
+
+        began = time.monotonic()
+        spec = Spec.model_validate(self.order["spec"])
+        dataset = make_dataset(spec.dataset, seed=self.seed, content=self.content)
+        training = self.resumed(spec, dataset)
+        step = training.state.step if training else 0
+        training = training or Training.begin(spec, dataset, seed=self.seed)
+        self.voice.say("began", run=self.id, stepper=training.stepper_name, step=step)
+        self.train(training)
+        evidence = gather_evidence(training.network, dataset, spec, seed=self.seed, progress=self.evidence_progress)
+        self.leave_result(spec, dataset, training, evidence, seconds=time.monotonic() - began)
+
+    def resumed(self, spec: Any, dataset: Any) -> Any:
+        """The training at its checkpoint; None where there is none, or none that this version can read."""
+        from bimt_engine.training.loop import Training
+
+        if not (checkpoint := self.order.get("checkpoint")):
+            return None
+        try:
+            return Training.resume(spec, dataset, (self.folder / checkpoint).read_bytes())
+        except CheckpointError as error:
+            log.warning("The checkpoint cannot be used, so the run begins anew: %s", error)
+            return None
+
+    def train(self, training: Any) -> None:
+        """Train to the end, saying rows, snapshots and checkpoints as they come. Raises Stopped."""
+        if training.finished:
+            return  # only the evidence was missing
+        for moment in training.moments():
+            step = moment.step
+            if moment.row is not None:
+                self.voice.say("row", run=self.id, row=moment.row)
+            if moment.snapshot is not None:
+                name = leave(self.folder, f"{self.id}-snapshot-{step}", moment.snapshot.to_bytes())
+                self.voice.say("snapshot", run=self.id, step=step, file=name)
+            self.progress(moment.fraction * (1 - EVIDENCE_SHARE), "training")
+            stopping = self.ears.stop.is_set()
+            if moment.checkpoint_due or stopping:
+                self.checkpoint(training, step)
+            if stopping:
+                raise Stopped
+        self.checkpoint(training, training.state.step)  # evidence can be gathered from here without training again
+
+    def checkpoint(self, training: Any, step: int) -> None:
+        name = leave(self.folder, f"{self.id}-checkpoint-{step}", training.checkpoint())
+        self.voice.say("checkpoint", run=self.id, step=step, file=name)
+
+    def evidence_progress(self, fraction: float, note: str) -> None:
+        if self.ears.stop.is_set():
+            raise Stopped
+        self.progress(1 - EVIDENCE_SHARE + EVIDENCE_SHARE * fraction, note)
+
+    def progress(self, fraction: float, note: str) -> None:
+        now = time.monotonic()
+        if now - self._progress_said_at >= PROGRESS_SECONDS or fraction >= 1:
+            self._progress_said_at = now
+            self.voice.say("progress", run=self.id, fraction=round(fraction, 4), note=note)
+
+    def leave_result(self, spec: Any, dataset: Any, training: Any, evidence: Any, *, seconds: float) -> None:
+        """Leave weights, pictures and the evidence as files, and say that the run is ready to be published."""
+        from bimt_engine.exports.weights import weights_file
+        from bimt_engine.figures.network import draw_network
+        from bimt_engine.figures.render import to_png, to_svg
+
+        picture = draw_network(evidence.graph, title="")
+        files = {
+            "weights.safetensors": weights_file(
+                training.network, evidence.network, spec=spec, seed=self.seed, dataset=dataset
+            ),
+        }
+        figures = {"network.svg": to_svg(picture), "network.png": to_png(picture)}
+        result = {
+            "document": evidence.document(),
+            "stepper": training.stepper_name,
+            "device": str(next(training.network.parameters()).device),
+            "seconds": seconds,
+            "files": {name: leave(self.folder, f"{self.id}-{name}", body) for name, body in files.items()},
+            "figures": {name: leave(self.folder, f"{self.id}-{name}", body) for name, body in figures.items()},
+        }
+        name = leave(self.folder, f"{self.id}-result.json", json.dumps(result).encode())
+        self.voice.say("result", run=self.id, file=name)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel (Linux) to end this process with its parent; elsewhere the closed pipe tells us."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(3)
+
+
+def main(folder: Path) -> int:
+    """Do the runs that FOLDER/order.json names; returns 0 where every run was dealt with or we were told to stop."""
+    order = json.loads((folder / "order.json").read_text())
+    die_with_parent(order["parent"])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent decides; a signal to the whole group is for it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    voice = Voice(os.dup(1))
+    os.dup2(2, 1)  # whatever prints, prints into the log
+    ears = Ears()
+    logging.basicConfig(level=logging.INFO, handlers=[LogLines(voice)], format="%(message)s")
+    content = folder / order["content"] if order.get("content") else None
+    if content is not None and hashlib.file_digest(content.open("rb"), "sha256").hexdigest() != order["content_sha256"]:
+        voice.say("broken", sentence="The stored data file is damaged: its SHA-256 is not its name.")
+        return 0
+    _one_thread()
+    try:
+        for run in order["runs"]:
+            if ears.stop.is_set():
+                raise Stopped
+            do_or_say_why_not(RunTraining(run, folder, content, voice, ears))
+        voice.say("done")
+    except Stopped:
+        voice.say("stopped")
+    return 0
+
+
+def do_or_say_why_not(run: RunTraining) -> None:
+    """Do a run. What the engine says about it in a sentence fails this run alone, and so does a fault of ours."""
+    try:
+        run.do()
+    except Stopped:
+        raise
+    except BimtError as error:
+        run.voice.say("failed", run=run.id, sentence=str(error))
+    except MemoryError:
+        run.voice.say("failed", run=run.id, sentence="The machine's memory did not suffice for this run.")
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        sentence = f"A fault of ours ended this run ({type(error).__name__}: {error}); the job's log says where."
+        run.voice.say("failed", run=run.id, sentence=sentence)
+
+
+def _one_thread() -> None:
+    """One thread for each training: on a shared machine more are many times slower."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,258 @@
+"""One job, from claim to publish."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store import jobs, runs
+from store.errors import LostLease, StoreError
+from store.leases import Claim, ClaimedRun
+from worker.lease import Lease
+from worker.patience import GaveUp, Patience
+from worker.publish import read_result
+from worker.recorder import Recorder
+from worker.scratch import scratch_folder
+from worker.training_process import TrainingDied, TrainingProcess
+from worker.workplace import Workplace
+
+log = logging.getLogger("worker")
+LISTEN_SECONDS = 0.1  # between two looks at the lease, at cancel and at the way home
+DEATHS = 3  # of the training process during one run; then the run has failed, and the others go on
+AWAY_SECONDS = 6 * 3600.0  # so long an absence of the store is waited out; a night's outage costs no training
+LAST_WORDS_SECONDS = 5.0  # on the way home the store gets so long to take the checkpoint
+
+
+class WentHome(Exception):
+    """The worker was asked to end while it waited for the store."""
+
+
+def run_job(job_id: str, *, here: Workplace) -> str | None:
+    """Do the job whose turn it is; the message only says that there is one. Returns how it went, None for nothing."""
+    claim = here.claim()
+    if claim is None:
+        log.info("%s was announced, but nothing waits", job_id)
+        return None
+    with ExitStack() as stack:
+        stack.enter_context(here.busy(claim.job_id))
+        folder = stack.enter_context(scratch_folder(Path(here.settings.spool), claim.job_id))
+        lease = stack.enter_context(here.lease(claim))
+        return JobAtHand(here, claim, lease, folder).do()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the work on a job ended: `done`, `cancelled` or `handed back`, and which runs failed, and why."""
+
+    how: str
+    failures: dict[str, str]
+
+
+class JobAtHand:
+    """A claimed job with all that is needed to do it."""
+
+    def __init__(self, here: Workplace, claim: Claim, lease: Lease, folder: Path) -> None:
+        self.here = here
+        self.claim = claim
+        self.lease = lease
+        self.folder = folder
+        self.patience = Patience(limit_seconds=AWAY_SECONDS, give_up=self._no_use_in_waiting)
+        self.recorder = Recorder(here, claim, folder, self.patience)
+        self.left = {run.id: run for run in claim.runs if run.state in ("queued", "running")}
+        self.failures: dict[str, str] = {}
+        self.now_at: str | None = None
+        self.deaths: dict[str, int] = {}
+
+    def do(self) -> str:
+        """The job as a list. What makes it impossible is said once, in the job's reason."""
+        self.recorder.log("info", f"attempt {self.claim.fence} of worker {self.claim.worker} begins")
+        try:
+            with self._data() as content:
+                ending = self._train(content)
+            self._settle(ending)
+        except LostLease as why:
+            log.warning("%s", why)
+            return "lost"
+        except (WentHome, GaveUp) as why:  # nothing can be written: the lease lapses, and the next attempt goes on
+            log.warning("%s: %s", self.claim.job_id, why)
+            return "left"
+        except StoreError as why:  # its data are damaged or gone
+            self.recorder.log("error", str(why))
+            self._end("failed", str(why))
+            return "failed"
+        return ending.how
+
+    # --- data ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _data(self) -> Iterator[Path | None]:
+        """The uploaded file on this machine; None where the data are made."""
+        dataset = self.claim.spec["dataset"]
+        if dataset["kind"] != "uploaded":
+            yield None
+            return
+        with ExitStack() as stack:
+            yield self.patience.until_done(lambda: stack.enter_context(self.here.files.path(dataset["sha256"])))
+
+    # --- training --------------------------------------------------------------------------------------
+
+    def _train(self, content: Path | None) -> Ending:
+        """Run training processes until all runs are dealt with, or somebody wants us to stop."""
+        while self.left:
+            self._write_order(content)
+            with TrainingProcess(self.folder) as training:
+                try:
+                    how = self._listen(training)
+                except TrainingDied as death:
+                    self._after_a_death(str(death))
+                    continue
+            if how != "done":
+                return Ending(how, self.failures)
+        return Ending("done", self.failures)
+
+    def _write_order(self, content: Path | None) -> None:
+        """Tell the training process what to do: the runs that are left, each from its newest checkpoint."""
+        order = {
+            "parent": os.getpid(),
+            "content": str(content) if content else None,
+            "content_sha256": self.claim.spec["dataset"].get("sha256"),
+            "runs": [self._run_order(run) for run in self.left.values()],
+        }
+        (self.folder / "order.json").write_text(json.dumps(order))
+
+    def _run_order(self, run: ClaimedRun) -> dict[str, Any]:
+        order: dict[str, Any] = {"id": run.id, "seed": run.seed, "spec": run.spec, "checkpoint": None}
+        if sha256 := self.recorder.checkpoints.get(run.id):
+            name = f"{run.id}-resume"
+            (self.folder / name).write_bytes(self.here.files.read(sha256))
+            order["checkpoint"] = name
+        return order
+
+    def _listen(self, training: TrainingProcess) -> str:
+        """Write down what it says until it is done or is to stop. Raises TrainingDied, LostLease."""
+        asked: str | None = None
+        deadline = float("inf")
+        while True:
+            self.lease.check()
+            if asked != "cancelled" and self.lease.cancel.is_set():
+                asked, deadline = "cancelled", time.monotonic() + self.here.settings.cancel_seconds
+                training.ask_to_stop()
+            elif asked is None and self.here.going_home.is_set():
+                asked, deadline = "handed back", time.monotonic() + self.here.settings.drain_seconds
+                training.ask_to_stop()
+            try:
+                message = training.hear(LISTEN_SECONDS)
+            except TrainingDied:
+                if asked:
+                    return asked
+                raise
+            if message is not None:
+                if message["say"] == "done":
+                    return "done"
+                if message["say"] == "stopped":
+                    return asked or "handed back"
+                self._take_down(message)
+            if time.monotonic() > deadline and asked:
+                return asked  # it is ended hard; its newest checkpoint is where to go on from
+            if training.silence > self.here.settings.silence_seconds:
+                raise TrainingDied(f"The training made no progress for {training.silence:.0f} s and was ended.")
+            self.recorder.flush_now_and_then()
+
+    def _take_down(self, message: dict[str, Any]) -> None:
+        """One thing that the training process said."""
+        run_id = message.get("run", "")
+        match message["say"]:
+            case "began":
+                self.now_at = run_id
+                self.recorder.start(run_id)
+                seed, step = self.left[run_id].seed, message["step"]
+                where = f"goes on at step {step}" if step else "begins"
+                self.recorder.log("info", f"seed {seed} {where}, stepper {message['stepper']}", run_id)
+            case "row":
+                self.recorder.row(run_id, message["row"])
+                losses = {name: value for name, value in message["row"].items() if value == value}  # without NaN
+                self.lease.tell(losses=losses)
+            case "snapshot":
+                self.recorder.snapshot(run_id, message["step"], message["file"])
+            case "checkpoint":
+                self.recorder.checkpoint(run_id, message["step"], message["file"])
+            case "progress":
+                done = len(self.claim.runs) - len(self.left)
+                fraction = (done + message["fraction"]) / len(self.claim.runs)
+                self.lease.tell(fraction=fraction, note=f"seed {self.left[run_id].seed}: {message['note']}")
+            case "result":
+                self._publish(run_id, message["file"])
+            case "failed":
+                self._fail(run_id, message["sentence"])
+            case "log":
+                self.recorder.log(message["level"], message["text"], self.now_at)
+            case other:
+                log.warning("the training process said %r, which nobody understands", other)
+
+    def _after_a_death(self, how: str) -> None:
+        """Go on from the newest checkpoint, unless this run has killed too many processes."""
+        self.recorder.flush()
+        run_id = self.now_at if self.now_at in self.left else next(iter(self.left))
+        self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
+        if self.deaths[run_id] >= DEATHS:
+            self._fail(run_id, f"{how} It died {DEATHS} times in this run, so the run was given up.")
+            return
+        self.recorder.log("warning", f"{how} It is started again from its newest checkpoint.", run_id)
+
+    # --- results ---------------------------------------------------------------------------------------
+
+    def _publish(self, run_id: str, file: str) -> None:
+        """Files first, then one transaction."""
+        result = self.patience.until_done(lambda: read_result(self.folder / file, self.here.files))
+        self.recorder.patiently(lambda session: runs.publish(session, self.claim, run_id, result, self.here.now()))
+        seed, found = self.left.pop(run_id).seed, result.summary
+        told = f"seed {seed} is published: {found['modules']} modules, {found['connections']} connections"
+        self.recorder.log("info", told, run_id)
+        for kept in self.folder.glob(f"{run_id}-*"):
+            kept.unlink()
+
+    def _fail(self, run_id: str, sentence: str) -> None:
+        self.failures[run_id] = f"seed {self.left.pop(run_id).seed}: {sentence}"
+        self.recorder.log("error", sentence, run_id)
+        self.recorder.patiently(
+            lambda session: runs.fail(session, self.claim, run_id, reason=sentence, now=self.here.now())
+        )
+
+    def _settle(self, ending: Ending) -> None:
+        """Give the job its state."""
+        if ending.how == "handed back":
+            self.recorder.log("info", "the worker ends; the job goes back to the queue with its newest checkpoint")
+            self._hand_back()
+        elif ending.how == "cancelled":
+            self.recorder.log("info", "cancelled")
+            self._end("cancelled", "The job was cancelled.")
+        elif ending.failures:
+            reasons = "; ".join(ending.failures.values())
+            self._end("failed", f"{len(ending.failures)} of {len(self.claim.runs)} runs failed: {reasons}")
+        else:
+            self._end("succeeded", None)
+
+    def _end(self, state: str, reason: str | None) -> None:
+        self.recorder.patiently(
+            lambda session: jobs.finish(session, self.claim, state=state, reason=reason, now=self.here.now())
+        )
+
+    def _hand_back(self) -> None:
+        self.recorder.patience = Patience(limit_seconds=LAST_WORDS_SECONDS)
+        self.recorder.patiently(
+            lambda session: jobs.hand_back(session, self.claim, reason="The worker was shut down.", now=self.here.now())
+        )
+
+    def _no_use_in_waiting(self) -> None:
+        """Asked while the store is away. Raises LostLease, WentHome."""
+        self.lease.check()
+        if self.here.going_home.is_set():
+            raise WentHome("The worker ends while the store is away.")

@@ -1,0 +1,106 @@
+"""The parent's hold on a training process: start it, hear it, stop it, and never leave it behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class TrainingDied(Exception):
+    """The training process ended without saying that it was done."""
+
+
+class TrainingProcess:
+    """`python -m worker.child FOLDER`, spawned, with a reader thread so that it never waits for us.
+
+    hear      the next thing it said, or None after the wait.
+    silence   seconds since it last said anything.
+    """
+
+    def __init__(self, folder: Path, *, command: Sequence[str] = (sys.executable, "-m", "worker.child")) -> None:
+        # What the engine prints, and the last words of a crash, go to a file that the log can quote.
+        self._stderr = folder / "stderr"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self._stderr.open("wb") as stderr:
+            self._popen = subprocess.Popen(
+                [*command, str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                cwd=Path(__file__).parent.parent,
+            )
+        self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._ended = False
+        self.heard_at = time.monotonic()
+        self._reader = threading.Thread(target=self._read, name="training-reader", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            if line.endswith(b"\n"):  # a line that was cut by a kill is no line
+                self.heard_at = time.monotonic()
+                self._heard.put(json.loads(line))
+        self._heard.put(None)
+
+    def hear(self, wait_seconds: float) -> dict[str, Any] | None:
+        """The next thing that was said, or None where nothing was for so long. Raises TrainingDied after the last."""
+        if self._ended:
+            raise TrainingDied(self._last_words())
+        try:
+            message = self._heard.get(timeout=wait_seconds)
+        except queue.Empty:
+            return None
+        if message is None:
+            self._ended = True
+            raise TrainingDied(self._last_words())
+        return message
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and the end."""
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            self._popen.stdin.write(b"stop\n")
+            self._popen.stdin.flush()
+
+    def end(self) -> None:
+        """End it now, if it has not ended, and let go of it."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        self._reader.join(timeout=5)
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                if pipe is not None:
+                    pipe.close()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def silence(self) -> float:
+        return time.monotonic() - self.heard_at
+
+    def _last_words(self) -> str:
+        code = self._popen.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        words = self._stderr.read_text(errors="replace").strip().splitlines()[-1:] if self._stderr.exists() else []
+        return f"The training process {how}." + (f" Its last words: {words[0][:300]}" if words else "")
+
+    def __enter__(self) -> TrainingProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
