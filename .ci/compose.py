@@ -18,7 +18,7 @@ import yaml
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-NOT_SETTINGS = {"BIMT_TORCH_SPEC", "BIMT_TORCH_INDEX"}  # of the build; docs/decisions/0002 tells of them
+NOT_SETTINGS = {"BIMT_TORCH_SPEC", "BIMT_TORCH_INDEX", "BIMT_KERNEL_CACHE"}  # of the build and of the engine
 ONE_SHOT = {"migrate"}
 
 
