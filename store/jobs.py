@@ -171,8 +171,8 @@ def changed_since(session: Session, revisions: dict[str, int]) -> list[Job]:
     """Those of the jobs whose revision is not the one named; one question for many listeners."""
     if not revisions:
         return []
-    thin = dict(session.execute(select(Job.id, Job.revision).where(Job.id.in_(revisions))).tuples().all())
-    moved = [job_id for job_id, revision in thin.items() if revision != revisions[job_id]]
+    thin = session.execute(select(Job.id, Job.revision).where(Job.id.in_(revisions)))
+    moved = [job_id for job_id, revision in thin if revision != revisions[job_id]]
     return list(session.scalars(select(Job).where(Job.id.in_(moved)))) if moved else []
 
 

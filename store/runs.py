@@ -167,7 +167,7 @@ def body(session: Session, run_id: str, name: str) -> Any:
 def bodies(session: Session, run_id: str) -> dict[str, Any]:
     """All documents of a run by name."""
     rows = session.execute(select(RunBody.name, RunBody.body).where(RunBody.run_id == run_id))
-    return dict(rows.tuples().all())
+    return {name: document for name, document in rows}
 
 
 def add_body(session: Session, run_id: str, name: str, document: Any) -> None:

@@ -1,0 +1,122 @@
+"""Real servers for tests: databases and a broker, from the same wheels that the service uses.
+
+Take them into a folder's conftest.py by name: `from tests.servers import broker, database, database_url, …`.
+A test that asks for `database` runs twice, on SQLite and on PostgreSQL; every test has a fresh, migrated one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from standalone.broker import Broker, BrokerError, server_binary
+from standalone.database import DatabaseError, PostgresServer, install_folder
+from store import migrate
+from store.database import Database
+from store.files import Files
+
+TEMPLATE = "bimt_template"  # migrated once; every test's database is a copy of it, which takes 30 ms
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole session, below the temporary folder, where its own user can reach it."""
+    try:
+        install_folder()
+    except DatabaseError as error:
+        pytest.skip(str(error))
+    folder = Path(tempfile.mkdtemp(prefix="bimt-test-pg-"))
+    folder.chmod(0o755)
+    server = PostgresServer(folder / "server")
+    try:
+        server.start()
+        with psycopg.connect(_plain(server.url), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate.upgrade(server.address(TEMPLATE))
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A fresh PostgreSQL database with all tables."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield postgres_server.address(name)
+    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A fresh PostgreSQL database without a single table."""
+    name = f"empty_{next(_numbers)}"
+    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres_server.address(name)
+    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite"
+    migrate.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database with all tables."""
+    path = tmp_path / "bimt.sqlite"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database of each kind, with all tables."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Sessions on a fresh database of each kind."""
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """An empty file store."""
+    return Files(f"file://{tmp_path / 'files'}")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """An empty broker of its own, ready to answer."""
+    try:
+        server_binary()
+    except BrokerError as error:
+        pytest.skip(str(error))
+    with Broker(tmp_path / "broker") as running:
+        yield running
+
+
+def _plain(url: str) -> str:
+    """The address as psycopg itself reads it."""
+    return url.replace("postgresql+psycopg://", "postgresql://")
