@@ -43,7 +43,7 @@ def summary(recipe_name: str, rows: list[Row]) -> dict[str, Any]:
     entry["trained"] = trained
     entry["seconds_cpu"] = statistics.median(sum(row["seconds_cpu"].values()) for row in rows)
     if given_back:
-        entry["connections"] = [len(row["evidence"]["graph"]["links"]) for row in rows]
+        entry["connections"] = [len(row["evidence"]["graph"]["edges"]) for row in rows]
         entry["modules"] = [len(row["evidence"]["modules"]) for row in rows]
     return entry
 
