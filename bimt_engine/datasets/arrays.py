@@ -7,6 +7,7 @@ and how far the bytes unpack. Objects (pickles) are never read.
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import stat
 import struct
@@ -87,7 +88,7 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
     if (total := sum(entry.file_size for entry in entries)) > MAX_UNPACKED:
         raise refuse(f"The archive unpacks to {total:,} bytes; at most {MAX_UNPACKED:,} are read.")
     spans = sorted((entry.header_offset, entry.header_offset + entry.compress_size) for entry in entries)
-    if any(start < end for (_, end), (start, _) in zip(spans, spans[1:], strict=False)):
+    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
         raise refuse("Files within the archive overlap; write it again with numpy.savez.")
 
 

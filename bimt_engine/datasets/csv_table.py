@@ -138,7 +138,7 @@ def _unreadable(error: csv.Error, line: int) -> Problem:
     if "field larger" in said:
         why = f"has a cell of more than {csv.field_size_limit():,} characters; a quote may be open"
     elif "unexpected end" in said:
-        return Problem("The file ends inside a quoted cell: a quote is opened and never closed. Close it and send it again.")
+        return Problem("The file ends inside a quoted cell: a quote is never closed. Close it and send the file again.")
     elif "expected after" in said:
         why = 'has text after a closing quote; write a quote inside a cell as ""'
     else:
@@ -210,9 +210,7 @@ class _Reading:
             return f"{said}; put cells that contain a comma in quotes, and write decimals with a point."
         return f"{said}; complete or remove the row."
 
-    def _take_text(
-        self, index: int, cells: tuple[str, ...], numbers: list[int]
-    ) -> tuple[NDArray[Any], list[Problem]]:
+    def _take_text(self, index: int, cells: tuple[str, ...], numbers: list[int]) -> tuple[NDArray[Any], list[Problem]]:
         values = np.empty(len(cells), dtype=object)
         values[:] = [sys.intern(cell.strip()) for cell in cells]  # labels repeat; one string serves all
         missing = [i for i, value in enumerate(values) if value.lower() in MISSING or value.lower() == "nan"]
@@ -232,7 +230,7 @@ class _Reading:
                 if np.isfinite(values).all():
                     return values, []
         values = np.empty(len(cells))
-        problems = []
+        problems: list[Problem] = []
         name = self._names[index]
         for i, cell in enumerate(cells):
             stripped = cell.strip()
@@ -273,3 +271,23 @@ def _missing(row: int, name: str, cell: str) -> str:
 
 def _shown(cell: str) -> str:
     return repr(cell if len(cell) <= 40 else cell[:40] + "…")
+
+
+def read_records(content: bytes | Path, *, most: int) -> list[list[str]]:
+    """The stripped cells of a small CSV file without a header, blank lines left out. Raises RefusedData."""
+    _check_bytes(content)
+    with opened(content) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+        records = csv.reader(text, delimiter=_separator(text), strict=True)
+        rows: list[list[str]] = []
+        try:
+            for record in records:
+                cells = [cell.strip() for cell in record]
+                if any(cells):
+                    rows.append(cells)
+                if len(rows) > most:
+                    raise refuse(f"The file has more than {most} rows; at most {most} are read here.")
+        except csv.Error as error:
+            raise RefusedData([_unreadable(error, records.line_num)]) from None
+    if not rows:
+        raise refuse("The file holds blank lines only.")
+    return rows

@@ -39,7 +39,7 @@ class RefusedData(DataError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)[:MAX_PROBLEMS]
         first = self.problems[0]
-        place = {key: value for key, value in (("row", first.row), ("column", first.column)) if value is not None}
+        place: dict[str, object] = {key: value for key, value in first.to_json().items() if value and key != "detail"}
         more = len(self.problems) - 1
         also = f" ({more} more problem{'s' if more != 1 else ''} like this were found.)" if more else ""
         super().__init__(first.detail + also, where=place)

@@ -1,0 +1,199 @@
+"""Finite groups by name or by Cayley table, and the task of multiplying in them. (arXiv 2305.08746, section 3.3)"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.datasets.draw import split
+from bimt_engine.errors import DataError
+
+MAX_ORDER = 512  # elements: 262 144 pairs; checking that a table is associative takes the cube
+MAX_DEGREE = 5  # of a symmetric group: S5 has 120 elements, S6 720
+
+Table = NDArray[np.int64]
+
+
+def multiplication(group: str) -> tuple[tuple[str, ...], Table]:
+    """The names of the elements, the identity first, and table[a, b] = index of a · b.
+
+    Z7, S4 (permutations in one-line notation; a · b does b first), D5 (order 10; r turns, s mirrors), Q8.
+    Raises DataError for what is no group that we know, or too large a one.
+    """
+    match = re.fullmatch(r"([ZSD])([1-9][0-9]{0,2})|Q8", group)
+    if match is None:
+        raise DataError(f"There is no group {group!r} here; name Z7, S4, D5 (for any number), Q8, or send a table.")
+    if group == "Q8":
+        return _quaternions()
+    kind, n = match[1], int(match[2])
+    order = {"Z": n, "S": math.factorial(min(n, 20)), "D": 2 * n}[kind]
+    if order > (math.factorial(MAX_DEGREE) if kind == "S" else MAX_ORDER):
+        most = {"Z": f"Z{MAX_ORDER}", "S": f"S{MAX_DEGREE}", "D": f"D{MAX_ORDER // 2}"}[kind]
+        raise DataError(f"{group} is too large: {most} is the largest of its kind that is offered.")
+    return {"Z": _cyclic, "S": _symmetric, "D": _dihedral}[kind](n)
+
+
+def check_group_table(table: list[list[int]] | NDArray[Any], names: tuple[str, ...] | None = None) -> Table:
+    """The table as an array when it is that of a group: square, Latin, associative.
+
+    names   how elements are called in sentences; None: by number.
+    Raises DataError that names the first entry that is wrong.
+    """
+    size = len(table)
+    if not 1 <= size <= MAX_ORDER:
+        raise DataError(f"A Cayley table has 1 to {MAX_ORDER} rows; this has {size}.")
+    for row, entries in enumerate(table):
+        if len(entries) != size:
+            raise DataError(
+                f"A Cayley table is square: it has {size} rows, but row {row + 1} has {len(entries)} entries.",
+                where={"row": row + 1},
+            )
+    array = np.asarray(table)
+    names = names or tuple(map(str, range(size)))
+    outside = np.argwhere((array < 0) | (array >= size))
+    if len(outside):
+        row, column = map(int, outside[0])
+        raise DataError(
+            f"Row {row + 1}, column {column + 1} holds {array[row, column]}; elements are numbered 0 to {size - 1}.",
+            where={"row": row + 1, "column": column + 1},
+        )
+    array = array.astype(np.int64)
+    _check_latin(array, names)
+    _check_associative(array, names)
+    return array
+
+
+def _check_latin(array: Table, names: tuple[str, ...]) -> None:
+    for axis, line in ((0, "row"), (1, "column")):
+        for i, entries in enumerate(array if axis == 0 else array.T):
+            first: dict[int, int] = {}
+            for j, entry in enumerate(entries.tolist()):
+                if entry in first:
+                    row, column = (i, j) if axis == 0 else (j, i)
+                    raise DataError(
+                        f"In a group every element stands once in each row and column, but {names[entry]} stands twice "
+                        f"in {line} {i + 1}: at positions {first[entry] + 1} and {j + 1}. Correct the table.",
+                        where={"row": row + 1, "column": column + 1},
+                    )
+                first[entry] = j
+
+
+def _check_associative(array: Table, names: tuple[str, ...]) -> None:
+    for a in range(len(array)):
+        left = array[array[a]]  # [b, c]: (a·b)·c
+        right = array[a][array]  # [b, c]: a·(b·c)
+        wrong = np.argwhere(left != right)
+        if len(wrong):
+            b, c = map(int, wrong[0])
+            raise DataError(
+                f"The table is not associative: ({names[a]}·{names[b]})·{names[c]} is {names[left[b, c]]}, but "
+                f"{names[a]}·({names[b]}·{names[c]}) is {names[right[b, c]]}. Correct one of the entries "
+                f"(row {a + 1}, column {b + 1}) and (row {b + 1}, column {c + 1}), or those that they lead to.",
+                where={"row": a + 1, "column": b + 1},
+            )
+
+
+def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float, seed: int) -> Dataset:
+    """All pairs (a, b) as two tokens each, labelled with their product."""
+    pairs = np.indices(table.shape).reshape(2, -1).T.astype(np.int64)
+    labels = table.reshape(-1).astype(np.int64)
+    if len(pairs) < 2:
+        raise DataError("The group has one element only, so there is nothing to learn; choose a larger one.")
+    train, test = split(len(pairs), train_fraction, seed=seed)
+    return Dataset(
+        train_inputs=pairs[train],
+        train_targets=labels[train],
+        test_inputs=pairs[test],
+        test_targets=labels[test],
+        task="classification",
+        feature_names=("a", "b"),
+        target_names=names,
+        tokens=len(table),
+    )
+
+
+def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
+    """A Cayley table from CSV: bare entries, or with a first row and a first column that name the elements.
+
+    Entries are 0 … n−1, or names; bare tables of names have the identity's row first.
+    Raises DataError.
+    """
+    from bimt_engine.datasets.csv_table import read_records
+
+    rows = read_records(content, most=MAX_ORDER + 1)
+    head = rows[0]
+    labelled = len(rows) >= 2 and head[1:] == [row[0] for row in rows[1:]] and head[0] not in head[1:]
+    if labelled:
+        names = tuple(head[1:])
+        entries = [row[1:] for row in rows[1:]]
+    else:
+        entries = rows
+        numbered = {str(i) for i in range(len(rows))}
+        names = tuple(map(str, range(len(rows)))) if numbered == set(head) else tuple(head)
+    index = {name: i for i, name in enumerate(names)}
+    if len(index) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"The first row names {twice!r} twice; every element has one name.", where={"row": 1})
+    table = []
+    for number, row in enumerate(entries, start=1):
+        unknown = next((j for j, name in enumerate(row) if name not in index), None)
+        if unknown is not None:
+            raise DataError(
+                f"Row {number}, column {unknown + 1} of the Cayley table holds {row[unknown][:30]!r}, which is none of "
+                f"the {len(names)} elements that the first row names.",
+                where={"row": number, "column": unknown + 1},
+            )
+        table.append([index[name] for name in row])
+    return names, check_group_table(table, names)
+
+
+# --- the named ones -----------------------------------------------------------------------------
+
+
+def _cyclic(n: int) -> tuple[tuple[str, ...], Table]:
+    numbers = np.arange(n)
+    return tuple(map(str, range(n))), (numbers[:, None] + numbers) % n
+
+
+def _symmetric(n: int) -> tuple[tuple[str, ...], Table]:
+    elements = list(itertools.permutations(range(n)))
+    index = {element: i for i, element in enumerate(elements)}
+    table = [[index[tuple(a[b[i]] for i in range(n))] for b in elements] for a in elements]
+    return tuple("".join(str(i + 1) for i in element) for element in elements), np.array(table)
+
+
+def _dihedral(n: int) -> tuple[tuple[str, ...], Table]:
+    """Elements r^k, then s·r^k; r^k · s = s · r^−k."""
+    k = np.arange(n)
+    turned = (k[:, None] + k) % n
+    mirrored = (k - k[:, None]) % n
+    table = np.block([[turned, n + mirrored], [n + turned, mirrored]])
+    return tuple([f"r{i}" for i in range(n)] + [f"sr{i}" for i in range(n)]), table
+
+
+def _quaternions() -> tuple[tuple[str, ...], Table]:
+    """1, i, j, k and their negatives, with i² = j² = k² = ijk = −1."""
+    units = {  # (a, b): sign and unit of a · b
+        ("i", "j"): (1, "k"), ("j", "k"): (1, "i"), ("k", "i"): (1, "j"),
+        ("j", "i"): (-1, "k"), ("k", "j"): (-1, "i"), ("i", "k"): (-1, "j"),
+    }  # fmt: skip
+    elements = [(sign, unit) for unit in "1ijk" for sign in (1, -1)]
+
+    def product(a: tuple[int, str], b: tuple[int, str]) -> tuple[int, str]:
+        if a[1] == "1" or b[1] == "1":
+            sign, unit = 1, a[1] if b[1] == "1" else b[1]
+        elif a[1] == b[1]:
+            sign, unit = -1, "1"
+        else:
+            sign, unit = units[a[1], b[1]]
+        return a[0] * b[0] * sign, unit
+
+    table = [[elements.index(product(a, b)) for b in elements] for a in elements]
+    return tuple(("-" if sign < 0 else "") + unit for sign, unit in elements), np.array(table)

@@ -1,0 +1,103 @@
+"""Handwritten digits: MNIST from its four IDX files, and the 8×8 digits that come with scikit-learn.
+
+Pixels are float32 between 0 and 1: at float64 MNIST would take 440 MB for numbers of eight bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bimt_engine.datasets.arrays import read_idx_arrays
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.datasets.draw import split_by_class
+from bimt_engine.datasets.table import RefusedData
+from bimt_engine.errors import DataError
+
+MNIST_FILES = {
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
+}
+DIGITS = tuple("0123456789")
+
+
+def mnist_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder that BIMT_MNIST names, otherwise ../shared/data/mnist beside the repository.
+
+    Raises DataError when neither is there.
+    """
+    named = environ.get("BIMT_MNIST")
+    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
+    if not folder.is_dir():
+        raise DataError(
+            f"The MNIST files are not at {folder}. Put the four IDX files ({MNIST_FILES['train_images']}.gz, …) into a "
+            "folder and name it in BIMT_MNIST; or use the data set `digits`, which needs no files."
+        )
+    return folder
+
+
+def mnist(folder: Path, *, train: int | None = None, test: int | None = None) -> Dataset:
+    """60 000 and 10 000 digits of 28×28 pixels, or the first `train` and `test` of them.
+
+    Raises DataError when a file is missing or is not what its header says.
+    """
+    arrays = {}
+    for role, name in MNIST_FILES.items():
+        path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+        if path is None:
+            raise DataError(f"{name}.gz is missing in {folder}; put all four MNIST files there.")
+        try:
+            (arrays[role],) = read_idx_arrays(path)
+        except RefusedData as error:
+            raise DataError(f"{path.name}: {error}") from None
+    train_inputs, train_targets = _examples(arrays["train_images"], arrays["train_labels"], train)
+    test_inputs, test_targets = _examples(arrays["test_images"], arrays["test_labels"], test)
+    return Dataset(
+        train_inputs=train_inputs,
+        train_targets=train_targets,
+        test_inputs=test_inputs,
+        test_targets=test_targets,
+        task="classification",
+        feature_names=_pixels(*arrays["train_images"].shape[1:]),
+        target_names=DIGITS,
+    )
+
+
+def _examples(
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], most: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    if images.ndim != 3 or labels.shape != (len(images),) or labels.max(initial=0) > 9:
+        raise DataError(f"MNIST's images have the shape {images.shape} and its labels {labels.shape}; they do not fit.")
+    if most is not None and most > len(images):
+        raise DataError(f"{most:,} images are asked for; there are {len(images):,}.")
+    kept = images[:most].reshape(len(images[:most]), -1)
+    return kept.astype(np.float32) / np.float32(255), labels[:most].astype(np.int64)
+
+
+def digits(*, train_fraction: float, seed: int) -> Dataset:
+    """scikit-learn's 1 797 digits of 8×8 pixels with 17 levels of grey."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    labels = labels.astype(np.int64)
+    train, test = split_by_class(labels, train_fraction, seed=seed)
+    inputs = (images / 16).astype(np.float32)
+    return Dataset(
+        train_inputs=inputs[train],
+        train_targets=labels[train],
+        test_inputs=inputs[test],
+        test_targets=labels[test],
+        task="classification",
+        feature_names=_pixels(8, 8),
+        target_names=DIGITS,
+    )
+
+
+def _pixels(rows: int, columns: int) -> tuple[str, ...]:
+    return tuple(f"pixel[{row},{column}]" for row in range(rows) for column in range(columns))
