@@ -20,8 +20,9 @@ from standalone.database import DatabaseError, PostgresServer, install_folder
 from store import migrate
 from store.database import Database
 from store.files import Files
+from store.tables import Base
 
-TEMPLATE = "bimt_template"  # migrated once; every test's database is a copy of it, which takes 30 ms
+MIGRATED = "migrated"  # the database that all tests use, one after another
 
 _numbers = itertools.count()
 
@@ -39,8 +40,8 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         server.start()
         with psycopg.connect(_plain(server.url), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {TEMPLATE}")
-        migrate.upgrade(server.address(TEMPLATE))
+            connection.execute(f"CREATE DATABASE {MIGRATED}")
+        migrate.upgrade(server.address(MIGRATED))
         yield server
     finally:
         server.stop()
@@ -48,14 +49,16 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A fresh PostgreSQL database with all tables."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield postgres_server.address(name)
-    with psycopg.connect(_plain(postgres_server.url), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A PostgreSQL database with all tables and not one row. It is emptied, not made anew: that is 30 times faster."""
+    url = postgres_server.address(MIGRATED)
+    with psycopg.connect(_plain(url), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+            [MIGRATED],
+        )
+        connection.execute("; ".join(f'DELETE FROM "{table.name}"' for table in reversed(Base.metadata.sorted_tables)))
+    return url
 
 
 @pytest.fixture
