@@ -76,7 +76,7 @@ def _lattice(neurons: int, sides: tuple[int, ...]) -> Positions:
     return torch.stack(axes, dim=1)
 
 
-def _padded(positions: Positions, axes: int) -> Positions:
+def _padded(positions: Float[Tensor, "neurons _"], axes: int) -> Float[Tensor, "neurons {axes}"]:
     missing = axes - positions.shape[1]
     if not missing:
         return positions

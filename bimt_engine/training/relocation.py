@@ -338,7 +338,7 @@ def greedy_order(table: Table, chosen: Int64[np.ndarray, " chosen"], blocks: int
     return occupant
 
 
-def _blockwise(table: Table, blocks: int) -> Table:
+def _blockwise(table: Table, blocks: int) -> Float[np.ndarray, "{blocks} {blocks}"]:
     """The table of whole runs: what all neurons of one run would cost in the slots of another, keeping their order."""
     size = table.shape[0] // blocks
     return np.einsum("aibi->ab", table.reshape(blocks, size, blocks, size))

@@ -1,0 +1,174 @@
+"""Every architecture says the truth about its wiring, and positions are where the paper puts them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bimt_engine.errors import SpecError
+from bimt_engine.networks.build import build_network
+from bimt_engine.networks.geometry import SHAPES, place_layers
+from bimt_engine.spec import GridMlpNetwork, MlpNetwork, RecurrentNetwork, TransformerNetwork
+from tests.engine.makers import build, sequence_data, table_data, token_data
+
+
+def as_tensor(data, part="train_inputs"):
+    values = torch.as_tensor(getattr(data, part))
+    return values if values.dtype == torch.int64 else values.double()
+
+
+def test_every_port_is_as_long_as_its_neuron_layer(architecture: str) -> None:
+    network, _ = build(architecture)
+    parameters = dict(network.named_parameters())
+    for layer in network.wiring.neuron_layers:
+        for port in layer.ports:
+            assert parameters[port.parameter].shape[port.axis] == port.fold * layer.neurons, (layer.name, port)
+
+
+def test_every_axis_of_every_parameter_is_a_port_but_the_vocabulary(architecture: str) -> None:
+    network, _ = build(architecture)
+    ports = [(port.parameter, port.axis) for layer in network.wiring.neuron_layers for port in layer.ports]
+    assert len(ports) == len(set(ports))
+    for name, parameter in network.named_parameters():
+        for axis in range(parameter.dim()):
+            assert (name, axis) in ports or (name, axis) == ("embedding", 0)
+
+
+def test_weight_layers_and_ports_tell_the_same_story(architecture: str) -> None:
+    network, _ = build(architecture)
+    wiring, parameters = network.wiring, dict(network.named_parameters())
+    for weights in wiring.weight_layers:
+        assert wiring.lengths(weights).shape == parameters[weights.parameter].shape
+        source, target = wiring.layer(weights.source), wiring.layer(weights.target)
+        assert any(p.parameter == weights.parameter and p.fold == weights.source_fold for p in source.ports)
+        assert any(p.parameter == weights.parameter and p.fold == weights.target_fold for p in target.ports)
+        if weights.bias is not None:
+            assert any(p.parameter == weights.bias for p in target.ports)
+
+
+def test_run_gives_the_outputs_of_forward_and_every_activation(architecture: str) -> None:
+    network, data = build(architecture)
+    x = as_tensor(data)
+    outputs, seen = network.run(x)
+    assert torch.equal(outputs, network(x))
+    assert set(seen) == {layer.name for layer in network.wiring.neuron_layers}
+    for layer in network.wiring.neuron_layers:
+        assert seen[layer.name].shape[-1] == layer.neurons
+
+
+def test_an_edit_flows_on(architecture: str) -> None:
+    network, data = build(architecture)
+    x = as_tensor(data)
+    plain = network(x)
+    for layer in network.wiring.neuron_layers:
+        same, _ = network.run(x, lambda name, activation: activation)
+        assert torch.equal(same, plain)
+        changed, _ = network.run(
+            x, lambda name, activation, at=layer.name: torch.zeros_like(activation) if name == at else activation
+        )
+        assert not torch.allclose(changed, plain), layer.name
+
+
+def test_a_network_is_drawn_by_its_generator_alone(architecture: str) -> None:
+    one, again, other = (build(architecture, seed=seed)[0] for seed in (3, 3, 4))
+    for a, b in zip(one.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_float32_starts_where_float64_does(architecture: str) -> None:
+    exact, _ = build(architecture, precision="float64")
+    short, _ = build(architecture, precision="float32")
+    for a, b in zip(exact.parameters(), short.parameters(), strict=True):
+        assert torch.equal(a.float(), b)
+
+
+def test_a_causal_transformer_does_not_look_ahead() -> None:
+    network, data = build("transformer")
+    x = as_tensor(data)
+    later = x.clone()
+    later[:, -1] += 1
+    before, after = network(x), network(later)
+    torch.testing.assert_close(before[:, :-1], after[:, :-1], rtol=0, atol=0)
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def test_attention_agrees_with_torch() -> None:
+    network, data = build("transformer")
+    stream = torch.randn(5, 3, network.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = torch.nn.functional.linear(stream, *network.attend[0]).chunk(3, dim=-1)
+    query, key, value = (part.view(5, 3, network.heads, -1).transpose(1, 2) for part in rows)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(network._attention(stream, 0), expected.transpose(1, 2).reshape(5, 3, -1))
+
+
+def test_the_recurrent_network_agrees_with_torch() -> None:
+    network, data = build("recurrent")
+    x = as_tensor(data)
+    reference = torch.nn.RNN(3, 6, batch_first=True).double()
+    with torch.no_grad():
+        reference.weight_ih_l0.copy_(network.read_in)
+        reference.weight_hh_l0.copy_(network.recur)
+        reference.bias_ih_l0.copy_(network.hidden_bias)
+        reference.bias_hh_l0.zero_()
+    torch.testing.assert_close(network.run(x)[1]["hidden1"], reference(x)[0])
+
+
+def test_a_line_puts_neuron_i_of_n_at_i_and_a_half() -> None:
+    assert SHAPES["line"](4)[:, 0].tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+def test_a_grid_is_row_major() -> None:
+    positions = SHAPES["grid"](9)
+    assert positions[1].tolist() == pytest.approx([0.5, 1 / 6])
+    assert positions[3].tolist() == pytest.approx([1 / 6, 0.5])
+
+
+def test_a_ring_has_a_radius_of_a_quarter() -> None:
+    positions = SHAPES["ring"](10) - 0.5
+    assert positions.norm(dim=1).tolist() == pytest.approx([0.25] * 10)
+    assert math.atan2(positions[0, 1], positions[0, 0]) == pytest.approx(math.pi / 10)
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("neurons", [1, 2, 5, 8, 27, 30])
+def test_no_two_neurons_share_a_place(shape: str, neurons: int) -> None:
+    positions = SHAPES[shape](neurons)
+    assert positions.shape[0] == neurons == len({tuple(p) for p in positions.tolist()})
+    assert positions.min() > 0
+    assert positions.max() < 1
+
+
+def test_layers_of_different_shapes_lie_in_one_space() -> None:
+    line, ring = place_layers([3, 4], ["line", "ring"])
+    assert line.shape == (3, 2)
+    assert line[:, 1].tolist() == [0.5] * 3
+    assert ring.shape == (4, 2)
+
+
+def test_custom_coordinates_are_taken_as_they_are() -> None:
+    points = [[[0.0, 0.0], [1.0, 0.0]], [[0.0, 2.0]], [[0.5, 3.0]]]
+    spec = MlpNetwork(hidden=[1], coordinates=points)
+    network = build_network(spec, table_data(2, 1), generator=torch.Generator())
+    assert [layer.positions.tolist() for layer in network.wiring.neuron_layers] == points
+    assert network.wiring.distances(network.wiring.weight_layers[0]).tolist() == [[2.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "data", "word"),
+    [
+        (MlpNetwork(hidden=[3]), token_data(), "embedding_width"),
+        (MlpNetwork(hidden=[3], embedding_width=2), table_data(), "embedding_width"),
+        (MlpNetwork(hidden=[3]), sequence_data(), "sequences"),
+        (GridMlpNetwork(hidden=[4]), token_data(), "grid_mlp"),
+        (TransformerNetwork(), table_data(), "transformer"),
+        (RecurrentNetwork(), table_data(), "recurrent"),
+        (MlpNetwork(hidden=[3], coordinates=[[[0.0]]]), table_data(), "coordinates"),
+        (MlpNetwork(hidden=[2], coordinates=[[[0.0]] * 4, [[0.0]], [[0.0]] * 2]), table_data(), r"coordinates\[1\]"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_data_is_refused_in_a_sentence(spec, data, word: str) -> None:
+    with pytest.raises(SpecError, match=word):
+        build_network(spec, data, generator=torch.Generator())
