@@ -6,8 +6,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from api.checks import check_file, settle_roles
+from api.checks import understand
 from api.problems import Problem
 from api.services import Services
 from store import datasets
@@ -47,27 +49,30 @@ def _check(here: Services, dataset_id: str) -> None:
                 return
             sha256, form, asked = row.sha256, row.format or "", dict(row.roles or {})
         with here.files.path(sha256) as path:
-            finding = check_file(path, form=form, seconds=here.settings.check_seconds)
-        roles, errors = None, [{"in": "file", "pointer": "/file", **error} for error in finding.errors]
-        if finding.preview is not None:
-            try:
-                roles = settle_roles(finding.preview, asked)
-            except Problem as problem:
-                errors = problem.errors
-        preview = finding.preview or {}
+            preview, roles, errors = _understand(here, path, form, asked)
         with here.database.write() as rows:
             datasets.judge(
                 rows,
                 dataset_id,
                 now=here.now(),
-                preview=finding.preview,
-                roles=roles,
-                task=roles["task"] if roles else None,
+                preview=preview or None,
+                roles=roles or None,
+                task=roles.get("task"),
                 rows=preview.get("rows"),
-                columns=len(preview.get("columns", [])) or None,
+                columns=len(preview["columns"]) if preview else None,
                 errors=errors or None,
             )
     except NotFound:
         log.info("data set %s was deleted while it was checked", dataset_id)
     except Exception:
         log.exception("the check of data set %s failed; it will be begun again", dataset_id)
+
+
+def _understand(
+    here: Services, path: Path, form: str, asked: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """(preview, roles, errors) of the file: either the first two or the last."""
+    try:
+        return *understand(path, form=form, settings=here.settings, asked=asked), []
+    except Problem as problem:
+        return {}, {}, problem.errors

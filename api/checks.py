@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from api.problems import Problem, wrong
+from store.settings import Settings
 
 log = logging.getLogger("api")
 
@@ -46,21 +47,27 @@ def format_of(file_name: str) -> str | None:
     return next((form for ending, form in sorted(ENDINGS.items(), key=lambda e: -len(e[0])) if lower.endswith(ending)), None)
 
 
-def check_file(path: Path, *, form: str, seconds: float) -> Finding:
+def check_file(path: Path, *, form: str, settings: Settings, roles: dict[str, Any] | None = None) -> Finding:
     """Have a child read the file. Whatever happens to the child, this gives a finding.
 
-    seconds   wall time that the child may take; it limits its own memory and processor time.
+    roles   complete roles, when they are known: then only the columns that they name must be sound.
     """
-    command = [sys.executable, "-m", CHECKER, "--format", form, str(path)]
-    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}
-    keep |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONSAFEPATH": "1", "HOME": "/nonexistent"}
-    keep["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), keep.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", CHECKER, "--format", form]
+    command += ["--memory-bytes", str(settings.check_memory_bytes), "--cpu-seconds", str(int(settings.check_seconds))]
+    if roles is not None:
+        command += ["--roles", json.dumps({name: roles.get(name) for name in ("inputs", "targets", "task")})]
     try:
         ended = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False, env=keep, cwd="/"
+            [*command, str(path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=settings.check_seconds + 10,  # it may wait for a processor before it uses one
+            check=False,
+            env=_environment(),
+            cwd="/",
         )
     except subprocess.TimeoutExpired:
-        return _refused(f"The file took longer than {seconds:g} seconds to read; send a smaller or simpler one.")
+        return _refused("The file took longer to read than is granted; send fewer rows or columns.")
     try:
         said = json.loads(ended.stdout.decode("utf-8").strip().splitlines()[-1])
         if said["ok"]:
@@ -68,7 +75,33 @@ def check_file(path: Path, *, form: str, seconds: float) -> Finding:
         return Finding(None, [dict(entry) for entry in said["errors"]] or _refused("The file cannot be read.").errors)
     except (ValueError, KeyError, IndexError, TypeError):
         log.warning("the check of an upload died with %s: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace"))
-        return _refused(f"Reading the file as {form} took more memory or time than allowed, or it is damaged.")
+        return _refused(f"Reading the file as {form} took more memory or time than is granted, or it is damaged.")
+
+
+def understand(path: Path, *, form: str, settings: Settings, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(preview, settled roles) of a file. `asked`: the roles that the user named, perhaps not all.
+
+    Raises the problem of an unusable file or of roles that cannot be.
+    """
+    complete = asked if asked.get("targets") and asked.get("task") else None
+    finding = check_file(path, form=form, settings=settings, roles=complete)
+    if finding.preview is None:
+        raise unusable(finding.errors)
+    roles = settle_roles(finding.preview, asked)
+    if complete is None and any(asked.get(name) is not None for name in ("inputs", "targets", "task")):
+        # Roles that were only now complete are looked at as the worker will look at them.
+        finding = check_file(path, form=form, settings=settings, roles=roles)
+        if finding.preview is None:
+            raise unusable(finding.errors)
+    return finding.preview, roles
+
+
+def _environment() -> dict[str, str]:
+    """What the child may know of our environment: where Python finds things, and no secret."""
+    passed = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+    ours = {name: os.environ[name] for name in passed if name in os.environ}
+    here = str(Path(__file__).resolve().parents[1])
+    return ours | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": here, "HOME": "/nonexistent"}
 
 
 def _refused(sentence: str) -> Finding:
@@ -97,34 +130,59 @@ def settle_roles(preview: dict[str, Any], asked: dict[str, Any], *, under: str =
     """The roles of an uploaded table's columns: what was asked for, completed by what the check suggests.
 
     under   where the roles stand in the request, for the pointers of the problem.
+    Raises the problem that names every role that cannot be.
     """
     suggested = preview.get("suggested") or {}
-    roles = {
-        "inputs": asked.get("inputs") if asked.get("inputs") is not None else suggested.get("inputs"),
-        "targets": asked.get("targets") if asked.get("targets") is not None else suggested.get("targets"),
-        "task": asked.get("task") or suggested.get("task"),
-        "test_fraction": asked.get("test_fraction", 0.2),
-        "standardise": asked.get("standardise", True),
-    }
-    if asked.get("inputs") is None and asked.get("targets") is not None:
-        # Targets other than the suggested ones: whatever is no target is read.
-        columns = [c["name"] for c in preview.get("columns", []) if c.get("type") != "text"]
-        roles["inputs"] = [c for c in columns if c not in roles["targets"]] or None
-    types = {c["name"]: c.get("type") for c in preview.get("columns", [])}
-    errors = []
-    for role in ("inputs", "targets"):
-        for index, name in enumerate(roles[role] or []):
-            if types and name not in types:
-                known = ", ".join(list(types)[:12]) + (", …" if len(types) > 12 else "")
-                errors.append(wrong(f"{under}/{role}/{index}", f"There is no column `{name}`; there are {known}."))
-            elif types.get(name) == "text" and not (role == "targets" and roles["task"] == "classification"):
-                errors.append(wrong(f"{under}/{role}/{index}", f"The column `{name}` holds text; {role} must be numbers."))
-    if not roles["targets"]:
+    columns = {column["name"]: column for column in preview.get("columns", [])}
+    targets = list(asked.get("targets") or suggested.get("targets") or [])
+    inputs = asked.get("inputs")
+    if inputs is None:
+        inputs = suggested.get("inputs") or []
+        if asked.get("targets") is not None:  # other targets than suggested: whatever else is a number is read
+            inputs = [name for name, column in columns.items() if column.get("type") != "text"]
+        inputs = [name for name in inputs if name not in targets]
+    task = asked.get("task")
+    if task is None:
+        same = targets == suggested.get("targets")
+        task = suggested.get("task") if same else _likely_task(targets, columns, preview.get("rows"))
+    errors = [*_role_errors("inputs", inputs, columns, under), *_role_errors("targets", targets, columns, under)]
+    for index, name in enumerate(targets):
+        text = columns.get(name, {}).get("type") == "text"
+        if text and task == "regression":
+            detail = f"The target `{name}` holds text; choose the task `classification`, or a column of numbers."
+            errors.append(wrong(f"{under}/targets/{index}", detail, column=name))
+    if task == "classification" and len(targets) > 1:
+        errors.append(wrong(f"{under}/targets", f"Classification has one target; {len(targets)} are named."))
+    if not targets:
         errors.append(wrong(f"{under}/targets", "Say which columns are to be predicted."))
+    if not inputs:
+        errors.append(wrong(f"{under}/inputs", "No column of numbers is left to be read beside the targets."))
     if errors:
         detail = errors[0]["detail"] if len(errors) == 1 else f"{len(errors)} roles cannot be; `errors` names each."
         raise Problem("invalid-fields", detail, errors)
-    return roles
+    rest = {"test_fraction": asked.get("test_fraction", 0.2), "standardise": asked.get("standardise", True)}
+    return {"inputs": list(inputs), "targets": targets, "task": task} | rest
+
+
+def _role_errors(role: str, names: list[str], columns: dict[str, Any], under: str) -> list[dict[str, Any]]:
+    errors = []
+    cayley = set(columns) == {"a", "b", "product"}  # the words of a group table are tokens, which are read
+    for index, name in enumerate(names):
+        whole = name.partition("[")[0]  # one number of an array column, such as pixels[3]
+        if columns and name not in columns and whole not in columns:
+            known = ", ".join(list(columns)[:12]) + (", …" if len(columns) > 12 else "")
+            errors.append(wrong(f"{under}/{role}/{index}", f"There is no column `{name}`; there are {known}.", column=name))
+        elif role == "inputs" and not cayley and columns.get(name, {}).get("type") == "text":
+            detail = f"The column `{name}` holds text and cannot be an input; write it as numbers or leave it out."
+            errors.append(wrong(f"{under}/{role}/{index}", detail, column=name))
+    return errors
+
+
+def _likely_task(targets: list[str], columns: dict[str, Any], rows: int | None) -> str:
+    """Whether targets look like classes: text, or a few whole numbers."""
+    column = columns.get(targets[0], {}) if len(targets) == 1 else {}
+    few = (column.get("distinct") or 0) <= max(2, min(20, (rows or 0) // 5))
+    return "classification" if column.get("type") == "text" or (column.get("type") == "integer" and few) else "regression"
 
 
 def uploaded_spec(dataset_id: str, sha256: str, form: str, roles: dict[str, Any]) -> dict[str, Any]:

@@ -296,8 +296,6 @@ def as_problem(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case ValidationError():
-            return fields_problem(field_errors(error, request.get_json(silent=True) if request.is_json else None))
         case NotFound():
             return Problem("not-found", str(error))
         case QuotaExceeded():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from api.auth import Access, caller
 from api.checking import check_again, check_later
-from api.checks import check_file, format_of, settle_roles, unusable
+from api.checks import format_of, understand
 from api.door import Noun, answer, binary
 from api.paging import cursor, key_of
 from api.problems import Problem, field_errors, fields_problem, invalid
@@ -209,10 +209,8 @@ def _fields(sent: dict[str, list[str]]) -> UploadFields:
 
 def _keep_small(spooled: Spooled, fields: UploadFields, form: str, name: str) -> Response:
     here, who = services(), caller()
-    finding = check_file(spooled.path, form=form, seconds=here.settings.check_seconds)
-    if finding.preview is None:
-        raise unusable(finding.errors)
-    roles = settle_roles(finding.preview, fields.model_dump(exclude_unset=True, exclude={"name", "format"}))
+    asked = fields.model_dump(exclude_unset=True, exclude={"name", "format"})
+    preview, roles = understand(spooled.path, form=form, settings=here.settings, asked=asked)
     stored = here.files.put_stream(spooled.pieces(), limit=here.settings.max_upload_bytes)
     with here.database.write() as rows:
         row = datasets.register(
@@ -224,11 +222,11 @@ def _keep_small(spooled: Spooled, fields: UploadFields, form: str, name: str) ->
             sha256=stored.sha256,
             bytes=stored.bytes,
             format=form,
-            preview=finding.preview,
+            preview=preview,
             roles=roles,
             task=roles["task"],
-            rows=finding.preview.get("rows"),
-            columns=len(finding.preview.get("columns", [])),
+            rows=preview.get("rows"),
+            columns=len(preview.get("columns", [])),
             state="ready",
             now=here.now(),
         )

@@ -124,13 +124,18 @@ class PreviewColumn(Shown):
     min: float | None = None
     max: float | None = None
     mean: float | None = None
+    std: float | None = None
     distinct: int | None = None
+    shape: list[int] | None = Field(default=None, description="Of one example, for arrays.")
+    most: list[str] | None = Field(default=None, description="The most frequent words, for text.")
 
 
 class PreviewOut(Shown):
     """What was understood of a data set."""
 
     rows: int | None = None
+    train_rows: int | None = Field(default=None, description="Where the upload itself says which rows to train on.")
     columns: list[PreviewColumn] = []
     suggested: dict[str, Any] = Field(default={}, description="Roles that would fit.")
-    first_rows: list[list[Any]] = Field(default=[], description="The first rows, cell by cell.")
+    first_rows: list[dict[str, Any]] = Field(default=[], description="The first rows, each by column.")
+    notes: list[str] = Field(default=[], description="What else is worth knowing.")

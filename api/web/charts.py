@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 640, 260  # user units of the viewBox; the page scales them
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40
+WIDTH, HEIGHT = 560, 260  # user units of the viewBox; the page scales them
+LEFT, RIGHT, TOP, BOTTOM = 62, 30, 14, 44
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def line_chart(
     for value in across.ticks:
         place = across(value)
         parts.append(
-            f'<text class="tick" x="{place:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(value)}</text>'
+            f'<text class="tick" x="{place:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{number(value)}</text>'
         )
     for place, words in marks:
         at = across(place)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
@@ -131,6 +129,24 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def shown_graph(document: Mapping[str, Any]) -> Graph:
-    """The stored document as a graph."""
-    return Graph.from_json(document)
+# The thumbnail is a document of its own: it carries its colours, for light and for dark.
+_STYLE = """
+.plus{stroke:#2468b2}.minus{stroke:#c4472b}.neuron circle{fill:#1c1f24}.unused circle{fill:#d5d1c7}
+.module-1 circle{fill:#0f7b6c}.module-2 circle{fill:#c2571a}.module-3 circle{fill:#6a4bbc}.module-4 circle{fill:#9a7200}
+.module-5 circle{fill:#b03a6f}.module-6 circle{fill:#2f6fbf}.module-7 circle{fill:#567a1c}.module-8 circle{fill:#7a5a44}
+.label{fill:#1c1f24;font:600 30px system-ui,sans-serif}.label.unused{display:none}
+@media (prefers-color-scheme:dark){
+.plus{stroke:#6aa9f0}.minus{stroke:#f0805f}.neuron circle{fill:#e9e7e2}.unused circle{fill:#3b4049}.label{fill:#e9e7e2}
+.module-1 circle{fill:#4fc7b4}.module-2 circle{fill:#f29a5c}.module-3 circle{fill:#ab93f5}.module-4 circle{fill:#e0bb4f}
+.module-5 circle{fill:#f08bb6}.module-6 circle{fill:#7ab3f5}.module-7 circle{fill:#a3cc62}.module-8 circle{fill:#cda58a}}
+"""
+
+
+def picture_file(graph: Graph) -> str | None:
+    """The graph as an SVG file by itself, for small pictures; None when it is too large."""
+    drawn = network_picture(graph, title="network", max_connections=1_500)
+    if drawn is None:
+        return None
+    return str(drawn).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        "<title>network</title>", f"<style>{_STYLE}</style>", 1
+    )

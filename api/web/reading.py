@@ -1,0 +1,279 @@
+"""What the pages say about results: numbers put into words, tables and curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from api.web.charts import Axis, Series, line_chart, number
+from store.tables import Run
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+SHADES = (0.01, 0.1, 0.3, 0.7)  # of the strongest effect; where the shades of the matrix begin
+
+METRIC_NAMES = {
+    "test_prediction_loss": "test loss",
+    "train_prediction_loss": "train loss",
+    "prediction_loss": "train loss",
+    "test_accuracy": "test accuracy",
+    "train_accuracy": "train accuracy",
+    "test_r2": "test R²",
+    "r2": "R²",
+}
+
+
+@dataclass(frozen=True)
+class ModuleShown:
+    """A module as its card shows it."""
+
+    name: str
+    tone: int
+    reading: str
+    neurons: int
+    connections: int
+    selectivity: float | None
+    sufficiency: float | None
+    inputs: list[str]
+    outputs: list[str]
+
+
+def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> list[ModuleShown]:
+    """The cards of the modules."""
+    return [
+        ModuleShown(
+            name=str(body.get("name", "")),
+            tone=tones.get(str(body.get("name", "")), index % 8 + 1),
+            reading=str(body.get("reading", "")),
+            neurons=len(body.get("neurons") or []),
+            connections=int(body.get("connections") or 0),
+            selectivity=body.get("selectivity"),
+            sufficiency=body.get("sufficiency"),
+            inputs=list(body.get("inputs") or []),
+            outputs=list(body.get("outputs") or []),
+        )
+        for index, body in enumerate(bodies)
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One effect: its number, how dark its cell is, and its p-value."""
+
+    value: float | None
+    shade: int
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Effects of modules (rows) on targets (columns)."""
+
+    targets: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    kind: str
+
+
+def effect_matrix(bodies: Sequence[Mapping[str, Any]]) -> Matrix | None:
+    """The matrix of effects: `resample` where it was measured, otherwise `mean`, otherwise `zero`."""
+    effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
+    targets = list(dict.fromkeys(target for of in effects.values() for target in of))
+    if not targets:
+        return None
+    kinds = [k for k in ("resample", "mean", "zero") if any(k in (e or {}) for of in effects.values() for e in of.values())]
+    if not kinds:
+        return None
+    kind = kinds[0]
+    values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in effects for t in targets}
+    strongest = max((abs(v) for v in values.values() if v is not None), default=0.0) or 1.0
+    rows = []
+    for module in effects:
+        cells = []
+        for target in targets:
+            value = values[module, target]
+            share = 0.0 if value is None else max(0.0, value) / strongest
+            shade = sum(share > limit for limit in SHADES)
+            cells.append(Cell(value, shade, _float((effects[module].get(target) or {}).get("p"))))
+        rows.append((module, cells))
+    return Matrix(targets, rows, kind)
+
+
+def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
+    """The tiles of numbers: what sums up the run first."""
+    tiles: list[tuple[str, str]] = []
+    if run.test_metric is not None:
+        tiles.append((metric_name(run.test_metric_name), number(run.test_metric)))
+    for label, value in (
+        ("connections kept", run.connections),
+        ("modules", run.modules),
+        ("modularity Q", run.modularity),
+        ("selectivity", run.selectivity),
+        ("connection cost", run.connection_cost),
+    ):
+        if value is not None:
+            tiles.append((label, number(value)))
+    shown = {run.test_metric_name}
+    for name, value in document.items():
+        if name in METRIC_NAMES and name not in shown and isinstance(value, int | float) and len(tiles) < 8:
+            tiles.append((METRIC_NAMES[name], number(value)))
+    return tiles
+
+
+def metric_name(name: str | None) -> str:
+    """The name of a metric in words."""
+    return METRIC_NAMES.get(name or "", (name or "metric").replace("_", " "))
+
+
+def headline(spec: Mapping[str, Any]) -> list[str]:
+    """A spec in a few words."""
+    words = []
+    data, network, training = (spec.get(part) or {} for part in ("dataset", "network", "training"))
+    if data.get("kind") == "uploaded":
+        words.append(f"{data.get('task', '')} of {', '.join(data.get('targets') or [])}".strip())
+    elif data.get("kind"):
+        words.append(str(data["kind"]).replace("_", " "))
+    if network.get("kind"):
+        hidden = network.get("hidden")
+        shape = " of " + " – ".join(str(w) for w in hidden) if isinstance(hidden, list) and hidden else ""
+        words.append(str(network["kind"]).replace("_", " ") + shape)
+    if training.get("method"):
+        words.append(str(training["method"]).upper().replace("_", " "))
+    if training.get("steps"):
+        words.append(f"{number(training['steps'])} steps")
+    return words
+
+
+def best_run(runs: Sequence[Run]) -> Run | None:
+    """The run to look at first: the one that ended with the fewest connections among those with the lowest loss."""
+    done = [run for run in runs if run.state == "succeeded"]
+    if not done:
+        return None
+    higher = any((run.test_metric_name or "").endswith(("accuracy", "r2")) for run in done)
+    return min(done, key=lambda r: (-(r.test_metric or 0) if higher else (r.test_metric if r.test_metric is not None else math.inf)))
+
+
+# --- curves ----------------------------------------------------------------------------------------------
+
+
+def learning_chart(history: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Markup | None:
+    """Prediction loss over the steps, with the beginnings of the phases marked."""
+    lines = [
+        Series("train", _column(history, "prediction_loss"), tone=1),
+        Series("test", _column(history, "test_prediction_loss"), tone=2),
+    ]
+    return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec))
+
+
+def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Accuracy over the steps, where the task is a classification."""
+    lines = [
+        Series("train", _column(history, "train_accuracy"), tone=1),
+        Series("test", _column(history, "test_accuracy"), tone=2),
+    ]
+    return _chart("Accuracy over training", lines, "accuracy")
+
+
+def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Connection cost over the steps."""
+    lines = [Series("connection cost", _column(history, "connection_cost"), tone=3)]
+    return _chart("Connection cost over training", lines, "connection cost", log=True)
+
+
+def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
+    """Loss against the number of connections that are left; `kept` is the number that was chosen."""
+    key = next((k for k in ("test_prediction_loss", "test_loss", "prediction_loss", "loss") if curve and k in curve[0]), None)
+    if key is None:
+        return None
+    lines = [Series("test loss" if key.startswith("test") else "loss", _column(curve, key, x="connections"), tone=2)]
+    if key != "prediction_loss" and "prediction_loss" in curve[0]:
+        lines.append(Series("train loss", _column(curve, "prediction_loss", x="connections"), tone=1))
+    marks = [(float(kept), f"{kept} kept")] if kept else []
+    if not any(line.points for line in lines):
+        return None
+    return line_chart(
+        "Loss as connections are taken away",
+        lines,
+        x=Axis("connections left", log=True),
+        y=Axis("loss", log=True),
+        marks=marks,
+    )
+
+
+def _chart(
+    title: str, lines: list[Series], label: str, *, log: bool = False, marks: Sequence[tuple[float, str]] = ()
+) -> Markup | None:
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return None
+    return line_chart(title, lines, x=Axis("step"), y=Axis(label, log=log), marks=marks)
+
+
+def _phases(spec: Mapping[str, Any]) -> list[tuple[float, str]]:
+    training = spec.get("training") or {}
+    steps, phases = training.get("steps") or 0, training.get("phases") or []
+    begins = [0.0, *(p["until"] for p in phases[:-1])]
+    return [(begin * steps, f"λ {number(p['cost_strength'])}") for begin, p in zip(begins, phases, strict=False)]
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str, *, x: str = "step") -> list[tuple[float, float]]:
+    points = [(_float(row.get(x)), _float(row.get(name))) for row in rows]
+    thin = max(1, len(points) // 1500)  # more points than pixels help nobody
+    kept = [(a, b) for a, b in points if a is not None and b is not None]
+    return kept[::thin] + (kept[-1:] if thin > 1 else [])
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+# --- the OpenAPI document, for people -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Address:
+    """One operation as the page of all addresses shows it."""
+
+    method: str
+    path: str
+    summary: str
+    description: str
+    needs: str
+    parameters: list[tuple[str, str, bool, str]]
+    body: list[str]
+    answers: list[tuple[str, str, str]]
+
+
+def addresses(document: Mapping[str, Any]) -> list[tuple[str, str, list[Address]]]:
+    """(noun, what it is, its addresses) from the OpenAPI document."""
+    groups: dict[str, list[Address]] = {tag["name"]: [] for tag in document.get("tags", [])}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            groups.setdefault((operation.get("tags") or ["other"])[0], []).append(_address(method, path, operation))
+    about = {tag["name"]: tag.get("description", "") for tag in document.get("tags", [])}
+    return [(name, about.get(name, ""), found) for name, found in groups.items() if found]
+
+
+def _address(method: str, path: str, operation: Mapping[str, Any]) -> Address:
+    parameters = [
+        (p["name"], p["in"], bool(p.get("required")), p.get("description") or p.get("schema", {}).get("description", ""))
+        for p in operation.get("parameters", [])
+    ]
+    answers = []
+    for status, found in sorted(operation["responses"].items()):
+        kinds = ", ".join((found.get("content") or {}).keys())
+        answers.append((status, found.get("description", ""), kinds))
+    return Address(
+        method=method,
+        path=path,
+        summary=operation.get("summary", ""),
+        description=operation.get("description", "").replace("<br/>", " ").strip(),
+        needs=operation.get("x-needs", ""),
+        parameters=parameters,
+        body=sorted((operation.get("requestBody") or {}).get("content", {})),
+        answers=answers,
+    )

@@ -1,0 +1,79 @@
+// The way to the service: JSON in, JSON out, and every refusal a Problem with its sentence.
+
+export class Problem extends Error {
+  constructor(document, status) {
+    super(document.detail || `The service answered ${status}.`);
+    this.status = status;
+    this.errors = document.errors || [];
+  }
+}
+
+export const csrf = () => document.querySelector('meta[name="csrf-token"]').content;
+
+export async function call(method, path, body) {
+  const headers = { Accept: "application/json" };
+  if (method !== "GET") headers["X-CSRFToken"] = csrf();
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(`/api/v1${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Problem({ detail: "The service cannot be reached. Check the network and try again." }, 0);
+  }
+  const text = await response.text();
+  let document = {};
+  try {
+    document = text ? JSON.parse(text) : {};
+  } catch {
+    document = { detail: `The service answered ${response.status} with something that is not JSON.` };
+  }
+  if (!response.ok) throw new Problem(document, response.status);
+  return document;
+}
+
+// A number as a person reads it; the pages that come from the server do the same.
+export function number(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) {
+    const [mantissa, exponent] = value.toExponential(2).split("e");
+    const raised = String(Number(exponent)).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+    return `${Number(mantissa)}·10${raised}`.replace("-", "−");
+  }
+  return String(Number(value.toPrecision(3))).replace("-", "−");
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+// Show a problem in a notice, with one line for each field.
+export function complain(notice, problem) {
+  notice.replaceChildren();
+  if (!problem) {
+    notice.hidden = true;
+    return;
+  }
+  const sentence = document.createElement("strong");
+  sentence.textContent = problem.message;
+  notice.append(sentence);
+  const list = document.createElement("ul");
+  for (const error of problem.errors || []) {
+    if ((problem.errors || []).length === 1 && problem.message.includes(error.detail)) break;
+    const item = document.createElement("li");
+    const where = [error.row ? `row ${error.row}` : "", error.column ? `column ${error.column}` : ""].filter(Boolean).join(", ");
+    item.textContent = `${where || error.pointer}: ${error.detail}`;
+    list.append(item);
+  }
+  if (list.children.length) notice.append(list);
+  notice.hidden = false;
+}
+
+// Wait between two questions, longer while nobody looks.
+export const pause = (milliseconds) =>
+  new Promise((done) => setTimeout(done, document.hidden ? 10 * milliseconds : milliseconds));

@@ -1,0 +1,258 @@
+"""Things that the tests of the API need: a service on a real database, people of two teams, a run with everything in it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flask.testing import FlaskClient
+from flask_openapi3 import OpenAPI
+from sqlalchemy import create_engine
+
+from api.app import create_app
+from bimt_engine.analysis.graph import Connection, Graph, Neuron
+from bimt_engine.spec import Spec
+from store import jobs, progress, runs, teams
+from store.database import Database
+from store.files import Files
+from store.settings import Settings
+from store.tables import Base, Run
+
+SCOPES = {"reader": ("read",), "submitter": ("read", "submit"), "sharer": ("read", "share"), "admin": ("read", "submit", "share", "admin")}
+
+
+@dataclass
+class House:
+    """A whole service without workers. `tokens` is keyed by (team, role); the teams are `ours` and `theirs`."""
+
+    app: OpenAPI
+    settings: Settings
+    database: Database
+    files: Files
+    tokens: dict[tuple[str, str], str]
+    members: dict[tuple[str, str], str]
+    teams: dict[str, str]
+    announced: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def client(self) -> FlaskClient:
+        """A caller without a token."""
+        return self.app.test_client()
+
+    def headers(self, role: str = "admin", team: str = "ours", **more: str) -> dict[str, str]:
+        """The headers of somebody."""
+        return {"Authorization": f"Bearer {self.tokens[team, role]}", **more}
+
+    def stored_files(self) -> list[Path]:
+        """Every file that lies in the file store or on its way there."""
+        folders = (Path(self.settings.files_url.removeprefix("file://")) / "cas", Path(self.settings.spool))
+        return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
+
+
+def now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+def make_house(home: Path, *, environ: dict[str, str] | None = None, clock: Callable[[], datetime] = now) -> House:
+    """A service of its own in a folder: tables made, two teams with a member and a token for every role."""
+    settings = Settings.from_env({"BIMT_RATE_LIMIT": "", "BIMT_LOGIN_RATE_LIMIT": ""} | (environ or {}), home=home)
+    home.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(settings.database_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
+    announced: list[tuple[str, str, int]] = []
+    app = create_app(settings, database=database, files=files, announce=lambda *what: announced.append(what), now=clock)
+    tokens, members, team_ids = {}, {}, {}
+    with database.write() as rows:
+        for name in ("ours", "theirs"):
+            team = teams.create_team(rows, name, now=now())
+            team_ids[name] = team.id
+            for role, scopes in SCOPES.items():
+                kind = {"reader": "reader", "admin": "admin"}.get(role, "member")
+                member = teams.create_member(rows, team.id, f"{role} of {name}", role=kind, now=now())
+                members[name, role] = member.id
+                tokens[name, role], _ = teams.mint_token(
+                    rows, member.id, scopes=scopes, expires_at=now() + timedelta(days=1), now=now(), name="test"
+                )
+    return House(app, settings, database, files, tokens, members, team_ids, announced)
+
+
+# --- a run with everything in it ----------------------------------------------------------------------------
+
+
+def independence_spec(steps: int = 20_000) -> Spec:
+    """The paper's first example."""
+    return Spec.model_validate(
+        {
+            "dataset": {"kind": "formula", "inputs": 4, "formulas": ["(x1 + x3)**3", "x2**2 + sin(pi*x4)"]},
+            "network": {"kind": "mlp", "hidden": [20, 20]},
+            "training": {"steps": steps},
+        }
+    )
+
+
+def two_modules(seed: int = 0) -> Graph:
+    """A pruned network of two modules: {x1, x3} → y1 and {x2, x4} → y2."""
+    draw = random.Random(seed)
+    sizes, names = {"input": 4, "hidden1": 20, "hidden2": 20, "output": 2}, {"input": ["x1", "x3", "x2", "x4"], "output": ["y1", "y2"]}
+    parts = {
+        "A": {"input": [0, 1], "hidden1": [2, 4, 5], "hidden2": [3, 5], "output": [0]},
+        "B": {"input": [2, 3], "hidden1": [11, 12, 14, 16, 17], "hidden2": [13, 15, 16], "output": [1]},
+    }
+    module_of = {f"{layer}:{slot}": name for name, part in parts.items() for layer, slots in part.items() for slot in slots}
+    neurons = tuple(
+        Neuron(
+            id=f"{layer}:{slot}",
+            layer=layer,
+            slot=slot,
+            neuron=slot,
+            position=((slot + 0.5) / size,),
+            name=names.get(layer, [""] * size)[slot],
+            bias=None if layer == "input" else draw.gauss(0, 0.2),
+            mean=draw.gauss(0, 0.3),
+            std=draw.random(),
+            module=module_of.get(f"{layer}:{slot}"),
+        )
+        for layer, size in sizes.items()
+        for slot in range(size)
+    )
+    layers = list(sizes)
+    connections = tuple(
+        Connection(f"{a}:{i}", f"{b}:{j}", draw.choice([-1, 1]) * draw.uniform(0.2, 2.5), abs((i + 0.5) / sizes[a] - (j + 0.5) / sizes[b]), draw.random(), f"weights.{depth}")
+        for depth, (a, b) in enumerate(zip(layers, layers[1:], strict=False))
+        for part in parts.values()
+        for i in part[a]
+        for j in part[b]
+    )
+    meta = {"layers": [{"name": name, "neurons": size, "depth": i} for i, (name, size) in enumerate(sizes.items())]}
+    return Graph(neurons, connections, meta)
+
+
+def submit_job(house: House, *, team: str = "ours", name: str = "independence", seeds: tuple[int, ...] = (0,), tags: tuple[str, ...] = ()) -> str:
+    """A job that waits."""
+    spec = independence_spec()
+    written = spec.expanded().model_dump(mode="json")
+    with house.database.write() as rows:
+        job = jobs.submit(
+            rows,
+            team_id=house.teams[team],
+            member_id=house.members[team, "submitter"],
+            name=name,
+            tags=tags,
+            spec=spec.model_dump(mode="json"),
+            runs=[{"seed": s, "cost_strength": None, "spec": written, "steps": spec.training.steps} for s in seeds],
+            now=now(),
+        )
+        return job.id
+
+
+def work_on(house: House, job_id: str) -> jobs.Claim:
+    """A claim on the job, as a worker would take it."""
+    with house.database.write() as rows:
+        claim = jobs.claim(rows, job_id, worker="test@here", now=now(), lease_seconds=600)
+    assert claim is not None
+    return claim
+
+
+def history_rows(steps: int = 20_000, count: int = 100) -> list[dict[str, Any]]:
+    """A learning curve that looks like one."""
+    rows = []
+    for i in range(1, count + 1):
+        t = i / count
+        loss = 0.6 * math.exp(-7 * t) + 2e-3 + (4e-3 if 0.25 < t < 0.75 else 0)
+        rows.append(
+            {
+                "step": round(steps * t),
+                "cost_strength": 1e-2 if 0.25 < t <= 0.75 else 1e-3,
+                "prediction_loss": loss,
+                "test_prediction_loss": 1.2 * loss,
+                "total_loss": loss + 0.1,
+                "connection_cost": 40 * math.exp(-3 * t) + 9,
+                "seconds": 10 * t,
+            }
+        )
+    return rows
+
+
+def publish_runs(house: House, job_id: str, *, figures: dict[str, bytes] | None = None) -> list[str]:
+    """Train every run of a waiting job, so to speak: everything that a run may have is stored. Gives the runs' ids."""
+    claim = work_on(house, job_id)
+    steps = claim.spec["training"]["steps"]
+    weights = house.files.put_bytes(b"not really weights")
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3"/></svg>'
+    drawn = {name: house.files.put_bytes(content) for name, content in (figures or {"network.svg": svg}).items()}
+    for run in claim.runs:
+        graph = two_modules(run.seed)
+        with house.database.write() as rows:
+            runs.start(rows, claim, run.id, now())
+            progress.append_history(rows, claim, run.id, history_rows(steps))
+            progress.append_snapshot(rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now())
+            progress.append_log(rows, claim, [{"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}], now=now())
+            runs.publish(rows, claim, run.id, _result(graph, run.seed, weights, drawn), now())
+    with house.database.write() as rows:
+        jobs.finish(rows, claim, state="succeeded", now=now())
+    return [run.id for run in claim.runs]
+
+
+def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> runs.RunResult:
+    def module(name: str, inputs: list[str], output: str, other: str) -> dict[str, Any]:
+        members = [n.id for n in graph.neurons if n.module == name]
+        return {
+            "name": name,
+            "neurons": members,
+            "inputs": inputs,
+            "outputs": [output],
+            "connections": sum(c.source in members and c.target in members for c in graph.connections),
+            "effects": {
+                output: {"zero": 1.31, "mean": 0.92, "resample": 1.84, "p": 0.005},
+                other: {"zero": 0.0, "mean": 0.0, "resample": 0.0, "p": 1.0},
+            },
+            "selectivity": 1.0,
+            "sufficiency": 0.998,
+            "reading": f"reads {' and '.join(inputs)}, decides {output}: without it {output} is lost, nothing else changes",
+        }
+
+    found = [module("A", ["x1", "x3"], "y1", "y2"), module("B", ["x2", "x4"], "y2", "y1")]
+    total = 920
+    curve = [
+        {"connections": kept, "prediction_loss": 2e-3 + 0.5 * math.exp(-kept / 9), "test_prediction_loss": 2.4e-3 + 0.55 * math.exp(-kept / 9)}
+        for kept in sorted({max(1, round(total * 0.93**i)) for i in range(90)}, reverse=True)
+    ]
+    loss = 2.4e-3 * (1 + seed / 7)
+    return runs.RunResult(
+        metrics={"test_prediction_loss": loss, "prediction_loss": 2e-3, "test_r2": 0.9971},
+        summary={
+            "test_metric_name": "test_prediction_loss",
+            "test_metric": loss,
+            "connections": len(graph.connections),
+            "modules": 2,
+            "modularity": 0.497,
+            "selectivity": 1.0,
+            "connection_cost": 9.2,
+        },
+        graph={"neurons": len(graph.neurons), "connections": len(graph.connections), "body": graph.to_json()},
+        clusterings=[{"method": "components", "modules": 2, "modularity": 0.497, "body": {}}],
+        modules=found,
+        effects={m["name"]: m["effects"] for m in found},
+        prune_curve=curve,
+        bodies={"communities": {"components": {"modules": 2}}},
+        files={"weights.safetensors": weights},
+        figures=figures,
+        stepper="kernel",
+        device="cpu",
+        seconds=11.3,
+    )
+
+
+def run_of(house: House, run_id: str) -> Run:
+    """The row of a run."""
+    with house.database.read() as rows:
+        found = rows.get(Run, run_id)
+    assert found is not None
+    return found
