@@ -52,6 +52,7 @@ class Process:
         self.pass_fds = tuple(pass_fds)
         self.folder = folder
         self.started_at = 0.0
+        self._asked = False
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -64,6 +65,7 @@ class Process:
 
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started_at = time.monotonic()
+        self._asked = False
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 self.command,
@@ -98,9 +100,15 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once: to some programs a second one means haste."""
+        if not self._asked:
+            self._asked = True
+            self.send(signal.SIGTERM)
+
     def stop(self, *, grace_seconds: float | None = None) -> int | None:
         """Stop it politely, then hard, then sweep its group; returns the exit code."""
-        self.send(signal.SIGTERM)
+        self.ask_to_stop()
         deadline = time.monotonic() + (self.grace_seconds if grace_seconds is None else grace_seconds)
         while self.alive and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -26,8 +26,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import psutil
-
 from standalone.broker import Broker
 from standalone.process import Process
 from store import migrate, teams
@@ -35,7 +33,7 @@ from store.database import Database
 from store.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DRAIN_SECONDS = 15.0  # a worker that got SIGTERM makes a checkpoint and hands its job back within this
+DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it hands back
 API_SECONDS = 5.0  # open answers, event streams among them, may go on for so long
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # before a part that died is started again; doubles while it dies young
 GROWN_UP_SECONDS = 20.0  # a part that lived so long starts again at once
@@ -44,6 +42,10 @@ READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
 
 class CannotStart(Exception):
     """A sentence for people: what is in the way, and what to do."""
+
+
+class AskedToStop(Exception):
+    """Somebody asked for the end before everything was up."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Supervisor:
     def start(self) -> str | None:
         """Start everything in order; returns the first admin token when this is the first start.
 
-        Raises CannotStart, with nothing left running.
+        Raises CannotStart or AskedToStop, with nothing left running.
         """
         try:
             return self._start()
@@ -187,7 +189,7 @@ class Supervisor:
 
     def _worker(self, name: str, queue: str, extra: dict[str, str]) -> Process:
         command = [sys.executable, "-m", "worker", "--name", name, "--queue", queue]
-        return self._part(f"worker-{name}", command, DRAIN_SECONDS, extra)
+        return self._part(f"worker-{name}", command, self.settings.drain_seconds + DRAIN_MARGIN, extra)
 
     def _part(
         self,
@@ -220,6 +222,8 @@ class Supervisor:
                 urllib.request.urlopen(f"{self.address}/healthz", timeout=2).close()
                 return
             time.sleep(0.1)
+        if self.stopping.is_set():
+            raise AskedToStop
         raise CannotStart(f"The API did not answer within {READY_SECONDS:.0f} s; see {self.home / 'logs' / 'api.log'}.")
 
     # --- watch -----------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ class Supervisor:
         self.stopping.set()
         workers = [part for part in self._parts if part.name.startswith("worker")]
         for part in workers:
-            part.send(signal.SIGTERM)
+            part.ask_to_stop()
         for part in workers + [part for part in reversed(self._parts) if part not in workers]:
             part.stop()
         self._parts.clear()
@@ -270,11 +274,6 @@ class Supervisor:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def processes(self) -> list[psutil.Process]:
-        """This process and everything below it."""
-        me = psutil.Process()
-        return [me, *me.children(recursive=True)]
 
 
 def stop_at_signals(supervisor: Supervisor) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from standalone.supervisor import CannotStart, Plan, Supervisor, stop_at_signals
+from standalone.supervisor import AskedToStop, CannotStart, Plan, Supervisor, stop_at_signals
 
 PORT = 8600
 
@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     except CannotStart as why:
         print(f"Not started: {why}", file=sys.stderr)
         return 1
+    except AskedToStop:
+        return 0
     try:
         if token:
             print(f"admin      {token}\n           shown this once: keep it, and make tokens for people with it")

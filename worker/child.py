@@ -90,6 +90,7 @@ class RunTraining:
         self.voice = voice
         self.ears = ears
         self._progress_said_at = 0.0
+        self._kept_at: int | None = None  # the step of the newest checkpoint
 
     def do(self) -> None:
         from bimt_engine.analysis.evidence import gather_evidence
@@ -137,11 +138,13 @@ class RunTraining:
                 self.checkpoint(training, step)
             if stopping:
                 raise Stopped
-        self.checkpoint(training, training.state.step)  # evidence can be gathered from here without training again
+        if self._kept_at != training.state.step:  # evidence can be gathered from here without training again
+            self.checkpoint(training, training.state.step)
 
     def checkpoint(self, training: Any, step: int) -> None:
         name = leave(self.folder, f"{self.id}-checkpoint-{step}", training.checkpoint())
         self.voice.say("checkpoint", run=self.id, step=step, file=name)
+        self._kept_at = step
 
     def evidence_progress(self, fraction: float, note: str) -> None:
         if self.ears.stop.is_set():
@@ -169,6 +172,13 @@ class RunTraining:
         figures = {"network.svg": to_svg(picture), "network.png": to_png(picture)}
         result = {
             "document": evidence.document(),
+            "dataset": {
+                "task": dataset.task,
+                "features": list(dataset.feature_names),
+                "targets": list(dataset.target_names),
+                "train": len(dataset.train_inputs),
+                "test": len(dataset.test_inputs),
+            },
             "stepper": training.stepper_name,
             "device": str(next(training.network.parameters()).device),
             "seconds": seconds,

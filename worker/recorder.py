@@ -67,7 +67,8 @@ class Recorder:
 
     def checkpoint(self, run_id: str, step: int, file: str) -> None:
         """Remember it, in place of an older one that is not written down yet."""
-        if before := self._heap.checkpoints.get(run_id):
+        before = self._heap.checkpoints.get(run_id)
+        if before and before[1] != file:
             (self._folder / before[1]).unlink(missing_ok=True)
         self._heap.checkpoints[run_id] = (step, file)
 

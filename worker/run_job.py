@@ -88,6 +88,11 @@ class JobAtHand:
             self.recorder.log("error", str(why))
             self._end("failed", str(why))
             return "failed"
+        except Exception as fault:
+            log.exception("%s ends by a fault of ours", self.claim.job_id)
+            sentence = f"A fault of ours ended this job ({type(fault).__name__}: {fault}). Try it again, and tell us."
+            self._end("failed", sentence)
+            return "failed"
         return ending.how
 
     # --- data ------------------------------------------------------------------------------------------

@@ -1,0 +1,253 @@
+"""`python -m standalone demo`: real data in, modules and pictures out, then everything stops.
+
+Everything goes the way a user's things go: over HTTP, through the queue, to a worker and back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from standalone.memory import tree_bytes
+from standalone.supervisor import AskedToStop, CannotStart, Plan, Supervisor, stop_at_signals
+from store.settings import table
+
+TWO_MODULES = {(("x1", "x3"), ("y1",)), (("x2", "x4"), ("y2",))}  # what the formulas of `independence` are made of
+LONGEST_SECONDS = 600.0  # a job that takes longer here has hung
+LOOK_SECONDS = 0.25  # between two looks at a job
+
+
+class Unexpected(Exception):
+    """A sentence: what the demo should have shown, and what came instead."""
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the two jobs: its name, its title for people, and the body of POST /jobs."""
+
+    name: str
+    title: str
+    body: dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo. 0: everything came out as it must. 1: a sentence says what did not."""
+    parser = argparse.ArgumentParser(prog="python -m standalone demo", description="Real data in, modules and pictures out.")
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where the pictures go; default %(default)s")
+    parser.add_argument("--keep", action="store_true", help="at the end leave the pages open until Ctrl-C")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    began = time.monotonic()
+    try:
+        with started(console) as (supervisor, token):
+            demo = Demo(supervisor, token, options.folder, console)
+            demo.run()
+            seconds = time.monotonic() - began
+            console.print(f"\nwall time {seconds:.0f} s, peak memory of all processes {demo.peak_bytes / 2**20:.0f} MiB")
+            if options.keep:
+                console.print("The pages stay open until Ctrl-C.")
+                supervisor.watch()
+    except (CannotStart, Unexpected, httpx.HTTPError) as why:
+        console.print(f"[bold red]The demo failed:[/] {escape(str(why))}")
+        return 1
+    except (Interrupted, AskedToStop):
+        console.print("Interrupted; everything is stopped.")
+        return 130
+    console.print("Everything is stopped; nothing is left running.")
+    return 0
+
+
+@contextmanager
+def started(console: Console) -> Iterator[tuple[Supervisor, str]]:
+    """The embedded default in a fresh temporary home, with its first admin token; stopped and deleted at the end."""
+    home = Path(tempfile.mkdtemp(prefix="bimt-demo-"))
+    ours = {setting.name for setting in table()}  # settings of this shell are for other homes than this one
+    environ = {name: value for name, value in os.environ.items() if name not in ours}
+    supervisor = Supervisor(Plan(home=home), environ=environ, say=lambda line: console.print(f"[dim]{escape(line)}[/]"))
+    stop_at_signals(supervisor)
+    try:
+        token = supervisor.start()
+        assert token is not None, "a fresh home has no admin yet"
+        yield supervisor, token
+    finally:
+        supervisor.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Demo:
+    """Uploads, submits, watches and shows."""
+
+    def __init__(self, supervisor: Supervisor, token: str, folder: Path, console: Console) -> None:
+        self.supervisor = supervisor
+        self.folder = folder
+        self.console = console
+        self.peak_bytes = 0
+        self.http = httpx.Client(
+            base_url=f"{supervisor.address}/api/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+            transport=httpx.HTTPTransport(retries=3),
+            trust_env=False,  # a proxy of the user's is for other machines than this one
+        )
+
+    def run(self) -> None:
+        """All of it. Raises Unexpected."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table_file = write_diabetes(self.folder / "diabetes.csv")
+        dataset = self.upload(table_file, targets=["progression"])
+        questions = [
+            Question(
+                "diabetes",
+                "Which measurements tell how a diabetes goes on?",
+                {"dataset": dataset["id"], "recipe": "table", "seeds": [0], "name": "diabetes"},
+            ),
+            Question(
+                "independence",
+                "Two formulas in one network: y1 = (x1 + x3)³, y2 = x2² + sin(πx4)",
+                {"recipe": "independence", "seeds": [0], "name": "independence"},
+            ),
+        ]
+        jobs = [self.send("POST", "/jobs", json=question.body) for question in questions]
+        jobs = self.watch(jobs)
+        for question, job in zip(questions, jobs, strict=True):
+            modules = self.show(question, job)
+            if question.name == "independence" and reads_and_decides(modules) != TWO_MODULES:
+                raise Unexpected(
+                    "independence must fall apart into {x1, x3} → y1 and {x2, x4} → y2, "
+                    f"but it came out as {describe(modules)}."
+                )
+
+    def upload(self, path: Path, *, targets: list[str]) -> dict[str, Any]:
+        """The data set, checked by the service."""
+        with path.open("rb") as stream:
+            dataset = self.send(
+                "POST", "/datasets", files={"file": (path.name, stream, "text/csv")}, data={"targets": targets}
+            )
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while dataset["state"] == "checking" and time.monotonic() < deadline:
+            self.pause()
+            dataset = self.send("GET", f"/datasets/{dataset['id']}")
+        if dataset["state"] != "ready":
+            raise Unexpected(f"The table should be ready, but it is {dataset['state']}: {dataset['errors']}")
+        self.console.print(
+            f"\nuploaded   {path}: {dataset['rows']} rows, {dataset['columns']} columns, target {', '.join(targets)}"
+        )
+        return dataset
+
+    def watch(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The jobs when they have ended, with a bar for each until then. Raises Unexpected where one failed."""
+        columns = (TextColumn("{task.description:14}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=self.console) as progress:
+            bars = {
+                job["id"]: progress.add_task(job["name"], total=1.0, note="waiting", start=False) for job in jobs
+            }
+            deadline = time.monotonic() + LONGEST_SECONDS
+            while time.monotonic() < deadline:
+                jobs = [self.send("GET", f"/jobs/{job['id']}") for job in jobs]
+                for job in jobs:
+                    if job["state"] != "queued":
+                        progress.start_task(bars[job["id"]])
+                    if job["state"] in ("succeeded", "failed", "cancelled"):
+                        progress.stop_task(bars[job["id"]])
+                    progress.update(bars[job["id"]], completed=job["progress"], note=note_of(job))
+                if all(job["state"] in ("succeeded", "failed", "cancelled") for job in jobs):
+                    break
+                self.pause()
+        for job in jobs:
+            if job["state"] != "succeeded":
+                raise Unexpected(f"The job {job['name']} should have succeeded, but it is {job['state']}: {job['reason']}")
+        return jobs
+
+    def show(self, question: Question, job: dict[str, Any]) -> list[dict[str, Any]]:
+        """Print what was found, and write the pictures; returns the modules."""
+        run = self.send("GET", f"/jobs/{job['id']}/runs")["items"][0]
+        modules: list[dict[str, Any]] = self.send("GET", f"/runs/{run['id']}/modules")["modules"]
+        pictures = []
+        for suffix in ("svg", "png"):
+            pictures.append(self.folder / f"{question.name}.{suffix}")
+            pictures[-1].write_bytes(self.fetch(f"/runs/{run['id']}/figures/network.{suffix}"))
+        say = self.console.print
+        say(f"\n[bold]{question.name}[/]  {escape(question.title)}")
+        say(f"  {run['test_metric_name']:22} {run['test_metric']:.4g}")
+        say(f"  {'connections kept':22} {run['connections']}")
+        say(f"  {'modules':22} {len(modules)}")
+        for module in modules:
+            say(f"    {escape(module['reading'])}")
+        say(f"  {'pictures':22} {', '.join(str(picture) for picture in pictures)}")
+        say(f"  {'page':22} {self.supervisor.address}/runs/{run['id']}")
+        return modules
+
+    def send(self, method: str, address: str, **how: Any) -> Any:
+        """The JSON answer. Raises Unexpected with the service's own sentence where it refuses."""
+        return self._send(method, address, **how).json()
+
+    def fetch(self, address: str) -> bytes:
+        return self._send("GET", address).content
+
+    def _send(self, method: str, address: str, **how: Any) -> httpx.Response:
+        response = self.http.request(method, address, **how)
+        if response.is_error:
+            raise Unexpected(f"{method} {address} was answered with {response.status_code}: {response.text[:500]}")
+        return response
+
+    def pause(self) -> None:
+        """A moment in which the processes are looked after. Raises Interrupted."""
+        self.supervisor.tend()
+        self.peak_bytes = max(self.peak_bytes, tree_bytes())
+        if self.supervisor.stopping.wait(LOOK_SECONDS):
+            raise Interrupted
+
+
+def write_diabetes(path: Path) -> Path:
+    """scikit-learn's diabetes study as a CSV file: 442 patients, ten measurements, how the disease went on in a year."""
+    from sklearn.datasets import load_diabetes
+
+    study = load_diabetes(scaled=False)
+    header = ",".join([*study.feature_names, "progression"])
+    lines = [
+        ",".join(f"{value:g}" for value in (*row, target)) for row, target in zip(study.data, study.target, strict=True)
+    ]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def note_of(job: dict[str, Any]) -> str:
+    """What stands beside the bar."""
+    losses = job["losses"] or {}
+    loss = losses.get("test_prediction_loss", losses.get("prediction_loss"))
+    if job["state"] == "running" and loss is not None:
+        return f"{job['note'] or ''}  test loss {loss:.3g}"
+    return str(job["state"])
+
+
+def reads_and_decides(modules: list[dict[str, Any]]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """For each module what it reads and what it decides."""
+    return {(tuple(sorted(module["inputs"])), tuple(sorted(module["outputs"]))) for module in modules}
+
+
+def describe(modules: list[dict[str, Any]]) -> str:
+    """The same for people."""
+    parts = [f"{{{', '.join(reads)}}} → {', '.join(decides)}" for reads, decides in sorted(reads_and_decides(modules))]
+    return " and ".join(parts) or "no module at all"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
