@@ -53,7 +53,7 @@ class Connection:
 
     length     distance in the plane between the two places; unit: one layer width
     effect     what the loss gains when this connection alone is taken away; None where it was not measured
-    parameter  the weight matrix it stands in; two neurons may be joined by more than one matrix
+    parameter  the weight matrix it stands in, at row and column; two neurons may be joined more than once
     """
 
     source: str
@@ -62,6 +62,13 @@ class Connection:
     length: float = 0.0
     effect: float | None = None
     parameter: str = ""
+    row: int = 0
+    column: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from other connections between the same two neurons."""
+        return f"{self.parameter}[{self.row},{self.column}]"
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class Graph:
             "multigraph": True,
             "graph": dict(self.meta),
             "nodes": [{**asdict(n), "position": list(n.position)} for n in self.neurons],
-            "edges": [{**asdict(c), "key": c.parameter} for c in self.connections],
+            "edges": [{**asdict(c), "key": c.key} for c in self.connections],
         }
 
     @classmethod

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from bimt_engine.analysis.activity import activation_statistics
 from bimt_engine.analysis.components import count_modules
 from bimt_engine.analysis.paths import Masks, drop_dead_ends, full_masks, settle_mlp
-from bimt_engine.analysis.plain_mlp import Array, PlainMlp, Values, forward, split
+from bimt_engine.analysis.plain_mlp import Array, Values
 from bimt_engine.analysis.refit import (
     GradientProblem,
     Refitted,
@@ -38,7 +39,8 @@ UNNOTICED = 0.02  # of the tolerance: what weights that carry nothing may cost t
 SHRINK = 0.8  # of the connections that a dense stage leaves
 ONE_AT_A_TIME = 60  # connections; above this, batches
 SMALL_WORK = 2e8  # multiplications in one JᵀJ; more is left to gradients
-TRIAL_WORK = 4e9  # multiplications for all trials of one removal
+EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
+TRIAL_WORK = 2e10  # multiplications that these may cost together
 BEYOND = 8  # steps past the cliff, to show it and because the loss may come back
 RANDOM_MASKS = 10
 LARGE_REFITS = 30  # stages of the general path, at most
@@ -129,6 +131,7 @@ class _Search:
         self.subject, self.progress = subject, progress
         self.tolerance, self.refit_steps = tolerance, refit_steps
         self.slack = tolerance * subject.scale
+        self.extra_trials, self.extra_work = EXTRA_TRIALS, TRIAL_WORK
         self.trained_outputs = subject.outputs(subject.values(), subject.held_out)
         self.small: SmallProblem | None = None
         self.large: GradientProblem | None = None
@@ -197,8 +200,9 @@ class _Search:
         costs = removal_costs(self.refitted(state), state.masks)
         kept = kept_weights(state.masks)
         work = 20 * self.small_work(state)
-        trials = max(4, int(TRIAL_WORK / work)) if patient else 2
+        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if patient else 2
         best: tuple[float, Refitted, Masks] | None = None
+        number = 0
         for number, index in enumerate(np.argsort(costs, kind="stable")[:trials]):
             values, masks = self.cut(state, [kept[index]])
             if not masks_hold_anything(masks):
@@ -208,6 +212,8 @@ class _Search:
                 best = (found.loss, found, masks)
             if found.loss <= easy or (number >= 3 and best[0] <= limit):
                 break
+        self.extra_trials -= max(0, number - 3)
+        self.extra_work -= max(0, number - 3) * work
         return None if best is None else self.state(best[1].values, best[2], curvature=best[1].curvature)
 
     def prune_by_gradient(self, state: State, states: list[State]) -> State:
@@ -344,7 +350,7 @@ class _Search:
 
     def strengths(self, state: State) -> dict[str, Array]:
         """|w| · std of the source's activation over the training examples; 0 where the mask has taken it."""
-        stds = activation_stds(self.subject, state.values)
+        stds = {name: std for name, (_, std) in activation_statistics(self.subject, state.values).items()}
         found = {}
         for weights in self.subject.wiring.weight_layers:
             std = stds[weights.source]
@@ -394,83 +400,3 @@ def masks_hold_anything(masks: Masks) -> bool:
 
 def _unknowns(masks: Masks) -> int:
     return sum(int(mask.sum()) for mask in masks.values())
-
-
-def activation_stds(subject: Subject, values: Values) -> dict[str, Array]:
-    """Standard deviation of each place's activation over the training examples, by neuron layer."""
-    return {name: std for name, (_, std) in activation_statistics(subject, values).items()}
-
-
-def activation_statistics(subject: Subject, values: Values) -> dict[str, tuple[Array, Array]]:
-    """Mean and standard deviation of each place's activation, copies of a folded layer one after another."""
-    names = [layer.name for layer in subject.wiring.neuron_layers]
-    if subject.plain is not None:
-        weights, biases = split(values)
-        inputs = subject.plain.inputs_in_slots(subject.train.inputs)
-        seen = forward(weights, biases, inputs, subject.plain.activation)[0]
-        return {name: (a.mean(axis=0), a.std(axis=0)) for name, a in zip(names, seen, strict=True)}
-    import torch
-
-    with torch.no_grad():
-        _, activations = subject.with_values(values).run(subject.tensor(subject.train.inputs))
-    found = {}
-    for name, activation in activations.items():
-        flat = activation.numpy()
-        layer = subject.wiring.layer(name)
-        from bimt_engine.analysis.paths import copies
-
-        places = layer.neurons * copies(subject.wiring, name)
-        flat = flat.reshape(-1, places)
-        found[name] = (flat.mean(axis=0), flat.std(axis=0))
-    return found
-
-
-def ablation_effects(subject: Subject, values: Values, masks: Masks) -> dict[tuple[str, int, int], float]:
-    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, one by one."""
-    kept = [
-        (w.parameter, int(r), int(c))
-        for w in subject.wiring.weight_layers
-        for r, c in zip(*np.nonzero(masks[w.parameter]), strict=True)
-    ]
-    base = float(subject.losses(subject.outputs(values, subject.train), subject.train).mean())
-    if subject.plain is not None:
-        return _plain_ablations(subject, subject.plain, values, kept, base)
-    effects = {}
-    for name, row, column in kept:
-        changed = dict(values)
-        changed[name] = values[name].copy()
-        changed[name][row, column] = 0.0
-        outputs = subject.outputs(changed, subject.train)
-        effects[name, row, column] = float(subject.losses(outputs, subject.train).mean()) - base
-    return effects
-
-
-def _plain_ablations(
-    subject: Subject, plain: PlainMlp, values: Values, kept: list[tuple[str, int, int]], base: float
-) -> dict[tuple[str, int, int], float]:
-    """All ablations of a perceptron in few passes: only the layers behind the cut are computed anew."""
-    weights, biases = split(values)
-    inputs = plain.inputs_in_slots(subject.train.inputs)
-    seen, _ = forward(weights, biases, inputs, plain.activation)
-    to_data = np.argsort(plain.output_order)
-    effects: dict[tuple[str, int, int], float] = {}
-    per_pass = max(1, int(4e6 / (len(inputs) * max(w.shape[0] for w in weights))))
-    for start in range(0, len(kept), per_pass):
-        for number in range(len(weights)):
-            here = [k for k in kept[start : start + per_pass] if k[0] == f"weights.{number}"]
-            if not here:
-                continue
-            changed = np.repeat(weights[number][None], len(here), axis=0)
-            for i, (_, row, column) in enumerate(here):
-                changed[i, row, column] = 0.0
-            after, _ = forward(
-                [changed, *weights[number + 1 :]], biases[number:], seen[number], plain.activation
-            )
-            losses = subject.losses(after[-1][..., to_data], subject.train).mean(axis=-1)
-            effects.update({k: float(loss) - base for k, loss in zip(here, losses, strict=True)})
-    return effects
-
-
-def with_step(pruned: Pruned, **changes: object) -> Pruned:
-    """The same pruning with some fields replaced."""
-    return replace(pruned, **changes)  # type: ignore[arg-type]
