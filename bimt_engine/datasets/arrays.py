@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,14 @@ MAX_RATIO = 200  # unpacked to packed; MNIST's images have 5, an archive made of
 SMALL = 10 << 20  # bytes; below this any ratio is harmless
 MAX_DIMENSIONS = 5
 
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, a member of an archive, or what gzip unpacks."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_ROLES = {2: ("images", "labels"), 4: ("train_images", "train_labels", "test_images", "test_labels")}
 
@@ -56,7 +64,9 @@ def read_npz(content: bytes | Path) -> Table:
             with zipfile.ZipFile(raw) as archive:
                 _check_archive(archive)
                 arrays = {entry.filename[:-4]: _read_npy(archive, entry) for entry in archive.infolist()}
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, struct.error) as error:
+        except (RefusedData, MemoryError):
+            raise
+        except Exception as error:  # zipfile answers damage with a dozen kinds, ValueError and KeyError among them
             raise refuse(f"The file is not a sound NPZ archive ({error}); write it again with numpy.savez.") from None
     return _table(arrays)
 
@@ -99,7 +109,7 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
             version = np.lib.format.read_magic(member)
             reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran, dtype = reader[version](member, max_header_size=10_000)
-        except (zipfile.BadZipFile, zlib.error):
+        except (zipfile.BadZipFile, zlib.error, MemoryError):
             raise
         except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
             raise refuse(f"The array {name} has no sound header; write it again with numpy.savez.") from None
@@ -119,7 +129,7 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def _read_exactly(file: IO[bytes], size: int, name: str) -> bytes:
+def _read_exactly(file: Readable, size: int, name: str) -> bytes:
     data = file.read(size + 1)  # one more than is right, never all that there is
     if len(data) != size:
         raise refuse(f"{name} has {'more' if len(data) > size else 'fewer'} bytes than its header declares.")
@@ -155,7 +165,7 @@ def read_idx_arrays(content: bytes | Path, *, most: int = 1) -> list[NDArray[Any
     with opened(content) as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        file: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+        file: Readable = gzip.GzipFile(fileobj=raw) if packed else raw
         try:
             while (array := _read_idx_array(file)) is not None:
                 arrays.append(array)
@@ -168,7 +178,7 @@ def read_idx_arrays(content: bytes | Path, *, most: int = 1) -> list[NDArray[Any
     return arrays
 
 
-def _read_idx_array(file: BinaryIO) -> NDArray[Any] | None:
+def _read_idx_array(file: Readable) -> NDArray[Any] | None:
     magic = file.read(4)
     if not magic:
         return None
@@ -184,7 +194,7 @@ def _read_idx_array(file: BinaryIO) -> NDArray[Any] | None:
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
-def _read_exactly_up_to(file: BinaryIO, size: int) -> bytes:
+def _read_exactly_up_to(file: Readable, size: int) -> bytes:
     data = file.read(size)
     if len(data) < size:
         raise refuse(f"The IDX file ends early: {size:,} bytes were declared, {len(data):,} are there. Send it again.")

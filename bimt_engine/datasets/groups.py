@@ -129,7 +129,7 @@ def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
 
     rows = read_records(content, most=MAX_ORDER + 1)
     head = rows[0]
-    labelled = len(rows) >= 2 and head[1:] == [row[0] for row in rows[1:]] and head[0] not in head[1:]
+    labelled = head[1:] == [row[0] for row in rows[1:]] and not any(head[0] in row[1:] for row in rows)
     if labelled:
         names = tuple(head[1:])
         entries = [row[1:] for row in rows[1:]]

@@ -42,7 +42,7 @@ def read_parquet(content: bytes | Path, *, used: frozenset[str] | None = None) -
                 raise refuse(f"The table has {rows * len(wanted):,} cells; at most {MAX_CELLS:,} are read.")
             raw.seek(0)
             frame = pl.read_parquet(raw, columns=wanted, use_statistics=False)
-    except RefusedData:
+    except (RefusedData, MemoryError):
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # the reader panics on some damaged files
         said = str(error).split("\n")[0][:200]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,8 @@ class Column:
             return (self.name,)
         return tuple(f"{self.name}[{','.join(map(str, index))}]" for index in np.ndindex(*self.shape))
 
-    def as_matrix(self) -> NDArray[np.float64]:
-        """(rows, width)."""
+    def as_matrix(self) -> NDArray[Any]:
+        """(rows, width), in the type that the values have."""
         return self.values.reshape(len(self.values), -1)
 
 
@@ -117,7 +117,7 @@ class Table:
         raise refuse(f"There is no column {name!r}; the data have: {shown}. Correct the name.", column=name)
 
 
-def opened(content: bytes | Path) -> BinaryIO:
+def opened(content: bytes | Path) -> io.BytesIO | io.BufferedReader:
     """The bytes as a file that can be read and sought."""
     return io.BytesIO(content) if isinstance(content, bytes) else Path(content).open("rb")
 

@@ -1,0 +1,127 @@
+"""Each kind of data is what the paper says, the same for the same seed, and another for another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bimt_engine.datasets.catalogue import make_dataset
+from bimt_engine.errors import DataError
+from bimt_engine.spec import (
+    DigitsData,
+    FormulaData,
+    GroupData,
+    InContextRegressionData,
+    ModularAdditionData,
+    TwoMoonsData,
+)
+
+KINDS = [
+    FormulaData(formulas=["(x1 + x3)**3", "x2**2 + sin(pi*x4)"], inputs=4),
+    TwoMoonsData(),
+    ModularAdditionData(modulus=11),
+    GroupData(group="S4"),
+    GroupData(group="table", cayley_table=[[0, 1, 2], [1, 2, 0], [2, 0, 1]]),
+    InContextRegressionData(sequences=50),
+    DigitsData(),
+]
+
+
+def arrays(dataset):
+    return [dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets]
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.kind)
+def test_the_seed_decides_the_data_and_nothing_else_does(spec):
+    first, again, other = (make_dataset(spec, seed=seed) for seed in (3, 3, 4))
+    for a, b in zip(arrays(first), arrays(again), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+    assert not all(np.array_equal(a, b) for a, b in zip(arrays(first), arrays(other), strict=True))
+    fixed = spec.model_copy(update={"seed": 3})
+    for a, b in zip(arrays(first), arrays(make_dataset(fixed, seed=99)), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.kind)
+def test_names_widths_and_labels_fit_together(spec):
+    data = make_dataset(spec, seed=0)
+    assert len(data.feature_names) == data.inputs
+    assert len(data.train_inputs) == len(data.train_targets)
+    assert len(data.test_inputs) == len(data.test_targets)
+    if data.task == "classification":
+        assert data.default_loss == "cross_entropy"
+        assert data.train_targets.dtype == np.int64
+        assert 0 <= data.train_targets.min() <= data.train_targets.max() < data.targets
+    else:
+        assert data.default_loss == "mse"
+        assert data.train_targets.shape[-1] == data.targets
+    if data.tokens is not None:
+        assert data.train_inputs.dtype == np.int64
+        assert 0 <= data.train_inputs.min() <= data.train_inputs.max() < data.tokens
+
+
+def test_a_formula_is_computed_from_uniform_inputs():
+    data = make_dataset(FormulaData(formulas=["x1 - 2*x2"], inputs=2, low=1, high=3, train=5000, test=7), seed=0)
+    x = data.train_inputs
+    assert 1 <= x.min() < 1.01
+    assert 2.99 < x.max() <= 3
+    np.testing.assert_allclose(data.train_targets[:, 0], x[:, 0] - 2 * x[:, 1])
+    assert data.test_inputs.shape == (7, 2)
+    assert data.target_names == ("y",)
+
+
+def test_a_formula_that_is_the_same_everywhere_is_refused():
+    with pytest.raises(DataError, match=r"`x1 - x1` has the same value"):
+        make_dataset(FormulaData(formulas=["x1", "x1 - x1"], inputs=1), seed=0)
+
+
+def test_modular_addition_has_every_pair_once():
+    data = make_dataset(ModularAdditionData(modulus=59), seed=0)
+    pairs = np.concatenate([data.train_inputs, data.test_inputs])
+    assert len(pairs) == 59**2 == len(np.unique(pairs, axis=0))
+    assert len(data.train_inputs) == round(0.8 * 59**2)
+    assert (pairs.sum(1) % 59 == np.concatenate([data.train_targets, data.test_targets])).all()
+
+
+def test_an_in_context_sequence_hides_its_last_y():
+    data = make_dataset(InContextRegressionData(sequences=1000), seed=0)
+    x, y = data.train_inputs[..., 0], data.train_inputs[..., 1]
+    assert data.train_inputs.shape == (800, 2, 2)
+    assert data.predicted_positions == (1,)
+    assert (y[:, 1] == 0).all()
+    w = y[:, 0] / x[:, 0]
+    assert -1 <= w.min() < w.max() <= 1
+    assert 1 <= x.min() < x.max() <= 3
+    np.testing.assert_allclose(data.train_targets[:, 1, 0], w * x[:, 1])
+
+
+def test_two_moons_can_be_told_apart_by_their_neighbours():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    data = make_dataset(TwoMoonsData(), seed=0)
+    judge = KNeighborsClassifier(5).fit(data.train_inputs, data.train_targets)
+    assert judge.score(data.test_inputs, data.test_targets) > 0.97
+    assert not np.array_equal(data.train_inputs, data.test_inputs)
+
+
+def test_digits_are_scaled_and_every_class_is_on_both_sides():
+    data = make_dataset(DigitsData(), seed=1)
+    assert data.train_inputs.min() == 0
+    assert data.train_inputs.max() == 1
+    assert len(data.train_inputs) + len(data.test_inputs) == 1797
+    assert set(data.train_targets) == set(data.test_targets) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (GroupData(group="table"), "needs a `cayley_table`"),
+        (GroupData(group="S4", cayley_table=[[0]]), "leave one of them out"),
+        (GroupData(group="Z1"), "one element only"),
+        (GroupData(group="S9"), "too large"),
+    ],
+)
+def test_a_group_that_makes_no_task_is_refused(spec, says):
+    with pytest.raises(DataError, match=says):
+        make_dataset(spec, seed=0)
