@@ -184,7 +184,7 @@ def examine_modules(
                     for o in range(len(outputs))
                 },
                 "selectivity": finite(select[number]),
-                "sufficiency": {outputs[o]: finite(kept[number, o]) for o in range(len(outputs))},
+                "sufficiency": finite(kept[number, own].min()),
                 "random_groups": int(compared[number]),
                 "all_groups_tried": bool(exhausted[number]),
                 "supported": bool(supported),

@@ -1,0 +1,350 @@
+"""Communities: what Leiden sees in the weights alone, with the nulls it must be held against (SCIENCE, item 4).
+
+Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
+network that falls apart for good is hardly more modular than its own shuffle. What a module is FOR is told by
+`modules`; this file tells how the weights alone would be grouped, and how little or much that means.
+
+igraph and leidenalg (both GPL) are imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import igraph
+import leidenalg
+import numpy as np
+from sklearn.cluster import KMeans
+
+from bimt_engine.analysis.graph import Graph
+
+Array = np.ndarray
+NULLS = 100  # graphs of each kind of chance; p can be no smaller than 1 in 101
+NULL_SEEDS = 2  # Leiden runs on each of them
+NULL_WORK = 200_000  # connections in all null graphs of one kind together, at most
+FEWEST_NULLS = 19  # p = 0.05 can be reached
+SWAPS = 10  # tried exchanges for each connection when a graph is rewired, and again when its strengths are annealed
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One weight matrix as connections: |weight| from source to target; numbers of neurons in one common list."""
+
+    source: Array
+    target: Array
+    weight: Array
+    sources: Array  # all neurons of the two neuron layers, connected or not: what an all-entry shuffle may use
+    targets: Array
+
+    @property
+    def total(self) -> float:
+        return float(self.weight.sum())
+
+
+@dataclass(frozen=True)
+class Layered:
+    """A layered graph: neurons 0 … n-1 and one slice for each weight matrix."""
+
+    neurons: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(s.total for s in self.slices)
+
+    @property
+    def connections(self) -> int:
+        return sum(s.weight.size for s in self.slices)
+
+
+def layered(graph: Graph) -> tuple[Layered, list[str]]:
+    """The connected neurons of a graph as a layered graph, and their ids. Signs are dropped: Leiden takes none."""
+    joined = {c.source for c in graph.connections} | {c.target for c in graph.connections}
+    ids = [n.id for n in graph.neurons if n.id in joined]
+    index = {identifier: i for i, identifier in enumerate(ids)}
+    layer_of = {n.id: n.layer for n in graph.neurons}
+    slices = []
+    for parameter in dict.fromkeys(c.parameter for c in graph.connections):
+        some = [c for c in graph.connections if c.parameter == parameter]
+        ends = ({layer_of[c.source] for c in some}, {layer_of[c.target] for c in some})
+        among = [np.array([index[i] for i in ids if layer_of[i] in layers]) for layers in ends]
+        slices.append(
+            Slice(
+                np.array([index[c.source] for c in some]),
+                np.array([index[c.target] for c in some]),
+                np.array([abs(c.weight) for c in some]),
+                among[0],
+                among[1],
+            )
+        )
+    return Layered(len(ids), tuple(slices)), ids
+
+
+def layered_modularity(net: Layered, labels: Array, *, resolution: float = 1.0) -> float:
+    """Q_L = Σ_l (W_l/W) Q_l with Q_l = (1/W_l) Σ_ij (A_ij - γ s_i^out s_j^in / W_l) δ(c_i, c_j).
+
+    Within each weight matrix chance keeps what every source gives and every target takes; W is the sum of all weights.
+    """
+    found = 0.0
+    for s in net.slices:
+        if s.total == 0:
+            continue
+        groups = int(labels.max()) + 1
+        inside = s.weight[labels[s.source] == labels[s.target]].sum()
+        gives = np.bincount(labels[s.source], weights=s.weight, minlength=groups)
+        takes = np.bincount(labels[s.target], weights=s.weight, minlength=groups)
+        found += inside - resolution * float(gives @ takes) / s.total
+    return float(found / net.total) if net.total else 0.0
+
+
+def directed_modularity(net: Layered, labels: Array) -> float:
+    """Leicht and Newman's Q of the whole directed graph: one null over all weight matrices, blind to the layers."""
+    whole = Slice(*_joined(net), np.empty(0), np.empty(0))
+    return layered_modularity(Layered(net.neurons, (whole,)), labels)
+
+
+def normalised_cut(net: Layered, labels: Array) -> float:
+    """Σ over groups of cut / volume of the undirected graph; groups without volume do not count."""
+    source, target, weight = _joined(net)
+    groups = int(labels.max()) + 1
+    volume = np.bincount(labels[source], weights=weight, minlength=groups)
+    volume += np.bincount(labels[target], weights=weight, minlength=groups)
+    across = labels[source] != labels[target]
+    cut = np.bincount(labels[source][across], weights=weight[across], minlength=groups)
+    cut += np.bincount(labels[target][across], weights=weight[across], minlength=groups)
+    return float((cut[volume > 0] / volume[volume > 0]).sum())
+
+
+def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Array]:
+    """A normalised cut into so many groups by spectral clustering, and the labels."""
+    source, target, weight = _joined(net)
+    adjacency = np.zeros((net.neurons, net.neurons))
+    np.add.at(adjacency, (source, target), weight)
+    adjacency += adjacency.T
+    inverse = 1 / np.sqrt(adjacency.sum(axis=0))
+    _, vectors = np.linalg.eigh(-inverse[:, None] * adjacency * inverse)
+    leading = vectors[:, :groups] * inverse[:, None]
+    leading /= np.maximum(np.linalg.norm(leading, axis=1, keepdims=True), 1e-300)
+    labels = KMeans(groups, n_init=10, random_state=seed).fit_predict(leading)
+    return normalised_cut(net, labels), relabelled(labels)
+
+
+def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tuple[Array, float, list[Array]]:
+    """The best of several Leiden partitions by layered modularity: labels, Q, and all partitions found."""
+    graphs = [
+        igraph.Graph(net.neurons, np.column_stack((s.source, s.target)).tolist(), directed=True) for s in net.slices
+    ]
+    found: list[Array] = []
+    for seed in seeds:
+        # Not normalised by each slice's weight, so slices of equal say add up to W · Q_L.
+        partitions = [
+            leidenalg.RBConfigurationVertexPartition(g, weights=s.weight.tolist(), resolution_parameter=resolution)
+            for g, s in zip(graphs, net.slices, strict=True)
+        ]
+        optimiser = leidenalg.Optimiser()
+        optimiser.set_rng_seed(int(seed))
+        optimiser.optimise_partition_multiplex(partitions, layer_weights=[1.0] * len(partitions), n_iterations=-1)
+        found.append(relabelled(np.array(partitions[0].membership)))
+    scores = [layered_modularity(net, labels, resolution=resolution) for labels in found]
+    best = int(np.argmax(scores))
+    return found[best], scores[best], found
+
+
+def relabelled(labels: Array) -> Array:
+    """The same groups numbered in the order in which they first appear."""
+    order = {old: new for new, old in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([order[old] for old in labels.tolist()])
+
+
+def variation_of_information(one: Array, other: Array) -> float:
+    """H(one | other) + H(other | one) in nats: 0 for equal partitions, at most log n."""
+    joint = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
+    np.add.at(joint, (one, other), 1 / len(one))
+    entropy = lambda p: -float((p[p > 0] * np.log(p[p > 0])).sum())  # noqa: E731 (three uses in one line)
+    return max(0.0, 2 * entropy(joint.reshape(-1)) - entropy(joint.sum(0)) - entropy(joint.sum(1)))
+
+
+# --- chance -----------------------------------------------------------------------------------------
+
+
+def value_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
+    """The same connections with their weights dealt anew within each weight matrix."""
+    return replace(net, slices=tuple(replace(s, weight=generator.permutation(s.weight)) for s in net.slices))
+
+
+def degree_preserving(net: Layered, generator: np.random.Generator) -> Layered:
+    """Rewired within each weight matrix: every neuron keeps its number of connections and, annealed, its strengths."""
+    return replace(net, slices=tuple(_annealed(_rewired(s, generator), s, generator) for s in net.slices))
+
+
+def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
+    """Every entry of each matrix dealt anew, zeros too: the literature's null, for parity only.
+
+    It misleads on sparse networks: it breaks the neurons' degrees along with the placement, so to reject it may say no
+    more than that few neurons hold all connections, and which way it errs depends on the density.
+    """
+    slices = []
+    for s in net.slices:
+        cells = generator.permutation(s.sources.size * s.targets.size)[: s.weight.size]
+        slices.append(
+            replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size])
+        )
+    return replace(net, slices=tuple(slices))
+
+
+NULL_KINDS: dict[str, Callable[[Layered, np.random.Generator], Layered]] = {
+    "value_shuffle": value_shuffle,
+    "degree_preserving": degree_preserving,
+    "all_entry_shuffle": all_entry_shuffle,
+}
+
+
+def _rewired(s: Slice, generator: np.random.Generator) -> Slice:
+    """Exchange the targets of random pairs of connections, unless that would double one."""
+    target = s.target.tolist()
+    source = s.source.tolist()
+    taken = set(zip(source, target, strict=True))
+    count = len(source)
+    if count < 2 or len(taken) < count:  # parallel connections (query, key, value) are left as they are
+        return s
+    for a, b in generator.integers(count, size=(SWAPS * count, 2)).tolist():
+        one, other = (source[a], target[b]), (source[b], target[a])
+        if one in taken or other in taken:
+            continue
+        taken -= {(source[a], target[a]), (source[b], target[b])}
+        taken |= {one, other}
+        target[a], target[b] = target[b], target[a]
+    return replace(s, target=np.array(target))
+
+
+def _annealed(s: Slice, like: Slice, generator: np.random.Generator) -> Slice:
+    """Deal the weights so that what each neuron gives and takes comes near to what it was, cooling down."""
+    size = 1 + int(max(s.source.max(), s.target.max()))
+    gives = np.bincount(like.source, weights=like.weight, minlength=size)
+    takes = np.bincount(like.target, weights=like.weight, minlength=size)
+    weight = generator.permutation(s.weight).tolist()
+    off_gives = (np.bincount(s.source, weights=weight, minlength=size) - gives).tolist()
+    off_takes = (np.bincount(s.target, weights=weight, minlength=size) - takes).tolist()
+    source, target, count = s.source.tolist(), s.target.tolist(), len(weight)
+    steps = SWAPS * count
+    heat = float(np.var(s.weight)) + 1e-300
+    pairs = generator.integers(count, size=(steps, 2)).tolist()
+    for step, ((a, b), luck) in enumerate(zip(pairs, generator.random(steps).tolist(), strict=True)):
+        move = weight[b] - weight[a]
+        gain = 0.0
+        if source[a] != source[b]:
+            gain += 2 * move * (off_gives[source[a]] - off_gives[source[b]]) + 2 * move * move
+        if target[a] != target[b]:
+            gain += 2 * move * (off_takes[target[a]] - off_takes[target[b]]) + 2 * move * move
+        if gain <= 0 or luck < np.exp(-gain / (heat * (1 - step / steps))):
+            weight[a], weight[b] = weight[b], weight[a]
+            off_gives[source[a]] += move
+            off_gives[source[b]] -= move
+            off_takes[target[a]] += move
+            off_takes[target[b]] -= move
+    return replace(s, weight=np.array(weight))
+
+
+def null_scores(
+    net: Layered, labels: Array, kind: str, count: int, *, generator: np.random.Generator
+) -> tuple[Array, Array]:
+    """Layered Q of chance graphs: re-optimised for each, and for this partition held fixed."""
+    free, fixed = np.empty(count), np.empty(count)
+    for i in range(count):
+        chance = NULL_KINDS[kind](net, generator)
+        seeds = generator.integers(2**31, size=NULL_SEEDS).tolist()
+        free[i] = leiden(chance, seeds=seeds)[1]
+        fixed[i] = layered_modularity(chance, labels)
+    return free, fixed
+
+
+# --- the document -----------------------------------------------------------------------------------
+
+CAUTION = (
+    "Rejecting a null says that the weights are not placed at random. It does not say that these groups are the right "
+    "ones, or that they do anything: that is what the effects of the modules are for."
+)
+
+
+def find_communities(
+    graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS
+) -> dict[str, Any]:
+    """Leiden's groups of the pruned graph with scores, nulls and stability, as a JSON-able document.
+
+    seeds      runs of Leiden; the best is kept.
+    cut_into   groups of the spectral cut.
+    """
+    net, ids = layered(graph)
+    if net.connections == 0:
+        return {"groups": [], "modularity": None, "reading": "No connection is left, so there is nothing to group."}
+    generator = np.random.default_rng([seed, 4])
+    labels, score, runs = leiden(net, seeds=[seed * 1000 + i for i in range(seeds)])
+    count = int(np.clip(NULL_WORK // net.connections, FEWEST_NULLS, nulls)) if nulls else 0
+    chance = {}
+    for kind in NULL_KINDS if count else ():
+        free, fixed = null_scores(net, labels, kind, count, generator=generator)
+        chance[kind] = {
+            "graphs": count,
+            "mean": float(free.mean()),
+            "std": float(free.std()),
+            "p": float((np.sum(free >= score - 1e-12) + 1) / (count + 1)),
+            "p_fixed": float((np.sum(fixed >= score - 1e-12) + 1) / (count + 1)),
+            "parity_only": kind == "all_entry_shuffle",
+        }
+    apart = [variation_of_information(a, b) for i, a in enumerate(runs) for b in runs[:i]]
+    module_of = {n.id: n.module for n in graph.neurons}
+    modules = relabelled(np.array([module_of[i] or f"alone {i}" for i in ids]))
+    groups = [
+        {"name": str(g + 1), "neurons": [i for i, label in zip(ids, labels, strict=True) if label == g]}
+        for g in range(int(labels.max()) + 1)
+    ]
+    document: dict[str, Any] = {
+        "method": "leiden",
+        "groups": groups,
+        "modularity": score,
+        "modularity_of_modules": layered_modularity(net, modules),
+        "directed_modularity": directed_modularity(net, labels),
+        "normalised_cut": normalised_cut(net, labels),
+        "nulls": chance,
+        "stability": {
+            "runs": len(runs),
+            "best_found": sum(np.array_equal(run, labels) for run in runs),
+            "variation_of_information": float(np.mean(apart)) if apart else 0.0,
+        },
+        "variation_of_information_to_modules": variation_of_information(labels, modules),
+        "caution": CAUTION,
+    }
+    if 2 <= cut_into < net.neurons:
+        cut, cut_labels = spectral_cut(net, cut_into, seed=seed)
+        document["spectral"] = {
+            "groups": [
+                [i for i, label in zip(ids, cut_labels, strict=True) if label == g]
+                for g in range(int(cut_labels.max()) + 1)
+            ],
+            "normalised_cut": cut,
+        }
+    document["reading"] = _reading(document)
+    return document
+
+
+def _reading(document: dict[str, Any]) -> str:
+    groups, score = len(document["groups"]), document["modularity"]
+    start = f"Leiden parts the weights into {groups} group{'s' if groups > 1 else ''} (layered Q = {score:.3f})"
+    if not document["nulls"]:
+        return f"{start}; no null was drawn, so this says nothing yet."
+    p = document["nulls"]["degree_preserving"]["p"]
+    chance = document["nulls"]["degree_preserving"]["mean"]
+    if p < 0.05:
+        return f"{start}, more than rewired graphs reach ({chance:.3f}, p = {p:.3g}). {CAUTION}"
+    return (
+        f"{start}, no more than rewired graphs reach ({chance:.3f}, p = {p:.3g}): by weights alone the groups are not "
+        "distinguishable from chance. Trust the effects of the modules instead."
+    )
+
+
+def _joined(net: Layered) -> tuple[Array, Array, Array]:
+    parts = zip(*((s.source, s.target, s.weight) for s in net.slices), strict=True)
+    source, target, weight = (np.concatenate(part) for part in parts)
+    return source, target, weight
