@@ -14,6 +14,7 @@ from flask import Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import Info, OpenAPI
 from pydantic import ValidationError
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import auth, problems
 from api.door import SECURITY_SCHEMES
@@ -37,8 +38,8 @@ CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what each
-module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as
+ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what
+each module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as
 `application/problem+json`; each type of problem has a page."""
 
 
@@ -72,22 +73,26 @@ def create_app(
         TRAP_HTTP_EXCEPTIONS=False,
         PROPAGATE_EXCEPTIONS=False,
     )
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     app.extensions["bimt"] = Services(
         settings=settings,
         database=database or Database(settings.database_url, pool=settings.database_pool),
         files=files or Files(settings.files_url, spool=settings.spool),
-        announce=announce or (lambda job, queue, priority: announce_to_broker(settings.broker_url, job, queue, priority)),
+        announce=announce
+        or (lambda job, queue, priority: announce_to_broker(settings.broker_url, job, queue, priority)),
         now=now,
     )
     app.before_request(_name_request)
     machine.install(app)
-    install_limits(app, settings)
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)
     for noun in (datasets, recipes, jobs, runs, people, machine):
         app.register_api(noun.api)
     pages.install(app)
+    install_limits(app, settings)
     problems.install(app, pages.problem_page)
     app.components_schemas["Problem"] = ProblemSchema.model_json_schema(ref_template="#/components/schemas/{model}")
     app.spec_json = finished(app)

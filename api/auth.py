@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: bearer tokens for programs, sessions with CSRF for browsers, one decision per address."""
+"""Who asks, and whether they may: bearer tokens for programs, sessions with CSRF for browsers, a decision for each."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def _check_csrf() -> None:
     except Exception as error:  # flask-wtf raises ValidationError of wtforms, CSRFError is raised by its own extension
         if not isinstance(error, CSRFError) and type(error).__name__ != "ValidationError":
             raise
-        raise Problem("csrf", "The CSRF token of this browser session is missing or old; load the page again.") from None
+        raise Problem(
+            "csrf", "The CSRF token of this browser session is missing or old; load the page again."
+        ) from None
 
 
 check_csrf = _check_csrf

@@ -44,7 +44,9 @@ class Finding:
 def format_of(file_name: str) -> str | None:
     """The format that the ending of a file's name stands for."""
     lower = file_name.lower()
-    return next((form for ending, form in sorted(ENDINGS.items(), key=lambda e: -len(e[0])) if lower.endswith(ending)), None)
+    return next(
+        (form for ending, form in sorted(ENDINGS.items(), key=lambda e: -len(e[0])) if lower.endswith(ending)), None
+    )
 
 
 def check_file(path: Path, *, form: str, settings: Settings, roles: dict[str, Any] | None = None) -> Finding:
@@ -74,11 +76,15 @@ def check_file(path: Path, *, form: str, settings: Settings, roles: dict[str, An
             return Finding(said["preview"], [])
         return Finding(None, [dict(entry) for entry in said["errors"]] or _refused("The file cannot be read.").errors)
     except (ValueError, KeyError, IndexError, TypeError):
-        log.warning("the check of an upload died with %s: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace"))
+        log.warning(
+            "the check of an upload died with %s: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace")
+        )
         return _refused(f"Reading the file as {form} took more memory or time than is granted, or it is damaged.")
 
 
-def understand(path: Path, *, form: str, settings: Settings, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def understand(
+    path: Path, *, form: str, settings: Settings, asked: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(preview, settled roles) of a file. `asked`: the roles that the user named, perhaps not all.
 
     Raises the problem of an unusable file or of roles that cannot be.
@@ -90,9 +96,10 @@ def understand(path: Path, *, form: str, settings: Settings, asked: dict[str, An
     roles = settle_roles(finding.preview, asked)
     if complete is None and any(asked.get(name) is not None for name in ("inputs", "targets", "task")):
         # Roles that were only now complete are looked at as the worker will look at them.
-        finding = check_file(path, form=form, settings=settings, roles=roles)
-        if finding.preview is None:
-            raise unusable(finding.errors)
+        again = check_file(path, form=form, settings=settings, roles=roles)
+        if again.preview is None:
+            raise unusable(again.errors)
+        return again.preview, roles
     return finding.preview, roles
 
 
@@ -101,7 +108,13 @@ def _environment() -> dict[str, str]:
     passed = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     ours = {name: os.environ[name] for name in passed if name in os.environ}
     here = str(Path(__file__).resolve().parents[1])
-    return ours | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": here, "HOME": "/nonexistent"}
+    return ours | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": here,
+        "HOME": "/nonexistent",
+    }
 
 
 def _refused(sentence: str) -> Finding:
@@ -116,7 +129,9 @@ def unusable(finding_errors: list[dict[str, Any]]) -> Problem:
     ]
     if len(errors) == 1:
         return Problem("unusable-data", errors[0]["detail"], errors)
-    return Problem("unusable-data", f"The file has {len(errors)} faults; `errors` names row and column of each.", errors)
+    return Problem(
+        "unusable-data", f"The file has {len(errors)} faults; `errors` names row and column of each.", errors
+    )
 
 
 def _text(value: Any) -> str | None:
@@ -171,7 +186,9 @@ def _role_errors(role: str, names: list[str], columns: dict[str, Any], under: st
         whole = name.partition("[")[0]  # one number of an array column, such as pixels[3]
         if columns and name not in columns and whole not in columns:
             known = ", ".join(list(columns)[:12]) + (", …" if len(columns) > 12 else "")
-            errors.append(wrong(f"{under}/{role}/{index}", f"There is no column `{name}`; there are {known}.", column=name))
+            errors.append(
+                wrong(f"{under}/{role}/{index}", f"There is no column `{name}`; there are {known}.", column=name)
+            )
         elif role == "inputs" and not cayley and columns.get(name, {}).get("type") == "text":
             detail = f"The column `{name}` holds text and cannot be an input; write it as numbers or leave it out."
             errors.append(wrong(f"{under}/{role}/{index}", detail, column=name))
@@ -182,11 +199,11 @@ def _likely_task(targets: list[str], columns: dict[str, Any], rows: int | None) 
     """Whether targets look like classes: text, or a few whole numbers."""
     column = columns.get(targets[0], {}) if len(targets) == 1 else {}
     few = (column.get("distinct") or 0) <= max(2, min(20, (rows or 0) // 5))
-    return "classification" if column.get("type") == "text" or (column.get("type") == "integer" and few) else "regression"
+    return (
+        "classification" if column.get("type") == "text" or (column.get("type") == "integer" and few) else "regression"
+    )
 
 
 def uploaded_spec(dataset_id: str, sha256: str, form: str, roles: dict[str, Any]) -> dict[str, Any]:
     """The dataset part of a spec that means this upload with these roles."""
     return {"kind": "uploaded", "dataset_id": dataset_id, "sha256": sha256, "format": form} | roles
-
-

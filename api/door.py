@@ -83,11 +83,14 @@ class Noun(APIBlueprint):
         responses = answers | problem_answers(*(usual | {422} | set(problems)))
         security: list[dict[str, list[str]]] | None = None if needs is Access.ANYONE else [{"token": []}]
         register = getattr(super(), method)(
-            rule, responses=responses, security=security, openapi_extensions={"x-needs": needs.value} | (extensions or {})
+            rule,
+            responses=responses,
+            security=security,
+            openapi_extensions={"x-needs": needs.value} | (extensions or {}),
         )
 
         def decorate(view: View) -> View:
-            return register(decide(needs)(view))  # type: ignore[no-any-return]
+            return register(decide(needs)(view))
 
         return decorate
 

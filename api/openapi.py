@@ -26,7 +26,7 @@ def finished(app: OpenAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("ValidationErrorModel", "UnprocessableEntity"):
         schemas.pop(name, None)
-    for name, schema in list(schemas.items()):
+    for schema in list(schemas.values()):
         # Definitions inside a schema are components of their own; the copies would be dead weight.
         for inner, definition in (schema.pop("$defs", None) or {}).items():
             schemas.setdefault(inner, definition)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+
 from api.problems import Problem, wrong
+
 
 def cursor(key: str | None) -> str | None:
     """The cursor that leads to what comes after this key; None: there is nothing more."""
@@ -27,5 +29,3 @@ def key_of(text: str | None) -> str | None:
         sentence = "This is no cursor of ours; send the `next` of the page before, or leave `after` out."
         raise Problem("invalid-fields", sentence, [wrong("/after", sentence, place="query")])
     return key
-
-

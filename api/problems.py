@@ -120,8 +120,8 @@ KINDS: dict[str, Kind] = {
             422,
             "Fields are wrong",
             False,
-            "The request can be read, but some of its fields cannot be used. `errors` lists every one of them, each with "
-            "a JSON Pointer into the body (or the name of the query parameter).",
+            "The request can be read, but some of its fields cannot be used. `errors` lists every one of them, each "
+            "with a JSON Pointer into the body (or the name of the query parameter).",
             "Mend each field that `errors` names. The schema of a spec is at /api/v1/spec-schema.",
         ),
         Kind(
@@ -129,8 +129,8 @@ KINDS: dict[str, Kind] = {
             422,
             "The file cannot be used as data",
             False,
-            "The file was read, but it is not a usable table or set of arrays. `errors` names row and column; rows count "
-            "from 1, the header not included. Nothing of the file is kept.",
+            "The file was read, but it is not a usable table or set of arrays. `errors` names row and column; rows "
+            "count from 1, the header not included. Nothing of the file is kept.",
             "Mend the file where `errors` says and upload it again.",
         ),
         Kind(
@@ -246,9 +246,10 @@ def pointer_into(document: Any, path: Iterable[int | str], *, absent: bool = Fal
         last = index == len(rest) - 1
         if isinstance(document, Mapping) and step in document:
             document = document[step]
-        elif isinstance(document, list) and isinstance(step, int) and 0 <= step < len(document):
-            document = document[step]
-        elif absent and last and isinstance(document, Mapping) and isinstance(step, str):
+        elif isinstance(step, int):
+            inside = isinstance(document, list) and 0 <= step < len(document)
+            document = document[step] if inside else None
+        elif absent and last and isinstance(document, Mapping):
             document = None
         else:
             continue
@@ -256,7 +257,9 @@ def pointer_into(document: Any, path: Iterable[int | str], *, absent: bool = Fal
     return "".join(f"/{step}" for step in steps)
 
 
-def field_errors(error: ValidationError, document: Any, *, place: str = "body", under: str = "") -> list[dict[str, Any]]:
+def field_errors(
+    error: ValidationError, document: Any, *, place: str = "body", under: str = ""
+) -> list[dict[str, Any]]:
     """One entry for every wrong field of a pydantic error. `under`: where the document stands in the request."""
     found = []
     for entry in error.errors(include_url=False):
@@ -308,15 +311,19 @@ def as_problem(error: Exception) -> Problem:
             return Problem("invalid-fields", str(error), [wrong("", str(error))])
         case DatabaseDataError():
             # A value that the database cannot hold although the schema lets it pass: the asker's, not ours.
-            return Problem("invalid-fields", "A value is outside what can be stored.", [wrong("", "A value cannot be stored.")])
+            return invalid("", "A value is outside what can be stored.")
         case SQLAlchemyError() if _is_away(error):
             log.exception("the database does not answer")
-            return Problem("unavailable", "The database does not answer; try again in a few seconds.", headers={"Retry-After": "3"})
+            return Problem(
+                "unavailable", "The database does not answer; try again in a few seconds.", headers={"Retry-After": "3"}
+            )
         case HTTPException():
             return _of_http(error)
         case _:
             log.exception("unforeseen error at %s %s", request.method, request.path)
-            return Problem("internal", "The service made a mistake; it has been logged. Try again, or report the request id.")
+            return Problem(
+                "internal", "The service made a mistake; it has been logged. Try again, or report the request id."
+            )
 
 
 def _is_away(error: SQLAlchemyError) -> bool:

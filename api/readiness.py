@@ -44,7 +44,9 @@ def _files(here: Services) -> str:
 
 
 def _broker(here: Services) -> str:
-    return _must(queue.answers(here.settings.broker_url), "The broker does not answer; jobs are accepted and will wait.")
+    return _must(
+        queue.answers(here.settings.broker_url), "The broker does not answer; jobs are accepted and will wait."
+    )
 
 
 def _must(answers: bool, sentence: str) -> str:

@@ -83,7 +83,9 @@ def _own_upload(rows: Session, team_id: str, data: UploadedData) -> str:
     """The id of the upload that a spec names, which must be the team's and have those bytes."""
     row = datasets.get(rows, team_id, data.dataset_id)
     if row.sha256 != data.sha256 or row.format != data.format:
-        raise invalid("/spec/dataset/sha256", f"The data set `{row.id}` has other bytes or another format than the spec says.")
+        raise invalid(
+            "/spec/dataset/sha256", f"The data set `{row.id}` has other bytes or another format than the spec says."
+        )
     if row.state != "ready":
         raise Problem("conflict", f"The data set `{row.name}` is {row.state}.")
     return row.id

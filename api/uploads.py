@@ -1,4 +1,4 @@
-"""Multipart bodies read as they arrive: the file goes straight to its sink, so memory stays small and limits bite early."""
+"""Multipart bodies read as they arrive: the file goes straight to its sink, memory stays small, limits bite early."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def _read(events: _Events, sink: Sink[T], received: Received[T]) -> None:
             for piece in _data(events):
                 used += len(piece)
                 if used > MAX_FIELD_BYTES:
-                    raise Problem("too-large", f"The text fields of an upload may have {MAX_FIELD_BYTES:,} bytes together.")
+                    raise Problem(
+                        "too-large", f"The text fields of an upload may have {MAX_FIELD_BYTES:,} bytes together."
+                    )
                 content += piece
             text = _decoded(event.name, bytes(content), event.headers)
             received.fields.setdefault(event.name, []).append(text)
@@ -127,7 +129,6 @@ class Spooled:
     """The beginning of a file on disk and, when it was longer than that, the rest as it arrives."""
 
     path: Path
-    bytes: int
     rest: Iterator[bytes] | None
 
     def pieces(self) -> Iterator[bytes]:
@@ -144,11 +145,11 @@ def spool(chunks: Iterator[bytes], *, directory: Path, small: int) -> Spooled:
                 out.write(piece)
                 size += len(piece)
                 if size > small:
-                    return Spooled(Path(out.name), size, chunks)
+                    return Spooled(Path(out.name), chunks)
         except BaseException:
             Path(out.name).unlink(missing_ok=True)
             raise
-        return Spooled(Path(out.name), size, None)
+        return Spooled(Path(out.name), None)
 
 
 def _pieces_of(path: Path) -> Iterator[bytes]:

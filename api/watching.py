@@ -24,7 +24,7 @@ def event_of(here: Services, rows: Session, job: Job) -> JobEvent:
     return JobEvent(
         revision=job.revision,
         id=job.id,
-        state=job.state,  # type: ignore[arg-type]  # the database checks its words
+        state=job.state,
         progress=job.progress,
         eta_seconds=_eta(here, job),
         queue_position=jobs.queue_position(rows, job) if job.state == "queued" else None,
@@ -55,7 +55,8 @@ def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: 
         if event.revision != last:
             last = event.revision
             beat = time.monotonic()
-            yield f"id: {event.revision}\nevent: {'end' if event.state in FINAL_STATES else 'job'}\ndata: {event.model_dump_json()}\n\n"
+            word = "end" if event.state in FINAL_STATES else "job"
+            yield f"id: {event.revision}\nevent: {word}\ndata: {event.model_dump_json()}\n\n"
         if event.state in FINAL_STATES or time.monotonic() > end:
             return
         if time.monotonic() - beat > BEAT_EVERY:

@@ -44,11 +44,12 @@ UPLOAD_BODY = {
                 "type": "object",
                 "required": ["file"],
                 "properties": {
-                    "file": {"type": "string", "format": "binary", "description": "CSV, NPZ, Parquet, IDX(.gz) or a Cayley table."},
-                    **{
-                        name: schema
-                        for name, schema in UploadFields.model_json_schema()["properties"].items()
+                    "file": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "CSV, NPZ, Parquet, IDX(.gz) or a Cayley table.",
                     },
+                    **{name: schema for name, schema in UploadFields.model_json_schema()["properties"].items()},
                 },
                 "additionalProperties": False,
             },
@@ -70,8 +71,8 @@ UPLOAD_BODY = {
 def create_dataset() -> Response:
     """Upload a file, or name a maker of the catalogue.
 
-    A small file is checked at once: 201, or 422 that names row and column. A large one is answered with 202 and the state
-    `checking`; ask again until it is `ready` or `refused`.
+    A small file is checked at once: 201, or 422 that names row and column. A large one is answered with 202 and the
+    state `checking`; ask again until it is `ready` or `refused`.
     """
     if request.mimetype == "multipart/form-data":
         return _upload()
@@ -187,7 +188,9 @@ def _upload() -> Response:
         fields = _fields(received.fields)
         form = fields.format or format_of(received.file_name)
         if form is None:
-            raise invalid("/format", f"What format is `{received.file_name[:80]}`? Say csv, npz, parquet, idx or cayley.")
+            raise invalid(
+                "/format", f"What format is `{received.file_name[:80]}`? Say csv, npz, parquet, idx or cayley."
+            )
         name = fields.name or received.file_name[:120] or "upload"
         if isinstance(received.file, Spooled):
             return _keep_small(received.file, fields, form, name)
@@ -258,7 +261,10 @@ def shown(row: Dataset) -> DatasetOut:
     """A data set as it goes over the wire."""
     item = DatasetItem.model_validate(row)
     return DatasetOut(
-        **item.model_dump(), maker=row.maker, roles=row.roles, errors=(row.errors or []) if row.state == "refused" else []
+        **item.model_dump(),
+        maker=row.maker,
+        roles=row.roles,
+        errors=(row.errors or []) if row.state == "refused" else [],
     )
 
 

@@ -143,7 +143,7 @@ def job_logs(path: JobPath, query: LogsQuery) -> Response:
 def job_events(path: JobPath, query: EventsQuery) -> Response:
     """Everything that changes, as it changes.
 
-    Server-sent events whose ids are revisions: a client that comes back with Last-Event-ID misses nothing that still counts.
+    Server-sent events whose ids are revisions: a client that comes back with Last-Event-ID misses nothing that counts.
     With `?wait=` one JSON answer instead, as soon as the revision is another than `since`.
     """
     here = services()
@@ -179,4 +179,3 @@ def _name(body: JobIn) -> str:
     if body.spec is not None and body.spec.dataset is not None:
         return body.spec.dataset.kind
     return "job"
-

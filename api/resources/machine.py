@@ -19,7 +19,10 @@ api = Noun("machine", "Health and numbers, for those who run the service.", pref
 
 REQUESTS = Counter("bimt_http_requests", "Requests answered.", ["address", "method", "status"])
 SECONDS = Histogram(
-    "bimt_http_seconds", "Time to an answer.", ["address"], buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
+    "bimt_http_seconds",
+    "Time to an answer.",
+    ["address"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
 )
 
 
@@ -42,7 +45,7 @@ def metrics() -> Response:
     registry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -60,5 +63,3 @@ def install(app: Flask) -> None:
 
     app.before_request(begin)
     app.after_request(end)
-
-

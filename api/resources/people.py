@@ -31,7 +31,7 @@ def who_am_i() -> Response:
                 role=member.role,
                 team_id=who.team_id,
                 team=team.name,
-                scopes=sorted(who.scopes),  # type: ignore[arg-type]  # words that were checked when it was minted
+                scopes=sorted(who.scopes),
             )
         )
 
@@ -41,7 +41,9 @@ def list_tokens(query: TokensQuery) -> Response:
     """My tokens, without their secrets."""
     with services().database.read() as rows:
         who = caller()
-        page = teams.page_tokens(rows, who.team_id, member_id=who.member_id, after=key_of(query.after), limit=query.limit)
+        page = teams.page_tokens(
+            rows, who.team_id, member_id=who.member_id, after=key_of(query.after), limit=query.limit
+        )
         return answer(TokenList(items=[TokenItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
 
 
@@ -49,9 +51,13 @@ def list_tokens(query: TokensQuery) -> Response:
 def mint_token(body: TokenIn) -> Response:
     """A new token of mine. Its text is shown this once; only a hash of it is kept."""
     here, who = services(), caller()
-    beyond = [(i, scope) for i, scope in enumerate(body.scopes) if "admin" not in who.scopes and scope not in who.scopes]
+    beyond = [
+        (i, scope) for i, scope in enumerate(body.scopes) if "admin" not in who.scopes and scope not in who.scopes
+    ]
     if beyond:
-        errors = [wrong(f"/scopes/{i}", f"Your own token lacks `{scope}`, so it cannot give it.") for i, scope in beyond]
+        errors = [
+            wrong(f"/scopes/{i}", f"Your own token lacks `{scope}`, so it cannot give it.") for i, scope in beyond
+        ]
         raise Problem("scope", errors[0]["detail"], errors)
     now = here.now()
     with here.database.write() as rows:

@@ -97,7 +97,9 @@ def run_snapshots(path: RunPath, query: SnapshotsQuery) -> Response:
     """The steps of which the network is kept."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, path.run_id)
-        found = progress.snapshots(rows, run.id, after=-1 if query.after is None else query.after, limit=query.limit + 1)
+        found = progress.snapshots(
+            rows, run.id, after=-1 if query.after is None else query.after, limit=query.limit + 1
+        )
         items = [SnapshotOut.model_validate(row) for row in found[: query.limit]]
         return answer(SnapshotsOut(items=items, next=items[-1].step if len(found) > query.limit else None))
 
@@ -182,7 +184,9 @@ def run_figure(path: FigurePath) -> Response:
         run = runs.get(rows, caller().team_id, path.run_id)
         known = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
     if file_name not in known:
-        raise Problem("not-found", f"The run has no figure {file_name}; it has {', '.join(sorted(known)) or 'none yet'}.")
+        raise Problem(
+            "not-found", f"The run has no figure {file_name}; it has {', '.join(sorted(known)) or 'none yet'}."
+        )
     response = stored_bytes(known[file_name], FIGURE_TYPES[path.suffix])
     response.headers["Content-Security-Policy"] = FIGURE_SECURITY
     return response

@@ -49,7 +49,7 @@ class Body(Received):
     """A JSON body, read strictly: no number is a text and no `true` is a 1."""
 
     @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:  # type: ignore[override]
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
         """As JSON, so that strictness is JSON's own: 241.0 is an integer there, and a list may become a tuple."""
         return cls.model_validate_json(json.dumps(whole_numbers(obj)), strict=True)
 

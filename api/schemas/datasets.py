@@ -23,13 +23,7 @@ Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
 DatasetState = Literal["checking", "ready", "refused"]
 
 MakerSpec = Annotated[
-    FormulaData
-    | TwoMoonsData
-    | ModularAdditionData
-    | GroupData
-    | InContextRegressionData
-    | DigitsData
-    | ImagesData,
+    FormulaData | TwoMoonsData | ModularAdditionData | GroupData | InContextRegressionData | DigitsData | ImagesData,
     Field(discriminator="kind"),
 ]
 
@@ -135,7 +129,7 @@ class PreviewOut(Shown):
 
     rows: int | None = None
     train_rows: int | None = Field(default=None, description="Where the upload itself says which rows to train on.")
-    columns: list[PreviewColumn] = []
+    columns: list[PreviewColumn] = Field(default=[])
     suggested: dict[str, Any] = Field(default={}, description="Roles that would fit.")
     first_rows: list[dict[str, Any]] = Field(default=[], description="The first rows, each by column.")
     notes: list[str] = Field(default=[], description="What else is worth knowing.")

@@ -124,7 +124,9 @@ class JobOut(JobItem):
     """A job."""
 
     cancel_requested_at: datetime | None = None
-    eta_seconds: float | None = Field(default=None, description="Seconds to the end, from the pace so far; null: unknown.")
+    eta_seconds: float | None = Field(
+        default=None, description="Seconds to the end, from the pace so far; null: unknown."
+    )
     queue_position: int | None = Field(default=None, description="0: next. Null when it no longer waits.")
     spec: dict[str, Any]
     tries: list[AttemptOut] = Field(default=[], description="Every attempt: by whom, when, and why it ended.")
@@ -158,7 +160,10 @@ class LogPage(Page):
 
 class EventsQuery(Query):
     wait: float | None = Field(
-        default=None, ge=0, le=60, description="Long poll: one JSON answer as soon as something changed, or after so many seconds."
+        default=None,
+        ge=0,
+        le=60,
+        description="Long poll: one JSON answer as soon as something changed, or after so many seconds.",
     )
     since: int | None = Field(default=None, ge=0, description="The revision you know; with `wait`.")
 

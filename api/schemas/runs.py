@@ -71,9 +71,9 @@ class RunOut(RunItem):
     """A run."""
 
     spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
-    metrics: dict[str, Any] = {}
-    files: list[str] = []
-    figures: list[str] = []
+    metrics: dict[str, Any] = Field(default={})
+    files: list[str] = Field(default=[])
+    figures: list[str] = Field(default=[])
 
 
 class RunPage(Page):
@@ -112,11 +112,11 @@ class ModuleOut(Shown):
     """A cluster of neurons, what it reads and what it decides."""
 
     name: str
-    neurons: list[str] = []
-    inputs: list[str] = []
-    outputs: list[str] = []
+    neurons: list[str] = Field(default=[])
+    inputs: list[str] = Field(default=[])
+    outputs: list[str] = Field(default=[])
     connections: int = 0
-    effects: dict[str, Any] = {}
+    effects: dict[str, Any] = Field(default={})
     selectivity: float | None = None
     sufficiency: float | None = None
     reading: str = ""
@@ -126,7 +126,7 @@ class ModulesOut(Shown):
     """The modules of a run, and how it was parted into them."""
 
     modules: list[ModuleOut]
-    communities: dict[str, Any] = {}
+    communities: dict[str, Any] = Field(default={})
 
 
 class EffectsOut(Shown):

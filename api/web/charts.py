@@ -72,14 +72,16 @@ def line_chart(
                 right = at > WIDTH * 0.7
                 anchor, shift = ("end", -5) if right else ("start", 5)
                 parts.append(
-                    f'<text class="tick" x="{at + shift:.1f}" y="{TOP + 10}" text-anchor="{anchor}">{escape(words)}</text>'
+                    f'<text class="tick" x="{at + shift:.1f}" y="{TOP + 10}" text-anchor="{anchor}">'
+                    f"{escape(words)}</text>"
                 )
     for line, drawn in kept:
         path = _path([(across(a), up(b)) for a, b in drawn], steps)
         dash = " dashed" if line.dashed else ""
         parts.append(f'<path class="line tone-{line.tone}{dash}" d="{path}"><title>{escape(line.name)}</title></path>')
     parts.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x.label)}</text>'
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
+        f"{escape(x.label)}</text>"
     )
     parts.append(
         f'<text class="axis" transform="translate(11 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
@@ -163,7 +165,12 @@ def _drawable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[t
     return [
         (a, b)
         for a, b in points
-        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b) and (a > 0 or not x.log) and (b > 0 or not y.log)
+        if a is not None
+        and b is not None
+        and math.isfinite(a)
+        and math.isfinite(b)
+        and (a > 0 or not x.log)
+        and (b > 0 or not y.log)
     ]
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request, send_from_directory
+from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request
 from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup, escape
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select
 
 from api.auth import Access, caller, decide, may, signed_in
-from api.problems import KINDS, Problem
+from api.problems import Problem
 from api.resources.recipes import complete_spec
 from api.resources.runs import stored_bytes
 from api.schemas.base import DatasetId, JobId, RunId
 from api.services import services
-from api.web import reading, signing_in
+from api.web import explaining, reading, signing_in
 from api.web.charts import number
 from api.web.picture import module_tones, network_picture, picture_file
 from bimt_engine.analysis.graph import Graph
@@ -38,8 +38,11 @@ def install(app: Flask) -> None:
     """Put the pages into the app."""
     app.register_blueprint(pages)
     app.register_blueprint(signing_in.pages)
+    app.register_blueprint(explaining.pages)
     app.context_processor(_common)
-    app.jinja_env.filters.update(number=number, metric=reading.metric_name, moment=moment, age=age, size=size, duration=duration, code=code)
+    app.jinja_env.filters.update(
+        number=number, metric=reading.metric_name, moment=moment, age=age, size=size, duration=duration, code=code
+    )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 
@@ -53,12 +56,20 @@ def overview() -> str:
     team_id = caller().team_id
     after = _after()
     with services().database.read() as rows:
-        active = [job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows]
+        active = [
+            job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows
+        ]
         page = runs.page(rows, team_id, state="succeeded", after=after, limit=24)
         names = _job_names(rows, team_id, {run.job_id for run in page.rows})
         failed = jobs.page(rows, team_id, state="failed", limit=3).rows if after is None else []
         return render_template(
-            "overview.html", active=active, runs=page.rows, names=names, following=page.after, first=after is None, failed=failed
+            "overview.html",
+            active=active,
+            runs=page.rows,
+            names=names,
+            following=page.after,
+            first=after is None,
+            failed=failed,
         )
 
 
@@ -70,7 +81,13 @@ def job_list() -> str:
     state = asked["state"] if asked["state"] in reading.STATES else None
     with services().database.read() as rows:
         page = jobs.page(
-            rows, caller().team_id, state=state, tag=asked["tag"] or None, q=asked["q"] or None, after=_after(), limit=40
+            rows,
+            caller().team_id,
+            state=state,
+            tag=asked["tag"] or None,
+            q=asked["q"] or None,
+            after=_after(),
+            limit=40,
         )
         return render_template("jobs.html", jobs=page.rows, following=page.after, asked=asked, states=reading.STATES)
 
@@ -219,55 +236,6 @@ def new_job() -> str:
     )
 
 
-# --- help ----------------------------------------------------------------------------------------------
-
-
-@pages.get("/docs")
-@decide(Access.ANYONE)
-def docs() -> str:
-    """Every address, from the OpenAPI document."""
-    return render_template("docs.html", groups=reading.addresses(_document()), document=_document())
-
-
-@pages.get("/openapi.json")
-@decide(Access.ANYONE)
-def openapi() -> Response:
-    """The OpenAPI document."""
-    return Response(json.dumps(_document(), ensure_ascii=False), content_type="application/json")
-
-
-@pages.get("/problems")
-@decide(Access.ANYONE)
-def problem_list() -> str:
-    """Every kind of problem."""
-    return render_template("problems.html", kinds=KINDS.values())
-
-
-@pages.get("/problems/<string:slug>")
-@decide(Access.ANYONE)
-def problem_kind(slug: str) -> str:
-    """One kind of problem, explained. This is where `type` leads."""
-    if slug not in KINDS:
-        raise Problem("not-found", f"There is no kind of problem called {slug[:60]}.")
-    return render_template("problems.html", kinds=[KINDS[slug]], single=True)
-
-
-@pages.get("/static/<path:name>")
-@decide(Access.ANYONE)
-def static(name: str) -> Response:
-    """Style and scripts. Their address carries their version, so they may be kept for long."""
-    response = send_from_directory(STATIC, name)
-    response.headers["Cache-Control"] = "public, max-age=604800" if request.args.get("v") else "public, max-age=60"
-    return response
-
-
-@pages.get("/favicon.ico")
-@decide(Access.ANYONE)
-def favicon() -> Response:
-    """The sign in the tab."""
-    return static("icon.svg")
-
-
 # --- what all pages share ------------------------------------------------------------------------------
 
 
@@ -293,7 +261,7 @@ def _common() -> dict[str, Any]:
         "who": name,
         "may_submit": who is not None and may(who, Access.SUBMIT),
         "csrf_token": generate_csrf,
-        "version": _version(),
+        "version": explaining.version(),
         "now": services().now(),
         "path": request.path,
     }
@@ -305,24 +273,6 @@ def _quietly_signed_in() -> Any:
         return signed_in()
     except Exception:
         return None
-
-
-def _version() -> str:
-    """Changes when any style or script changes, so that browsers fetch it anew."""
-    global _VERSION
-    if _VERSION is None:
-        _VERSION = f"{max(int(p.stat().st_mtime) for p in STATIC.rglob('*') if p.is_file()):x}"
-    return _VERSION
-
-
-_VERSION: str | None = None
-
-
-def _document() -> dict[str, Any]:
-    from flask import current_app
-
-    document: dict[str, Any] = current_app.spec_json  # type: ignore[attr-defined]
-    return document
 
 
 def _known(text: str, form: Any) -> str:

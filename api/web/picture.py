@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+
 from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
@@ -83,7 +84,8 @@ def _connections(graph: Graph, place: Mapping[str, tuple[float, float]]) -> list
         words = f"{_label(c.source)} → {_label(c.target)}: weight {c.weight:.3g}"
         parts.append(
             f'<line class="connection {sign}"{module} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
-            f'stroke-width="{0.8 + 3.4 * share:.2f}" stroke-opacity="{0.3 + 0.65 * share:.2f}"><title>{escape(words)}</title></line>'
+            f'stroke-width="{0.8 + 3.4 * share:.2f}" stroke-opacity="{0.3 + 0.65 * share:.2f}">'
+            f"<title>{escape(words)}</title></line>"
         )
     return parts
 
@@ -136,9 +138,11 @@ _STYLE = """
 .module-5 circle{fill:#b03a6f}.module-6 circle{fill:#2f6fbf}.module-7 circle{fill:#567a1c}.module-8 circle{fill:#7a5a44}
 .label{fill:#1c1f24;font:600 30px system-ui,sans-serif}.label.unused{display:none}
 @media (prefers-color-scheme:dark){
-.plus{stroke:#6aa9f0}.minus{stroke:#f0805f}.neuron circle{fill:#e9e7e2}.unused circle{fill:#3b4049}.label{fill:#e9e7e2}
+.plus{stroke:#6aa9f0}.minus{stroke:#f0805f}.neuron circle{fill:#e9e7e2}.unused circle{fill:#3b4049}
+.label{fill:#e9e7e2}
 .module-1 circle{fill:#4fc7b4}.module-2 circle{fill:#f29a5c}.module-3 circle{fill:#ab93f5}.module-4 circle{fill:#e0bb4f}
-.module-5 circle{fill:#f08bb6}.module-6 circle{fill:#7ab3f5}.module-7 circle{fill:#a3cc62}.module-8 circle{fill:#cda58a}}
+.module-5 circle{fill:#f08bb6}.module-6 circle{fill:#7ab3f5}.module-7 circle{fill:#a3cc62}
+.module-8 circle{fill:#cda58a}}
 """
 
 
@@ -147,6 +151,8 @@ def picture_file(graph: Graph) -> str | None:
     drawn = network_picture(graph, title="network", max_connections=1_500)
     if drawn is None:
         return None
-    return str(drawn).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
-        "<title>network</title>", f"<style>{_STYLE}</style>", 1
+    return (
+        str(drawn)
+        .replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        .replace("<title>network</title>", f"<style>{_STYLE}</style>", 1)
     )

@@ -83,7 +83,9 @@ def effect_matrix(bodies: Sequence[Mapping[str, Any]]) -> Matrix | None:
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
     if not targets:
         return None
-    kinds = [k for k in ("resample", "mean", "zero") if any(k in (e or {}) for of in effects.values() for e in of.values())]
+    kinds = [
+        k for k in ("resample", "mean", "zero") if any(k in (e or {}) for of in effects.values() for e in of.values())
+    ]
     if not kinds:
         return None
     kind = kinds[0]
@@ -152,7 +154,10 @@ def best_run(runs: Sequence[Run]) -> Run | None:
     if not done:
         return None
     higher = any((run.test_metric_name or "").endswith(("accuracy", "r2")) for run in done)
-    return min(done, key=lambda r: (-(r.test_metric or 0) if higher else (r.test_metric if r.test_metric is not None else math.inf)))
+    return min(
+        done,
+        key=lambda r: -(r.test_metric or 0) if higher else (r.test_metric if r.test_metric is not None else math.inf),
+    )
 
 
 # --- curves ----------------------------------------------------------------------------------------------
@@ -184,7 +189,9 @@ def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
     """Loss against the number of connections that are left; `kept` is the number that was chosen."""
-    key = next((k for k in ("test_prediction_loss", "test_loss", "prediction_loss", "loss") if curve and k in curve[0]), None)
+    key = next(
+        (k for k in ("test_prediction_loss", "test_loss", "prediction_loss", "loss") if curve and k in curve[0]), None
+    )
     if key is None:
         return None
     lines = [Series("test loss" if key.startswith("test") else "loss", _column(curve, key, x="connections"), tone=2)]
@@ -260,7 +267,12 @@ def addresses(document: Mapping[str, Any]) -> list[tuple[str, str, list[Address]
 
 def _address(method: str, path: str, operation: Mapping[str, Any]) -> Address:
     parameters = [
-        (p["name"], p["in"], bool(p.get("required")), p.get("description") or p.get("schema", {}).get("description", ""))
+        (
+            p["name"],
+            p["in"],
+            bool(p.get("required")),
+            p.get("description") or p.get("schema", {}).get("description", ""),
+        )
         for p in operation.get("parameters", [])
     ]
     answers = []

@@ -1,18 +1,18 @@
-"""Things that the tests of the API need: a service on a real database, people of two teams, a run with everything in it."""
+"""What the tests of the API need: a service on a real database, people of two teams, a run with everything in it."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
-from sqlalchemy import create_engine
 
 from api.app import create_app
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
@@ -21,9 +21,14 @@ from store import jobs, progress, runs, teams
 from store.database import Database
 from store.files import Files
 from store.settings import Settings
-from store.tables import Base, Run
+from store.tables import Run
 
-SCOPES = {"reader": ("read",), "submitter": ("read", "submit"), "sharer": ("read", "share"), "admin": ("read", "submit", "share", "admin")}
+SCOPES = {
+    "reader": ("read",),
+    "submitter": ("read", "submit"),
+    "sharer": ("read", "share"),
+    "admin": ("read", "submit", "share", "admin"),
+}
 
 
 @dataclass
@@ -58,13 +63,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def make_house(home: Path, *, environ: dict[str, str] | None = None, clock: Callable[[], datetime] = now) -> House:
-    """A service of its own in a folder: tables made, two teams with a member and a token for every role."""
-    settings = Settings.from_env({"BIMT_RATE_LIMIT": "", "BIMT_LOGIN_RATE_LIMIT": ""} | (environ or {}), home=home)
-    home.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(settings.database_url)
-    Base.metadata.create_all(engine)
-    engine.dispose()
+def make_house(
+    home: Path,
+    *,
+    database_url: str,
+    environ: dict[str, str] | None = None,
+    clock: Callable[[], datetime] = now,
+) -> House:
+    """A service of its own in a folder, on a migrated database: two teams with a member and a token for every role."""
+    quiet = {"BIMT_RATE_LIMIT": "", "BIMT_LOGIN_RATE_LIMIT": ""}
+    settings = Settings.from_env(quiet | {"BIMT_DATABASE_URL": database_url} | (environ or {}), home=home)
+    if not (environ or {}).get("BIMT_RATE_LIMIT"):
+        settings = replace(settings, rate_limit="", login_rate_limit="")
     database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
     announced: list[tuple[str, str, int]] = []
     app = create_app(settings, database=database, files=files, announce=lambda *what: announced.append(what), now=clock)
@@ -100,12 +110,17 @@ def independence_spec(steps: int = 20_000) -> Spec:
 def two_modules(seed: int = 0) -> Graph:
     """A pruned network of two modules: {x1, x3} → y1 and {x2, x4} → y2."""
     draw = random.Random(seed)
-    sizes, names = {"input": 4, "hidden1": 20, "hidden2": 20, "output": 2}, {"input": ["x1", "x3", "x2", "x4"], "output": ["y1", "y2"]}
+    sizes, names = (
+        {"input": 4, "hidden1": 20, "hidden2": 20, "output": 2},
+        {"input": ["x1", "x3", "x2", "x4"], "output": ["y1", "y2"]},
+    )
     parts = {
         "A": {"input": [0, 1], "hidden1": [2, 4, 5], "hidden2": [3, 5], "output": [0]},
         "B": {"input": [2, 3], "hidden1": [11, 12, 14, 16, 17], "hidden2": [13, 15, 16], "output": [1]},
     }
-    module_of = {f"{layer}:{slot}": name for name, part in parts.items() for layer, slots in part.items() for slot in slots}
+    module_of = {
+        f"{layer}:{slot}": name for name, part in parts.items() for layer, slots in part.items() for slot in slots
+    }
     neurons = tuple(
         Neuron(
             id=f"{layer}:{slot}",
@@ -124,8 +139,15 @@ def two_modules(seed: int = 0) -> Graph:
     )
     layers = list(sizes)
     connections = tuple(
-        Connection(f"{a}:{i}", f"{b}:{j}", draw.choice([-1, 1]) * draw.uniform(0.2, 2.5), abs((i + 0.5) / sizes[a] - (j + 0.5) / sizes[b]), draw.random(), f"weights.{depth}")
-        for depth, (a, b) in enumerate(zip(layers, layers[1:], strict=False))
+        Connection(
+            f"{a}:{i}",
+            f"{b}:{j}",
+            draw.choice([-1, 1]) * draw.uniform(0.2, 2.5),
+            abs((i + 0.5) / sizes[a] - (j + 0.5) / sizes[b]),
+            draw.random(),
+            f"weights.{depth}",
+        )
+        for depth, (a, b) in enumerate(itertools.pairwise(layers))
         for part in parts.values()
         for i in part[a]
         for j in part[b]
@@ -134,7 +156,14 @@ def two_modules(seed: int = 0) -> Graph:
     return Graph(neurons, connections, meta)
 
 
-def submit_job(house: House, *, team: str = "ours", name: str = "independence", seeds: tuple[int, ...] = (0,), tags: tuple[str, ...] = ()) -> str:
+def submit_job(
+    house: House,
+    *,
+    team: str = "ours",
+    name: str = "independence",
+    seeds: tuple[int, ...] = (0,),
+    tags: tuple[str, ...] = (),
+) -> str:
     """A job that waits."""
     spec = independence_spec()
     written = spec.expanded().model_dump(mode="json")
@@ -192,8 +221,15 @@ def publish_runs(house: House, job_id: str, *, figures: dict[str, bytes] | None 
         with house.database.write() as rows:
             runs.start(rows, claim, run.id, now())
             progress.append_history(rows, claim, run.id, history_rows(steps))
-            progress.append_snapshot(rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now())
-            progress.append_log(rows, claim, [{"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}], now=now())
+            progress.append_snapshot(
+                rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now()
+            )
+            progress.append_log(
+                rows,
+                claim,
+                [{"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}],
+                now=now(),
+            )
             runs.publish(rows, claim, run.id, _result(graph, run.seed, weights, drawn), now())
     with house.database.write() as rows:
         jobs.finish(rows, claim, state="succeeded", now=now())
@@ -215,13 +251,17 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             },
             "selectivity": 1.0,
             "sufficiency": 0.998,
-            "reading": f"reads {' and '.join(inputs)}, decides {output}: without it {output} is lost, nothing else changes",
+            "reading": f"reads {' and '.join(inputs)}, decides {output}: without it {output} is lost",
         }
 
     found = [module("A", ["x1", "x3"], "y1", "y2"), module("B", ["x2", "x4"], "y2", "y1")]
     total = 920
     curve = [
-        {"connections": kept, "prediction_loss": 2e-3 + 0.5 * math.exp(-kept / 9), "test_prediction_loss": 2.4e-3 + 0.55 * math.exp(-kept / 9)}
+        {
+            "connections": kept,
+            "prediction_loss": 2e-3 + 0.5 * math.exp(-kept / 9),
+            "test_prediction_loss": 2.4e-3 + 0.55 * math.exp(-kept / 9),
+        }
         for kept in sorted({max(1, round(total * 0.93**i)) for i in range(90)}, reverse=True)
     ]
     loss = 2.4e-3 * (1 + seed / 7)

@@ -1,0 +1,54 @@
+"""A service on a fresh database for every test that asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.api.makers import House, make_house
+from tests.servers import (  # noqa: F401  (fixtures are found by name)
+    database_url,
+    postgres_server,
+    postgres_url,
+    sqlite_template,
+    sqlite_url,
+)
+
+
+@pytest.fixture
+def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:  # noqa: F811
+    """A service on SQLite."""
+    made = make_house(tmp_path / "home", database_url=sqlite_url)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def any_house(tmp_path: Path, database_url: str) -> Iterator[House]:  # noqa: F811
+    """A service on SQLite, then the same on PostgreSQL."""
+    made = make_house(tmp_path / "home", database_url=database_url)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def client(house: House) -> FlaskClient:
+    """A caller of that service, without a token."""
+    return house.client()
+
+
+@pytest.fixture
+def make(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., House]]:  # noqa: F811
+    """Make a service with other settings."""
+    made: list[House] = []
+
+    def build(**environ: str) -> House:
+        made.append(make_house(tmp_path / f"home{len(made)}", database_url=sqlite_url, environ=environ))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.database.close()
