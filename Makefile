@@ -31,10 +31,10 @@ up: env  ## serve until Ctrl-C; prints the address and the first admin token
 	@$(PY) -m standalone up
 
 test: env-dev  ## the tests of every room, but for the slow ones
-	@$(PY) -m pytest -n 2
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
-	@$(PY) -m pytest -n 2 -m "$(or $(MARK),slow or not slow)"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "$(or $(MARK),slow or not slow)"
 
 check: env-dev  ## lint, types, arrows, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py
