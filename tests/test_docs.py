@@ -103,6 +103,35 @@ def test_every_function_that_a_document_names_exists(document):
     assert missing == []
 
 
+def tree_of_the_readme() -> list[str]:
+    """The paths that the README's tree names: a line each, two spaces deeper inside a folder, the meaning after two."""
+    house = text_of("README.md").partition("## The house")[2]
+    block = re.search(r"^```\n(.*?)^```", house, re.DOTALL | re.MULTILINE)
+    assert block is not None, "README.md needs the tree under `## The house`"
+    paths, folders = [], []
+    for line in block[1].splitlines():
+        indent, names = re.match(r"( *)(.*?)(?:  .*)?$", line).groups()
+        if not names:
+            continue
+        del folders[len(indent) // 2 :]
+        for name in re.split(r",? ", names):
+            paths.append("/".join([*folders, name.rstrip("/")]))
+        if names.endswith("/"):
+            folders.append(names.rstrip("/"))
+    return paths
+
+
+def test_the_readme_s_tree_names_what_is_there():
+    assert [path for path in tree_of_the_readme() if not (REPOSITORY / path).exists()] == []
+
+
+def test_the_readme_s_tree_names_everything_at_the_top_and_every_room():
+    listing = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    top = {name.partition("/")[0] for name in listing.splitlines()}
+    small_print = {name for name in top if name.startswith(".")} | {"LICENSE", "alembic.ini", "requirements"}
+    assert top - small_print - {path.partition("/")[0] for path in tree_of_the_readme()} == set()
+
+
 # ------------------------------------------------------------------------------------------------------------- verbs
 
 
