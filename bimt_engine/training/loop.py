@@ -170,6 +170,8 @@ class Training:
                 self._synchronise()
                 pace = (time.perf_counter() - started) / (stop - step)
             due = self.schedule.due(stop)
+            if due.relocate or stop == steps:
+                self._refuse_unless(bool(torch.isfinite(self.state.theta).all()), stop)
             if due.relocate:
                 for replica in range(self.state.replicas):
                     self.relocation.relocate(self.state, replica)
@@ -229,11 +231,7 @@ class Training:
         rows = []
         for replica, losses in enumerate(self.stepper.losses(everything=step == self.schedule.steps)):
             strength = self._schedules[replica].stage(step).cost_strength
-            if not (math.isfinite(losses["prediction_loss"]) and math.isfinite(costs[replica])):
-                raise TrainingDiverged(
-                    f"After {step} steps the loss of seed {self.seeds[replica]} is not a number any more: "
-                    "lower `learning_rate` or the cost strengths."
-                )
+            self._refuse_unless(math.isfinite(losses["prediction_loss"] + costs[replica]), step)
             rows.append(
                 {
                     "step": step,
@@ -245,6 +243,13 @@ class Training:
                 }
             )
         return tuple(rows)
+
+    def _refuse_unless(self, finite: bool, step: int) -> None:
+        if not finite:
+            raise TrainingDiverged(
+                f"After {step} steps the weights or the loss are not numbers any more (seeds {list(self.seeds)}): "
+                "lower `learning_rate` or the cost strengths."
+            )
 
     def _fingerprint(self) -> str:
         return fingerprint(self.specs, self.seeds)

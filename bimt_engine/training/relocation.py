@@ -10,21 +10,30 @@ Layer spacing and biases are blind to where a neuron sits, so only length times 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 
 from bimt_engine.networks.wiring import NeuronLayer, Wiring
 from bimt_engine.spec import CostSpec, RelocationSpec
+from bimt_engine.training.arrangement import (
+    NOTHING,
+    Table,
+    best_assignment,
+    blockwise,
+    changes_within,
+    folded,
+    greedy_order,
+    lowest,
+    most_important,
+)
 from bimt_engine.training.connection_cost import length_factor, shapes_of
 from bimt_engine.training.state import Layout, Place, TrainingState
 
-Table = Float[np.ndarray, "neurons slots"]
 Arrangement = list[Int64[np.ndarray, " _"]]
 """For each neuron layer: arrangement[slot] = the slot its neuron sat in before."""
-
-NOTHING = 1e-12  # of a layer's cost: a gain below this is rounding, and an exchange for it would only flicker
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,19 @@ class Relocation:
             for layer, touching in enumerate(self.touching)
         ]
         self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
+        self.at_home: Arrangement = [np.arange(layer.neurons) for layer in self.layers]
         size = layout[-1].offset + layout[-1].size
         self._in_place = np.arange(size, dtype=np.int64)
 
     def relocate(self, state: TrainingState, replica: int = 0) -> float:
         """One pass on one replica, in place. Returns the cost saved, before λ."""
-        board = self.board(state.theta[replica].detach().cpu().numpy())
-        before = board.cost()
+        start = self.board(state.theta[replica].detach().cpu().numpy())
+        board = start.copy()
         if self.spec.method == "greedy":
             board.greedy(self.spec.relocation_candidates)
         else:
             board = board.optimised(self.spec.relocation_candidates)
-        self.apply(state, replica, board.arrangement)
-        return before - board.cost()
+        return start.cost() - board.cost() if self.apply(state, replica, board.arrangement) else 0.0
 
     def relocate_with_restarts(self, state: TrainingState, generator: np.random.Generator, replica: int = 0) -> float:
         """The shortest layout found from here and from `final_restarts` random ones. Returns the cost saved."""
@@ -122,7 +131,7 @@ class Relocation:
 
         The same list moves weights, moments and mask.
         """
-        moved = {index for index, order in enumerate(arrangement) if (order != np.arange(order.size)).any()}
+        moved = [index for index, order in enumerate(arrangement) if _moves(order)]
         if not moved:
             return None
         index = self._in_place.copy()
@@ -133,13 +142,14 @@ class Relocation:
                 views[port.parameter][...] = np.take(views[port.parameter], rows, axis=port.axis)
         return index
 
-    def apply(self, state: TrainingState, replica: int, arrangement: Arrangement) -> None:
-        """Let the neurons of one replica take their new places: every port of θ, both moments, the mask, the orders."""
-        import torch
+    def apply(self, state: TrainingState, replica: int, arrangement: Arrangement) -> bool:
+        """Let the neurons of one replica take their new places: every port of θ, both moments, the mask, the orders.
 
+        Returns whether anybody moved.
+        """
         index = self.exchange_index(arrangement)
         if index is None:
-            return
+            return False
         device = state.theta.device
         taken = torch.from_numpy(index).to(device)
         with torch.no_grad():
@@ -154,6 +164,7 @@ class Relocation:
                 slots = state.orders[layer.name]
                 slots[replica] = slots[replica].index_select(0, torch.from_numpy(order).to(slots.device))
         state.orders_version += 1
+        return True
 
 
 class Board:
@@ -162,11 +173,13 @@ class Board:
     def __init__(self, plan: Relocation, strengths: list[Float[np.ndarray, "_ _"]]) -> None:
         self.plan = plan
         self.strengths = strengths
-        self.arrangement: Arrangement = [np.arange(layer.neurons) for layer in plan.layers]
+        self.arrangement: Arrangement = list(plan.at_home)
+        self._tables: list[Table | None] = [None] * len(plan.layers)  # of the present arrangement; None: not made yet
 
     def copy(self) -> Board:
+        """The same arrangement, to go on from without changing this one. Arrays are never changed in place."""
         twin = Board(self.plan, list(self.strengths))
-        twin.arrangement = list(self.arrangement)
+        twin.arrangement, twin._tables = list(self.arrangement), list(self._tables)
         return twin
 
     def cost(self) -> float:
@@ -180,6 +193,9 @@ class Board:
 
         Connections of a layer to itself are left out: what they cost depends on two places of the same layer.
         """
+        known = self._tables[layer]
+        if known is not None:
+            return known
         neurons = self.plan.layers[layer].neurons
         table = np.zeros((neurons, neurons))
         for index in self.plan.touching[layer]:
@@ -187,16 +203,18 @@ class Board:
             if link.source == link.target:
                 continue
             table += strength @ link.lengths.T if link.target == layer else strength.T @ link.lengths
+        self._tables[layer] = table
         return table
 
     def exchange_changes(self, layer: int) -> Float[np.ndarray, "neurons neurons"]:
         """How much the cost changes when the neurons in slots j and k trade places, for every pair; exact."""
         table = self.table(layer)
-        change = table + table.T - np.diag(table)[:, None] - np.diag(table)[None, :]
+        own = np.diag(table)
+        change = table + table.T - own[:, None] - own
         for index in self.plan.touching[layer]:
             link = self.plan.links[index]
             if link.source == link.target:
-                change += _changes_within(self.strengths[index], link.lengths)
+                change += changes_within(self.strengths[index], link.lengths)
         return change
 
     def importance(self, layer: int) -> Float[np.ndarray, " neurons"]:
@@ -212,7 +230,13 @@ class Board:
 
     def place(self, layer: int, order: Int64[np.ndarray, " neurons"]) -> None:
         """Slot s of the layer takes the neuron that sat in slot order[s]."""
+        if not _moves(order):
+            return
         self.arrangement[layer] = self.arrangement[layer][order]
+        own = self._tables[layer]
+        for near in self.plan.neighbours[layer]:
+            self._tables[near] = None
+        self._tables[layer] = None if own is None else own[order]
         for index in self.plan.touching[layer]:
             link = self.plan.links[index]
             if link.target == layer:
@@ -243,7 +267,7 @@ class Board:
                 continue
             blocks = self.plan.layers[layer].blocks
             if blocks > 1:  # heads first, whole; then neurons within them
-                heads = _blockwise(self.table(layer), blocks)
+                heads = blockwise(self.table(layer), blocks)
                 order = greedy_order(heads, most_important(importance.reshape(blocks, -1).sum(1), candidates))
                 size = importance.size // blocks
                 self.place(layer, (order[:, None] * size + np.arange(size)).reshape(-1))
@@ -288,14 +312,14 @@ class Board:
         """The same for a layer wired to itself, which is no linear assignment: on to a fixed point of exchanges."""
         start = now = self.cost()
         guess = self.copy()
-        guide = self.table(layer)
+        guide = self.table(layer).copy()
         for index in self.plan.touching[layer]:
             link, strength = self.plan.links[index], self.strengths[index]
             if link.source == link.target:
                 guide += strength @ link.lengths.T + strength.T @ link.lengths
         guess.place(layer, best_assignment(guide))
         if guess.cost() < now:
-            self.strengths, self.arrangement = guess.strengths, guess.arrangement
+            self.strengths, self.arrangement, self._tables = guess.strengths, guess.arrangement, guess._tables
         while True:
             change = self.exchange_changes(layer)
             slot, other = divmod(int(np.argmin(change)), change.shape[1])
@@ -310,87 +334,11 @@ class Board:
         self.place(layer, order)
 
 
-def most_important(importance: Float[np.ndarray, " slots"], candidates: int) -> Int64[np.ndarray, " chosen"]:
-    """The slots of the most important neurons, falling; of equals the highest slot first, as in the published code."""
-    return np.argsort(importance, kind="stable")[::-1][:candidates]
+def _moves(order: Int64[np.ndarray, " neurons"]) -> bool:
+    """Whether anybody changes places."""
+    return order.tobytes() != _nobody_moves(order.size)  # a fifth of what comparing small arrays costs
 
 
-def lowest(change: Float[np.ndarray, " slots"], rounding: float) -> int:
-    """The first slot whose change is the smallest, up to rounding."""
-    return int(np.argmax(change <= change.min() + rounding))
-
-
-def greedy_order(table: Table, chosen: Int64[np.ndarray, " chosen"], blocks: int = 1) -> Int64[np.ndarray, " slots"]:
-    """Who sits where after each chosen slot, in turn, has taken its best exchange. With blocks, within its run only."""
-    neurons = table.shape[0]
-    rounding = NOTHING * float(table.max())
-    slots = np.arange(neurons)
-    occupant = slots.copy()
-    size = neurons // blocks
-    for slot in chosen:
-        mover = occupant[slot]
-        # What the mover would cost in each slot and its occupant here, less what the two cost where they are.
-        change = table[mover] + table[occupant, slot] - table[occupant, slots] - table[mover, slot]
-        if blocks > 1:
-            change = np.where(slots // size == slot // size, change, np.inf)
-        best = lowest(change, rounding)
-        occupant[slot], occupant[best] = occupant[best], mover
-    return occupant
-
-
-def _blockwise(table: Table, blocks: int) -> Float[np.ndarray, "{blocks} {blocks}"]:
-    """The table of whole runs: what all neurons of one run would cost in the slots of another, keeping their order."""
-    size = table.shape[0] // blocks
-    return np.einsum("aibi->ab", table.reshape(blocks, size, blocks, size))
-
-
-def _changes_within(strength: Table, length: Table) -> Table:
-    """How much Σ strength · length of a layer wired to itself changes when slots j and k trade places."""
-    total = np.zeros_like(length)
-    for b, d in ((strength, length), (strength.T, length.T)):
-        product = b @ d.T
-        own = np.diag(product)
-        total += product + product.T - own[:, None] - own[None, :]
-        # Slots j and k themselves are not bystanders.
-        total -= (b.T - np.diag(b)[:, None]) * (np.diag(d)[:, None] - d.T)
-        total -= (np.diag(b)[None, :] - b) * (d - np.diag(d)[None, :])
-    b, d = strength, length
-    bj, bk, dj, dk = np.diag(b)[:, None], np.diag(b)[None, :], np.diag(d)[:, None], np.diag(d)[None, :]
-    return total + (bk - bj) * (dj - dk) + (b.T - b) * (d - d.T)
-
-
-def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"]:
-    """Who should sit in each slot so that the sum of the table's entries is smallest; heads stay whole.
-
-    Neurons that cost nothing anywhere (no connections left) take the free slots in rising order.
-    """
-    neurons = table.shape[0]
-    if blocks > 1:
-        return _best_blocks(table, blocks)
-    mover, slot = linear_sum_assignment(table)
-    order = np.empty(neurons, dtype=np.int64)
-    order[slot] = mover
-    idle = ~table.any(axis=1)
-    if idle.any():
-        order[idle[order]] = np.flatnonzero(idle)
-    return order
-
-
-def _best_blocks(table: Table, blocks: int) -> Int64[np.ndarray, " slots"]:
-    """The same for runs of slots: every run of neurons at its best in every run of slots, then the runs themselves."""
-    size = table.shape[0] // blocks
-    parts = table.reshape(blocks, size, blocks, size)
-    inner = [[best_assignment(parts[run, :, seat]) for seat in range(blocks)] for run in range(blocks)]
-    slots = np.arange(size)
-    between = np.array(
-        [[parts[run, :, seat][inner[run][seat], slots].sum() for seat in range(blocks)] for run in range(blocks)]
-    )
-    seated = best_assignment(between)
-    return np.concatenate([seated[seat] * size + inner[seated[seat]][seat] for seat in range(blocks)])
-
-
-def folded(order: Int64[np.ndarray, " neurons"], fold: int) -> Int64[np.ndarray, " entries"]:
-    """The same order for every copy of the layer along a folded axis."""
-    if fold == 1:
-        return order
-    return (np.arange(fold)[:, None] * order.size + order).reshape(-1)
+@lru_cache(maxsize=256)
+def _nobody_moves(neurons: int) -> bytes:
+    return np.arange(neurons, dtype=np.int64).tobytes()

@@ -21,7 +21,9 @@ from bimt_engine.spec import (
 )
 
 
-def table_data(inputs: int = 4, targets: int = 2, *, examples: int = 24, seed: int = 0, classes: bool = False) -> Dataset:
+def table_data(
+    inputs: int = 4, targets: int = 2, *, examples: int = 24, seed: int = 0, classes: bool = False
+) -> Dataset:
     """Numbers in, smooth functions of them (or the number of the largest) out."""
     draw = np.random.default_rng(seed)
     x = draw.uniform(-1, 1, (2 * examples, inputs))

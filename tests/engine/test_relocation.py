@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from bimt_engine.networks.geometry import place_layers
 from bimt_engine.networks.mlp import Mlp
 from bimt_engine.spec import CostSpec, RelocationSpec
+from bimt_engine.training.arrangement import best_assignment, folded
 from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
-from bimt_engine.training.relocation import Relocation, best_assignment, folded
+from bimt_engine.training.relocation import Relocation
 from bimt_engine.training.state import TrainingState
 from tests.engine.makers import ARCHITECTURES, build
 

@@ -1,0 +1,253 @@
+"""The loop: same bits twice, same bits after a cut, and a training that does what the method says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bimt_engine.errors import CheckpointError, SpecError, TrainingDiverged
+from bimt_engine.spec import CostSpec, OptimiserSpec, Phase, RelocationSpec
+from bimt_engine.training.loop import Moment, Training
+from bimt_engine.training.snapshot import Snapshot
+from bimt_engine.training.steppers import STEPPERS
+from tests.engine.makers import ARCHITECTURES, spec_for, table_data
+
+QUICK = {
+    "steps": 60,
+    "log_every": 20,
+    "snapshot_every": 30,
+    "checkpoint_every": 20,
+    "relocation": RelocationSpec(relocate_every=10, final_restarts=2),
+    "cost": CostSpec(bias_cost_from=0.5),
+}
+
+
+def run(training: Training) -> list[Moment]:
+    return list(training.moments())
+
+
+def bits(training: Training) -> dict[str, bytes]:
+    state = training.state
+    return {
+        "theta": state.theta.numpy().tobytes(),
+        "first": state.first_moment.numpy().tobytes(),
+        "second": state.second_moment.numpy().tobytes(),
+        **{name: order.numpy().tobytes() for name, order in state.orders.items()},
+    }
+
+
+def available(name: str, stepper: str, **training: object) -> tuple:
+    """A spec for this stepper, or a skip where the stepper does not take it."""
+    spec, data = spec_for(name, **{**QUICK, "stepper": stepper, **training})
+    if Training.begin(spec, data, seed=0).stepper_name != stepper:
+        pytest.skip(f"the {stepper} stepper does not take a {name} here")
+    return spec, data
+
+
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+def test_two_runs_of_one_spec_are_equal_bit_for_bit(architecture: str, stepper: str) -> None:
+    spec, data = available(architecture, stepper)
+    one, other = (Training.begin(spec, data, seed=7) for _ in range(2))
+    rows = [[{**m.row, "seconds": 0} for m in run(t) if m.row] for t in (one, other)]
+    assert bits(one) == bits(other)
+    assert rows[0] == rows[1]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    stepper=st.sampled_from(list(STEPPERS)),
+    name=st.sampled_from(list(ARCHITECTURES)),
+    cut=st.integers(1, 60),
+    batch=st.sampled_from([None, 5]),
+    precision=st.sampled_from(["float32", "float64"]),
+    kind=st.sampled_from(["adamw", "proximal"]),
+)
+def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(stepper, name, cut, batch, precision, kind) -> None:
+    spec, data = spec_for(
+        name,
+        **QUICK,
+        stepper=stepper,
+        batch_size=batch,
+        precision=precision,
+        optimiser=OptimiserSpec(kind=kind),
+    )
+    whole = Training.begin(spec, data, seed=3)
+    run(whole)
+    # A run that stops at its own moments, and one whose checkpoint is taken between them.
+    first = Training.begin(spec, data, seed=3)
+    for moment in first.moments():
+        if moment.step >= cut:
+            break
+    resumed = Training.resume(spec, data, first.checkpoint())
+    assert resumed.state.step == first.state.step
+    rows = [moment.row for moment in run(resumed) if moment.row]
+    assert bits(resumed) == bits(whole)
+    assert not rows or rows[-1]["step"] == 60 or first.finished
+
+
+def test_a_checkpoint_of_a_finished_run_has_nothing_left_to_do() -> None:
+    spec, data = spec_for("mlp", **QUICK)
+    training = Training.begin(spec, data, seed=0)
+    run(training)
+    resumed = Training.resume(spec, data, training.checkpoint())
+    assert run(resumed) == []
+    assert bits(resumed) == bits(training)
+
+
+def test_a_checkpoint_of_another_training_is_refused() -> None:
+    spec, data = spec_for("mlp", **QUICK)
+    content = Training.begin(spec, data, seed=0).checkpoint()
+    other, _ = spec_for("mlp", **{**QUICK, "steps": 61})
+    with pytest.raises(CheckpointError, match="another spec"):
+        Training.resume(other, data, content)
+    with pytest.raises(CheckpointError, match="another spec"):
+        Training.resume(spec, data, content, seed=1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_damaged_checkpoints_are_refused(data) -> None:
+    spec, dataset = spec_for("mlp", **QUICK)
+    content = Training.begin(spec, dataset, seed=0).checkpoint()
+    cut = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(CheckpointError):
+        Training.resume(spec, dataset, content[:cut])
+
+
+def test_the_loop_tells_what_is_due_and_when() -> None:
+    spec, data = spec_for("mlp", **QUICK)
+    moments = run(Training.begin(spec, data, seed=0))
+    assert [m.step for m in moments if m.row] == [0, 20, 40, 60]
+    assert [m.step for m in moments if m.snapshot] == [0, 30, 60]
+    assert [m.step for m in moments if m.checkpoint_due] == [20, 40, 60]
+    assert moments[-1].fraction == 1.0
+    row = moments[-1].row
+    assert row["total_loss"] == pytest.approx(row["prediction_loss"] + row["cost_strength"] * row["connection_cost"])
+
+
+def test_a_classifier_s_rows_carry_accuracies() -> None:
+    spec, data = spec_for("classifier", **QUICK)
+    row = run(Training.begin(spec, data, seed=0))[-1].row
+    assert 0 <= row["train_accuracy"] <= 1
+    assert 0 <= row["test_accuracy"] <= 1
+
+
+def test_the_network_is_always_up_to_date() -> None:
+    spec, data = spec_for("mlp", **QUICK, stepper="autograd")
+    training = Training.begin(spec, data, seed=0)
+    for moment in training.moments():
+        if moment.row:
+            with torch.no_grad():
+                outputs = training.network(torch.as_tensor(data.test_inputs))
+            loss = float(((outputs - torch.as_tensor(data.test_targets)) ** 2).mean())
+            assert moment.row["test_prediction_loss"] == pytest.approx(loss)
+
+
+def test_a_snapshot_survives_its_bytes() -> None:
+    spec, data = spec_for("embedded mlp", **QUICK)
+    training = Training.begin(spec, data, seed=0)
+    snapshot = run(training)[-1].snapshot
+    again = Snapshot.from_bytes(snapshot.to_bytes())
+    assert again.step == snapshot.step == 60
+    assert snapshot.to_bytes() == again.to_bytes()
+    for name, parameter in training.network.named_parameters():
+        np.testing.assert_array_equal(again.weights[name], parameter.detach().float().numpy())
+    for name, order in training.network.orders.items():
+        np.testing.assert_array_equal(again.orders[name], order.numpy())
+    with pytest.raises(CheckpointError):
+        Snapshot.from_bytes(b"nonsense")
+
+
+def test_vanilla_pays_nothing_and_moves_nobody() -> None:
+    spec, data = spec_for("mlp", **QUICK, method="vanilla", stepper="autograd")
+    training = Training.begin(spec, data, seed=0)
+    rows = [m.row for m in run(training) if m.row]
+    assert {row["cost_strength"] for row in rows} == {0.0}
+    for name, order in training.network.orders.items():
+        assert order.tolist() == list(range(len(order))), name
+    # and is plain AdamW
+    torch.manual_seed(0)
+    reference = Training.begin(spec, data, seed=0).network
+    optimiser = torch.optim.AdamW(reference.parameters(), lr=2e-3, weight_decay=0.0)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.mse_loss(
+            reference(torch.as_tensor(data.train_inputs)), torch.as_tensor(data.train_targets)
+        ).backward()
+        optimiser.step()
+    for ours, theirs in zip(training.network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_the_cost_is_the_only_thing_that_relocation_changes() -> None:
+    """With λ = 0 and exchanges every ten steps the network computes what it computes without them."""
+    free = [Phase(until=1.0, cost_strength=0.0)]
+    spec, data = spec_for("mlp", **QUICK, phases=free)
+    still, _ = spec_for("mlp", **{**QUICK, "relocation": RelocationSpec(relocate_every=None)}, phases=free)
+    one, other = Training.begin(spec, data, seed=0), Training.begin(still, data, seed=0)
+    last, last_still = run(one)[-1].row, run(other)[-1].row
+    assert last["test_prediction_loss"] == pytest.approx(last_still["test_prediction_loss"], rel=1e-9)
+    assert last["connection_cost"] < last_still["connection_cost"]
+
+
+def test_the_proximal_variant_gives_true_zeros() -> None:
+    strong = {**QUICK, "steps": 400, "phases": [Phase(until=1.0, cost_strength=0.05)]}
+    spec, data = spec_for("mlp", **strong, stepper="autograd", optimiser=OptimiserSpec(kind="proximal"))
+    training = Training.begin(spec, data, seed=0)
+    run(training)
+    assert (training.state.theta == 0).double().mean() > 0.3
+    residue, data = spec_for("mlp", **strong, stepper="autograd")
+    training = Training.begin(residue, data, seed=0)
+    run(training)
+    assert (training.state.theta == 0).double().mean() < 0.01
+
+
+def test_replicas_side_by_side_train_as_they_would_alone() -> None:
+    spec, data = spec_for("mlp", **QUICK, stepper="autograd")
+    specs = [spec.at_cost_strength(strength) for strength in (1e-3, 1e-2, 1e-3)]
+    seeds = [0, 1, 2]
+    datasets = [data, data, table_data(seed=5)]
+    together = Training.begin_replicas(specs, datasets, seeds=seeds)
+    rows = run(together)[-1].rows
+    for replica, seed in enumerate(seeds):
+        alone = Training.begin(specs[replica], datasets[replica], seed=seed)
+        row = run(alone)[-1].row
+        torch.testing.assert_close(together.state.theta[replica], alone.state.theta[0], rtol=0, atol=0)
+        assert {**rows[replica], "seconds": 0} == {**row, "seconds": 0}
+    halfway = Training.begin_replicas(specs, datasets, seeds=seeds)
+    for moment in halfway.moments():
+        if moment.step >= 33:
+            break
+    resumed = Training.resume_replicas(specs, datasets, halfway.checkpoint())
+    run(resumed)
+    assert bits(resumed) == bits(together)
+
+
+def test_replicas_that_differ_in_more_than_seed_and_strength_are_refused() -> None:
+    spec, data = spec_for("mlp", **QUICK)
+    other, _ = spec_for("mlp", **{**QUICK, "log_every": 7})
+    with pytest.raises(SpecError, match="seed and cost strengths only"):
+        Training.begin_replicas([spec, other], [data, data], seeds=[0, 1])
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    wild = OptimiserSpec(learning_rate=10.0, weight_decay=1.0)
+    spec, data = spec_for("mlp", **{**QUICK, "steps": 4000}, optimiser=wild, precision="float32")
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        run(Training.begin(spec, data, seed=0))
+
+
+def test_a_loss_that_does_not_fit_the_task_is_refused() -> None:
+    spec, data = spec_for("mlp", **QUICK, loss="cross_entropy")
+    with pytest.raises(SpecError, match="cross_entropy"):
+        Training.begin(spec, data, seed=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    spec, data = spec_for("mlp", **QUICK, device="cuda")
+    with pytest.raises(SpecError, match="CUDA"):
+        Training.begin(spec, data, seed=0)
