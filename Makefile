@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence openapi migration fuzz load lock clean
+.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence openapi tree migration fuzz load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: env  ## our step, relocation and whole job against a plain oracle; writes
 
 openapi: env  ## write openapi.json anew from the routes
 	@$(PY) -m api.openapi
+
+tree: env-dev  ## write the README's tree anew from the files
+	@$(PY) .ci/tree.py
 
 migration: env-dev  ## write the next migration from the tables; M="what it does"
 	@test -n "$(M)" || { echo 'Say what it does: make migration M="runs remember their device"' >&2; exit 1; }

