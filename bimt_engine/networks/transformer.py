@@ -22,12 +22,24 @@ QKV = 3  # query, key and value rows of one neuron lie in one matrix, a layer's 
 MLP_WIDTH = 4  # hidden neurons per residual neuron
 
 
+class Affine(nn.Module):
+    """A weight and a bias, drawn as `nn.Linear` draws them but by a generator of ours."""
+
+    def __init__(self, rows: int, columns: int, *, dtype: torch.dtype, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = new_weight(rows, columns, dtype=dtype, generator=generator)
+        self.bias = new_bias(rows, columns, dtype=dtype, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
 class Transformer(Network):
     """x ← x + attention(x), x ← x + mlp(x), block after block.
 
     Neuron layers: input, residual, then attention{b} and hidden{b} of each block, output. Parameters:
     read_in, attend.{b} (query, key, value), gather.{b} (out of the heads), expand.{b}, contract.{b}, read_out,
-    each with a weight and a bias; with layer_norm also norms.{0…2·blocks}. The norms are not applied otherwise.
+    each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}. Norms are not applied otherwise.
     """
 
     def __init__(
@@ -47,13 +59,8 @@ class Transformer(Network):
         self.width, self.blocks, self.heads = width, blocks, heads
         self.layer_norm, self.activation = layer_norm, activation
 
-        def affine(rows: int, columns: int) -> nn.ParameterList:
-            return nn.ParameterList(
-                [
-                    new_weight(rows, columns, dtype=dtype, generator=generator),
-                    new_bias(rows, columns, dtype=dtype, generator=generator),
-                ]
-            )
+        def affine(rows: int, columns: int) -> Affine:
+            return Affine(rows, columns, dtype=dtype, generator=generator)
 
         self.read_in = affine(width, inputs)
         self.attend = nn.ModuleList([affine(QKV * width, width) for _ in range(blocks)])
@@ -62,36 +69,31 @@ class Transformer(Network):
         self.contract = nn.ModuleList([affine(width, MLP_WIDTH * width) for _ in range(blocks)])
         self.read_out = affine(outputs, width)
         if layer_norm:
-            ones, zeros = torch.ones(width, dtype=dtype), torch.zeros(width, dtype=dtype)
-            self.norms = nn.ModuleList(
-                [nn.ParameterList([ones.clone(), zeros.clone()]) for _ in range(2 * blocks + 1)]
-            )
+            self.norms = nn.ModuleList([nn.LayerNorm(width, dtype=dtype) for _ in range(2 * blocks + 1)])
 
     def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
         act = ACTIVATIONS[self.activation]
         here = note("input", self._enter(x), edit, seen)
         # The stream is noted whenever it has changed: an edit holds all along, what is seen is its last state.
-        stream = note("residual", functional.linear(here, *self.read_in), edit, seen)
+        stream = note("residual", self.read_in(here), edit, seen)
         for block in range(self.blocks):
             mixed = self._attention(self._normed(stream, 2 * block), block)
             mixed = note(f"attention{block + 1}", mixed, edit, seen)
-            stream = note("residual", stream + functional.linear(mixed, *self.gather[block]), edit, seen)
-            hidden = act(functional.linear(self._normed(stream, 2 * block + 1), *self.expand[block]))
+            stream = note("residual", stream + self.gather[block](mixed), edit, seen)
+            hidden = act(self.expand[block](self._normed(stream, 2 * block + 1)))
             hidden = note(f"hidden{block + 1}", hidden, edit, seen)
-            stream = note("residual", stream + functional.linear(hidden, *self.contract[block]), edit, seen)
-        outputs = functional.linear(self._normed(stream, 2 * self.blocks), *self.read_out)
+            stream = note("residual", stream + self.contract[block](hidden), edit, seen)
+        outputs = self.read_out(self._normed(stream, 2 * self.blocks))
         return self._leave(note("output", outputs, edit, seen))
 
     def _normed(self, stream: Tensor, number: int) -> Tensor:
-        if not self.layer_norm:
-            return stream
-        return functional.layer_norm(stream, (self.width,), *self.norms[number])
+        return self.norms[number](stream) if self.layer_norm else stream
 
     def _attention(self, stream: Tensor, block: int) -> Tensor:
         """What the heads read, side by side: causal, scores divided by the root of a head's width."""
         batch, time, width = stream.shape
         size = width // self.heads
-        rows = functional.linear(stream, *self.attend[block]).view(batch, time, QKV, self.heads, size)
+        rows = self.attend[block](stream).view(batch, time, QKV, self.heads, size)
         query, key, value = rows.permute(2, 0, 3, 1, 4)
         scores = query @ key.transpose(-2, -1) / math.sqrt(size)
         future = torch.ones(time, time, dtype=torch.bool, device=stream.device).triu(1)
@@ -103,34 +105,35 @@ def transformer_wiring(
     inputs: int, outputs: int, width: int, blocks: int, heads: int, *, layer_norm: bool = False
 ) -> Wiring:
     """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write."""
-    residual = [Port("read_in.0", 0), Port("read_in.1", 0)]
+    residual = [Port("read_in.weight", 0), Port("read_in.bias", 0)]
     inner: list[NeuronLayer] = []
-    weights = [WeightLayer("read_in.0", "input", "residual", bias="read_in.1")]
+    weights = [WeightLayer("read_in.weight", "input", "residual", bias="read_in.bias")]
     for block in range(blocks):
         attention, hidden = f"attention{block + 1}", f"hidden{block + 1}"
         attend, gather, expand, contract = (f"{name}.{block}" for name in ("attend", "gather", "expand", "contract"))
-        residual += [Port(f"{attend}.0", 1), Port(f"{gather}.0", 0), Port(f"{gather}.1", 0)]
-        residual += [Port(f"{expand}.0", 1), Port(f"{contract}.0", 0), Port(f"{contract}.1", 0)]
-        ports = (Port(f"{attend}.0", 0, QKV), Port(f"{attend}.1", 0, QKV), Port(f"{gather}.0", 1))
+        residual += [Port(f"{attend}.weight", 1), Port(f"{gather}.weight", 0), Port(f"{gather}.bias", 0)]
+        residual += [Port(f"{expand}.weight", 1), Port(f"{contract}.weight", 0), Port(f"{contract}.bias", 0)]
+        ports = (Port(f"{attend}.weight", 0, QKV), Port(f"{attend}.bias", 0, QKV), Port(f"{gather}.weight", 1))
         inner.append(NeuronLayer(attention, line(width), ports, blocks=heads))
-        ports = (Port(f"{expand}.0", 0), Port(f"{expand}.1", 0), Port(f"{contract}.0", 1))
+        ports = (Port(f"{expand}.weight", 0), Port(f"{expand}.bias", 0), Port(f"{contract}.weight", 1))
         inner.append(NeuronLayer(hidden, line(MLP_WIDTH * width), ports))
         weights += [
-            WeightLayer(f"{attend}.0", "residual", attention, target_fold=QKV, bias=f"{attend}.1"),
-            WeightLayer(f"{gather}.0", attention, "residual", bias=f"{gather}.1"),
-            WeightLayer(f"{expand}.0", "residual", hidden, bias=f"{expand}.1"),
-            WeightLayer(f"{contract}.0", hidden, "residual", bias=f"{contract}.1"),
+            WeightLayer(f"{attend}.weight", "residual", attention, target_fold=QKV, bias=f"{attend}.bias"),
+            WeightLayer(f"{gather}.weight", attention, "residual", bias=f"{gather}.bias"),
+            WeightLayer(f"{expand}.weight", "residual", hidden, bias=f"{expand}.bias"),
+            WeightLayer(f"{contract}.weight", hidden, "residual", bias=f"{contract}.bias"),
         ]
     if layer_norm:
-        residual += [Port(f"norms.{number}.{part}", 0) for number in range(2 * blocks + 1) for part in (0, 1)]
-    residual.append(Port("read_out.0", 1))
-    weights.append(WeightLayer("read_out.0", "residual", "output", bias="read_out.1"))
+        norms = range(2 * blocks + 1)
+        residual += [Port(f"norms.{number}.{part}", 0) for number in norms for part in ("weight", "bias")]
+    residual.append(Port("read_out.weight", 1))
+    weights.append(WeightLayer("read_out.weight", "residual", "output", bias="read_out.bias"))
     return Wiring(
         (
-            NeuronLayer("input", line(inputs), (Port("read_in.0", 1),)),
+            NeuronLayer("input", line(inputs), (Port("read_in.weight", 1),)),
             NeuronLayer("residual", line(width), tuple(residual)),
             *inner,
-            NeuronLayer("output", line(outputs), (Port("read_out.0", 0), Port("read_out.1", 0))),
+            NeuronLayer("output", line(outputs), (Port("read_out.weight", 0), Port("read_out.bias", 0))),
         ),
         tuple(weights),
     )

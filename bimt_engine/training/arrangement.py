@@ -88,7 +88,7 @@ def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"
     mover, slot = linear_sum_assignment(table)
     order = np.empty(neurons, dtype=np.int64)
     order[slot] = mover
-    idle = ~table.any(axis=1)
+    idle = np.logical_not(table.any(axis=1))
     if idle.any():
         order[idle[order]] = np.flatnonzero(idle)
     return order

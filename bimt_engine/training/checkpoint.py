@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Progress:
 
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
     """Names a training: its networks, data, schedule and seeds, but not its stepper and device."""
-    free = {"training": {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}, "evidence": True}
+    free: dict[str, Any] = {"training": {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}, "evidence": True}
     told = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

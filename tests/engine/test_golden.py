@@ -246,7 +246,7 @@ def transformer(case: Case) -> Transformer:
                 _, block, stem = stem.split(".", 2)
                 block = f".{block}"
             if stem in PUBLISHED_NAMES:  # what is left are the layer norms, which are never applied
-                ours = f"{PUBLISHED_NAMES[stem]}{block}.{0 if part == 'weight' else 1}"
+                ours = f"{PUBLISHED_NAMES[stem]}{block}.{part}"
                 parameters[ours].copy_(tensor(values))
                 filled.add(ours)
     assert filled == set(parameters)

@@ -98,7 +98,7 @@ def test_a_causal_transformer_does_not_look_ahead() -> None:
 def test_attention_agrees_with_torch() -> None:
     network, _ = build("transformer")
     stream = torch.randn(5, 3, network.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = torch.nn.functional.linear(stream, *network.attend[0]).chunk(3, dim=-1)
+    rows = network.attend[0](stream).chunk(3, dim=-1)
     query, key, value = (part.view(5, 3, network.heads, -1).transpose(1, 2) for part in rows)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     torch.testing.assert_close(network._attention(stream, 0), expected.transpose(1, 2).reshape(5, 3, -1))
