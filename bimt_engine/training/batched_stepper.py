@@ -26,7 +26,7 @@ BATCHES_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the me
 
 aten = torch.ops.aten
 
-# activation -> (z, out) writes the activation; (gradient, z, activation) turns the gradient into that before it, in place.
+# (z, out) writes the activation; (gradient, z, activation) turns the gradient into the one before it, in place.
 # The overloads are named in full: to find them by their arguments would cost as much as the work.
 FORWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": lambda z, out: aten.silu.out(z, out=out),
@@ -120,8 +120,8 @@ class BatchedStepper:
         wiring, orders = self.state.network.wiring, self.state.orders
         entering, leaving = orders[wiring.input_layer.name], orders[wiring.output_layer.name]
         # Embeddings lie in slot order already; of numbers only those that have moved need gathering.
-        moved = not self.embedded and not torch.equal(entering, torch.arange(entering.shape[1], device=entering.device).expand_as(entering))
-        self._entering = entering if moved else None
+        home = torch.arange(entering.shape[1], device=entering.device).expand_as(entering)
+        self._entering = None if self.embedded or torch.equal(entering, home) else entering
         self._leaving, self._slot_of = leaving, leaving.argsort(dim=1)
         if self.data.batch_size is None:
             self._take(self.data.train_inputs, self.data.train_targets)
@@ -173,8 +173,9 @@ class BatchedStepper:
         return self._csr(starts, columns.sort(dim=1).values.reshape(-1), (columns.shape[0], size))
 
     def _sparse_turned(self, columns: Int64[Tensor, "N positions"], size: int) -> Tensor:
-        order = torch.argsort(columns.reshape(-1), stable=True)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(columns.reshape(-1), minlength=size).cumsum(0)])
+        flat = columns.reshape(-1)
+        order = torch.argsort(flat, stable=True)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(flat, minlength=size).cumsum(0)])
         return self._csr(starts, order // columns.shape[1], (size, columns.shape[0]))
 
     def _csr(self, starts: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,10 +5,10 @@
 // tokens, is a list of table rows to add up for each example instead: for tokens the rows are embedding × first layer,
 // made once per token and step. No memory is taken during a step. All sums run in a fixed order.
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "kernel_door.h"
+#include "kernel_optimiser.h"
 #include "kernel_products.h"
 
 extern "C" {
@@ -19,94 +19,14 @@ struct Shape {               // a network in one flat vector; offsets count numb
   int32_t tokens, positions, embedding;  // tokens 0: the inputs are numbers
   int32_t widths[MAX_LAYERS + 1];        // widths[0]: columns of the first weight matrix
 };
-struct Examples {
-  int64_t count;
-  const void* inputs;     // count × widths[0], or null
-  const int32_t* tokens;  // count × positions, or null
-  const void* targets;    // count × outputs; null with cross entropy
-  const int32_t* labels;  // count; null in regression
-  int32_t sparse;         // inputs are mostly zeros
-};
-struct Rule {
-  double learning_rate, beta1, beta2, epsilon, weight_decay;
-  int32_t proximal;
-};
-struct Score {
-  double loss, correct;
-};
 }
 
 namespace {
-
-template <class T> struct Buffer {  // zeroed memory that starts on a cache line
-  T* at = nullptr;
-  long size = 0;
-  Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  void operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(at); }
-  void need(long count) {
-    if (count <= size) return;
-    std::free(at);
-    const size_t bytes = ((size_t)count * sizeof(T) + 127) / 64 * 64;
-    at = (T*)std::aligned_alloc(64, bytes);
-    if (!at) throw std::bad_alloc();
-    std::memset((void*)at, 0, bytes);
-    size = count;
-  }
-  operator T*() const { return at; }
-};
 
 struct Lists {  // for each thing, entries first[thing] … first[thing + 1] of `who`, with a number each
   std::vector<int64_t> first;
   std::vector<int32_t> who;
 };
-
-template <class T> struct Pace {  // the numbers of one optimiser step
-  T keep, beta2, to_first, to_second, step, root_scale, epsilon, rate;
-  bool proximal;
-};
-
-template <class T> Pace<T> pace_of(const Rule& rule, int64_t step) {
-  const double first = 1 - std::pow(rule.beta1, (double)step), second = 1 - std::pow(rule.beta2, (double)step);
-  return {T(1 - rule.learning_rate * rule.weight_decay), T(rule.beta2), T(1 - rule.beta1),
-          T(1 - rule.beta2), T(rule.learning_rate / first), T(1 / std::sqrt(second)), T(rule.epsilon),
-          T(rule.learning_rate), rule.proximal != 0};
-}
-
-// The same arithmetic as bimt_engine/training/optimiser.py, which explains it.
-template <bool PROXIMAL, class X, class T> INLINE void move(X& w, X& m, X& v, X gradient, X price, const Pace<T>& pace) {
-  const X nothing = price - price;
-  const X whole = gradient + (w > nothing ? price : (w < nothing ? -price : nothing));
-  m += ((PROXIMAL ? gradient : whole) - m) * pace.to_first;
-  v = v * pace.beta2 + whole * whole * pace.to_second;
-  const X size = root(v) * pace.root_scale + pace.epsilon;
-  w = w * pace.keep - pace.step * m / size;
-  if (PROXIMAL) {
-    const X cut = price * pace.rate / size;
-    w = w > cut ? w - cut : (w < -cut ? w + cut : w - w);
-  }
-}
-template <class T, bool PROXIMAL>
-void move_range(long count, T* w, T* m, T* v, const T* g, const T* price, const T* mask, const Pace<T>& pace) {
-  long i = 0;
-  for (; i + LANES<T> <= count; i += LANES<T>) {
-    Vec<T> weight = load(w + i), first = load(m + i), second = load(v + i), gradient = load(g + i);
-    if (mask) gradient *= load(mask + i);
-    move<PROXIMAL>(weight, first, second, gradient, load(price + i), pace);
-    if (mask) weight *= load(mask + i);
-    store<T>(w + i, weight), store<T>(m + i, first), store<T>(v + i, second);
-  }
-  for (; i < count; i++) {
-    move<PROXIMAL>(w[i], m[i], v[i], mask ? g[i] * mask[i] : g[i], price[i], pace);
-    if (mask) w[i] *= mask[i];
-  }
-}
-template <class T>
-void update(long count, T* w, T* m, T* v, const T* g, const T* price, const T* mask, const Pace<T>& pace) {
-  if (pace.proximal) move_range<T, true>(count, w, m, v, g, price, mask, pace);
-  else move_range<T, false>(count, w, m, v, g, price, mask, pace);
-}
 
 // to = start + Σ of listed table rows, each times its number; start null: from zero.
 template <class T, int VECTORS>
@@ -133,8 +53,6 @@ void add_rows(long entries, const int32_t* who, const T* times, const T* table, 
     }
   }
 }
-
-long padded(long count, long lanes) { return (count + lanes - 1) / lanes * lanes; }
 
 template <class T> class Machine {
   enum { DENSE, SPARSE, TOKENS } kind;
@@ -512,33 +430,4 @@ template <class T> class Machine {
 
 }  // namespace
 
-// The door for ctypes, in the one precision that this library is built for. A null machine or a 1 mean: out of memory.
-#ifndef NUMBER
-#define NUMBER double
-#endif
-extern "C" {
-void* machine_open(const Shape* shape, const Examples* train, const Examples* test) try {
-  return new Machine<NUMBER>(*shape, train, test);
-} catch (const std::bad_alloc&) {
-  return nullptr;
-}
-void machine_close(void* machine) { delete (Machine<NUMBER>*)machine; }
-int machine_order(void* machine, const int64_t* inputs, const int64_t* outputs) {
-  ((Machine<NUMBER>*)machine)->order(inputs, outputs);
-  return 0;
-}
-int machine_advance(void* machine, NUMBER* theta, NUMBER* first, NUMBER* second, const NUMBER* price,
-                    const uint8_t* mask, const Rule* rule, int64_t step, int64_t steps, const int64_t* batches,
-                    int64_t batch) try {
-  ((Machine<NUMBER>*)machine)->advance(theta, first, second, price, mask, *rule, step, steps, batches, batch);
-  return 0;
-} catch (const std::bad_alloc&) {
-  return 1;
-}
-int machine_score(void* machine, int32_t which, const NUMBER* theta, int64_t first, int64_t count, Score* score) try {
-  *score = ((Machine<NUMBER>*)machine)->score(which, theta, first, count);
-  return 0;
-} catch (const std::bad_alloc&) {
-  return 1;
-}
-}
+KERNEL_DOOR(Machine<NUMBER>)

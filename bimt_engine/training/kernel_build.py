@@ -1,7 +1,7 @@
 """The compiled kernel, built at first use by this machine's C++ compiler and kept for the next time.
 
 The library lies in `BIMT_KERNEL_CACHE` (default ~/.cache/bimt/kernel) under a name made of the source, the flags, the
-compiler and the processor, so a change of any of them builds anew and two machines that share a home never mix theirs up.
+compiler and the processor: a change of any of them builds anew, and machines that share a home never mix theirs up.
 Nothing here is needed: without a compiler the engine trains through torch, a few times slower.
 """
 
@@ -18,9 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+Kind = Literal["perceptron", "transformer"]
 Precision = Literal["float32", "float64"]
 
-SOURCES = ("kernel.cpp", "kernel_products.h", "kernel_vectors.h")
+SOURCE = {"perceptron": "kernel.cpp", "transformer": "kernel_transformer.cpp"}
+HEADERS = ("kernel_door.h", "kernel_optimiser.h", "kernel_products.h", "kernel_vectors.h")
 COMPILERS = ("c++", "g++", "clang++")
 
 # No -ffast-math: at link time it switches denormal numbers off for the whole process, torch's included.
@@ -34,21 +36,21 @@ class KernelUnavailable(Exception):
 
 
 @functools.cache
-def load_kernel(precision: Precision) -> ctypes.CDLL:
-    """The kernel for one precision, built if it is not there yet. Raises KernelUnavailable.
+def load_kernel(kind: Kind, precision: Precision) -> ctypes.CDLL:
+    """The kernel of one kind and precision, built if it is not there yet. Raises KernelUnavailable.
 
     A failure is not remembered, so that a compiler installed later is found; success is, for the process's life.
     """
     compiler = find_compiler()
-    library = _library(compiler, precision)
+    library = _library(compiler, kind, precision)
     if not library.exists():
-        _build(compiler, precision, library)
+        _build(compiler, kind, precision, library)
     try:
         return ctypes.CDLL(str(library))
     except OSError:
         # A damaged file (a full disk, a copied home): build it once more before giving up.
         library.unlink(missing_ok=True)
-        _build(compiler, precision, library)
+        _build(compiler, kind, precision, library)
         try:
             return ctypes.CDLL(str(library))
         except OSError as error:
@@ -71,21 +73,21 @@ def cache_folder() -> Path:
     return Path(asked) if asked else Path.home() / ".cache" / "bimt" / "kernel"
 
 
-def _library(compiler: str, precision: Precision) -> Path:
+def _library(compiler: str, kind: Kind, precision: Precision) -> Path:
     here = Path(__file__).parent
     about = [*FLAGS, precision, *_native_flags(), compiler, _output([compiler, "--version"]), _processor()]
     digest = hashlib.sha256("\0".join(about).encode())
-    for source in SOURCES:
+    for source in (SOURCE[kind], *HEADERS):
         digest.update((here / source).read_bytes())
-    return cache_folder() / f"{precision}-{digest.hexdigest()[:24]}.so"
+    return cache_folder() / f"{kind}-{precision}-{digest.hexdigest()[:24]}.so"
 
 
 def _native_flags() -> tuple[str, ...]:
     return ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ("-march=native",)
 
 
-def _build(compiler: str, precision: Precision, library: Path) -> None:
-    source = Path(__file__).with_name(SOURCES[0])
+def _build(compiler: str, kind: Kind, precision: Precision, library: Path) -> None:
+    source = Path(__file__).with_name(SOURCE[kind])
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:

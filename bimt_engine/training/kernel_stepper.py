@@ -1,14 +1,14 @@
-"""The stepper for perceptrons on the CPU: a compiled kernel that takes many steps in one call.
+"""The stepper for perceptrons and small transformers on the CPU: a compiled kernel that takes many steps in one call.
 
 Same arithmetic as the autograd stepper, to rounding; the same bits however the steps are cut into calls.
-kernel.cpp says how; kernel_build.py where it comes from.
+kernel.cpp and kernel_transformer.cpp say how; kernel_build.py where the libraries come from.
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from ctypes import Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import byref, c_int32, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -18,59 +18,25 @@ from torch import Tensor
 
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.mlp import Mlp
-from bimt_engine.networks.network import ACTIVATIONS, Network
+from bimt_engine.networks.network import Network
 from bimt_engine.spec import TrainingSpec
 from bimt_engine.training.batches import LOGGED_EXAMPLES, TensorData
-from bimt_engine.training.kernel_build import KernelUnavailable, load_kernel
+from bimt_engine.training.kernel_build import KernelUnavailable, Kind, load_kernel
+from bimt_engine.training.kernel_shapes import (
+    Examples,
+    PerceptronShape,
+    Rule,
+    Score,
+    TransformerShape,
+    shape_of,
+    whats_in_the_way,
+)
 from bimt_engine.training.state import TrainingState
 
-MAX_LAYERS = 32  # as in kernel.cpp
 SPARSE_BELOW = 0.4  # share of inputs that are not 0; listing them beats multiplying by zeros up to about here
 SPARSE_FROM = 64  # inputs; a narrower first layer is a small part of the work
 LOOKED_AT = 4096  # examples that tell whether inputs are sparse
 BATCHES_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the memory of a long call
-
-
-class _Shape(Structure):
-    _fields_ = (
-        ("parameters", c_int64),
-        ("embedding_at", c_int64),
-        ("weight_at", c_int64 * MAX_LAYERS),
-        ("bias_at", c_int64 * MAX_LAYERS),
-        ("layers", c_int32),
-        ("activation", c_int32),
-        ("cross_entropy", c_int32),
-        ("tokens", c_int32),
-        ("positions", c_int32),
-        ("embedding", c_int32),
-        ("widths", c_int32 * (MAX_LAYERS + 1)),
-    )
-
-
-class _Examples(Structure):
-    _fields_ = (
-        ("count", c_int64),
-        ("inputs", c_void_p),
-        ("tokens", c_void_p),
-        ("targets", c_void_p),
-        ("labels", c_void_p),
-        ("sparse", c_int32),
-    )
-
-
-class _Rule(Structure):
-    _fields_ = (
-        ("learning_rate", c_double),
-        ("beta1", c_double),
-        ("beta2", c_double),
-        ("epsilon", c_double),
-        ("weight_decay", c_double),
-        ("proximal", c_int32),
-    )
-
-
-class _Score(Structure):
-    _fields_ = (("loss", c_double), ("correct", c_double))
 
 
 class KernelStepper:
@@ -80,15 +46,13 @@ class KernelStepper:
 
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
-        """None for a perceptron on the CPU of a machine with a C++ compiler; otherwise what is in the way."""
-        if not isinstance(network, Mlp):
-            return f"it knows perceptrons only, not a {type(network).__name__}"
+        """None for such a network on the CPU of a machine with a C++ compiler; otherwise what is in the way."""
         if training.device not in ("cpu", "auto"):
             return f"it runs on the CPU, and {training.device} was asked for"
-        if len(network.weights) > MAX_LAYERS:
-            return f"it takes {MAX_LAYERS} weight layers at most, not {len(network.weights)}"
+        if reason := whats_in_the_way(network, training.loss or dataset.default_loss):
+            return reason
         try:
-            load_kernel(training.precision)
+            load_kernel(_kind(network), training.precision)
         except KernelUnavailable as error:
             return str(error)
         return None
@@ -96,7 +60,7 @@ class KernelStepper:
     def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None:
         self.state, self.data = state, data
         optimiser = training.optimiser
-        self._rule = _Rule(
+        self._rule = Rule(
             optimiser.learning_rate,
             optimiser.beta1,
             optimiser.beta2,
@@ -104,13 +68,11 @@ class KernelStepper:
             optimiser.weight_decay,
             optimiser.kind == "proximal",
         )
-        shape = _shape(state, data)
-        library = load_kernel(training.precision)
+        shape = shape_of(state, data)
+        library = load_kernel(_kind(state.network), training.precision)
         shared = data.replicas == 1 or data.train_inputs.stride(0) == 0
         # Replicas that share their data share one machine, which holds nothing of theirs between two calls.
-        self._machines = [
-            _Machine(library, shape, data, replica) for replica in range(1 if shared else data.replicas)
-        ]
+        self._machines = [_Machine(library, shape, data, replica) for replica in range(1 if shared else data.replicas)]
 
     def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
         """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
@@ -160,20 +122,24 @@ class KernelStepper:
 class _Machine:
     """A kernel with its examples and its working memory, for one set of data."""
 
-    def __init__(self, library: ctypes.CDLL, shape: _Shape, data: TensorData, replica: int) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, shape: PerceptronShape | TransformerShape, data: TensorData, replica: int
+    ) -> None:
         self._library = library
         library.machine_open.restype = c_void_p
         library.machine_close.argtypes = [c_void_p]
+        library.machine_close.restype = library.machine_order.restype = None
         parts = (
             (data.train_inputs, data.train_targets, data.train_labels),
             (data.test_inputs, data.test_targets, data.test_labels),
         )
         self._kept: list[Tensor] = []  # memory that the kernel reads
-        sparse = not shape.tokens and inputs_are_sparse(data.train_inputs[replica])
+        tokens = isinstance(shape, PerceptronShape) and shape.tokens > 0
+        sparse = not tokens and inputs_are_sparse(data.train_inputs[replica])
         examples = []
         for inputs, targets, labels in parts:
-            told = _Examples(count=inputs.shape[1], sparse=sparse)
-            if shape.tokens:
+            told = Examples(count=inputs.shape[1], sparse=sparse)
+            if tokens:
                 told.tokens = self._keep(inputs[replica].to(torch.int32))
             elif sparse:
                 told.inputs = inputs[replica].contiguous().data_ptr()  # read once, into lists
@@ -204,13 +170,15 @@ class _Machine:
         price: Tensor,
         mask: Tensor | None,
         *,
-        rule: _Rule,
+        rule: Rule,
         step: int,
         steps: int,
         batches: np.ndarray | None,
     ) -> None:
         for flat in (theta, first, second, price):
-            assert flat.is_contiguous() and flat.numel() == self._parameters and flat.dtype == theta.dtype
+            assert flat.is_contiguous()
+            assert flat.shape == (self._parameters,)
+            assert flat.dtype == theta.dtype
         chosen = None if batches is None else np.ascontiguousarray(batches, dtype=np.int64)
         kept = None if mask is None else mask.contiguous()
         failed = self._library.machine_advance(
@@ -226,9 +194,9 @@ class _Machine:
         if failed:
             raise MemoryError("the kernel found no memory for its activations")
 
-    def score(self, part: int, theta: Tensor, count: int) -> _Score:
+    def score(self, part: int, theta: Tensor, count: int) -> Score:
         """Mean loss over the first `count` examples of a part, and how many of them are classified rightly."""
-        score = _Score()
+        score = Score()
         failed = self._library.machine_score(
             self._machine, c_int32(part), _at(theta), c_int64(0), c_int64(count), byref(score)
         )
@@ -242,37 +210,16 @@ class _Machine:
         return tensor.data_ptr()
 
 
-def inputs_are_sparse(inputs: Float[Tensor, "examples features"]) -> bool:
+def inputs_are_sparse(inputs: Float[Tensor, "examples ..."]) -> bool:
     """Whether most inputs are zeros, as in images of digits, by a look at the first few thousand examples."""
     looked_at = inputs[:LOOKED_AT]
-    if looked_at.shape[1] < SPARSE_FROM:
+    if looked_at.dim() != 2 or looked_at.shape[1] < SPARSE_FROM:
         return False
     return int(torch.count_nonzero(looked_at)) < SPARSE_BELOW * looked_at.numel()
 
 
-def _shape(state: TrainingState, data: TensorData) -> _Shape:
-    """The network as the kernel knows it: where each matrix begins in the flat vector, and how wide it is."""
-    network = state.network
-    assert isinstance(network, Mlp)
-    layers = len(network.weights)
-    weights = [state.place(f"weights.{layer}") for layer in range(layers)]
-    shape = _Shape(
-        parameters=state.size,
-        layers=layers,
-        activation=list(ACTIVATIONS).index(network.activation),
-        cross_entropy=data.loss == "cross_entropy",
-    )
-    if network.embedded:
-        place = state.place("embedding")
-        shape.embedding_at = place.offset
-        shape.tokens, shape.embedding = place.shape
-        shape.positions = network.fold
-    shape.widths[0] = weights[0].shape[1]
-    for layer, place in enumerate(weights):
-        shape.weight_at[layer] = place.offset
-        shape.bias_at[layer] = state.place(f"biases.{layer}").offset
-        shape.widths[layer + 1] = place.shape[0]
-    return shape
+def _kind(network: Network) -> Kind:
+    return "perceptron" if isinstance(network, Mlp) else "transformer"
 
 
 def _at(tensor: Tensor) -> Any:

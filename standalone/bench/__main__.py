@@ -1,4 +1,4 @@
-"""`python -m standalone.bench [--only TASK …]`: the engine against the oracle; writes reports/bench.json, prints a table."""
+"""`python -m standalone.bench [--only TASK]`: the engine against the oracle. Writes reports/bench.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
-TASKS = ("independence", "two_moons", "s4", "modular_addition", "mnist", "in_context", "feature_sharing", "compositionality")
+TASKS = (
+    "independence",
+    "feature_sharing",
+    "compositionality",
+    "two_moons",
+    "s4",
+    "modular_addition",
+    "mnist",
+    "in_context",
+)
 JOB_GOALS = {"independence": 80, "two_moons": 60, "s4": 20, "modular_addition": 8, "mnist": 75, "in_context": 30}
 RELOCATE_GOALS = {"independence": 200, "s4": 1_000, "mnist": 5_000}
 

@@ -63,7 +63,8 @@ def measure(recipe: str, *, steps: int | None = None, stepper: str = "auto") -> 
     """One recipe, seed 0. steps: train for fewer than the recipe says, on the same schedule."""
     torch.set_num_threads(1)
     spec = load_recipe(recipe).spec.expanded()
-    training = spec.training.model_copy(update={"device": "cpu", "stepper": stepper, "steps": steps or spec.training.steps})
+    changed = {"device": "cpu", "stepper": stepper, "steps": steps or spec.training.steps}
+    training = spec.training.model_copy(update=changed)
     spec = spec.model_copy(update={"training": training})
     dataset = make_dataset(spec.dataset, seed=0)
     oracle = Oracle(_drawn(spec, dataset), dataset, training)
@@ -148,7 +149,9 @@ def _passes(oracle: Oracle) -> Iterator[float]:
         for layer in layers:
             whole = min(candidates, layer.neurons)
             some = min(only, whole)
-            seconds += _timed(lambda layer=layer, some=some: oracle.relocate_layer(layer, candidates, only=some)) * whole / some
+            start = time.process_time()
+            oracle.relocate_layer(layer, candidates, only=some)
+            seconds += (time.process_time() - start) * whole / some
         yield seconds
         only = candidates if seconds < FULL_PASS_SECONDS else NEURONS_OF_A_LAYER
 
@@ -156,11 +159,14 @@ def _passes(oracle: Oracle) -> Iterator[float]:
 def _our_step(job: Training) -> float:
     """Seconds of one step, the median of nine calls of some steps each."""
     price = job._price(job.schedule.stage(job.schedule.steps))
-    steps, seconds = 1, 0.0
-    while seconds < 0.02:
+
+    def seconds(steps: int) -> float:
+        return _timed(lambda: job.stepper.advance(steps, price=price))
+
+    steps = 1
+    while seconds(steps) < 0.02:
         steps *= 2
-        seconds = _timed(lambda: job.stepper.advance(steps, price=price))
-    return median(_timed(lambda: job.stepper.advance(steps, price=price)) / steps for _ in range(9))
+    return median(seconds(steps) / steps for _ in range(9))
 
 
 def _our_pass(spec: Spec, job: Training, method: str) -> float:

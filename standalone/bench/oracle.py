@@ -94,7 +94,9 @@ class Oracle:
 
         Returns how many exchanges were tried.
         """
-        return sum(self.relocate_layer(layer, candidates) for layer in self.network.wiring.neuron_layers if layer.movable)
+        return sum(
+            self.relocate_layer(layer, candidates) for layer in self.network.wiring.neuron_layers if layer.movable
+        )
 
     def relocate_layer(self, layer: NeuronLayer, candidates: int, *, only: int | None = None) -> int:
         """The pass through one layer. only: stop after so many neurons. Returns how many exchanges were tried."""

@@ -1,7 +1,8 @@
-"""All steppers take the same steps: the written-out gradients and the compiled kernel against automatic differentiation."""
+"""All steppers take the same steps: written-out gradients and the compiled kernel against automatic differentiation."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.build import Network, build_network
-from bimt_engine.spec import GridMlpNetwork, MlpNetwork, OptimiserSpec, TrainingSpec
+from bimt_engine.spec import GridMlpNetwork, MlpNetwork, OptimiserSpec, TrainingSpec, TransformerNetwork
 from bimt_engine.training.autograd_stepper import AutogradStepper
 from bimt_engine.training.batched_stepper import BatchedStepper
 from bimt_engine.training.batches import TensorData
@@ -38,6 +39,12 @@ def pairs(rows: int, tokens: int, *, positions: int = 2) -> Dataset:
     return replace(dataset(x, draw.integers(0, tokens, rows + 31), rows, tokens, classes=True), tokens=tokens)
 
 
+def sequences(rows: int, time: int, channels: int, outputs: int, predicted: tuple[int, ...] | None) -> Dataset:
+    draw = np.random.default_rng(rows)
+    x, y = draw.uniform(-1, 1, (rows + 31, time, channels)), draw.uniform(-1, 1, (rows + 31, time, outputs))
+    return replace(dataset(x, y, rows, outputs, classes=False), predicted_positions=predicted)
+
+
 def dataset(x: np.ndarray, y: np.ndarray, rows: int, outputs: int, *, classes: bool) -> Dataset:
     return Dataset(
         x[:rows],
@@ -45,7 +52,7 @@ def dataset(x: np.ndarray, y: np.ndarray, rows: int, outputs: int, *, classes: b
         x[rows:],
         y[rows:],
         "classification" if classes else "regression",
-        tuple(f"x{i + 1}" for i in range(x.shape[1])),
+        tuple(f"x{i + 1}" for i in range(x.shape[-1])),
         tuple(f"y{i + 1}" for i in range(outputs)),
     )
 
@@ -55,7 +62,7 @@ class Case:
 
     def __init__(
         self,
-        network: MlpNetwork | GridMlpNetwork,
+        network: MlpNetwork | GridMlpNetwork | TransformerNetwork,
         data: Dataset,
         *,
         masked: bool = False,
@@ -124,9 +131,7 @@ CASES = {
     "moved sheets": lambda: Case(
         GridMlpNetwork(hidden=[16], move_inputs=True), numbers(90, 64, 3, zeros=0.8), moved=True, batch_size=30
     ),
-    "proximal": lambda: Case(
-        MlpNetwork(hidden=[20, 20]), numbers(100, 4, 2), optimiser=OptimiserSpec(kind="proximal")
-    ),
+    "proximal": lambda: Case(MlpNetwork(hidden=[20, 20]), numbers(100, 4, 2), optimiser=OptimiserSpec(kind="proximal")),
     "proximal tokens": lambda: Case(
         MlpNetwork(hidden=[13], embedding_width=6), pairs(70, 9), optimiser=OptimiserSpec(kind="proximal"), masked=True
     ),
@@ -142,6 +147,19 @@ CASES = {
     name: (lambda name=name: Case(MlpNetwork(hidden=[14, 9], activation=name), numbers(77, 4, 2)))
     for name in ("relu", "tanh", "gelu", "gelu_tanh")
 }
+TRANSFORMERS = {
+    "in context": lambda: Case(TransformerNetwork(width=8), sequences(100, 2, 2, 1, (1,)), batch_size=30),
+    "every time step": lambda: Case(
+        TransformerNetwork(width=12, blocks=3, heads=3, activation="silu"), sequences(45, 5, 3, 2, None)
+    ),
+    "some time steps": lambda: Case(
+        TransformerNetwork(width=10, heads=2), sequences(130, 4, 1, 3, (1, 3)), masked=True, moved=True, replicas=2
+    ),
+    "one block, proximal": lambda: Case(
+        TransformerNetwork(width=6, blocks=1), sequences(20, 3, 2, 1, (2,)), optimiser=OptimiserSpec(kind="proximal")
+    ),
+}
+CASES |= TRANSFORMERS
 
 
 @pytest.fixture(params=["kernel", "batched"])
@@ -154,16 +172,26 @@ def stepper(request: pytest.FixtureRequest) -> type:
 
 def needs_a_compiler() -> None:
     try:
-        load_kernel("float64")
+        load_kernel("perceptron", "float64")
     except KernelUnavailable as error:
         pytest.skip(f"no kernel here: {error}")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_stepper_takes_the_steps_of_autograd(name: str, stepper: type) -> None:
+@functools.cache
+def by_autograd(name: str) -> tuple[TrainingState, list[dict[str, float]]]:
+    return CASES[name]().run(AutogradStepper)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("kernel", name) for name in CASES] + [("batched", name) for name in CASES if name not in TRANSFORMERS],
+)
+def test_every_stepper_takes_the_steps_of_autograd(kind: str, name: str) -> None:
+    if kind == "kernel":
+        needs_a_compiler()
     case = CASES[name]()
-    expected, expected_losses = case.run(AutogradStepper)
-    state, losses = case.run(stepper)
+    expected, expected_losses = by_autograd(name)
+    state, losses = case.run(KernelStepper if kind == "kernel" else BatchedStepper)
     for flat in ("theta", "first_moment", "second_moment"):
         here, there = getattr(state, flat), getattr(expected, flat)
         assert (here - there).abs().max() <= 1e-12 * there.abs().max(), flat
@@ -178,16 +206,18 @@ def test_every_stepper_takes_the_steps_of_autograd(name: str, stepper: type) -> 
 def test_the_same_steps_give_the_same_bits(name: str, precision: str, stepper: type) -> None:
     case = CASES[name]()
     case.training = case.training.model_copy(update={"precision": precision})
-    (once, losses), (again, losses_again) = case.run(stepper), case.run(stepper)
+    (once, losses), (again, losses_again) = case.run(stepper, [50]), case.run(stepper, [50])
     assert torch.equal(once.theta, again.theta)
     assert losses == losses_again
 
 
-@pytest.mark.parametrize("name", ["line", "many examples", "tokens", "three tokens in batches", "sheets", "masked sheets"])
+@pytest.mark.parametrize(
+    "name", ["line", "many examples", "tokens", "three tokens in batches", "sheets", "masked sheets"]
+)
 def test_the_bits_do_not_depend_on_how_the_steps_are_cut(name: str, stepper: type) -> None:
     case = CASES[name]()
-    whole, _ = case.run(stepper, [STEPS])
-    cut, _ = case.run(stepper, [1, 7, 64, 2, 100, STEPS - 174])
+    whole, _ = case.run(stepper, [80])
+    cut, _ = case.run(stepper, [1, 7, 40, 2, 30])
     for flat in ("theta", "first_moment", "second_moment"):
         assert torch.equal(getattr(whole, flat), getattr(cut, flat)), flat
 
@@ -226,6 +256,16 @@ def test_float32_steps_follow_float64_steps_at_first(stepper: type) -> None:
     case.training = case.training.model_copy(update={"precision": "float32"})
     rounded, _ = case.run(stepper, [20])
     torch.testing.assert_close(rounded.theta.double(), exact.theta, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_s_bits_do_not_depend_on_how_the_steps_are_cut(name: str) -> None:
+    needs_a_compiler()
+    case = TRANSFORMERS[name]()
+    whole, losses = case.run(KernelStepper, [60])
+    cut, losses_again = case.run(KernelStepper, [1, 7, 30, 22])
+    assert torch.equal(whole.theta, cut.theta)
+    assert losses == losses_again
 
 
 def test_a_divergence_is_seen_in_the_losses(stepper: type) -> None:
