@@ -118,7 +118,7 @@ class PostgresServer:
             "log_min_messages": "warning",
         }
         if not self.durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
     def _prepare_folder(self) -> None:

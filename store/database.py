@@ -65,6 +65,12 @@ class Database:
         self._writer.dispose()
         self._reader.dispose()
 
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class _Turn:
     """A lock that gives up with a sentence instead of hanging."""

@@ -31,7 +31,7 @@ CHUNK = 1 << 20  # bytes moved at once
 PART = 8 << 20  # bytes of one part of an upload to a bucket
 FRESH = timedelta(hours=1)  # a file younger than this is never swept; an older one is renewed when it comes in again
 
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ PREFIXES = frozenset(
     )
 )
 
-_ID = re.compile(r"^([a-z]+)_([0-9a-hjkmnp-tv-z]{26})$")
+_ID = re.compile(r"^([a-z]+)_([0-9a-hjkmnp-tv-z]{26})\Z")
 
 _lock = threading.Lock()
 _last = 0  # the number inside the last id of this process; the next one is always greater

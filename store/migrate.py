@@ -29,6 +29,8 @@ def downgrade(url: str, revision: str = "base") -> None:
 
 def current(url: str) -> str | None:
     """The revision that the database is at; None where it is empty."""
+    if not _exists(url):
+        return None
     engine = create_engine(url, poolclass=pool.NullPool)
     try:
         with engine.connect() as connection:
@@ -63,6 +65,12 @@ def _config(url: str) -> Config:
     config.set_main_option("path_separator", "os")
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config
+
+
+def _exists(url: str) -> bool:
+    """False for a SQLite file that is not there yet: asking it would make it."""
+    parts = make_url(url)
+    return parts.get_backend_name() != "sqlite" or Path(parts.database or "").is_file()
 
 
 def _make_folder(url: str) -> None:

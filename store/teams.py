@@ -31,7 +31,7 @@ ROLE_SCOPES = {
 }
 USE_NOTED_EVERY = timedelta(minutes=10)  # finer would write a row at every request
 
-_TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})$")
+_TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})\Z")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -27,6 +28,17 @@ MIGRATED = "migrated"  # the database that all tests use, one after another
 _numbers = itertools.count()
 
 
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path that every user can reach: pytest's own are closed to the server's user."""
+    folder = Path(tempfile.mkdtemp(prefix="bimt-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session, below the temporary folder, where its own user can reach it."""
@@ -34,18 +46,11 @@ def postgres_server() -> Iterator[PostgresServer]:
         install_folder()
     except DatabaseError as error:
         pytest.skip(str(error))
-    folder = Path(tempfile.mkdtemp(prefix="bimt-test-pg-"))
-    folder.chmod(0o755)
-    server = PostgresServer(folder / "server")
-    try:
-        server.start()
+    with short_folder() as folder, PostgresServer(folder / "server") as server:
         with psycopg.connect(_plain(server.url), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {MIGRATED}")
         migrate.upgrade(server.address(MIGRATED))
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,0 +1,174 @@
+"""Files: once, whole, limited, checked, and gone when nobody needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store import datasets
+from store import files as stored_files
+from store.errors import DamagedFile, NotFound, TooLarge
+from store.files import Files, StoredFile
+from store.tables import Base, File
+
+
+def everything_in(files):
+    return {name for name, _, _ in files.each()}
+
+
+@settings(max_examples=50, suppress_health_check=list(HealthCheck), deadline=None)
+@given(content=st.binary(max_size=5000), cuts=st.lists(st.integers(1, 999), max_size=9))
+def test_what_was_put_comes_back_by_the_name_of_its_content(files, content, cuts):
+    pieces, start = [], 0
+    for cut in cuts:
+        pieces.append(content[start : start + cut])
+        start += cut
+    pieces.append(content[start:])
+    stored = files.put_stream(pieces)
+    assert stored == StoredFile(hashlib.sha256(content).hexdigest(), len(content))
+    assert files.read(stored.sha256) == content
+    assert files.put_bytes(content) == stored
+    assert files.size(stored.sha256) == len(content)
+
+
+def test_large_files_come_in_parts_and_go_out_in_ranges(files):
+    content = os.urandom(1 << 16) * 200  # 13 MB: more than one part
+    stored = files.put_stream(io.BytesIO(content))
+    assert hashlib.sha256(b"".join(files.stream(stored.sha256))).hexdigest() == stored.sha256
+    assert b"".join(files.stream(stored.sha256, start=5, end=70_000)) == content[5:70_000]
+    assert b"".join(files.stream(stored.sha256, start=len(content) - 3, end=len(content) + 9)) == content[-3:]
+    with files.path(stored.sha256) as path:
+        assert path.read_bytes() == content
+
+
+def test_a_stream_is_cut_at_the_limit_and_leaves_nothing(files):
+    def endless():
+        while True:
+            yield b"x" * 1000
+
+    with pytest.raises(TooLarge, match="limit of 4500 bytes"):
+        files.put_stream(endless(), limit=4500)
+    assert everything_in(files) == set()
+    assert list(files.spool.iterdir()) == []
+    assert files.put_stream([b"x" * 4500], limit=4500).bytes == 4500
+
+
+def test_the_same_bytes_lie_there_once(files):
+    first = files.put_bytes(b"same")
+    assert files.put_stream([b"sa", b"me"]) == first
+    assert everything_in(files) == {first.sha256}
+
+
+def test_a_sender_that_breaks_off_leaves_nothing(files):
+    def broken():
+        yield b"half"
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        files.put_stream(broken())
+    assert everything_in(files) == set()
+    assert list(files.spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "/", "a" * 65])
+def test_only_the_name_of_a_file_is_ever_a_path(files, name):
+    for ask in (files.read, files.size, files.exists, files.delete, lambda one: files.path(one).__enter__()):
+        with pytest.raises(NotFound):
+            ask(name)
+
+
+def test_a_missing_file_is_not_found_before_the_first_byte(files):
+    absent = "0" * 64
+    for ask in (files.read, files.size, files.stream, lambda one: files.path(one).__enter__()):
+        with pytest.raises(NotFound):
+            ask(absent)
+    assert not files.exists(absent)
+    assert not files.delete(absent)
+
+
+def test_damaged_bytes_are_noticed_and_mended_by_the_same_upload(files, tmp_path):
+    stored = files.put_bytes(b"precious")
+    place = next((tmp_path / "files").rglob(stored.sha256))
+    place.write_bytes(b"precioux")
+    with pytest.raises(DamagedFile):
+        files.read(stored.sha256)
+    place.write_bytes(b"prec")  # cut short
+    files.put_bytes(b"precious")
+    assert files.read(stored.sha256) == b"precious"
+
+
+def test_a_file_goes_when_nothing_refers_to_it_any_more(database, people, clock, files):
+    with database.write() as session:
+        ids = [upload(session, people, clock, files, b"shared") for _ in range(2)]
+        other = upload(session, people, clock, files, b"other")
+    grace = timedelta(hours=1)
+
+    def collect():
+        with database.write() as session:
+            return stored_files.collect_garbage(session, files, now=clock.now, grace=grace)
+
+    clock.pass_seconds(7200)
+    assert collect() == []
+    with database.write() as session:
+        datasets.delete(session, people.team, ids[0])
+    assert collect() == []
+    with database.write() as session:
+        datasets.delete(session, people.team, ids[1])
+    gone = hashlib.sha256(b"shared").hexdigest()
+    assert collect() == [gone]
+    assert everything_in(files) == {hashlib.sha256(b"other").hexdigest()}
+    with database.read() as session:
+        assert datasets.get(session, people.team, other).sha256 in everything_in(files)
+        assert session.get(File, gone) is None
+
+
+def test_a_file_that_just_came_in_is_left_alone(database, people, clock, files):
+    with database.write() as session:
+        upload(session, people, clock, files, b"young")
+        datasets.delete(session, people.team, upload(session, people, clock, files, b"young"))
+        stored_files.remember(session, files.put_bytes(b"fresh"), now=clock.now)
+    with database.write() as session:
+        assert stored_files.collect_garbage(session, files, now=clock.now, grace=timedelta(hours=1)) == []
+
+
+def test_bytes_that_never_got_a_row_are_swept(database, people, clock, files):
+    stray, kept = files.put_bytes(b"stray"), files.put_bytes(b"kept")
+    modified = next(at for name, _, at in files.each() if name == stray.sha256)
+    with database.write() as session:
+        stored_files.remember(session, kept, now=clock.now)
+        now = modified + timedelta(minutes=30)
+        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == []
+        now += timedelta(hours=1)
+        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == [stray.sha256]
+    assert everything_in(files) == {kept.sha256}
+
+
+def test_every_reference_to_a_file_is_counted():
+    named = {f"{column.table.name}.{column.name}" for column in stored_files._references()}
+    lookalikes = {
+        f"{table.name}.{column.name}"
+        for table in Base.metadata.tables.values()
+        for column in table.columns
+        if column.name.endswith("sha256") and column.type.python_type is str and table.name != "file"
+    }
+    assert named == lookalikes
+
+
+def test_a_store_says_whether_it_can_be_used(files, tmp_path):
+    assert files.answers()
+    with pytest.raises(ValueError, match="cannot be kept"):
+        Files("http://example.org/x")
+
+
+def upload(session, people, clock, files, content):
+    stored = files.put_bytes(content)
+    return datasets.register(
+        session, team_id=people.team, member_id=people.member, name="t", kind="uploaded", now=clock.now,
+        sha256=stored.sha256, bytes=stored.bytes, format="csv",
+    ).id  # fmt: skip
