@@ -1,179 +1,314 @@
-"""The layered network, as the paper draws it: inputs below, outputs above, width for |w|, sign by colour AND dash."""
+"""The layered network, as the paper draws it: inputs below, outputs above, width for |w|, sign by colour AND dash.
+
+Modules are told apart by colour, by the band under their connections, and by a letter in each of their neurons.
+"""
 
 from __future__ import annotations
 
-import math
+import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
 
-from bimt_engine.analysis.graph import Connection, Graph, Neuron
-from bimt_engine.figures.style import FAINT, INK, NEGATIVE, POSITIVE, blank_figure, module_colour, our_style
+from bimt_engine.analysis.graph import Graph
+from bimt_engine.figures.layout import Layout, Spot, lay_out, on_sheet, place
+from bimt_engine.figures.style import (
+    DASH,
+    FAINT,
+    INK,
+    NEGATIVE,
+    POSITIVE,
+    QUIET,
+    SHEET,
+    UNUSED,
+    blank_figure,
+    letter_colour,
+    module_colour,
+    our_style,
+    pale,
+    pretty,
+)
 
-WIDTH, LAYER_HEIGHT = 6.4, 1.35  # inches
-MANY = 400  # connections; beyond, lines grow thin and pale so that the picture stays a picture
-FEW_NAMES = 14  # names on one layer; beyond, they would cover one another
-SHEET_DEPTH = 0.16  # how far a sheet leans back, as a share of the distance between layers
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a neuron is drawn: x across, y up; unit: the width of a layer, the distance between layers."""
-
-    x: float
-    y: float
+WIDTH, WIDE = 6.4, 8.4  # inches; the wider one where a row has more than MANY_SLOTS neurons
+MANY_SLOTS = 32
+ROW_HEIGHT, SHEET_ROW_HEIGHT = 1.3, 1.75  # inches
+MANY = 150  # connections; beyond, light ones turn thin and pale so that the picture stays a picture
+MOST = 4_000  # connections; the rest could not be seen, and would make an SVG of megabytes
+MANY_LETTERS = 60  # neurons; beyond, they are too small for a letter
+SMALLEST_NAME, LARGEST_NAME = 4.5, 9.0  # points
+LONGEST_NAME = 18  # characters
+ROLES = ("query", "key", "value")
 
 
 def draw_network(graph: Graph, *, title: str = "") -> Figure:
-    """The whole graph: every neuron where its slot lies, coloured by its module, every connection by weight and sign."""
+    """The whole graph: neurons where their slots lie, in their modules' colours; connections by weight and sign."""
     with our_style():
-        depths = [layer["name"] for layer in graph.meta.get("layers", [])] or _layers_by_appearance(graph)
-        figure, axes = blank_figure(WIDTH, 0.9 + LAYER_HEIGHT * max(len(depths) - 1, 1))
-        places = place_neurons(graph, depths)
-        _draw_rows(axes, graph, depths, places)
-        _draw_connections(axes, graph, places)
-        _draw_neurons(axes, graph, places)
-        _draw_names(axes, graph, depths, places)
-        if title:
-            axes.set_title(title, fontsize=11, loc="left")
+        layout = lay_out(graph)
+        rows = layout.rows
+        wide = layout.sheets or any(layout.slots.get(row.layer, 1) * row.panels > MANY_SLOTS for row in rows)
+        width, height = WIDE if wide else WIDTH, SHEET_ROW_HEIGHT if layout.sheets else ROW_HEIGHT
+        figure, axes = blank_figure(width, 0.9 + height * max(len(rows) - 1, 1))
+        draw_background(axes, layout)
+        _draw_bands(axes, layout)
+        _draw_carried(axes, layout)
+        draw_strands(axes, layout)
+        draw_neurons(axes, layout)
+        draw_names(axes, layout, width=width)
+        _draw_row_labels(axes, layout)
         _draw_legend(figure, graph)
-        axes.set_axis_off()
-        axes.set_xlim(-0.06, 1.06)
-        axes.set_ylim(-0.32, max(len(depths) - 1, 1) + 0.32)
+        if title:
+            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        set_limits(axes, layout)
     return figure
 
 
-def place_neurons(graph: Graph, depths: list[str]) -> dict[str, Place]:
-    """A place for each neuron id. Copies of a folded layer lie side by side; 2-D sheets lean back in perspective."""
-    copies: dict[str, int] = defaultdict(lambda: 1)
-    for neuron in graph.neurons:
-        copies[neuron.layer] = max(copies[neuron.layer], neuron.copy + 1)
-    return {n.id: _place(n, depths.index(n.layer), copies[n.layer]) for n in graph.neurons}
+def set_limits(axes: Axes, layout: Layout) -> None:
+    edge = 0.34 if layout.sheets else 0.12
+    axes.set_axis_off()
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-edge, max(len(layout.rows) - 1, 1) + edge)
 
 
-def _place(neuron: Neuron, depth: int, copies: int) -> Place:
-    across, *further = neuron.position or (0.5,)
-    if copies > 1:  # a gap between the copies shows where one token ends and the next begins
-        across = (neuron.copy + 0.04 + 0.92 * across) / copies
-    if not further:
-        return Place(across, depth)
-    back = further[0]
-    return Place(0.12 * back + across * (0.88 - 0.06 * back), depth + 2 * SHEET_DEPTH * (back - 0.5))
-
-
-def _layers_by_appearance(graph: Graph) -> list[str]:
-    return list(dict.fromkeys(neuron.layer for neuron in graph.neurons))
-
-
-def _draw_rows(axes: Axes, graph: Graph, depths: list[str], places: dict[str, Place]) -> None:
-    """A faint dot for every slot of a line that nobody needs, so that the reader sees what was taken away."""
-    used = defaultdict(set)
-    flat = {n.layer for n in graph.neurons if len(n.position) == 1 and n.copy == 0}
-    for neuron in graph.neurons:
-        used[neuron.layer].add(neuron.slot)
-    for layer in graph.meta.get("layers", []):
-        name, count = layer["name"], layer["neurons"]
-        if name in flat and count <= 128 and max(used[name]) < count and not any(
-            n.copy for n in graph.neurons if n.layer == name
-        ):
-            rest = [slot for slot in range(count) if slot not in used[name]]
-            axes.scatter([(slot + 0.5) / count for slot in rest], [depths.index(name)] * len(rest), s=9, color=FAINT)
-
-
-def _draw_connections(axes: Axes, graph: Graph, places: dict[str, Place]) -> None:
-    if not graph.connections:
-        return
-    heaviest = max(abs(c.weight) for c in graph.connections) or 1.0
-    crowded = min(1.0, math.sqrt(MANY / max(len(graph.connections), 1)))
-    for positive in (True, False):
-        chosen = [c for c in graph.connections if (c.weight > 0) == positive]
-        # The light ones first, so that the heavy ones lie on top.
-        chosen.sort(key=lambda c: abs(c.weight))
-        axes.add_collection(
-            LineCollection(
-                [_ends(c, places) for c in chosen],
-                colors=POSITIVE if positive else NEGATIVE,
-                linewidths=[crowded * (0.5 + 3.2 * abs(c.weight) / heaviest) for c in chosen],
-                linestyles="solid" if positive else (0, (3.0, 1.6)),
-                alpha=0.35 + 0.55 * crowded,
-                capstyle="butt",
-                zorder=2,
-            )
-        )
-    axes.autoscale_view()
-
-
-def _ends(connection: Connection, places: dict[str, Place]) -> list[tuple[float, float]]:
-    source, target = places[connection.source], places[connection.target]
-    return [(source.x, source.y), (target.x, target.y)]
-
-
-def _draw_neurons(axes: Axes, graph: Graph, places: dict[str, Place]) -> None:
-    touched = {end for c in graph.connections for end in (c.source, c.target)}
-    size = float(np.clip(3_000 / max(len(graph.neurons), 1), 6, 70))
-    for neuron in graph.neurons:
-        place, alive = places[neuron.id], neuron.id in touched
-        axes.scatter(
-            [place.x],
-            [place.y],
-            s=size if alive else size * 0.6,
-            facecolor=module_colour(neuron.module) if alive else "white",
-            edgecolor="white" if alive else "#aab1bb",
-            linewidth=0.8,
-            zorder=3,
-        )
-
-
-def _draw_names(axes: Axes, graph: Graph, depths: list[str], places: dict[str, Place]) -> None:
-    """Features below the first layer, targets above the last; not where they would cover one another."""
-    for layer, offset, align in ((depths[0], -11, "top"), (depths[-1], 11, "bottom")):
-        named = [n for n in graph.neurons if n.layer == layer and n.name]
-        if len(named) > FEW_NAMES * 2:
+def draw_background(axes: Axes, layout: Layout) -> None:
+    """A faint dot for every slot that nobody needs, so that the reader sees what was taken away; sheets get an edge."""
+    taken = {(number, round(at.x, 6)) for (_, number, _), at in layout.spots.items()}
+    for number, row in enumerate(layout.rows):
+        if layout.sheets:
+            corners = [on_sheet(x, y, number) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+            edge = [(corner.x, corner.y) for corner in corners]
+            axes.add_patch(Polygon(edge, facecolor=SHEET, edgecolor=FAINT, linewidth=0.8, zorder=0.1))
             continue
-        slanted = len(named) > FEW_NAMES or max((len(n.name) for n in named), default=0) > 60 / max(len(named), 1)
-        for neuron in named:
-            place = places[neuron.id]
+        count = layout.slots.get(row.layer, 0)
+        if count > 256 or not _on_a_line(layout.graph, row.layer, count):
+            continue
+        across = [
+            place(((slot + 0.5) / count,), row, number, panel, sheets=False).x
+            for panel in range(row.panels)
+            for slot in range(count)
+        ]
+        empty = [x for x in across if (number, round(x, 6)) not in taken]
+        axes.scatter(empty, [number] * len(empty), s=7, color=FAINT, linewidth=0, zorder=0.2)
+
+
+def _on_a_line(graph: Graph, layer: str, count: int) -> bool:
+    """Whether the slots of a layer are those of a line, so that the empty ones are known."""
+    there = [n for n in graph.neurons if n.layer == layer and n.copy == 0]
+    return all(n.position and abs(n.position[0] - (n.slot + 0.5) / count) < 1e-6 for n in there)
+
+
+def _draw_bands(axes: Axes, layout: Layout) -> None:
+    """A pale band in the module's colour under each of its connections."""
+    modules = {neuron.module for neuron in layout.graph.neurons if neuron.module}
+    if len(modules) < 2 or len(layout.strands) > 2 * MANY:
+        return
+    lines, colours = [], []
+    for strand in layout.strands:
+        module = layout.neurons[strand.source[0]].module
+        if module and module == layout.neurons[strand.target[0]].module:
+            lines.append(layout.line(strand))
+            colours.append(pale(module_colour(module)))
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=9, capstyle="round", zorder=1))
+
+
+def _draw_carried(axes: Axes, layout: Layout) -> None:
+    """A thin dotted line for what a residual stream carries on unchanged."""
+    lines = []
+    by_neuron: dict[str, list[Spot]] = defaultdict(list)
+    for spot in sorted(layout.spots, key=lambda spot: spot[1]):
+        if layout.rows[spot[1]].carried_from is not None or any(r.carried_from == spot[1] for r in layout.rows):
+            by_neuron[spot[0]].append(spot)
+    for spots in by_neuron.values():
+        for before, after in pairwise(spots):
+            start, end = layout.spots[before], layout.spots[after]
+            lines.append([(start.x, start.y), (end.x, end.y)])
+    axes.add_collection(LineCollection(lines, colors=UNUSED, linewidths=0.6, linestyles="dotted", zorder=1.5))
+
+
+def draw_strands(axes: Axes, layout: Layout, *, heaviest: Mapping[int, float] | None = None) -> None:
+    """Every connection, the heavy ones on top; of more than MOST the heaviest.
+
+    Width is |w| relative to the heaviest connection that enters the same row: what one layer is scaled up by, the next
+    can be scaled down by, so widths mean nothing across rows.
+    heaviest   row -> the |w| that is drawn widest; None: the greatest there is.
+    """
+    strands = layout.strands
+    if not strands:
+        return
+    greatest = dict(heaviest or {})
+    for strand in strands if heaviest is None else ():
+        row = strand.target[1]
+        greatest[row] = max(greatest.get(row, 0.0), abs(strand.connection.weight))
+    shares = np.array([abs(s.connection.weight) / (greatest.get(s.target[1]) or 1.0) for s in strands]).clip(0, 1)
+    crowd = min(1.0, (MANY / len(strands)) ** 0.8)  # 1 in a sparse picture, towards 0 in a dense one
+    lines, colours, widths, dashes = [], [], [], []
+    for i in np.argsort(shares, kind="stable")[-MOST:]:
+        positive, share = strands[i].connection.weight > 0, float(shares[i])
+        lines.append(layout.line(strands[i]))
+        colours.append((*to_rgb(POSITIVE if positive else NEGATIVE), 0.92 * (crowd + (1 - crowd) * share**0.75)))
+        widths.append(0.25 + 0.45 * crowd + (1.8 + 1.6 * crowd) * share)
+        dashes.append("solid" if positive else DASH)
+    axes.add_collection(
+        LineCollection(lines, colors=colours, linewidths=widths, linestyles=dashes, capstyle="butt", zorder=2)
+    )
+
+
+def draw_neurons(axes: Axes, layout: Layout) -> None:
+    """Filled circles where something is connected, with the module's letter where there is room; else open ones."""
+    touched, spots, neurons = layout.touched(), layout.spots, layout.neurons
+    modules = {neuron.module for neuron in neurons.values() if neuron.module}
+    lettered = len(spots) <= MANY_LETTERS and len(modules) > 1
+    size = 105.0 if lettered else float(np.clip(4_500 / max(len(spots), 1), 9, 70))
+    idle = [at for spot, at in spots.items() if spot not in touched]
+    few = len(idle) <= MANY_LETTERS
+    axes.scatter(
+        [at.x for at in idle],
+        [at.y for at in idle],
+        s=0.6 * size if few else min(0.7 * size, 3),
+        facecolor="white" if few else UNUSED,
+        edgecolor=UNUSED if few else "none",
+        linewidth=0.8,
+        zorder=2.5 if few else 0.3,
+    )
+    alive = [(neurons[spot[0]], at) for spot, at in spots.items() if spot in touched]
+    axes.scatter(
+        [at.x for _, at in alive],
+        [at.y for _, at in alive],
+        s=size,
+        facecolor=[module_colour(neuron.module) if len(modules) > 1 else QUIET for neuron, _ in alive],
+        edgecolor="white",
+        linewidth=0.8 if size > 20 else 0.3,
+        zorder=3,
+    )
+    for neuron, at in alive if lettered else []:
+        if neuron.module:
+            colour = letter_colour(module_colour(neuron.module))
+            text: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "fontweight": "bold"}
+            axes.text(at.x, at.y, neuron.module, color=colour, zorder=4, **text)
+
+
+def draw_names(axes: Axes, layout: Layout, *, width: float) -> None:
+    """Features below the first row, targets above the last, as large as they fit, upright where they must be.
+
+    width   of the figure, in inches.
+    """
+    last = len(layout.rows) - 1
+    for number, below in ((0, True), (last, False)):
+        here = [(layout.neurons[spot[0]], at) for spot, at in layout.spots.items() if spot[1] == number]
+        if below and layout.rows[0].panels > 1:
+            _draw_token_names(axes, layout)
+            continue
+        here = [(neuron, at) for neuron, at in here if neuron.name]
+        if not here or (layout.sheets and len(here) > 40):
+            continue
+        points = 72 * 0.88 * width * (0.12 if layout.sheets else _least_gap([at.x for _, at in here]))
+        longest = max(len(_cut(neuron.name)) for neuron, _ in here)
+        size = min(LARGEST_NAME, points / (0.75 * longest))
+        upright = size < 6.5
+        if upright:
+            size = min(LARGEST_NAME - 1, 0.85 * points)
+        if size < SMALLEST_NAME:
+            continue
+        for neuron, at in here:
+            outward = (
+                np.array([at.x - 0.5, 2 * (at.y - number)]) if layout.sheets else np.array([0, -1 if below else 1])
+            )
+            across, up = 9 * outward / max(float(np.hypot(*outward)), 1e-9)
             axes.annotate(
-                _pretty(neuron.name),
-                (place.x, place.y),
-                xytext=(0, offset),
+                pretty(_cut(neuron.name)),
+                (at.x, at.y),
+                xytext=(across, up),
                 textcoords="offset points",
-                ha=("right" if offset < 0 else "left") if slanted else "center",
-                va=align,
-                rotation=35 if slanted else 0,
-                rotation_mode="anchor" if slanted else "default",
-                fontsize=9,
+                ha="center",
+                va="center" if layout.sheets else ("top" if below else "bottom"),
+                rotation=90 if upright else 0,
+                fontsize=size,
                 color=INK,
+                zorder=5,
             )
 
 
-def _pretty(name: str) -> str:
-    """x1 as x₁ where that is all there is to the name; long names are cut."""
-    if len(name) >= 2 and name[0] in "xy" and name[1:].isdigit():
-        return f"${name[0]}_{{{name[1:]}}}$"
-    name = name.replace("$", r"\$")
-    return name if len(name) <= 18 else name[:17] + "…"
+def _draw_token_names(axes: Axes, layout: Layout) -> None:
+    """The name of each token under its panel, over a bracket."""
+    row = layout.rows[0]
+    for panel in range(row.panels):
+        here = [n for n in layout.graph.neurons if n.layer == row.layer and n.copy == panel]
+        names = {neuron.name.split("[")[0] for neuron in here if neuron.name}
+        label = names.pop() if len(names) == 1 else str(panel + 1)
+        left, right = place((0,), row, 0, panel, sheets=False).x, place((1,), row, 0, panel, sheets=False).x
+        axes.plot([left, left, right, right], [-0.07, -0.1, -0.1, -0.07], color=QUIET, linewidth=0.8, clip_on=False)
+        axes.text((left + right) / 2, -0.13, f"token {pretty(label)}", ha="center", va="top", fontsize=LARGEST_NAME)
+
+
+def _draw_row_labels(axes: Axes, layout: Layout) -> None:
+    """At the left: which layer a row is, and how many of its neurons are left."""
+    left: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    for neuron, number, panel in layout.touched():
+        left[number].add((neuron, panel))
+    for number, row in enumerate(layout.rows):
+        total, kept = layout.slots.get(row.layer, 0) * row.panels, len(left[number])
+        label = re.sub(r"([a-z])([0-9]+)$", r"\1 \2", row.layer).replace("_", " ").replace(".", " ")
+        text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": QUIET, "va": "center"}
+        said = f"{kept} of {total}" if kept < total else str(total)
+        axes.annotate(f"{label}\n{said}", (0, number), xytext=(-8, 0), ha="right", linespacing=1.3, **text)
+        if number and row.panels == len(ROLES):
+            for panel, role in enumerate(ROLES):
+                middle = place((0.5,), row, number, panel, sheets=False).x
+                axes.annotate(role, (middle, number), xytext=(0, 10), ha="center", **text)
 
 
 def _draw_legend(figure: Figure, graph: Graph) -> None:
     handles = [
-        Line2D([], [], color=POSITIVE, lw=2, label="positive"),
-        Line2D([], [], color=NEGATIVE, lw=2, ls=(0, (3.0, 1.6)), label="negative"),
+        Line2D([], [], color=POSITIVE, lw=2, label="positive weight"),
+        Line2D([], [], color=NEGATIVE, lw=2, ls=DASH, label="negative weight"),
     ]
-    for module in sorted({n.module for n in graph.neurons if n.module})[:8]:
-        label = f"module {module}"
-        handles.append(Line2D([], [], color=module_colour(module), marker="o", lw=0, markersize=6, label=label))
+    modules = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
+    for module in modules[:8] if len(modules) > 1 else []:
+        style: dict[str, Any] = {"color": module_colour(module), "marker": "o", "lw": 0, "markersize": 7}
+        handles.append(Line2D([], [], label=_reading(graph, module), **style))
+    if len(graph.connections) > MOST:
+        label = f"the heaviest {MOST:,} of {len(graph.connections):,} connections"
+        handles.append(Line2D([], [], lw=0, label=label))
+    columns = 4 if sum(len(str(handle.get_label())) for handle in handles) < 90 else 2
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(len(handles), 6),
-        frameon=False,
-        fontsize=8,
-        handlelength=2.2,
+        ncols=min(len(handles), columns),
+        handlelength=2.4,
         columnspacing=1.4,
     )
+
+
+def _reading(graph: Graph, module: str) -> str:
+    """module A: x1, x3 → y1."""
+    features, targets = list(graph.meta.get("inputs", [])), list(graph.meta.get("outputs", []))
+    layers = list(dict.fromkeys(neuron.layer for neuron in graph.neurons))
+    touched = {end for c in graph.connections for end in (c.source, c.target)}
+    mine = [n for n in graph.neurons if n.module == module and n.name and n.id in touched]
+    reads = [n.name if n.name in features else n.name.split("[")[0] for n in mine if n.layer == layers[0]]
+    writes = [n.name for n in mine if n.layer == layers[-1]]
+
+    def short(names: list[str], order: list[str]) -> str:
+        names = sorted(set(names), key=lambda name: order.index(name) if name in order else len(order))
+        return ", ".join(pretty(_cut(name)) for name in names) if len(names) <= 4 else f"{len(names)} of {len(order)}"
+
+    if not reads or not writes:
+        return f"module {module}"
+    return f"{module}: {short(reads, features)} → {short(writes, targets)}"
+
+
+def _least_gap(across: list[float]) -> float:
+    steps = np.diff(np.sort(across))
+    return float(steps.min()) if len(steps) and steps.min() > 0 else 0.5
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

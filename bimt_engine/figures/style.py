@@ -7,14 +7,18 @@ from contextlib import contextmanager
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness and in grey print.
 MODULE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#6B4C9A")
 POSITIVE, NEGATIVE = "#2a5d9f", "#c8501e"  # told apart by dashes too
-UNUSED = "#c9ced6"
+DASH = (0, (3.0, 1.6))  # in line widths
+UNUSED = "#aab1bb"
+QUIET = "#6b7480"  # labels that only help to find one's way
 INK = "#1d2530"
-FAINT = "#e9ecf1"
+FAINT = "#dfe3e9"
+SHEET = "#f6f7f9"
 
 SETTINGS = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so pictures look the same on every machine
@@ -23,9 +27,13 @@ SETTINGS = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
     "svg.hashsalt": "bimt",
     "svg.fonttype": "path",
 }
@@ -42,7 +50,28 @@ def module_colour(module: str | None) -> str:
     """The colour of a module's letter; modules past the palette start it anew. None is grey."""
     if not module:
         return UNUSED
-    return MODULE_COLOURS[(ord(module[0]) - ord("A")) % len(MODULE_COLOURS)]
+    number = 0
+    for letter in module:
+        number = 26 * number + ord(letter) - ord("A") + 1
+    return MODULE_COLOURS[(number - 1) % len(MODULE_COLOURS)]
+
+
+def letter_colour(background: str) -> str:
+    """Ink or white, whichever can be read on the background."""
+    red, green, blue = to_rgb(background)
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.56 else "white"
+
+
+def pale(colour: str, share: float = 0.2) -> str:
+    """The colour thinned with white; unlike a transparent one it does not darken where it overlaps itself."""
+    return to_hex(tuple(1 - share + share * part for part in to_rgb(colour)))
+
+
+def pretty(name: str) -> str:
+    """x1 as x₁ where that is all there is to the name; every other name as it is, whatever it contains."""
+    if len(name) >= 2 and name[0] in "xy" and name[1:].isdigit():
+        return f"${name[0]}_{{{name[1:]}}}$"
+    return name.replace("$", r"\$")
 
 
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:

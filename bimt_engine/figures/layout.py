@@ -1,0 +1,167 @@
+"""Where everything stands in a picture of a network: rows from input to output, and a place for each neuron on them.
+
+A network that runs straight on has one row for each neuron layer. One that comes back to a layer, as a transformer
+comes back to its residual stream and a recurrent network to its sheet, is unrolled: the layer gets a row each time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from bimt_engine.analysis.graph import Connection, Graph, Neuron
+
+SHEET_HEIGHT = 0.5  # of the distance between rows that a sheet takes up
+LEAN = 0.22  # how much narrower the far edge of a sheet is than the near one
+FILLED = 0.92  # of the width of a panel that its neurons take up
+
+Spot = tuple[str, int, int]
+"""A neuron as it is drawn once: its id, the row, the panel."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line or sheet of neurons.
+
+    panels        how many copies of the layer stand side by side: the tokens of an input, or query, key and value.
+    carried_from  the row of the same neurons that this one carries on, with something added (a residual stream).
+    """
+
+    layer: str
+    panels: int = 1
+    carried_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Strand:
+    """A connection between two spots."""
+
+    connection: Connection
+    source: Spot
+    target: Spot
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is drawn: x across in widths of the picture, y up in rows."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a picture needs to know of a graph.
+
+    sheets   whether neurons lie on planes, not lines.
+    slots    layer -> how many neurons it had before pruning, copies counted once.
+    """
+
+    graph: Graph
+    neurons: dict[str, Neuron]
+    rows: list[Row]
+    strands: list[Strand]
+    spots: dict[Spot, Place]
+    slots: dict[str, int]
+    sheets: bool
+
+    def line(self, strand: Strand) -> list[tuple[float, float]]:
+        """Both ends of a strand."""
+        source, target = self.spots[strand.source], self.spots[strand.target]
+        return [(source.x, source.y), (target.x, target.y)]
+
+    def touched(self) -> set[Spot]:
+        """The spots that a connection leaves or enters."""
+        return {spot for strand in self.strands for spot in (strand.source, strand.target)}
+
+
+def lay_out(graph: Graph) -> Layout:
+    """Rows, strands and places of a graph."""
+    neurons = {neuron.id: neuron for neuron in graph.neurons}
+    copies = _copies(graph)
+    slots = _slots(graph, copies)
+    sheets = any(len(n.position) > 1 and abs(n.position[1] - 0.5) > 1e-9 for n in graph.neurons)
+    rows, strands = _unroll(graph, neurons, copies, slots)
+    spots: dict[Spot, Place] = {}
+    for number, row in ((0, rows[0]), (len(rows) - 1, rows[-1])):  # inputs and outputs are drawn in any case
+        for neuron in graph.neurons:
+            if neuron.layer == row.layer:
+                spots[neuron.id, number, neuron.copy] = place(neuron.position, row, number, neuron.copy, sheets=sheets)
+    for strand in strands:
+        for spot in (strand.source, strand.target):
+            neuron, number, panel = neurons[spot[0]], spot[1], spot[2]
+            spots.setdefault(spot, place(neuron.position, rows[number], number, panel, sheets=sheets))
+    return Layout(graph, neurons, rows, strands, spots, slots, sheets)
+
+
+def place(position: tuple[float, ...], row: Row, number: int, panel: int, *, sheets: bool) -> Place:
+    """Where a neuron at this position stands when it is drawn in a panel of row `number`."""
+    across, *further = position or (0.5,)
+    if row.panels > 1:
+        across = (panel + 0.5 + FILLED * (across - 0.5)) / row.panels
+    return on_sheet(across, further[0] if further else 0.5, number) if sheets else Place(across, number)
+
+
+def on_sheet(x: float, y: float, row: int) -> Place:
+    """A point of a sheet seen from before and above; y = 0, the top of an image, is the far edge."""
+    far = 1 - y
+    return Place(0.5 + (x - 0.5) * (1 - LEAN * far), row + SHEET_HEIGHT * (far - 0.5))
+
+
+def _copies(graph: Graph) -> dict[str, int]:
+    copies: dict[str, int] = defaultdict(lambda: 1)
+    for neuron in graph.neurons:
+        copies[neuron.layer] = max(copies[neuron.layer], neuron.copy + 1)
+    return copies
+
+
+def _slots(graph: Graph, copies: dict[str, int]) -> dict[str, int]:
+    slots = {layer["name"]: int(layer["neurons"]) // copies[layer["name"]] for layer in graph.meta.get("layers", [])}
+    for neuron in graph.neurons:
+        if neuron.copy == 0:
+            slots[neuron.layer] = max(slots.get(neuron.layer, 1), neuron.slot + 1)
+    return slots
+
+
+def _unroll(
+    graph: Graph, neurons: dict[str, Neuron], copies: dict[str, int], slots: dict[str, int]
+) -> tuple[list[Row], list[Strand]]:
+    """The rows from input to output, and each connection between two spots on them."""
+    stated = [layer["name"] for layer in graph.meta.get("layers", [])]
+    names = stated or list(dict.fromkeys(neuron.layer for neuron in graph.neurons)) or [""]
+    depth = {name: i for i, name in enumerate(names)}
+    ends = [(neurons[c.source], neurons[c.target]) for c in graph.connections]
+    if all(depth[source.layer] < depth[target.layer] for source, target in ends):
+        rows = [Row(name, copies[name]) for name in names]
+        return rows, [
+            Strand(c, (s.id, depth[s.layer], s.copy), (t.id, depth[t.layer], t.copy))
+            for c, (s, t) in zip(graph.connections, ends, strict=True)
+        ]
+
+    groups: dict[tuple[str, str, str], list[Connection]] = defaultdict(list)
+    for c, (s, t) in zip(graph.connections, ends, strict=True):
+        groups[c.parameter, s.layer, t.layer].append(c)
+    rows = [Row(names[0], copies[names[0]])]
+    at = {names[0]: 0}  # the last row of each layer
+    strands: list[Strand] = []
+    for (_, source, target), connections in groups.items():
+        if source not in at:
+            rows.append(Row(source, copies[source]))
+            at[source] = len(rows) - 1
+        start = at[source]
+        # A row of the weight matrix beyond the neurons of its layer is a further role of theirs: query, key, value.
+        roles = [c.row // max(slots[target], 1) for c in connections]
+        seen = max(roles) + 1
+        panels = max(copies[target], 3 if seen == 2 else seen)  # query and key without value are two roles of three
+        if at.get(target, -1) <= start:
+            rows.append(Row(target, panels, at.get(target) if target != source else None))
+            at[target] = len(rows) - 1
+        elif panels > rows[at[target]].panels:
+            rows[at[target]] = replace(rows[at[target]], panels=panels)
+        last = rows[start].panels - 1 if copies[source] == 1 else None  # what leaves attention is made of its values
+        for c, role in zip(connections, roles, strict=True):
+            leaves = neurons[c.source].copy if last is None else last
+            strands.append(Strand(c, (c.source, start, leaves), (c.target, at[target], role)))
+    if names[-1] not in at:
+        rows.append(Row(names[-1], copies[names[-1]]))
+    return rows, strands
