@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,19 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # Linux: the kernel signals the child when the thread that forked it ends
+from standalone.tether import die_with_parent
 
+__all__ = ["Process", "die_with_parent"]
 
-def die_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Ask the kernel to signal this process when its parent ends; ends at once where the parent is gone already.
-
-    Linux only; elsewhere a hard kill of the parent leaves children to notice by themselves.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:
-        os._exit(1)
+TETHER = Path(__file__).with_name("tether.py")
 
 
 class Process:
@@ -57,24 +48,18 @@ class Process:
 
     def start(self) -> None:
         """Start the command; it is in a session of its own, so Ctrl-C reaches only us, and we tell it."""
-        parent = os.getpid()
-
-        def in_the_child() -> None:
-            os.setsid()
-            die_with_parent(parent)
-
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started_at = time.monotonic()
         self._asked = False
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                self.command,
+                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *self.command],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=in_the_child,  # noqa: PLW1509 - only ever started before any thread
+                start_new_session=True,
                 pass_fds=self.pass_fds,
             )
 

@@ -113,7 +113,7 @@ class JobAtHand:
         """Run training processes until all runs are dealt with, or somebody wants us to stop."""
         while self.left:
             self._write_order(content)
-            with TrainingProcess(self.folder) as training:
+            with TrainingProcess(self.folder, command=self.here.training) as training:
                 try:
                     how = self._listen(training)
                 except TrainingDied as death:

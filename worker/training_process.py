@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ class TrainingDied(Exception):
 
 
 class TrainingProcess:
-    """`python -m worker.child FOLDER`, spawned, with a reader thread so that it never waits for us.
+    """`COMMAND FOLDER`, spawned, with a reader thread so that it never waits for us.
 
     hear      the next thing it said, or None after the wait.
     silence   seconds since it last said anything.
     """
 
-    def __init__(self, folder: Path, *, command: Sequence[str] = (sys.executable, "-m", "worker.child")) -> None:
+    def __init__(self, folder: Path, *, command: Sequence[str]) -> None:
         # What the engine prints, and the last words of a crash, go to a file that the log can quote.
         self._stderr = folder / "stderr"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Workplace:
 
     going_home   set when the process is asked to end: the running job is handed back.
     doing        the id of the job at hand.
+    training     the command of a training process, which gets its folder as the last word.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Workplace:
     name: str
     going_home: threading.Event = field(default_factory=threading.Event)
     doing: str | None = None
+    training: tuple[str, ...] = (sys.executable, "-m", "worker.child")
 
     @staticmethod
     def now() -> datetime:

@@ -1,0 +1,144 @@
+"""Whatever is killed, a job ends exactly once, with the very bits of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+import pytest
+import redis
+
+from tests.whole.house import House, tiny_spec
+
+pytestmark = pytest.mark.faults
+
+
+def succeeded_once(house: House, job_id: str, weights: list[str]) -> None:
+    """The job has succeeded; every run was published once, with these weights; one attempt alone succeeded."""
+    job = house.until_ended(job_id)
+    assert job.state == "succeeded", job.reason
+    assert house.weights(job_id) == weights
+    assert [attempt.ended_how for attempt in house.attempts(job_id)].count("succeeded") == 1
+    steps = [row["step"] for row in house.history(job_id)]
+    assert steps == sorted(set(steps)) == list(range(0, 1501, 50))
+
+
+def test_a_killed_training_goes_on_in_the_same_attempt(house, undisturbed):
+    worker = house.worker()
+    job = house.submit()
+    house.until_checkpoint(job)
+    house.training_of(worker).kill()
+    succeeded_once(house, job, undisturbed[:1])
+    assert len(house.attempts(job)) == 1
+    assert "killed by signal 9" in house.log(job)
+
+
+def test_a_killed_worker_s_job_is_finished_by_the_next(house, undisturbed):
+    house.scheduler()
+    worker = house.worker("first")
+    job = house.submit()
+    house.until_checkpoint(job)
+    training = house.training_of(worker)
+    worker.send(signal.SIGKILL)
+    house.until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, "the training dies too")
+    house.worker("second")
+    succeeded_once(house, job, undisturbed[:1])
+    assert [attempt.ended_how for attempt in house.attempts(job)] == ["lease_lost", "succeeded"]
+
+
+def test_a_run_that_was_published_is_not_trained_again(house, undisturbed):
+    house.scheduler()
+    worker = house.worker("first")
+    job = house.submit(seeds=(0, 1))
+    house.until_checkpoint(job, run=1)
+    published = house.runs(job)[0]
+    assert published.state == "succeeded"
+    worker.send(signal.SIGKILL)
+    house.worker("second")
+    succeeded_once(house, job, undisturbed)
+    first, second = house.runs(job)
+    assert (first.attempts, first.ended_at) == (1, published.ended_at)
+    assert second.attempts == 2
+
+
+def test_a_worker_that_slept_longer_than_its_lease_is_fenced_off(house, undisturbed):
+    house.scheduler()
+    sleeper = house.worker("sleeper")
+    job = house.submit()
+    house.until_checkpoint(job)
+    sleeper.send(signal.SIGSTOP)
+    house.until(lambda: house.job(job).state == "queued", "the lease of the sleeper lapses")
+    house.worker("second")
+    house.until(lambda: len(house.attempts(job)) == 2, "the second takes it")
+    sleeper.send(signal.SIGCONT)
+    succeeded_once(house, job, undisturbed[:1])
+    assert [attempt.ended_how for attempt in house.attempts(job)] == ["lease_lost", "succeeded"]
+    house.until(lambda: "no longer owned" in sleeper.last_lines(40), "the sleeper learns that it was fenced off")
+    house.until(lambda: not house.trainings(sleeper), "the sleeper ends its training")
+
+
+def test_a_worker_told_to_end_hands_its_job_back_within_seconds(house, undisturbed):
+    worker = house.worker("first")
+    job = house.submit()
+    house.until_checkpoint(job)
+    told = time.monotonic()
+    worker.ask_to_stop()
+    house.until(lambda: not worker.alive, "the worker ends", seconds=10)
+    seconds = time.monotonic() - told
+    assert seconds < 8
+    assert house.job(job).state == "queued"
+    step = house.runs(job)[0].checkpoint_step
+    assert [attempt.ended_how for attempt in house.attempts(job)] == ["handed_back"]
+    house.worker("second")
+    house.announce(job)
+    succeeded_once(house, job, undisturbed[:1])
+    assert f"goes on at step {step}" in house.log(job)
+
+
+def test_a_running_job_is_cancelled_within_two_seconds(house):
+    worker = house.worker()
+    job = house.submit(tiny_spec(steps=1_000_000))
+    house.until_checkpoint(job)
+    training = house.training_of(worker)
+    asked = time.monotonic()
+    house.cancel(job)
+    assert house.until_ended(job).state == "cancelled"
+    assert time.monotonic() - asked < 5  # two, and some for a machine that does other things as well
+    assert [run.state for run in house.runs(job)] == ["cancelled"]
+    house.until(lambda: not training.is_running(), "the training is gone")
+    following = house.submit(tiny_spec(steps=100))
+    assert house.until_ended(following).state == "succeeded"
+
+
+def test_a_running_job_does_not_notice_that_the_broker_died(house, undisturbed):
+    house.scheduler()
+    house.worker()
+    job = house.submit()
+    house.until_checkpoint(job)
+    house.broker.kill()
+    time.sleep(1)
+    house.broker.start()
+    succeeded_once(house, job, undisturbed[:1])
+    assert len(house.attempts(job)) == 1
+    following = house.submit(tiny_spec(steps=100), announced=False)
+    assert house.until_ended(following).state == "succeeded"
+
+
+def test_a_flushed_broker_costs_delay_only(house, undisturbed):
+    job = house.submit()
+    with redis.Redis(unix_socket_path=str(house.broker.socket)) as line:
+        assert line.flushall()
+    house.worker()
+    house.scheduler()
+    succeeded_once(house, job, undisturbed[:1])
+
+
+def test_messages_that_come_twice_are_worth_one(house, undisturbed):
+    house.worker("first")
+    house.worker("second")
+    job = house.submit()
+    for _ in range(5):
+        house.announce(job)
+    succeeded_once(house, job, undisturbed[:1])
+    assert len(house.attempts(job)) == 1
