@@ -12,7 +12,7 @@ PASS_NUMBERS = 4e6  # activations held at once
 
 
 def ablation_effects(subject: Subject, values: Values, masks: Masks) -> dict[tuple[str, int, int], float]:
-    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, one by one."""
+    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, each."""
     kept = [
         (w.parameter, int(r), int(c))
         for w in subject.wiring.weight_layers

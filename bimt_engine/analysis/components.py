@@ -34,7 +34,7 @@ def component_labels(wiring: Wiring, masks: Masks) -> dict[str, np.ndarray]:
     joined = np.zeros(total, bool)
     joined[row] = joined[column] = True
     renumber = {old: new for new, old in enumerate(dict.fromkeys(labels[joined].tolist()))}
-    labels = np.array([renumber[label] if is_joined else -1 for label, is_joined in zip(labels.tolist(), joined, strict=True)])
+    labels = np.array([renumber[old] if there else -1 for old, there in zip(labels.tolist(), joined, strict=True)])
     ends = [*list(offsets.values())[1:], total]
     return {name: labels[start:end] for (name, start), end in zip(offsets.items(), ends, strict=True)}
 

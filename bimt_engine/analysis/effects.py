@@ -1,8 +1,9 @@
 """Cause: what happens to each output when a group of neurons is switched off (SCIENCE: the evidence, item 3).
 
 M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), for three ways to switch off: zero, mean, and resample (the activation
-that the group had on another example). For classes: the rise of the cross entropy, and the fall of the accuracy, on
-the examples of each class. All groups are run side by side along the batch axis, so any architecture will do.
+that the group had on another example). For classes y_o is the score of a class before the softmax, which couples all
+classes; the rise of the cross entropy and the fall of the accuracy on the examples of each class stand beside it.
+All groups are run side by side along the batch axis, so any architecture will do.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ Group = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Effects:
-    """Effect of each group on each output (groups, outputs), and for classes the loss of accuracy beside it."""
+    """Effect of each group on each output, (groups, outputs).
+
+    matrix         share of the output's variance.
+    cross_entropy  classes only: its rise on the examples of each class; accuracy: its fall.
+    """
 
     matrix: Array
+    cross_entropy: Array | None = None
     accuracy: Array | None = None
 
 
@@ -130,18 +136,18 @@ class Probe:
 
     def compare(self, answers: Array) -> Effects:
         """The effect matrix of answers (groups, N, outputs) against the network's own."""
+        variance = self.outputs.var(axis=0)
+        # An output that never moves can lose nothing.
+        safe = np.where(variance > 1e-300, variance, np.inf)
+        matrix = ((answers - self.outputs) ** 2).mean(axis=1) / safe
         if not self.classes:
-            variance = self.outputs.var(axis=0)
-            # An output that never moves can lose nothing.
-            safe = np.where(variance > 1e-300, variance, np.inf)
-            return Effects(((answers - self.outputs) ** 2).mean(axis=1) / safe)
-        outputs = self.outputs.shape[1]
+            return Effects(matrix)
         before = loss_per_example(self.outputs, self.targets, "cross_entropy")
         rise = loss_per_example(answers, self.targets, "cross_entropy") - before
-        wrong = (self.outputs.argmax(-1) == self.targets) * 1.0 - (answers.argmax(-1) == self.targets)
-        members = (self.targets[:, None] == np.arange(outputs)).astype(float)
+        fall = (self.outputs.argmax(-1) == self.targets) * 1.0 - (answers.argmax(-1) == self.targets)
+        members = (self.targets[:, None] == np.arange(self.outputs.shape[1])).astype(float)
         share = members / np.maximum(1.0, members.sum(axis=0))
-        return Effects(rise @ share, wrong @ share)
+        return Effects(matrix, rise @ share, fall @ share)
 
 
 def complement(group: Group, whole: Group) -> Group:

@@ -91,7 +91,7 @@ class Graph:
         for connection in self.connections:
             for end in (connection.source, connection.target):
                 if end not in known:
-                    raise GraphError(f"A connection names the neuron {end!r}, which is not in the graph; add the neuron.")
+                    raise GraphError(f"A connection names the neuron {end!r}, which is not in the graph: add it.")
 
     def neuron(self, identifier: str) -> Neuron:
         """The neuron of this id."""
@@ -107,7 +107,7 @@ class Graph:
     # --- node-link JSON ---------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """The graph as a node-link document (the one networkx reads with `edges="edges"`); `from_json` gives it back."""
+        """The graph as a node-link document, which networkx reads with `edges="edges"`; `from_json` gives it back."""
         return {
             "format": FORMAT,
             "directed": True,

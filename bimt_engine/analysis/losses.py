@@ -28,7 +28,7 @@ def loss_per_example(outputs: np.ndarray, targets: np.ndarray, loss: LossName) -
 
 
 def loss_scale(targets: np.ndarray, classes: int, loss: LossName) -> float:
-    """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels. ε is a share of it."""
+    """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share."""
     if loss == "cross_entropy":
         share = np.bincount(targets, minlength=classes) / targets.size
         share = share[share > 0]

@@ -130,7 +130,8 @@ def examine_modules(
     live = touched_places(subject, masks)
     pool = {layer: p for layer, p in live.items() if any(layer in group for group in groups)}
     if not modules:
-        return ModuleReport([], {"outputs": outputs, "modules": []}, {}, "No module is supported: no connection is left.")
+        nothing = "No module is supported: no connection is left."
+        return ModuleReport([], {"outputs": outputs, "modules": []}, {}, nothing)
 
     matrices = {do: pruned.effects(groups, do) for do in DOS}
     matrix = matrices[JUDGED_BY].matrix
@@ -156,15 +157,13 @@ def examine_modules(
         leak = float(in_trained[number, others].max()) if others else 0.0
         carries = float(in_trained[number, own].min())
         p_own = float(p_holm[number, own].max())
-        # In a small network few other groups exist. When all were tried and none does as well, chance has no more to say.
-        unmatched = bool(exhausted[number]) and float(p_raw[number, own].max()) * (compared[number] + 1) < 1.5
         supported = (
             len(modules) > 1
             and worst < EXCLUSIVE
             and float(matrix[number, own].min()) >= CARRIES
             and leak < LEAK
             and carries >= CARRIES
-            and (p_own < SIGNIFICANT or (unmatched and compared[number] > 0))
+            and p_own < SIGNIFICANT
         )
         reads = [subject.dataset.feature_names[i] for i in module.inputs]
         reaches = [outputs[o] for o in own]
@@ -195,8 +194,9 @@ def examine_modules(
         "outputs": outputs,
         "modules": [module.name for module in modules],
         "judged_by": JUDGED_BY,
-        "measure": "rise of cross entropy on the examples of each class" if pruned.classes else "share of variance",
+        "measure": f"share of the variance of each {'class score' if pruned.classes else 'output'}",
         "matrices": {do: rows(matrices[do].matrix) for do in DOS},
+        "cross_entropy": {do: rows(c) for do in DOS if (c := matrices[do].cross_entropy) is not None},
         "accuracy": {do: rows(a) for do in DOS if (a := matrices[do].accuracy) is not None},
         "trained": rows(in_trained),
         "p": rows(p_raw),
@@ -255,7 +255,14 @@ def _aimed_at(effects: Array, output: int, own: tuple[int, ...]) -> Array:
 
 
 def _reading(
-    module: Module, reads: list[str], reaches: list[str], effects: Array, p: float, worst: float, others: list[int], of: int
+    module: Module,
+    reads: list[str],
+    reaches: list[str],
+    effects: Array,
+    p: float,
+    worst: float,
+    others: list[int],
+    of: int,
 ) -> str:
     """One sentence a person can check against the picture."""
     what = f"module {module.name} reads {listed(reads) or 'nothing'}, decides {listed(reaches)}"
@@ -271,7 +278,7 @@ def _verdict(documents: list[dict[str, Any]], in_trained: Array, modules: Sequen
     """Which modules can be trusted, and if none, why."""
     supported = [m["name"] for m in documents if m["supported"]]
     if len(documents) == 1:
-        return "No separate module is supported: the pruned network is one piece, every output hangs together with the others."
+        return "No separate module is supported: the pruned network is one piece."
     if len(supported) == len(documents):
         return f"All {len(documents)} modules are supported: {listed(supported)}."
     reasons = []
@@ -287,7 +294,14 @@ def _verdict(documents: list[dict[str, Any]], in_trained: Array, modules: Sequen
                 f"(by {leak:.2g} of their variance): pruning made this separation, training did not"
             )
         elif carries < CARRIES:
-            reasons.append(f"in the network as trained, {module.name} carries only {carries:.2g} of its outputs' variance")
+            reasons.append(
+                f"in the network as trained, {module.name} carries only {carries:.2g} of its outputs' variance"
+            )
+        elif document["all_groups_tried"] and document["random_groups"] < 1 / SIGNIFICANT * len(documents):
+            reasons.append(
+                f"so few neurons live that only {document['random_groups']} other groups are of the size of "
+                f"{module.name}: chance cannot be ruled out"
+            )
         else:
             reasons.append(f"random groups of neurons do as well as {module.name}")
     start = f"Supported: {listed(supported)}. Not supported" if supported else "No module is supported"

@@ -22,6 +22,7 @@ from bimt_engine.analysis.components import count_modules
 from bimt_engine.analysis.paths import Masks, drop_dead_ends, full_masks, settle_mlp
 from bimt_engine.analysis.plain_mlp import Array, Values
 from bimt_engine.analysis.refit import (
+    RIDGE,
     GradientProblem,
     Refitted,
     SmallProblem,
@@ -41,7 +42,8 @@ ONE_AT_A_TIME = 60  # connections; above this, batches
 SMALL_WORK = 2e8  # multiplications in one JᵀJ; more is left to gradients
 EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
 TRIAL_WORK = 2e10  # multiplications that these may cost together
-BEYOND = 8  # steps past the cliff, to show it and because the loss may come back
+BEYOND = 60  # steps outside the limits: past the cliff to show it, and because the loss may come back
+MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
 RANDOM_MASKS = 10
 LARGE_REFITS = 30  # stages of the general path, at most
 LARGE_STEPS = 60  # gradient evaluations in one of its refits, at most
@@ -133,6 +135,9 @@ class _Search:
         self.slack = tolerance * subject.scale
         self.extra_trials, self.extra_work = EXTRA_TRIALS, TRIAL_WORK
         self.trained_outputs = subject.outputs(subject.values(), subject.held_out)
+        self.ridge = RIDGE * subject.scale
+        if subject.loss == "cross_entropy":
+            self.ridge = max(self.ridge, confidence_ridge(subject))
         self.small: SmallProblem | None = None
         self.large: GradientProblem | None = None
         if subject.plain is not None:
@@ -141,7 +146,7 @@ class _Search:
                 subject.plain.targets_in_slots(subject.train.targets),
                 subject.plain.activation,
                 subject.loss,
-                subject.scale,
+                self.ridge,
             )
 
     # --- the search -------------------------------------------------------------------------------
@@ -183,11 +188,12 @@ class _Search:
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
         """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
         reference = self.reference(states)
+        lost = not self.within_limits(state, reference)  # then nothing is gained by going slowly
         order = np.argsort(removal_costs(self.refitted(state), state.masks), kind="stable")
         kept = kept_weights(state.masks)
         while batch > 1:
             following = self.refit(self.cut(state, [kept[i] for i in order[:batch]]))
-            if self.within_limits(following, reference):
+            if lost or self.within_limits(following, reference):
                 return following
             batch //= 2
         return None
@@ -247,7 +253,7 @@ class _Search:
         """
         examples = self.subject.train.targets.size
         freed = max(0, _unknowns(reference.masks) - _unknowns(state.masks))
-        noise = 2 * reference.step.train_loss * min(freed, examples // 2) / examples
+        noise = min(MOST_NOISE, 2 * freed / examples) * reference.step.train_loss
         difference = state.held_out_losses - reference.held_out_losses
         error = float(difference.std() / math.sqrt(difference.size))
         return (
@@ -306,7 +312,7 @@ class _Search:
                 s.train.inputs,
                 s.train.targets,
                 loss=s.loss,
-                scale=s.scale,
+                ridge=self.ridge,
                 positions=s.positions,
             )
         return self.large
@@ -391,6 +397,24 @@ class _Search:
                 masks[weights.parameter] = kept.reshape(shape)
             losses.append(self.refit(self.settled(trained, masks)).step.train_loss)
         return tuple(losses)
+
+
+def confidence_ridge(subject: Subject) -> float:
+    """The ridge under which the trained network would neither grow nor shrink as a whole.
+
+    Cross entropy on classes that can be told apart has no best fit: it falls for ever as the weights grow, and the
+    network becomes sure of everything. So the refit keeps the confidence that training arrived at: with
+    ρ = -d CE(s·θ)/ds / |θ|² at s = 1, the pull of the loss on the scale of θ and the pull of the ridge cancel.
+    """
+    values = subject.values()
+    step = 1e-3
+
+    def loss_at(scale: float) -> float:
+        scaled = {name: scale * value for name, value in values.items()}
+        return float(subject.losses(subject.outputs(scaled, subject.train), subject.train).mean())
+
+    pull = (loss_at(1 - step) - loss_at(1 + step)) / (2 * step)
+    return max(0.0, pull) / sum(float((value**2).sum()) for value in values.values())
 
 
 def masks_hold_anything(masks: Masks) -> bool:

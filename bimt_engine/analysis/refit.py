@@ -1,4 +1,4 @@
-"""Refit: the kept weights alone, without the cost, from where they are to the nearest best fit (SCIENCE: the |w| penalty shrinks them).
+"""Refit: the kept weights alone, without the cost that had shrunk them, from where they are to the nearest best fit.
 
 Two ways to one answer. Small perceptrons are nonlinear least squares with a few dozen unknowns: Levenberg-Marquardt in
 float64 converges in a handful of steps where a gradient method needs thousands. Everything else takes L-BFGS on
@@ -24,7 +24,7 @@ from bimt_engine.networks.network import Network
 Masks = dict[str, Array]
 """parameter -> which of its entries are kept; parameters not named are kept whole."""
 
-RIDGE = 5e-8  # of the loss scale, per squared unit of weight: keeps weights finite that the data do not determine
+RIDGE = 5e-8  # of the loss scale, on half the squared weights: keeps weights finite that the data do not determine
 DAMPING = 1e-3  # where Levenberg-Marquardt starts, as a share of the curvature of each unknown
 
 
@@ -46,7 +46,7 @@ class SmallProblem:
     targets: Array  # (N, outputs) or slot of the label (N,)
     activation: str
     loss: LossName
-    scale: float
+    ridge: float  # on half the squared unknowns, in units of the mean loss
 
     def losses(self, values: Mapping[str, Array]) -> float:
         """The loss of these values on these examples."""
@@ -140,7 +140,7 @@ def refit_small(
     inputs = problem.inputs[:, compact.live[0]]
     outputs_live = compact.live[-1]
     count = problem.targets.shape[0] * (1 if problem.loss == "cross_entropy" else outputs_live.size)
-    ridge = RIDGE * problem.scale * count
+    ridge = problem.ridge * count / (1.0 if problem.loss == "cross_entropy" else 2.0)
     act = problem.activation
     target_rows = one_hot(problem.targets, outputs_live.size)  # every output neuron is live: it must be answered
 
@@ -237,7 +237,7 @@ class GradientProblem:
         targets: Array,
         *,
         loss: LossName,
-        scale: float,
+        ridge: float,
         positions: tuple[int, ...] | None = None,
     ) -> None:
         """network   a copy of its own, which is overwritten. positions   time steps that count, for sequences."""
@@ -251,7 +251,7 @@ class GradientProblem:
         if self.targets.is_floating_point():
             self.targets = self.targets.to(first.dtype)
         self.loss: LossName = loss
-        self.scale = scale
+        self.ridge = ridge
         self.positions = positions
 
     def load(self, values: Mapping[str, Array]) -> None:
@@ -282,7 +282,7 @@ def refit_large(problem: GradientProblem, values: Mapping[str, Array], masks: Ma
     names = list(problem.parameters)
     kept = {name: masks[name] if name in masks else np.ones(values[name].shape, bool) for name in names}
     start = {name: np.where(kept[name], values[name], 0.0) for name in names}
-    ridge = RIDGE * problem.scale
+    ridge = problem.ridge
 
     def expand(unknowns: Array) -> Values:
         full, here = {}, 0
