@@ -41,7 +41,7 @@ def register(
     Raises QuotaExceeded.
     """
     if sha256 is not None:
-        _check_quota(session, team_id, bytes)
+        check_quota(session, team_id, bytes)
         files.remember(session, files.StoredFile(sha256, bytes), now=now)
     dataset = Dataset(
         id=new_id("dataset"),
@@ -164,7 +164,7 @@ def delete(session: Session, team_id: str, dataset_id: str) -> None:
     session.flush()
 
 
-def _check_quota(session: Session, team_id: str, more: int) -> None:
+def check_quota(session: Session, team_id: str, more: int) -> None:
     """Raises QuotaExceeded where so many bytes more would be too many."""
     limit = teams.get_team(session, team_id).max_stored_bytes
     if limit is not None and (used := stored_bytes(session, team_id)) + more > limit:

@@ -49,6 +49,7 @@ class Job(Base):
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
     member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id", ondelete="SET NULL"), index=True)
+    kind: Mapped[str] = mapped_column(String(32))  # `training`, or the name of an errand that a worker runs
     name: Mapped[str] = mapped_column(String(200))
     tags: Mapped[list[str]] = mapped_column(small_json())  # to be read; job_tag is the same, to be searched
     queue: Mapped[str] = mapped_column(String(16))
@@ -74,6 +75,16 @@ class Job(Base):
     queued_at: Mapped[datetime] = mapped_column(Utc)
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class JobBody(Base):
+    """A document of a job that is read whole, by name: what an errand found, or what its runs show together."""
+
+    __tablename__ = "job_body"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    body: Mapped[Any] = mapped_column(CompressedJson)
 
 
 class JobTag(Base):
@@ -127,6 +138,8 @@ class Run(Base):
     number: Mapped[int]
     seed: Mapped[int] = mapped_column(BigInteger)
     cost_strength: Mapped[float | None]
+    method: Mapped[str | None] = mapped_column(String(32))  # like dataset_kind: to search by, the spec says the same
+    dataset_kind: Mapped[str | None] = mapped_column(String(32))
     spec: Mapped[dict[str, Any]] = mapped_column(CompressedJson, deferred=True)
     steps: Mapped[int] = mapped_column(BigInteger)
     step: Mapped[int] = mapped_column(BigInteger)

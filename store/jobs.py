@@ -16,7 +16,7 @@ from store.errors import Conflict, NotFound, QuotaExceeded
 from store.identifiers import new_id
 from store.leases import Claim, ClaimedRun, claim, claim_next, end_runs, finish, hand_back, hold, reap, renew
 from store.pages import Page, matches, newest_first
-from store.tables import Attempt, Job, JobTag, ModelVersion, Run
+from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run
 from store.usage import waiting
 
 __all__ = [
@@ -24,7 +24,9 @@ __all__ = [
     "Claim",
     "ClaimedRun",
     "NewRun",
+    "add_body",
     "attempts",
+    "body",
     "changed_since",
     "claim",
     "claim_next",
@@ -48,12 +50,18 @@ __all__ = [
 
 
 class NewRun(TypedDict):
-    """One run to be: its spec is written out, and `steps` says how long it will be, for quotas and honest bars."""
+    """One run to be: its spec is written out.
+
+    steps                   how long it will be, for quotas and honest bars
+    method, dataset_kind    what its spec says of them, to search by
+    """
 
     seed: int
     cost_strength: float | None
     spec: dict[str, Any]
     steps: NotRequired[int]
+    method: NotRequired[str]
+    dataset_kind: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def submit(
     spec: dict[str, Any],
     runs: Sequence[NewRun],
     now: datetime,
+    kind: str = "training",
     tags: Sequence[str] = (),
     priority: int = 5,
     queue: str = "cpu",
@@ -82,15 +91,18 @@ def submit(
 ) -> Job:
     """A new job with its runs, all `queued`. Announce it after the commit.
 
+    kind   `training`, or the name of an errand that a worker runs, such as a verification; that has no runs, its
+           order is the spec and its answer a body of the job.
+
     With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
     Raises NotFound for the data set, QuotaExceeded.
     """
-    if not runs:
-        raise ValueError("A job needs at least one run.")
+    if not runs and kind == "training":
+        raise ValueError("A training needs at least one run.")
     tags = sorted(set(tags))
     job_id = new_id("job")
     if idempotency_key is not None:
-        request = [team_id, name, tags, priority, queue, dataset_id, spec, [dict(run) for run in runs]]
+        request = [team_id, kind, name, tags, priority, queue, dataset_id, spec, [dict(run) for run in runs]]
         before = idempotency.remember(
             session, member_id=member_id, key=idempotency_key, request=request, thing_id=job_id, now=now
         )
@@ -105,6 +117,7 @@ def submit(
         team_id=team_id,
         member_id=member_id,
         dataset_id=dataset_id,
+        kind=kind,
         name=name,
         tags=tags,
         queue=queue,
@@ -124,7 +137,8 @@ def submit(
     )
     session.add(job)
     session.flush()
-    session.execute(insert(Run), [_run_row(job, number, run, now) for number, run in enumerate(runs)])
+    if runs:
+        session.execute(insert(Run), [_run_row(job, number, run, now) for number, run in enumerate(runs)])
     if tags:
         session.execute(insert(JobTag), [{"job_id": job_id, "tag": tag, "team_id": team_id} for tag in tags])
     return job
@@ -143,6 +157,7 @@ def page(
     session: Session,
     team_id: str,
     *,
+    kind: str | None = "training",
     state: str | None = None,
     tag: str | None = None,
     q: str | None = None,
@@ -153,6 +168,8 @@ def page(
 ) -> Page[Job]:
     """The team's jobs, newest first, without specs. `q` is looked for in names and tags; `owner` is a member's id."""
     query = select(Job).where(Job.team_id == team_id)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
     if state is not None:
         query = query.where(Job.state == state)
     if owner is not None:
@@ -197,6 +214,17 @@ def attempts(session: Session, team_id: str, job_id: str) -> list[Attempt]:
     """Who tried the job, when, and why it ended, oldest first. Raises NotFound."""
     get(session, team_id, job_id)
     return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+
+
+def body(session: Session, job_id: str, name: str) -> Any:
+    """A document of a job; None where it has none of that name."""
+    return session.scalar(select(JobBody.body).where(JobBody.job_id == job_id, JobBody.name == name))
+
+
+def add_body(session: Session, job_id: str, name: str, document: Any) -> None:
+    """Keep a document of a job, in place of an older one of that name. A worker holds its claim first: see hold."""
+    session.merge(JobBody(job_id=job_id, name=name, body=document))
+    session.flush()
 
 
 def request_cancel(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
@@ -318,6 +346,8 @@ def _run_row(job: Job, number: int, run: NewRun, now: datetime) -> dict[str, Any
         "seed": run["seed"],
         "cost_strength": run["cost_strength"],
         "spec": run["spec"],
+        "method": run.get("method"),
+        "dataset_kind": run.get("dataset_kind"),
         "steps": run.get("steps", 0),
         "step": 0,
         "state": "queued",

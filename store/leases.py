@@ -41,6 +41,7 @@ class Claim:
     """The right to work on a job, as long as the lease is renewed. `runs` holds the finished ones too: see `state`."""
 
     job_id: str
+    kind: str
     team_id: str
     attempt_id: str
     fence: int
@@ -220,16 +221,17 @@ def _claim(
         "started_at": func.coalesce(Job.started_at, now),
         "revision": Job.revision + 1,
     }
-    columns = (Job.id, Job.team_id, Job.fence, Job.attempts, Job.spec, Job.dataset_id)
+    columns = (Job.id, Job.kind, Job.team_id, Job.fence, Job.attempts, Job.spec, Job.dataset_id)
     row = _change(session, (which, Job.state == "queued"), values, *columns)
     if row is None:
         return None
-    job_id, team_id, fence, number, spec, dataset_id = row
+    job_id, kind, team_id, fence, number, spec, dataset_id = row
     attempt = Attempt(id=new_id("attempt"), job_id=job_id, number=number, worker=worker, started_at=now)
     session.add(attempt)
     session.flush()
     runs = session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number).options(undefer(Run.spec)))
-    return Claim(job_id, team_id, attempt.id, fence, worker, spec, dataset_id, tuple(_claimed(run) for run in runs))
+    claimed = tuple(_claimed(run) for run in runs)
+    return Claim(job_id, kind, team_id, attempt.id, fence, worker, spec, dataset_id, claimed)
 
 
 def _claimed(run: Run) -> ClaimedRun:

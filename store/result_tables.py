@@ -16,16 +16,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.columns import Base, CompressedJson, Identifier, one_of
-
-RUN_BODIES = ("metrics", "prune_curve", "effects", "communities", "readout", "stability", "dataset", "extra")
+from store.columns import Base, CompressedJson, Identifier
 
 
 class RunBody(Base):
     """A document of a run that is read whole, by name."""
 
     __tablename__ = "run_body"
-    __table_args__ = (one_of("name", RUN_BODIES),)
 
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(32), primary_key=True)

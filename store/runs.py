@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from store import files, progress
@@ -141,22 +141,43 @@ def page(
     *,
     state: str | None = None,
     job_id: str | None = None,
-    min_modules: int | None = None,
-    max_connections: int | None = None,
     after: str | None = None,
     limit: int = 50,
+    **evidence: Any,
 ) -> Page[Run]:
-    """The team's runs, newest first, without specs."""
-    query = select(Run).where(Run.team_id == team_id)
+    """The team's runs, newest first, without specs. `evidence` is as in `with_evidence`."""
+    query = with_evidence(select(Run).where(Run.team_id == team_id), **evidence)
     if state is not None:
         query = query.where(Run.state == state)
     if job_id is not None:
         query = query.where(Run.job_id == job_id)
-    if min_modules is not None:
-        query = query.where(Run.modules >= min_modules)
-    if max_connections is not None:
-        query = query.where(Run.connections <= max_connections)
     return newest_first(session, query, Run.id, after=after, limit=limit)
+
+
+def with_evidence(
+    query: Select[Any],
+    *,
+    min_modules: int | None = None,
+    max_modules: int | None = None,
+    max_connections: int | None = None,
+    min_modularity: float | None = None,
+    min_selectivity: float | None = None,
+    method: str | None = None,
+    dataset_kind: str | None = None,
+    dataset_id: str | None = None,
+) -> Select[Any]:
+    """The query, narrowed to runs in which so much was found."""
+    conditions = [
+        (min_modules, Run.modules >= min_modules),
+        (max_modules, Run.modules <= max_modules),
+        (max_connections, Run.connections <= max_connections),
+        (min_modularity, Run.modularity >= min_modularity),
+        (min_selectivity, Run.selectivity >= min_selectivity),
+        (method, Run.method == method),
+        (dataset_kind, Run.dataset_kind == dataset_kind),
+        (dataset_id, Run.job_id.in_(select(Job.id).where(Job.dataset_id == dataset_id))),
+    ]
+    return query.where(*(condition for wanted, condition in conditions if wanted is not None))
 
 
 def body(session: Session, run_id: str, name: str) -> Any:

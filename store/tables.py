@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from store.columns import Base
 from store.data_tables import Dataset, File, Upload, UploadPart
-from store.job_tables import Attempt, HistoryChunk, Job, JobTag, LogChunk, Run, Snapshot, Worker
+from store.job_tables import Attempt, HistoryChunk, Job, JobBody, JobTag, LogChunk, Run, Snapshot, Worker
 from store.model_tables import Annotation, Model, ModelAlias, ModelVersion, Share
 from store.people_tables import AuditEntry, IdempotencyKey, Member, Team, Token, Webhook, WebhookDelivery
 from store.result_tables import Clustering, Effect, Figure, Graph, Module, RunBody, RunFile
@@ -23,6 +23,7 @@ __all__ = [
     "HistoryChunk",
     "IdempotencyKey",
     "Job",
+    "JobBody",
     "JobTag",
     "LogChunk",
     "Member",

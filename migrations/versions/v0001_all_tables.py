@@ -228,6 +228,7 @@ def upgrade() -> None:
         sa.Column("team_id", sa.String(length=40), nullable=False),
         sa.Column("member_id", sa.String(length=40), nullable=False),
         sa.Column("dataset_id", sa.String(length=40), nullable=True),
+        sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column(
             "tags",
@@ -397,6 +398,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "number", name=op.f("uq_attempt_job_id_number")),
     )
     op.create_table(
+        "job_body",
+        sa.Column("job_id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_job_body_job_id_job"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "name", name=op.f("pk_job_body")),
+    )
+    op.create_table(
         "job_tag",
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("tag", sa.String(length=64), nullable=False),
@@ -429,6 +438,8 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("cost_strength", sa.Double(), nullable=True),
+        sa.Column("method", sa.String(length=32), nullable=True),
+        sa.Column("dataset_kind", sa.String(length=32), nullable=True),
         sa.Column("spec", sa.LargeBinary(), nullable=False),
         sa.Column("steps", sa.BigInteger(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
@@ -571,10 +582,6 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=40), nullable=False),
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.CheckConstraint(
-            "name IN ('metrics', 'prune_curve', 'effects', 'communities', 'readout', 'stability', 'dataset', 'extra')",
-            name=op.f("ck_run_body_name"),
-        ),
         sa.ForeignKeyConstraint(["run_id"], ["run.id"], name=op.f("fk_run_body_run_id_run"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "name", name=op.f("pk_run_body")),
     )
@@ -767,6 +774,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_job_tag_team_id_tag_job_id"))
 
     op.drop_table("job_tag")
+    op.drop_table("job_body")
     op.drop_table("attempt")
     with op.batch_alter_table("webhook_delivery", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_webhook_delivery_webhook_id_id"))
