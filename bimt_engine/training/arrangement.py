@@ -77,16 +77,20 @@ def changes_within(strength: Table, length: Table) -> Table:
     return total + (bk - bj) * (dj - dk) + (b.T - b) * (d - d.T)
 
 
-def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"]:
+def best_assignment(
+    table: Table, blocks: int = 1, *, below: float = np.inf
+) -> Int64[np.ndarray, " slots"] | None:
     """Who should sit in each slot so that the sum of the table's entries is smallest; heads stay whole.
 
     Neurons that cost nothing anywhere (no connections left) take the free slots in rising order.
+    below   None is returned unless the sum is lower than this.
     """
-    neurons = table.shape[0]
     if blocks > 1:
-        return _best_blocks(table, blocks)
+        return _best_blocks(table, blocks, below)
     mover, slot = linear_sum_assignment(table)
-    order = np.empty(neurons, dtype=np.int64)
+    if not np.add.reduce(table[mover, slot]) < below:
+        return None
+    order = np.empty_like(slot)
     order[slot] = mover
     idle = np.logical_not(table.any(axis=1))
     if idle.any():
@@ -94,7 +98,7 @@ def best_assignment(table: Table, blocks: int = 1) -> Int64[np.ndarray, " slots"
     return order
 
 
-def _best_blocks(table: Table, blocks: int) -> Int64[np.ndarray, " slots"]:
+def _best_blocks(table: Table, blocks: int, below: float) -> Int64[np.ndarray, " slots"] | None:
     """The same for runs of slots: every run of neurons at its best in every run of slots, then the runs themselves."""
     size = table.shape[0] // blocks
     parts = table.reshape(blocks, size, blocks, size)
@@ -103,7 +107,9 @@ def _best_blocks(table: Table, blocks: int) -> Int64[np.ndarray, " slots"]:
     between = np.array(
         [[parts[run, :, seat][inner[run][seat], slots].sum() for seat in range(blocks)] for run in range(blocks)]
     )
-    seated = best_assignment(between)
+    seated = best_assignment(between, below=below)
+    if seated is None:
+        return None
     return np.concatenate([seated[seat] * size + inner[seated[seat]][seat] for seat in range(blocks)])
 
 

@@ -89,6 +89,16 @@ class Relocation:
             [index for index, link in enumerate(self.links) if layer in (link.source, link.target)]
             for layer in range(len(self.layers))
         ]
+        # What a table is made of: for each weight layer its strengths, turned so that the layer's own slots come first,
+        # times these lengths. Links of a layer to itself are not in.
+        self.sides = [
+            [
+                (index, layer == self.links[index].target, self._side(layer, self.links[index]))
+                for index in touching
+                if self.links[index].source != self.links[index].target
+            ]
+            for layer, touching in enumerate(self.touching)
+        ]
         self.neighbours = [
             sorted({end for index in touching for end in self.links[index].ends} & set(self.movable) - {layer})
             for layer, touching in enumerate(self.touching)
@@ -96,7 +106,12 @@ class Relocation:
         self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
         self.at_home: Arrangement = [np.arange(layer.neurons) for layer in self.layers]
         size = layout[-1].offset + layout[-1].size
+        self._places = {place.name: (place.slice, place.shape) for place in layout}
         self._in_place = np.arange(size, dtype=np.int64)
+
+    @staticmethod
+    def _side(layer: int, link: _Link) -> Float[np.ndarray, "others slots"]:
+        return np.ascontiguousarray(link.lengths.T if layer == link.target else link.lengths)
 
     def relocate(self, state: TrainingState, replica: int = 0) -> float:
         """One pass on one replica, in place. Returns the cost saved, before λ."""
@@ -135,11 +150,11 @@ class Relocation:
         if not moved:
             return None
         index = self._in_place.copy()
-        views = {place.name: index[place.slice].reshape(place.shape) for place in self.layout}
         for number in moved:
             for port in self.layers[number].ports:
-                rows = folded(arrangement[number], port.fold)
-                views[port.parameter][...] = np.take(views[port.parameter], rows, axis=port.axis)
+                entries, shape = self._places[port.parameter]
+                view = index[entries].reshape(shape)
+                view[...] = view.take(folded(arrangement[number], port.fold), axis=port.axis)
         return index
 
     def apply(self, state: TrainingState, replica: int, arrangement: Arrangement) -> bool:
@@ -150,19 +165,22 @@ class Relocation:
         index = self.exchange_index(arrangement)
         if index is None:
             return False
-        device = state.theta.device
-        taken = torch.from_numpy(index).to(device)
-        with torch.no_grad():
-            moving = [state.theta]
-            if self.spec.carry_moments:
-                moving += [state.first_moment, state.second_moment]
-            if state.mask is not None:
-                moving.append(state.mask)
-            for flat in moving:
-                flat[replica] = flat[replica].index_select(0, taken)
-            for layer, order in zip(self.layers, arrangement, strict=True):
-                slots = state.orders[layer.name]
-                slots[replica] = slots[replica].index_select(0, torch.from_numpy(order).to(slots.device))
+        moving = [(state.theta, index)]
+        if self.spec.carry_moments:
+            moving += [(state.first_moment, index), (state.second_moment, index)]
+        if state.mask is not None:
+            moving.append((state.mask, index))
+        for layer, order in zip(self.layers, arrangement, strict=True):
+            if _moves(order):
+                moving.append((state.orders[layer.name], order))
+        for rows, taken in moving:
+            row = rows[replica]
+            if row.is_cpu:  # the same memory, without torch's price for a small operation
+                here = row.detach().numpy()
+                here[...] = here.take(taken)
+            else:
+                with torch.no_grad():
+                    row.copy_(row.index_select(0, torch.from_numpy(taken).to(row.device)))
         state.orders_version += 1
         return True
 
@@ -193,17 +211,15 @@ class Board:
 
         Connections of a layer to itself are left out: what they cost depends on two places of the same layer.
         """
-        known = self._tables[layer]
-        if known is not None:
-            return known
-        neurons = self.plan.layers[layer].neurons
-        table = np.zeros((neurons, neurons))
-        for index in self.plan.touching[layer]:
-            link, strength = self.plan.links[index], self.strengths[index]
-            if link.source == link.target:
-                continue
-            table += strength @ link.lengths.T if link.target == layer else strength.T @ link.lengths
-        self._tables[layer] = table
+        table = self._tables[layer]
+        if table is None:
+            for index, entering, lengths in self.plan.sides[layer]:
+                strength = self.strengths[index]
+                part = (strength if entering else strength.T) @ lengths
+                table = part if table is None else table + part
+            if table is None:
+                table = np.zeros((self.plan.layers[layer].neurons,) * 2)
+            self._tables[layer] = table
         return table
 
     def exchange_changes(self, layer: int) -> Float[np.ndarray, "neurons neurons"]:
@@ -301,9 +317,9 @@ class Board:
         if layer in self.plan.wired_to_itself:
             return self._settle_by_exchanges(layer)
         table = self.table(layer)
-        order = best_assignment(table, self.plan.layers[layer].blocks)
-        now, then = np.trace(table), table[order, np.arange(order.size)].sum()
-        if not then < now - NOTHING * abs(now):
+        now = float(np.add.reduce(table.diagonal()))
+        order = best_assignment(table, self.plan.layers[layer].blocks, below=now * (1 - NOTHING))
+        if order is None:
             return False
         self.place(layer, order)
         return True
@@ -317,7 +333,9 @@ class Board:
             link, strength = self.plan.links[index], self.strengths[index]
             if link.source == link.target:
                 guide += strength @ link.lengths.T + strength.T @ link.lengths
-        guess.place(layer, best_assignment(guide))
+        order = best_assignment(guide)
+        assert order is not None  # nothing was asked of it
+        guess.place(layer, order)
         if guess.cost() < now:
             self.strengths, self.arrangement, self._tables = guess.strengths, guess.arrangement, guess._tables
         while True:
