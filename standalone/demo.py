@@ -51,7 +51,9 @@ class Question:
 
 def main(arguments: list[str]) -> int:
     """Run the demo. 0: everything came out as it must. 1: a sentence says what did not."""
-    parser = argparse.ArgumentParser(prog="python -m standalone demo", description="Real data in, modules and pictures out.")
+    parser = argparse.ArgumentParser(
+        prog="python -m standalone demo", description="Real data in, modules and pictures out."
+    )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where the pictures go; default %(default)s")
     parser.add_argument("--keep", action="store_true", help="at the end leave the pages open until Ctrl-C")
     options = parser.parse_args(arguments)
@@ -62,7 +64,9 @@ def main(arguments: list[str]) -> int:
             demo = Demo(supervisor, token, options.folder, console)
             demo.run()
             seconds = time.monotonic() - began
-            console.print(f"\nwall time {seconds:.0f} s, peak memory of all processes {demo.peak_bytes / 2**20:.0f} MiB")
+            console.print(
+                f"\nwall time {seconds:.0f} s, peak memory of all processes {demo.peak_bytes / 2**20:.0f} MiB"
+            )
             if options.keep:
                 console.print("The pages stay open until Ctrl-C.")
                 supervisor.watch()
@@ -82,7 +86,9 @@ def started(console: Console) -> Iterator[tuple[Supervisor, str]]:
     home = Path(tempfile.mkdtemp(prefix="bimt-demo-"))
     ours = {setting.name for setting in table()}  # settings of this shell are for other homes than this one
     environ = {name: value for name, value in os.environ.items() if name not in ours}
-    supervisor = Supervisor(Plan(home=home), environ=environ, say=lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True))
+    supervisor = Supervisor(
+        Plan(home=home), environ=environ, say=lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+    )
     stop_at_signals(supervisor)
     try:
         token = supervisor.start()
@@ -164,9 +170,7 @@ class Demo:
         """The jobs when they have ended, with a bar for each until then. Raises Unexpected where one failed."""
         columns = (TextColumn("{task.description:14}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=self.console) as progress:
-            bars = {
-                job["id"]: progress.add_task(job["name"], total=1.0, note="waiting", start=False) for job in jobs
-            }
+            bars = {job["id"]: progress.add_task(job["name"], total=1.0, note="waiting", start=False) for job in jobs}
             deadline = time.monotonic() + LONGEST_SECONDS
             while time.monotonic() < deadline:
                 jobs = [self.send("GET", f"/jobs/{job['id']}") for job in jobs]
@@ -181,7 +185,9 @@ class Demo:
                 self.pause()
         for job in jobs:
             if job["state"] != "succeeded":
-                raise Unexpected(f"The job {job['name']} should have succeeded, but it is {job['state']}: {job['reason']}")
+                raise Unexpected(
+                    f"The job {job['name']} should have succeeded, but it is {job['state']}: {job['reason']}"
+                )
         return jobs
 
     def show(self, question: Question, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -228,7 +234,7 @@ class Demo:
 
 
 def write_diabetes(path: Path) -> Path:
-    """scikit-learn's diabetes study as a CSV file: 442 patients, ten measurements, how the disease went on in a year."""
+    """scikit-learn's diabetes study as CSV: 442 patients, ten measurements, how the disease went on in a year."""
     from sklearn.datasets import load_diabetes
 
     study = load_diabetes(scaled=False)

@@ -72,7 +72,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. A process that ended stays unreaped until `kill`, so its number cannot pass to a stranger."""
+        """Whether it runs. One that ended stays unreaped until `kill`, so its number cannot pass to a stranger."""
         if self._popen is None or self._popen.returncode is not None:
             return False
         if not hasattr(os, "waitid"):  # macOS

@@ -158,6 +158,7 @@ class Supervisor:
                 "Name another with --port, or none for any free one."
             ) from None
         self._socket.listen(512)
+        self._environ |= {"BIMT_HOST": self.plan.host, "BIMT_PORT": str(self._socket.getsockname()[1])}
 
     @property
     def address(self) -> str:
@@ -173,7 +174,14 @@ class Supervisor:
         descriptor = self._socket.fileno()
         gunicorn = [
             *(sys.executable, "-m", "gunicorn", "--no-control-socket", "--worker-class", "gthread"),
-            *("--workers", str(self.plan.api), "--threads", "64", "--bind", f"fd://{descriptor}"),
+            *(
+                "--workers",
+                str(self.plan.api),
+                "--threads",
+                str(self.settings.api_threads),
+                "--bind",
+                f"fd://{descriptor}",
+            ),
             *("--timeout", "60", "--graceful-timeout", str(int(API_SECONDS)), "--access-logfile", "/dev/null"),
             *("--worker-tmp-dir", str(self.home), "api.wsgi:app"),
         ]
@@ -217,7 +225,9 @@ class Supervisor:
         while time.monotonic() < deadline and not self.stopping.is_set():
             for part in self._parts:
                 if not part.alive:
-                    raise CannotStart(f"The {part.name} ended while starting. The end of {part.log}:\n{part.last_lines()}")
+                    raise CannotStart(
+                        f"The {part.name} ended while starting. The end of {part.log}:\n{part.last_lines()}"
+                    )
             with contextlib.suppress(OSError, urllib.error.URLError):
                 urllib.request.urlopen(f"{self.address}/healthz", timeout=2).close()
                 return

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 from standalone.supervisor import AskedToStop, CannotStart, Plan, Supervisor, stop_at_signals
-
-PORT = 8600
+from store.settings import Settings, SettingsError
 
 
 def main(arguments: list[str]) -> int:
     """Start everything, print where it is, and stop everything at the first Ctrl-C."""
-    options = _options(arguments)
+    try:
+        options = _options(arguments)
+    except SettingsError as why:
+        print(f"Not started: {why}", file=sys.stderr)
+        return 2
     plan = Plan(
         home=options.home,
         port=options.port,
@@ -46,13 +49,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
+    """Words on the command line count more than settings in the environment."""
+    settings = Settings.from_env(os.environ)
     parser = argparse.ArgumentParser(prog="python -m standalone up", description="Serve until Ctrl-C.")
-    home = os.environ.get("BIMT_HOME") or Path.home() / ".bimt"
-    parser.add_argument("--home", type=Path, default=Path(home), help="folder of everything that is kept; default %(default)s")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; default %(default)s: this machine only")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("BIMT_PORT", PORT)), help="default %(default)s; 0: any")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes on the CPU; default %(default)s")
-    parser.add_argument("--api", type=int, default=1, help="API processes; default %(default)s")
-    parser.add_argument("--gpu", action="append", default=[], metavar="DEVICE", help="one worker on this CUDA device; may repeat")
-    parser.epilog = "With BIMT_DATABASE_URL, BIMT_BROKER_URL or BIMT_FILES_URL set, those are used and not started here."
+    known = "default %(default)s"
+    parser.add_argument("--home", type=Path, default=settings.home, help=f"folder of all that is kept; {known}")
+    parser.add_argument("--host", default=settings.host, help=f"address to listen at; {known}")
+    parser.add_argument("--port", type=int, default=settings.port, help=f"0: any free one; {known}")
+    parser.add_argument("--workers", type=int, default=settings.workers, help=f"worker processes on the CPU; {known}")
+    parser.add_argument("--api", type=int, default=settings.api_processes, help=f"API processes; {known}")
+    parser.add_argument("--gpu", action="append", default=[], help="one worker on this CUDA device; may repeat")
+    parser.epilog = "With BIMT_DATABASE_URL, BIMT_BROKER_URL or BIMT_FILES_URL set, those are used and not started."
     return parser.parse_args(arguments)

@@ -51,7 +51,9 @@ class Recorder:
         self.patience = patience
         self._heap = Heap()
         self._began = self._flushed_at = time.monotonic()
-        self.checkpoints: dict[str, str] = {run.id: run.checkpoint_sha256 for run in claim.runs if run.checkpoint_sha256}
+        self.checkpoints: dict[str, str] = {
+            run.id: run.checkpoint_sha256 for run in claim.runs if run.checkpoint_sha256
+        }
 
     def start(self, run_id: str) -> None:
         """The run begins, or begins again at its checkpoint: what lies after that is forgotten at the next flush."""

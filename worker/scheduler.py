@@ -60,11 +60,9 @@ class Scheduler:
         than jobs: those that the broker still holds are not sent again.
         """
         with self.database.read() as session:
-            due = jobs.to_announce(
-                session, now=self.now(), resend_after=self.settings.resend_seconds, limit=BATCH
-            )
+            due = jobs.to_announce(session, now=self.now(), resend_after=self.settings.resend_seconds, limit=BATCH)
             counts = select(Job.queue, func.count()).where(Job.state == "queued").group_by(Job.queue)
-            waiting = dict(session.execute(counts).tuples().all()) if due else {}
+            waiting = {queue: number for queue, number in session.execute(counts)} if due else {}
         sent = 0
         for queue in sorted({one.queue for one in due}):
             here = [one for one in due if one.queue == queue]
@@ -126,6 +124,15 @@ class Scheduler:
             self.away_since = None
 
 
+@dataclass
+class Duty:
+    """What is done, how often, and when next."""
+
+    do: Callable[[], object]
+    every_seconds: float
+    next_at: float = 0.0
+
+
 def broker_counter(broker_url: str) -> Callable[[str], int]:
     """How many messages wait in a queue of this broker."""
     app = Celery("bimt-counter", broker=broker_url, set_as_current=False)
@@ -161,18 +168,18 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    duties = [  # what, how often, when next
-        [scheduler.reap_what_was_left, TICK_SECONDS, 0.0],
-        [scheduler.announce_what_waits, TICK_SECONDS, 0.0],
-        [scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60],
-        [scheduler.collect_strays, STRAYS_SECONDS, time.monotonic() + 3600],
+    duties = [
+        Duty(scheduler.reap_what_was_left, TICK_SECONDS),
+        Duty(scheduler.announce_what_waits, TICK_SECONDS),
+        Duty(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
+        Duty(scheduler.collect_strays, STRAYS_SECONDS, time.monotonic() + 3600),
     ]
     log.info("ticking every %.0f s", TICK_SECONDS)
     while not over.wait(TICK_SECONDS):
         for duty in duties:
-            if time.monotonic() >= duty[2]:
-                duty[2] = time.monotonic() + duty[1]
-                scheduler.attend(duty[0])
+            if time.monotonic() >= duty.next_at:
+                duty.next_at = time.monotonic() + duty.every_seconds
+                scheduler.attend(duty.do)
     return 0
 
 

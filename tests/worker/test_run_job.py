@@ -1,0 +1,249 @@
+"""What becomes of a job, whatever its training process says or does not say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from store import jobs, progress, runs
+from store.database import Database
+from store.tables import Attempt, Job, Run
+from tests.store.makers import People, new_runs, submit
+from tests.worker.conftest import in_the_background
+from worker.run_job import run_job
+
+# One whole run: it trains, keeps a checkpoint, and leaves a result.
+WHOLE_RUN = """
+for run in order["runs"]:
+    say("began", run=run["id"], stepper="kernel", step=0)
+    say("row", run=run["id"], row={"step": 0, "prediction_loss": 2.0})
+    say("row", run=run["id"], row={"step": 50, "prediction_loss": 1.0})
+    say("snapshot", run=run["id"], step=50, file=leave("snap" + run["id"]))
+    say("checkpoint", run=run["id"], step=50, file=leave("check" + run["id"]))
+    say("progress", run=run["id"], fraction=0.9, note="training")
+    module = {"name": "A", "neurons": ["hidden1:0"], "inputs": ["x1"], "outputs": ["y1"], "connections": 2,
+              "effects": {"y1": {"zero": 1.0, "mean": 1.0, "resample": 1.0, "p": 0.01}}, "selectivity": 1.0,
+              "reading": "module A reads x1, decides y1"}
+    document = {"metrics": {"test_prediction_loss": 0.5, "connection_cost": 3.0}, "prune_curve": [{"connections": 2}],
+                "graph": {"nodes": [{"id": "input:0"}, {"id": "output:0"}], "edges": [{"source": "input:0"}]},
+                "modules": [module], "effects": {"outputs": ["y1"]}, "communities": {"modularity": 0.3}}
+    result = {"document": document, "dataset": {"task": "regression"}, "stepper": "kernel", "device": "cpu",
+              "seconds": 1.5, "files": {"weights.safetensors": leave("w" + run["id"])},
+              "figures": {"network.svg": leave("s" + run["id"])}}
+    say("result", run=run["id"], file=leave("r" + run["id"], json.dumps(result).encode()))
+say("done")
+"""
+# What a training process does that ignores every request to end.
+DEAF = """
+run = order["runs"][0]["id"]
+say("began", run=run, stepper="kernel", step=0)
+while True:
+    say("progress", run=run, fraction=0.1, note="training")
+    time.sleep(0.05)
+"""
+# One that keeps a checkpoint when it is asked to stop, as the real one does.
+POLITE = """
+run = order["runs"][0]["id"]
+say("began", run=run, stepper="kernel", step=0)
+say("progress", run=run, fraction=0.1, note="training")
+assert sys.stdin.readline() == "stop\\n"
+say("checkpoint", run=run, step=70, file=leave("check"))
+say("stopped")
+"""
+
+
+@pytest.fixture
+def job_id(database: Database, people: People) -> str:
+    with database.write() as session:
+        return submit(session, people, datetime.now(UTC), runs=new_runs(2)).id
+
+
+def job_of(database: Database, people: People, job_id: str) -> Job:
+    with database.read() as session:
+        return jobs.get(session, people.team, job_id)
+
+
+def runs_of(database: Database, people: People, job_id: str) -> list[Run]:
+    with database.read() as session:
+        return runs.of_job(session, people.team, job_id)
+
+
+def attempts_of(database: Database, people: People, job_id: str) -> list[Attempt]:
+    with database.read() as session:
+        return jobs.attempts(session, people.team, job_id)
+
+
+def log_of(database: Database, people: People, job_id: str) -> str:
+    with database.read() as session:
+        chunks = progress.log_chunks(session, people.team, job_id)
+        return "\n".join(line["text"] for chunk in chunks for line in chunk.lines)
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_everything_that_a_run_says_is_stored(workplace, training_says, database, people, job_id):
+    training_says(WHOLE_RUN)
+    assert run_job(job_id, here=workplace) == "done"
+    assert job_of(database, people, job_id).state == "succeeded"
+    for run in runs_of(database, people, job_id):
+        assert (run.state, run.stepper, run.test_metric, run.modules) == ("succeeded", "kernel", 0.5, 1)
+        assert (run.connection_cost, run.selectivity, run.modularity) == (3.0, 1.0, 0.3)
+        with database.read() as session:
+            assert [row["step"] for row in progress.history(session, run.id)] == [0, 50]
+            assert [kept.step for kept in progress.snapshots(session, run.id)] == [50]
+            assert [module.name for module in runs.modules(session, run.id)] == ["A"]
+            kept = runs.published_file(session, run.id, "weights.safetensors")
+            assert workplace.files.read(kept.sha256) == b"bytes"
+    assert "seed 1 is published: 1 modules, 1 connections" in log_of(database, people, job_id)
+
+
+def test_nothing_is_left_on_the_worker_s_disk(workplace, training_says, job_id, tmp_path):
+    training_says(WHOLE_RUN)
+    run_job(job_id, here=workplace)
+    assert list((tmp_path / "home" / "spool").iterdir()) == []
+
+
+def test_a_second_message_finds_nothing_to_do(workplace, training_says, job_id):
+    training_says(WHOLE_RUN)
+    run_job(job_id, here=workplace)
+    assert run_job(job_id, here=workplace) is None
+
+
+def test_one_failed_run_leaves_the_others_their_results(workplace, training_says, database, people, job_id):
+    failing = (
+        'run = order["runs"].pop(0)["id"]\nsay("failed", run=run, sentence="The loss is not a number any more.")\n'
+    )
+    training_says(failing + WHOLE_RUN)
+    run_job(job_id, here=workplace)
+    job = job_of(database, people, job_id)
+    assert (job.state, job.reason) == ("failed", "1 of 2 runs failed: seed 0: The loss is not a number any more.")
+    assert [run.state for run in runs_of(database, people, job_id)] == ["failed", "succeeded"]
+
+
+def test_a_training_that_dies_goes_on_from_its_checkpoint(workplace, training_says, database, people, job_id):
+    dying = """
+    run = order["runs"][0]
+    if run["checkpoint"] is None:
+        say("began", run=run["id"], stepper="kernel", step=0)
+        say("row", run=run["id"], row={"step": 10, "prediction_loss": 2.0})
+        say("checkpoint", run=run["id"], step=10, file=leave("check", b"the state at 10"))
+        say("row", run=run["id"], row={"step": 20, "prediction_loss": 1.0})
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert (folder / run["checkpoint"]).read_bytes() == b"the state at 10"
+    """
+    training_says(dying + WHOLE_RUN.replace("\n", "\n    "))
+    assert run_job(job_id, here=workplace) == "done"
+    assert job_of(database, people, job_id).state == "succeeded"
+    assert "killed by signal 9" in log_of(database, people, job_id)
+    assert len(attempts_of(database, people, job_id)) == 1
+
+
+def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
+    workplace, training_says, database, people, job_id
+):
+    dying = """
+    if len(order["runs"]) == 2:
+        say("began", run=order["runs"][0]["id"], stepper="kernel", step=0)
+        sys.exit("there is no memory left")
+    """
+    training_says(dying + WHOLE_RUN.replace("\n", "\n    "))
+    run_job(job_id, here=workplace)
+    first, second = runs_of(database, people, job_id)
+    assert (first.state, second.state) == ("failed", "succeeded")
+    assert "there is no memory left" in first.reason
+    assert "died 3 times" in first.reason
+
+
+def test_a_hung_training_is_ended(workplace, training_says, database, people, job_id):
+    training_says('say("began", run=order["runs"][0]["id"], stepper="kernel", step=0)\ntime.sleep(60)')
+    run_job(job_id, here=workplace)
+    assert job_of(database, people, job_id).state == "failed"
+    assert "made no progress for 1 s" in job_of(database, people, job_id).reason
+
+
+def test_cancel_is_heard_and_what_was_reached_is_kept(workplace, training_says, database, people, job_id):
+    training_says(POLITE)
+    work = in_the_background(lambda: run_job(job_id, here=workplace))
+    wait_for(lambda: job_of(database, people, job_id).progress > 0)
+    asked = time.monotonic()
+    with database.write() as session:
+        jobs.request_cancel(session, people.team, job_id, datetime.now(UTC))
+    work.join(10)
+    assert time.monotonic() - asked < 3
+    assert job_of(database, people, job_id).state == "cancelled"
+    assert [run.checkpoint_step for run in runs_of(database, people, job_id)] == [70, None]
+
+
+def test_a_training_that_does_not_hear_of_cancel_is_ended_hard(workplace, training_says, database, people, job_id):
+    training_says(DEAF)
+    work = in_the_background(lambda: run_job(job_id, here=workplace))
+    wait_for(lambda: job_of(database, people, job_id).progress > 0)
+    with database.write() as session:
+        jobs.request_cancel(session, people.team, job_id, datetime.now(UTC))
+    work.join(10)
+    assert job_of(database, people, job_id).state == "cancelled"
+
+
+@pytest.mark.parametrize(("training", "step"), [(POLITE, 70), (DEAF, None)], ids=["polite", "deaf"])
+def test_a_worker_that_goes_home_hands_its_job_back(workplace, training_says, database, people, job_id, training, step):
+    training_says(training)
+    work = in_the_background(lambda: run_job(job_id, here=workplace))
+    wait_for(lambda: job_of(database, people, job_id).progress > 0)
+    workplace.going_home.set()
+    work.join(10)
+    assert job_of(database, people, job_id).state == "queued"
+    assert runs_of(database, people, job_id)[0].checkpoint_step == step
+    assert [attempt.ended_how for attempt in attempts_of(database, people, job_id)] == ["handed_back"]
+
+
+def test_an_attempt_that_lost_its_lease_writes_nothing_more(workplace, training_says, database, people, job_id):
+    training_says(DEAF)
+    ended: list[str | None] = []
+    work = in_the_background(lambda: ended.append(run_job(job_id, here=workplace)))
+    wait_for(lambda: job_of(database, people, job_id).progress > 0)
+    with database.write() as session:
+        assert jobs.reap(session, now=datetime.now(UTC) + timedelta(seconds=60)) == [job_id]
+    work.join(10)
+    assert ended == ["lost"]
+    assert job_of(database, people, job_id).state == "queued"
+
+
+def test_a_fault_of_ours_is_named_in_the_job_s_reason(workplace, training_says, database, people, job_id):
+    training_says('say("result", run=order["runs"][0]["id"], file="is-not-there")\ntime.sleep(60)')
+    assert run_job(job_id, here=workplace) == "failed"
+    job = job_of(database, people, job_id)
+    assert job.state == "failed"
+    assert "A fault of ours" in job.reason
+
+
+def test_data_that_are_gone_fail_the_job_with_a_sentence(workplace, database, people):
+    gone = {"dataset": {"kind": "uploaded", "sha256": "0" * 64}}
+    with database.write() as session:
+        job_id = submit(session, people, datetime.now(UTC), spec=gone).id
+    assert run_job(job_id, here=workplace) == "failed"
+    assert "There is no file" in job_of(database, people, job_id).reason
+
+
+def test_the_most_urgent_job_goes_first_whichever_was_announced(workplace, training_says, database, people, job_id):
+    training_says(WHOLE_RUN)
+    with database.write() as session:
+        urgent = submit(session, people, datetime.now(UTC), priority=9).id
+    run_job(job_id, here=workplace)
+    assert job_of(database, people, urgent).state == "succeeded"
+    assert job_of(database, people, job_id).state == "queued"
+
+
+def test_a_cpu_worker_leaves_gpu_jobs_alone(workplace, training_says, database, people):
+    training_says(WHOLE_RUN)
+    with database.write() as session:
+        job_id = submit(session, people, datetime.now(UTC), queue="gpu").id
+    assert run_job(job_id, here=workplace) is None
+    assert job_of(database, people, job_id).state == "queued"

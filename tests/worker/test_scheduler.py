@@ -1,0 +1,138 @@
+"""What waits is announced, and not a thousand times; what was left is taken up; an outage is nobody's fault."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from kombu.exceptions import OperationalError
+
+from store import jobs, presence
+from store.database import Database
+from store.files import Files
+from store.settings import Settings
+from tests.servers import broker  # noqa: F401 - fixtures are found by name
+from tests.store.makers import People, claim, submit
+from worker.scheduler import Scheduler, broker_counter
+
+
+class Messages:
+    """A broker of the test's own: counts what it holds."""
+
+    def __init__(self) -> None:
+        self.held: Counter[str] = Counter()
+        self.sent: list[str] = []
+        self.away = False
+
+    def count(self, queue: str) -> int:
+        if self.away:
+            raise OperationalError("nobody there")
+        return self.held[queue]
+
+    def announce(self, job_id: str, queue: str, priority: int) -> None:
+        self.sent.append(job_id)
+        self.held[queue] += 1
+
+
+@pytest.fixture
+def messages() -> Messages:
+    return Messages()
+
+
+@pytest.fixture
+def scheduler(database: Database, files: Files, messages: Messages, tmp_path) -> Scheduler:
+    environ = {"BIMT_DATABASE_URL": database.url, "BIMT_RESEND_SECONDS": "0.05", "BIMT_LEASE_SECONDS": "1"}
+    settings = Settings.from_env(environ, home=tmp_path / "home")
+    return Scheduler(settings, database, files, messages.count, messages.announce)
+
+
+def submitted(database: Database, people: People, **wanted) -> str:
+    with database.write() as session:
+        return submit(session, people, datetime.now(UTC), **wanted).id
+
+
+def test_a_job_that_nobody_announced_is_announced_once(scheduler, messages, database, people):
+    job_id = submitted(database, people)
+    assert scheduler.announce_what_waits() == 1
+    assert scheduler.announce_what_waits() == 0
+    assert messages.sent == [job_id]
+
+
+def test_the_most_urgent_is_announced_first(scheduler, messages, database, people):
+    ids = [submitted(database, people, priority=priority) for priority in (1, 9, 5)]
+    scheduler.announce_what_waits()
+    assert messages.sent == [ids[1], ids[2], ids[0]]
+
+
+def test_messages_that_the_broker_lost_are_sent_again(scheduler, messages, database, people):
+    submitted(database, people)
+    scheduler.announce_what_waits()
+    messages.held.clear()
+    time.sleep(0.06)
+    assert scheduler.announce_what_waits() == 1
+
+
+def test_a_queue_never_holds_more_messages_than_jobs(scheduler, messages, database, people):
+    for _ in range(3):
+        submitted(database, people)
+    for _ in range(5):
+        scheduler.announce_what_waits()
+        time.sleep(0.06)
+    assert messages.held["cpu"] == 3
+
+
+def test_an_absent_broker_is_waited_for(scheduler, messages, database, people, caplog):
+    submitted(database, people)
+    messages.away = True
+    for _ in range(3):
+        scheduler.attend(scheduler.announce_what_waits)
+    assert caplog.text.count("has to wait") == 1
+    messages.away = False
+    scheduler.attend(scheduler.announce_what_waits)
+    assert len(messages.sent) == 1
+
+
+def test_an_overdue_job_waits_again(scheduler, database, people):
+    job_id = submitted(database, people)
+    with database.write() as session:
+        claim(session, job_id, datetime.now(UTC) - timedelta(seconds=10), lease=1)
+    assert scheduler.reap_what_was_left() == [job_id]
+    with database.read() as session:
+        assert jobs.get(session, people.team, job_id).state == "queued"
+
+
+def test_after_an_outage_workers_may_renew_before_anybody_reaps(scheduler, database, people):
+    job_id = submitted(database, people)
+    with database.write() as session:
+        claim(session, job_id, datetime.now(UTC) - timedelta(seconds=10), lease=1)
+
+    def away() -> None:
+        raise ConnectionError("the database is away")
+
+    scheduler.attend(away)
+    assert scheduler.reap_what_was_left() == []
+    time.sleep(0.6)
+    assert scheduler.reap_what_was_left() == [job_id]
+
+
+def test_what_nobody_needs_is_collected(scheduler, files, database):
+    files.put_bytes(b"never named by a row")
+    with database.write() as session:
+        long_ago = datetime.now(UTC) - timedelta(days=2)
+        presence.beat(session, "gone", queues=["cpu"], device="cpu", doing=None, now=long_ago)
+    scheduler.collect()
+    scheduler.collect_strays()
+    with database.read() as session:
+        assert presence.workers(session, seen_since=long_ago - timedelta(days=1)) == []
+
+
+def test_the_broker_is_asked_how_much_it_holds(broker):  # noqa: F811
+    from store import queue
+
+    count = broker_counter(broker.url)
+    assert count("cpu") == 0
+    for priority in (0, 5, 9):
+        queue.announce(broker.url, "job_1", "cpu", priority)
+    assert (count("cpu"), count("gpu")) == (3, 0)
