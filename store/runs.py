@@ -166,18 +166,16 @@ def with_evidence(
     dataset_kind: str | None = None,
     dataset_id: str | None = None,
 ) -> Select[Any]:
-    """The query, narrowed to runs in which so much was found."""
-    conditions = [
-        (min_modules, Run.modules >= min_modules),
-        (max_modules, Run.modules <= max_modules),
-        (max_connections, Run.connections <= max_connections),
-        (min_modularity, Run.modularity >= min_modularity),
-        (min_selectivity, Run.selectivity >= min_selectivity),
-        (method, Run.method == method),
-        (dataset_kind, Run.dataset_kind == dataset_kind),
-        (dataset_id, Run.job_id.in_(select(Job.id).where(Job.dataset_id == dataset_id))),
-    ]
-    return query.where(*(condition for wanted, condition in conditions if wanted is not None))
+    """The query, narrowed to runs in which so much was found; null asks for nothing."""
+    least = ((Run.modules, min_modules), (Run.modularity, min_modularity), (Run.selectivity, min_selectivity))
+    most = ((Run.modules, max_modules), (Run.connections, max_connections))
+    same = ((Run.method, method), (Run.dataset_kind, dataset_kind))
+    query = query.where(*(column >= wanted for column, wanted in least if wanted is not None))
+    query = query.where(*(column <= wanted for column, wanted in most if wanted is not None))
+    query = query.where(*(column == wanted for column, wanted in same if wanted is not None))
+    if dataset_id is not None:
+        query = query.where(Run.job_id.in_(select(Job.id).where(Job.dataset_id == dataset_id)))
+    return query
 
 
 def body(session: Session, run_id: str, name: str) -> Any:
