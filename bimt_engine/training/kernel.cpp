@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernel_door.h"
+#include "kernel_lists.h"
 #include "kernel_optimiser.h"
 #include "kernel_products.h"
 
@@ -23,36 +24,7 @@ struct Shape {               // a network in one flat vector; offsets count numb
 
 namespace {
 
-struct Lists {  // for each thing, entries first[thing] … first[thing + 1] of `who`, with a number each
-  std::vector<int64_t> first;
-  std::vector<int32_t> who;
-};
-
-// to = start + Σ of listed table rows, each times its number; start null: from zero.
-template <class T, int VECTORS>
-void add_rows_of(long entries, const int32_t* who, const T* times, const T* table, long row, const T* start, T* to) {
-  Vec<T> sum[VECTORS];
-  for (int j = 0; j < VECTORS; j++) sum[j] = start ? load(start + j * LANES<T>) : Vec<T>{};
-  for (long k = 0; k < entries; k++) {
-    const Vec<T> x = all(times[k]);
-    const T* from = table + who[k] * row;
-    for (int j = 0; j < VECTORS; j++) sum[j] += x * load(from + j * LANES<T>);
-  }
-  for (int j = 0; j < VECTORS; j++) store<T>(to + j * LANES<T>, sum[j]);
-}
-template <class T>
-void add_rows(long entries, const int32_t* who, const T* times, const T* table, long row, const T* start, T* to) {
-  const long vectors = row / LANES<T>, passes = (vectors + 12) / 13, each = (vectors + passes - 1) / passes;
-  for (long done = 0; done < vectors; done += each) {
-    const long at = done * LANES<T>;
-    switch (std::min(each, vectors - done)) {
-#define CASE(N) \
-  case N: add_rows_of<T, N>(entries, who, times, table + at, row, start ? start + at : start, to + at); break;
-      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
-#undef CASE
-    }
-  }
-}
+constexpr long NEAREST_CACHE = 24 << 10;  // bytes; most of a usual first-level cache
 
 template <class T> class Machine {
   enum { DENSE, SPARSE, TOKENS } kind;
@@ -60,8 +32,8 @@ template <class T> class Machine {
 
   struct Part {  // one of the two sets of examples
     Examples given{};
-    Lists rows;              // example -> entries of the first layer's table
-    std::vector<T> numbers;  // one for each entry
+    Lists<T> rows;                // example -> rows of the first layer's table
+    std::vector<uint16_t> marks;  // example × strip: how many entries of its list come before the strip
   };
   struct Chunk {  // some examples of this step, in the order of slots
     long count = 0, first = 0;
@@ -73,11 +45,11 @@ template <class T> class Machine {
   Part parts[2];
   long outputs, hidden, row;        // hidden: width after the first layer; row: the same, in whole vectors
   long chunk_limit, stride = 0;     // examples in a chunk; distance between neurons in memory
-  long table_rows = 0;
+  long table_rows = 0, strip = 0, strips = 1;    // a strip of so many table rows fits the nearest cache
   std::vector<int32_t> input_slot, output_slot, label_slot;  // slot of a feature; feature of a slot; slot of a label
   std::vector<int64_t> chosen;                               // the examples of this step
-  Lists columns;                                             // table row -> places in this step
-  std::vector<T> column_numbers;
+  const int64_t* next = nullptr;                             // those of the next one, where they are others
+  Lists<T> columns;                                          // table row -> places in this step
   std::vector<Chunk> chunks;
   std::vector<Buffer<T>> value, slope;  // by neuron layer: neuron × example
   Buffer<T> gradient, masked, entering, leaving, table, table_gradient, bias_row;
@@ -90,6 +62,10 @@ template <class T> class Machine {
     outputs = s.widths[s.layers], hidden = s.widths[1], row = padded(hidden, L);
     table_rows = kind == TOKENS ? (long)s.tokens * s.positions : kind == SPARSE ? s.widths[0] : 0;
     parts[0].given = *train, parts[1].given = *test;
+    if (kind == SPARSE) {
+      strip = std::max<long>(16, NEAREST_CACHE / (row * (long)sizeof(T)));
+      strips = (table_rows + strip - 1) / strip;
+    }
     for (Part& part : parts) list_rows(part);
     long neurons = 0;
     for (int l = 0; l <= s.layers; l++) neurons += s.widths[l] * (l && l < s.layers ? 2 : 1);
@@ -122,9 +98,10 @@ template <class T> class Machine {
     }
     T* flat[5] = {theta, first, second, const_cast<T*>(price), masked};
     if (kind == SPARSE) lay_aside(flat, keep ? 5 : 4, false);
-    if (!batches) choose(parts[0], nullptr, parts[0].given.count), list_columns(parts[0]);
+    if (!batches) choose(parts[0], nullptr, parts[0].given.count), turn();
     for (int64_t t = 0; t < steps; t++) {
-      if (batches) choose(parts[0], batches + t * batch, batch), list_columns(parts[0]);
+      if (batches) choose(parts[0], batches + t * batch, batch), turn();
+      next = batches && t + 1 < steps ? batches + (t + 1) * batch : nullptr;
       begin(theta);
       for (size_t c = 0; c < chunks.size(); c++) {
         forward(parts[0], chunks[c], theta);
@@ -154,6 +131,7 @@ template <class T> class Machine {
     begin(theta);
     Score total{0, 0};
     std::vector<int64_t> some;
+    next = nullptr;
     for (int64_t done = 0; done < count; done += chunk_limit) {
       const int64_t end = std::min<int64_t>(count, done + chunk_limit);
       some.clear();
@@ -170,19 +148,30 @@ template <class T> class Machine {
   void list_rows(Part& part) {
     if (kind == DENSE) return;
     const Examples& given = part.given;
+    const long width = shape.widths[0];
+    const T* inputs = (const T*)given.inputs;
+    const long entries = kind == TOKENS ? given.count * shape.positions
+                                        : given.count * width - std::count(inputs, inputs + given.count * width, T(0));
+    part.rows.first.reserve(given.count + 1), part.rows.entries.reserve(entries);
     part.rows.first.push_back(0);
     for (int64_t n = 0; n < given.count; n++) {
       if (kind == TOKENS)
         for (int p = 0; p < shape.positions; p++)
-          part.rows.who.push_back(p * shape.tokens + given.tokens[n * shape.positions + p]), part.numbers.push_back(T(1));
+          part.rows.entries.push_back({p * shape.tokens + given.tokens[n * shape.positions + p], T(1)});
       else
-        for (int i = 0; i < shape.widths[0]; i++) {
-          const T x = ((const T*)given.inputs)[n * shape.widths[0] + i];
-          if (x != T(0)) part.rows.who.push_back(i), part.numbers.push_back(x);
-        }
-      part.rows.first.push_back((int64_t)part.rows.who.size());
+        for (int32_t i = 0; i < width; i++)
+          if (inputs[n * width + i] != T(0)) part.rows.entries.push_back({i, inputs[n * width + i]});
+      part.rows.first.push_back((int64_t)part.rows.entries.size());
     }
-    part.rows.who.shrink_to_fit(), part.numbers.shrink_to_fit();
+    if (kind != SPARSE) return;
+    part.marks.resize(given.count * (strips + 1));
+    for (int64_t n = 0; n < given.count; n++) {
+      long e = 0;
+      for (long s = 0; s <= strips; s++) {
+        part.marks[n * (strips + 1) + s] = (uint16_t)e;
+        while (e < part.rows.size(n) && part.rows.of(n)[e].who < (s + 1) * strip) e++;
+      }
+    }
   }
 
   // Cut the chosen examples into even chunks and bring inputs and targets into the order of slots.
@@ -228,28 +217,8 @@ template <class T> class Machine {
     if (kind != DENSE) entering.need(stride * row), leaving.need(padded(count, L) * row);
   }
 
-  // The entries of this step, listed by table row instead of by example.
-  void list_columns(const Part& part) {
-    if (kind == DENSE) return;
-    columns.first.assign(table_rows + 1, 0);
-    int64_t entries = 0;
-    for (int64_t n : chosen) {
-      for (int64_t e = part.rows.first[n]; e < part.rows.first[n + 1]; e++) columns.first[part.rows.who[e]]++;
-      entries += part.rows.first[n + 1] - part.rows.first[n];
-    }
-    int64_t before = 0;
-    for (int64_t& first : columns.first) {
-      const int64_t here = first;
-      first = before, before += here;
-    }
-    if ((int64_t)columns.who.size() < entries) columns.who.resize(entries), column_numbers.resize(entries);
-    for (size_t place = 0; place < chosen.size(); place++)
-      for (int64_t e = part.rows.first[chosen[place]]; e < part.rows.first[chosen[place] + 1]; e++) {
-        const int64_t to = columns.first[part.rows.who[e]]++;
-        columns.who[to] = (int32_t)place, column_numbers[to] = part.numbers[e];
-      }
-    for (long r = table_rows; r > 0; r--) columns.first[r] = columns.first[r - 1];
-    columns.first[0] = 0;
+  void turn() {
+    if (kind != DENSE) columns.turn(parts[0].rows, chosen, table_rows);
   }
 
   // First weights, their moments, price and mask as one row for each feature, or back again.
@@ -288,11 +257,7 @@ template <class T> class Machine {
       const long rows = shape.widths[l + 1], depth = shape.widths[l];
       T* to = value[l + 1];
       if (l == 0 && kind != DENSE) {
-        for (long n = 0; n < chunk.count; n++) {
-          const int64_t e = chosen[chunk.first + n], from = part.rows.first[e];
-          add_rows<T>(part.rows.first[e + 1] - from, part.rows.who.data() + from, part.numbers.data() + from, table, row,
-                      bias_row, entering + n * row);
-        }
+        add_up(part, chunk);
         transpose(entering.at, row, to, stride, chunk.count, rows);
         for (long o = 0; o < rows; o++)
           for (long n = chunk.count; n < vectors * L; n++) to[o * stride + n] = T(0);
@@ -321,6 +286,24 @@ template <class T> class Machine {
     }
     const Pack<T, N> share = scale / sum;
     for (long o = 0; o < outputs; o++) store_pack(out + o * stride, load_pack<T, N>(out + o * stride) * share);
+  }
+
+  // The first layer's sums, example × neuron, before they are transposed.
+  void add_up(const Part& part, const Chunk& chunk) {
+    for (long s = 0; s < strips; s++)
+      for (long n = 0; n < chunk.count; n++) {
+        const int64_t e = chosen[chunk.first + n];
+        const Entry<T>* list = part.rows.of(e);
+        long size = part.rows.size(e);
+        if (kind == SPARSE) {
+          const uint16_t* mark = part.marks.data() + e * (strips + 1) + s;
+          list += mark[0], size = mark[1] - mark[0];
+        }
+        T* to = entering + n * row;
+        for (long v = 0; v < row / L; v += MOST_VECTORS)
+          add_rows<T>(std::min(MOST_VECTORS, row / L - v), size, list, table + v * L, row,
+                      (s ? to : bias_row.at) + v * L, to + v * L);
+      }
   }
 
   // The outputs become the gradient of the mean loss with respect to them.
@@ -368,18 +351,28 @@ template <class T> class Machine {
     }
   }
 
-  void gather(long r, T* to) {
-    const int64_t from = columns.first[r];
-    add_rows<T>(columns.first[r + 1] - from, columns.who.data() + from, column_numbers.data() + from, leaving.at, row,
-                (const T*)nullptr, to);
+  // The gradient of some vectors of a table row, from those of the examples that added it up.
+  void gather(long r, long from, long vectors, T* to) {
+    add_rows<T>(vectors, columns.size(r), columns.of(r), leaving + from * L, row, (const T*)nullptr, to + from * L);
   }
 
   void update_table(bool mask, const Pace<T>& pace) {
-    for (long r = 0; r < table_rows; r++) {
-      gather(r, table_gradient);
-      const long at = r * row;
-      update(row, table + at, side[1] + at, side[2] + at, table_gradient.at, side[3] + at, mask ? side[4] + at : nullptr,
-             pace);
+    // Few enough vectors at a time that the part of the gradients which is read stays in the nearest cache.
+    const long all_of = row / L, fits = NEAREST_CACHE / ((long)chosen.size() * VECTOR_BYTES);
+    const long most = std::clamp<long>(fits, 4, MOST_VECTORS), passes = (all_of + most - 1) / most;
+    const long each = (all_of + passes - 1) / passes;
+    for (long from = 0; from < all_of; from += each) {
+      const long vectors = std::min(each, all_of - from);
+      for (long r = 0; r < table_rows; r++) {
+        // Meanwhile the lists of the next step come nearer, from far memory where they lie in no order.
+        if (next && from == 0)
+          for (long n = r * (long)chosen.size() / table_rows; n < (r + 1) * (long)chosen.size() / table_rows; n++)
+            parts[0].rows.fetch(next[n]);
+        gather(r, from, vectors, table_gradient);
+        const long at = r * row + from * L;
+        update(vectors * L, table + at, side[1] + at, side[2] + at, table_gradient + from * L, side[3] + at,
+               mask ? side[4] + at : nullptr, pace);
+      }
     }
   }
 
@@ -387,7 +380,9 @@ template <class T> class Machine {
   void spread(const T* theta) {
     const long width = shape.embedding, wide = padded(width, L), columns_of = shape.widths[0];
     T* to_embedding = second_weights + (long)shape.positions * hidden * wide;
-    for (long r = 0; r < table_rows; r++) gather(r, table_gradient + r * row);
+    for (long r = 0; r < table_rows; r++)
+      for (long v = 0; v < row / L; v += MOST_VECTORS)
+        gather(r, v, std::min(MOST_VECTORS, row / L - v), table_gradient + r * row);
     for (int p = 0; p < shape.positions; p++) {
       const T* mine = table_gradient + (long)p * shape.tokens * row;
       T* turned = first_weights + (long)p * width * row;

@@ -116,13 +116,48 @@ void dots(long rows, long columns, long vectors, const T* a, long a_row, const T
   if (m < rows) dot_band<T, 1>(columns, vectors, a + m * a_row, a_row, b, b_row, c + m * c_row, c_row, add);
 }
 
-// to[c, r] = from[r, c], in squares that stay in the nearest cache.
+// A square of vectors, as many as they are long: column i becomes row i.
+template <class T> INLINE void turn_square(const T* from, long from_row, T* to, long to_row) {
+  for (long j = 0; j < LANES<T>; j++)
+    for (long i = 0; i < LANES<T>; i++) to[j * to_row + i] = from[i * from_row + j];
+}
+#if VECTOR_BYTES == 32
+template <> INLINE void turn_square<double>(const double* from, long from_row, double* to, long to_row) {
+  const __m256d a = _mm256_loadu_pd(from), b = _mm256_loadu_pd(from + from_row);
+  const __m256d c = _mm256_loadu_pd(from + 2 * from_row), d = _mm256_loadu_pd(from + 3 * from_row);
+  const __m256d ab = _mm256_unpacklo_pd(a, b), AB = _mm256_unpackhi_pd(a, b);
+  const __m256d cd = _mm256_unpacklo_pd(c, d), CD = _mm256_unpackhi_pd(c, d);
+  _mm256_storeu_pd(to, _mm256_permute2f128_pd(ab, cd, 0x20));
+  _mm256_storeu_pd(to + to_row, _mm256_permute2f128_pd(AB, CD, 0x20));
+  _mm256_storeu_pd(to + 2 * to_row, _mm256_permute2f128_pd(ab, cd, 0x31));
+  _mm256_storeu_pd(to + 3 * to_row, _mm256_permute2f128_pd(AB, CD, 0x31));
+}
+template <> INLINE void turn_square<float>(const float* from, long from_row, float* to, long to_row) {
+  __m256 row[8], pair[4];
+  for (int i = 0; i < 4; i++) {  // rows i and i + 4 side by side, four numbers of each
+    const __m256 a = _mm256_loadu_ps(from + i * from_row), b = _mm256_loadu_ps(from + (i + 4) * from_row);
+    row[i] = _mm256_permute2f128_ps(a, b, 0x20), row[i + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+  }
+  for (int half = 0; half < 8; half += 4) {  // then four by four within each half
+    pair[0] = _mm256_unpacklo_ps(row[half], row[half + 1]), pair[1] = _mm256_unpackhi_ps(row[half], row[half + 1]);
+    pair[2] = _mm256_unpacklo_ps(row[half + 2], row[half + 3]), pair[3] = _mm256_unpackhi_ps(row[half + 2], row[half + 3]);
+    _mm256_storeu_ps(to + (half + 0) * to_row, _mm256_shuffle_ps(pair[0], pair[2], 0x44));
+    _mm256_storeu_ps(to + (half + 1) * to_row, _mm256_shuffle_ps(pair[0], pair[2], 0xEE));
+    _mm256_storeu_ps(to + (half + 2) * to_row, _mm256_shuffle_ps(pair[1], pair[3], 0x44));
+    _mm256_storeu_ps(to + (half + 3) * to_row, _mm256_shuffle_ps(pair[1], pair[3], 0xEE));
+  }
+}
+#endif
+
+// to[c, r] = from[r, c].
 template <class T> void transpose(const T* from, long from_row, T* to, long to_row, long rows, long columns) {
-  constexpr long SQUARE = 8;
-  for (long r = 0; r < rows; r += SQUARE)
-    for (long c = 0; c < columns; c += SQUARE) {
-      const long r_end = r + SQUARE < rows ? r + SQUARE : rows, c_end = c + SQUARE < columns ? c + SQUARE : columns;
-      for (long j = c; j < c_end; j++)
-        for (long i = r; i < r_end; i++) to[j * to_row + i] = from[i * from_row + j];
-    }
+  constexpr long L = LANES<T>;
+  for (long r = 0; r < rows; r += L)
+    for (long c = 0; c < columns; c += L)
+      if (r + L <= rows && c + L <= columns) {
+        turn_square(from + r * from_row + c, from_row, to + c * to_row + r, to_row);
+      } else {
+        for (long j = c; j < c + L && j < columns; j++)
+          for (long i = r; i < r + L && i < rows; i++) to[j * to_row + i] = from[i * from_row + j];
+      }
 }

@@ -34,7 +34,7 @@ from bimt_engine.training.kernel_shapes import (
 from bimt_engine.training.state import TrainingState
 
 SPARSE_BELOW = 0.4  # share of inputs that are not 0; listing them beats multiplying by zeros up to about here
-SPARSE_FROM = 64  # inputs; a narrower first layer is a small part of the work
+SPARSE_FROM, SPARSE_TO = 64, 65_535  # inputs; a narrower first layer is little of the work, a wider one is not listed
 LOOKED_AT = 4096  # examples that tell whether inputs are sparse
 BATCHES_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the memory of a long call
 
@@ -213,7 +213,7 @@ class _Machine:
 def inputs_are_sparse(inputs: Float[Tensor, "examples ..."]) -> bool:
     """Whether most inputs are zeros, as in images of digits, by a look at the first few thousand examples."""
     looked_at = inputs[:LOOKED_AT]
-    if looked_at.dim() != 2 or looked_at.shape[1] < SPARSE_FROM:
+    if looked_at.dim() != 2 or not SPARSE_FROM <= looked_at.shape[1] <= SPARSE_TO:
         return False
     return int(torch.count_nonzero(looked_at)) < SPARSE_BELOW * looked_at.numel()
 
