@@ -26,11 +26,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from standalone.broker import Broker
+from sqlalchemy.exc import OperationalError
+
+from standalone.broker import Broker, BrokerError
 from standalone.process import Process
 from store import migrate, teams
 from store.database import Database
-from store.settings import Settings
+from store.settings import Settings, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it hands back
@@ -73,7 +75,8 @@ class Supervisor:
     def __init__(self, plan: Plan, *, environ: Mapping[str, str], say: Callable[[str], None] = print) -> None:
         self.plan = plan
         self.say = say
-        self.home = plan.home.resolve()
+        self.home = plan.home.expanduser().resolve()
+        self.settings = Settings.from_env(environ, home=self.home)
         self._environ = dict(environ) | {"BIMT_HOME": str(self.home)}
         self._parts: list[Process] = []
         self._broker: Broker | None = None
@@ -92,6 +95,13 @@ class Supervisor:
         """
         try:
             return self._start()
+        except (BrokerError, SettingsError) as why:
+            self.stop()
+            raise CannotStart(str(why)) from why
+        except OperationalError as why:
+            self.stop()
+            where = _without_password(self.settings.database_url)
+            raise CannotStart(f"The database {where} cannot be reached: {why.orig}") from why
         except BaseException:
             self.stop()
             raise
@@ -247,15 +257,18 @@ class Supervisor:
     def tend(self) -> None:
         """Look once at every part, and start again those that died."""
         now = time.monotonic()
-        if self._broker is not None and not self._broker.alive:
+        if self._broker is not None and not self._broker.alive and now >= self._next_start.get("broker", 0.0):
             self.say("broker     died; starting it again")
-            self._broker.start()
+            self._next_start["broker"] = now + LONGEST_PAUSE  # should it not start
+            with contextlib.suppress(BrokerError):
+                self._broker.start()
+                del self._next_start["broker"]
         for part in self._parts:
             if part.alive:
                 continue
             if part.name not in self._next_start:
                 young = now - part.started_at < GROWN_UP_SECONDS
-                pause = min(self._pause.get(part.name, FIRST_PAUSE) * 2, LONGEST_PAUSE) if young else FIRST_PAUSE
+                pause = min(self._pause.get(part.name, 0) * 2 or FIRST_PAUSE, LONGEST_PAUSE) if young else FIRST_PAUSE
                 self._pause[part.name] = pause
                 self._next_start[part.name] = now + pause
                 part.kill()  # what it left in its group, a training process for instance

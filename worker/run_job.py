@@ -75,6 +75,8 @@ class JobAtHand:
         """The job as a list. What makes it impossible is said once, in the job's reason."""
         self.recorder.log("info", f"attempt {self.claim.fence} of worker {self.claim.worker} begins")
         try:
+            if self.claim.kind != "training":
+                raise StoreError(f"This worker does not know how to do a `{self.claim.kind}`; start one that does.")
             with self._data() as content:
                 ending = self._train(content)
             self._settle(ending)
@@ -84,7 +86,7 @@ class JobAtHand:
         except (WentHome, GaveUp) as why:  # nothing can be written: the lease lapses, and the next attempt goes on
             log.warning("%s: %s", self.claim.job_id, why)
             return "left"
-        except StoreError as why:  # its data are damaged or gone
+        except StoreError as why:  # its data are damaged or gone, for instance
             self.recorder.log("error", str(why))
             self._end("failed", str(why))
             return "failed"
