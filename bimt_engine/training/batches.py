@@ -138,7 +138,7 @@ class TensorData:
                 row[loss_prefix + "prediction_loss"] = float(self.prediction_loss(outputs, targets[replica, :number]))
                 if labels is not None:
                     right = outputs.argmax(-1) == labels[replica, :number]
-                    row[accuracy_prefix + "accuracy"] = float(right.double().mean())
+                    row[accuracy_prefix + "accuracy"] = int(right.sum()) / right.numel()
         return row
 
 

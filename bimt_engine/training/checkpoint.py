@@ -42,10 +42,11 @@ class Progress:
 
 
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
-    """Names a training: its networks, data, schedule and seeds, but not its stepper and device."""
-    free: dict[str, Any] = {"training": {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}, "evidence": True}
-    told = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """Names a training: its networks, data, schedule and seeds, but not its stepper, its device or when it is told of."""
+    told_when = {"log_every", "snapshot_every", "checkpoint_every"}
+    free: dict[str, Any] = {"training": {"stepper", "device", *told_when}, "evidence": True}
+    said = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def write_checkpoint(state: TrainingState, progress: Progress) -> bytes:
