@@ -42,7 +42,7 @@ class Progress:
 
 
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
-    """Names a training: its networks, data, schedule and seeds, but not its stepper, its device or when it is told of."""
+    """Names a training: its networks, data, schedule and seeds; not its stepper, its device or when it is told of."""
     told_when = {"log_every", "snapshot_every", "checkpoint_every"}
     free: dict[str, Any] = {"training": {"stepper", "device", *told_when}, "evidence": True}
     said = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
