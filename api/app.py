@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import Info, OpenAPI
 from pydantic import ValidationError
@@ -146,7 +146,11 @@ def _name_request() -> None:
 
 def _read_json() -> None:
     """A JSON body that cannot be read is refused here, so that no view meets a half-read one."""
-    if request.method not in ("POST", "PUT", "PATCH") or not problems.is_for_programs() or not request.is_json:
+    if request.method not in ("POST", "PUT", "PATCH") or not problems.is_for_programs():
+        return
+    if not request.is_json:
+        if getattr(current_app.view_functions.get(request.endpoint or ""), "reads_json", False):
+            raise Problem("media-type", f"{request.path} reads JSON; send it as Content-Type application/json.")
         return
     raw = request.get_data(cache=True)
     try:

@@ -76,3 +76,8 @@ def _understand(
         return *understand(path, form=form, settings=here.settings, asked=asked), []
     except Problem as problem:
         return {}, {}, problem.errors
+
+
+def wait_for_checks() -> None:
+    """Return when every check that was begun so far in this process has ended. For shutting down, and for tests."""
+    _executor().submit(lambda: None).result()

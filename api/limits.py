@@ -38,7 +38,6 @@ def install(app: Flask, settings: Settings) -> None:
         strategy="sliding-window-counter",
         headers_enabled=True,
         swallow_errors=True,
-        in_memory_fallback=general or ["100000/minute"],
         in_memory_fallback_enabled=True,
         key_prefix="bimt",
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import os
 import random
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,3 +302,27 @@ def run_of(house: House, run_id: str) -> Run:
         found = rows.get(Run, run_id)
     assert found is not None
     return found
+
+
+@contextlib.contextmanager
+def serving(house: House, *, processes: int = 1) -> Iterator[int]:
+    """The service behind gunicorn, as it is run in earnest; gives the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-k", "gthread", "-w", str(processes)]
+    command += ["--threads", "16", "--bind", f"127.0.0.1:{port}", "--log-level", "warning", "api.wsgi:app"]
+    child = subprocess.Popen(
+        command,
+        env={**os.environ, **house.settings.environment()},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        child.terminate()
+        child.wait(30)

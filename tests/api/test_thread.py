@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 
+from werkzeug.test import TestResponse
+
 from tests.api.makers import House, publish_runs, submit_job
 
 CSV = "age,bmi,progression\n" + "".join(f"{i},{i * i % 17},{3 * i - i * i % 17}\n" for i in range(40))
 
 
-def upload(house: House, content: bytes | str = CSV, name: str = "table.csv", role: str = "admin", **fields: object):
+def upload(
+    house: House, content: bytes | str = CSV, file_name: str = "table.csv", role: str = "admin", **fields: object
+) -> TestResponse:
     """POST a file."""
     raw = content.encode() if isinstance(content, str) else content
     return house.client().post(
-        "/api/v1/datasets", headers=house.headers(role), data={"file": (io.BytesIO(raw), name), **fields}
+        "/api/v1/datasets", headers=house.headers(role), data={"file": (io.BytesIO(raw), file_name), **fields}
     )
 
 
 def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
     client, headers = any_house.client(), any_house.headers("submitter")
-    sent = upload(any_house, targets="progression", task="regression", name="diabetes.csv")
+    sent = upload(any_house, targets="progression", task="regression", file_name="diabetes.csv")
     assert sent.status_code == 201, sent.json
     dataset = sent.json
     assert sent.headers["Location"] == f"/api/v1/datasets/{dataset['id']}"

@@ -1,0 +1,221 @@
+"""Every way in which a job can be wrong: a pointer and a sentence for each wrong field, and nothing queued."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from store.identifiers import new_id
+from store.tables import Dataset, Job, Run
+from tests.api.makers import House
+from tests.api.test_thread import upload
+
+FORMULA = {"kind": "formula", "inputs": 2, "formulas": ["x1 + x2"]}
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    """A job on a formula with these parts of its spec."""
+    return {"spec": {"dataset": FORMULA, **spec}}
+
+
+def formula(text: str) -> dict[str, Any]:
+    return job(dataset=FORMULA | {"formulas": [text]})
+
+
+BAD_JOBS: dict[str, tuple[Any, str]] = {
+    "a formula that imports": (formula("__import__('os').system('true')"), "/spec/dataset"),
+    "a formula that reaches for attributes": (formula("x1.__class__"), "/spec/dataset"),
+    "a formula of depth ten thousand": (formula("(" * 10_000 + "x1" + ")" * 10_000), "/spec/dataset/formulas/0"),
+    "a formula with an unknown input": (formula("x1 + x3"), "/spec/dataset"),
+    "an unknown field": (job(training={"stpes": 5}), "/spec/training/stpes"),
+    "an unknown field at the top": (job() | {"colour": "red"}, "/colour"),
+    "negative steps": (job(training={"steps": -1}), "/spec/training/steps"),
+    "no steps": (job(training={"steps": 0}), "/spec/training/steps"),
+    "10¹² steps": (job(training={"steps": 10**12}), "/spec/training/steps"),
+    "10³⁰⁰ steps": (job(training={"steps": 10**300}), "/spec/training/steps"),
+    "steps that are no whole number": (job(training={"steps": 2.5}), "/spec/training/steps"),
+    "steps as a text": (job(training={"steps": "5"}), "/spec/training/steps"),
+    "steps as a truth": (job(training={"steps": True}), "/spec/training/steps"),
+    "a truth as a number": (job(network={"kind": "mlp", "move_inputs": 1}), "/spec/network/move_inputs"),
+    "an unknown network": (job(network={"kind": "brain"}), "/spec/network/kind"),
+    "a network without a kind": (job(network={"hidden": [3]}), "/spec/network/kind"),
+    "a hidden layer of no neurons": (job(network={"kind": "mlp", "hidden": [5, 0]}), "/spec/network/hidden/1"),
+    "an unknown data set kind": (job(dataset={"kind": "magic"}), "/spec/dataset/kind"),
+    "phases that fall back": (
+        job(training={"phases": [{"until": 0.5, "cost_strength": 1}, {"until": 0.4, "cost_strength": 1}]}),
+        "/spec/training/phases",
+    ),
+    "a negative seed": (job() | {"seeds": [0, -1]}, "/seeds/1"),
+    "a seed twice": (job() | {"seeds": [1, 1]}, "/seeds"),
+    "no seed": (job() | {"seeds": []}, "/seeds"),
+    "too many runs": (job() | {"seeds": list(range(100)), "cost_strengths": [0.1, 0.2, 0.3]}, ""),
+    "a negative cost strength": (job() | {"cost_strengths": [-1e-3]}, "/cost_strengths/0"),
+    "a priority of ten": (job() | {"priority": 10}, "/priority"),
+    "a tag with a space": (job() | {"tags": ["a b"]}, "/tags/0"),
+    "a name with a NUL": (job() | {"name": "a\x00b"}, "/name"),
+    "a name that is no text": (job() | {"name": 7}, "/name"),
+    "a spec and a recipe": (job() | {"recipe": "independence"}, ""),
+    "an unknown recipe": ({"recipe": "cake"}, "/recipe"),
+    "no data at all": ({"recipe": "table"}, "/dataset"),
+    "nothing at all": ({}, "/dataset"),
+    "a list": ([], ""),
+    "a number": (7, ""),
+    "nothing": (None, ""),
+    "a data set id that is none": ({"dataset": "../../etc/passwd", "recipe": "table"}, "/dataset"),
+    "roles without a data set": (job() | {"roles": {"targets": ["y"]}}, ""),
+}
+
+
+def nothing_is_queued(house: House) -> None:
+    with house.database.read() as rows:
+        assert rows.scalar(select(func.count()).select_from(Job)) == 0
+        assert rows.scalar(select(func.count()).select_from(Run)) == 0
+    assert house.announced == []
+
+
+@pytest.mark.parametrize("what", BAD_JOBS)
+def test_a_bad_job_is_refused_with_a_pointer(house: House, what: str) -> None:
+    body, pointer = BAD_JOBS[what]
+    answer = house.client().post(
+        "/api/v1/jobs", headers=house.headers("submitter"), data=json.dumps(body), content_type="application/json"
+    )
+    assert (answer.status_code, answer.content_type) == (422, "application/problem+json"), answer.data
+    found = {error["pointer"]: error["detail"] for error in answer.json["errors"]}
+    assert pointer in found, answer.json
+    assert found[pointer][-1] in ".!?"
+    assert "Traceback" not in answer.text
+    nothing_is_queued(house)
+
+
+def test_every_wrong_field_is_named_not_the_first_alone(house: House) -> None:
+    body = job(training={"steps": -1, "nope": 1}, network={"kind": "mlp", "hidden": [0]}) | {"seeds": [-1], "tags": [""]}
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert {error["pointer"] for error in answer.json["errors"]} == {
+        "/spec/training/steps",
+        "/spec/training/nope",
+        "/spec/network/hidden/0",
+        "/seeds/0",
+        "/tags/0",
+    }
+    nothing_is_queued(house)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b'{"seeds": [NaN]}',
+        b'{"seeds": [Infinity]}',
+        b'{"name": "\xff"}',
+        b"[" * 100_000,
+        b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+        b"[" + b"1" * 50_000 + b"]",
+        "{}".encode("utf-16"),
+    ],
+    ids=["empty", "cut", "NaN", "Infinity", "no UTF-8", "brackets", "deep", "long number", "UTF-16"],
+)
+def test_what_is_no_json_is_refused(house: House, raw: bytes) -> None:
+    answer = house.client().post(
+        "/api/v1/jobs", headers=house.headers(), data=raw, content_type="application/json"
+    )
+    assert (answer.status_code, answer.json["type"]) == (400, "/problems/malformed-request"), answer.data
+    nothing_is_queued(house)
+
+
+def test_another_content_type_is_refused(house: House) -> None:
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), data=b"{}", content_type="text/plain")
+    assert (answer.status_code, answer.json["type"]) == (415, "/problems/media-type")
+
+
+def test_a_huge_body_is_refused_before_it_is_read(house: House) -> None:
+    answer = house.client().post(
+        "/api/v1/jobs", headers=house.headers(), data=b'{"name": "' + b"a" * (5 << 20), content_type="application/json"
+    )
+    assert (answer.status_code, answer.json["type"]) == (413, "/problems/too-large")
+
+
+def test_an_unknown_data_set_and_another_team_s_look_the_same(house: House) -> None:
+    theirs = house.client().post(
+        "/api/v1/datasets", headers=house.headers(team="theirs"), json={"name": "f", "maker": FORMULA}
+    )
+    answers = [
+        house.client().post("/api/v1/jobs", headers=house.headers(), json={"dataset": dataset_id})
+        for dataset_id in (new_id("dataset"), theirs.json["id"])
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json["type"]) == (404, "/problems/not-found")
+    nothing_is_queued(house)
+
+
+def test_a_spec_cannot_name_another_team_s_upload(house: House) -> None:
+    answer = upload(house)
+    dataset = answer.json
+    body = job(
+        dataset={
+            "kind": "uploaded",
+            "dataset_id": dataset["id"],
+            "sha256": dataset["sha256"],
+            "format": "csv",
+            "targets": ["progression"],
+            "task": "regression",
+        }
+    )
+    client = house.client()
+    assert client.post("/api/v1/jobs", headers=house.headers(team="theirs"), json=body).status_code == 404
+    body["spec"]["dataset"]["sha256"] = "0" * 64
+    wrong = client.post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert (wrong.status_code, wrong.json["errors"][0]["pointer"]) == (422, "/spec/dataset/sha256")
+    nothing_is_queued(house)
+    body["spec"]["dataset"]["sha256"] = dataset["sha256"]
+    right = client.post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert (right.status_code, right.json["dataset_id"]) == (202, dataset["id"])
+
+
+@pytest.mark.parametrize(
+    ("roles", "pointer"),
+    [
+        ({"targets": ["nope"]}, "/roles/targets/0"),
+        ({"inputs": ["age", "nope"]}, "/roles/inputs/1"),
+        ({"inputs": ["age"], "targets": ["age"]}, "/roles"),
+        ({"targets": []}, "/roles/targets"),
+        ({"task": "sorting"}, "/roles/task"),
+        ({"test_fraction": 0}, "/roles/test_fraction"),
+        ({"weights": ["age"]}, "/roles/weights"),
+    ],
+)
+def test_wrong_roles_are_pointed_at(house: House, roles: dict[str, Any], pointer: str) -> None:
+    dataset = upload(house).json
+    body = {"dataset": dataset["id"], "recipe": "table", "roles": roles}
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert answer.status_code == 422, answer.data
+    assert pointer in [error["pointer"] for error in answer.json["errors"]]
+    nothing_is_queued(house)
+
+
+def test_roles_can_be_other_than_the_upload_s(house: House) -> None:
+    dataset = upload(house).json
+    body = {"dataset": dataset["id"], "recipe": "table", "roles": {"inputs": ["age"], "targets": ["bmi"]}}
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert answer.status_code == 202, answer.data
+    assert (answer.json["spec"]["dataset"]["inputs"], answer.json["spec"]["dataset"]["targets"]) == (["age"], ["bmi"])
+
+
+def test_bad_makers_are_pointed_at(house: House) -> None:
+    for maker, pointer in (
+        ({"kind": "uploaded"}, "/maker/kind"),
+        (FORMULA | {"formulas": []}, "/maker/formulas"),
+        (FORMULA | {"train": 10**9}, "/maker/train"),
+        (FORMULA | {"low": 2}, "/maker"),
+        ({"kind": "group", "group": "S9999"}, "/maker/group"),
+        (7, "/maker"),
+    ):
+        answer = house.client().post(
+            "/api/v1/datasets", headers=house.headers(), json={"name": "x", "maker": maker}
+        )
+        assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer), answer.data
+    with house.database.read() as rows:
+        assert rows.scalar(select(func.count()).select_from(Dataset)) == 0
