@@ -29,7 +29,7 @@ from store.tables import Base, File
 
 CHUNK = 1 << 20  # bytes moved at once
 PART = 8 << 20  # bytes of one part of an upload to a bucket
-FRESH = timedelta(hours=1)  # a file younger than this is never swept; an older one is renewed when it comes in again
+FRESH = timedelta(hours=1)  # in a bucket, a file older than this is sent anew when it comes in again
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 
@@ -142,6 +142,29 @@ class Files:
         obstore.delete(self._store, _key(sha256))
         return True
 
+    def delete_unused(self, sha256: str, *, since: datetime) -> bool:
+        """Free bytes that have not come in since then; False where they have, or where there are none.
+
+        In a folder nothing can slip between the look and the deed. In a bucket a few milliseconds remain.
+        """
+        found = self._head(sha256)
+        if found is None or found["last_modified"] >= since:
+            return False
+        if self._folder is None:
+            obstore.delete(self._store, _key(sha256))
+            return True
+        path = self._folder / _key(sha256)
+        aside = self.spool / f"{sha256}.{os.getpid()}.unused"
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= since.timestamp():  # it came in again while we looked
+            aside.replace(path)
+            return False
+        aside.unlink()
+        return True
+
     def each(self) -> Iterator[tuple[str, int, datetime]]:
         """(sha256, bytes, last modified) of every file."""
         for batch in obstore.list(self._store, prefix="cas"):
@@ -157,10 +180,13 @@ class Files:
             return False
 
     def _keep(self, stored: StoredFile, content: Path | bytes) -> None:
-        """Make the bytes visible under their name, unless they are there, whole and fresh."""
+        """Make the bytes visible under their name; where they are already, note that they came in again."""
         found = self._head(stored.sha256)
-        if found is not None and found["size"] == stored.bytes and datetime.now(UTC) - found["last_modified"] < FRESH:
-            return
+        if found is not None and found["size"] == stored.bytes:
+            if self._folder is None and datetime.now(UTC) - found["last_modified"] < FRESH:
+                return
+            if self._folder is not None and _touch(self._folder / _key(stored.sha256)):
+                return
         obstore.put(self._store, _key(stored.sha256), content, chunk_size=PART, use_multipart=stored.bytes > PART)
 
     def _head(self, sha256: str) -> Any:
@@ -187,15 +213,15 @@ def remember(session: Session, stored: StoredFile, *, now: datetime) -> None:
 def collect_garbage(session: Session, files: Files, *, now: datetime, grace: timedelta, limit: int = 1000) -> list[str]:
     """Delete files that no row refers to and that have not come in since `now - grace`; their names.
 
-    Bytes go before the commit: a file whose row came back to life meanwhile would block on the row, not lose its bytes.
+    Bytes come in before their row does, so the bytes are asked, too, when they last came. A grace of hours is what
+    an upload needs between the two.
     """
     needed = [exists().where(column == File.sha256) for column in _references()]
     candidates = select(File.sha256).where(File.seen_at < now - grace, *(~one for one in needed)).limit(limit)
-    names = list(session.scalars(candidates.with_for_update(skip_locked=True)))
+    unused = list(session.scalars(candidates.with_for_update(skip_locked=True)))
+    names = [name for name in unused if files.delete_unused(name, since=now - grace) or not files.exists(name)]
     if names:
         session.execute(delete(File).where(File.sha256.in_(names)))
-    for name in names:
-        files.delete(name)
     return names
 
 
@@ -206,7 +232,7 @@ def collect_strays(session: Session, files: Files, *, now: datetime, grace: time
     for start in range(0, len(old), 500):
         some = old[start : start + 500]
         known = set(session.scalars(select(File.sha256).where(File.sha256.in_(some))))
-        strays += [name for name in some if name not in known and files.delete(name)]
+        strays += [name for name in some if name not in known and files.delete_unused(name, since=now - grace)]
     return strays
 
 
@@ -226,6 +252,15 @@ def _key(sha256: str) -> str:
     if not _SHA256.match(sha256):
         raise NotFound("file", sha256[:80])
     return f"cas/{sha256[:2]}/{sha256}"
+
+
+def _touch(path: Path) -> bool:
+    """Note that a file came in again; False where it has gone meanwhile."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _chunks(stream: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:

@@ -6,9 +6,15 @@ A test that asks for `database` runs twice, on SQLite and on PostgreSQL; every t
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +120,37 @@ def files(tmp_path: Path) -> Files:
     return Files(f"file://{tmp_path / 'files'}")
 
 
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The address of an S3 service of our own, in a process of its own."""
+    if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
+        pytest.skip("no S3 service here: pip install 'moto[s3]' flask-cors")
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        port = line.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(port, server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def bucket_url(object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket, as BIMT_FILES_URL names it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+    name = f"bucket-{next(_numbers)}"
+    urllib.request.urlopen(urllib.request.Request(f"{object_store}/{name}", method="PUT")).close()
+    return f"s3://{name}/some/folder?endpoint={object_store}&region=us-east-1"
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     """An empty broker of its own, ready to answer."""
@@ -123,6 +160,19 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         pytest.skip(str(error))
     with Broker(tmp_path / "broker") as running:
         yield running
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Until somebody listens there."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert server.poll() is None, "the S3 service ended at once"
+            assert time.monotonic() < deadline, "the S3 service did not start"
+            time.sleep(0.1)
 
 
 def _plain(url: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from datetime import timedelta
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -114,6 +116,7 @@ def test_a_file_goes_when_nothing_refers_to_it_any_more(database, people, clock,
             return stored_files.collect_garbage(session, files, now=clock.now, grace=grace)
 
     clock.pass_seconds(7200)
+    age(files, clock.now - timedelta(hours=2))
     assert collect() == []
     with database.write() as session:
         datasets.delete(session, people.team, ids[0])
@@ -149,6 +152,43 @@ def test_bytes_that_never_got_a_row_are_swept(database, people, clock, files):
     assert everything_in(files) == {kept.sha256}
 
 
+def test_bytes_that_come_in_again_are_never_swept_under_the_sender(database, people, clock, files):
+    """The sender has put the bytes and is about to write the row; the collector passes by."""
+    with database.write() as session:
+        stored_files.remember(session, files.put_bytes(b"old"), now=clock.now)
+    clock.pass_seconds(10**6)
+    age(files, clock.now - timedelta(days=9))
+    again = files.put_bytes(b"old")
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    with database.write() as session:
+        assert stored_files.collect_garbage(session, files, now=now, grace=timedelta(hours=1)) == []
+        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == []
+    assert files.read(again.sha256) == b"old"
+
+
+def test_a_sender_and_a_collector_at_the_same_moment_lose_nothing(files):
+    name = files.put_bytes(b"contested").sha256
+    for _ in range(100):
+        age(files, datetime.now(UTC) - timedelta(hours=2))
+        together = threading.Barrier(3)
+
+        def send(together=together):
+            together.wait()
+            files.put_bytes(b"contested")
+
+        def collect(together=together):
+            together.wait()
+            files.delete_unused(name, since=datetime.now(UTC) - timedelta(hours=1))
+
+        crowd = [threading.Thread(target=work) for work in (send, send, collect)]
+        for one in crowd:
+            one.start()
+        for one in crowd:
+            one.join()
+        assert files.read(name) == b"contested"
+    assert list(files.spool.iterdir()) == []
+
+
 def test_every_reference_to_a_file_is_counted():
     named = {f"{column.table.name}.{column.name}" for column in stored_files._references()}
     lookalikes = {
@@ -164,6 +204,13 @@ def test_a_store_says_whether_it_can_be_used(files, tmp_path):
     assert files.answers()
     with pytest.raises(ValueError, match="cannot be kept"):
         Files("http://example.org/x")
+
+
+def age(files, to):
+    """Make all bytes look as if they had last come in then."""
+    for path in Path(files._folder).rglob("*"):
+        if path.is_file():
+            os.utime(path, (to.timestamp(), to.timestamp()))
 
 
 def upload(session, people, clock, files, content):

@@ -1,0 +1,73 @@
+"""The same file store in a bucket: a real S3 conversation with a service of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+
+import obstore
+import pytest
+
+from store.errors import DamagedFile, NotFound, TooLarge
+from store.files import Files
+from tests.servers import bucket_url, object_store  # noqa: F401 - fixtures are found by name
+
+
+@pytest.fixture
+def bucket(bucket_url, tmp_path):  # noqa: F811
+    return Files(bucket_url, spool=tmp_path / "spool")
+
+
+def test_what_was_put_comes_back(bucket):
+    assert bucket.answers()
+    for content in (b"", b"small", os.urandom(1 << 20) * 9):  # the last one goes in parts
+        stored = bucket.put_stream([content])
+        assert stored.sha256 == hashlib.sha256(content).hexdigest()
+        assert bucket.read(stored.sha256) == content
+        assert bucket.size(stored.sha256) == len(content)
+        assert b"".join(bucket.stream(stored.sha256, start=2, end=4)) == content[2:4]
+        with bucket.path(stored.sha256) as path:
+            assert path.read_bytes() == content
+    assert list(bucket.spool.iterdir()) == []
+
+
+def test_a_stream_is_cut_at_the_limit_and_leaves_nothing(bucket):
+    with pytest.raises(TooLarge):
+        bucket.put_stream([b"x" * 100] * 100, limit=999)
+    assert list(bucket.each()) == []
+    assert list(bucket.spool.iterdir()) == []
+
+
+def test_what_is_not_there_is_not_found(bucket):
+    absent = "0" * 64
+    for ask in (bucket.read, bucket.size, bucket.stream):
+        with pytest.raises(NotFound):
+            ask(absent)
+    assert not bucket.exists(absent)
+    assert not bucket.delete(absent)
+    assert not bucket.delete_unused(absent, since=datetime.now(UTC))
+
+
+def test_unused_bytes_go_and_fresh_ones_stay(bucket):
+    name = bucket.put_bytes(b"same").sha256
+    assert bucket.put_bytes(b"same").sha256 == name
+    assert [(found, size) for found, size, _ in bucket.each()] == [(name, 4)]
+    assert not bucket.delete_unused(name, since=datetime.now(UTC) - timedelta(hours=1))
+    assert bucket.delete_unused(name, since=datetime.now(UTC) + timedelta(hours=1))
+    assert list(bucket.each()) == []
+
+
+def test_bytes_that_were_damaged_in_the_bucket_are_noticed(bucket):
+    name = bucket.put_bytes(b"precious").sha256
+    obstore.put(bucket._store, f"cas/{name[:2]}/{name}", b"precioux")
+    with pytest.raises(DamagedFile):
+        bucket.read(name)
+    with pytest.raises(DamagedFile), bucket.path(name):
+        pass
+
+
+def test_a_bucket_that_is_away_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+    assert not Files("s3://nobody/x?endpoint=http://127.0.0.1:1", spool=tmp_path).answers()
