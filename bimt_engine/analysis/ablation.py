@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from bimt_engine.analysis.paths import Masks
 from bimt_engine.analysis.plain_mlp import PlainMlp, Values, forward, split
@@ -22,11 +23,13 @@ def ablation_effects(subject: Subject, values: Values, masks: Masks) -> dict[tup
     if subject.plain is not None:
         return _plain_ablations(subject, subject.plain, values, kept, base)
     effects = {}
+    network = subject.with_values(values)
+    parameters = dict(network.named_parameters())
     for name, row, column in kept:
-        changed = dict(values)
-        changed[name] = values[name].copy()
-        changed[name][row, column] = 0.0
-        outputs = subject.outputs(changed, subject.train)
+        with torch.no_grad():
+            parameters[name][row, column] = 0.0
+            outputs = subject.network_outputs(network, subject.train.inputs)
+            parameters[name][row, column] = float(values[name][row, column])
         effects[name, row, column] = float(subject.losses(outputs, subject.train).mean()) - base
     return effects
 

@@ -232,6 +232,7 @@ class _Search:
             states.append(following)
             if self.within_limits(following, self.reference(states)):
                 state = following
+                batch_share = min(0.3, 1.5 * batch_share)
                 if self.fits_small(state):
                     break
             else:

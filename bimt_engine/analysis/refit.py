@@ -146,11 +146,12 @@ def refit_small(
 
     def evaluate(unknowns: Array) -> tuple[float, list[Array], list[Array], list[Array]]:
         weights, biases = compact.unpack(unknowns)
-        seen, slopes = forward(weights, biases, inputs, act)
-        if problem.loss == "cross_entropy":
-            total = float(loss_per_example(seen[-1], problem.targets, "cross_entropy").sum())
-        else:
-            total = 0.5 * float(((seen[-1] - target_rows) ** 2).sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # a step too far is noticed by its loss and taken back
+            seen, slopes = forward(weights, biases, inputs, act)
+            if problem.loss == "cross_entropy":
+                total = float(loss_per_example(seen[-1], problem.targets, "cross_entropy").sum())
+            else:
+                total = 0.5 * float(((seen[-1] - target_rows) ** 2).sum())
         return total, weights, seen, slopes
 
     unknowns = compact.pack()
@@ -240,7 +241,11 @@ class GradientProblem:
         ridge: float,
         positions: tuple[int, ...] | None = None,
     ) -> None:
-        """network   a copy of its own, which is overwritten. positions   time steps that count, for sequences."""
+        """The examples as rows.
+
+        network    a copy of its own, which is overwritten.
+        positions  sequences: the time steps that count; the targets hold these alone, side by side.
+        """
         self.network = network
         self.parameters = dict(network.named_parameters())
         first = next(iter(self.parameters.values()))
@@ -263,7 +268,7 @@ class GradientProblem:
         """The loss of the values loaded last."""
         outputs, targets = self.network(self.inputs), self.targets
         if self.positions is not None:
-            outputs, targets = outputs[:, list(self.positions)], targets[:, list(self.positions)]
+            outputs = outputs[:, list(self.positions)].flatten(1)  # as the targets are
         if self.loss == "cross_entropy":
             return functional.cross_entropy(outputs, targets)
         if targets.ndim == 1:
@@ -300,7 +305,7 @@ def refit_large(problem: GradientProblem, values: Mapping[str, Array], masks: Ma
         loss = problem.loss_now()
         loss.backward()
         gradient = np.concatenate([_gradient(problem.parameters[name])[kept[name]] for name in names])
-        return float(loss) + 0.5 * ridge * float(unknowns @ unknowns), gradient + ridge * unknowns
+        return loss.item() + 0.5 * ridge * float(unknowns @ unknowns), gradient + ridge * unknowns
 
     first = np.concatenate([start[name][kept[name]] for name in names])
     if steps == 0 or first.size == 0:
