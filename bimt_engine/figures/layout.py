@@ -13,22 +13,25 @@ from bimt_engine.analysis.graph import Connection, Graph, Neuron
 
 SHEET_HEIGHT = 0.5  # of the distance between rows that a sheet takes up
 LEAN = 0.22  # how much narrower the far edge of a sheet is than the near one
+ROLE_STEP = 0.13  # rows between the lines of a layer whose neurons have several roles
 FILLED = 0.92  # of the width of a panel that its neurons take up
 
 Spot = tuple[str, int, int]
-"""A neuron as it is drawn once: its id, the row, the panel."""
+"""A neuron as it is drawn once: its id, the row, the copy or role."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line or sheet of neurons.
 
-    panels        how many copies of the layer stand side by side: the tokens of an input, or query, key and value.
+    panels        how many copies of the layer stand side by side: the tokens of an input.
+    roles         how many lines it has, one above the other, because its neurons have several roles: query, key, value.
     carried_from  the row of the same neurons that this one carries on, with something added (a residual stream).
     """
 
     layer: str
     panels: int = 1
+    roles: int = 1
     carried_from: int | None = None
 
 
@@ -89,17 +92,19 @@ def lay_out(graph: Graph) -> Layout:
                 spots[neuron.id, number, neuron.copy] = place(neuron.position, row, number, neuron.copy, sheets=sheets)
     for strand in strands:
         for spot in (strand.source, strand.target):
-            neuron, number, panel = neurons[spot[0]], spot[1], spot[2]
-            spots.setdefault(spot, place(neuron.position, rows[number], number, panel, sheets=sheets))
+            neuron, number, which = neurons[spot[0]], spot[1], spot[2]
+            spots.setdefault(spot, place(neuron.position, rows[number], number, which, sheets=sheets))
     return Layout(graph, neurons, rows, strands, spots, slots, sheets)
 
 
-def place(position: tuple[float, ...], row: Row, number: int, panel: int, *, sheets: bool) -> Place:
-    """Where a neuron at this position stands when it is drawn in a panel of row `number`."""
+def place(position: tuple[float, ...], row: Row, number: int, which: int, *, sheets: bool) -> Place:
+    """Where a neuron at this position stands when it is drawn as copy or role `which` of row `number`."""
     across, *further = position or (0.5,)
     if row.panels > 1:
-        across = (panel + 0.5 + FILLED * (across - 0.5)) / row.panels
-    return on_sheet(across, further[0] if further else 0.5, number) if sheets else Place(across, number)
+        across = (which + 0.5 + FILLED * (across - 0.5)) / row.panels
+    if sheets:
+        return on_sheet(across, further[0] if further else 0.5, number)
+    return Place(across, number + ROLE_STEP * (which - (row.roles - 1) / 2) * (row.roles > 1))
 
 
 def on_sheet(x: float, y: float, row: int) -> Place:
@@ -150,17 +155,16 @@ def _unroll(
             at[source] = len(rows) - 1
         start = at[source]
         # A row of the weight matrix beyond the neurons of its layer is a further role of theirs: query, key, value.
-        roles = [c.row // max(slots[target], 1) for c in connections]
-        seen = max(roles) + 1
-        panels = max(copies[target], 3 if seen == 2 else seen)  # query and key without value are two roles of three
+        which = [c.row // max(slots[target], 1) for c in connections]
+        roles = 3 if 1 < max(which) + 1 <= 3 else max(which) + 1
         if at.get(target, -1) <= start:
-            rows.append(Row(target, panels, at.get(target) if target != source else None))
+            rows.append(Row(target, copies[target], roles, at.get(target) if target != source else None))
             at[target] = len(rows) - 1
-        elif panels > rows[at[target]].panels:
-            rows[at[target]] = replace(rows[at[target]], panels=panels)
-        last = rows[start].panels - 1 if copies[source] == 1 else None  # what leaves attention is made of its values
-        for c, role in zip(connections, roles, strict=True):
-            leaves = neurons[c.source].copy if last is None else last
+        elif roles > rows[at[target]].roles:
+            rows[at[target]] = replace(rows[at[target]], roles=roles)
+        last = rows[start].roles - 1  # what leaves attention is made of its values
+        for c, role in zip(connections, which, strict=True):
+            leaves = last or neurons[c.source].copy
             strands.append(Strand(c, (c.source, start, leaves), (c.target, at[target], role)))
     if names[-1] not in at:
         rows.append(Row(names[-1], copies[names[-1]]))

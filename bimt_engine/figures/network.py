@@ -80,23 +80,23 @@ def set_limits(axes: Axes, layout: Layout) -> None:
 
 def draw_background(axes: Axes, layout: Layout) -> None:
     """A faint dot for every slot that nobody needs, so that the reader sees what was taken away; sheets get an edge."""
-    taken = {(number, round(at.x, 6)) for (_, number, _), at in layout.spots.items()}
+    taken = {(round(at.x, 6), round(at.y, 6)) for at in layout.spots.values()}
     for number, row in enumerate(layout.rows):
         if layout.sheets:
-            corners = [on_sheet(x, y, number) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+            corners = [on_sheet(x, y, number) for x, y in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))]
             edge = [(corner.x, corner.y) for corner in corners]
             axes.add_patch(Polygon(edge, facecolor=SHEET, edgecolor=FAINT, linewidth=0.8, zorder=0.1))
             continue
         count = layout.slots.get(row.layer, 0)
         if count > 256 or not _on_a_line(layout.graph, row.layer, count):
             continue
-        across = [
-            place(((slot + 0.5) / count,), row, number, panel, sheets=False).x
-            for panel in range(row.panels)
+        places = [
+            place(((slot + 0.5) / count,), row, number, which, sheets=False)
+            for which in range(max(row.panels, row.roles))
             for slot in range(count)
         ]
-        empty = [x for x in across if (number, round(x, 6)) not in taken]
-        axes.scatter(empty, [number] * len(empty), s=7, color=FAINT, linewidth=0, zorder=0.2)
+        empty = [(at.x, at.y) for at in places if (round(at.x, 6), round(at.y, 6)) not in taken]
+        axes.scatter([x for x, _ in empty], [y for _, y in empty], s=7, color=FAINT, linewidth=0, zorder=0.2)
 
 
 def _on_a_line(graph: Graph, layer: str, count: int) -> bool:
@@ -243,7 +243,7 @@ def _draw_token_names(axes: Axes, layout: Layout) -> None:
         here = [n for n in layout.graph.neurons if n.layer == row.layer and n.copy == panel]
         names = {neuron.name.split("[")[0] for neuron in here if neuron.name}
         label = names.pop() if len(names) == 1 else str(panel + 1)
-        left, right = place((0,), row, 0, panel, sheets=False).x, place((1,), row, 0, panel, sheets=False).x
+        left, right = place((0.0,), row, 0, panel, sheets=False).x, place((1.0,), row, 0, panel, sheets=False).x
         axes.plot([left, left, right, right], [-0.07, -0.1, -0.1, -0.07], color=QUIET, linewidth=0.8, clip_on=False)
         axes.text((left + right) / 2, -0.13, f"token {pretty(label)}", ha="center", va="top", fontsize=LARGEST_NAME)
 
@@ -251,18 +251,17 @@ def _draw_token_names(axes: Axes, layout: Layout) -> None:
 def _draw_row_labels(axes: Axes, layout: Layout) -> None:
     """At the left: which layer a row is, and how many of its neurons are left."""
     left: dict[int, set[tuple[str, int]]] = defaultdict(set)
-    for neuron, number, panel in layout.touched():
-        left[number].add((neuron, panel))
+    for neuron, number, which in layout.touched():
+        left[number].add((neuron, which))
     for number, row in enumerate(layout.rows):
-        total, kept = layout.slots.get(row.layer, 0) * row.panels, len(left[number])
+        total, kept = layout.slots.get(row.layer, 0) * row.panels * row.roles, len(left[number])
         label = re.sub(r"([a-z])([0-9]+)$", r"\1 \2", row.layer).replace("_", " ").replace(".", " ")
         text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": QUIET, "va": "center"}
         said = f"{kept} of {total}" if kept < total else str(total)
         axes.annotate(f"{label}\n{said}", (0, number), xytext=(-8, 0), ha="right", linespacing=1.3, **text)
-        if number and row.panels == len(ROLES):
-            for panel, role in enumerate(ROLES):
-                middle = place((0.5,), row, number, panel, sheets=False).x
-                axes.annotate(role, (middle, number), xytext=(0, 10), ha="center", **text)
+        for which, role in enumerate(ROLES if row.roles == len(ROLES) else ()):
+            at = place((1.0,), row, number, which, sheets=False)
+            axes.annotate(role, (at.x, at.y), xytext=(4, 0), ha="left", **text)
 
 
 def _draw_legend(figure: Figure, graph: Graph) -> None:

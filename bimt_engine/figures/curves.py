@@ -1,0 +1,102 @@
+"""The training as curves: prediction loss, connection cost and accuracy, over the phases of λ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from bimt_engine.figures.style import NEGATIVE, POSITIVE, QUIET, our_style, pale
+
+WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches
+SHADE = "#8c8470"
+
+
+def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Losses above, connection cost below, accuracy between them where there is one; phases of λ are shaded.
+
+    history   rows with step, cost_strength, prediction_loss, test_prediction_loss, connection_cost and, for classes,
+              train_accuracy and test_accuracy. What a row lacks is left out of its curve.
+    """
+    rows = sorted(history, key=lambda row: row["step"])
+    panels = ["loss", *(["accuracy"] if any("test_accuracy" in row for row in rows) else []), "cost"]
+    with our_style():
+        figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(panels)), layout="constrained")
+        all_axes: list[Axes] = list(figure.subplots(len(panels), sharex=True))
+        for axes, panel in zip(all_axes, panels, strict=True):
+            shade_phases(axes, rows, labelled=axes is all_axes[0])
+            if panel == "loss":
+                _curve(axes, rows, "prediction_loss", "training", POSITIVE, "-")
+                _curve(axes, rows, "test_prediction_loss", "test", NEGATIVE, "--")
+                axes.set_ylabel("prediction loss")
+                _log_where_positive(axes, rows, "prediction_loss")
+            elif panel == "accuracy":
+                _curve(axes, rows, "train_accuracy", "training", POSITIVE, "-")
+                _curve(axes, rows, "test_accuracy", "test", NEGATIVE, "--")
+                axes.set_ylabel("accuracy")
+            else:
+                _curve(axes, rows, "connection_cost", "connection cost", "#3d4653", "-")
+                axes.set_ylabel("connection cost")
+                axes.set_xlabel("step")
+                _log_where_positive(axes, rows, "connection_cost")
+            if panel != "cost" and axes.lines:
+                axes.legend(loc="best")
+        if len(rows) > 1:
+            all_axes[-1].set_xlim(rows[0]["step"], rows[-1]["step"])
+        if title:
+            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def phases_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, float]]:
+    """(first step, last step, λ) of each stretch with the same λ; a row tells λ of the steps that follow it."""
+    phases: list[tuple[int, int, float]] = []
+    for row, after in pairwise(rows):
+        strength = float(row.get("cost_strength", 0.0))
+        if phases and phases[-1][2] == strength:
+            phases[-1] = (phases[-1][0], after["step"], strength)
+        else:
+            phases.append((row["step"], after["step"], strength))
+    return phases
+
+
+def shade_phases(axes: Axes, rows: Sequence[Mapping[str, Any]], *, labelled: bool) -> None:
+    """The stronger λ, the darker the ground; the value stands on top of each phase."""
+    phases = phases_of(rows)
+    strengths = sorted({strength for *_, strength in phases})
+    for start, end, strength in phases:
+        share = 0.06 + 0.22 * (strengths.index(strength) / max(len(strengths) - 1, 1)) if len(strengths) > 1 else 0.06
+        axes.axvspan(start, end, facecolor=pale(SHADE, share), linewidth=0, zorder=0)
+        if labelled and len(phases) <= 8:
+            axes.annotate(
+                f"λ = {strength:g}",
+                ((start + end) / 2, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+                color=QUIET,
+            )
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, line: str) -> None:
+    there = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    if there:
+        steps, values = zip(*there, strict=True)
+        axes.plot(steps, values, line, color=colour, linewidth=1.4, label=label)
+
+
+def _log_where_positive(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if values and min(values) > 0 and max(values) > 3 * min(values):
+        axes.set_yscale("log")
+        if max(values) < 1_000 * min(values):  # few powers of ten would stand there: name numbers between them too
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
