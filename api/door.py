@@ -80,7 +80,7 @@ class Noun(APIBlueprint):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             self.components_schemas.update(schema.pop("$defs", {}))
             self.components_schemas[model.__name__] = schema
-        responses = answers | problem_answers(*(usual | {422} | set(problems)))
+        responses = problem_answers(*(usual | {422} | set(problems))) | answers
         security: list[dict[str, list[str]]] | None = None if needs is Access.ANYONE else [{"token": []}]
         register = getattr(super(), method)(
             rule,

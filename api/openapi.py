@@ -15,24 +15,41 @@ FILE = Path(__file__).resolve().parents[1] / "openapi.json"
 
 
 def finished(app: OpenAPI) -> dict[str, Any]:
-    """The document that flask-openapi3 collected, without what it invents."""
+    """The document that flask-openapi3 collected, without what it invents and without repetition."""
     document: dict[str, Any] = app.api_doc
+    components = document["components"]
+    components["responses"] = {}
     for path in document["paths"].values():
         for operation in path.values():
-            for status, answer in list(operation["responses"].items()):
-                # It adds an answer of its own for wrong fields; ours are problems.
-                if "application/json" in answer.get("content", {}) and "ValidationErrorModel" in json.dumps(answer):
-                    del operation["responses"][status]
-    schemas = document["components"]["schemas"]
+            if "description" in operation:
+                operation["description"] = operation["description"].replace("<br/>", "\n").strip()
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _absent_not_null(parameter["schema"])
+            for status, answer in operation["responses"].items():
+                if "application/problem+json" in answer.get("content", {}):
+                    name = answer["description"].replace(" ", "")
+                    components["responses"][name] = answer
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+    schemas = components["schemas"]
     for name in ("ValidationErrorModel", "UnprocessableEntity"):
         schemas.pop(name, None)
     for schema in list(schemas.values()):
         # Definitions inside a schema are components of their own; the copies would be dead weight.
         for inner, definition in (schema.pop("$defs", None) or {}).items():
             schemas.setdefault(inner, definition)
-    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    components["schemas"] = dict(sorted(schemas.items()))
+    components["responses"] = dict(sorted(components["responses"].items()))
     document["paths"] = dict(sorted(document["paths"].items()))
     return document
+
+
+def _absent_not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter in an address or a header is there or not; it is never null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1 or len(kinds) == len(schema["anyOf"]):
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    return rest | kinds[0]
 
 
 def text_of(document: dict[str, Any]) -> str:

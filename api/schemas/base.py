@@ -66,8 +66,11 @@ class InPath(Received):
     place: ClassVar[str] = "path"
 
 
-class Headers(BaseModel):
+class Headers(Received):
     """Headers that mean something to an address; all others are let pass."""
+
+    place: ClassVar[str] = "header"
+    model_config = ConfigDict(extra="ignore")
 
 
 class Shown(BaseModel):

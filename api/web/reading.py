@@ -260,12 +260,14 @@ def addresses(document: Mapping[str, Any]) -> list[tuple[str, str, list[Address]
     groups: dict[str, list[Address]] = {tag["name"]: [] for tag in document.get("tags", [])}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            groups.setdefault((operation.get("tags") or ["other"])[0], []).append(_address(method, path, operation))
+            groups.setdefault((operation.get("tags") or ["other"])[0], []).append(
+                _address(method, path, operation, document)
+            )
     about = {tag["name"]: tag.get("description", "") for tag in document.get("tags", [])}
     return [(name, about.get(name, ""), found) for name, found in groups.items() if found]
 
 
-def _address(method: str, path: str, operation: Mapping[str, Any]) -> Address:
+def _address(method: str, path: str, operation: Mapping[str, Any], document: Mapping[str, Any]) -> Address:
     parameters = [
         (
             p["name"],
@@ -277,13 +279,15 @@ def _address(method: str, path: str, operation: Mapping[str, Any]) -> Address:
     ]
     answers = []
     for status, found in sorted(operation["responses"].items()):
+        if "$ref" in found:
+            found = document["components"]["responses"][found["$ref"].rsplit("/", 1)[-1]]
         kinds = ", ".join((found.get("content") or {}).keys())
         answers.append((status, found.get("description", ""), kinds))
     return Address(
         method=method,
         path=path,
         summary=operation.get("summary", ""),
-        description=operation.get("description", "").replace("<br/>", " ").strip(),
+        description=operation.get("description", ""),
         needs=operation.get("x-needs", ""),
         parameters=parameters,
         body=sorted((operation.get("requestBody") or {}).get("content", {})),

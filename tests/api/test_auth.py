@@ -185,9 +185,7 @@ def sign_in(house: House, role: str = "admin", target: str = "/"):
     browser = house.client()
     page = browser.get("/login")
     token = re.search(r'name="csrf-token" content="([^"]+)"', page.text)[1]
-    answer = browser.post(
-        "/login", data={"token": house.tokens["ours", role], "csrf_token": token, "next": target}
-    )
+    answer = browser.post("/login", data={"token": house.tokens["ours", role], "csrf_token": token, "next": target})
     assert answer.status_code == 303, answer.text
     page = browser.get("/docs")
     return browser, re.search(r'name="csrf-token" content="([^"]+)"', page.text)[1], answer.headers["Location"]
@@ -201,7 +199,9 @@ def test_a_stranger_is_led_to_the_door_and_back(house: House) -> None:
     assert browser.get(target).status_code == 200
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/", "/\\evil.example", "/login", "javascript:1"])
+@pytest.mark.parametrize(
+    "target", ["https://evil.example/", "//evil.example/", "/\\evil.example", "/login", "javascript:1"]
+)
 def test_signing_in_never_leads_to_another_site(house: House, target: str) -> None:
     assert sign_in(house, target=target)[2] == "/"
 

@@ -112,7 +112,11 @@ def test_a_body_that_is_neither_file_nor_json_is_refused(house: House) -> None:
     client, headers = house.client(), house.headers()
     answer = client.post("/api/v1/datasets", headers=headers, data=b"a,b\n1,2\n", content_type="text/csv")
     assert (answer.status_code, answer.json["type"]) == (415, "/problems/media-type")
-    for body in (b"", b"no boundary at all", b"--x\r\nContent-Disposition: form-data; name=file; filename=a.csv\r\n\r\n1,2"):
+    for body in (
+        b"",
+        b"no boundary at all",
+        b"--x\r\nContent-Disposition: form-data; name=file; filename=a.csv\r\n\r\n1,2",
+    ):
         answer = client.post(
             "/api/v1/datasets", headers=headers, data=body, content_type="multipart/form-data; boundary=x"
         )

@@ -91,7 +91,10 @@ def test_a_bad_job_is_refused_with_a_pointer(house: House, what: str) -> None:
 
 
 def test_every_wrong_field_is_named_not_the_first_alone(house: House) -> None:
-    body = job(training={"steps": -1, "nope": 1}, network={"kind": "mlp", "hidden": [0]}) | {"seeds": [-1], "tags": [""]}
+    body = job(training={"steps": -1, "nope": 1}, network={"kind": "mlp", "hidden": [0]}) | {
+        "seeds": [-1],
+        "tags": [""],
+    }
     answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
     assert {error["pointer"] for error in answer.json["errors"]} == {
         "/spec/training/steps",
@@ -119,9 +122,7 @@ def test_every_wrong_field_is_named_not_the_first_alone(house: House) -> None:
     ids=["empty", "cut", "NaN", "Infinity", "no UTF-8", "brackets", "deep", "long number", "UTF-16"],
 )
 def test_what_is_no_json_is_refused(house: House, raw: bytes) -> None:
-    answer = house.client().post(
-        "/api/v1/jobs", headers=house.headers(), data=raw, content_type="application/json"
-    )
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), data=raw, content_type="application/json")
     assert (answer.status_code, answer.json["type"]) == (400, "/problems/malformed-request"), answer.data
     nothing_is_queued(house)
 
@@ -213,9 +214,7 @@ def test_bad_makers_are_pointed_at(house: House) -> None:
         ({"kind": "group", "group": "S9999"}, "/maker/group"),
         (7, "/maker"),
     ):
-        answer = house.client().post(
-            "/api/v1/datasets", headers=house.headers(), json={"name": "x", "maker": maker}
-        )
+        answer = house.client().post("/api/v1/datasets", headers=house.headers(), json={"name": "x", "maker": maker})
         assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer), answer.data
     with house.database.read() as rows:
         assert rows.scalar(select(func.count()).select_from(Dataset)) == 0

@@ -96,7 +96,9 @@ def test_a_running_job_tells_how_far_it_is(house: House) -> None:
     job_id = submit_job(house)
     claim = work_on(house, job_id)
     with house.database.write() as rows:
-        jobs.renew(rows, claim, now=now(), lease_seconds=60, progress=0.5, losses={"prediction_loss": 0.25}, note="half")
+        jobs.renew(
+            rows, claim, now=now(), lease_seconds=60, progress=0.5, losses={"prediction_loss": 0.25}, note="half"
+        )
     job = house.client().get(f"/api/v1/jobs/{job_id}", headers=house.headers("reader")).json
     assert (job["state"], job["progress"], job["losses"]) == ("running", 0.5, {"prediction_loss": 0.25})
     assert job["note"] == "half"

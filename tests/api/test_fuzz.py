@@ -1,0 +1,96 @@
+"""Schemathesis asks every address what its description allows and what it forbids: no 5xx, no answer it does not describe.
+
+`FUZZ_EXAMPLES` says how many examples for each operation; a few by default, because this is part of every run of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from api import openapi
+from tests.api.makers import House, make_house, publish_runs, submit_job
+from tests.api.test_thread import upload
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
+SLOWEST = 5.0  # seconds
+
+# Rules that JSON Schema cannot say (formulas, roles, sums of phases) refuse what the schema lets pass: that is 4xx, too.
+CONFIG = schemathesis.Config.from_dict(
+    {
+        "checks": {
+            "positive_data_acceptance": {
+                "expected-statuses": ["2xx", "401", "404", "409", "415", "422", "400", "429", "503"]
+            }
+        }
+    }
+)
+
+
+# A stream has no end to wait for, and without workers the service is not ready: other tests have both.
+ELSEWHERE = ("/api/v1/jobs/{job_id}/events", "/readyz")
+OPERATIONS = [
+    (method, path)
+    for path, methods in json.loads(openapi.FILE.read_text(encoding="utf-8"))["paths"].items()
+    for method in methods
+    if path not in ELSEWHERE
+]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[House]:  # noqa: F811
+    """A service that has one of everything, for all operations together, so that they meet what others left behind."""
+    home = tmp_path_factory.mktemp("fuzzed")
+    shutil.copy(sqlite_template, home / "bimt.sqlite")
+    house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
+    publish_runs(house, submit_job(house))
+    upload(house)
+    yield house
+    house.database.close()
+
+
+@pytest.fixture(scope="module")
+def description(fuzzed: House) -> Any:
+    """The description of the addresses, bound to that service."""
+    return schemathesis.openapi.from_wsgi("/openapi.json", fuzzed.app, config=CONFIG)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=[f"{m} {p}" for m, p in OPERATIONS])
+def test_no_request_breaks_the_description(fuzzed: House, description: Any, method: str, path: str) -> None:
+    operation = description[path][method]
+    ids = known_ids(fuzzed)
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=operation.as_strategy(), known=st.booleans())
+    def ask(case: Any, known: bool) -> None:
+        if known:  # half of the requests name something that is there
+            case.path_parameters = {name: ids.get(name, value) for name, value in (case.path_parameters or {}).items()}
+        response = case.call(headers=fuzzed.headers("admin"))
+        case.validate_response(response, headers=fuzzed.headers("admin"))
+        assert response.elapsed < SLOWEST
+        assert response.status_code < 500
+
+    ask()
+
+
+def known_ids(house: House) -> dict[str, str]:
+    """One thing of each noun that can be named in a path."""
+    client, headers = house.client(), house.headers()
+    return {
+        "job_id": client.get("/api/v1/jobs", headers=headers).json["items"][-1]["id"],
+        "run_id": client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"],
+        "dataset_id": client.get("/api/v1/datasets", headers=headers).json["items"][-1]["id"],
+        "name": "network",
+        "suffix": "svg",
+    }
