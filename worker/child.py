@@ -160,16 +160,17 @@ class RunTraining:
     def leave_result(self, spec: Any, dataset: Any, training: Any, evidence: Any, *, seconds: float) -> None:
         """Leave weights, pictures and the evidence as files, and say that the run is ready to be published."""
         from bimt_engine.exports.weights import weights_file
-        from bimt_engine.figures.network import draw_network
+        from bimt_engine.figures.album import album
         from bimt_engine.figures.render import to_png, to_svg
 
-        picture = draw_network(evidence.graph, title="")
         files = {
             "weights.safetensors": weights_file(
                 training.network, evidence.network, spec=spec, seed=self.seed, dataset=dataset
             ),
         }
-        figures = {"network.svg": to_svg(picture), "network.png": to_png(picture)}
+        figures = {}
+        for name, picture in album(evidence, dataset).items():
+            figures |= {f"{name}.svg": to_svg(picture), f"{name}.png": to_png(picture)}
         result = {
             "document": evidence.document(),
             "dataset": {

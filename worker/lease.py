@@ -14,7 +14,7 @@ from store.errors import LostLease
 
 log = logging.getLogger("worker.lease")
 BEAT_SECONDS = 1.0  # cancel is heard and progress is told at every beat
-LONGEST_PAUSE_SECONDS = 5.0  # between two tries while the store is away
+LONGEST_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never more than a quarter of the lease
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Lease:
     def __init__(self, renew: Renew, *, seconds: float) -> None:
         self._renew = renew
         self._beat = min(BEAT_SECONDS, seconds / 4)
+        self._longest_pause = min(LONGEST_PAUSE_SECONDS, seconds / 4)
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._progress = Progress()
@@ -78,7 +79,7 @@ class Lease:
                 if away_since is None:
                     away_since = time.monotonic()
                     log.warning("The lease cannot be renewed (%s: %s); training goes on.", type(error).__name__, error)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                pause = min(pause * 2, self._longest_pause)
                 continue
             if away_since is not None:
                 log.info("The lease is renewed again after %.1f s.", time.monotonic() - away_since)

@@ -28,6 +28,7 @@ from worker.patience import Patience
 
 log = logging.getLogger("worker.scheduler")
 TICK_SECONDS = 1.0  # a job that lost its worker waits no longer than its lease and this
+ASLEEP_SECONDS = 10 * TICK_SECONDS  # whoever ticks so rarely did not tick: the machine slept
 COLLECT_SECONDS = 600.0
 STRAYS_SECONDS = 24 * 3600.0  # lists the whole file store, so once a day
 ABSENT_SECONDS = 3600.0  # a worker that was silent so long is no longer listed
@@ -48,6 +49,7 @@ class Scheduler:
     announce: Callable[[str, str, int], None]
     away_since: float | None = None
     back_at: float = float("-inf")
+    looked_at: datetime | None = None
 
     @staticmethod
     def now() -> datetime:
@@ -78,12 +80,17 @@ class Scheduler:
     def reap_what_was_left(self) -> list[str]:
         """Take jobs away from workers that fell silent; their ids.
 
-        When the database was away, nobody could renew: then everybody gets half a lease to do so first.
+        When the database was away, or this machine asleep, nobody could renew: then everybody gets half a lease to
+        do so first.
         """
+        now, before = self.now(), self.looked_at
+        self.looked_at = now
+        if before is not None and (now - before).total_seconds() > max(ASLEEP_SECONDS, self.settings.lease_seconds / 2):
+            self.back_at = time.monotonic()
         if time.monotonic() - self.back_at < self.settings.lease_seconds / 2:
             return []
         with self.database.write() as session:
-            reaped = jobs.reap(session, now=self.now(), max_attempts=self.settings.max_attempts)
+            reaped = jobs.reap(session, now=now, max_attempts=self.settings.max_attempts)
         for job_id in reaped:
             log.warning("%s lost its worker", job_id)
         return reaped

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from standalone.broker import Broker
+from standalone.database import DatabaseError, PostgresServer, install_folder
+from store import migrate
 from tests.servers import (  # noqa: F401 - fixtures are found by name
     broker,
-    postgres_server,
-    postgres_url,
     short_folder,
     sqlite_template,
     sqlite_url,
@@ -25,6 +25,18 @@ def house(tmp_path: Path, sqlite_url: str, broker: Broker) -> Iterator[House]:  
     house = House(tmp_path / "home", sqlite_url, broker)
     yield house
     house.close()
+
+
+@pytest.fixture
+def postgres_away() -> Iterator[PostgresServer]:
+    """A migrated PostgreSQL of the test's own, to be killed."""
+    try:
+        install_folder()
+    except DatabaseError as error:
+        pytest.skip(str(error))
+    with short_folder() as folder, PostgresServer(folder / "server") as server:
+        migrate.upgrade(server.url)
+        yield server
 
 
 @pytest.fixture(scope="session")

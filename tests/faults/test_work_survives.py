@@ -142,3 +142,21 @@ def test_messages_that_come_twice_are_worth_one(house, undisturbed):
         house.announce(job)
     succeeded_once(house, job, undisturbed[:1])
     assert len(house.attempts(job)) == 1
+
+
+def test_training_goes_on_while_the_database_is_away(tmp_path, broker, postgres_away, undisturbed):
+    """The database is gone for longer than the lease, and nobody takes the job away when it is back."""
+    house = House(tmp_path / "home", postgres_away.url, broker)
+    try:
+        house.scheduler()
+        house.worker()
+        job = house.submit()
+        house.until_checkpoint(job)
+        house.database.close()
+        postgres_away.kill()
+        time.sleep(6)
+        postgres_away.start()
+        succeeded_once(house, job, undisturbed[:1])
+        assert len(house.attempts(job)) == 1
+    finally:
+        house.close()

@@ -28,7 +28,11 @@ from tests.whole.house import REPOSITORY
 from tests.whole.road import walk
 from tests.whole.test_supervisor import Up, wait_for
 
-SECRETS = {"POSTGRES_PASSWORD": "rows-are-the-truth", "VALKEY_PASSWORD": "messages-are-hints", "BIMT_SECRET_KEY": "k" * 64}
+SECRETS = {
+    "POSTGRES_PASSWORD": "rows-are-the-truth",
+    "VALKEY_PASSWORD": "messages-are-hints",
+    "BIMT_SECRET_KEY": "k" * 64,
+}
 
 
 @pytest.fixture
@@ -83,7 +87,11 @@ class Compose:
         words = self.services[service].get("command") or self.default_command(self.services[service]["build"]["target"])
         words = [self.address_of(word) for word in words]
         if words[0] in ("python", "gunicorn", "celery"):
-            words = [sys.executable, *(["-m"] if words[0] != "python" else []), *words[0 if words[0] != "python" else 1 :]]
+            words = [
+                sys.executable,
+                *(["-m"] if words[0] != "python" else []),
+                *words[0 if words[0] != "python" else 1 :],
+            ]
         if words[0] == "valkey-server":
             data = self.folder / "valkey"
             data.mkdir()

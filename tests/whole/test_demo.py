@@ -1,0 +1,82 @@
+"""`python -m standalone demo` shows what it promises, and leaves nothing behind, even when interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from standalone.broker import BrokerError, server_binary
+from standalone.demo import describe, reads_and_decides
+from tests.whole.house import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_broker() -> None:
+    try:
+        server_binary()
+    except BrokerError as error:
+        pytest.skip(str(error))
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
+    # A setting of the user's shell that would break a demo that listens to it.
+    environ |= {"BIMT_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:9/none", "TMPDIR": tempfile.gettempdir()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "standalone", "demo", "--folder", str(folder)],
+        cwd=REPOSITORY,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def homes() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("bimt-demo-*"))
+
+
+def test_the_demo_shows_two_modules_of_real_data_and_ends_by_itself(tmp_path):
+    before = homes()
+    demo = start(tmp_path / "demo")
+    said, _ = demo.communicate(timeout=280)
+    assert demo.returncode == 0, said
+    assert "module A reads x1 and x3, decides y1" in said
+    assert "module B reads x2 and x4, decides y2" in said
+    assert "442 rows" in said
+    assert "peak memory" in said
+    assert "/runs/run_" in said
+    for name in ("diabetes", "independence"):
+        assert (tmp_path / "demo" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+        Image.open(tmp_path / "demo" / f"{name}.png").verify()
+    assert len((tmp_path / "demo" / "diabetes.csv").read_text().splitlines()) == 443
+    assert homes() <= before
+
+
+@pytest.mark.parametrize("seconds", [0.5, 8.0], ids=["while it starts", "while it trains"])
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path, seconds):
+    before = homes()
+    demo = start(tmp_path / "demo")
+    time.sleep(seconds)
+    tree = psutil.Process(demo.pid).children(recursive=True)
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode in (130, -signal.SIGINT), said  # the latter before Python has imported anything
+    assert psutil.wait_procs(tree, timeout=5)[1] == []
+    assert homes() <= before
+
+
+def test_the_demo_tells_other_modules_from_the_right_ones():
+    tangled = [{"inputs": ["x1", "x2", "x3", "x4"], "outputs": ["y2", "y1"]}]
+    assert reads_and_decides(tangled) == {(("x1", "x2", "x3", "x4"), ("y1", "y2"))}
+    assert describe(tangled) == "{x1, x2, x3, x4} → y1, y2"
+    assert describe([]) == "no module at all"
