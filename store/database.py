@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import Session
 
-from store.columns import to_json
+from store.columns import Base, to_json
 
 BUSY_SECONDS = 30.0  # a SQLite writer waits this long for the others
 IDLE_SECONDS = 5.0  # a connection that rested longer is asked whether it still lives
@@ -70,6 +71,11 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def insert_into(session: Session, table: type[Base]) -> Any:
+    """An INSERT that may say what happens on a conflict. The two databases word it alike, SQLAlchemy in two classes."""
+    return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
 
 
 class _Turn:

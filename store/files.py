@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, S3Store
 from sqlalchemy import ForeignKey, delete, exists, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from store.database import insert_into
 from store.errors import DamagedFile, NotFound, TooLarge
 from store.tables import Base, File
 
@@ -205,8 +205,7 @@ class Files:
 
 def remember(session: Session, stored: StoredFile, *, now: datetime) -> None:
     """The row of a file, so that other rows can refer to it; for bytes that came again, the time is renewed."""
-    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    row = insert(File).values(sha256=stored.sha256, bytes=stored.bytes, created_at=now, seen_at=now)
+    row = insert_into(session, File).values(sha256=stored.sha256, bytes=stored.bytes, created_at=now, seen_at=now)
     session.execute(row.on_conflict_do_update(index_elements=[File.sha256], set_={"seen_at": now}))
 
 

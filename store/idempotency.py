@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from store.columns import to_json
+from store.database import insert_into
 from store.errors import Conflict
 from store.tables import IdempotencyKey
 
@@ -22,8 +22,7 @@ def remember(session: Session, *, member_id: str, key: str, request: Any, thing_
     Two at the same moment wait for one another. Raises Conflict where the key was used for another request.
     """
     digest = hashlib.sha256(to_json(_sorted(request)).encode()).digest()
-    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    row = insert(IdempotencyKey).values(
+    row = insert_into(session, IdempotencyKey).values(
         member_id=member_id, key=key, request_sha256=digest, thing_id=thing_id, created_at=now
     )
     made = row.on_conflict_do_nothing().returning(IdempotencyKey.thing_id)

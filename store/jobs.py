@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import Integer, Table, and_, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, undefer
 
-from store import datasets, idempotency, teams, webhooks
+from store import datasets, idempotency, webhooks
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.identifiers import new_id
 from store.leases import Claim, ClaimedRun, claim, claim_next, end_runs, finish, hand_back, hold, reap, renew
 from store.pages import Page, matches, newest_first
-from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run
+from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run, Team
 from store.usage import waiting
 
 __all__ = [
@@ -47,6 +47,31 @@ __all__ = [
     "submit",
     "to_announce",
 ]
+
+
+# Built once: a busy service asks these at every request, and putting a query together costs as much as asking it.
+_ONE_JOB = (
+    select(Job)
+    .where(Job.id == bindparam("job_id"), Job.team_id == bindparam("team_id"))
+    .options(undefer(Job.spec))
+    .execution_options(populate_existing=True)
+)
+_BEFORE = select(func.count()).select_from(
+    select(Job.id)
+    .where(
+        Job.state == "queued",
+        Job.queue == bindparam("queue"),
+        or_(
+            Job.priority > bindparam("priority"),
+            and_(Job.priority == bindparam("priority"), Job.id < bindparam("job_id")),
+        ),
+    )
+    .limit(bindparam("at_most", type_=Integer))
+    .subquery()
+)
+_NEW_JOB = insert(cast(Table, Job.__table__))
+_NEW_RUN = insert(cast(Table, Run.__table__))
+_QUOTAS = select(Team.max_queued_jobs, Team.max_queued_steps).where(Team.id == bindparam("team_id"))
 
 
 class NewRun(TypedDict):
@@ -89,7 +114,7 @@ def submit(
     dataset_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """A new job with its runs, all `queued`. Announce it after the commit.
+    """A new job with its runs, all `queued`; the row as it was written. Announce it after the commit.
 
     kind   `training`, or the name of an errand that a worker runs, such as a verification; that has no runs, its
            order is the spec and its answer a body of the job.
@@ -112,42 +137,40 @@ def submit(
         _usable_dataset(session, team_id, dataset_id)
     steps = sum(run.get("steps", 0) for run in runs)
     _check_quota(session, team_id, steps)
-    job = Job(
-        id=job_id,
-        team_id=team_id,
-        member_id=member_id,
-        dataset_id=dataset_id,
-        kind=kind,
-        name=name,
-        tags=tags,
-        queue=queue,
-        priority=priority,
-        steps=steps,
-        runs=len(runs),
-        spec=spec,
-        pinned=False,
-        state="queued",
-        progress=0.0,
-        revision=1,
-        attempts=0,
-        lost_attempts=0,
-        fence=0,
-        created_at=now,
-        queued_at=now,
-    )
-    session.add(job)
-    session.flush()
+    values = {
+        "id": job_id,
+        "team_id": team_id,
+        "member_id": member_id,
+        "dataset_id": dataset_id,
+        "kind": kind,
+        "name": name,
+        "tags": tags,
+        "queue": queue,
+        "priority": priority,
+        "steps": steps,
+        "runs": len(runs),
+        "spec": spec,
+        "pinned": False,
+        "state": "queued",
+        "progress": 0.0,
+        "revision": 1,
+        "attempts": 0,
+        "lost_attempts": 0,
+        "fence": 0,
+        "created_at": now,
+        "queued_at": now,
+    }
+    session.execute(_NEW_JOB, values)
     if runs:
-        session.execute(insert(Run), [_run_row(job, number, run, now) for number, run in enumerate(runs)])
+        session.execute(_NEW_RUN, [_run_row(team_id, job_id, number, run, now) for number, run in enumerate(runs)])
     if tags:
         session.execute(insert(JobTag), [{"job_id": job_id, "tag": tag, "team_id": team_id} for tag in tags])
-    return job
+    return Job(**values)
 
 
 def get(session: Session, team_id: str, job_id: str) -> Job:
     """A job of the team, with its spec. Raises NotFound."""
-    query = select(Job).where(Job.id == job_id, Job.team_id == team_id).options(undefer(Job.spec))
-    job = session.scalar(query.execution_options(populate_existing=True))
+    job = session.scalar(_ONE_JOB, {"job_id": job_id, "team_id": team_id})
     if job is None:
         raise NotFound("job", job_id)
     return job
@@ -197,17 +220,8 @@ def queue_position(session: Session, job: Job, *, at_most: int = 1000) -> int | 
     """How many jobs go before this one in its queue, counted up to `at_most`; None where it does not wait."""
     if job.state != "queued":
         return None
-    before = (
-        select(Job.id)
-        .where(
-            Job.state == "queued",
-            Job.queue == job.queue,
-            or_(Job.priority > job.priority, and_(Job.priority == job.priority, Job.id < job.id)),
-        )
-        .limit(at_most)
-        .subquery()
-    )
-    return int(session.scalar(select(func.count()).select_from(before)) or 0)
+    bounds = {"queue": job.queue, "priority": job.priority, "job_id": job.id, "at_most": at_most}
+    return int(session.scalar(_BEFORE, bounds) or 0)
 
 
 def attempts(session: Session, team_id: str, job_id: str) -> list[Attempt]:
@@ -337,11 +351,11 @@ def mark_announced(session: Session, job_ids: Sequence[str], *, now: datetime) -
     )
 
 
-def _run_row(job: Job, number: int, run: NewRun, now: datetime) -> dict[str, Any]:
+def _run_row(team_id: str, job_id: str, number: int, run: NewRun, now: datetime) -> dict[str, Any]:
     return {
         "id": new_id("run"),
-        "job_id": job.id,
-        "team_id": job.team_id,
+        "job_id": job_id,
+        "team_id": team_id,
         "number": number,
         "seed": run["seed"],
         "cost_strength": run["cost_strength"],
@@ -365,17 +379,20 @@ def _usable_dataset(session: Session, team_id: str, dataset_id: str) -> None:
 
 def _check_quota(session: Session, team_id: str, steps: int) -> None:
     """Raises QuotaExceeded where one more job of so many steps would be too much."""
-    team = teams.get_team(session, team_id)
-    if team.max_queued_jobs is None and team.max_queued_steps is None:
+    row = session.execute(_QUOTAS, {"team_id": team_id}).one_or_none()
+    if row is None:
+        raise NotFound("team", team_id)
+    most_jobs, most_steps = row
+    if most_jobs is None and most_steps is None:
         return
     jobs_now, steps_now = waiting(session, team_id)
-    if team.max_queued_jobs is not None and jobs_now + 1 > team.max_queued_jobs:
+    if most_jobs is not None and jobs_now + 1 > most_jobs:
         raise QuotaExceeded(
-            "queued_jobs", f"The team has {jobs_now} jobs waiting or running and may have {team.max_queued_jobs}; wait."
+            "queued_jobs", f"The team has {jobs_now} jobs waiting or running and may have {most_jobs}; wait."
         )
-    if team.max_queued_steps is not None and steps_now + steps > team.max_queued_steps:
+    if most_steps is not None and steps_now + steps > most_steps:
         raise QuotaExceeded(
             "queued_steps",
-            f"The team has {steps_now} steps waiting and may have {team.max_queued_steps}; "
+            f"The team has {steps_now} steps waiting and may have {most_steps}; "
             f"{steps} more do not fit. Wait, or ask for fewer.",
         )

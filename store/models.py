@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from store import runs
+from store.database import insert_into
 from store.errors import Conflict, NotFound
 from store.identifiers import is_id, new_id
 from store.pages import Page, matches, newest_first
@@ -53,8 +53,7 @@ def publish(
     run = runs.get(session, team_id, run_id)
     if run.state != "succeeded":
         raise Conflict(f"Run `{run_id}` is {run.state}; only a run that succeeded can be published.")
-    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    row = insert(Model).values(
+    row = insert_into(session, Model).values(
         id=new_id("model"),
         team_id=team_id,
         member_id=member_id,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from store.database import insert_into
 from store.tables import Worker
 
 
 def beat(session: Session, name: str, *, queues: Iterable[str], device: str, doing: str | None, now: datetime) -> None:
     """A worker says that it is there, what it serves, and what it does (a job's id, or nothing)."""
-    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     for queue in queues:
-        row = insert(Worker).values(name=name, queue=queue, device=device, doing=doing, started_at=now, seen_at=now)
+        row = insert_into(session, Worker).values(
+            name=name, queue=queue, device=device, doing=doing, started_at=now, seen_at=now
+        )
         seen = {"device": device, "doing": doing, "seen_at": now}
         session.execute(row.on_conflict_do_update(index_elements=[Worker.name, Worker.queue], set_=seen))
 

@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -32,6 +33,25 @@ ROLE_SCOPES = {
 USE_NOTED_EVERY = timedelta(minutes=10)  # finer would write a row at every request
 
 _TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})\Z")
+
+
+# Built once, thin: one of these is asked at every request.
+_ALIVE = (
+    select(
+        Token.id,
+        Token.secret_sha256,
+        Token.scopes,
+        Token.expires_at,
+        Token.last_used_at,
+        Member.team_id,
+        Member.id.label("member_id"),
+        Member.role,
+    )
+    .join(Member, Member.id == Token.member_id)
+    .where(Token.revoked_at.is_(None), Member.disabled_at.is_(None))
+)
+_BY_IDENT = _ALIVE.where(Token.ident == bindparam("ident"))
+_BY_ID = _ALIVE.where(Token.id == bindparam("token_id"))
 
 
 @dataclass(frozen=True)
@@ -144,16 +164,16 @@ def authenticate(session: Session, token_text: str, now: datetime) -> Caller | N
     ident, secret, checksum = parts.groups()
     if checksum != _checksum(secret):
         return None
-    found = _find(session, Token.ident == ident, now)
-    if found is None or not hmac.compare_digest(found[0].secret_sha256, hashlib.sha256(secret.encode()).digest()):
+    row = session.execute(_BY_IDENT, {"ident": ident}).one_or_none()
+    if row is None or not hmac.compare_digest(row.secret_sha256, hashlib.sha256(secret.encode()).digest()):
         return None
-    return _caller(*found, now)
+    return _caller(row, now)
 
 
 def caller_of_token(session: Session, token_id: str, *, now: datetime) -> Caller | None:
     """Who signed in with this token; for browser sessions, which remember the id alone."""
-    found = _find(session, Token.id == token_id, now)
-    return None if found is None else _caller(*found, now)
+    row = session.execute(_BY_ID, {"token_id": token_id}).one_or_none()
+    return None if row is None else _caller(row, now)
 
 
 def note_use(session: Session, caller: Caller, now: datetime) -> None:
@@ -271,24 +291,16 @@ def _checksum(secret: str) -> str:
     return f"{zlib.crc32(secret.encode()) & 0xFFFFFFFF:08x}"
 
 
-def _find(session: Session, which: ColumnElement[bool], now: datetime) -> tuple[Token, Member] | None:
-    query = select(Token, Member).join(Member, Member.id == Token.member_id)
-    alive = (Token.revoked_at.is_(None), Member.disabled_at.is_(None))
-    row = session.execute(query.where(which, *alive)).one_or_none()
-    if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
+def _caller(row: Any, now: datetime) -> Caller | None:
+    if row.expires_at is not None and row.expires_at <= now:
         return None
-    return row[0], row[1]
-
-
-def _caller(token: Token, member: Member, now: datetime) -> Caller:
-    used = token.last_used_at
     return Caller(
-        team_id=member.team_id,
-        member_id=member.id,
-        role=member.role,
-        scopes=frozenset(token.scopes) & ROLE_SCOPES[member.role],
-        token_id=token.id,
-        use_is_stale=used is None or now - used > USE_NOTED_EVERY,
+        team_id=row.team_id,
+        member_id=row.member_id,
+        role=row.role,
+        scopes=frozenset(row.scopes) & ROLE_SCOPES[row.role],
+        token_id=row.id,
+        use_is_stale=row.last_used_at is None or now - row.last_used_at > USE_NOTED_EVERY,
     )
 
 
