@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.ablation import ablation_effects
-from bimt_engine.analysis.communities import find_communities
+from bimt_engine.analysis.communities import NULLS, find_communities
 from bimt_engine.analysis.effects import Probe
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
@@ -64,16 +64,20 @@ def gather_evidence(
     *,
     seed: int,
     progress: Progress = lambda fraction, note: None,
+    nulls: int = NULLS,
 ) -> Evidence:
     """Prune the trained network and test what is left. The network is not changed. Equal by seed, bit for bit.
 
     progress   is told a fraction and what is being done; whatever it raises goes through.
+    nulls      chance graphs that the communities are held against.
     """
     with threadpool_limits(1):  # the matrices are small: more threads only wait for one another
-        return _gather(network, dataset, spec, seed, progress)
+        return _gather(network, dataset, spec, seed, progress, nulls)
 
 
-def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress) -> Evidence:
+def _gather(
+    network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int
+) -> Evidence:
     asked = spec.evidence
     subject = Subject.of(network, dataset, loss=spec.training.loss, seed=seed)
     pruned = prune(
@@ -99,7 +103,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     graph = graph.with_modules(report.module_of)
     progress(0.85, "communities")
     communities = find_communities(
-        graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules))
+        graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules)), nulls=nulls
     )
     progress(0.98, "summing up")
     metrics = _metrics(subject, spec, pruned) | {

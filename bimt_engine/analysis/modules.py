@@ -129,6 +129,10 @@ def examine_modules(
     groups = [switchable(subject, module.places) for module in modules]
     live = touched_places(subject, masks)
     pool = {layer: p for layer, p in live.items() if any(layer in group for group in groups)}
+    # Chance deals all live neurons of a module, the inputs it reads among them. In the pruned network that adds nothing
+    # to the module's own effect, but in a small network there would otherwise be too few other groups to compare with.
+    dealt = [{layer: p for layer, p in m.places.items() if layer != subject.wiring.output_layer.name} for m in modules]
+    stakes = {layer: p for layer, p in live.items() if layer != subject.wiring.output_layer.name}
     if not modules:
         nothing = "No module is supported: no connection is left."
         return ModuleReport([], {"outputs": outputs, "modules": []}, {}, nothing)
@@ -138,7 +142,7 @@ def examine_modules(
     claims = np.array([[o in module.outputs for o in range(len(outputs))] for module in modules])
     if random_group_count:
         random_group_count = max(random_group_count, GROUPS_PER_CLAIM * int(claims.sum()))
-    p_raw, compared, exhausted = _chance(modules, groups, pool, matrix, pruned, random_group_count, seed)
+    p_raw, compared, exhausted = _chance(modules, dealt, stakes, pruned, random_group_count, seed)
     # Two families of questions: does a module decide its outputs, and does it leave each of the others alone?
     p_holm = np.ones_like(p_raw)
     for family in (claims, ~claims):
@@ -217,7 +221,6 @@ def _chance(
     modules: Sequence[Module],
     groups: Sequence[Group],
     pool: Group,
-    matrix: Array,
     probe: Probe,
     count: int,
     seed: int,
@@ -229,6 +232,7 @@ def _chance(
     An output of the module's own: how many groups do as much to it and as little to all others. Another output: how
     many groups leave it as much alone.
     """
+    matrix = probe.effects(groups, JUDGED_BY).matrix
     p = np.ones_like(matrix)
     compared, exhausted = [0] * len(modules), [False] * len(modules)
     for number, (module, group) in enumerate(zip(modules, groups, strict=True)):

@@ -64,4 +64,4 @@ def specific_effect(effects: Array, output: int) -> Array:
     """
     bounded = np.clip(effects, 0.0, 1.0)
     others = np.delete(bounded, output, axis=-1)
-    return bounded[..., output] - (others.max(axis=-1) if others.shape[-1] else 0.0)
+    return np.asarray(bounded[..., output] - (others.max(axis=-1) if others.shape[-1] else 0.0))
