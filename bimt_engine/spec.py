@@ -213,7 +213,8 @@ class CostSpec(Part):
     locality: float = Field(default=1.0, ge=0, le=1e3)
     layer_spacing: float = Field(default=0.1, ge=0, le=1e3)
     reduction: Literal["sum", "mean"] = Field(
-        default="sum", description="`mean`: of each weight matrix, bias vector and embedding. λ of one is not λ of the other."
+        default="sum",
+        description="`mean`: of each weight matrix, bias vector and embedding. Its λ is not the λ of `sum`.",
     )
     bias_cost_from: float | None = Field(default=0.0, ge=0, le=1, description="Fraction of training; null: never.")
     last_layer_locality: bool = Field(default=True, description="False: the last weight layer pays no length.")
@@ -302,7 +303,7 @@ class Spec(Part):
     evidence: EvidenceSpec = EvidenceSpec()
 
     def at_cost_strength(self, cost_strength: float | None) -> Spec:
-        """The same spec with its phases scaled so that the first phase that costs anything costs this; null: as it is."""
+        """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is."""
         if cost_strength is None:
             return self
         first = next((p.cost_strength for p in self.training.phases if p.cost_strength > 0), None)

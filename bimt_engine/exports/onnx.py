@@ -37,6 +37,7 @@ def onnx_file(network: Network, dataset: Dataset) -> bytes:
             input_names=["x"],
             output_names=["y"],
         )
+        assert program is not None  # with dynamo=True it always comes back
         path = Path(folder) / "network.onnx"
         program.save(path)
         return path.read_bytes()

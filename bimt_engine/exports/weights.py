@@ -93,18 +93,18 @@ def _metadata(content: bytes) -> dict[str, Any]:
 
 def _build(spec: Spec, data: Dataset, tensors: dict[str, Tensor], *, prefix: str) -> Network:
     network = build_network(spec.network, data, precision="float64", generator=torch.Generator().manual_seed(0))
-    state = {name: tensors.get(f"{prefix}{name}") for name, _ in network.named_parameters()}
-    orders = {layer: tensors.get(f"{prefix}order.{layer}") for layer in network.orders}
-    missing = [name for name, tensor in (state | orders).items() if tensor is None]
+    parameters = dict(network.named_parameters())
+    named = [*parameters, *(f"order.{layer}" for layer in network.orders)]
+    missing = [f"{prefix}{name}" for name in named if f"{prefix}{name}" not in tensors]
     if missing:
         raise WeightsError(f"The file lacks {', '.join(missing)}, which its spec calls for.")
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.shape != state[name].shape:
-                shapes = f"{tuple(state[name].shape)}, not {tuple(parameter.shape)}"
-                raise WeightsError(f"`{name}` has shape {shapes} as its spec calls for.")
-            parameter.data = state[name].clone()
-    network.adopt_orders(orders)
+    for name, parameter in parameters.items():
+        saved = tensors[f"{prefix}{name}"]
+        if parameter.shape != saved.shape:
+            shapes = f"{tuple(saved.shape)}, not {tuple(parameter.shape)}"
+            raise WeightsError(f"`{name}` has shape {shapes} as its spec calls for.")
+        parameter.data = saved.clone()
+    network.adopt_orders({layer: tensors[f"{prefix}order.{layer}"] for layer in network.orders})
     return network
 
 

@@ -1,7 +1,7 @@
 """Are the modules there? `python -m standalone.reports.evidence [--only NAME] [--seeds N]`, unpicked seeds 0 … n − 1.
 
-Writes `reports/evidence.json`: {recipe: {seeds, exact, median_test_mse, median_connections, rows[]}}. `exact` counts the
-seeds whose pruned network has the structure that its formula has; each recipe's claim is one function below.
+Writes `reports/evidence.json`: {recipe: {seeds, exact, median_test_mse, median_connections, rows[]}}. `exact` counts
+the seeds whose pruned network has the structure that its formula has; each recipe's claim is one function below.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def table(report: dict[str, Any]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m standalone.reports.evidence", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=sorted(CLAIMS), action="append", help="one recipe; may be given several times")
+    parser.add_argument("--only", choices=sorted(CLAIMS), action="append", help="one recipe; may be repeated")
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))

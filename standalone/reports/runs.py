@@ -38,7 +38,9 @@ class Question:
 
     @property
     def key(self) -> str:
-        said = json.dumps([self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, engine_fingerprint()])
+        said = json.dumps(
+            [self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, engine_fingerprint()]
+        )
         return f"{self.recipe}-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
