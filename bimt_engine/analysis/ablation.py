@@ -52,9 +52,7 @@ def _plain_ablations(
             changed = np.repeat(weights[number][None], len(here), axis=0)
             for i, (_, row, column) in enumerate(here):
                 changed[i, row, column] = 0.0
-            after, _ = forward(
-                [changed, *weights[number + 1 :]], biases[number:], seen[number], plain.activation
-            )
+            after, _ = forward([changed, *weights[number + 1 :]], biases[number:], seen[number], plain.activation)
             losses = subject.losses(after[-1][..., to_data], subject.train).mean(axis=-1)
             effects.update({k: float(loss) - base for k, loss in zip(here, losses, strict=True)})
     return effects

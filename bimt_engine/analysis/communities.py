@@ -189,9 +189,7 @@ def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
     slices = []
     for s in net.slices:
         cells = generator.permutation(s.sources.size * s.targets.size)[: s.weight.size]
-        slices.append(
-            replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size])
-        )
+        slices.append(replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size]))
     return replace(net, slices=tuple(slices))
 
 
@@ -269,9 +267,7 @@ CAUTION = (
 )
 
 
-def find_communities(
-    graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS
-) -> dict[str, Any]:
+def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS) -> dict[str, Any]:
     """Leiden's groups of the pruned graph with scores, nulls and stability, as a JSON-able document.
 
     seeds      runs of Leiden; the best is kept.

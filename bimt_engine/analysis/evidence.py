@@ -75,9 +75,7 @@ def gather_evidence(
         return _gather(network, dataset, spec, seed, progress, nulls)
 
 
-def _gather(
-    network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int
-) -> Evidence:
+def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int) -> Evidence:
     asked = spec.evidence
     subject = Subject.of(network, dataset, loss=spec.training.loss, seed=seed)
     pruned = prune(

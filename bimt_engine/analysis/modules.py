@@ -153,7 +153,7 @@ def examine_modules(
     upstream = upstream_effects(pruned, groups)
     in_trained = trained.effects(groups, JUDGED_BY).matrix
 
-    documents = []
+    documents: list[dict[str, Any]] = []
     for number, module in enumerate(modules):
         own = list(module.outputs)
         others = [o for o in range(len(outputs)) if o not in own]
@@ -340,5 +340,3 @@ def finite(number: Any) -> float | None:
 def rows(matrix: Array) -> list[list[float | None]]:
     """A matrix as JSON rows."""
     return [[finite(v) for v in row] for row in np.atleast_2d(matrix)]
-
-

@@ -29,9 +29,9 @@ def full_masks(wiring: Wiring, values: Mapping[str, Array]) -> Masks:
 
 def by_neuron(mask: Array, weights: WeightLayer, wiring: Wiring) -> Array:
     """A weight mask as (target neurons, source places): folds of one neuron are merged."""
-    merged = mask.reshape(weights.target_fold, -1, mask.shape[1]).any(axis=0)
+    merged = np.asarray(mask.reshape(weights.target_fold, -1, mask.shape[1]).any(axis=0))
     if copies(wiring, weights.source) == 1 and weights.source_fold > 1:
-        merged = merged.reshape(merged.shape[0], weights.source_fold, -1).any(axis=1)
+        merged = np.asarray(merged.reshape(merged.shape[0], weights.source_fold, -1).any(axis=1))
     return merged
 
 
@@ -99,22 +99,22 @@ def settle_mlp(values: Values, masks: Masks, activation: str) -> tuple[Values, M
     layers = sum(name.startswith("weights.") for name in values)
     act = ACTIVATIONS[activation]
     values, masks = dict(values), dict(masks)
-    ahead = np.ones(masks["weights.0"].shape[1], bool)
+    ahead: Array = np.ones(masks["weights.0"].shape[1], bool)
     reached = [ahead]
     for i in range(layers):
-        ahead = (masks[f"weights.{i}"] & ahead).any(axis=1)
+        ahead = np.asarray((masks[f"weights.{i}"] & ahead).any(axis=1))
         reached.append(ahead)
         if i + 1 < layers and not ahead.all():
             constant = act(values[f"biases.{i}"])[0] * ~ahead
             onward = values[f"weights.{i + 1}"] * masks[f"weights.{i + 1}"]
             values[f"biases.{i + 1}"] = values[f"biases.{i + 1}"] + onward @ constant
-    behind = np.ones(masks[f"weights.{layers - 1}"].shape[0], bool)
+    behind: Array = np.ones(masks[f"weights.{layers - 1}"].shape[0], bool)
     for i in reversed(range(layers)):
         # An output that no input reaches still answers with its bias; its row of weights is all gone already.
         live_rows = behind & reached[i + 1]
         masks[f"weights.{i}"] = masks[f"weights.{i}"] & live_rows[:, None] & reached[i]
         masks[f"biases.{i}"] = live_rows if i + 1 < layers else np.ones_like(live_rows)
-        behind = masks[f"weights.{i}"].any(axis=0)
+        behind = np.asarray(masks[f"weights.{i}"].any(axis=0))
     for name in values:
         values[name] = np.where(masks[name], values[name], 0.0)
     return values, masks

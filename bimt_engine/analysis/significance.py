@@ -25,7 +25,8 @@ def random_groups(
     there_are = math.prod(math.comb(len(choices[layer]), sizes[layer]) for layer in layers) - 1
     wanted = min(count, there_are)
     own = tuple(tuple(np.flatnonzero(group[layer]).tolist()) for layer in layers)
-    seen, found = {own}, []
+    seen = {own}
+    found: list[dict[str, Array]] = []
     while len(found) < wanted:
         drawn = tuple(
             tuple(np.sort(generator.choice(choices[layer], sizes[layer], replace=False)).tolist()) for layer in layers

@@ -68,7 +68,9 @@ def test_layered_modularity_is_its_definition(seed: int) -> None:
 def test_directed_modularity_agrees_with_networkx_and_igraph(seed: int) -> None:
     net = random_net(seed)
     labels = relabelled(np.random.default_rng(seed).integers(3, size=net.neurons))
-    edges = [(int(a), int(b), float(w)) for s in net.slices for a, b, w in zip(s.source, s.target, s.weight, strict=True)]
+    edges = [
+        (int(a), int(b), float(w)) for s in net.slices for a, b, w in zip(s.source, s.target, s.weight, strict=True)
+    ]
     theirs = networkx.DiGraph()
     theirs.add_nodes_from(range(net.neurons))
     theirs.add_weighted_edges_from(edges)
@@ -174,9 +176,7 @@ def test_rewiring_keeps_degrees_and_nearly_the_strengths(seed: int) -> None:
             degrees = [np.bincount(getattr(s, end), minlength=net.neurons) for s in (before, after)]
             assert (degrees[0] == degrees[1]).all()
         strengths = [np.bincount(s.source, weights=s.weight, minlength=net.neurons) for s in (before, after)]
-        dealt = np.bincount(
-            before.source, weights=generator.permutation(before.weight), minlength=net.neurons
-        )
+        dealt = np.bincount(before.source, weights=generator.permutation(before.weight), minlength=net.neurons)
         assert ((strengths[1] - strengths[0]) ** 2).sum() < ((dealt - strengths[0]) ** 2).sum()
         moved += len(
             set(zip(before.source.tolist(), before.target.tolist(), strict=True))

@@ -114,8 +114,8 @@ def test_class_effects_are_the_rise_of_cross_entropy_on_the_examples_of_the_clas
     before = torch.from_numpy(probe.outputs)
     for label in range(4):
         of = y == label
-        rise = (
-            torch.nn.functional.cross_entropy(after[of], y[of]) - torch.nn.functional.cross_entropy(before[of], y[of])
+        rise = torch.nn.functional.cross_entropy(after[of], y[of]) - torch.nn.functional.cross_entropy(
+            before[of], y[of]
         )
         assert effects.cross_entropy[0, label] == pytest.approx(rise.item())
         fall = (before[of].argmax(1) == y[of]).double().mean() - (after[of].argmax(1) == y[of]).double().mean()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -24,8 +26,8 @@ from bimt_engine.analysis.refit import (
 from bimt_engine.analysis.subject import Subject
 from bimt_engine.networks.build import build_network
 from bimt_engine.networks.network import ACTIVATIONS as TORCH_ACTIVATIONS
-from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from bimt_engine.spec import MlpNetwork
+from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build, table_data
 
 
@@ -99,7 +101,7 @@ def masked_networks(draw: st.DrawFn):
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     share = draw(st.floats(0.05, 0.95))
     values, masks = {}, {}
-    for i, (source, target) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (source, target) in enumerate(itertools.pairwise(sizes)):
         values[f"weights.{i}"] = generator.normal(size=(target, source))
         values[f"biases.{i}"] = generator.normal(size=target)
         masks[f"weights.{i}"] = generator.random((target, source)) < share
