@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["perceptron", "transformer"]
+Kind = Literal["perceptron", "transformer", "relocation"]
 Precision = Literal["float32", "float64"]
 
-SOURCE = {"perceptron": "kernel.cpp", "transformer": "kernel_transformer.cpp"}
+SOURCE = {"perceptron": "kernel.cpp", "transformer": "kernel_transformer.cpp", "relocation": "kernel_relocation.cpp"}
 HEADERS = ("kernel_door.h", "kernel_lists.h", "kernel_optimiser.h", "kernel_products.h", "kernel_vectors.h")
 COMPILERS = ("c++", "g++", "clang++")
 

@@ -9,8 +9,9 @@ Layer spacing and biases are blind to where a neuron sits, so only length times 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,53 +30,38 @@ from bimt_engine.training.arrangement import (
     lowest,
     most_important,
 )
+from bimt_engine.training.compiled_relocation import CompiledRelocation, whats_in_the_way
 from bimt_engine.training.connection_cost import length_factor, shapes_of
-from bimt_engine.training.state import Layout, Place, TrainingState
+from bimt_engine.training.kernel_build import KernelUnavailable, Precision
+from bimt_engine.training.link import Link
+from bimt_engine.training.state import Layout, TrainingState
+
+log = logging.getLogger(__name__)
 
 Arrangement = list[Int64[np.ndarray, " _"]]
 """For each neuron layer: arrangement[slot] = the slot its neuron sat in before."""
 
 
-@dataclass(frozen=True)
-class _Link:
-    """One weight layer as relocation sees it: slots only, folds added up."""
-
-    place: Place
-    source: int
-    target: int
-    folds: tuple[int, int, int, int]  # target fold, targets, source fold, sources
-    lengths: Float[np.ndarray, "target source"]  # length times what a unit of it costs
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        return self.source, self.target
-
-    def strengths(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "target source"]:
-        """Σ|w| over the folds, for each pair of slots."""
-        strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.folds)
-        if self.folds[0] == 1 and self.folds[2] == 1:
-            return strength[0, :, 0]
-        return strength.sum(axis=(0, 2))
-
-
 class Relocation:
     """Everything about relocating one network that does not change while it is trained.
 
-    locality   judge exchanges by this locality, in every weight layer; None: by the trained cost.
+    compiled   decide in the compiled kernel where there is one and it takes this wiring; else in numpy.
     """
 
-    def __init__(self, wiring: Wiring, layout: Layout, cost: CostSpec, spec: RelocationSpec) -> None:
+    def __init__(
+        self, wiring: Wiring, layout: Layout, cost: CostSpec, spec: RelocationSpec, *, compiled: bool = True
+    ) -> None:
         self.wiring, self.layout, self.spec = wiring, layout, spec
         shapes = shapes_of(layout)
         places = {place.name: place for place in layout}
         number = {layer.name: index for index, layer in enumerate(wiring.neuron_layers)}
-        self.links: list[_Link] = []
+        self.links: list[Link] = []
         for weights in wiring.weight_layers:
             factor = length_factor(wiring, weights, shapes, cost, locality=spec.judged_by_locality)
             base = np.ascontiguousarray(wiring.distances(weights).numpy())
             targets, sources = base.shape
             self.links.append(
-                _Link(
+                Link(
                     places[weights.parameter],
                     number[weights.source],
                     number[weights.target],
@@ -104,38 +90,86 @@ class Relocation:
             for layer, touching in enumerate(self.touching)
         ]
         self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
+        self.compiled = compiled and whats_in_the_way(self.layers, self.links) is None
+        self._kernels: dict[np.dtype, CompiledRelocation | None] = {}
         self.at_home: Arrangement = [np.arange(layer.neurons) for layer in self.layers]
         size = layout[-1].offset + layout[-1].size
         self._places = {place.name: (place.slice, place.shape) for place in layout}
+        ends = np.cumsum([0, *(layer.neurons for layer in self.layers)]).tolist()
+        self._runs = list(pairwise(ends))
         self._in_place = np.arange(size, dtype=np.int64)
 
     @staticmethod
-    def _side(layer: int, link: _Link) -> Float[np.ndarray, "others slots"]:
+    def _side(layer: int, link: Link) -> Float[np.ndarray, "others slots"]:
         return np.ascontiguousarray(link.lengths.T if layer == link.target else link.lengths)
 
     def relocate(self, state: TrainingState, replica: int = 0) -> float:
         """One pass on one replica, in place. Returns the cost saved, before λ."""
-        start = self.board(state.theta[replica].detach().cpu().numpy())
-        board = start.copy()
-        if self.spec.method == "greedy":
-            board.greedy(self.spec.relocation_candidates)
-        else:
-            board = board.optimised(self.spec.relocation_candidates)
-        return start.cost() - board.cost() if self.apply(state, replica, board.arrangement) else 0.0
+        arrangement, before, after = self._decide(state, replica, self.at_home, greedy=True)
+        return before - after if self.apply(state, replica, arrangement) else 0.0
 
     def relocate_with_restarts(self, state: TrainingState, generator: np.random.Generator, replica: int = 0) -> float:
         """The shortest layout found from here and from `final_restarts` random ones. Returns the cost saved."""
-        best = start = self.board(state.theta[replica].detach().cpu().numpy())
-        before = start.cost()
-        best = start.optimised(self.spec.relocation_candidates)
+        best, before, shortest = self._decide(state, replica, self.at_home, greedy=True)
         for _ in range(self.spec.final_restarts):
-            tried = start.copy()
-            tried.shuffle(generator)
-            tried.optimal()
-            if tried.cost() < best.cost() - NOTHING * before:
-                best = tried
-        self.apply(state, replica, best.arrangement)
-        return before - best.cost()
+            tried, _, cost = self._decide(state, replica, self._shuffled(generator), greedy=False)
+            if cost < shortest - NOTHING * before:
+                best, shortest = tried, cost
+        return before - shortest if self.apply(state, replica, best) else 0.0
+
+    def _decide(
+        self, state: TrainingState, replica: int, start: Arrangement, *, greedy: bool
+    ) -> tuple[Arrangement, float, float]:
+        """Who should sit where, starting from an arrangement, and the cost there and before.
+
+        `optimal` goes on from where the published pass ends, so it never ends above it.
+        """
+        theta = state.theta[replica].detach().cpu().numpy()
+        candidates = self.spec.relocation_candidates if greedy else 0
+        optimal = self.spec.method == "optimal" or not greedy
+        kernel = self._kernel(theta.dtype)
+        if kernel is not None:
+            flat, before, after = kernel.decide(
+                theta, np.concatenate(start), candidates=candidates, optimal=optimal
+            )
+            return [flat[first:end] for first, end in self._runs], before, after
+        board = self.board(theta)
+        for layer, order in enumerate(start):
+            board.place(layer, order)
+        before = board.cost()
+        if greedy:
+            board.greedy(candidates)
+        if optimal:
+            board.optimal()
+        return board.arrangement, before, board.cost()
+
+    def _kernel(self, dtype: np.dtype) -> CompiledRelocation | None:
+        """The kernel for weights of this type, opened at first use; None where there is none."""
+        if not self.compiled:
+            return None
+        if dtype not in self._kernels:
+            try:
+                precision: Precision = "float32" if dtype == np.float32 else "float64"
+                self._kernels[dtype] = CompiledRelocation(
+                    self.layers, self.links, {place.name: place for place in self.layout}, precision
+                )
+            except KernelUnavailable as error:
+                log.info("relocation is decided in numpy: %s", error)
+                self._kernels[dtype] = None
+        return self._kernels[dtype]
+
+    def _shuffled(self, generator: np.random.Generator) -> Arrangement:
+        """Every movable layer in a random order; heads stay whole."""
+        arrangement = list(self.at_home)
+        for layer in self.movable:
+            runs = self.at_home[layer].reshape(self.layers[layer].blocks, -1)
+            runs = generator.permuted(runs[generator.permutation(len(runs))], axis=1)
+            arrangement[layer] = runs.reshape(-1)
+        return arrangement
+
+    def cost(self, strengths: list[Float[np.ndarray, "_ _"]]) -> float:
+        """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""
+        return float(sum(np.vdot(strength, link.lengths) for strength, link in zip(strengths, self.links, strict=True)))
 
     def board(self, theta: Float[np.ndarray, " P"]) -> Board:
         """The exchanges of one replica, tried on slots and strengths alone."""
@@ -150,6 +184,10 @@ class Relocation:
         if not moved:
             return None
         index = self._in_place.copy()
+        kernel = next((kernel for kernel in self._kernels.values() if kernel is not None), None)
+        if kernel is not None:
+            kernel.permute(index, np.concatenate(arrangement))
+            return index
         for number in moved:
             for port in self.layers[number].ports:
                 entries, shape = self._places[port.parameter]
@@ -202,9 +240,7 @@ class Board:
 
     def cost(self) -> float:
         """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""
-        return float(
-            sum(np.vdot(strength, link.lengths) for strength, link in zip(self.strengths, self.plan.links, strict=True))
-        )
+        return self.plan.cost(self.strengths)
 
     def table(self, layer: int) -> Table:
         """C[u, s]: what the neuron that now sits in slot u would cost in slot s, everybody else staying.
@@ -260,14 +296,6 @@ class Board:
             if link.source == layer:
                 self.strengths[index] = self.strengths[index][:, order]
 
-    def shuffle(self, generator: np.random.Generator) -> None:
-        """Put every movable layer into a random order; heads stay whole."""
-        for layer in self.plan.movable:
-            blocks = self.plan.layers[layer].blocks
-            runs = np.arange(self.plan.layers[layer].neurons).reshape(blocks, -1)
-            runs = generator.permuted(runs[generator.permutation(blocks)], axis=1)
-            self.place(layer, runs.reshape(-1))
-
     def greedy(self, candidates: int) -> None:
         """The published pass: in each layer the most important slots, in falling order, each take their best exchange.
 
@@ -289,19 +317,6 @@ class Board:
                 self.place(layer, (order[:, None] * size + np.arange(size)).reshape(-1))
                 importance = self.importance(layer)
             self.place(layer, greedy_order(self.table(layer), most_important(importance, candidates), blocks))
-
-    def optimised(self, candidates: int) -> Board:
-        """The better of two fixed points: from here, and, where the published pass gets lower, from where it ends.
-
-        So the optimal method never ends above the greedy one from the same start.
-        """
-        published = self.copy()
-        self.optimal()
-        published.greedy(candidates)
-        if published.cost() < self.cost():
-            published.optimal()
-            return published
-        return self
 
     def optimal(self) -> None:
         """Give every layer its best arrangement, its neighbours fixed, over and over until nothing gets shorter."""

@@ -83,7 +83,7 @@ def test_the_connection_cost_is_the_published_one(golden: pathlib.Path) -> None:
             assert found == pytest.approx(flags["cost"], rel=1e-9), f"case {number} ({case['kind']}), {flags}"
 
 
-def relocated(case: Case, method: str) -> tuple[TrainingState, float, float]:
+def relocated(case: Case, method: str, compiled: bool) -> tuple[TrainingState, float, float]:
     """The state after one pass, and its cost before and after as the case counts it."""
     state = TrainingState.of(perceptron(case))
     cost = CostSpec(locality=case["cost_weight_factor"], layer_spacing=case["l0"], reduction=case["reduction"])
@@ -93,14 +93,18 @@ def relocated(case: Case, method: str) -> tuple[TrainingState, float, float]:
         tensor(embedding).abs().mean() if case["reduction"] == "mean" else tensor(embedding).abs().sum()
     )
     before = cost_of(state, cost, bias_cost=case["cost_bias_penalize"]) + fixed
-    Relocation(state.network.wiring, state.layout, cost, spec).relocate(state)
+    Relocation(state.network.wiring, state.layout, cost, spec, compiled=compiled).relocate(state)
     return state, before, cost_of(state, cost, bias_cost=case["cost_bias_penalize"]) + fixed
 
 
-def test_greedy_relocation_takes_the_published_decisions(golden: pathlib.Path) -> None:
+COMPILED = pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "numpy"])
+
+
+@COMPILED
+def test_greedy_relocation_takes_the_published_decisions(golden: pathlib.Path, compiled: bool) -> None:
     for number, case in enumerate(cases(golden, "relocation.json")):
         told = f"case {number} ({case['kind']})"
-        state, before, after = relocated(case, "greedy")
+        state, before, after = relocated(case, "greedy", compiled)
         assert before == pytest.approx(case["cost_before"], rel=1e-9), told
         assert after == pytest.approx(case["cost_after"], rel=1e-9), told
         assert state.orders["input"][0].tolist() == case["in_perm"], told
@@ -114,10 +118,11 @@ def test_greedy_relocation_takes_the_published_decisions(golden: pathlib.Path) -
         torch.testing.assert_close(outputs, tensor(case["outputs"]), rtol=0, atol=1e-12, msg=told)
 
 
-def test_optimal_relocation_ends_no_higher_and_keeps_the_outputs(golden: pathlib.Path) -> None:
+@COMPILED
+def test_optimal_relocation_ends_no_higher_and_keeps_the_outputs(golden: pathlib.Path, compiled: bool) -> None:
     for number, case in enumerate(cases(golden, "relocation.json")):
         told = f"case {number} ({case['kind']})"
-        state, _, after = relocated(case, "optimal")
+        state, _, after = relocated(case, "optimal", compiled)
         assert after <= case["cost_after"] * (1 + 1e-12), told
         outputs = state.network(tensor(case["inputs"]))
         torch.testing.assert_close(outputs, tensor(case["outputs"]), rtol=0, atol=1e-12, msg=told)

@@ -51,16 +51,18 @@ def full_cost(state: TrainingState, cost: CostSpec) -> float:
     return float(connection_cost(state.theta, flat_prices(state.layout, priced, dtype=torch.float64))[0])
 
 
-def plan(state: TrainingState, cost: CostSpec, **spec: object) -> Relocation:
-    return Relocation(state.network.wiring, state.layout, cost, RelocationSpec(**spec))
+def plan(state: TrainingState, cost: CostSpec, *, compiled: bool = True, **spec: object) -> Relocation:
+    return Relocation(state.network.wiring, state.layout, cost, RelocationSpec(**spec), compiled=compiled)
 
 
 @settings(deadline=None, max_examples=60)
-@given(NAMES, SEEDS, COSTS, METHODS, st.sampled_from([0.0, 0.6, 0.95, 1.0]))
-def test_relocation_never_changes_an_answer_and_never_lengthens_the_wiring(name, seed, cost, method, pruned) -> None:
+@given(NAMES, SEEDS, COSTS, METHODS, st.sampled_from([0.0, 0.6, 0.95, 1.0]), st.booleans())
+def test_relocation_never_changes_an_answer_and_never_lengthens_the_wiring(
+    name, seed, cost, method, pruned, compiled
+) -> None:
     state, inputs = prepared(name, seed, pruned=pruned)
     before, answers = full_cost(state, cost), state.network(inputs).detach()
-    saved = plan(state, cost, method=method).relocate(state)
+    saved = plan(state, cost, method=method, compiled=compiled).relocate(state)
     after = full_cost(state, cost)
     torch.testing.assert_close(state.network(inputs).detach(), answers, rtol=1e-12, atol=1e-12)
     assert after <= before * (1 + 1e-12)
@@ -76,15 +78,15 @@ def test_relocation_never_changes_an_answer_and_never_lengthens_the_wiring(name,
 
 
 @settings(deadline=None, max_examples=40)
-@given(NAMES, SEEDS, METHODS)
-def test_weights_moments_mask_and_orders_move_together(name, seed, method) -> None:
+@given(NAMES, SEEDS, METHODS, st.booleans())
+def test_weights_moments_mask_and_orders_move_together(name, seed, method, compiled) -> None:
     state, _ = prepared(name, seed, pruned=0.3)
     # Every weight carries its own number, so that one can see where it went.
     state.theta.copy_(state.theta.abs() + 1.0)
     state.first_moment.copy_(state.theta * 2)
     state.second_moment.copy_(state.theta * 3)
     state.mask = state.theta > 1.5
-    plan(state, CostSpec(), method=method).relocate(state)
+    plan(state, CostSpec(), method=method, compiled=compiled).relocate(state)
     assert torch.equal(state.first_moment, state.theta * 2)
     assert torch.equal(state.second_moment, state.theta * 3)
     assert torch.equal(state.mask, state.theta > 1.5)
@@ -115,19 +117,19 @@ def test_the_table_agrees_with_trying_every_swap(name, seed, cost) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(NAMES, SEEDS, COSTS, st.integers(1, 12), st.sampled_from([0.0, 0.8]))
-def test_optimal_never_ends_above_greedy_from_the_same_start(name, seed, cost, candidates, pruned) -> None:
+@given(NAMES, SEEDS, COSTS, st.integers(1, 12), st.sampled_from([0.0, 0.8]), st.booleans())
+def test_optimal_never_ends_above_greedy_from_the_same_start(name, seed, cost, candidates, pruned, compiled) -> None:
     ends = {}
     for method in ("greedy", "optimal"):
         state, _ = prepared(name, seed, pruned=pruned)
-        plan(state, cost, method=method, relocation_candidates=candidates).relocate(state)
+        plan(state, cost, method=method, relocation_candidates=candidates, compiled=compiled).relocate(state)
         ends[method] = full_cost(state, cost)
     assert ends["optimal"] <= ends["greedy"] * (1 + 1e-12)
 
 
 @settings(deadline=None, max_examples=10)
-@given(SEEDS, st.sampled_from([[6], [3, 4], [3, 3, 3], [7]]), st.sampled_from([0.0, 0.7]))
-def test_restarts_reach_the_brute_force_optimum_of_small_layers(seed, hidden, pruned) -> None:
+@given(SEEDS, st.sampled_from([[6], [3, 4], [3, 3, 3], [7]]), st.sampled_from([0.0, 0.7]), st.booleans())
+def test_restarts_reach_the_brute_force_optimum_of_small_layers(seed, hidden, pruned, compiled) -> None:
     network = Mlp(
         place_layers([3, *hidden, 2], ["line"] * (len(hidden) + 2)),
         activation="silu",
@@ -140,7 +142,7 @@ def test_restarts_reach_the_brute_force_optimum_of_small_layers(seed, hidden, pr
     draw = torch.Generator().manual_seed(seed)
     state.theta.mul_(torch.rand(state.theta.shape, generator=draw) >= pruned)
     cost = CostSpec(layer_spacing=0.0)
-    relocation = plan(state, cost, final_restarts=64)
+    relocation = plan(state, cost, final_restarts=64, compiled=compiled)
     board = relocation.board(state.theta[0].numpy())
     best = np.inf
     for orders in itertools.product(*(list(itertools.permutations(range(n))) for n in hidden)):
@@ -150,6 +152,20 @@ def test_restarts_reach_the_brute_force_optimum_of_small_layers(seed, hidden, pr
         best = min(best, tried.cost())
     relocation.relocate_with_restarts(state, np.random.default_rng(0))
     assert relocation.board(state.theta[0].numpy()).cost() == pytest.approx(best, rel=1e-9, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(NAMES, SEEDS, COSTS, METHODS, st.integers(1, 12), st.sampled_from(["float32", "float64"]))
+def test_the_kernel_decides_as_numpy_does(name, seed, cost, method, candidates, precision) -> None:
+    ends = []
+    for compiled in (True, False):
+        state = TrainingState.of(build(name, seed=seed, precision=precision)[0])
+        relocation = plan(state, cost, compiled=compiled, method=method, relocation_candidates=candidates)
+        saved = relocation.relocate(state)
+        again = relocation.relocate_with_restarts(state, np.random.default_rng(seed))
+        ends.append((state.theta.clone(), saved, again))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1:] == pytest.approx(ends[1][1:], rel=1e-9, abs=1e-12)
 
 
 def test_the_order_says_who_sits_where() -> None:
