@@ -30,11 +30,6 @@ template <class T> class Machine {
   enum { DENSE, SPARSE, TOKENS } kind;
   static constexpr long L = LANES<T>;
 
-  struct Part {  // one of the two sets of examples
-    Examples given{};
-    Lists<T> rows;                // example -> rows of the first layer's table
-    std::vector<uint16_t> marks;  // example × strip: how many entries of its list come before the strip
-  };
   struct Chunk {  // some examples of this step, in the order of slots
     long count = 0, first = 0;
     Buffer<T> inputs, targets;
@@ -42,14 +37,15 @@ template <class T> class Machine {
   };
 
   Shape shape;
-  Part parts[2];
+  Examples parts[2];
   long outputs, hidden, row;        // hidden: width after the first layer; row: the same, in whole vectors
   long chunk_limit, stride = 0;     // examples in a chunk; distance between neurons in memory
   long table_rows = 0, strip = 0, strips = 1;    // a strip of so many table rows fits the nearest cache
   std::vector<int32_t> input_slot, output_slot, label_slot;  // slot of a feature; feature of a slot; slot of a label
   std::vector<int64_t> chosen;                               // the examples of this step
   const int64_t* next = nullptr;                             // those of the next one, where they are others
-  Lists<T> columns;                                          // table row -> places in this step
+  Lists<T> rows, columns;        // place in this step -> table rows that it adds up; table row -> places in this step
+  std::vector<int32_t> marks;    // place × strip: how many entries of its list come before the strip
   std::vector<Chunk> chunks;
   std::vector<Buffer<T>> value, slope;  // by neuron layer: neuron × example
   Buffer<T> gradient, masked, entering, leaving, table, table_gradient, bias_row;
@@ -61,12 +57,11 @@ template <class T> class Machine {
     kind = s.tokens ? TOKENS : train->sparse ? SPARSE : DENSE;
     outputs = s.widths[s.layers], hidden = s.widths[1], row = padded(hidden, L);
     table_rows = kind == TOKENS ? (long)s.tokens * s.positions : kind == SPARSE ? s.widths[0] : 0;
-    parts[0].given = *train, parts[1].given = *test;
+    parts[0] = *train, parts[1] = *test;
     if (kind == SPARSE) {
       strip = std::max<long>(16, NEAREST_CACHE / (row * (long)sizeof(T)));
       strips = (table_rows + strip - 1) / strip;
     }
-    for (Part& part : parts) list_rows(part);
     long neurons = 0;
     for (int l = 0; l <= s.layers; l++) neurons += s.widths[l] * (l && l < s.layers ? 2 : 1);
     // A chunk's activations and slopes take about 256 KiB, half of a usual second-level cache.
@@ -98,13 +93,13 @@ template <class T> class Machine {
     }
     T* flat[5] = {theta, first, second, const_cast<T*>(price), masked};
     if (kind == SPARSE) lay_aside(flat, keep ? 5 : 4, false);
-    if (!batches) choose(parts[0], nullptr, parts[0].given.count), turn();
+    if (!batches) choose(parts[0], nullptr, parts[0].count), turn();
     for (int64_t t = 0; t < steps; t++) {
       if (batches) choose(parts[0], batches + t * batch, batch), turn();
       next = batches && t + 1 < steps ? batches + (t + 1) * batch : nullptr;
       begin(theta);
       for (size_t c = 0; c < chunks.size(); c++) {
-        forward(parts[0], chunks[c], theta);
+        forward(chunks[c], theta);
         lose(chunks[c]);
         backward(chunks[c], theta, c > 0);
       }
@@ -125,7 +120,7 @@ template <class T> class Machine {
 
   // Mean loss over examples first … first + count of a part, and how many of them are classified rightly.
   Score score(int which, const T* theta, int64_t first, int64_t count) {
-    Part& part = parts[which];
+    const Examples& part = parts[which];
     T* flat[1] = {const_cast<T*>(theta)};
     if (kind == SPARSE) lay_aside(flat, 1, false);
     begin(theta);
@@ -137,7 +132,7 @@ template <class T> class Machine {
       some.clear();
       for (int64_t i = done; i < end; i++) some.push_back(first + i);
       choose(part, some.data(), (long)some.size());
-      forward(part, chunks[0], theta);
+      forward(chunks[0], theta);
       judge(part, chunks[0], total);
     }
     total.loss /= count ? (double)count * (shape.cross_entropy ? 1 : outputs) : 1;
@@ -145,39 +140,31 @@ template <class T> class Machine {
   }
 
  private:
-  void list_rows(Part& part) {
+  // For each chosen example, the rows of the table that it adds up.
+  void list_rows(const Examples& part) {
     if (kind == DENSE) return;
-    const Examples& given = part.given;
-    const long width = shape.widths[0];
-    const T* inputs = (const T*)given.inputs;
-    const long entries = kind == TOKENS ? given.count * shape.positions
-                                        : given.count * width - std::count(inputs, inputs + given.count * width, T(0));
-    part.rows.first.reserve(given.count + 1), part.rows.entries.reserve(entries);
-    part.rows.first.push_back(0);
-    for (int64_t n = 0; n < given.count; n++) {
-      if (kind == TOKENS)
-        for (int p = 0; p < shape.positions; p++)
-          part.rows.entries.push_back({p * shape.tokens + given.tokens[n * shape.positions + p], T(1)});
-      else
-        for (int32_t i = 0; i < width; i++)
-          if (inputs[n * width + i] != T(0)) part.rows.entries.push_back({i, inputs[n * width + i]});
-      part.rows.first.push_back((int64_t)part.rows.entries.size());
-    }
-    if (kind != SPARSE) return;
-    part.marks.resize(given.count * (strips + 1));
-    for (int64_t n = 0; n < given.count; n++) {
-      long e = 0;
-      for (long s = 0; s <= strips; s++) {
-        part.marks[n * (strips + 1) + s] = (uint16_t)e;
-        while (e < part.rows.size(n) && part.rows.of(n)[e].who < (s + 1) * strip) e++;
+    const long width = kind == TOKENS ? shape.positions : shape.widths[0];
+    rows.clear((long)chosen.size() * width + 1), marks.clear();
+    for (int64_t n : chosen) {
+      Entry<T>* at = rows.end();
+      if (kind == TOKENS) {
+        for (int32_t p = 0; p < width; p++) *at++ = {p * shape.tokens + part.tokens[n * width + p], T(1)};
+      } else {
+        for (long s = 0; s < strips; s++) {
+          marks.push_back((int32_t)(at - rows.end()));
+          at = list_numbers((const T*)part.inputs + n * width, s * strip, std::min((s + 1) * strip, width), at);
+        }
+        marks.push_back((int32_t)(at - rows.end()));
       }
+      rows.close(at);
     }
   }
 
   // Cut the chosen examples into even chunks and bring inputs and targets into the order of slots.
-  void choose(const Part& part, const int64_t* which, long count) {
+  void choose(const Examples& part, const int64_t* which, long count) {
     chosen.resize(count);
     for (long i = 0; i < count; i++) chosen[i] = which ? which[i] : i;
+    list_rows(part);
     const long pieces = std::max<long>(1, (count + chunk_limit - 1) / chunk_limit);
     const long each = padded((count + pieces - 1) / pieces, L);
     make_room(each, count);
@@ -187,14 +174,14 @@ template <class T> class Machine {
       chunk.first = std::min(c * each, count), chunk.count = std::min(each, count - chunk.first);
       const int64_t* mine = chosen.data() + chunk.first;
       if (kind == DENSE) {
-        bring(chunk, mine, (const T*)part.given.inputs, shape.widths[0], chunk.inputs, input_slot.data());
+        bring(chunk, mine, (const T*)part.inputs, shape.widths[0], chunk.inputs, input_slot.data());
       }
-      if (part.given.labels) {
+      if (part.labels) {
         chunk.labels.resize(chunk.count);
-        for (long n = 0; n < chunk.count; n++) chunk.labels[n] = label_slot[part.given.labels[mine[n]]];
+        for (long n = 0; n < chunk.count; n++) chunk.labels[n] = label_slot[part.labels[mine[n]]];
       }
-      if (part.given.targets) {
-        bring(chunk, mine, (const T*)part.given.targets, outputs, chunk.targets, label_slot.data());
+      if (part.targets) {
+        bring(chunk, mine, (const T*)part.targets, outputs, chunk.targets, label_slot.data());
       }
     }
   }
@@ -218,7 +205,7 @@ template <class T> class Machine {
   }
 
   void turn() {
-    if (kind != DENSE) columns.turn(parts[0].rows, chosen, table_rows);
+    if (kind != DENSE) columns.turn(rows, table_rows);
   }
 
   // First weights, their moments, price and mask as one row for each feature, or back again.
@@ -250,14 +237,14 @@ template <class T> class Machine {
     }
   }
 
-  void forward(const Part& part, Chunk& chunk, const T* theta) {
+  void forward(Chunk& chunk, const T* theta) {
     const long vectors = padded(chunk.count, L) / L;
     const long together = vectors * L == stride ? 16 : 1;  // rows without a gap are activated in one go
     for (int l = 0; l < shape.layers; l++) {
       const long rows = shape.widths[l + 1], depth = shape.widths[l];
       T* to = value[l + 1];
       if (l == 0 && kind != DENSE) {
-        add_up(part, chunk);
+        add_up(chunk);
         transpose(entering.at, row, to, stride, chunk.count, rows);
         for (long o = 0; o < rows; o++)
           for (long n = chunk.count; n < vectors * L; n++) to[o * stride + n] = T(0);
@@ -289,14 +276,14 @@ template <class T> class Machine {
   }
 
   // The first layer's sums, example × neuron, before they are transposed.
-  void add_up(const Part& part, const Chunk& chunk) {
+  void add_up(const Chunk& chunk) {
     for (long s = 0; s < strips; s++)
       for (long n = 0; n < chunk.count; n++) {
-        const int64_t e = chosen[chunk.first + n];
-        const Entry<T>* list = part.rows.of(e);
-        long size = part.rows.size(e);
+        const long place = chunk.first + n;
+        const Entry<T>* list = rows.of(place);
+        long size = rows.size(place);
         if (kind == SPARSE) {
-          const uint16_t* mark = part.marks.data() + e * (strips + 1) + s;
+          const int32_t* mark = marks.data() + place * (strips + 1) + s;
           list += mark[0], size = mark[1] - mark[0];
         }
         T* to = entering + n * row;
@@ -364,10 +351,11 @@ template <class T> class Machine {
     for (long from = 0; from < all_of; from += each) {
       const long vectors = std::min(each, all_of - from);
       for (long r = 0; r < table_rows; r++) {
-        // Meanwhile the lists of the next step come nearer, from far memory where they lie in no order.
+        // Meanwhile the examples of the next step come nearer, from far memory where they lie in no order.
         if (next && from == 0)
           for (long n = r * (long)chosen.size() / table_rows; n < (r + 1) * (long)chosen.size() / table_rows; n++)
-            parts[0].rows.fetch(next[n]);
+            for (long i = 0; i < table_rows; i += 64 / (long)sizeof(T))
+              __builtin_prefetch((const T*)parts[0].inputs + next[n] * table_rows + i);
         gather(r, from, vectors, table_gradient);
         const long at = r * row + from * L;
         update(vectors * L, table + at, side[1] + at, side[2] + at, table_gradient + from * L, side[3] + at,
@@ -398,7 +386,7 @@ template <class T> class Machine {
       std::copy_n(to_embedding + t * wide, width, gradient + shape.embedding_at + t * width);
   }
 
-  void judge(const Part& part, const Chunk& chunk, Score& total) {
+  void judge(const Examples& part, const Chunk& chunk, Score& total) {
     const T* out = value[shape.layers];
     for (long n = 0; n < chunk.count; n++) {
       // Ties go to the class that the data names first, whatever slot it sits in.
@@ -408,7 +396,7 @@ template <class T> class Machine {
         const double z = out[label_slot[label] * stride + n];
         if (!(z <= top)) top = z, best = (int)label;
       }
-      if (part.given.labels) total.correct += best == output_slot[chunk.labels[n]];
+      if (part.labels) total.correct += best == output_slot[chunk.labels[n]];
       if (shape.cross_entropy) {
         for (long o = 0; o < outputs; o++) sum += std::exp(out[o * stride + n] - top);
         total.loss += std::log(sum) + top - out[chunk.labels[n] * stride + n];

@@ -1,6 +1,7 @@
 // A first layer whose inputs are mostly zeros, as lists: for each example the rows of a table that it adds up.
 #pragma once
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "kernel_vectors.h"
@@ -11,36 +12,48 @@ template <class T> struct Entry {
 };
 
 template <class T> struct Lists {  // list i holds entries first[i] … first[i + 1]
-  std::vector<int64_t> first;
-  std::vector<Entry<T>> entries;
-  const Entry<T>* of(int64_t i) const { return entries.data() + first[i]; }
-  long size(int64_t i) const { return (long)(first[i + 1] - first[i]); }
+  std::vector<int64_t> first{0};
+  const Entry<T>* of(long i) const { return entries.get() + first[i]; }
+  long size(long i) const { return (long)(first[i + 1] - first[i]); }
 
-  // Bring list i nearer.
-  void fetch(int64_t i) const {
-    const char *at = (const char*)of(i), *end = (const char*)of(i + 1);
-    for (; at < end; at += 64) __builtin_prefetch(at);
+  // Start over, with room for so many entries; memory that no entry reaches is never touched.
+  void clear(long count) {
+    first.assign(1, 0);
+    if (count > room) entries.reset(new Entry<T>[count]), room = count;
   }
+  Entry<T>* end() { return entries.get() + first.back(); }
+  void close(const Entry<T>* at) { first.push_back(at - entries.get()); }
 
-  // The same entries listed the other way round: for each of `count` rows, the places in `chosen` whose lists name it.
-  void turn(const Lists& from, const std::vector<int64_t>& chosen, long count) {
+  // The same entries listed the other way round: for each of `count` rows, the lists that name it.
+  void turn(const Lists& from, long count) {
+    clear(from.first.back());
     first.assign(count + 2, 0);
-    long total = 0;
-    for (int64_t i : chosen) {
-      const Entry<T>* list = from.of(i);
-      const long size = from.size(i);
-      for (long e = 0; e < size; e++) first[list[e].who + 2]++;
-      total += size;
-    }
+    const Entry<T>* all = from.entries.get();
+    for (int64_t e = 0; e < from.first.back(); e++) first[all[e].who + 2]++;
     for (long r = 2; r < count + 2; r++) first[r] += first[r - 1];
-    if ((long)entries.size() < total) entries.resize(total);
-    for (size_t place = 0; place < chosen.size(); place++) {
-      const Entry<T>* list = from.of(chosen[place]);
-      const long size = from.size(chosen[place]);
-      for (long e = 0; e < size; e++) entries[first[list[e].who + 1]++] = {(int32_t)place, list[e].times};
-    }
+    for (size_t i = 0; i + 1 < from.first.size(); i++)
+      for (int64_t e = from.first[i]; e < from.first[i + 1]; e++)
+        entries[first[all[e].who + 1]++] = {(int32_t)i, all[e].times};
   }
+
+ private:
+  std::unique_ptr<Entry<T>[]> entries;
+  long room = 0;
 };
+
+// The numbers of a line that are not 0, with their places from `at` on. Returns the end of the list.
+template <class T> Entry<T>* list_numbers(const T* line, long from, long to, Entry<T>* list) {
+  constexpr long PIECE = 32 / sizeof(T);
+  long i = from;
+  for (; i + PIECE <= to; i += PIECE) {
+    uint64_t bits[4];
+    std::memcpy(bits, line + i, sizeof bits);
+    if (!(bits[0] | bits[1] | bits[2] | bits[3])) continue;
+    for (long j = i; j < i + PIECE; j++) *list = {(int32_t)j, line[j]}, list += line[j] != T(0);
+  }
+  for (; i < to; i++) *list = {(int32_t)i, line[i]}, list += line[i] != T(0);
+  return list;
+}
 
 // to = start + Σ of listed table rows, each times its number; start null: from zero.
 template <class T, int VECTORS>

@@ -164,7 +164,7 @@ def _our_step(job: Training) -> float:
         return _timed(lambda: job.stepper.advance(steps, price=price))
 
     steps = 1
-    while seconds(steps) < 0.02:
+    while seconds(steps) < 0.1:
         steps *= 2
     return median(seconds(steps) / steps for _ in range(9))
 

@@ -45,9 +45,11 @@ def table() -> Dataset:
     return Dataset(x, x[:, :1], x, x[:, :1], "regression", ("x1", "x2"), ("y1",))
 
 
-def choose(table: Dataset, **training: object) -> type:
+def choose(table: Dataset, *, hidden: tuple[int, ...] = (20, 20), **training: object) -> type:
     spec = TrainingSpec(device="cpu", **training)
-    network = build_network(MlpNetwork(), table, precision=spec.precision, generator=torch.Generator())
+    network = build_network(
+        MlpNetwork(hidden=list(hidden)), table, precision=spec.precision, generator=torch.Generator()
+    )
     return choose_stepper(network, table, spec)
 
 
@@ -126,6 +128,11 @@ def test_asked_for_by_name_a_stepper_is_used(compiler: str, table: Dataset) -> N
         "batched",
         "autograd",
     ]
+
+
+def test_large_matrices_are_left_to_torch_unless_the_kernel_is_asked_for(compiler: str, table: Dataset) -> None:
+    assert choose(table, hidden=(700, 700)).name == "batched"
+    assert choose(table, hidden=(700, 700), stepper="kernel").name == "kernel"
 
 
 LOAD = "from bimt_engine.training.kernel_build import load_kernel; load_kernel('perceptron', 'float32')"
