@@ -42,8 +42,14 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
     """Seeds × cost strengths, each with the spec it is trained with."""
     strengths: list[float | None] = list(body.cost_strengths) or [None]
     runs: list[NewRun] = []
-    for strength in strengths:
-        written_out = spec.at_cost_strength(strength).expanded().model_dump(mode="json")
+    for index, strength in enumerate(strengths):
+        try:
+            written_out = spec.at_cost_strength(strength).expanded().model_dump(mode="json")
+        except ValidationError:
+            sentence = (
+                f"At λ = {strength} another phase of the spec would cost more than is allowed; choose a smaller λ."
+            )
+            raise invalid(f"/cost_strengths/{index}", sentence) from None
         for seed in body.seeds:
             runs.append(NewRun(seed=seed, cost_strength=strength, spec=written_out, steps=spec.training.steps))
     return runs

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -318,10 +319,10 @@ def serving(house: House, *, processes: int = 1) -> Iterator[int]:
         cwd=Path(__file__).resolve().parents[2],
     )
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        for _ in range(400):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
                 break
-            time.sleep(0.05)
+            time.sleep(0.1)
         yield port
     finally:
         child.terminate()

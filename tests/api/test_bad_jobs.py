@@ -53,6 +53,11 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
     "no seed": (job() | {"seeds": []}, "/seeds"),
     "too many runs": (job() | {"seeds": list(range(100)), "cost_strengths": [0.1, 0.2, 0.3]}, ""),
     "a negative cost strength": (job() | {"cost_strengths": [-1e-3]}, "/cost_strengths/0"),
+    "a cost strength that another phase would multiply beyond bounds": (
+        job(training={"phases": [{"until": 0.5, "cost_strength": 1e-9}, {"until": 1, "cost_strength": 1e6}]})
+        | {"cost_strengths": [0.5, 1e5]},
+        "/cost_strengths/0",
+    ),
     "a priority of ten": (job() | {"priority": 10}, "/priority"),
     "a tag with a space": (job() | {"tags": ["a b"]}, "/tags/0"),
     "a name with a NUL": (job() | {"name": "a\x00b"}, "/name"),

@@ -13,7 +13,7 @@ import pytest
 
 from api import openapi
 from api.auth import Access, decide, decisions
-from api.problems import KINDS, _BY_STATUS
+from api.problems import _BY_STATUS, KINDS
 from tests.api.makers import House
 
 

@@ -1,0 +1,116 @@
+"""A real browser on a real service. Without Chromium these tests are skipped, but not in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.makers import House, make_house, publish_runs, serving, submit_job
+from tests.api.test_thread import upload
+from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Site:
+    """A service that is being served, with a job that has ended, one that waits, and a table."""
+
+    house: House
+    url: str
+    job: str
+    runs: list[str]
+    waiting: str
+    dataset: str
+
+
+@dataclass
+class Visitor:
+    """A page of the browser, and everything that it complained about."""
+
+    page: Any
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    def go(self, path: str) -> Any:
+        """Open a path of ours."""
+        return self.page.goto(self.url + path)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Site]:  # noqa: F811
+    """One service for the tests of a file."""
+    home = tmp_path_factory.mktemp("site")
+    shutil.copy(sqlite_template, home / "bimt.sqlite")
+    house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
+    job = submit_job(house, seeds=(0, 1, 2), tags=("paper",))
+    found = publish_runs(house, job)
+    waiting = submit_job(house, name="waiting")
+    dataset = upload(house, file_name="progress.csv").json["id"]
+    with serving(house) as port:
+        yield Site(house, f"http://127.0.0.1:{port}", job, found, waiting, dataset)
+    house.database.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("In CI there must be a Chromium; install the package `chromium`.")
+        pytest.skip("There is no Chromium on this machine; install the package `chromium` to drive the pages.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, site: Site) -> Iterator[Callable[..., Visitor]]:
+    """Open a browser window, signed in as a role or as nobody. At the end it must have complained about nothing."""
+    windows: list[tuple[Any, Visitor]] = []
+
+    def open_window(role: str | None = "admin", **options: Any) -> Visitor:
+        context = chromium.new_context(**options)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        visitor = Visitor(page, site.url)
+        page.on("pageerror", lambda error: visitor.complaints.append(f"error: {error}"))
+        page.on("console", lambda said: visitor.complaints.append(said.text) if said.type == "error" else None)
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((site.url, "data:"))
+                else visitor.complaints.append(f"foreign request: {request.url}")
+            ),
+        )
+        if role is not None:
+            visitor.go("/login")
+            page.fill("#token", site.house.tokens["ours", role])
+            page.click("main button")
+            page.wait_for_url(site.url + "/")
+        windows.append((context, visitor))
+        return visitor
+
+    yield open_window
+    for context, _ in windows:
+        context.close()
+    assert [complaint for _, visitor in windows for complaint in visitor.complaints] == []
