@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.partitions import relabelled, variation_of_information
 from bimt_engine.analysis.significance import p_value
 
 Array = np.ndarray
@@ -151,20 +152,6 @@ def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tu
     scores = [layered_modularity(net, labels, resolution=resolution) for labels in found]
     best = int(np.argmax(scores))
     return found[best], scores[best], found
-
-
-def relabelled(labels: Array) -> Array:
-    """The same groups numbered in the order in which they first appear."""
-    order = {old: new for new, old in enumerate(dict.fromkeys(labels.tolist()))}
-    return np.array([order[old] for old in labels.tolist()])
-
-
-def variation_of_information(one: Array, other: Array) -> float:
-    """H(one | other) + H(other | one) in nats: 0 for equal partitions, at most log n."""
-    joint = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
-    np.add.at(joint, (one, other), 1 / len(one))
-    entropy = lambda p: -float((p[p > 0] * np.log(p[p > 0])).sum())  # noqa: E731 (three uses in one line)
-    return max(0.0, 2 * entropy(joint.reshape(-1)) - entropy(joint.sum(0)) - entropy(joint.sum(1)))
 
 
 # --- chance -----------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ The loss is not monotone in the number of connections, so the curve is scanned f
   1. Weights that carry nothing (by |w| · std of what they carry) go at once, as long as the loss does not notice.
   2. While many are left they go in batches; near the end one at a time. After every removal the kept weights are
      refitted without the cost, which had shrunk them.
-  3. At the end each removal is a trial: the cheapest to second order first, then the others, until one keeps the loss
-     within the tolerance. Only when none does has the cliff been reached; a few steps more are taken for the curve.
+  3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
+     nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
   4. k* is the smallest number of connections on the curve whose training and held-out loss are within their limits.
 """
 
@@ -160,6 +160,8 @@ class _Search:
         problem = self.bench.small
         assert problem is not None
         limit = self.limits(state, self.reference(states))[0]
+        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is looked for, even when
+        # one within the limit is found before: what it costs is gone, and an idle connection might have gone for free.
         easy = max(1.05 * state.step.train_loss, 0.05 * self.slack)
         costs = removal_costs(self.bench.refitted(state), state.masks)
         kept = kept_weights(state.masks)
@@ -174,7 +176,7 @@ class _Search:
             found = refit_small(problem, values, masks, hopeless=20 * limit if patient else None)
             if best is None or found.loss < best[0]:
                 best = (found.loss, found, masks)
-            if found.loss <= easy or (number >= 3 and best[0] <= limit):
+            if found.loss <= easy or (number >= 3 and best[0] <= 2 * easy):
                 break
         self.extra_trials -= max(0, number - 3)
         self.extra_work -= max(0, number - 3) * work

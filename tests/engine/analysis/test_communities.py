@@ -20,12 +20,11 @@ from bimt_engine.analysis.communities import (
     layered_modularity,
     leiden,
     normalised_cut,
-    relabelled,
     spectral_cut,
-    variation_of_information,
 )
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.partitions import relabelled, variation_of_information
 from bimt_engine.analysis.subject import Subject
 from tests.engine.analysis.teachers import data_of, teacher
 

@@ -1,0 +1,75 @@
+"""A sweep of cost strengths: what is bought and what is paid, where the knee is, and how large λ may be. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.05) -> dict[str, Any]:
+    """Which runs of a sweep no other run betters, the knee among them, and the largest harmless cost strength.
+
+    points      {"run", "cost_strength", "seed", "loss" (held out), "wiring", "connections", "modularity", "scale"};
+                modularity may be null, scale (the loss of a constant answer) may be left out.
+    tolerance   share of `scale` (or of the best loss) that the median held-out loss may be above the best one's.
+    """
+    usable = [p for p in points if _finite(p.get("loss")) and _finite(p.get("wiring"))]
+    if not usable:
+        return {"points": [], "knee": None, "suggested_cost_strength": None}
+    values = np.array([[float(p["loss"]), float(p["wiring"])] for p in usable])
+    best = non_dominated(values)
+    rows = [{**p, "efficient": bool(b)} for p, b in zip(usable, best, strict=True)]
+    front = np.flatnonzero(best)
+    bend = knee(values[front])
+    return {
+        "points": rows,
+        "knee": None if bend is None else rows[int(front[bend])],
+        "suggested_cost_strength": largest_harmless(usable, tolerance=tolerance),
+        "tolerance": tolerance,
+    }
+
+
+def non_dominated(values: Array) -> Array:
+    """For each row, whether no other row is at least as low in every column and lower in one."""
+    return np.array(
+        [not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any() for row in values], dtype=bool
+    )
+
+
+def knee(front: Array) -> int | None:
+    """The point of a front (loss, wiring) that lies farthest below the chord between its ends, both on log scales.
+
+    None for fewer than three points or a front without a bend.
+    """
+    if len(front) < 3:
+        return None
+    logs = np.log(np.maximum(front, 1e-300))
+    low, span = logs.min(axis=0), np.ptp(logs, axis=0)
+    if (span == 0).any():
+        return None
+    scaled = (logs - low) / span  # the chord runs from (0, 1) to (1, 0)
+    below = 1.0 - scaled.sum(axis=1)
+    bend = int(np.argmax(below))
+    return bend if below[bend] > 1e-9 else None
+
+
+def largest_harmless(points: Sequence[Mapping[str, Any]], *, tolerance: float) -> float | None:
+    """The largest cost strength whose median held-out loss over its seeds stays within tolerance of the best one."""
+    medians = {
+        strength: float(np.median([float(p["loss"]) for p in points if p["cost_strength"] == strength]))
+        for strength in {float(p["cost_strength"]) for p in points if p.get("cost_strength") is not None}
+    }
+    if not medians:
+        return None
+    best = min(medians.values())
+    scales = [float(p["scale"]) for p in points if _finite(p.get("scale"))]
+    limit = best + tolerance * (float(np.median(scales)) if scales else abs(best))
+    return max(strength for strength, loss in medians.items() if loss <= limit)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

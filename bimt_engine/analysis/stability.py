@@ -1,0 +1,210 @@
+"""Stability: do the seeds of a job agree on the modules? (SCIENCE, item 5)
+
+Neurons have no names that two trainings share, so modules are aligned by what they do to the outputs, and connections
+by what they read and where they lead. Works on the documents of runs; no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.partitions import adjusted_rand, variation_of_information
+
+Array = np.ndarray
+Document = Mapping[str, Any]
+OFTEN = 0.5  # of the runs: what occurs less often is not called recurring
+MOST_LISTED = 100  # recurring connections in a report
+
+
+def end_labels(document: Document) -> tuple[tuple[str, ...], Array]:
+    """Every input and output by name, and the number of the module it belongs to; what no module reads stands alone."""
+    graph = document["graph"]["graph"]
+    names = [f"in {name}" for name in graph["inputs"]] + [f"out {name}" for name in graph["outputs"]]
+    groups = dict.fromkeys(names)
+    for number, module in enumerate(document["modules"]):
+        for name in module["inputs"]:
+            groups[f"in {name}"] = number
+        for name in module["outputs"]:
+            groups[f"out {name}"] = number
+    alone = itertools.count(len(document["modules"]))
+    return tuple(names), np.array([next(alone) if groups[name] is None else groups[name] for name in names])
+
+
+def align_modules(document: Document, reference: Document) -> list[int | None]:
+    """For each module of the reference, the one of this run that does most nearly the same to the outputs.
+
+    Alike is the cosine between rows of the effect matrix, negative effects counted as none; every module is used once,
+    and a match without any overlap is no match.
+    """
+    ours, theirs = (np.maximum(np.array(d["effects"]["matrices"]["mean"], float), 0.0) for d in (document, reference))
+    if not (ours.size and theirs.size):
+        return [None] * len(reference["modules"])
+    scaled = [m / np.maximum(np.linalg.norm(m, axis=1, keepdims=True), 1e-300) for m in (theirs, ours)]
+    alike = scaled[0] @ scaled[1].T
+    rows, columns = linear_sum_assignment(-alike)
+    match: list[int | None] = [None] * len(theirs)
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        if alike[row, column] > 0:
+            match[row] = column
+    return match
+
+
+def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """For each neuron id: the inputs that reach it and the outputs that it reaches, by name."""
+    first, last = graph.meta["layers"][0]["name"], _output_layer(graph)
+    reads = {n.id: {_feature(n.name)} if n.layer == first else set() for n in graph.neurons}
+    reaches = {n.id: {n.name} if n.layer == last else set() for n in graph.neurons}
+    changed = True
+    while changed:
+        changed = False
+        for c in graph.connections:
+            if not reads[c.source] <= reads[c.target]:
+                reads[c.target] |= reads[c.source]
+                changed = True
+            if not reaches[c.target] <= reaches[c.source]:
+                reaches[c.source] |= reaches[c.target]
+                changed = True
+    return {n.id: (frozenset(reads[n.id]), frozenset(reaches[n.id])) for n in graph.neurons}
+
+
+def stability(documents: Sequence[Document]) -> dict[str, Any]:
+    """How far runs of one spec with different seeds agree; a JSON-able document.
+
+    agreement    runs whose modules part inputs and outputs in the most common way.
+    modules      of the run that agrees best with all others, each with how often it came back and what it read.
+    dependencies share of the runs in which an input reaches an output.
+    connections  by what they read and where they lead, with the share of the runs that have one; the common ones.
+    """
+    if not documents:
+        return {"runs": 0, "reading": "No run has ended yet, so there is nothing to compare."}
+    names, _ = end_labels(documents[0])
+    labels = []
+    for document in documents:
+        these, of = end_labels(document)
+        if these != names:
+            raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
+        labels.append(of)
+    parted = [_partition(names, of) for of in labels]
+    common, agreeing = Counter(parted).most_common(1)[0]
+    count = len(documents)
+    rand = np.array([[adjusted_rand(a, b) for b in labels] for a in labels])
+    information = np.array([[variation_of_information(a, b) for b in labels] for a in labels])
+    pairs = np.triu_indices(count, 1)
+    among = [i for i in range(count) if parted[i] == common]
+    reference = max(among, key=lambda i: (rand[i].mean(), -i))
+    found = {
+        "runs": count,
+        "agreement": agreeing,
+        "partition": [sorted(group) for group in sorted(common, key=lambda g: sorted(g))],
+        "adjusted_rand": float(rand[pairs].mean()) if count > 1 else 1.0,
+        "variation_of_information": float(information[pairs].mean()) if count > 1 else 0.0,
+        "reference": reference,
+        "modules": _module_rows(documents, documents[reference]),
+        "dependencies": _dependency_shares(documents),
+        "connections": _recurring(documents),
+    }
+    found["reading"] = (
+        f"{agreeing} of {count} runs part inputs and outputs the same way ({_told(common)}); mean adjusted Rand index "
+        f"{found['adjusted_rand']:.2f}, mean variation of information {found['variation_of_information']:.2f} nats."
+    )
+    return found
+
+
+def _module_rows(documents: Sequence[Document], reference: Document) -> list[dict[str, Any]]:
+    matches = [align_modules(document, reference) for document in documents]
+    rows = []
+    for number, module in enumerate(reference["modules"]):
+        met = [
+            (document, document["modules"][match[number]])
+            for document, match in zip(documents, matches, strict=True)
+            if match[number] is not None
+        ]
+        rows.append(
+            {
+                "name": module["name"],
+                "inputs": module["inputs"],
+                "outputs": module["outputs"],
+                "met_in": len(met),
+                "same_ends_in": sum(
+                    m["inputs"] == module["inputs"] and m["outputs"] == module["outputs"] for _, m in met
+                ),
+                "supported_in": sum(bool(m.get("supported")) for _, m in met),
+                "inputs_read": _shares(met, "inputs", len(documents)),
+                "outputs_reached": _shares(met, "outputs", len(documents)),
+                "connections": [int(m["connections"]) for _, m in met],
+            }
+        )
+    return rows
+
+
+def _shares(met: Sequence[tuple[Document, Document]], field: str, of: int) -> dict[str, float]:
+    counts = Counter(name for _, module in met for name in module[field])
+    return {name: count / of for name, count in sorted(counts.items())}
+
+
+def _dependency_shares(documents: Sequence[Document]) -> dict[str, Any]:
+    meta = documents[0]["graph"]["graph"]
+    inputs, outputs = list(meta["inputs"]), list(meta["outputs"])
+    shares = np.zeros((len(inputs), len(outputs)))
+    for document in documents:
+        graph = Graph.from_json(document["graph"])
+        of = dependencies(graph)
+        last = _output_layer(graph)
+        for neuron in graph.neurons:
+            if neuron.layer == last and neuron.name in outputs:
+                for name in of[neuron.id][0] & set(inputs):
+                    shares[inputs.index(name), outputs.index(neuron.name)] += 1 / len(documents)
+    return {"inputs": inputs, "outputs": outputs, "share": shares.tolist()}
+
+
+def _recurring(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """Connections told by matrix, what the source reads and where the target leads, and the share of runs with one."""
+    seen: Counter[tuple[str, tuple[str, ...], tuple[str, ...]]] = Counter()
+    for document in documents:
+        graph = Graph.from_json(document["graph"])
+        of = dependencies(graph)
+        told = {
+            (c.parameter, tuple(sorted(of[c.source][0])), tuple(sorted(of[c.target][1]))) for c in graph.connections
+        }
+        seen.update(told)
+    common = [(key, n) for key, n in seen.items() if n >= OFTEN * len(documents)]
+    common.sort(key=lambda row: (-row[1], row[0]))
+    return [
+        {"parameter": p, "reads": list(reads), "leads_to": list(leads), "share": n / len(documents)}
+        for (p, reads, leads), n in common[:MOST_LISTED]
+    ]
+
+
+def _partition(names: tuple[str, ...], labels: Array) -> frozenset[frozenset[str]]:
+    return frozenset(
+        frozenset(name for name, own in zip(names, labels.tolist(), strict=True) if own == label)
+        for label in set(labels.tolist())
+    )
+
+
+def _told(partition: frozenset[frozenset[str]]) -> str:
+    parts = []
+    for group in sorted(partition, key=lambda g: sorted(g)):
+        reads = [name.removeprefix("in ") for name in sorted(group) if name.startswith("in ")]
+        decides = [name.removeprefix("out ") for name in sorted(group) if name.startswith("out ")]
+        if decides:
+            parts.append(f"{', '.join(reads) or 'nothing'} → {', '.join(decides)}")
+    return " | ".join(parts) or "no output is reached"
+
+
+def _output_layer(graph: Graph) -> str:
+    """The last neuron layer; the layers of a graph are told from inputs to outputs."""
+    return str(graph.meta["layers"][-1]["name"])
+
+
+def _feature(name: str) -> str:
+    """The input behind a neuron: one coordinate of a token's vector, a[3], belongs to the token a."""
+    head, bracket, rest = name.rpartition("[")
+    return head if bracket and rest.endswith("]") and rest[:-1].isdecimal() else name
