@@ -41,7 +41,7 @@ class Dataset(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     name: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
@@ -71,7 +71,7 @@ class Upload(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     name: Mapped[str] = mapped_column(String(200))
     bytes: Mapped[int] = mapped_column(BigInteger)  # the length that was announced
     format: Mapped[str | None] = mapped_column(String(16))

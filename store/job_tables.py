@@ -18,6 +18,7 @@ ATTEMPT_ENDS = ("succeeded", "failed", "cancelled", "handed_back", "lease_lost")
 
 _QUEUED = text("state = 'queued'")
 _RUNNING = text("state = 'running'")
+_ENDED = text("ended_at IS NOT NULL")
 
 
 class Job(Base):
@@ -41,13 +42,15 @@ class Job(Base):
         Index(None, "team_id", "state", "id"),
         Index(None, "team_id", "member_id", "id"),
         Index("ix_job_waiting", "queue", "priority", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+        Index("ix_job_turn", "queue", "team_id", "priority", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+        Index("ix_job_unannounced", "announced_at", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
         Index("ix_job_leased", "lease_until", sqlite_where=_RUNNING, postgresql_where=_RUNNING),
-        Index(None, "ended_at"),
+        Index("ix_job_ended", "ended_at", sqlite_where=_ENDED, postgresql_where=_ENDED),
     )
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id", ondelete="SET NULL"), index=True)
     kind: Mapped[str] = mapped_column(String(32))  # `training`, or the name of an errand that a worker runs
     name: Mapped[str] = mapped_column(String(200))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NotRequired, TypedDict, cast
 
-from sqlalchemy import Integer, Table, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Integer, Table, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, undefer
 
@@ -56,18 +56,17 @@ _ONE_JOB = (
     .options(undefer(Job.spec))
     .execution_options(populate_existing=True)
 )
-_BEFORE = select(func.count()).select_from(
-    select(Job.id)
-    .where(
-        Job.state == "queued",
-        Job.queue == bindparam("queue"),
-        or_(
-            Job.priority > bindparam("priority"),
-            and_(Job.priority == bindparam("priority"), Job.id < bindparam("job_id")),
-        ),
+_IN_QUEUE = select(Job.id).where(Job.state == "queued", Job.queue == bindparam("queue"))
+_MORE_URGENT = _IN_QUEUE.where(Job.priority > bindparam("priority"))
+_OLDER = _IN_QUEUE.where(Job.priority == bindparam("priority"), Job.id < bindparam("job_id"))
+_BEFORE = select(
+    *(
+        select(func.count())
+        .select_from(before.limit(bindparam("at_most", type_=Integer)).subquery())
+        .scalar_subquery()
+        .label(name)
+        for name, before in (("more_urgent", _MORE_URGENT), ("older", _OLDER))
     )
-    .limit(bindparam("at_most", type_=Integer))
-    .subquery()
 )
 _NEW_JOB = insert(cast(Table, Job.__table__))
 _NEW_RUN = insert(cast(Table, Run.__table__))
@@ -113,12 +112,15 @@ def submit(
     queue: str = "cpu",
     dataset_id: str | None = None,
     idempotency_key: str | None = None,
+    announced_at: datetime | None = None,
 ) -> Job:
     """A new job with its runs, all `queued`; the row as it was written. Announce it after the commit.
 
     kind   `training`, or the name of an errand that a worker runs, such as a verification; that has no runs, its
            order is the spec and its answer a body of the job.
 
+    announced_at   given by whoever will announce right after the commit; that saves the write of mark_announced, and
+                   an announcement that fails all the same is made up for after the usual while.
     With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
     Raises NotFound for the data set, QuotaExceeded.
     """
@@ -157,6 +159,7 @@ def submit(
         "attempts": 0,
         "lost_attempts": 0,
         "fence": 0,
+        "announced_at": announced_at,
         "created_at": now,
         "queued_at": now,
     }
@@ -221,7 +224,8 @@ def queue_position(session: Session, job: Job, *, at_most: int = 1000) -> int | 
     if job.state != "queued":
         return None
     bounds = {"queue": job.queue, "priority": job.priority, "job_id": job.id, "at_most": at_most}
-    return int(session.scalar(_BEFORE, bounds) or 0)
+    more_urgent, older = session.execute(_BEFORE, bounds).one()
+    return min(more_urgent + older, at_most)
 
 
 def attempts(session: Session, team_id: str, job_id: str) -> list[Attempt]:
@@ -334,11 +338,18 @@ def delete_drafts(session: Session, *, ended_before: datetime, limit: int = 100)
 
 
 def to_announce(session: Session, *, now: datetime, resend_after: float, limit: int = 100) -> list[Announcement]:
-    """Waiting jobs that were never announced, or not for `resend_after` seconds; most urgent and oldest first."""
-    silent = or_(Job.announced_at.is_(None), Job.announced_at < now - timedelta(seconds=resend_after))
-    query = select(Job.id, Job.queue, Job.priority).where(Job.state == "queued", silent)
-    rows = session.execute(query.order_by(Job.priority.desc(), Job.id).limit(limit))
-    return [Announcement(*row) for row in rows]
+    """Waiting jobs that were never announced, then those announced more than `resend_after` seconds ago.
+
+    Which of them is worked on first is decided when a worker claims: see leases.claim_next.
+    """
+    query = select(Job.id, Job.queue, Job.priority).where(Job.state == "queued")
+    never = query.where(Job.announced_at.is_(None)).order_by(Job.id).limit(limit)
+    found = [Announcement(*row) for row in session.execute(never)]
+    if len(found) < limit:
+        stale = query.where(Job.announced_at < now - timedelta(seconds=resend_after))
+        stale = stale.order_by(Job.announced_at, Job.id).limit(limit - len(found))
+        found += [Announcement(*row) for row in session.execute(stale)]
+    return found
 
 
 def mark_announced(session: Session, job_ids: Sequence[str], *, now: datetime) -> None:

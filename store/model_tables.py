@@ -35,7 +35,7 @@ class Model(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     name: Mapped[str] = mapped_column(String(120))
     visibility: Mapped[str] = mapped_column(String(16))
     versions: Mapped[int]  # the number of the newest one
@@ -52,7 +52,7 @@ class ModelVersion(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="RESTRICT"), index=True)
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     card: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Utc)
     verified_at: Mapped[datetime | None] = mapped_column(Utc)
@@ -69,7 +69,7 @@ class ModelAlias(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id", ondelete="CASCADE"))
     alias: Mapped[str] = mapped_column(String(64))
     number: Mapped[int | None]
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     at: Mapped[datetime] = mapped_column(Utc)
 
 
@@ -92,7 +92,7 @@ class Annotation(Base):
     target: Mapped[str] = mapped_column(String(200))
     number: Mapped[int]
     text: Mapped[str] = mapped_column(Text)
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     at: Mapped[datetime] = mapped_column(Utc)
 
 
@@ -114,7 +114,7 @@ class Share(Base):
     ident: Mapped[str] = mapped_column(String(12), unique=True)
     secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
     view: Mapped[dict[str, Any] | None] = mapped_column(small_json())
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     created_at: Mapped[datetime] = mapped_column(Utc)
     expires_at: Mapped[datetime | None] = mapped_column(Utc)
     revoked_at: Mapped[datetime | None] = mapped_column(Utc)

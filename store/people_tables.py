@@ -77,7 +77,7 @@ class AuditEntry(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
-    member_id: Mapped[str | None] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str | None] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     at: Mapped[datetime] = mapped_column(Utc)
     action: Mapped[str] = mapped_column(String(64))
     thing_id: Mapped[str | None] = mapped_column(String(200))
@@ -105,7 +105,7 @@ class Webhook(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"), index=True)
-    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
     url: Mapped[str] = mapped_column(Text)
     secret: Mapped[str] = mapped_column(String(120))
     events: Mapped[list[str]] = mapped_column(small_json())

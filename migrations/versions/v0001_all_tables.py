@@ -89,7 +89,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_entry")),
     )
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_audit_entry_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_entry_team_id_id"), ["team_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_audit_entry_thing_id_id"), ["thing_id", "id"], unique=False)
 
@@ -129,7 +128,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dataset")),
     )
     with op.batch_alter_table("dataset", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_dataset_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_dataset_sha256"), ["sha256"], unique=False)
         batch_op.create_index(batch_op.f("ix_dataset_state_checked_at"), ["state", "checked_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_dataset_team_id_id"), ["team_id", "id"], unique=False)
@@ -168,7 +166,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("team_id", "name", name=op.f("uq_model_team_id_name")),
     )
     with op.batch_alter_table("model", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_model_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_model_visibility_id"), ["visibility", "id"], unique=False)
 
     op.create_table(
@@ -219,7 +216,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook")),
     )
     with op.batch_alter_table("webhook", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_webhook_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_webhook_team_id"), ["team_id"], unique=False)
 
     op.create_table(
@@ -284,7 +280,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_job_dataset_id"), ["dataset_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_job_ended_at"), ["ended_at"], unique=False)
+        batch_op.create_index(
+            "ix_job_ended",
+            ["ended_at"],
+            unique=False,
+            sqlite_where=sa.text("ended_at IS NOT NULL"),
+            postgresql_where=sa.text("ended_at IS NOT NULL"),
+        )
         batch_op.create_index(
             "ix_job_leased",
             ["lease_until"],
@@ -292,10 +294,23 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'running'"),
             postgresql_where=sa.text("state = 'running'"),
         )
-        batch_op.create_index(batch_op.f("ix_job_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_team_id_id"), ["team_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_team_id_member_id_id"), ["team_id", "member_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_team_id_state_id"), ["team_id", "state", "id"], unique=False)
+        batch_op.create_index(
+            "ix_job_turn",
+            ["queue", "team_id", "priority", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'queued'"),
+            postgresql_where=sa.text("state = 'queued'"),
+        )
+        batch_op.create_index(
+            "ix_job_unannounced",
+            ["announced_at", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'queued'"),
+            postgresql_where=sa.text("state = 'queued'"),
+        )
         batch_op.create_index(
             "ix_job_waiting",
             ["queue", "priority", "id"],
@@ -321,7 +336,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model_alias")),
     )
     with op.batch_alter_table("model_alias", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_model_alias_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_model_alias_model_id_alias_id"), ["model_id", "alias", "id"], unique=False)
 
     op.create_table(
@@ -353,7 +367,6 @@ def upgrade() -> None:
     with op.batch_alter_table("upload", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_upload_dataset_id"), ["dataset_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_upload_expires_at"), ["expires_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_upload_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_upload_team_id_id"), ["team_id", "id"], unique=False)
 
     op.create_table(
@@ -559,7 +572,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model_id", "number", name=op.f("pk_model_version")),
     )
     with op.batch_alter_table("model_version", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_model_version_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_model_version_run_id"), ["run_id"], unique=False)
 
     op.create_table(
@@ -641,9 +653,6 @@ def upgrade() -> None:
             name=op.f("uq_annotation_model_id_version_about_target_number"),
         ),
     )
-    with op.batch_alter_table("annotation", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_annotation_member_id"), ["member_id"], unique=False)
-
     op.create_table(
         "clustering",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -709,7 +718,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("ident", name=op.f("uq_share_ident")),
     )
     with op.batch_alter_table("share", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_share_member_id"), ["member_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_share_model_id_version"), ["model_id", "version"], unique=False)
         batch_op.create_index(batch_op.f("ix_share_team_id"), ["team_id"], unique=False)
 
@@ -720,7 +728,6 @@ def downgrade() -> None:
     with op.batch_alter_table("share", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_share_team_id"))
         batch_op.drop_index(batch_op.f("ix_share_model_id_version"))
-        batch_op.drop_index(batch_op.f("ix_share_member_id"))
 
     op.drop_table("share")
     op.drop_table("effect")
@@ -728,9 +735,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_clustering_method_modularity"))
 
     op.drop_table("clustering")
-    with op.batch_alter_table("annotation", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_annotation_member_id"))
-
     op.drop_table("annotation")
     with op.batch_alter_table("snapshot", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_snapshot_sha256"))
@@ -744,7 +748,6 @@ def downgrade() -> None:
     op.drop_table("module")
     with op.batch_alter_table("model_version", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_model_version_run_id"))
-        batch_op.drop_index(batch_op.f("ix_model_version_member_id"))
 
     op.drop_table("model_version")
     op.drop_table("history_chunk")
@@ -783,34 +786,40 @@ def downgrade() -> None:
     op.drop_table("webhook_delivery")
     with op.batch_alter_table("upload", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_upload_team_id_id"))
-        batch_op.drop_index(batch_op.f("ix_upload_member_id"))
         batch_op.drop_index(batch_op.f("ix_upload_expires_at"))
         batch_op.drop_index(batch_op.f("ix_upload_dataset_id"))
 
     op.drop_table("upload")
     with op.batch_alter_table("model_alias", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_model_alias_model_id_alias_id"))
-        batch_op.drop_index(batch_op.f("ix_model_alias_member_id"))
 
     op.drop_table("model_alias")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_job_waiting", sqlite_where=sa.text("state = 'queued'"), postgresql_where=sa.text("state = 'queued'")
         )
+        batch_op.drop_index(
+            "ix_job_unannounced", sqlite_where=sa.text("state = 'queued'"), postgresql_where=sa.text("state = 'queued'")
+        )
+        batch_op.drop_index(
+            "ix_job_turn", sqlite_where=sa.text("state = 'queued'"), postgresql_where=sa.text("state = 'queued'")
+        )
         batch_op.drop_index(batch_op.f("ix_job_team_id_state_id"))
         batch_op.drop_index(batch_op.f("ix_job_team_id_member_id_id"))
         batch_op.drop_index(batch_op.f("ix_job_team_id_id"))
-        batch_op.drop_index(batch_op.f("ix_job_member_id"))
         batch_op.drop_index(
             "ix_job_leased", sqlite_where=sa.text("state = 'running'"), postgresql_where=sa.text("state = 'running'")
         )
-        batch_op.drop_index(batch_op.f("ix_job_ended_at"))
+        batch_op.drop_index(
+            "ix_job_ended",
+            sqlite_where=sa.text("ended_at IS NOT NULL"),
+            postgresql_where=sa.text("ended_at IS NOT NULL"),
+        )
         batch_op.drop_index(batch_op.f("ix_job_dataset_id"))
 
     op.drop_table("job")
     with op.batch_alter_table("webhook", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_webhook_team_id"))
-        batch_op.drop_index(batch_op.f("ix_webhook_member_id"))
 
     op.drop_table("webhook")
     with op.batch_alter_table("token", schema=None) as batch_op:
@@ -819,7 +828,6 @@ def downgrade() -> None:
     op.drop_table("token")
     with op.batch_alter_table("model", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_model_visibility_id"))
-        batch_op.drop_index(batch_op.f("ix_model_member_id"))
 
     op.drop_table("model")
     with op.batch_alter_table("idempotency_key", schema=None) as batch_op:
@@ -830,13 +838,11 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_dataset_team_id_id"))
         batch_op.drop_index(batch_op.f("ix_dataset_state_checked_at"))
         batch_op.drop_index(batch_op.f("ix_dataset_sha256"))
-        batch_op.drop_index(batch_op.f("ix_dataset_member_id"))
 
     op.drop_table("dataset")
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_audit_entry_thing_id_id"))
         batch_op.drop_index(batch_op.f("ix_audit_entry_team_id_id"))
-        batch_op.drop_index(batch_op.f("ix_audit_entry_member_id"))
 
     op.drop_table("audit_entry")
     with op.batch_alter_table("member", schema=None) as batch_op:

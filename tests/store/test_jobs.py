@@ -197,15 +197,28 @@ def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, peopl
         with database.read() as session:
             return jobs.to_announce(session, now=clock.now, resend_after=30, limit=10)
 
-    assert due() == [jobs.Announcement(fast.id, "gpu", 9), jobs.Announcement(slow.id, "cpu", 1)]
+    assert due() == [jobs.Announcement(slow.id, "cpu", 1), jobs.Announcement(fast.id, "gpu", 9)]
     with database.write() as session:
         jobs.mark_announced(session, [fast.id, slow.id], now=clock.now)
     assert due() == []
     clock.pass_seconds(31)
-    assert [one.id for one in due()] == [fast.id, slow.id]
+    with database.write() as session:
+        newest = submit(session, people, clock.now).id
+    assert [one.id for one in due()] == [newest, slow.id, fast.id]
+    with database.write() as session:
+        jobs.mark_announced(session, [newest], now=clock.now)
     with database.write() as session:
         claim(session, fast.id, clock.now)
     assert [one.id for one in due()] == [slow.id]
+
+
+def test_who_announces_right_after_the_commit_says_so_beforehand(database, people, clock):
+    with database.write() as session:
+        job = submit(session, people, clock.now, announced_at=clock.now)
+    with database.read() as session:
+        assert jobs.to_announce(session, now=clock.now, resend_after=30) == []
+        due = jobs.to_announce(session, now=clock.pass_seconds(31), resend_after=30)
+        assert [one.id for one in due] == [job.id]
 
 
 def test_listeners_hear_of_every_change(database, people, clock):

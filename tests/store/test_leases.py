@@ -64,12 +64,6 @@ def test_claimers_of_the_next_job_never_get_the_same_one(database, people, clock
 
     with ThreadPoolExecutor(8) as pool:
         taken = [job_id for part in pool.map(take, range(8)) for job_id in part]
-    # A claimer that finds only locked rows goes away although work is left; the next message brings another.
-    assert len(taken) == len(set(taken))
-    assert set(taken) <= set(waiting)
-    with database.write() as session:
-        while got := jobs.claim_next(session, "cpu", worker="last", now=clock.now, lease_seconds=60):
-            taken.append(got.job_id)
     assert sorted(taken) == sorted(waiting)
 
 
