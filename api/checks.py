@@ -159,7 +159,7 @@ def settle_roles(preview: dict[str, Any], asked: dict[str, Any], *, under: str =
     task = asked.get("task")
     if task is None:
         same = targets == suggested.get("targets")
-        task = suggested.get("task") if same else _likely_task(targets, columns, preview.get("rows"))
+        task = suggested.get("task") if same else _classes_or_numbers(targets, columns, preview.get("rows"))
     errors = [*_role_errors("inputs", inputs, columns, under), *_role_errors("targets", targets, columns, under)]
     for index, name in enumerate(targets):
         text = columns.get(name, {}).get("type") == "text"
@@ -195,7 +195,7 @@ def _role_errors(role: str, names: list[str], columns: dict[str, Any], under: st
     return errors
 
 
-def _likely_task(targets: list[str], columns: dict[str, Any], rows: int | None) -> str:
+def _classes_or_numbers(targets: list[str], columns: dict[str, Any], rows: int | None) -> str:
     """Whether targets look like classes: text, or a few whole numbers."""
     column = columns.get(targets[0], {}) if len(targets) == 1 else {}
     few = (column.get("distinct") or 0) <= max(2, min(20, (rows or 0) // 5))

@@ -5,6 +5,7 @@ When the broker is away each process counts for itself, so that a limit never be
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from flask import Flask, request
@@ -13,6 +14,7 @@ from flask_limiter.util import get_remote_address
 
 from store.settings import Settings
 
+LOGIN = "signing_in.login"
 # The addresses that a load balancer asks every few seconds, and files of pages, are not worth a count.
 FREE = ("/healthz", "/readyz", "/static/", "/favicon.ico")
 
@@ -43,9 +45,9 @@ def install(app: Flask, settings: Settings) -> None:
     )
     limiter.request_filter(lambda: request.path.startswith(FREE))
     if settings.login_rate_limit:
-        login = "signing_in.login"
+        views: dict[str, Any] = app.view_functions
         limited = limiter.limit(settings.login_rate_limit, key_func=get_remote_address)
-        app.view_functions[login] = limited(app.view_functions[login])
+        views[LOGIN] = limited(views[LOGIN])
 
 
 def storage_address(broker_url: str) -> str:
