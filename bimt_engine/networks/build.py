@@ -20,9 +20,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Builder(Protocol):
-    def __call__(
-        self, spec: Any, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator
-    ) -> Network: ...
+    def __call__(self, spec: Any, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator) -> Network: ...
 
 
 BUILDERS: dict[str, Builder] = {

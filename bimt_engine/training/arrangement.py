@@ -77,9 +77,7 @@ def changes_within(strength: Table, length: Table) -> Table:
     return total + (bk - bj) * (dj - dk) + (b.T - b) * (d - d.T)
 
 
-def best_assignment(
-    table: Table, blocks: int = 1, *, below: float = np.inf
-) -> Int64[np.ndarray, " slots"] | None:
+def best_assignment(table: Table, blocks: int = 1, *, below: float = np.inf) -> Int64[np.ndarray, " slots"] | None:
     """Who should sit in each slot so that the sum of the table's entries is smallest; heads stay whole.
 
     Neurons that cost nothing anywhere (no connections left) take the free slots in rising order.

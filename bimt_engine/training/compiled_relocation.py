@@ -109,5 +109,3 @@ class CompiledRelocation:
 
 def _at(array: np.ndarray) -> c_void_p:
     return c_void_p(array.ctypes.data)
-
-

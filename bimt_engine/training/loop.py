@@ -91,9 +91,7 @@ class Training:
         self._schedules = [Schedule.of(spec.training) for spec in self.specs]
         self.state = TrainingState.of([network.to(self.device) for network in networks])
         shared = all(dataset is datasets[0] for dataset in datasets)
-        self.data = TensorData.of(
-            datasets[0] if shared else datasets, training, seeds=self.seeds, device=self.device
-        )
+        self.data = TensorData.of(datasets[0] if shared else datasets, training, seeds=self.seeds, device=self.device)
         self.relocation = Relocation(self.network.wiring, self.state.layout, training.cost, training.relocation)
         shapes = shapes_of(self.state.layout)
         dtype = self.state.theta.dtype
@@ -258,4 +256,3 @@ class Training:
         """Wait for the device, so that the pace measured is the real one."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-

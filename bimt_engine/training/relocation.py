@@ -129,9 +129,7 @@ class Relocation:
         optimal = self.spec.method == "optimal" or not greedy
         kernel = self._kernel(theta.dtype)
         if kernel is not None:
-            flat, before, after = kernel.decide(
-                theta, np.concatenate(start), candidates=candidates, optimal=optimal
-            )
+            flat, before, after = kernel.decide(theta, np.concatenate(start), candidates=candidates, optimal=optimal)
             return [flat[first:end] for first, end in self._runs], before, after
         board = self.board(theta)
         for layer, order in enumerate(start):

@@ -79,9 +79,7 @@ class TrainingState:
                 [torch.cat([parameter.detach().reshape(-1) for parameter in net.parameters()]) for net in replicas]
             )
         orders = {name: torch.stack([net.orders[name] for net in replicas]) for name in replicas[0].orders}
-        state = cls(
-            replicas[0], layout, theta, torch.zeros_like(theta), torch.zeros_like(theta), orders
-        )
+        state = cls(replicas[0], layout, theta, torch.zeros_like(theta), torch.zeros_like(theta), orders)
         state.bind()
         return state
 

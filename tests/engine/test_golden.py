@@ -89,8 +89,11 @@ def relocated(case: Case, method: str, compiled: bool) -> tuple[TrainingState, f
     cost = CostSpec(locality=case["cost_weight_factor"], layer_spacing=case["l0"], reduction=case["reduction"])
     spec = RelocationSpec(method=method, relocation_candidates=case["top_k"])
     embedding = case.get("embedding")
-    fixed = 0.0 if embedding is None else case["l0"] * float(
-        tensor(embedding).abs().mean() if case["reduction"] == "mean" else tensor(embedding).abs().sum()
+    fixed = (
+        0.0
+        if embedding is None
+        else case["l0"]
+        * float(tensor(embedding).abs().mean() if case["reduction"] == "mean" else tensor(embedding).abs().sum())
     )
     before = cost_of(state, cost, bias_cost=case["cost_bias_penalize"]) + fixed
     Relocation(state.network.wiring, state.layout, cost, spec, compiled=compiled).relocate(state)
@@ -109,9 +112,7 @@ def test_greedy_relocation_takes_the_published_decisions(golden: pathlib.Path, c
         assert after == pytest.approx(case["cost_after"], rel=1e-9), told
         assert state.orders["input"][0].tolist() == case["in_perm"], told
         assert state.orders["output"][0].tolist() == case["out_perm"], told
-        for weight, bias, layer in zip(
-            state.network.weights, state.network.biases, case["layers_after"], strict=True
-        ):
+        for weight, bias, layer in zip(state.network.weights, state.network.biases, case["layers_after"], strict=True):
             assert torch.equal(weight, tensor(layer["weight"])), told
             assert torch.equal(bias, tensor(layer["bias"])), told
         outputs = state.network(tensor(case["inputs"]))
@@ -173,7 +174,10 @@ def trajectory_data(case: Case) -> Dataset:
     targets = np.asarray(told["labels"])
     outputs = case["shape"][-1]
     return Dataset(
-        inputs, targets, inputs, targets,
+        inputs,
+        targets,
+        inputs,
+        targets,
         task="classification" if classes else "regression",
         feature_names=tuple(f"x{n}" for n in range(inputs.shape[1])),
         target_names=tuple(f"y{n}" for n in range(outputs)),
