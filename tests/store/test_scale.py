@@ -33,6 +33,7 @@ def crowded(database, people, clock):
             for number in range(start, start + 5000):
                 team_id, member_id = teams[number % 2]
                 ended = {"state": "succeeded", "ended_at": clock.now} if number % 10 else {}
+                ids = {"team_id": team_id, "member_id": member_id}
                 new_jobs.append(job | ids | ended | {"id": new_id("job"), "name": f"j{number}"})
                 new_runs.append(run | {"id": new_id("run"), "job_id": new_jobs[-1]["id"], "team_id": team_id} | ended)
                 new_runs[-1] |= {"modules": number % 7, "connections": number % 90}
