@@ -21,6 +21,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from setproctitle import setproctitle
+
 from bimt_engine.errors import BimtError, CheckpointError
 
 log = logging.getLogger("worker.child")
@@ -168,7 +170,7 @@ class RunTraining:
                 training.network, evidence.network, spec=spec, seed=self.seed, dataset=dataset
             ),
         }
-        figures = {}
+        figures: dict[str, bytes] = {}
         for name, picture in album(evidence, dataset).items():
             figures |= {f"{name}.svg": to_svg(picture), f"{name}.png": to_png(picture)}
         result = {
@@ -202,6 +204,7 @@ def main(folder: Path) -> int:
     """Do the runs that FOLDER/order.json names; returns 0 where every run was dealt with or we were told to stop."""
     order = json.loads((folder / "order.json").read_text())
     die_with_parent(order["parent"])
+    setproctitle(f"bimt training {order.get('job', '')}")  # so that `ps` says whose it is
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent decides; a signal to the whole group is for it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     voice = Voice(os.dup(1))
