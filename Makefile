@@ -63,7 +63,7 @@ migration: env-dev  ## write the next migration from the tables; M="what it does
 		$(PY) -m alembic upgrade head && $(PY) -m alembic revision --autogenerate -m "$(M)"
 
 fuzz: env-dev  ## schemathesis over every address; EXAMPLES=n to each
-	@BIMT_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(PY) -m pytest -m "slow or not slow" tests/api/test_fuzz.py
+	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(PY) -m pytest -n 2 tests/api/test_fuzz.py
 
 load: env-dev  ## 32 client threads against four API processes on PostgreSQL
 	@$(PY) -m standalone load
