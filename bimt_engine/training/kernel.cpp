@@ -259,22 +259,6 @@ template <class T> class Machine {
     }
   }
 
-  // Softmax down the outputs, times `scale`, for a few vectors of examples.
-  template <int N> void soften(T* out, T scale) {
-    Pack<T, N> top = load_pack<T, N>(out), sum = top - top;
-    for (long o = 1; o < outputs; o++) {
-      const Pack<T, N> z = load_pack<T, N>(out + o * stride);
-      for (int i = 0; i < N; i++) top.at[i] = z.at[i] > top.at[i] ? z.at[i] : top.at[i];
-    }
-    for (long o = 0; o < outputs; o++) {
-      const Pack<T, N> e = exp_of(load_pack<T, N>(out + o * stride) - top);
-      sum = sum + e;
-      store_pack(out + o * stride, e);
-    }
-    const Pack<T, N> share = scale / sum;
-    for (long o = 0; o < outputs; o++) store_pack(out + o * stride, load_pack<T, N>(out + o * stride) * share);
-  }
-
   // The first layer's sums, example × neuron, before they are transposed.
   void add_up(const Chunk& chunk) {
     for (long s = 0; s < strips; s++)
@@ -307,8 +291,8 @@ template <class T> class Machine {
     } else {
       const T scale = T(1.0 / (double)total);
       long n = 0;
-      for (; n + 3 * L <= end; n += 3 * L) soften<3>(out + n, scale);
-      for (; n < end; n += L) soften<1>(out + n, scale);
+      for (; n + 3 * L <= end; n += 3 * L) soften<T, 3>(out + n, outputs, stride, scale);
+      for (; n < end; n += L) soften<T, 1>(out + n, outputs, stride, scale);
       for (long n = 0; n < chunk.count; n++) out[chunk.labels[n] * stride + n] -= scale;
     }
     for (long o = 0; o < outputs; o++)

@@ -258,3 +258,19 @@ template <class T> void activate(int kind, T* z, T* slope, long count) {
     default: return activate_as<T, GELU_TANH>(z, slope, count);
   }
 }
+
+// Softmax down `count` rows that lie `stride` apart, times `scale`, for N vectors of columns.
+template <class T, int N> void soften(T* z, long count, long stride, T scale) {
+  Pack<T, N> top = load_pack<T, N>(z), sum = top - top;
+  for (long o = 1; o < count; o++) {
+    const Pack<T, N> here = load_pack<T, N>(z + o * stride);
+    for (int i = 0; i < N; i++) top.at[i] = here.at[i] > top.at[i] ? here.at[i] : top.at[i];
+  }
+  for (long o = 0; o < count; o++) {
+    const Pack<T, N> e = exp_of(load_pack<T, N>(z + o * stride) - top);
+    sum = sum + e;
+    store_pack(z + o * stride, e);
+  }
+  const Pack<T, N> share = scale / sum;
+  for (long o = 0; o < count; o++) store_pack(z + o * stride, load_pack<T, N>(z + o * stride) * share);
+}
