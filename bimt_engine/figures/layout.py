@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+import numpy as np
+from jaxtyping import Float
+
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 
 SHEET_HEIGHT = 0.5  # of the distance between rows that a sheet takes up
@@ -99,18 +102,27 @@ def lay_out(graph: Graph) -> Layout:
 
 def place(position: tuple[float, ...], row: Row, number: int, which: int, *, sheets: bool) -> Place:
     """Where a neuron at this position stands when it is drawn as copy or role `which` of row `number`."""
-    across, *further = position or (0.5,)
+    ((x, y),) = places(np.array([position or (0.5,)], dtype=np.float64), row, number, which, sheets=sheets).tolist()
+    return Place(x, y)
+
+
+def places(
+    positions: Float[np.ndarray, "neurons axes"], row: Row, number: int, which: int, *, sheets: bool
+) -> Float[np.ndarray, "neurons 2"]:
+    """The same for many neurons at once: x and y of each."""
+    across = positions[:, 0]
     if row.panels > 1:
         across = (which + 0.5 + FILLED * (across - 0.5)) / row.panels
     if sheets:
-        return on_sheet(across, further[0] if further else 0.5, number)
-    return Place(across, number + ROLE_STEP * (which - (row.roles - 1) / 2) * (row.roles > 1))
+        far = 1 - (positions[:, 1] if positions.shape[1] > 1 else np.full(len(positions), 0.5))
+        return np.stack([0.5 + (across - 0.5) * (1 - LEAN * far), number + SHEET_HEIGHT * (far - 0.5)], axis=1)
+    up = number + ROLE_STEP * (which - (row.roles - 1) / 2) * (row.roles > 1)
+    return np.stack([across, np.full(len(positions), up)], axis=1)
 
 
-def on_sheet(x: float, y: float, row: int) -> Place:
-    """A point of a sheet seen from before and above; y = 0, the top of an image, is the far edge."""
-    far = 1 - y
-    return Place(0.5 + (x - 0.5) * (1 - LEAN * far), row + SHEET_HEIGHT * (far - 0.5))
+def on_sheet(x: float, y: float, number: int) -> Place:
+    """A point of the sheet of row `number`, seen from before and above; y = 0, an image's top, is the far edge."""
+    return place((x, y), Row(""), number, 0, sheets=True)
 
 
 def _copies(graph: Graph) -> dict[str, int]:

@@ -174,7 +174,7 @@ def documents(draw):
 
 
 @given(documents())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_graph_is_laid_out_upwards_and_drawn(document):
     graph = Graph.from_json(document)
     layout = lay_out(graph)

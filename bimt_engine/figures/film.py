@@ -1,0 +1,373 @@
+"""The training as a film: connections fade and grow, and neurons are seen trading places. (arXiv 2305.08746, Figure 2)
+
+A snapshot tells who sits in which slot. Between two snapshots every neuron glides from its old slot to its new one and
+takes its connections along; a ring marks it while it moves.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bimt_engine.analysis.graph import Connection, Graph, Neuron
+from bimt_engine.figures.curves import shade_phases
+from bimt_engine.figures.layout import Layout, Row, lay_out, places
+from bimt_engine.figures.network import draw_background, set_limits
+from bimt_engine.figures.style import DASH, INK, NEGATIVE, POSITIVE, QUIET, module_colour, our_style, pretty
+from bimt_engine.networks.wiring import WeightLayer, Wiring
+from bimt_engine.training.snapshot import Snapshot
+
+Frame = UInt8[np.ndarray, "height width 3"]
+
+FRAMES_PER_SECOND = 24
+STILL, MOVING = 2, 7  # frames from one snapshot to the next, without and with neurons that are seen to move
+LAST = 36  # frames that the end stands still
+MOST_FRAMES = 480  # twenty seconds; with many snapshots neurons move faster
+MOST_SNAPSHOTS = 160  # more are thinned out evenly; the film stays under a minute
+MOST_LINES = 800  # connections of a frame, the heaviest
+CROWD = 80  # connections; with more, lines grow thinner and paler
+DASHED = 0.15  # of the heaviest of a row; on lighter, thinner lines no eye finds a dash, and it costs time
+SEEN = 0.02  # of the heaviest of a row; lighter connections could not be seen
+SIZE, DOTS_PER_INCH = (8.0, 6.4), 100  # inches; even numbers of dots, which H.264 asks for
+GIF_EVERY, GIF_WIDTH = 3, 480  # frames; dots
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A weight layer in the picture: between which rows its connections run."""
+
+    weights: WeightLayer
+    source_row: int
+    target_row: int
+
+
+@dataclass(frozen=True)
+class Instant:
+    """One moment between two snapshots, by identity of the neurons.
+
+    positions   layer -> (neurons, axes); weights: parameter -> matrix by identity; moving: layer -> who glides.
+    """
+
+    step: float
+    positions: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+    moving: Mapping[str, np.ndarray]
+
+
+def draw_film(
+    snapshots: Sequence[Snapshot],
+    wiring: Wiring,
+    *,
+    names: Mapping[str, Sequence[str]] | None = None,
+    history: Iterable[Mapping[str, Any]] = (),
+    graph: Graph | None = None,
+) -> Iterator[Frame]:
+    """The frames of the film, one after another.
+
+    snapshots   in the order of their steps; at least one.
+    names       layer -> what its neurons are called, by identity; for inputs and outputs.
+    history     rows of the training, for the loss below the network.
+    graph       the pruned network: its modules give the neurons their colours from the start.
+    """
+    with our_style():
+        stage = _Stage(wiring, names or {}, sorted(history, key=lambda row: row["step"]), graph)
+        yield from map(stage.draw, instants(_thinned(snapshots), wiring))
+
+
+def write_film(frames: Iterable[Frame], *, frames_per_second: int = FRAMES_PER_SECOND) -> tuple[bytes, bytes]:
+    """The film as MP4 (H.264) and as a smaller GIF. The same frames give the same bytes on the same machine."""
+    kept: list[Image.Image] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path, writer = Path(folder) / "film.mp4", None
+        for number, frame in enumerate(frames):
+            if writer is None:
+                exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-threads", "1", "-map_metadata", "-1"]
+                writer = imageio_ffmpeg.write_frames(
+                    path,
+                    (frame.shape[1], frame.shape[0]),
+                    fps=frames_per_second,
+                    codec="libx264",
+                    quality=None,
+                    macro_block_size=2,
+                    output_params=["-crf", "21", "-preset", "fast", "-movflags", "+faststart", *exact],
+                )
+                writer.send(None)
+            writer.send(np.ascontiguousarray(frame))
+            if number % GIF_EVERY == 0:
+                height = round(GIF_WIDTH * frame.shape[0] / frame.shape[1])
+                kept.append(Image.fromarray(frame).resize((GIF_WIDTH, height), Image.Resampling.BOX))
+        if writer is None:
+            raise ValueError("a film has at least one frame")
+        writer.close()
+        return path.read_bytes(), _gif(kept, 1000 * GIF_EVERY // frames_per_second)
+
+
+def _gif(images: list[Image.Image], milliseconds: int) -> bytes:
+    palette = images[-1].quantize(64)  # one palette for all, so that colours do not flicker
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    written = io.BytesIO()
+    first.save(written, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, optimize=False)
+    return written.getvalue()
+
+
+# --- from snapshots to instants -----------------------------------------------------------------
+
+
+def _thinned(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    if len(snapshots) <= MOST_SNAPSHOTS:
+        return list(snapshots)
+    chosen = np.unique(np.linspace(0, len(snapshots) - 1, MOST_SNAPSHOTS).round().astype(int))
+    return [snapshots[i] for i in chosen]
+
+
+def instants(snapshots: Sequence[Snapshot], wiring: Wiring) -> Iterator[Instant]:
+    """Every moment that is shown: between two snapshots weights and places go over into one another smoothly."""
+    before = _by_identity(snapshots[0], wiring)
+    quick = int(np.clip(MOST_FRAMES // len(snapshots), STILL, MOVING))
+    yield before
+    for snapshot in snapshots[1:]:
+        after = _by_identity(snapshot, wiring)
+        seen = _seen(before, wiring)
+        moving = {
+            name: (positions != after.positions[name]).any(axis=1) & seen[name]
+            for name, positions in before.positions.items()
+        }
+        count = quick if any(moved.any() for moved in moving.values()) else STILL
+        for number in range(1, count + 1):
+            share = number / count
+            glide = share * share * (3 - 2 * share)  # slow at both ends
+
+            def between(a: np.ndarray, b: np.ndarray, at: float = glide) -> np.ndarray:
+                return a + at * (b - a)
+
+            yield Instant(
+                step=before.step + share * (after.step - before.step),
+                positions={name: between(p, after.positions[name]) for name, p in before.positions.items()},
+                weights={name: between(w, after.weights[name]) for name, w in before.weights.items()},
+                moving=moving if number < count else {name: np.zeros_like(moved) for name, moved in moving.items()},
+            )
+        before = after
+    for _ in range(LAST):
+        yield before
+
+
+def _by_identity(snapshot: Snapshot, wiring: Wiring) -> Instant:
+    """A snapshot with rows and columns in the order of birth, so that the same entry is the same pair of neurons."""
+    positions, moving = {}, {}
+    for layer in wiring.neuron_layers:
+        places_of = np.asarray(layer.positions, dtype=np.float64)
+        order = _order(snapshot, layer.name, layer.neurons)
+        by_identity = np.empty_like(places_of)
+        by_identity[order] = places_of
+        positions[layer.name], moving[layer.name] = by_identity, np.zeros(layer.neurons, dtype=bool)
+    weights = {}
+    for joint in wiring.weight_layers:
+        matrix = np.asarray(snapshot.weights[joint.parameter], dtype=np.float64)
+        rows = _folded(_order(snapshot, joint.target, wiring.layer(joint.target).neurons), joint.target_fold)
+        columns = _folded(_order(snapshot, joint.source, wiring.layer(joint.source).neurons), joint.source_fold)
+        by_identity = np.empty_like(matrix)
+        by_identity[np.ix_(rows, columns)] = matrix
+        weights[joint.parameter] = by_identity
+    return Instant(float(snapshot.step), positions, weights, moving)
+
+
+def _seen(instant: Instant, wiring: Wiring) -> dict[str, np.ndarray]:
+    """Which neurons have a connection that can be seen; nobody would notice the others move."""
+    seen = {layer.name: np.zeros(layer.neurons, dtype=bool) for layer in wiring.neuron_layers}
+    for joint in wiring.weight_layers:
+        share = np.abs(instant.weights[joint.parameter])
+        visible = share > SEEN * (share.max(initial=0.0) or 1.0)
+        seen[joint.target] |= visible.any(axis=1).reshape(joint.target_fold, -1).any(axis=0)
+        seen[joint.source] |= visible.any(axis=0).reshape(joint.source_fold, -1).any(axis=0)
+    return seen
+
+
+def _order(snapshot: Snapshot, layer: str, neurons: int) -> np.ndarray:
+    return np.asarray(snapshot.orders.get(layer, np.arange(neurons)))
+
+
+def _folded(order: np.ndarray, fold: int) -> np.ndarray:
+    return np.concatenate([copy * len(order) + order for copy in range(fold)])
+
+
+# --- the stage ----------------------------------------------------------------------------------
+
+
+class _Stage:
+    """The picture that stays, and on it the artists that change from frame to frame."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        names: Mapping[str, Sequence[str]],
+        history: list[Mapping[str, Any]],
+        graph: Graph | None,
+    ) -> None:
+        self.wiring, self.history = wiring, history
+        self.layout, self.joints = _lay_out_wiring(wiring)
+        self.figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH)
+        self.canvas = FigureCanvasAgg(self.figure)
+        below = 0.19 if history else 0.03
+        self.axes = self.figure.add_axes((0.03, below, 0.94, 0.92 - below))
+        draw_background(self.axes, self.layout)
+        set_limits(self.axes, self.layout)
+        low, high = self.axes.get_ylim()
+        self.axes.set_ylim(low - 0.12, high + 0.12)  # room for the names, which no layout engine makes here
+        self.caption = self.figure.text(0.03, 0.955, "", fontsize=11)
+        self.cursor: Any = self._draw_history() if history else None
+        self.lines = LineCollection([], zorder=2)
+        self.axes.add_collection(self.lines)
+        self.spots = [(row, number, which) for number, row in enumerate(self.layout.rows) for which in _copies(row)]
+        modules = {(n.layer, n.neuron): n.module for n in graph.neurons} if graph is not None else {}
+        self.colours = [
+            module_colour(modules.get((row.layer, i))) if modules else QUIET
+            for row, _, _ in self.spots
+            for i in range(wiring.layer(row.layer).neurons)
+        ]
+        size = float(np.clip(6_000 / max(len(self.colours), 1), 5, 70))
+        self.dots = self.axes.scatter(
+            [0] * len(self.colours), [0] * len(self.colours), s=size, c=self.colours, zorder=3
+        )
+        self.names = self._make_names(names)
+        for artist in self._changing():
+            artist.set_animated(True)
+        self.canvas.draw()
+        self.ground = self.canvas.copy_from_bbox(self.figure.bbox)
+
+    def _changing(self) -> list[Any]:
+        words = [text for _, _, text in self.names]
+        return [self.lines, self.dots, *words, self.caption, *([self.cursor] if self.cursor else [])]
+
+    def _draw_history(self) -> Any:
+        axes = self.figure.add_axes((0.08, 0.045, 0.89, 0.105))
+        shade_phases(axes, self.history, labelled=False)
+        for key, colour, dash in (("prediction_loss", POSITIVE, "-"), ("test_prediction_loss", NEGATIVE, "--")):
+            there = [(row["step"], row[key]) for row in self.history if row.get(key) is not None]
+            axes.plot([s for s, _ in there], [v for _, v in there], dash, color=colour, linewidth=1.1)
+        values = [row["prediction_loss"] for row in self.history]
+        if min(values) > 0:
+            axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.tick_params(labelsize=7, length=2)
+        axes.set_ylabel("loss", fontsize=8)
+        if len(self.history) > 1:
+            axes.set_xlim(self.history[0]["step"], self.history[-1]["step"])
+        return axes.axvline(0, color=INK, linewidth=1.0)
+
+    def _make_names(self, names: Mapping[str, Sequence[str]]) -> list[tuple[str, int, Any]]:
+        """Texts that follow the inputs and the outputs; not where they would cover one another."""
+        made = []
+        for row, below in ((self.layout.rows[0], True), (self.layout.rows[-1], False)):
+            called = list(names.get(row.layer, ()))
+            if row.panels > 1 or not 0 < len(called) <= 12:
+                continue
+            style: dict[str, Any] = {
+                "ha": "center",
+                "va": "top" if below else "bottom",
+                "fontsize": 9 if len(called) <= 12 else 7,
+            }
+            made += [(row.layer, i, self.axes.text(0, 0, pretty(name[:14]), **style)) for i, name in enumerate(called)]
+        return made
+
+    def draw(self, instant: Instant) -> Frame:
+        self.canvas.restore_region(self.ground)
+        where = {
+            (number, which): places(instant.positions[row.layer], row, number, which, sheets=self.layout.sheets)
+            for row, number, which in self.spots
+        }
+        self._set_lines(instant, where)
+        self.dots.set_offsets(np.concatenate([where[number, which] for _, number, which in self.spots]))
+        moving = np.concatenate([instant.moving[row.layer] for row, _, _ in self.spots])
+        self.dots.set_edgecolor([INK if moves else "white" for moves in moving])
+        self.dots.set_linewidth([1.6 if moves else 0.6 for moves in moving])
+        last = len(self.layout.rows) - 1
+        for layer, identity, text in self.names:
+            number = 0 if layer == self.layout.rows[0].layer else last
+            x, y = where[number, 0][identity]
+            text.set_position((x, y + (0.09 if number else -0.09)))
+        row = max((r for r in self.history if r["step"] <= instant.step), key=lambda r: r["step"], default=None)
+        told = "" if row is None else f"     λ = {row.get('cost_strength', 0):g}     loss {row['prediction_loss']:.2e}"
+        self.caption.set_text(f"step {round(instant.step):,}{told}")
+        if self.cursor:
+            self.cursor.set_xdata([instant.step, instant.step])
+        for artist in self._changing():
+            self.figure.draw_artist(artist)
+        return np.asarray(self.canvas.buffer_rgba())[:, :, :3].copy()
+
+    def _set_lines(self, instant: Instant, where: Mapping[tuple[int, int], np.ndarray]) -> None:
+        segments, shares, positive = [], [], []
+        for joint in self.joints:
+            matrix = instant.weights[joint.weights.parameter]
+            share = np.abs(matrix) / (np.abs(matrix).max(initial=0.0) or 1.0)
+            rows, columns = np.nonzero(share > SEEN)
+            starts = _ends(columns, joint.source_row, self.layout.rows[joint.source_row], where, leaves=True)
+            ends = _ends(rows, joint.target_row, self.layout.rows[joint.target_row], where, leaves=False)
+            segments.append(np.stack([starts, ends], axis=1))
+            shares.append(share[rows, columns])
+            positive.append(matrix[rows, columns] > 0)
+        share = np.concatenate(shares) if shares else np.zeros(0)
+        chosen = np.argsort(share, kind="stable")[-MOST_LINES:]
+        share, plus = share[chosen], np.concatenate(positive)[chosen]
+        self.lines.set_segments(list(np.concatenate(segments)[chosen]))
+        crowd = min(1.0, (CROWD / max(len(share), 1)) ** 0.5)  # 1 in a sparse picture, towards 0 in a dense one
+        colours = np.where(plus[:, None], to_rgb(POSITIVE), to_rgb(NEGATIVE))
+        self.lines.set_color(np.concatenate([colours, (0.08 + 0.84 * share[:, None]) * (0.35 + 0.65 * crowd)], axis=1))
+        self.lines.set_linewidth((0.3 + 2.9 * crowd * share).tolist())
+        dashed = ~plus & (share > DASHED)
+        self.lines.set_linestyle([DASH if d else "solid" for d in dashed.tolist()] or ["solid"])
+
+
+def _copies(row: Row) -> range:
+    return range(max(row.panels, row.roles))
+
+
+def _ends(
+    entries: np.ndarray, number: int, row: Row, where: Mapping[tuple[int, int], np.ndarray], *, leaves: bool
+) -> Float[np.ndarray, "connections 2"]:
+    """Where the connections of these rows or columns of a matrix end; what leaves several roles leaves the last."""
+    neurons = len(where[number, 0])
+    which = entries // neurons
+    if leaves and row.roles > 1:
+        which = np.full_like(which, row.roles - 1)
+    all_places = np.stack([where[number, copy] for copy in _copies(row)])
+    return all_places[np.minimum(which, len(all_places) - 1), entries % neurons]
+
+
+def _lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
+    """Rows for the wiring, found by laying out a graph with one connection for every role of every weight layer."""
+    folds = {layer.name: 1 for layer in wiring.neuron_layers}
+    for weights in wiring.weight_layers:
+        folds[weights.source] = max(folds[weights.source], weights.source_fold)
+    neurons = [
+        Neuron(
+            f"{layer.name}:{copy * layer.neurons + i}", layer.name, copy * layer.neurons + i, i,
+            tuple(float(x) for x in layer.positions[i]), copy=copy,
+        )
+        for layer in wiring.neuron_layers
+        for copy in range(folds[layer.name])
+        for i in range(layer.neurons)
+    ]  # fmt: skip
+    connections = [
+        Connection(
+            f"{w.source}:0", f"{w.target}:0", 1.0, parameter=w.parameter, row=role * wiring.layer(w.target).neurons
+        )
+        for w in wiring.weight_layers
+        for role in range(w.target_fold)
+    ]
+    layers = [{"name": n.name, "neurons": n.neurons * folds[n.name]} for n in wiring.neuron_layers]
+    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers}))
+    rows_of = {s.connection.parameter: (s.source[1], s.target[1]) for s in layout.strands}
+    return layout, [Joint(weights, *rows_of[weights.parameter]) for weights in wiring.weight_layers]
