@@ -6,6 +6,7 @@ hints (the rows are the truth), so an append-only file synced once a second is m
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -70,6 +71,10 @@ class Broker:
             except subprocess.TimeoutExpired:
                 self.kill()
         self._popen = None
+        if self.socket.parent != self.directory:
+            self.socket.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.socket.parent.rmdir()
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, undefer
 from store import datasets, idempotency, webhooks
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.identifiers import new_id
+from store.job_tables import WAITS
 from store.leases import Claim, ClaimedRun, claim, claim_next, end_runs, finish, hand_back, hold, reap, renew
 from store.pages import Page, matches, newest_first
 from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run, Team
@@ -56,7 +57,7 @@ _ONE_JOB = (
     .options(undefer(Job.spec))
     .execution_options(populate_existing=True)
 )
-_IN_QUEUE = select(Job.id).where(Job.state == "queued", Job.queue == bindparam("queue"))
+_IN_QUEUE = select(Job.id).where(WAITS, Job.queue == bindparam("queue"))
 _MORE_URGENT = _IN_QUEUE.where(Job.priority > bindparam("priority"))
 _OLDER = _IN_QUEUE.where(Job.priority == bindparam("priority"), Job.id < bindparam("job_id"))
 _BEFORE = select(
@@ -342,7 +343,7 @@ def to_announce(session: Session, *, now: datetime, resend_after: float, limit: 
 
     Which of them is worked on first is decided when a worker claims: see leases.claim_next.
     """
-    query = select(Job.id, Job.queue, Job.priority).where(Job.state == "queued")
+    query = select(Job.id, Job.queue, Job.priority).where(WAITS)
     never = query.where(Job.announced_at.is_(None)).order_by(Job.id).limit(limit)
     found = [Announcement(*row) for row in session.execute(never)]
     if len(found) < limit:

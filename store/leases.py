@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, undefer
 from store import webhooks
 from store.errors import LostLease
 from store.identifiers import new_id
+from store.job_tables import WAITS, WORKED_ON
 from store.tables import Attempt, Job, Run, Team
 
 GIVEN_UP = "The job lost {} workers one after another, so it was given up; its log says what each did last."
@@ -25,16 +26,11 @@ CLAIM_TRIES = 50  # each in vain means that somebody else got a job meanwhile
 
 def _whose_turn_it_is() -> Select[str]:
     """The id of the job of a queue that is next, found by a few looks into an index for each team."""
-    waiting = (Job.state == "queued", Job.queue == bindparam("queue"), Job.team_id == Team.id)
+    waiting = (WAITS, Job.queue == bindparam("queue"), Job.team_id == Team.id)
     most_urgent = select(func.max(Job.priority)).where(*waiting).correlate(Team).scalar_subquery()
     oldest = select(func.min(Job.id)).where(*waiting, Job.priority == most_urgent).correlate(Team).scalar_subquery()
     firsts = select(oldest.label("job_id")).select_from(Team).subquery("firsts")
-    busy = (
-        select(Job.team_id, func.count().label("jobs"))
-        .where(Job.state == "running")
-        .group_by(Job.team_id)
-        .subquery("busy")
-    )
+    busy = select(Job.team_id, func.count().label("jobs")).where(WORKED_ON).group_by(Job.team_id).subquery("busy")
     return (
         select(Job.id)
         .join(firsts, firsts.c.job_id == Job.id)
@@ -197,7 +193,7 @@ def reap(session: Session, *, now: datetime, max_attempts: int = 5) -> list[str]
     }
     overdue = (
         update(Job)
-        .where(Job.state == "running", Job.lease_until < now)
+        .where(WORKED_ON, Job.lease_until < now)
         .values(values)
         .returning(Job.id, Job.team_id, Job.state, Job.reason)
         .execution_options(synchronize_session=False)

@@ -89,6 +89,7 @@ def test_a_broker_in_a_deep_folder_listens_in_a_short_one(tmp_path):
         assert len(os.fsencode(broker.socket)) < 108
         queue.announce(broker.url, "job_a", "cpu", 5)
         assert messages(broker, "cpu") == ["['job_a']"]
+    assert not broker.socket.parent.exists()
 
 
 PARENT = """
