@@ -29,13 +29,12 @@ def _whose_turn_it_is() -> Select[str]:
     waiting = (WAITS, Job.queue == bindparam("queue"), Job.team_id == Team.id)
     most_urgent = select(func.max(Job.priority)).where(*waiting).correlate(Team).scalar_subquery()
     oldest = select(func.min(Job.id)).where(*waiting, Job.priority == most_urgent).correlate(Team).scalar_subquery()
-    firsts = select(oldest.label("job_id")).select_from(Team).subquery("firsts")
-    busy = select(Job.team_id, func.count().label("jobs")).where(WORKED_ON).group_by(Job.team_id).subquery("busy")
+    busy = select(func.count()).where(WORKED_ON, Job.team_id == Team.id).correlate(Team).scalar_subquery()
+    firsts = select(oldest.label("job_id"), busy.label("busy")).select_from(Team).subquery("firsts")
     return (
         select(Job.id)
         .join(firsts, firsts.c.job_id == Job.id)
-        .outerjoin(busy, busy.c.team_id == Job.team_id)
-        .order_by(Job.priority.desc(), func.coalesce(busy.c.jobs, 0), Job.id)
+        .order_by(Job.priority.desc(), firsts.c.busy, Job.id)
         .limit(1)
     )
 
