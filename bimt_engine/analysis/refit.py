@@ -15,11 +15,11 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import softmax
+from torch import nn
 from torch.nn import functional
 
 from bimt_engine.analysis.losses import LossName, loss_per_example, one_hot
 from bimt_engine.analysis.plain_mlp import Array, Values, forward, split
-from bimt_engine.networks.network import Network
 
 Masks = dict[str, Array]
 """parameter -> which of its entries are kept; parameters not named are kept whole."""
@@ -233,9 +233,9 @@ class GradientProblem:
 
     def __init__(
         self,
-        network: Network,
-        inputs: Array,
-        targets: Array,
+        network: nn.Module,
+        inputs: Array | torch.Tensor,
+        targets: Array | torch.Tensor,
         *,
         loss: LossName,
         ridge: float,
@@ -258,6 +258,12 @@ class GradientProblem:
         self.loss: LossName = loss
         self.ridge = ridge
         self.positions = positions
+
+    def of(self, network: nn.Module) -> GradientProblem:
+        """The same examples for another network."""
+        return GradientProblem(
+            network, self.inputs, self.targets, loss=self.loss, ridge=self.ridge, positions=self.positions
+        )
 
     def load(self, values: Mapping[str, Array]) -> None:
         with torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 
 from bimt_engine.analysis.activity import activation_statistics
 from bimt_engine.analysis.components import count_modules
+from bimt_engine.analysis.narrow import refit_narrow
 from bimt_engine.analysis.paths import Masks, drop_dead_ends, full_masks, settle_mlp
 from bimt_engine.analysis.plain_mlp import Array, Values
 from bimt_engine.analysis.refit import (
@@ -15,7 +16,6 @@ from bimt_engine.analysis.refit import (
     GradientProblem,
     Refitted,
     SmallProblem,
-    refit_large,
     refit_small,
 )
 from bimt_engine.analysis.subject import Subject
@@ -108,7 +108,7 @@ class Workbench:
         if self.small is not None and self.fits_small(masks):
             found = refit_small(self.small, values, masks)
             return self.state(found.values, masks, curvature=found.curvature)
-        found = refit_large(self.gradient_problem(), values, masks, steps=min(self.refit_steps, LARGE_STEPS))
+        found = refit_narrow(self.gradient_problem(), values, masks, steps=min(self.refit_steps, LARGE_STEPS))
         return self.state(found.values, masks)
 
     def gradient_problem(self) -> GradientProblem:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bimt_engine.analysis.ablation import ablation_effects
 from bimt_engine.analysis.losses import loss_per_example, loss_scale
+from bimt_engine.analysis.narrow import NarrowMlp, refit_narrow
 from bimt_engine.analysis.paths import drop_dead_ends, full_masks, reached_from_inputs, reaching_outputs, settle_mlp
 from bimt_engine.analysis.plain_mlp import ACTIVATIONS, forward, split
 from bimt_engine.analysis.pruning import prune
@@ -192,6 +193,30 @@ def test_both_roads_of_refitting_lead_to_one_place(loss: str) -> None:
     two = refit_large(large, values, masks, steps=3000)
     assert one.loss == pytest.approx(two.loss, rel=1e-3)
     np.testing.assert_allclose(one.values["weights.0"], two.values["weights.0"], atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "embedded mlp", "grid mlp", "classifier", "shallow mlp"])
+def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str) -> None:
+    network, data = build(name)
+    subject = Subject.of(network, data)
+    draw = np.random.default_rng(0)
+    values = subject.values()
+    masks = {n: draw.random(m.shape) < 0.3 for n, m in full_masks(subject.wiring, values).items()}
+    masks = drop_dead_ends(subject.wiring, masks)
+    values = {n: np.where(masks[n], v, 0.0) if n in masks else v for n, v in values.items()}
+    for i in range(len(network.weights) - 1):  # a dead neuron's bias would reach nothing
+        values[f"biases.{i}"] = values[f"biases.{i}"] * masks[f"weights.{i}"].any(axis=1)
+    problem = GradientProblem(
+        subject.with_values(values), subject.train.inputs, subject.train.targets, loss=subject.loss, ridge=1e-4
+    )
+    narrow = problem.of(NarrowMlp(problem.network, masks))
+    assert narrow.losses({n: values[n][p] for n, p in narrow.network.places.items()}) == pytest.approx(
+        problem.losses(values), rel=1e-12
+    )
+    one, two = (refit(problem, values, masks, steps=15) for refit in (refit_large, refit_narrow))
+    assert problem.losses(two.values) == pytest.approx(two.loss, rel=1e-12)
+    assert two.loss == pytest.approx(one.loss, rel=0.02)
+    assert all((two.values[n][~m] == 0).all() for n, m in masks.items())
 
 
 def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str) -> None:
