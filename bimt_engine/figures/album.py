@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,10 +13,14 @@ from bimt_engine.analysis.evidence import Evidence
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.figures.decision import draw_decision
 from bimt_engine.figures.effects import draw_effects
+from bimt_engine.figures.embedding import draw_embedding, draw_strips, frequency_planes
+from bimt_engine.figures.features import draw_features
 from bimt_engine.figures.fit import draw_fit
 from bimt_engine.figures.network import draw_network
 from bimt_engine.figures.prune_curve import draw_prune_curve
 
+PIXEL = re.compile(r"(.+)\[([0-9]{1,4}),([0-9]{1,4})\]")
+FEWEST_PIXELS = 16  # a smaller image is a table
 MANY_TARGETS = 12  # panels of true against predicted; beyond, nobody looks at each
 
 
@@ -63,6 +68,57 @@ def _decision(evidence: Evidence, dataset: Dataset) -> Figure | None:
     )
 
 
+def _embedding(evidence: Evidence, dataset: Dataset) -> Figure | None:
+    """The planes of the embedding that the network reads; for tokens alone."""
+    read = embedding_of(evidence, dataset)
+    return None if read is None else draw_embedding(read, dataset.target_names)
+
+
+def _strips(evidence: Evidence, dataset: Dataset) -> Figure | None:
+    """One strip for each dimension; for tokens that no few frequencies tell apart."""
+    read = embedding_of(evidence, dataset)
+    return None if read is None or frequency_planes(read) else draw_strips(read, dataset.target_names)
+
+
+def embedding_of(evidence: Evidence, dataset: Dataset) -> np.ndarray | None:
+    """(tokens, dimensions) of those dimensions that a connection leaves, in the order of their slots; None without."""
+    parameters = dict(evidence.network.named_parameters())
+    if dataset.tokens is None or dataset.tokens != dataset.targets or "embedding" not in parameters:
+        return None
+    embedding = parameters["embedding"].detach().numpy()
+    width = embedding.shape[1]
+    sources = {connection.source for connection in evidence.graph.connections}
+    first = evidence.network.wiring.input_layer.name
+    read = sorted({n.slot % width for n in evidence.graph.neurons if n.layer == first and n.id in sources})
+    return embedding[:, read] if read else None
+
+
+def _features(evidence: Evidence, dataset: Dataset) -> Figure | None:
+    """What the first hidden sheet looks for; for images, whose inputs are named name[row,column]."""
+    found = [PIXEL.fullmatch(name) for name in dataset.feature_names]
+    places = [(int(match[2]), int(match[3])) for match in found if match]
+    if len(places) < len(found) or len(places) < FEWEST_PIXELS:
+        return None
+    shape = (1 + max(row for row, _ in places), 1 + max(column for _, column in places))
+    wiring = evidence.network.wiring
+    weights = wiring.weight_layers[0]
+    if weights.source_fold != 1 or shape[0] * shape[1] != len(places):
+        return None
+    matrix = dict(evidence.network.named_parameters())[weights.parameter].detach().numpy()
+    kept = np.zeros_like(matrix)
+    for connection in evidence.graph.connections:
+        if connection.parameter == weights.parameter:
+            kept[connection.row, connection.column] = matrix[connection.row, connection.column]
+    images = np.zeros_like(kept)
+    images[:, [row * shape[1] + column for row, column in np.array(places)[_input_order(evidence)]]] = kept
+    return draw_features(images, shape)
+
+
+def _input_order(evidence: Evidence) -> np.ndarray:
+    """Which input sits in each slot."""
+    return evidence.network.orders[evidence.network.wiring.input_layer.name].cpu().numpy()
+
+
 def outputs_of(evidence: Evidence, inputs: np.ndarray) -> np.ndarray:
     """The pruned network's outputs."""
     with torch.no_grad():
@@ -75,4 +131,7 @@ PICTURES: dict[str, Callable[[Evidence, Dataset], Figure | None]] = {
     "effects": _effects,
     "fit": _fit,
     "decision": _decision,
+    "embedding": _embedding,
+    "strips": _strips,
+    "features": _features,
 }

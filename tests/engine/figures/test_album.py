@@ -1,42 +1,55 @@
-"""Every run gets the pictures that say something about it."""
+"""The album of a run: the pictures that say something about it, of the network as it was pruned."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.datasets.catalogue import make_dataset
-from bimt_engine.figures.album import album
-from bimt_engine.figures.render import to_svg
-from bimt_engine.spec import Spec
-from bimt_engine.training.loop import Training
-
-FORMULA = {"kind": "formula", "inputs": 2, "formulas": ["x1**2", "x2"], "train": 40, "test": 20}
-MOONS = {"kind": "two_moons", "train": 40, "test": 20}
-GROUP = {"kind": "group", "group": "Z3"}
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.figures.album import album, embedding_of
+from bimt_engine.figures.render import to_png
+from bimt_engine.networks.build import build_network
+from bimt_engine.spec import EvidenceSpec, FormulaData, GridMlpNetwork, MlpNetwork, Spec
+from tests.engine.makers import table_data, token_data
 
 
-@pytest.mark.parametrize(
-    ("data", "embedding", "pictures"),
-    [
-        (FORMULA, None, {"network", "prune-curve", "effects", "fit"}),
-        (MOONS, None, {"network", "prune-curve", "effects", "decision"}),
-        (GROUP, 4, {"network", "prune-curve", "effects"}),
-    ],
-    ids=["formula", "moons", "group"],
-)
-def test_the_album_holds_what_fits_the_data(data: dict, embedding: int | None, pictures: set[str]) -> None:
-    fields = {
-        "dataset": data,
-        "network": {"kind": "mlp", "hidden": [4], "embedding_width": embedding},
-        "training": {"steps": 300, "log_every": 100, "snapshot_every": None},
-        "evidence": {"random_groups": 5, "leiden_seeds": 2},
-    }
-    spec = Spec.model_validate(fields).expanded()
-    dataset = make_dataset(spec.dataset, seed=0)
-    training = Training.begin(spec, dataset, seed=0)
-    list(training.moments())
-    evidence = gather_evidence(training.network, dataset, spec, seed=0)
-    drawn = album(evidence, dataset)
-    assert set(drawn) in (pictures, pictures - {"effects"})  # so short a training may leave no module
-    assert all(to_svg(figure).startswith(b"<?xml") for figure in drawn.values())
+def evidence_of(network, data):
+    spec = Spec(
+        dataset=FormulaData(formulas=["x1"], inputs=1),
+        network=network,
+        evidence=EvidenceSpec(tolerance=1e-6, refit_steps=5, random_groups=0, leiden_seeds=1),
+    )
+    built = build_network(network, data, precision="float64", generator=torch.Generator().manual_seed(0))
+    return gather_evidence(built, data, spec, seed=0, nulls=0)
+
+
+def image_data() -> Dataset:
+    random = np.random.default_rng(0)
+    images = random.uniform(size=(40, 16))
+    labels = (images[:, :8].sum(1) > images[:, 8:].sum(1)).astype(np.int64)
+    names = tuple(f"pixel[{row},{column}]" for row in range(4) for column in range(4))
+    return Dataset(images[:20], labels[:20], images[20:], labels[20:], "classification", names, ("low", "high"))
+
+
+ALWAYS = {"network", "prune-curve", "effects"}
+CASES = {
+    "numbers": (MlpNetwork(hidden=[5]), table_data(), ALWAYS | {"fit"}),
+    "plane": (MlpNetwork(hidden=[5]), table_data(2, 2, classes=True), ALWAYS | {"decision"}),
+    "tokens": (MlpNetwork(hidden=[5], embedding_width=3), token_data(), ALWAYS | {"embedding", "strips"}),
+    "images": (GridMlpNetwork(hidden=[6]), image_data(), ALWAYS | {"features"}),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_run_gets_the_pictures_that_say_something_about_it(case):
+    network, data, expected = CASES[case]
+    evidence = evidence_of(network, data)
+    pictures = album(evidence, data)
+    if not evidence.modules:  # an untrained network may be pruned to nothing
+        expected = expected - {"effects", "embedding"}
+    assert set(pictures) - {"strips"} == expected - {"strips"}
+    assert all(to_png(figure) for figure in pictures.values())
+    if case == "tokens":
+        assert embedding_of(evidence, data).shape[0] == data.tokens
