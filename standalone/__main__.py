@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 VERBS = {
@@ -25,8 +26,11 @@ def main(arguments: list[str]) -> int:
         for verb, (_, meaning) in VERBS.items():
             print(f"  {verb:10} {meaning}")
         return 0 if known else 2
-    module, _ = VERBS[arguments[0]]
-    return int(importlib.import_module(module).main(arguments[1:]) or 0)
+    # While modules are imported nothing is running yet, and a KeyboardInterrupt may be swallowed by one of them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    chosen = importlib.import_module(VERBS[arguments[0]][0])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return int(chosen.main(arguments[1:]) or 0)
 
 
 if __name__ == "__main__":

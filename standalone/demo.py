@@ -83,13 +83,16 @@ def main(arguments: list[str]) -> int:
 @contextmanager
 def started(console: Console) -> Iterator[tuple[Supervisor, str]]:
     """The embedded default in a fresh temporary home, with its first admin token; stopped and deleted at the end."""
+    stopping = stop_at_signals()
     home = Path(tempfile.mkdtemp(prefix="bimt-demo-"))
     ours = {setting.name for setting in table()}  # settings of this shell are for other homes than this one
     environ = {name: value for name, value in os.environ.items() if name not in ours}
     supervisor = Supervisor(
-        Plan(home=home), environ=environ, say=lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+        Plan(home=home),
+        environ=environ,
+        say=lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True),
+        stopping=stopping,
     )
-    stop_at_signals(supervisor)
     try:
         token = supervisor.start()
         assert token is not None, "a fresh home has no admin yet"

@@ -70,9 +70,19 @@ class Plan:
 
 
 class Supervisor:
-    """Starts, watches and stops the parts. Start it from the main thread, before any other thread is started."""
+    """Starts, watches and stops the parts. Start it from the main thread, before any other thread is started.
 
-    def __init__(self, plan: Plan, *, environ: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+    stopping   set by whoever wants the end: see `stop_at_signals`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        environ: Mapping[str, str],
+        say: Callable[[str], None] = print,
+        stopping: threading.Event | None = None,
+    ) -> None:
         self.plan = plan
         self.say = say
         self.home = plan.home.expanduser().resolve()
@@ -84,7 +94,7 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._next_start: dict[str, float] = {}
         self._pause: dict[str, float] = {}
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
 
     # --- start -----------------------------------------------------------------------------------------
 
@@ -109,18 +119,23 @@ class Supervisor:
     def _start(self) -> str | None:
         self._take_the_folder()
         began = time.monotonic()
+        self._listen()
         self._start_broker()
         self.settings = Settings.from_env(self._environ)
+        self._go_on()
         migrate.upgrade(self.settings.database_url)
         self.say(f"database   {_without_password(self.settings.database_url)}")
-        token = self._first_token()
-        self._listen()
         for part in self._make_parts():
+            self._go_on()
             part.start()
             self._parts.append(part)
         self._wait_until_ready()
         self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
-        return token
+        return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
+
+    def _go_on(self) -> None:
+        if self.stopping.is_set():
+            raise AskedToStop
 
     def _take_the_folder(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -232,7 +247,8 @@ class Supervisor:
     def _wait_until_ready(self) -> None:
         """Wait until the API answers. Raises CannotStart with the last lines of a part that died instead."""
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and not self.stopping.is_set():
+        while time.monotonic() < deadline:
+            self._go_on()
             for part in self._parts:
                 if not part.alive:
                     raise CannotStart(
@@ -242,8 +258,6 @@ class Supervisor:
                 urllib.request.urlopen(f"{self.address}/healthz", timeout=2).close()
                 return
             time.sleep(0.1)
-        if self.stopping.is_set():
-            raise AskedToStop
         raise CannotStart(f"The API did not answer within {READY_SECONDS:.0f} s; see {self.home / 'logs' / 'api.log'}.")
 
     # --- watch -----------------------------------------------------------------------------------------
@@ -299,14 +313,16 @@ class Supervisor:
             self._lock = None
 
 
-def stop_at_signals(supervisor: Supervisor) -> None:
-    """Ctrl-C, SIGTERM and a closed terminal ask for the end; a second Ctrl-C is not needed and does no harm."""
+def stop_at_signals() -> threading.Event:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set. Call it before anything is begun that must be ended."""
+    stopping = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        supervisor.stopping.set()
+        stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask)
+    return stopping
 
 
 def _without_password(url: str) -> str:

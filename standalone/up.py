@@ -26,8 +26,9 @@ def main(arguments: list[str]) -> int:
         api=options.api,
         gpus=tuple(options.gpu),
     )
-    supervisor = Supervisor(plan, environ=os.environ, say=lambda line: print(line, flush=True))
-    stop_at_signals(supervisor)
+    supervisor = Supervisor(
+        plan, environ=os.environ, say=lambda line: print(line, flush=True), stopping=stop_at_signals()
+    )
     try:
         token = supervisor.start()
     except CannotStart as why:

@@ -34,29 +34,19 @@ def test_a_killed_training_goes_on_in_the_same_attempt(house, undisturbed):
     assert "killed by signal 9" in house.log(job)
 
 
-def test_a_killed_worker_s_job_is_finished_by_the_next(house, undisturbed):
-    house.scheduler()
-    worker = house.worker("first")
-    job = house.submit()
-    house.until_checkpoint(job)
-    training = house.training_of(worker)
-    worker.send(signal.SIGKILL)
-    house.until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, "the training dies too")
-    house.worker("second")
-    succeeded_once(house, job, undisturbed[:1])
-    assert [attempt.ended_how for attempt in house.attempts(job)] == ["lease_lost", "succeeded"]
-
-
-def test_a_run_that_was_published_is_not_trained_again(house, undisturbed):
+def test_a_killed_worker_s_job_is_finished_by_the_next_and_no_run_is_trained_twice(house, undisturbed):
     house.scheduler()
     worker = house.worker("first")
     job = house.submit(seeds=(0, 1))
     house.until_checkpoint(job, run=1)
     published = house.runs(job)[0]
     assert published.state == "succeeded"
+    training = house.training_of(worker)
     worker.send(signal.SIGKILL)
+    house.until(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, "the training dies too")
     house.worker("second")
     succeeded_once(house, job, undisturbed)
+    assert [attempt.ended_how for attempt in house.attempts(job)] == ["lease_lost", "succeeded"]
     first, second = house.runs(job)
     assert (first.attempts, first.ended_at) == (1, published.ended_at)
     assert second.attempts == 2

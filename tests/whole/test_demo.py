@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from PIL import Image
 
 from standalone.broker import BrokerError, server_binary
 from standalone.demo import describe, reads_and_decides
+from tests.servers import short_folder
 from tests.whole.house import REPOSITORY
 
 
@@ -27,11 +29,20 @@ def _needs_a_broker() -> None:
         pytest.skip(str(error))
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A temporary folder of the demo's own, to see what it leaves there."""
+    with short_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def started(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    """A running demo, which the test ends if it does not end itself."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
     # A setting of the user's shell that would break a demo that listens to it.
-    environ |= {"BIMT_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:9/none", "TMPDIR": tempfile.gettempdir()}
-    return subprocess.Popen(
+    environ |= {"BIMT_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:9/none", "TMPDIR": str(temporary)}
+    demo = subprocess.Popen(
         [sys.executable, "-m", "standalone", "demo", "--folder", str(folder)],
         cwd=REPOSITORY,
         env=environ,
@@ -39,16 +50,21 @@ def start(folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield demo
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.communicate()
 
 
-def homes() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("bimt-demo-*"))
+def left_by_the_demo(temporary: Path) -> list[Path]:
+    return list(temporary.glob("bimt-*"))
 
 
-def test_the_demo_shows_two_modules_of_real_data_and_ends_by_itself(tmp_path):
-    before = homes()
-    demo = start(tmp_path / "demo")
-    said, _ = demo.communicate(timeout=280)
+def test_the_demo_shows_two_modules_of_real_data_and_ends_by_itself(tmp_path, temporary):
+    with started(tmp_path / "demo", temporary) as demo:
+        said, _ = demo.communicate(timeout=280)
     assert demo.returncode == 0, said
     assert "module A reads x1 and x3, decides y1" in said
     assert "module B reads x2 and x4, decides y2" in said
@@ -59,20 +75,19 @@ def test_the_demo_shows_two_modules_of_real_data_and_ends_by_itself(tmp_path):
         assert (tmp_path / "demo" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
         Image.open(tmp_path / "demo" / f"{name}.png").verify()
     assert len((tmp_path / "demo" / "diabetes.csv").read_text().splitlines()) == 443
-    assert homes() <= before
+    assert left_by_the_demo(temporary) == []
 
 
-@pytest.mark.parametrize("seconds", [0.5, 8.0], ids=["while it starts", "while it trains"])
-def test_an_interrupted_demo_leaves_nothing_behind(tmp_path, seconds):
-    before = homes()
-    demo = start(tmp_path / "demo")
-    time.sleep(seconds)
-    tree = psutil.Process(demo.pid).children(recursive=True)
-    demo.send_signal(signal.SIGINT)
-    said, _ = demo.communicate(timeout=60)
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 12.0], ids=["at once", "a little later", "while it trains"])
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path, temporary, seconds):
+    with started(tmp_path / "demo", temporary) as demo:
+        time.sleep(seconds)
+        tree = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(signal.SIGINT)
+        said, _ = demo.communicate(timeout=60)
     assert demo.returncode in (130, -signal.SIGINT), said  # the latter before Python has imported anything
     assert psutil.wait_procs(tree, timeout=5)[1] == []
-    assert homes() <= before
+    assert left_by_the_demo(temporary) == []
 
 
 def test_the_demo_tells_other_modules_from_the_right_ones():
