@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.datasets.draw import split
+from bimt_engine.datasets.table import opened
 from bimt_engine.errors import DataError
 
 MAX_ORDER = 512  # elements: 262 144 pairs; checking that a table is associative takes the cube
+MAX_JSON_BYTES = 16 << 20  # 512² entries of a name each
 MAX_DEGREE = 5  # of a symmetric group: S5 has 120 elements, S6 720
 
 Table = NDArray[np.int64]
@@ -122,12 +125,12 @@ def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float
 def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
     """A Cayley table from CSV: bare entries, or with a first row and a first column that name the elements.
 
-    Entries are 0 … n−1, or names; bare tables of names have the identity's row first.
+    Entries are 0 … n−1, or names; bare tables of names have the identity's row first. A JSON list of rows is read too.
     Raises DataError.
     """
     from bimt_engine.datasets.csv_table import read_records
 
-    rows = read_records(content, most=MAX_ORDER + 1)
+    rows = _json_rows(content) or read_records(content, most=MAX_ORDER + 1)
     head = rows[0]
     labelled = head[1:] == [row[0] for row in rows[1:]] and not any(head[0] in row[1:] for row in rows)
     if labelled:
@@ -152,6 +155,22 @@ def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
             )
         table.append([index[name] for name in row])
     return names, check_group_table(table, names)
+
+
+def _json_rows(content: bytes | Path) -> list[list[str]] | None:
+    """The rows of a JSON list of lists, entries as text; None when the file is none."""
+    with opened(content) as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if not text.lstrip().startswith(b"["):
+        return None
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The file is no sound JSON ({str(error)[:100]}); send a list of rows.") from None
+    sound = isinstance(rows, list) and rows and all(isinstance(row, list) and row for row in rows)
+    if not sound or not all(isinstance(entry, int | str) for row in rows for entry in row):
+        raise DataError("The JSON must be a list of rows, each a list of numbers or names, such as [[0, 1], [1, 0]].")
+    return [[str(entry) for entry in row] for row in rows]
 
 
 # --- the named ones -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -109,7 +110,9 @@ def test_a_cayley_table_is_read_with_names_without_and_by_number(group):
     head = ",".join(["*", *names])
     labelled = "\n".join([head, *(",".join([names[i], *(names[j] for j in row)]) for i, row in enumerate(table))])
     numbers = "\n".join(",".join(map(str, row)) for row in table.tolist())
-    for text, expected in ((bare, names), (labelled, names), (numbers, tuple(map(str, range(len(names)))))):
+    counted = tuple(map(str, range(len(names))))
+    in_json = json.dumps(table.tolist())
+    for text, expected in ((bare, names), (labelled, names), (numbers, counted), (in_json, counted)):
         got_names, got = read_cayley(text.encode())
         assert got_names == expected
         assert (got == table).all()
@@ -124,6 +127,10 @@ def test_a_cayley_table_is_read_with_names_without_and_by_number(group):
         ("e,e\na,a", "names 'e' twice"),
         ("e,a,b\na,b,e\nb,a,e", "stands twice"),
         ("\x00", "zero byte"),
+        ("[[0, 1], [1", "no sound JSON"),
+        ("[" * 100_000, "no sound JSON|list of rows"),
+        ("[[0, 1], [1, null]]", "list of rows"),
+        ("[[0, 1], [1, 2]]", "holds '2'"),
     ],
 )
 def test_a_file_that_is_no_cayley_table_is_refused(text, says):
