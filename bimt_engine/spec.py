@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bimt_engine.datasets.formulas import check_formula
+from bimt_engine.datasets.groups import check_group
 
 MAX_STEPS = 10_000_000  # a month of kernel time on a small network; more is a mistake
 MAX_WIDTH = 4096  # neurons in one layer; relocation solves an assignment of this size
@@ -79,6 +80,11 @@ class GroupData(Drawn):
     group: str = Field(default="S4", pattern=r"^(Z|S|D)[1-9][0-9]{0,2}$|^Q8$|^table$")
     cayley_table: list[list[int]] | None = Field(default=None, description="With group `table`: row · column.")
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _is_a_group(self) -> GroupData:
+        check_group(self.group, self.cayley_table)
+        return self
 
 
 class InContextRegressionData(Drawn):

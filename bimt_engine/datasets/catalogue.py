@@ -12,7 +12,7 @@ import numpy as np
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.datasets.draw import generator, split
 from bimt_engine.datasets.formulas import evaluate_formula
-from bimt_engine.datasets.groups import check_group_table, group_dataset, multiplication
+from bimt_engine.datasets.groups import check_group, check_group_table, group_dataset, multiplication
 from bimt_engine.datasets.images import digits, mnist, mnist_folder
 from bimt_engine.datasets.uploaded import uploaded_dataset
 from bimt_engine.errors import DataError
@@ -106,15 +106,10 @@ def _modular_addition(spec: ModularAdditionData, seed: int) -> Dataset:
 
 def _group(spec: GroupData, seed: int) -> Dataset:
     """All pairs of a group with their product. (section 3.3)"""
-    if spec.group == "table":
-        if spec.cayley_table is None:
-            raise DataError("The group `table` needs a `cayley_table`: for each row its products with all columns.")
+    check_group(spec.group, spec.cayley_table)
+    if spec.cayley_table is not None:
         table = check_group_table(spec.cayley_table)
         names = tuple(map(str, range(len(table))))
-    elif spec.cayley_table is not None:
-        raise DataError(
-            f"A `cayley_table` goes with the group `table`, not with {spec.group!r}; leave one of them out."
-        )
     else:
         names, table = multiplication(spec.group)
     return group_dataset(names, table, train_fraction=spec.train_fraction, seed=seed)

@@ -24,23 +24,46 @@ MAX_DEGREE = 5  # of a symmetric group: S5 has 120 elements, S6 720
 Table = NDArray[np.int64]
 
 
+class NoGroup(DataError, ValueError):
+    """What was named or sent is no group that we take; also a ValueError, so that pydantic names the field."""
+
+
 def multiplication(group: str) -> tuple[tuple[str, ...], Table]:
     """The names of the elements, the identity first, and table[a, b] = index of a · b.
 
     Z7, S4 (permutations in one-line notation; a · b does b first), D5 (order 10; r turns, s mirrors), Q8.
     Raises DataError for what is no group that we know, or too large a one.
     """
-    match = re.fullmatch(r"([ZSD])([1-9][0-9]{0,2})|Q8", group)
-    if match is None:
-        raise DataError(f"There is no group {group!r} here; name Z7, S4, D5 (for any number), Q8, or send a table.")
+    check_group_name(group)
     if group == "Q8":
         return _quaternions()
+    return {"Z": _cyclic, "S": _symmetric, "D": _dihedral}[group[0]](int(group[1:]))
+
+
+def check_group(group: str, table: list[list[int]] | None) -> None:
+    """Say nothing when the name, or `table` with a table, is a group that is offered. Raises NoGroup."""
+    if group != "table":
+        if table is not None:
+            raise NoGroup(f"A `cayley_table` goes with the group `table`, not with {group!r}; leave one of them out.")
+        check_group_name(group)
+    elif table is None:
+        raise NoGroup("The group `table` needs a `cayley_table`: for each row its products with all columns.")
+    else:
+        check_group_table(table)
+
+
+def check_group_name(group: str) -> None:
+    """Say nothing when the group is offered. Raises NoGroup."""
+    match = re.fullmatch(r"([ZSD])([1-9][0-9]{0,2})|Q8", group)
+    if match is None:
+        raise NoGroup(f"There is no group {group!r} here; name Z7, S4, D5 (for any number), Q8, or send a table.")
+    if group == "Q8":
+        return
     kind, n = match[1], int(match[2])
     order = {"Z": n, "S": math.factorial(min(n, 20)), "D": 2 * n}[kind]
     if order > (math.factorial(MAX_DEGREE) if kind == "S" else MAX_ORDER):
         most = {"Z": f"Z{MAX_ORDER}", "S": f"S{MAX_DEGREE}", "D": f"D{MAX_ORDER // 2}"}[kind]
-        raise DataError(f"{group} is too large: {most} is the largest of its kind that is offered.")
-    return {"Z": _cyclic, "S": _symmetric, "D": _dihedral}[kind](n)
+        raise NoGroup(f"{group} is too large: {most} is the largest of its kind that is offered.")
 
 
 def check_group_table(table: list[list[int]] | NDArray[Any], names: tuple[str, ...] | None = None) -> Table:
@@ -51,10 +74,10 @@ def check_group_table(table: list[list[int]] | NDArray[Any], names: tuple[str, .
     """
     size = len(table)
     if not 1 <= size <= MAX_ORDER:
-        raise DataError(f"A Cayley table has 1 to {MAX_ORDER} rows; this has {size}.")
+        raise NoGroup(f"A Cayley table has 1 to {MAX_ORDER} rows; this has {size}.")
     for row, entries in enumerate(table):
         if len(entries) != size:
-            raise DataError(
+            raise NoGroup(
                 f"A Cayley table is square: it has {size} rows, but row {row + 1} has {len(entries)} entries.",
                 where={"row": row + 1},
             )
@@ -63,7 +86,7 @@ def check_group_table(table: list[list[int]] | NDArray[Any], names: tuple[str, .
     outside = np.argwhere((array < 0) | (array >= size))
     if len(outside):
         row, column = map(int, outside[0])
-        raise DataError(
+        raise NoGroup(
             f"Row {row + 1}, column {column + 1} holds {array[row, column]}; elements are numbered 0 to {size - 1}.",
             where={"row": row + 1, "column": column + 1},
         )
@@ -80,7 +103,7 @@ def _check_latin(array: Table, names: tuple[str, ...]) -> None:
             for j, entry in enumerate(entries.tolist()):
                 if entry in first:
                     row, column = (i, j) if axis == 0 else (j, i)
-                    raise DataError(
+                    raise NoGroup(
                         f"In a group every element stands once in each row and column, but {names[entry]} stands twice "
                         f"in {line} {i + 1}: at positions {first[entry] + 1} and {j + 1}. Correct the table.",
                         where={"row": row + 1, "column": column + 1},
@@ -89,18 +112,36 @@ def _check_latin(array: Table, names: tuple[str, ...]) -> None:
 
 
 def _check_associative(array: Table, names: tuple[str, ...]) -> None:
-    for a in range(len(array)):
-        left = array[array[a]]  # [b, c]: (a·b)·c
-        right = array[a][array]  # [b, c]: a·(b·c)
+    """Light's test: (a·x)·b = a·(x·b) need hold only for x of a generating set, and few elements generate a group."""
+    for x in _generators(array):
+        left = array[array[:, x]]  # [a, b]: (a·x)·b
+        right = array[:, array[x]]  # [a, b]: a·(x·b)
         wrong = np.argwhere(left != right)
         if len(wrong):
-            b, c = map(int, wrong[0])
-            raise DataError(
-                f"The table is not associative: ({names[a]}·{names[b]})·{names[c]} is {names[left[b, c]]}, but "
-                f"{names[a]}·({names[b]}·{names[c]}) is {names[right[b, c]]}. Correct one of the entries "
-                f"(row {a + 1}, column {b + 1}) and (row {b + 1}, column {c + 1}), or those that they lead to.",
-                where={"row": a + 1, "column": b + 1},
+            a, b = map(int, wrong[0])
+            raise NoGroup(
+                f"The table is not associative: ({names[a]}·{names[x]})·{names[b]} is {names[left[a, b]]}, but "
+                f"{names[a]}·({names[x]}·{names[b]}) is {names[right[a, b]]}. Correct one of the entries "
+                f"(row {a + 1}, column {x + 1}) and (row {x + 1}, column {b + 1}), or those that they lead to.",
+                where={"row": a + 1, "column": x + 1},
             )
+
+
+def _generators(array: Table) -> list[int]:
+    """Elements whose products, and the products of these, are all the elements."""
+    chosen: list[int] = []
+    reached = np.zeros(len(array), dtype=bool)
+    for element in range(len(array)):
+        if reached[element]:
+            continue
+        chosen.append(element)
+        reached[element] = True
+        before = 0
+        while (count := int(reached.sum())) > before:
+            before = count
+            members = np.flatnonzero(reached)
+            reached[array[np.ix_(members, members)]] = True
+    return chosen
 
 
 def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float, seed: int) -> Dataset:
@@ -108,7 +149,7 @@ def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float
     pairs = np.indices(table.shape).reshape(2, -1).T.astype(np.int64)
     labels = table.reshape(-1).astype(np.int64)
     if len(pairs) < 2:
-        raise DataError("The group has one element only, so there is nothing to learn; choose a larger one.")
+        raise NoGroup("The group has one element only, so there is nothing to learn; choose a larger one.")
     train, test = split(len(pairs), train_fraction, seed=seed)
     return Dataset(
         train_inputs=pairs[train],
@@ -143,12 +184,12 @@ def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"The first row names {twice!r} twice; every element has one name.", where={"row": 1})
+        raise NoGroup(f"The first row names {twice!r} twice; every element has one name.", where={"row": 1})
     table = []
     for number, row in enumerate(entries, start=1):
         unknown = next((j for j, name in enumerate(row) if name not in index), None)
         if unknown is not None:
-            raise DataError(
+            raise NoGroup(
                 f"Row {number}, column {unknown + 1} of the Cayley table holds {row[unknown][:30]!r}, which is none of "
                 f"the {len(names)} elements that the first row names.",
                 where={"row": number, "column": unknown + 1},
@@ -166,10 +207,10 @@ def _json_rows(content: bytes | Path) -> list[list[str]] | None:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"The file is no sound JSON ({str(error)[:100]}); send a list of rows.") from None
+        raise NoGroup(f"The file is no sound JSON ({str(error)[:100]}); send a list of rows.") from None
     sound = isinstance(rows, list) and rows and all(isinstance(row, list) and row for row in rows)
     if not sound or not all(isinstance(entry, int | str) for row in rows for entry in row):
-        raise DataError("The JSON must be a list of rows, each a list of numbers or names, such as [[0, 1], [1, 0]].")
+        raise NoGroup("The JSON must be a list of rows, each a list of numbers or names, such as [[0, 1], [1, 0]].")
     return [[str(entry) for entry in row] for row in rows]
 
 

@@ -114,14 +114,22 @@ def test_digits_are_scaled_and_every_class_is_on_both_sides():
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("fields", "says"),
     [
-        (GroupData(group="table"), "needs a `cayley_table`"),
-        (GroupData(group="S4", cayley_table=[[0]]), "leave one of them out"),
-        (GroupData(group="Z1"), "one element only"),
-        (GroupData(group="S9"), "too large"),
+        ({"group": "table"}, "needs a `cayley_table`"),
+        ({"group": "S4", "cayley_table": [[0]]}, "leave one of them out"),
+        ({"group": "S9"}, "too large"),
+        ({"group": "Z999"}, "Z512 is the largest"),
+        ({"group": "table", "cayley_table": [[0, 1], [0, 1]]}, "0 stands twice in column 1"),
     ],
 )
-def test_a_group_that_makes_no_task_is_refused(spec, says):
-    with pytest.raises(DataError, match=says):
-        make_dataset(spec, seed=0)
+def test_what_is_no_group_is_refused_by_the_spec_already(fields, says):
+    with pytest.raises(ValueError, match=says):
+        GroupData(**fields)
+    with pytest.raises(DataError, match=says):  # and by the maker, for specs that were not validated
+        make_dataset(GroupData().model_copy(update=fields), seed=0)
+
+
+def test_a_group_of_one_element_has_nothing_to_learn():
+    with pytest.raises(DataError, match="one element only"):
+        make_dataset(GroupData(group="Z1"), seed=0)
