@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bimt_engine.figures.encode import FRAMES_PER_SECOND, write_film
 from bimt_engine.figures.film import (
-    FRAMES_PER_SECOND,
     LAST,
     MOST_FRAMES,
     MOST_SNAPSHOTS,
@@ -20,7 +20,6 @@ from bimt_engine.figures.film import (
     _thinned,
     draw_film,
     instants,
-    write_film,
 )
 from bimt_engine.networks.network import Network
 from bimt_engine.training.snapshot import Snapshot
