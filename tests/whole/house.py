@@ -24,12 +24,13 @@ from store.tables import Attempt, Job, Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 90.0  # seconds; a loaded machine takes ten to import torch alone
+TINY_STEPS = 4000
 ENDED = ("succeeded", "failed", "cancelled")
 Found = TypeVar("Found")
 
 
-def tiny_spec(*, steps: int = 1500, **training: Any) -> Spec:
-    """A training of about a second or two, with enough checkpoints to be cut between them."""
+def tiny_spec(*, steps: int = TINY_STEPS, **training: Any) -> Spec:
+    """A training of some seconds, so that it can be cut after its first checkpoint is in the store."""
     return Spec.model_validate(
         {
             "dataset": {"kind": "formula", "formulas": ["x1*x1"], "inputs": 2, "train": 32, "test": 32, "seed": 7},
@@ -38,8 +39,8 @@ def tiny_spec(*, steps: int = 1500, **training: Any) -> Spec:
                 "steps": steps,
                 "stepper": "autograd",
                 "device": "cpu",
-                "log_every": 50,
-                "snapshot_every": 500,
+                "log_every": 100,
+                "snapshot_every": 1000,
                 "checkpoint_every": 100,
                 "relocation": {"relocate_every": 100, "final_restarts": 1},
             }
