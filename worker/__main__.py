@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 
@@ -20,19 +19,13 @@ def main(arguments: list[str]) -> int:
         os.environ["BIMT_WORKER_NAME"] = options.name
 
     from worker.app import app, settings
+    from worker.records import log_records
     from worker.workplace import workplace
 
-    _log(settings.log_level)
+    log_records(settings.log_level)
     words = ["worker", "--queues", settings.queue, "--hostname", workplace().name, "--loglevel", settings.log_level]
     app.worker_main([*words, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     return 0
-
-
-def _log(level: str) -> None:
-    """One line for each thing, with the time, on standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
 
 
 if __name__ == "__main__":

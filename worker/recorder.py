@@ -78,7 +78,7 @@ class Recorder:
         """A line of the job's log, which people read."""
         line = {"at": self._here.now().isoformat(timespec="milliseconds"), "level": level, "text": text[:MAX_LINE]}
         self._heap.lines.append(line | ({"run_id": run_id} if run_id else {}))
-        log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "%s: %s", self._claim.job_id, text)
+        log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "%s", text)
 
     def flush_now_and_then(self) -> None:
         """Write the heap down when it is time to; where the store is away, try again a little later."""

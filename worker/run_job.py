@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from structlog.contextvars import bound_contextvars
+
 from store import jobs, runs
 from store.errors import LostLease, StoreError
 from store.leases import Claim, ClaimedRun
@@ -43,6 +45,7 @@ def run_job(job_id: str, *, here: Workplace) -> str | None:
         return None
     with ExitStack() as stack:
         stack.enter_context(here.busy(claim.job_id))
+        stack.enter_context(bound_contextvars(job=claim.job_id, attempt=claim.attempt_id))
         folder = stack.enter_context(scratch_folder(Path(here.settings.spool), claim.job_id))
         lease = stack.enter_context(here.lease(claim))
         return JobAtHand(here, claim, lease, folder).do()
@@ -84,14 +87,14 @@ class JobAtHand:
             log.warning("%s", why)
             return "lost"
         except (WentHome, GaveUp) as why:  # nothing can be written: the lease lapses, and the next attempt goes on
-            log.warning("%s: %s", self.claim.job_id, why)
+            log.warning("%s", why)
             return "left"
         except StoreError as why:  # its data are damaged or gone, for instance
             self.recorder.log("error", str(why))
             self._end("failed", str(why))
             return "failed"
         except Exception as fault:
-            log.exception("%s ends by a fault of ours", self.claim.job_id)
+            log.exception("the job ends by a fault of ours")
             sentence = f"A fault of ours ended this job ({type(fault).__name__}: {fault}). Try it again, and tell us."
             self._end("failed", sentence)
             return "failed"
@@ -129,6 +132,7 @@ class JobAtHand:
         """Tell the training process what to do: the runs that are left, each from its newest checkpoint."""
         order = {
             "parent": os.getpid(),
+            "job": self.claim.job_id,
             "content": str(content) if content else None,
             "content_sha256": self.claim.spec["dataset"].get("sha256"),
             "runs": [self._run_order(run) for run in self.left.values()],

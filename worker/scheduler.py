@@ -25,6 +25,7 @@ from store.queue import announce, queue_settings
 from store.settings import Settings
 from store.tables import Job
 from worker.patience import Patience
+from worker.records import log_records
 
 log = logging.getLogger("worker.scheduler")
 TICK_SECONDS = 1.0  # a job that lost its worker waits no longer than its lease and this
@@ -159,8 +160,7 @@ def broker_counter(broker_url: str) -> Callable[[str], int]:
 def main() -> int:
     """Tick until SIGTERM."""
     settings = Settings.from_env(os.environ)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    log_records(settings.log_level)
     scheduler = Scheduler(
         settings=settings,
         database=Database(settings.database_url, pool=2),
