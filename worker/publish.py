@@ -28,7 +28,11 @@ def read_result(path: Path, files: Files) -> RunResult:
         modules=document["modules"],
         effects=document["effects"],
         prune_curve=document["prune_curve"],
-        bodies={"communities": communities, "dataset": said["dataset"]},
+        bodies={
+            "communities": communities,
+            "readout": document.get("readout") or {},
+            "dataset": said["dataset"],
+        },
         files=_put(said["files"], path.parent, files),
         figures=_put(said["figures"], path.parent, files),
         stepper=said["stepper"],

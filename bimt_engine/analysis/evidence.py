@@ -1,4 +1,4 @@
-"""The whole evidence for one run: prune, graph, modules, effects, communities, in one call and one document."""
+"""The whole evidence for one run: prune, graph, modules, effects, communities, readout, in one call and document."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules import examine_modules
 from bimt_engine.analysis.pruning import Pruned, prune
+from bimt_engine.analysis.readout import readout
 from bimt_engine.analysis.subject import Subject
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.network import Network
@@ -32,7 +33,7 @@ class Evidence:
     """What a run gives back.
 
     network   pruned and refitted, float64; its masks are the graph's connections.
-    metrics   numbers of the run by name; modules, effects, communities, prune_curve are JSON-able.
+    metrics   numbers of the run by name; modules, effects, communities, readout, prune_curve are JSON-able.
     """
 
     network: Network
@@ -42,6 +43,7 @@ class Evidence:
     modules: list[dict[str, Any]]
     effects: dict[str, Any]
     communities: dict[str, Any]
+    readout: dict[str, Any]
 
     def document(self) -> dict[str, Any]:
         """Everything but the network, for JSON: no NaN, no infinity."""
@@ -53,6 +55,7 @@ class Evidence:
                 "modules": self.modules,
                 "effects": self.effects,
                 "communities": self.communities,
+                "readout": self.readout,
             }
         )
 
@@ -103,6 +106,8 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     communities = find_communities(
         graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules)), nulls=nulls
     )
+    progress(0.93, "readout")
+    read = readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed)
     progress(0.98, "summing up")
     metrics = _metrics(subject, spec, pruned) | {
         "modules": len(report.modules),
@@ -113,7 +118,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     effects = report.effects | {"verdict": report.verdict}
     curve = [step.document() for step in pruned.curve]
     progress(1.0, "done")
-    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities)
+    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read)
 
 
 def _metrics(subject: Subject, spec: Spec, pruned: Pruned) -> dict[str, float | int | bool | str | None]:

@@ -1,0 +1,190 @@
+"""Symmetry tests on the functions of a network: which inputs act apart, and which only together as one number.
+
+All tests are numerical and in the order and units of the data: mixed differences for additive separability, the
+spread of gradients for invariance. They say what the network computes where data are, whatever the picture looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bimt_engine.analysis.plain_mlp import PlainMlp, Values, forward, split
+
+Array = np.ndarray
+Function = Callable[[Array], Array]
+"""(N, inputs) -> (N,)"""
+
+SEPARATE = 5e-3  # of the variance: two inputs whose mixed difference is smaller act additively
+SYMMETRIC = 0.05  # a direction along which the function moves less than this share of what it moves across is dead
+UNREAD = 1e-6  # of the mean squared gradient: an input with less is not read
+NICE = tuple(sorted({sign * n / d for n in range(1, 7) for d in (1, 2, 3, 4) for sign in (1, -1)} | {0.0}, key=abs))
+
+
+@dataclass(frozen=True)
+class Combined:
+    """Inputs that the function reads as one number u = Σ coefficient · input only.
+
+    asymmetry   how much the function still moves along the directions that leave u alone, as a share of how much it
+                moves along u (root mean squares); 0 for a single input.
+    """
+
+    inputs: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    asymmetry: float
+
+    def of(self, inputs: Array) -> Array:
+        """The number u for each example."""
+        return inputs[:, list(self.inputs)] @ np.array(self.coefficients)
+
+
+def function_of(plain: PlainMlp, values: Values, output: int) -> Function:
+    """One output of a perceptron as a function of inputs in the order of the data."""
+    weights, biases = split(values)
+    slot = int(np.argsort(plain.output_order)[output])
+    return lambda x: forward(weights, biases, x[:, plain.input_order], plain.activation)[0][-1][:, slot]
+
+
+def gradients(plain: PlainMlp, values: Values, inputs: Array) -> Array:
+    """Of every output in every input, (N, outputs, inputs), both in the order of the data."""
+    weights, biases = split(values)
+    _, slopes = forward(weights, biases, inputs[:, plain.input_order], plain.activation)
+    back = np.broadcast_to(np.eye(len(biases[-1])), (len(inputs), len(biases[-1]), len(biases[-1])))
+    for number in reversed(range(len(weights))):
+        back = back @ weights[number]
+        if number:
+            back = back * slopes[number - 1][:, None, :]
+    return back[:, np.argsort(plain.output_order)][:, :, np.argsort(plain.input_order)]
+
+
+def interactions(function: Function, inputs: Array, *, generator: np.random.Generator) -> Array:
+    """For every two inputs, E[(f - f_i' - f_j' + f_ij')²] / (4 Var f), a prime meaning: taken from another example.
+
+    0 where the two act additively, 1 for the product of two independent inputs of mean 0.
+    """
+    count = inputs.shape[1]
+    other = inputs[generator.permutation(len(inputs))]
+    base = function(inputs)
+    variance = float(base.var())
+    found = np.zeros((count, count))
+    if variance == 0:
+        return found
+
+    def exchanged(*columns: int) -> Array:
+        mixed = inputs.copy()
+        mixed[:, list(columns)] = other[:, list(columns)]
+        return function(mixed)
+
+    single = [exchanged(i) for i in range(count)]
+    for i in range(count):
+        for j in range(i):
+            mixed = base - single[i] - single[j] + exchanged(i, j)
+            found[i, j] = found[j, i] = float((mixed**2).mean()) / (4 * variance)
+    return found
+
+
+def additive_blocks(mixed: Array, read: list[int], *, threshold: float = SEPARATE) -> list[list[int]]:
+    """The inputs that are read, parted so that no two parts interact."""
+    left, blocks = set(read), []
+    while left:
+        block, new = set(), {min(left)}
+        while new:
+            block |= new
+            new = {j for i in new for j in left if mixed[i, j] > threshold} - block
+        left -= block
+        blocks.append(sorted(block))
+    return blocks
+
+
+def combined_inputs(gradient: Array, block: list[int], *, threshold: float = SYMMETRIC) -> list[Combined]:
+    """The numbers through which a function reads the inputs of a block: as few as the gradients allow.
+
+    gradient   (N, inputs) of one output. Two inputs are one number when their gradients always point the same way.
+    """
+    left, found = list(block), []
+    while left:
+        group = [left.pop(0)]
+        for other in list(left):
+            if _combined(gradient, [*group, other]).asymmetry <= threshold:
+                group.append(other)
+                left.remove(other)
+        found.append(_combined(gradient, group))
+    return found
+
+
+def _combined(gradient: Array, group: list[int]) -> Combined:
+    if len(group) == 1:
+        return Combined((group[0],), (1.0,), 0.0)
+    spread = gradient[:, group].T @ gradient[:, group] / len(gradient)
+    direction = np.linalg.eigh(spread)[1][:, -1]
+    if (np.abs(direction) < 1e-3 * np.abs(direction).max()).any():
+        return Combined(tuple(group), tuple(direction.tolist()), float("inf"))  # one of them is hardly read at all
+    direction = direction / direction[0]
+    simple = np.array([snapped(c, 0.1) for c in direction.tolist()])
+    if _asymmetry(spread, simple) <= SYMMETRIC:  # judged along x1 - x2, say, not along what fits a little better
+        direction = simple
+    return Combined(tuple(group), tuple(direction.tolist()), _asymmetry(spread, direction))
+
+
+def _asymmetry(spread: Array, direction: Array) -> float:
+    """Root mean square motion across a direction as a share of that along it."""
+    unit = direction / np.linalg.norm(direction)
+    along = float(unit @ spread @ unit)
+    return float(np.sqrt(max(float(np.trace(spread)) - along, 0.0) / max(along, 1e-300)))
+
+
+def snapped(number: float, tolerance: float) -> float:
+    """The nearest simple fraction, if it is near enough; else the number."""
+    nearest = min(NICE, key=lambda nice: abs(nice - number))
+    return nearest if abs(nearest - number) <= tolerance * max(abs(nearest), 0.1) else number
+
+
+def read_inputs(gradient: Array) -> list[int]:
+    """The inputs that a function reads: those along which it moves."""
+    size = (gradient**2).mean(axis=0)
+    return [int(i) for i in np.flatnonzero(size > UNREAD * max(float(size.sum()), 1e-300))]
+
+
+def symmetry_report(
+    plain: PlainMlp, values: Values, inputs: Array, *, names: tuple[str, ...], seed: int
+) -> list[dict[str, Any]]:
+    """For each output: which inputs it reads, how they separate, and through which numbers it reads them."""
+    slopes = gradients(plain, values, inputs)
+    reports = []
+    for output in range(slopes.shape[1]):
+        function, gradient = function_of(plain, values, output), slopes[:, output]
+        read = read_inputs(gradient)
+        mixed = interactions(function, inputs, generator=np.random.default_rng([seed, 6]))
+        blocks = additive_blocks(mixed, read)
+        through = [combined_inputs(gradient, block) for block in blocks]
+        reports.append(
+            {
+                "reads": [names[i] for i in read],
+                "additive_parts": [[names[i] for i in block] for block in blocks],
+                "through": [
+                    {
+                        "inputs": [names[i] for i in c.inputs],
+                        "coefficients": list(c.coefficients),
+                        "asymmetry": c.asymmetry,
+                        "reading": told(c, names),
+                    }
+                    for parts in through
+                    for c in parts
+                ],
+                "interactions": mixed.tolist(),
+            }
+        )
+    return reports
+
+
+def told(combined: Combined, names: tuple[str, ...]) -> str:
+    """x1 - x2, or 0.5·x1 + x3."""
+    text = ""
+    for index, coefficient in zip(combined.inputs, combined.coefficients, strict=True):
+        size = "" if abs(coefficient) == 1 else f"{abs(coefficient):.4g}·"
+        sign = " - " if coefficient < 0 else " + "
+        text += f"{sign if text else sign.strip().replace('+', '')}{size}{names[index]}"
+    return text
