@@ -12,7 +12,7 @@ from flask import Flask, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
-from store.settings import Settings
+from store.settings import NO_LIMIT, Settings
 
 LOGIN = "signing_in.login"
 # The addresses that a load balancer asks every few seconds, and files of pages, are not worth a count.
@@ -21,9 +21,9 @@ FREE = ("/healthz", "/readyz", "/static/", "/favicon.ico")
 
 def install(app: Flask, settings: Settings) -> None:
     """Put the limits of the settings before every view of the app. Call it when all views are known."""
-    if not settings.rate_limit and not settings.login_rate_limit:
+    if settings.rate_limit == settings.login_rate_limit == NO_LIMIT:
         return
-    general = [settings.rate_limit] if settings.rate_limit else []
+    general = [] if settings.rate_limit == NO_LIMIT else [settings.rate_limit]
     app.config.update(
         RATELIMIT_HEADER_LIMIT="RateLimit-Limit",
         RATELIMIT_HEADER_REMAINING="RateLimit-Remaining",
@@ -44,7 +44,7 @@ def install(app: Flask, settings: Settings) -> None:
         key_prefix="bimt",
     )
     limiter.request_filter(lambda: request.path.startswith(FREE))
-    if settings.login_rate_limit:
+    if settings.login_rate_limit != NO_LIMIT:
         views: dict[str, Any] = app.view_functions
         limited = limiter.limit(settings.login_rate_limit, key_func=get_remote_address)
         views[LOGIN] = limited(views[LOGIN])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107 with the closing zero, and some clients add a few
+
+
+NO_LIMIT = "none"  # a word of its own, since an empty variable counts as absent
 
 
 class SettingsError(ValueError):
@@ -46,6 +50,12 @@ def _seconds(text: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError("it must be a positive number of seconds")
     return number
+
+
+def _limit(text: str) -> str:
+    if text != NO_LIMIT and not re.fullmatch(r"[1-9][0-9]*/(second|minute|hour|day)", text):
+        raise ValueError(f"say it like 100/minute, or `{NO_LIMIT}`")
+    return text
 
 
 def _yes_or_no(text: str) -> bool:
@@ -123,9 +133,11 @@ class Settings:
         "BIMT_CHECK_SECONDS", 120.0, "Time that the check of an upload may take.", parse=_seconds
     )
     max_runs: int = _setting("BIMT_MAX_RUNS", 256, "Most runs (seeds × cost strengths) in one job.", parse=_count)
-    rate_limit: str = _setting("BIMT_RATE_LIMIT", "6000/minute", "Requests that one token may make; empty: no limit.")
+    rate_limit: str = _setting(
+        "BIMT_RATE_LIMIT", "6000/minute", "Requests that one token may make; `none`: no limit.", parse=_limit
+    )
     login_rate_limit: str = _setting(
-        "BIMT_LOGIN_RATE_LIMIT", "10/minute", "Attempts to sign in from one address; empty: no limit."
+        "BIMT_LOGIN_RATE_LIMIT", "10/minute", "Attempts to sign in from one address; `none`: no limit.", parse=_limit
     )
     lease_seconds: float = _setting(
         "BIMT_LEASE_SECONDS", 60.0, "A worker that is silent for so long has lost its job.", parse=_seconds

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bimt_engine.spec import Spec
 from store import jobs, progress, runs, teams
 from store.database import Database
 from store.files import Files
-from store.settings import Settings
+from store.settings import NO_LIMIT, Settings
 from store.tables import Run
 
 SCOPES = {
@@ -78,10 +78,8 @@ def make_house(
     clock: Callable[[], datetime] = now,
 ) -> House:
     """A service of its own in a folder, on a migrated database: two teams with a member and a token for every role."""
-    quiet = {"BIMT_RATE_LIMIT": "", "BIMT_LOGIN_RATE_LIMIT": ""}
+    quiet = {"BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
     settings = Settings.from_env(quiet | {"BIMT_DATABASE_URL": database_url} | (environ or {}), home=home)
-    if not (environ or {}).get("BIMT_RATE_LIMIT"):
-        settings = replace(settings, rate_limit="", login_rate_limit="")
     database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
     announced: list[tuple[str, str, int]] = []
     app = create_app(settings, database=database, files=files, announce=lambda *what: announced.append(what), now=clock)

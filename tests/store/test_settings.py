@@ -43,15 +43,17 @@ def test_variables_replace_defaults_and_empty_ones_do_not(tmp_path):
     assert settings.broker_url.startswith("redis+socket:")
 
 
-def test_a_child_with_our_environment_has_our_settings(tmp_path):
-    settings = Settings.from_env({"BIMT_WORKERS": "3", "BIMT_RATE_LIMIT": "5/minute"}, tmp_path)
+def test_a_child_with_our_environment_has_our_settings_a_limit_that_is_off_too(tmp_path):
+    given = {"BIMT_WORKERS": "3", "BIMT_RATE_LIMIT": "5/minute", "BIMT_LOGIN_RATE_LIMIT": "none"}
+    settings = Settings.from_env(given, tmp_path)
+    assert settings.login_rate_limit == "none"
     assert Settings.from_env(settings.environment()) == settings
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [("BIMT_PORT", "many"), ("BIMT_PORT", "-1"), ("BIMT_LEASE_SECONDS", "0"), ("BIMT_SECURE_COOKIES", "perhaps"),
-     ("BIMT_LEASE_SECONDS", "nan")],
+     ("BIMT_LEASE_SECONDS", "nan"), ("BIMT_RATE_LIMIT", "few"), ("BIMT_RATE_LIMIT", "0/minute")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_names_its_variable(name, text, tmp_path):
     with pytest.raises(SettingsError, match=f"{name}='{text}'"):
