@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ import yaml
 from standalone.broker import BrokerError, server_binary
 from standalone.database import PostgresServer
 from standalone.process import Process
-from store import teams
-from store.database import Database
 from tests.servers import short_folder
 from tests.whole.house import REPOSITORY
 from tests.whole.road import walk
@@ -122,6 +120,16 @@ class Compose:
     def run(self, service: str) -> None:
         subprocess.run(self.command(service), env=self.environment(service), cwd=REPOSITORY, check=True)
 
+    def first_token(self) -> str:
+        """What the manual says to run in the API's container; a second time it refuses."""
+        command = [sys.executable, "-m", "store.first_token"]
+        run = partial(
+            subprocess.run, command, env=self.environment("api"), cwd=REPOSITORY, capture_output=True, text=True
+        )
+        first, second = run(check=True), run(check=False)
+        assert (second.returncode, second.stdout) == (1, "")
+        return first.stdout.strip()
+
     def healthy(self, service: str) -> bool:
         """What the container's health check says."""
         _, *words = self.services[service]["healthcheck"]["test"]
@@ -162,10 +170,7 @@ def test_the_team_set_up_does_the_same_with_the_settings_of_docker_compose(compo
     compose.run("migrate")
     for service in ("api", "scheduler", "worker"):
         compose.start(service)
-    database = Database(compose.environment("api")["BIMT_DATABASE_URL"])
-    with database.write() as session:
-        token = teams.first_admin(session, now=datetime.now(UTC))
-    database.close()
+    token = compose.first_token()
     address = f"http://127.0.0.1:{compose.ports['api']}"
     wait_for(lambda: answers(f"{address}/readyz"), "the service is ready")
     walk(address, token)
