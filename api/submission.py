@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,9 +14,33 @@ from api.resources.recipes import known_recipe
 from api.schemas.datasets import Roles
 from api.schemas.jobs import JobIn
 from bimt_engine.spec import Spec, UploadedData
-from store import datasets
+from store import datasets, jobs
 from store.jobs import NewRun
-from store.tables import Dataset
+from store.tables import Dataset, Job
+from store.teams import Caller
+
+
+def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> Job:
+    """The job that is asked for, queued in this transaction. Announce it after the commit.
+
+    Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
+    QuotaExceeded, and Conflict for a key that was used for another request.
+    """
+    spec, dataset_id = complete(rows, who.team_id, body)
+    return jobs.submit(
+        rows,
+        team_id=who.team_id,
+        member_id=who.member_id,
+        name=body.name or _name(body),
+        tags=body.tags,
+        priority=body.priority,
+        queue=queue_of(spec),
+        dataset_id=dataset_id,
+        spec=spec.model_dump(mode="json"),
+        runs=runs_of(spec, body),
+        idempotency_key=idempotency_key,
+        now=now,
+    )
 
 
 def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None]:
@@ -51,13 +76,31 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
             )
             raise invalid(f"/cost_strengths/{index}", sentence) from None
         for seed in body.seeds:
-            runs.append(NewRun(seed=seed, cost_strength=strength, spec=written_out, steps=spec.training.steps))
+            runs.append(
+                NewRun(
+                    seed=seed,
+                    cost_strength=strength,
+                    spec=written_out,
+                    steps=spec.training.steps,
+                    method=spec.training.method,
+                    dataset_kind=spec.dataset.kind,
+                )
+            )
     return runs
 
 
 def queue_of(spec: Spec) -> str:
     """The queue whose workers can do it."""
     return "gpu" if spec.training.device == "cuda" else "cpu"
+
+
+def _name(body: JobIn) -> str:
+    """What a job is called that was given no name."""
+    if body.recipe:
+        return body.recipe
+    if body.spec is not None and body.spec.dataset is not None:
+        return body.spec.dataset.kind
+    return "job"
 
 
 def _how(body: JobIn) -> dict[str, Any]:

@@ -8,12 +8,13 @@ public     everybody, in lists too
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from store import runs
 from store.database import insert_into
@@ -23,6 +24,7 @@ from store.pages import Page, matches, newest_first
 from store.tables import Model, ModelAlias, ModelVersion, Run
 
 VISIBILITIES = ("private", "team", "unlisted", "public")
+NEWEST = "newest"  # the word that always means the last version; nobody can point it elsewhere
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,33 @@ def version(session: Session, model: Model, number: int) -> ModelVersion:
     return found
 
 
+def find_version(session: Session, model: Model, word: str) -> ModelVersion:
+    """The version that a number, `newest` or one of the model's words means now. Raises NotFound."""
+    if word.isdecimal():
+        return version(session, model, int(word))
+    number = model.versions if word == NEWEST else aliases(session, model).get(word)
+    if number is None:
+        raise NotFound("version", f"{model.name}/{word}")
+    return version(session, model, number)
+
+
+def same_run(session: Session, model: Model, run_id: str) -> ModelVersion | None:
+    """The newest version that shows this run, if there is one."""
+    query = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.run_id == run_id)
+    return session.scalar(query.order_by(ModelVersion.number.desc()).limit(1))
+
+
+def newest(session: Session, some: Sequence[Model]) -> dict[str, tuple[ModelVersion, Run]]:
+    """Model id → its newest version with the run behind it, for all of these in one question."""
+    query = (
+        select(ModelVersion, Run)
+        .join(Model, and_(Model.id == ModelVersion.model_id, Model.versions == ModelVersion.number))
+        .join(Run, Run.id == ModelVersion.run_id)
+        .where(Model.id.in_([model.id for model in some]))
+    )
+    return {found.model_id: (found, run) for found, run in session.execute(query)}
+
+
 def versions(session: Session, model: Model) -> list[ModelVersion]:
     """All versions, newest first."""
     query = select(ModelVersion).where(ModelVersion.model_id == model.id)
@@ -155,7 +184,7 @@ def versions(session: Session, model: Model) -> list[ModelVersion]:
 
 def run_of(session: Session, version: ModelVersion) -> Run:
     """The run behind a version, whoever owns it: whoever may read the model may read its run."""
-    return session.scalars(select(Run).where(Run.id == version.run_id)).one()
+    return session.scalars(select(Run).where(Run.id == version.run_id).options(undefer(Run.spec))).one()
 
 
 def change(

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response, request
 from pydantic import ValidationError
 
+from api.auditing import note
 from api.auth import Access, caller
 from api.checking import check_again, check_later
 from api.checks import format_of, understand
@@ -141,6 +142,7 @@ def delete_dataset(path: DatasetPath) -> Response:
     here = services()
     with here.database.write() as rows:
         datasets.delete(rows, caller().team_id, path.dataset_id)
+        note(rows, "dataset.delete", path.dataset_id)
     return Response(status=204)
 
 
@@ -164,6 +166,7 @@ def _make() -> Response:
             state="ready",
             now=here.now(),
         )
+        note(rows, "dataset.make", row.id)
         return answer(shown(row), 201, Location=_address(row))
 
 
@@ -233,6 +236,7 @@ def _keep_small(spooled: Spooled, fields: UploadFields, form: str, name: str) ->
             state="ready",
             now=here.now(),
         )
+        note(rows, "dataset.upload", row.id)
         return answer(shown(row), 201, Location=_address(row))
 
 
@@ -252,6 +256,7 @@ def _keep_large(stored: Any, fields: UploadFields, form: str, name: str) -> Resp
             state="checking",
             now=here.now(),
         )
+        note(rows, "dataset.upload", row.id)
         response = answer(shown(row), 202, Location=_address(row))
     check_later(here, row.id)
     return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 from sqlalchemy.orm import Session
 
+from api.auditing import note
 from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
@@ -24,7 +25,7 @@ from api.schemas.jobs import (
     LogsQuery,
 )
 from api.services import Services, services
-from api.submission import complete, queue_of, runs_of
+from api.submission import submit
 from api.watching import event_of, events, wait_for_change
 from store import jobs, progress
 from store.tables import Job
@@ -45,23 +46,9 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
     With an Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
     """
     here, who = services(), caller()
-    now = here.now()
     with here.database.write() as rows:
-        spec, dataset_id = complete(rows, who.team_id, body)
-        job = jobs.submit(
-            rows,
-            team_id=who.team_id,
-            member_id=who.member_id,
-            name=body.name or _name(body),
-            tags=body.tags,
-            priority=body.priority,
-            queue=queue_of(spec),
-            dataset_id=dataset_id,
-            spec=spec.model_dump(mode="json"),
-            runs=runs_of(spec, body),
-            idempotency_key=header.idempotency_key,
-            now=now,
-        )
+        job = submit(rows, who, body, idempotency_key=header.idempotency_key, now=here.now())
+        note(rows, "job.submit", job.id)
         shown_job = shown(here, rows, job)
         waiting = job.state == "queued" and job.announced_at is None
     if waiting:
@@ -100,6 +87,7 @@ def cancel_job(path: JobPath) -> Response:
     here = services()
     with here.database.write() as rows:
         job = jobs.request_cancel(rows, caller().team_id, path.job_id, now=here.now())
+        note(rows, "job.cancel", job.id)
         return answer(shown(here, rows, job), 202)
 
 
@@ -109,6 +97,7 @@ def retry_job(path: JobPath) -> Response:
     here = services()
     with here.database.write() as rows:
         job = jobs.retry(rows, caller().team_id, path.job_id, now=here.now())
+        note(rows, "job.retry", job.id)
         shown_job = shown(here, rows, job)
         queue, priority = job.queue, job.priority
     here.tell(path.job_id, queue, priority)
@@ -171,11 +160,3 @@ def shown(here: Services, rows: Session, job: Job) -> JobOut:
         spec=job.spec,
         tries=[AttemptOut.model_validate(a) for a in jobs.attempts(rows, job.team_id, job.id)],
     )
-
-
-def _name(body: JobIn) -> str:
-    if body.recipe:
-        return body.recipe
-    if body.spec is not None and body.spec.dataset is not None:
-        return body.spec.dataset.kind
-    return "job"

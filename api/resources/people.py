@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from flask import Response
 
+from api.auditing import note
 from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
@@ -69,6 +70,7 @@ def mint_token(body: TokenIn) -> Response:
             expires_at=None if body.expires_in_days is None else now + timedelta(days=body.expires_in_days),
             now=now,
         )
+        note(rows, "token.mint", row.id, name=body.name, scopes=list(body.scopes))
         return answer(TokenMinted(**TokenItem.model_validate(row).model_dump(), token=text), 201)
 
 
@@ -81,4 +83,5 @@ def revoke_token(path: TokenPath) -> Response:
         if token.member_id != who.member_id and "admin" not in who.scopes:
             raise NotFound("token", path.token_id)
         teams.revoke_token(rows, who.team_id, path.token_id, here.now())
+        note(rows, "token.revoke", path.token_id)
     return Response(status=204)

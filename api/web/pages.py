@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import func, select
 
 from api.auth import Access, caller, decide, may, signed_in
+from api.evidence import stored_bytes
 from api.problems import Problem
 from api.resources.recipes import complete_spec
-from api.resources.runs import stored_bytes
 from api.schemas.base import DatasetId, JobId, RunId
 from api.services import services
 from api.web import explaining, reading, signing_in
