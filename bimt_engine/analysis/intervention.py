@@ -10,25 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bimt_engine.analysis.asked import Do, InterventionError, Kind
+from bimt_engine.analysis.extraction import neuron_id, touched_places
 from bimt_engine.analysis.losses import loss_per_example
 from bimt_engine.analysis.paths import copies
 from bimt_engine.analysis.plain_mlp import ACTIVATIONS, Array, PlainMlp, Values, forward, split
 from bimt_engine.analysis.subject import Subject
-from bimt_engine.errors import BimtError
+from bimt_engine.networks.mlp import Mlp
+from bimt_engine.networks.network import Network
 
-Kind = Literal["connection", "neuron", "module", "embedding"]
-Do = Literal["set", "scale", "zero", "mean", "resample"]
 AT_ONCE = 2_000_000  # activations of one layer held at once
-
-
-class InterventionError(BimtError):
-    """A change names something that is not there, or cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ class Intervention:
     ) -> None:
         self.subject, self.values = subject, values
         self.modules = modules or {}
+        self.plain = subject.plain or _behind_the_embedding(subject.network)
         self.inputs = np.concatenate([subject.train.inputs, subject.held_out.inputs])
         self.targets = np.concatenate([subject.train.targets, subject.held_out.targets])
         cycle = np.random.default_rng([seed, 5]).permutation(len(self.inputs))
@@ -101,14 +99,39 @@ class Intervention:
 
     def run(self, trials: Sequence[Sequence[Change]]) -> list[Outcome]:
         """What each trial does. Raises InterventionError for a change that cannot be made."""
+        for change in (change for trial in trials for change in trial):
+            self.check(change)
         parsed = [self._parsed(trial) for trial in trials]
-        plain = self.subject.plain
-        answers = self._side_by_side(plain, parsed) if plain is not None else map(self._alone, parsed)
+        answers = self._side_by_side(self.plain, parsed) if self.plain is not None else map(self._alone, parsed)
         return [self._outcome(outputs) for outputs in answers]
 
-    def ablate_each_connection(self, keys: Sequence[str]) -> list[Outcome]:
-        """Every connection alone set to zero."""
-        return self.run([[Change("connection", key)] for key in keys])
+    def check(self, change: Change) -> None:
+        """Raises InterventionError where this change cannot be made."""
+        self._parsed([change])
+        if change.kind == "connection" and change.do in ("mean", "resample") and self.plain is None:
+            raise InterventionError(
+                "What a single connection carries can be replaced in perceptrons only: "
+                f"{change.do} the neuron it comes from, or set, scale or zero its weight."
+            )
+
+    def parts(self, kind: Kind) -> list[str]:
+        """The ids of what there is to change; of connections those kept, of neurons those that one touches inside."""
+        wiring = self.subject.wiring
+        kept = {w.parameter: self.values[w.parameter] != 0 for w in wiring.weight_layers}
+        if kind == "connection":
+            return [f"{name}[{row},{column}]" for name, mask in kept.items() for row, column in np.argwhere(mask)]
+        if kind == "module":
+            return list(self.modules)
+        if kind == "embedding":
+            return [str(number) for number in range(wiring.input_layer.neurons)] if wiring.embeddings else []
+        ends = (wiring.input_layer.name, wiring.output_layer.name)
+        touched = touched_places(self.subject, kept)
+        return [
+            neuron_id(layer, int(slot))
+            for layer, places in touched.items()
+            if layer not in ends
+            for slot in np.flatnonzero(places)
+        ]
 
     # --- what happened ------------------------------------------------------------------------------
 
@@ -198,7 +221,11 @@ class Intervention:
 
     def _side_by_side(self, plain: PlainMlp, trials: list[list[_NeuronChange | _WeightChange]]) -> list[Array]:
         weights, biases = split(self.values)
-        inputs = plain.inputs_in_slots(self.inputs)
+        # Tokens enter as the vectors that they are learned as, which lie in slot order.
+        entering = (
+            self.inputs if self.subject.plain else self.values["embedding"][self.inputs].reshape(len(self.inputs), -1)
+        )
+        inputs = plain.inputs_in_slots(entering)
         base, _ = forward(weights, biases, inputs, plain.activation)
         names = [layer.name for layer in self.subject.wiring.neuron_layers]
         depth = {name: i for i, name in enumerate(names)} | {f"weights.{i}": i for i in range(len(weights))}
@@ -288,11 +315,6 @@ class Intervention:
         values = dict(self.values)
         for change in trial:
             if isinstance(change, _WeightChange):
-                if change.do in ("mean", "resample"):
-                    raise InterventionError(
-                        f"What a single connection carries can be replaced in perceptrons only: {change.do} the neuron "
-                        "it comes from, or set, scale or zero its weight."
-                    )
                 values[change.parameter] = values[change.parameter].copy()
                 weight = values[change.parameter][change.row, change.column]
                 values[change.parameter][change.row, change.column] = _new_weight(weight, change)
@@ -335,6 +357,16 @@ class Intervention:
             return activation
 
         return edit
+
+
+def _behind_the_embedding(network: Network) -> PlainMlp | None:
+    """What a perceptron over tokens does with their vectors, as arrays; None for any other network."""
+    if not isinstance(network, Mlp):
+        return None
+    weights = tuple(w.detach().double().numpy().copy() for w in network.weights)
+    biases = tuple(b.detach().double().numpy().copy() for b in network.biases)
+    order = network.output_order.numpy().copy()
+    return PlainMlp(weights, biases, network.activation, np.arange(weights[0].shape[1]), order)
 
 
 def _value(change: Change) -> float:

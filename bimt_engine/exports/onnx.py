@@ -21,7 +21,9 @@ def onnx_file(network: Network, dataset: Dataset) -> bytes:
     The order of neurons and the pruned zeros are folded into the graph, so names and masks are lost:
     the safetensors file stays the source.
     """
-    example = dataset.train_inputs[:1] if len(dataset.train_inputs) else np.zeros((1, *dataset.train_inputs.shape[1:]))
+    # Zeros where the data set has a shape and no rows, as one that was loaded from a file.
+    nothing = np.zeros((1, *dataset.train_inputs.shape[1:]), dataset.train_inputs.dtype)
+    example = dataset.train_inputs[:1] if len(dataset.train_inputs) else nothing
     x = torch.from_numpy(np.repeat(example, 2, axis=0))  # two rows: the exporter takes an axis of one for a constant
     x = x if dataset.tokens is not None else x.float()
     twin = deepcopy(network).float().eval()

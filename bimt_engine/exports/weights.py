@@ -2,13 +2,14 @@
 
 Tensors: each parameter of the pruned and refitted network under its own name, `mask.NAME` (what was kept),
 `order.LAYER` (which neuron sits in which slot), and `trained.NAME`, the network as training left it.
-Metadata: the spec, the seed, the shape and names of the data, and the format's name.
+Metadata: the spec, the seed, the shape and names of the data, SHA-256 of the data and of the engine's code, and the
+format's name.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from bimt_engine.datasets.dataset import Dataset, Scaling
 from bimt_engine.errors import BimtError
+from bimt_engine.fingerprint import code_hash, data_hash
 from bimt_engine.networks.build import Network, build_network
 from bimt_engine.spec import Spec
 
@@ -37,6 +39,7 @@ class SavedNetwork:
     trained   as training left it, before anything was taken away.
     masks     parameter name -> which entries were kept.
     data      shape and names of the data, with no rows; its scalings turn raw columns into inputs and back.
+    hashes    SHA-256 of the examples (`data`) and of the engine's source (`code`); empty in older files.
     """
 
     network: Network
@@ -45,6 +48,7 @@ class SavedNetwork:
     spec: Spec
     seed: int
     data: Dataset
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def weights_file(trained: Network, pruned: Network, *, spec: Spec, seed: int, dataset: Dataset) -> bytes:
@@ -59,7 +63,13 @@ def weights_file(trained: Network, pruned: Network, *, spec: Spec, seed: int, da
         tensors[f"order.{layer}"] = order.contiguous()
     for layer, order in trained.orders.items():
         tensors[f"trained.order.{layer}"] = order.contiguous()
-    said = {"format": FORMAT, "spec": spec.model_dump(mode="json"), "seed": seed, "data": _shape(dataset)}
+    said = {
+        "format": FORMAT,
+        "spec": spec.model_dump(mode="json"),
+        "seed": seed,
+        "data": _shape(dataset),
+        "hashes": {"code": code_hash(), **({"data": data_hash(dataset)} if len(dataset.train_inputs) else {})},
+    }
     # One key only: the library writes several in an order that changes from call to call.
     return save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, {"bimt": json.dumps(said)})
 
@@ -81,6 +91,7 @@ def load_weights(content: bytes) -> SavedNetwork:
         spec=spec,
         seed=metadata["seed"],
         data=data,
+        hashes=dict(metadata.get("hashes", {})),
     )
 
 

@@ -12,12 +12,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import bimt_engine.spec
+from bimt_engine.fingerprint import code_hash
 from bimt_engine.recipes.shelf import load_recipe
 from bimt_engine.spec import Spec
 
@@ -39,20 +38,9 @@ class Question:
     @property
     def key(self) -> str:
         said = json.dumps(
-            [self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, engine_fingerprint()]
+            [self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, code_hash()]
         )
         return f"{self.recipe}-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
-
-
-@cache
-def engine_fingerprint() -> str:
-    """SHA-256 over the engine's source files, those of the pictures left out: what a row's numbers depend on."""
-    root = Path(bimt_engine.spec.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".cpp") and "figures" not in path.parts:
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def questions(recipe_name: str, seeds: int | None, *, evidence: bool) -> list[Question]:

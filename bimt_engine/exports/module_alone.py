@@ -1,0 +1,160 @@
+"""One module as a network of its own: its neurons, the inputs it reads and the outputs it decides, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.errors import BimtError
+from bimt_engine.exports.onnx import onnx_file
+from bimt_engine.exports.weights import weights_file
+from bimt_engine.networks.build import Network, build_network
+from bimt_engine.networks.mlp import Mlp
+from bimt_engine.spec import MlpNetwork, Spec
+
+
+class ModuleAloneError(BimtError):
+    """These neurons cannot stand alone."""
+
+
+@dataclass(frozen=True)
+class ModuleAlone:
+    """A module that can be called, kept and exported as any other network.
+
+    network   reads the module's inputs in the order of `data.feature_names`, gives its outputs in that of
+              `data.target_names`; each exactly what the whole network gives.
+    trained   the same neurons of the network as it was trained, with all the weights between them.
+    spec      the whole one's, with the network part cut down; its data part still describes the whole table.
+    data      shape and names of the data, with no rows. Of classes, the scores are given, as numbers.
+    """
+
+    network: Network
+    trained: Network
+    spec: Spec
+    data: Dataset
+
+    def weights(self, *, seed: int) -> bytes:
+        """The module as a weights file, which `load_weights` reads as it reads any other."""
+        return weights_file(self.trained, self.network, spec=self.spec, seed=seed, dataset=self.data)
+
+    def onnx(self) -> bytes:
+        """The module for other programs."""
+        return onnx_file(self.network, self.data)
+
+
+def module_alone(
+    network: Network, dataset: Dataset, spec: Spec, neurons: Sequence[str], *, trained: Network | None = None
+) -> ModuleAlone:
+    """Cut a module out of a pruned network.
+
+    dataset   shape and names suffice; rows are not looked at.
+    neurons   ids of all its places, ends included, as the evidence lists them.
+    trained   the network as training left it, its neurons in the same slots; None: the pruned one again.
+    Raises ModuleAloneError for networks other than perceptrons, and for neurons that are not a module.
+    """
+    if not isinstance(network, Mlp):
+        raise ModuleAloneError("Only a module of a perceptron can stand alone: in this network all blocks share one stream.")
+    places = _places(network, neurons)
+    width = network.wiring.input_layer.neurons
+    if network.embedded:
+        tokens = np.flatnonzero(places["input"].reshape(network.fold, width).any(axis=1))
+        live = np.flatnonzero(places["input"].reshape(network.fold, width).any(axis=0))
+        columns = np.concatenate([live + copy * width for copy in tokens])
+        read = tokens
+    else:
+        live = columns = np.flatnonzero(places["input"])
+        read = network.input_order.cpu().numpy()[live]
+    kept = [columns, *(np.flatnonzero(places[name]) for name in network.hidden_names), np.flatnonzero(places["output"])]
+    decided = network.output_order.cpu().numpy()[kept[-1]]
+    if any(len(slots) == 0 for slots in kept):
+        raise ModuleAloneError("These neurons are no module: a module has some in every layer, inputs and outputs too.")
+    data = _cut_data(dataset, np.sort(read), np.sort(decided))
+    ends = [live, *kept[1:]]
+    coordinates = [
+        layer.positions.double().numpy()[slots].tolist()
+        for layer, slots in zip(network.wiring.neuron_layers, ends, strict=True)
+    ]
+    asked = MlpNetwork(
+        hidden=[len(slots) for slots in kept[1:-1]],
+        activation=network.activation,
+        embedding_width=len(live) if network.embedded else None,
+        coordinates=coordinates,
+    )
+    cut = spec.model_copy(update={"network": asked})
+    orders = {"output": _ranks(decided)} | ({} if network.embedded else {"input": _ranks(read)})
+
+    def built(whole: Network) -> Network:
+        return _filled(asked, data, whole, kept, live, orders)
+
+    return ModuleAlone(built(network), built(trained if trained is not None else network), cut, data)
+
+
+def _filled(
+    asked: MlpNetwork,
+    data: Dataset,
+    whole: Network,
+    kept: list[np.ndarray],
+    live: np.ndarray,
+    orders: dict[str, Tensor],
+) -> Network:
+    """The small network with the whole one's weights between the kept places."""
+    small = build_network(asked, data, precision="float64", generator=torch.Generator().manual_seed(0))
+    values = {name: parameter.detach().double().cpu() for name, parameter in whole.named_parameters()}
+    parts = [torch.from_numpy(slots) for slots in kept]
+    cut: dict[str, Tensor] = {}
+    for number, (before, after) in enumerate(zip(parts[:-1], parts[1:], strict=True)):
+        cut[f"weights.{number}"] = values[f"weights.{number}"][after][:, before]
+        cut[f"biases.{number}"] = values[f"biases.{number}"][after]
+    if "embedding" in values:
+        cut["embedding"] = values["embedding"][:, torch.from_numpy(live)]
+    with torch.no_grad():
+        for name, parameter in small.named_parameters():
+            parameter.copy_(cut[name])
+    small.adopt_orders(orders)
+    return small.eval()
+
+
+def _places(network: Mlp, neurons: Sequence[str]) -> dict[str, np.ndarray]:
+    sizes = {layer.name: layer.neurons for layer in network.wiring.neuron_layers}
+    if network.embedded:
+        sizes["input"] *= network.fold
+    places = {name: np.zeros(size, bool) for name, size in sizes.items()}
+    for identifier in neurons:
+        layer, _, slot = identifier.rpartition(":")
+        if layer not in sizes or not slot.isdecimal() or int(slot) >= sizes[layer]:
+            raise ModuleAloneError(f"There is no neuron {identifier!r} in this network.")
+        places[layer][int(slot)] = True
+    return places
+
+
+def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray) -> Dataset:
+    """The shape of the data that the module sees: the columns it reads, the targets it decides, and no rows."""
+    columns, targets = read.tolist(), decided.tolist()
+    inputs = np.zeros((0, len(columns)), dataset.train_inputs.dtype)
+    answers = np.zeros((0, len(targets)))
+    return replace(
+        dataset,
+        train_inputs=inputs,
+        train_targets=answers,
+        test_inputs=inputs,
+        test_targets=answers,
+        task="regression",
+        feature_names=tuple(dataset.feature_names[i] for i in columns),
+        target_names=tuple(dataset.target_names[i] for i in targets),
+        input_scaling=_cut_scaling(dataset.input_scaling, columns),
+        target_scaling=_cut_scaling(dataset.target_scaling, targets),
+    )
+
+
+def _cut_scaling(scaling: Scaling | None, columns: list[int]) -> Scaling | None:
+    return scaling and Scaling(scaling.mean[columns], scaling.std[columns])
+
+
+def _ranks(numbers: np.ndarray) -> Tensor:
+    """Who sits in each slot, counted anew over those that are left: (7, 2, 5) -> (2, 0, 1)."""
+    return torch.from_numpy(np.argsort(np.argsort(numbers)))

@@ -1,0 +1,35 @@
+"""Which code and which data a result came from: SHA-256 over the engine's source files, and over the examples."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from bimt_engine.datasets.dataset import Dataset
+
+SOURCES = (".py", ".cpp", ".h")
+NOT_THE_SCIENCE = ("figures",)  # a changed picture changes no number
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256, in hex, over every source file that numbers depend on, by name and content."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in SOURCES and not set(NOT_THE_SCIENCE) & set(path.relative_to(root).parts):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def data_hash(dataset: Dataset) -> str:
+    """SHA-256, in hex, over the examples as the network sees them: types, shapes and values of all four arrays."""
+    digest = hashlib.sha256()
+    for part in (dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets):
+        kind = part.dtype.newbyteorder("<")
+        digest.update(f"{kind.str}{part.shape}".encode() + b"\0")
+        digest.update(np.ascontiguousarray(part, kind).tobytes())
+    return digest.hexdigest()

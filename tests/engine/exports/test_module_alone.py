@@ -1,0 +1,91 @@
+"""A module cut out of a network gives, alone, exactly what it gave inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bimt_engine.exports.module_alone import ModuleAloneError, module_alone
+from bimt_engine.exports.weights import load_weights
+from bimt_engine.spec import FormulaData, MlpNetwork, Spec
+from tests.engine.analysis.teachers import data_of, teacher
+from tests.engine.makers import build
+
+A = ["input:0", "input:2", "hidden1:0", "hidden1:1", "hidden2:0", "hidden2:1", "output:0"]
+B = ["input:1", "input:3", "hidden1:4", "hidden1:5", "hidden2:4", "hidden2:5", "output:1"]
+
+
+def spec() -> Spec:
+    return Spec(dataset=FormulaData(formulas=["x1", "x2"], inputs=4), network=MlpNetwork(hidden=[8, 8]))
+
+
+@pytest.mark.parametrize(
+    ("neurons", "reads", "decides"), [(A, ("x1", "x3"), ("y1",)), (B, ("x2", "x4"), ("y2",)), (A + B, None, None)]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_alone_it_gives_what_it_gave_inside(neurons, reads, decides, turned: bool) -> None:
+    network = teacher()
+    if turned:  # other features and targets sit in the slots
+        network.adopt_orders({"input": torch.tensor([2, 1, 0, 3]), "output": torch.tensor([1, 0])})
+        decides = {("y1",): ("y2",), ("y2",): ("y1",)}.get(decides)
+    data = data_of(network)
+    alone = module_alone(network, data, spec(), neurons)
+    assert alone.data.feature_names == (reads or data.feature_names)
+    assert alone.data.target_names == (decides or data.target_names)
+    columns = [data.feature_names.index(name) for name in alone.data.feature_names]
+    targets = [data.target_names.index(name) for name in alone.data.target_names]
+    x = torch.from_numpy(data.test_inputs)
+    with torch.no_grad():
+        assert torch.allclose(alone.network(x[:, columns]), network(x)[:, targets], rtol=0, atol=1e-12)
+    assert sum(p.numel() for p in alone.network.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+def test_its_weights_file_is_a_network_like_any_other() -> None:
+    network, trained = teacher(), teacher(residue=1e-3)
+    data = data_of(network)
+    alone = module_alone(network, data, spec(), B, trained=trained)
+    saved = load_weights(alone.weights(seed=3))
+    x = torch.from_numpy(data.test_inputs[:, [1, 3]])
+    assert torch.equal(saved.network(x), alone.network(x))
+    assert torch.equal(saved.trained(x), alone.trained(x))
+    assert not torch.equal(saved.trained(x), saved.network(x))
+    assert saved.data.feature_names == ("x2", "x4")
+    places = network.wiring.layer("hidden1").positions[[4, 5]]
+    assert torch.equal(saved.network.wiring.layer("hidden1").positions, places)
+
+
+def test_tokens_keep_the_dimensions_that_are_read() -> None:
+    network, data = build("embedded mlp")
+    read = {"input:1", "input:2", "input:5"}  # dimensions 1 and 2 of a, 1 of b
+    with torch.no_grad():
+        network.weights[0][:, [0, 3, 4, 6, 7]] = 0
+    neurons = [*sorted(read), *(f"hidden{i}:{s}" for i in (1, 2) for s in range(6)), *(f"output:{s}" for s in (0, 2))]
+    alone = module_alone(network, data, spec(), neurons)
+    assert alone.network.embedding.shape == (6, 2)
+    x = torch.from_numpy(data.test_inputs)
+    with torch.no_grad():
+        assert torch.allclose(alone.network(x), network(x)[:, [0, 2]], rtol=0, atol=1e-12)
+    assert alone.data.target_names == ("0", "2")
+
+
+def test_onnx_of_a_module_gives_the_same_outputs() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
+    network = teacher()
+    data = data_of(network)
+    alone = module_alone(network, data, spec(), A)
+    session = onnxruntime.InferenceSession(alone.onnx(), providers=["CPUExecutionProvider"])
+    (theirs,) = session.run(None, {"x": data.test_inputs[:, [0, 2]].astype(np.float32)})
+    with torch.no_grad():
+        ours = network(torch.from_numpy(data.test_inputs)).numpy()[:, :1]
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_what_is_no_module_is_refused_with_a_sentence() -> None:
+    network = teacher()
+    with pytest.raises(ModuleAloneError, match="in every layer"):
+        module_alone(network, data_of(network), spec(), ["input:0", "output:0"])
+    with pytest.raises(ModuleAloneError, match="no neuron 'hidden7:0'"):
+        module_alone(network, data_of(network), spec(), ["hidden7:0"])
+    with pytest.raises(ModuleAloneError, match="perceptron"):
+        module_alone(*build("transformer"), spec(), ["residual:0"])
