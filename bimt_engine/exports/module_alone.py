@@ -58,7 +58,9 @@ def module_alone(
     Raises ModuleAloneError for networks other than perceptrons, and for neurons that are not a module.
     """
     if not isinstance(network, Mlp):
-        raise ModuleAloneError("Only a module of a perceptron can stand alone: in this network all blocks share one stream.")
+        raise ModuleAloneError(
+            "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
+        )
     places = _places(network, neurons)
     width = network.wiring.input_layer.neurons
     if network.embedded:

@@ -37,9 +37,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        said = json.dumps(
-            [self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, code_hash()]
-        )
+        said = json.dumps([self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, code_hash()])
         return f"{self.recipe}-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 

@@ -81,7 +81,10 @@ def test_every_architecture_answers(architecture: str, kind: str) -> None:
         ({"trials": [[{"kind": "neuron", "id": "hidden1:0"}]], "each": {"kind": "neuron"}}, ""),
         ({"trials": [[{"kind": "synapse", "id": "x"}]]}, "/trials/0/0/kind"),
         ({"trials": [[{"kind": "neuron", "id": "hidden1:0", "d": "set"}]]}, "/trials/0/0/d"),
-        ({"trials": [[{"kind": "neuron", "id": "hidden1:0", "do": "set", "value": float("inf")}]]}, "/trials/0/0/value"),
+        (
+            {"trials": [[{"kind": "neuron", "id": "hidden1:0", "do": "set", "value": float("inf")}]]},
+            "/trials/0/0/value",
+        ),
         ({"trials": [[]] * (MOST_TRIALS + 1)}, "/trials"),
     ],
 )

@@ -1,0 +1,198 @@
+"""Verification: do the stored weights still say what was claimed of them? Everything is computed anew, then compared.
+
+Two questions, told apart. From the pruned network as it is stored: its losses, its connections, its modules, what they
+do. And from the network as it was trained: does pruning, done again, arrive at the same connections? The first must
+agree on any machine, up to rounding. The second may part on another machine, where a last digit can tip a choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from bimt_engine.analysis.effects import DOS, Probe
+from bimt_engine.analysis.evidence import Evidence, gather_evidence, without_infinities
+from bimt_engine.analysis.modules import ModuleReport, examine_modules
+from bimt_engine.analysis.subject import Subject
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.exports.weights import SavedNetwork
+from bimt_engine.fingerprint import code_hash, data_hash
+
+Progress = Callable[[float, str], None]
+Document = Mapping[str, Any]
+NEAR = 1e-6  # relative; weights are kept at float64, so only the order of sums can differ
+METRICS = ("prediction_loss", "test_prediction_loss", "accuracy", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim: what was claimed, what was found, whether they agree. `needed`: a claim that falls if they do not."""
+
+    what: str
+    claimed: Any
+    found: Any
+    agrees: bool
+    needed: bool = True
+
+    def document(self) -> dict[str, Any]:
+        return {**self.__dict__}
+
+
+def verify(
+    saved: SavedNetwork,
+    dataset: Dataset,
+    claimed: Document,
+    *,
+    again: bool = True,
+    progress: Progress = lambda fraction, note: None,
+) -> dict[str, Any]:
+    """Compute prune, modules and effects anew and say whether they agree with the claims; a JSON-able document.
+
+    dataset   the run's data, made anew from its spec and seed.
+    claimed   the published documents by name: metrics, graph, modules, effects; what is missing is not checked.
+    again     also prune the trained network again, which takes as long as the evidence did.
+    """
+    progress(0.0, "the stored network")
+    with threadpool_limits(1):
+        subject = Subject.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)
+        report = _examined(saved, subject)
+        checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
+    if again:
+        evidence = gather_evidence(
+            saved.trained,
+            dataset,
+            saved.spec,
+            seed=saved.seed,
+            nulls=0,
+            progress=lambda fraction, note: progress(0.2 + 0.8 * fraction, note),
+        )
+        checks += _pruned_again(evidence, claimed)
+    agrees = all(check.agrees for check in checks if check.needed)
+    document = {"agrees": agrees, "checks": [check.document() for check in checks], "pruned_again": again}
+    document["reading"] = _reading(checks, agrees)
+    progress(1.0, "done")
+    return dict(without_infinities(document))
+
+
+def _examined(saved: SavedNetwork, subject: Subject) -> ModuleReport:
+    masks = {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers}
+    pruned = saved.network.double().eval()
+    return examine_modules(
+        subject,
+        Probe(subject, pruned, seed=saved.seed),
+        Probe(subject, subject.network, seed=saved.seed),
+        masks,
+        random_group_count=saved.spec.evidence.random_groups,
+        seed=saved.seed,
+    )
+
+
+def _data_checks(saved: SavedNetwork, dataset: Dataset) -> list[Check]:
+    found = []
+    if "data" in saved.hashes:
+        here = data_hash(dataset)
+        found.append(Check("the data are those of the run", saved.hashes["data"], here, here == saved.hashes["data"]))
+    if "code" in saved.hashes:
+        here = code_hash()
+        same = here == saved.hashes["code"]
+        found.append(Check("the engine's code is that of the run", saved.hashes["code"], here, same, needed=False))
+    return found
+
+
+def _stored_checks(saved: SavedNetwork, subject: Subject, report: ModuleReport, claimed: Document) -> list[Check]:
+    """What the stored, pruned network does, against what was said of it."""
+    checks: list[Check] = []
+    if metrics := claimed.get("metrics"):
+        values = {name: p.detach().double().numpy() for name, p in saved.network.named_parameters()}
+        found = _measured(subject, values)
+        checks += [_number(name, metrics[name], found[name]) for name in METRICS if name in metrics and name in found]
+    if graph := claimed.get("graph"):
+        claims = {edge["key"]: float(edge["weight"]) for edge in graph["edges"]}
+        kept = _connections(saved)
+        checks.append(Check("connections", len(claims), len(kept), claims.keys() == kept.keys()))
+        if claims.keys() == kept.keys() and claims:
+            worst = max(abs(claims[key] - kept[key]) for key in claims)
+            checks.append(Check("largest difference of a weight", 0.0, worst, worst <= NEAR))
+    if "modules" in claimed:
+        claims = _module_lines(claimed["modules"])
+        here = _module_lines(report.modules)
+        checks.append(Check("modules", claims, here, claims == here))
+        said, says = ([bool(m["supported"]) for m in modules] for modules in (claimed["modules"], report.modules))
+        checks.append(Check("which modules are supported", said, says, said == says))
+    if matrices := (claimed.get("effects") or {}).get("matrices"):
+        for do in DOS:
+            checks.append(_matrix(f"effects ({do})", matrices[do], report.effects["matrices"][do]))
+        checks.append(_matrix("p-values (Holm)", claimed["effects"]["p_holm"], report.effects["p_holm"]))
+    return checks
+
+
+def _pruned_again(evidence: Evidence, claimed: Document) -> list[Check]:
+    checks = []
+    if graph := claimed.get("graph"):
+        claims = {edge["key"] for edge in graph["edges"]}
+        found = {connection.key for connection in evidence.graph.connections}
+        checks.append(Check("connections, pruned again", len(claims), len(found), claims == found, needed=False))
+    if "modules" in claimed:
+        said, says = _module_lines(claimed["modules"], neurons=False), _module_lines(evidence.modules, neurons=False)
+        checks.append(Check("modules, pruned again", said, says, said == says))
+    metrics = claimed.get("metrics") or {}
+    if (limit := metrics.get("test_prediction_loss_limit")) is not None:
+        found_loss = evidence.metrics["test_prediction_loss"]
+        within = isinstance(found_loss, float) and found_loss <= limit * (1 + NEAR)
+        checks.append(Check("held-out loss within its limit, pruned again", limit, found_loss, within, needed=False))
+    return checks
+
+
+def _measured(subject: Subject, values: dict[str, np.ndarray]) -> dict[str, float]:
+    found = {}
+    for part, examples in (("", subject.train), ("test_", subject.held_out)):
+        outputs = subject.outputs(values, examples)
+        found[f"{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
+        if subject.dataset.task == "classification":
+            found[f"{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
+    return found
+
+
+def _connections(saved: SavedNetwork) -> dict[str, float]:
+    """Key -> weight of every kept connection."""
+    parameters = dict(saved.network.named_parameters())
+    found = {}
+    for weights in saved.network.wiring.weight_layers:
+        values = parameters[weights.parameter].detach()
+        for row, column in saved.masks[weights.parameter].nonzero().tolist():
+            found[f"{weights.parameter}[{row},{column}]"] = float(values[row, column])
+    return found
+
+
+def _module_lines(modules: Sequence[Document], *, neurons: bool = True) -> list[dict[str, Any]]:
+    """What tells a module from another."""
+    fields = ("inputs", "outputs", *(("neurons",) if neurons else ()))
+    return [{"name": m["name"], **{field: sorted(m[field]) for field in fields}} for m in modules]
+
+
+def _number(what: str, claimed: Any, found: float) -> Check:
+    agrees = isinstance(claimed, int | float) and math.isclose(claimed, found, rel_tol=NEAR, abs_tol=1e-12)
+    return Check(what, claimed, found, agrees)
+
+
+def _matrix(what: str, claimed: Any, found: Any) -> Check:
+    """Told by the largest difference of an entry."""
+    ours, theirs = np.array(found, float), np.array(claimed, float)
+    if ours.shape != theirs.shape:
+        return Check(what, list(theirs.shape), list(ours.shape), False)
+    gap = float(np.nanmax(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)))) if ours.size else 0.0
+    return Check(f"{what}: largest difference", 0.0, gap, gap <= NEAR)
+
+
+def _reading(checks: Sequence[Check], agrees: bool) -> str:
+    if agrees:
+        other = [check.what for check in checks if not check.agrees]
+        note = f" Not the same, and not needed: {', '.join(other)}." if other else ""
+        return f"What was claimed is what the stored weights give.{note}"
+    wrong = ", ".join(check.what for check in checks if check.needed and not check.agrees)
+    return f"The stored weights do not give what was claimed: {wrong}."

@@ -1,0 +1,102 @@
+"""Claims are computed anew from the weights; an altered claim, an altered weight or other data are found out."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from bimt_engine.analysis.evidence import Evidence, gather_evidence
+from bimt_engine.analysis.verification import verify
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.exports.weights import SavedNetwork, load_weights, weights_file
+from bimt_engine.networks.mlp import Mlp
+from bimt_engine.spec import FormulaData, MlpNetwork, Spec
+from tests.engine.analysis.teachers import data_of, student_and_data
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[Mlp, Dataset, Spec, Evidence]:
+    spec = Spec.model_validate(
+        {
+            "dataset": FormulaData(formulas=["x1", "x2"], inputs=4),
+            "network": MlpNetwork(hidden=[8, 8]),
+            "evidence": {"random_groups": 40, "leiden_seeds": 1},
+        }
+    )
+    network, data = student_and_data()
+    return network, data, spec, gather_evidence(network, data, spec, seed=3, nulls=0)
+
+
+@pytest.fixture
+def claims(run) -> dict:
+    return json.loads(json.dumps(run[3].document()))
+
+
+@pytest.fixture
+def saved(run) -> SavedNetwork:
+    network, data, spec, evidence = run
+    return load_weights(weights_file(network, evidence.network, spec=spec, seed=3, dataset=data))
+
+
+def disagreeing(document: dict) -> list[str]:
+    return [check["what"] for check in document["checks"] if not check["agrees"]]
+
+
+def test_true_claims_are_confirmed(run, saved, claims) -> None:
+    heard = []
+    found = verify(saved, run[1], claims, progress=lambda fraction, note: heard.append(fraction))
+    assert found["agrees"], found
+    assert disagreeing(found) == []
+    assert found["reading"] == "What was claimed is what the stored weights give."
+    whats = [check["what"] for check in found["checks"]]
+    assert {"the data are those of the run", "modules", "connections", "connections, pruned again"} <= set(whats)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "found_out"),
+    [
+        (lambda c: c["metrics"].update(test_prediction_loss=1e-9), "test_prediction_loss"),
+        (lambda c: c["modules"][0]["inputs"].append("x2"), "modules"),
+        (lambda c: c["modules"][1].update(supported=not c["modules"][1]["supported"]), "which modules are supported"),
+        (lambda c: c["effects"]["matrices"]["mean"][0].__setitem__(1, 0.5), "effects (mean): largest difference"),
+        (lambda c: c["effects"]["p_holm"][0].__setitem__(0, 1e-9), "p-values (Holm): largest difference"),
+        (lambda c: c["graph"]["edges"].pop(), "connections"),
+        (lambda c: c["graph"]["edges"][0].update(weight=0.1), "largest difference of a weight"),
+    ],
+)
+def test_an_altered_claim_is_found_out(run, saved, claims, tamper, found_out: str) -> None:
+    tamper(claims)
+    found = verify(saved, run[1], claims, again=False)
+    assert not found["agrees"]
+    assert found_out in disagreeing(found)
+    assert found_out in found["reading"]
+
+
+def test_altered_weights_are_found_out(run, saved, claims) -> None:
+    changed = copy.deepcopy(saved)
+    with torch.no_grad():
+        row, column = changed.masks["weights.1"].nonzero()[0].tolist()
+        changed.network.weights[1][row, column] *= 1.1
+    found = verify(changed, run[1], claims, again=False)
+    assert not found["agrees"]
+    assert "largest difference of a weight" in disagreeing(found)
+    assert "prediction_loss" in disagreeing(found)
+
+
+def test_other_data_are_found_out(run, saved, claims) -> None:
+    network = run[0]
+    found = verify(saved, data_of(network, seed=9), claims, again=False)
+    assert "the data are those of the run" in disagreeing(found)
+    assert not found["agrees"]
+
+
+def test_what_was_not_claimed_is_not_checked(run, saved) -> None:
+    found = verify(saved, run[1], {}, again=False)
+    assert found["agrees"]
+    assert len(found["checks"]) == 2
