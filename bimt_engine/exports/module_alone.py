@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def _filled(
     values = {name: parameter.detach().double().cpu() for name, parameter in whole.named_parameters()}
     parts = [torch.from_numpy(slots) for slots in kept]
     cut: dict[str, Tensor] = {}
-    for number, (before, after) in enumerate(zip(parts[:-1], parts[1:], strict=True)):
+    for number, (before, after) in enumerate(pairwise(parts)):
         cut[f"weights.{number}"] = values[f"weights.{number}"][after][:, before]
         cut[f"biases.{number}"] = values[f"biases.{number}"][after]
     if "embedding" in values:
