@@ -119,9 +119,8 @@ def _stored_checks(saved: SavedNetwork, subject: Subject, report: ModuleReport, 
             worst = max(abs(claims[key] - kept[key]) for key in claims)
             checks.append(Check("largest difference of a weight", 0.0, worst, worst <= NEAR))
     if "modules" in claimed:
-        claims = _module_lines(claimed["modules"])
-        here = _module_lines(report.modules)
-        checks.append(Check("modules", claims, here, claims == here))
+        lines, here = _module_lines(claimed["modules"]), _module_lines(report.modules)
+        checks.append(Check("modules", lines, here, lines == here))
         said, says = ([bool(m["supported"]) for m in modules] for modules in (claimed["modules"], report.modules))
         checks.append(Check("which modules are supported", said, says, said == says))
     if matrices := (claimed.get("effects") or {}).get("matrices"):
