@@ -52,7 +52,7 @@ class Pruned:
     masks            of the weight layers.
     limits           {"train_loss", "held_out_loss"} at k*: what each was allowed to be.
     random_masks     losses of as many connections per weight layer kept at random and refitted the same way.
-    within_tolerance False when no pruned network stayed within the limits; then nothing was pruned away that is needed.
+    within_tolerance False when no pruned network stayed within the limits: the network is given back as it was trained.
     """
 
     network: Network
@@ -96,7 +96,7 @@ def prune(
         tolerance=tolerance,
         scale=subject.scale,
         random_masks=random,
-        within_tolerance=chosen.step.refitted,
+        within_tolerance=chosen.step.connections < states[0].step.connections,
     )
 
 
@@ -115,8 +115,11 @@ class _Search:
         """Every state on the way, dense ones first."""
         trained = self.bench.trained()
         allowed = trained.step.train_loss + UNNOTICED * self.slack
-        state = self.bench.refit(self.bench.without_idle_weights(trained, allowed=allowed))
-        states = [trained, state]
+        without_idle = self.bench.without_idle_weights(trained, allowed=allowed)
+        state = self.bench.refit(without_idle)
+        # A refit may learn the noise of a small table by heart. Then the weights that the cost held down predict better,
+        # so they stay in the choice as training left them, without those that carried nothing.
+        states = [trained, self.bench.state(*without_idle, refitted=False), state]
         if not self.bench.fits_small(state.masks):
             state = self.prune_by_gradient(state, states)
         if self.bench.fits_small(state.masks):

@@ -26,7 +26,7 @@ LARGE_STEPS = 60  # gradient evaluations in one refit of the general path, at mo
 
 @dataclass(frozen=True)
 class PruneStep:
-    """One point of the curve. `refitted` is False for the network as it was trained."""
+    """One point of the curve. `refitted` is False where the kept weights are as training left them."""
 
     connections: int
     train_loss: float
