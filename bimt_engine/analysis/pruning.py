@@ -117,8 +117,8 @@ class _Search:
         allowed = trained.step.train_loss + UNNOTICED * self.slack
         without_idle = self.bench.without_idle_weights(trained, allowed=allowed)
         state = self.bench.refit(without_idle)
-        # A refit may learn the noise of a small table by heart. Then the weights that the cost held down predict better,
-        # so they stay in the choice as training left them, without those that carried nothing.
+        # A refit may learn the noise of a small table by heart. Then the weights that the cost held down predict
+        # better, so they stay in the choice as training left them, without those that carried nothing.
         states = [trained, self.bench.state(*without_idle, refitted=False), state]
         if not self.bench.fits_small(state.masks):
             state = self.prune_by_gradient(state, states)
