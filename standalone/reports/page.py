@@ -45,7 +45,7 @@ def _seed(row: Row, metric: str) -> str:
     caption = f"seed {row['seed']} · trained {row['trained'][metric]:.3g}"
     evidence = row.get("evidence")
     if evidence:
-        caption += f" · pruned {evidence['metrics'][metric]:.3g} · {len(evidence['graph']['links'])} connections"
+        caption += f" · pruned {evidence['metrics'][metric]:.3g} · {len(evidence['graph']['edges'])} connections"
     return f"<figure>{_picture(row)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

@@ -1,0 +1,58 @@
+"""The report over unpicked seeds: from a recipe to JSON and a page of pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bimt_engine.spec import EvidenceSpec, MlpNetwork
+from standalone.reports.page import write_page
+from standalone.reports.reproduce import merge, summary
+from standalone.reports.runs import Row, answer, questions
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    """Two seeds of the first recipe, shorter and smaller than it says; as JSON would give them back."""
+    asked = questions("independence", 2, evidence=True)
+    short = asked[0].spec.training.model_copy(update={"steps": 400})
+    spec = asked[0].spec.model_copy(
+        update={
+            "training": short,
+            "network": MlpNetwork(hidden=[5]),
+            "evidence": EvidenceSpec(refit_steps=10, random_groups=20, leiden_seeds=2),
+        }
+    )
+    return [json.loads(json.dumps(answer(replace(question, spec=spec)))) for question in asked]
+
+
+def test_a_report_holds_every_seed_s_value_and_their_median(rows: list[Row]) -> None:
+    entry = summary("independence", list(reversed(rows)))
+    assert entry["seeds"] == 2
+    assert entry["metric"] == "test_prediction_loss"
+    assert entry["values"] == [row["evidence"]["metrics"]["test_prediction_loss"] for row in rows]
+    assert entry["median"] == pytest.approx(sum(entry["values"]) / 2)
+    assert entry["worst"] == max(entry["values"])
+    assert entry["seconds_cpu"] > 0
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_the_page_shows_a_picture_of_every_seed(rows: list[Row], pruned: bool, tmp_path: Path) -> None:
+    shown = [row if pruned else {key: row[key] for key in row if key != "evidence"} for row in rows]
+    page = tmp_path / "page.html"
+    write_page(page, {"independence": shown}, {"independence": summary("independence", shown)})
+    pictures = re.findall(r"base64,([^\"]+)", page.read_text(encoding="utf-8"))
+    assert len(pictures) == 2
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_a_report_on_one_recipe_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    merge(path, {"one": 1, "two": 2})
+    assert merge(path, {"two": 3}) == {"one": 1, "two": 3}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"one": 1, "two": 3}
