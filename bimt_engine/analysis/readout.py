@@ -157,11 +157,18 @@ def find_formula(subject: Subject, values: Values, output: int, *, tolerance: fl
         "latex": sympy.latex(fitted),
         "accepted": not reasons,
         "r2": float(r2),
+        "r2_of_targets": _against_targets(subject, output, answer),
         "substitution_loss": after,
         "loss": before,
         "loss_limit": limit,
         "reason": " and ".join(reasons) or None,
     }
+
+
+def _against_targets(subject: Subject, output: int, answer: Array) -> float | None:
+    """Held-out R² against the data themselves, for numbers: whether the formula is also the truth."""
+    targets = subject.held_out.targets
+    return None if targets.ndim == 1 else float(r_squared(targets[:, output], answer))
 
 
 def _hypothesis(

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bimt_engine.recipes.shelf import load_recipe, recipe_names
 from standalone.reports.page import write_page
-from standalone.reports.runs import Row, answers, questions
+from standalone.reports.runs import Question, Row, answers, questions
 
 TOO_LARGE_TO_PRUNE = {"mnist", "in_context"}  # tens of thousands of connections: their claim is about the trained net
 HIGHER_IS_BETTER = {"test_accuracy", "train_accuracy"}
@@ -74,9 +74,14 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def run_recipes(names: list[str], seeds: int | None, folder: Path, processes: int) -> dict[str, list[Row]]:
-    """Every recipe's rows, with a bar that moves."""
+    """Every recipe's rows."""
     asked = [q for name in names for q in questions(name, seeds, evidence=name not in TOO_LARGE_TO_PRUNE)]
-    rows: dict[str, list[Row]] = {name: [] for name in names}
+    return in_order(asked, folder, processes)
+
+
+def in_order(asked: list[Question], folder: Path, processes: int) -> dict[str, list[Row]]:
+    """The rows by recipe, with a bar that moves."""
+    rows: dict[str, list[Row]] = {question.recipe: [] for question in asked}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task("runs", total=len(asked))

@@ -28,16 +28,19 @@ class Question:
     """Train this recipe's spec with this seed.
 
     evidence   False: train only. Pruning a network of 90 000 connections is a job of its own.
+    baseline   also prune the published way, by thresholds alone.
     """
 
     recipe: str
     seed: int
     spec: Spec
     evidence: bool = True
+    baseline: bool = False
 
     @property
     def key(self) -> str:
-        said = json.dumps([self.spec.expanded().model_dump(mode="json"), self.seed, self.evidence, code_hash()])
+        spec = self.spec.expanded().model_dump(mode="json")
+        said = json.dumps([spec, self.seed, self.evidence, self.baseline, code_hash()])
         return f"{self.recipe}-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
@@ -54,6 +57,8 @@ def answer(question: Question) -> Row:
     seconds_cpu   CPU time of training and of the evidence, each without loading the data.
     """
     from bimt_engine.analysis.evidence import gather_evidence
+    from bimt_engine.analysis.subject import Subject
+    from bimt_engine.analysis.thresholding import CUTS, threshold
     from bimt_engine.datasets.catalogue import make_dataset
     from bimt_engine.training.loop import Training
 
@@ -75,6 +80,9 @@ def answer(question: Question) -> Row:
         evidence = gather_evidence(training.network, dataset, spec, seed=seed)
         row["seconds_cpu"]["evidence"] = time.process_time() - trained
         row["evidence"] = evidence.document()
+    if question.baseline:
+        subject = Subject.of(training.network, dataset, loss=spec.training.loss, seed=seed)
+        row["thresholds"] = [threshold(subject, cut) for cut in CUTS]
     return row
 
 
