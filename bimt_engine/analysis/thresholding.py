@@ -1,4 +1,4 @@
-"""The published way to prune, kept as a baseline: everything smaller than one absolute cut is dropped, nothing refitted.
+"""The published way to prune, kept as a baseline: what is smaller than one absolute cut is dropped, nothing refitted.
 
 Weights and biases alike; no loss is asked. What it gives is told in the words of the evidence, so that the same claims
 can be held against it.

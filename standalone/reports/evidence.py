@@ -105,9 +105,17 @@ def table(report: dict[str, Any]) -> Table:
             counted, mse = f"{way['exact']} of {entry['seeds']}", f"{way['median_test_mse']:.3g}"
             label = f"  as published: |w| ≥ {way['cut']:g} is kept, no refit"
             drawn.add_row("", label, counted, mse, "", f"{way['median_connections']:g}", "", style="dim")
-        counts = ", ".join(f"{key.replace('_', ' ')} in {n}" for key, n in entry["counts"].items() if key != "exact")
-        drawn.add_row("", f"  {counts}", "", "", "", "", "", style="dim")
     return drawn
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """One line for each case: in how many seeds what else holds."""
+    return [
+        f"{name}: "
+        + ", ".join(f"{key.replace('_', ' ')} in {n}" for key, n in entry["counts"].items() if key != "exact")
+        + f" of {entry['seeds']}."
+        for name, entry in report.items()
+    ]
 
 
 def main() -> None:
@@ -123,6 +131,8 @@ def main() -> None:
     merge(given.folder / "evidence.json", report)
     console = Console()
     console.print(table(report))
+    for sentence in told(report):
+        console.print(sentence)
     console.print(f"Wrote {given.folder}/evidence.json.")
 
 
