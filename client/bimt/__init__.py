@@ -1,0 +1,51 @@
+"""The client of a BIMT service: `from bimt import Client`. Light: torch, networkx and pandas only where asked for."""
+
+from .datasets import Dataset
+from .errors import (
+    BimtError,
+    Conflict,
+    InvalidFields,
+    JobEnded,
+    NotAllowed,
+    NotFound,
+    NotInstalled,
+    NotLoggedIn,
+    Refused,
+    ServiceFault,
+    TooLarge,
+    TooMany,
+    Unreachable,
+    WrongField,
+)
+from .following import Moment
+from .jobs import Job
+from .patience import Patience
+from .recipes import Recipe
+from .runs import Figure, Module, Run
+from .service import Client
+
+__all__ = [
+    "BimtError",
+    "Client",
+    "Conflict",
+    "Dataset",
+    "Figure",
+    "InvalidFields",
+    "Job",
+    "JobEnded",
+    "Module",
+    "Moment",
+    "NotAllowed",
+    "NotFound",
+    "NotInstalled",
+    "NotLoggedIn",
+    "Patience",
+    "Recipe",
+    "Refused",
+    "Run",
+    "ServiceFault",
+    "TooLarge",
+    "TooMany",
+    "Unreachable",
+    "WrongField",
+]

@@ -1,0 +1,164 @@
+"""A downloaded network gives the numbers of the network that was saved, whatever its kind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from bimt.networks import load_network
+from bimt.weights_file import WeightsError, read_weights
+
+from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.exports.weights import load_weights, weights_file
+from bimt_engine.networks.build import build_network
+from bimt_engine.spec import Spec
+
+ROWS = 9
+
+
+def table() -> Dataset:
+    inputs = np.random.default_rng(0).normal(3, 2, (ROWS, 4))
+    targets = inputs[:, :2] * 5 - 1
+    scaled = Scaling.of(inputs), Scaling.of(targets)
+    parts = scaled[0].apply(inputs), scaled[1].apply(targets)
+    return Dataset(
+        *parts, *parts, "regression", ("a", "b", "c", "d"), ("y1", "y2"),
+        input_scaling=scaled[0], target_scaling=scaled[1],
+    )  # fmt: skip
+
+
+def tokens() -> Dataset:
+    inputs = np.random.default_rng(1).integers(0, 5, (ROWS, 2))
+    labels = inputs.sum(1) % 5
+    return Dataset(inputs, labels, inputs, labels, "classification", ("a", "b"), tuple("01234"), tokens=5)
+
+
+def sequences() -> Dataset:
+    inputs = np.random.default_rng(2).normal(size=(ROWS, 4, 3))
+    targets = inputs[..., :1]
+    return Dataset(inputs, targets, inputs, targets, "regression", ("a", "b", "c"), ("y",), predicted_positions=(2,))
+
+
+KINDS = {
+    "mlp": ({"kind": "mlp", "hidden": [6, 5], "activation": "gelu"}, table),
+    "mlp without a hidden layer": ({"kind": "mlp", "hidden": []}, table),
+    "mlp over tokens": ({"kind": "mlp", "hidden": [7], "embedding_width": 3}, tokens),
+    "grid_mlp": ({"kind": "grid_mlp", "hidden": [9], "activation": "relu"}, table),
+    "recurrent": ({"kind": "recurrent", "hidden": 6}, sequences),
+    "transformer": ({"kind": "transformer", "width": 8, "blocks": 2, "heads": 2}, sequences),
+    "transformer with norms": ({"kind": "transformer", "width": 6, "layer_norm": True}, sequences),
+}
+
+
+def saved(kind: str) -> tuple[bytes, Dataset]:
+    """A weights file of this kind whose neurons have all been exchanged, some of its weights cut."""
+    network_spec, make = KINDS[kind]
+    dataset = make()
+    spec = Spec.model_validate({"dataset": {"kind": "two_moons"}, "network": network_spec})
+    networks = []
+    for seed in (1, 2):
+        network = build_network(spec.network, dataset, generator=torch.Generator().manual_seed(seed))
+        shuffled = torch.Generator().manual_seed(seed + 10)
+        network.adopt_orders(
+            {name: torch.randperm(len(order), generator=shuffled) for name, order in network.orders.items()}
+        )
+        networks.append(network)
+    with torch.no_grad():
+        for parameter in networks[1].parameters():
+            parameter[parameter.abs() < 0.1] = 0
+    return weights_file(networks[0], networks[1], spec=spec, seed=4, dataset=dataset), dataset
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_gives_the_engine_s_own_numbers_bit_for_bit(kind):
+    content, dataset = saved(kind)
+    x = torch.from_numpy(dataset.test_inputs)
+    theirs = load_weights(content)
+    assert torch.equal(load_network(content)(x), theirs.network(x))
+    assert torch.equal(load_network(content, trained=True)(x), theirs.trained(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_and_masks_have_the_names_of_the_file(kind):
+    content, _ = saved(kind)
+    network, theirs = load_network(content), load_weights(content)
+    assert {name: p.shape for name, p in network.named_parameters()} == {
+        name: p.shape for name, p in theirs.network.named_parameters()
+    }
+    assert network.masks.keys() == theirs.masks.keys()
+    assert all(torch.equal(kept, theirs.masks[name]) for name, kept in network.masks.items())
+    assert network.seed == 4
+    assert network.spec == theirs.spec.model_dump(mode="json")
+
+
+def test_predictions_are_in_the_units_of_the_data():
+    content, dataset = saved("mlp")
+    network, engine = load_network(content), load_weights(content).network
+    raw = dataset.input_scaling.undo(dataset.test_inputs)
+    with torch.no_grad():
+        expected = dataset.target_scaling.undo(engine(torch.from_numpy(dataset.test_inputs)).numpy())
+    np.testing.assert_allclose(network.predict(raw.tolist()).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(network.predict(torch.from_numpy(raw)).numpy(), expected, rtol=1e-12)
+    assert network.feature_names == dataset.feature_names
+    assert network.target_names == dataset.target_names
+
+
+def test_tokens_are_predicted_as_they_stand():
+    content, dataset = saved("mlp over tokens")
+    scores = load_network(content).predict(dataset.test_inputs.tolist())
+    assert scores.shape == (ROWS, 5)
+    assert torch.equal(scores, load_weights(content).network(torch.from_numpy(dataset.test_inputs)).detach())
+
+
+def test_a_loaded_network_can_go_on_being_trained_and_moved_to_another_precision():
+    content, dataset = saved("mlp")
+    network = load_network(content)
+    x = torch.from_numpy(dataset.test_inputs)
+    network(x).square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    single = load_network(content).float()
+    torch.testing.assert_close(single(x).double(), network(x), atol=1e-5, rtol=1e-5)
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+
+    def with_header(changed: dict) -> bytes:
+        text = json.dumps(changed).encode()
+        return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+    said = json.loads(header["__metadata__"]["bimt"])
+    name = "weights.0"
+    return {
+        "nothing": b"",
+        "no header": bytes(40),
+        "text": b"this is not a network at all, only some words",
+        "cut off": content[: len(content) // 2],
+        "another format": with_header(header | {"__metadata__": {"bimt": json.dumps(said | {"format": "other/1"})}}),
+        "no metadata": with_header({k: v for k, v in header.items() if k != "__metadata__"}),
+        "metadata of another kind": with_header(header | {"__metadata__": {"bimt": "[]"}}),
+        "a tensor outside": with_header(header | {name: header[name] | {"data_offsets": [0, 10**9]}}),
+        "a tensor of another shape": with_header(header | {name: header[name] | {"shape": [1, 1]}}),
+        "numbers of another kind": with_header(header | {name: header[name] | {"dtype": "F16"}}),
+        "a parameter missing": with_header({k: v for k, v in header.items() if k != name}),
+        "an unknown network": with_header(header | {"__metadata__": {"bimt": json.dumps(
+            said | {"spec": said["spec"] | {"network": said["spec"]["network"] | {"kind": "quantum"}}})}}),
+    }  # fmt: skip
+
+
+CONTENT = saved("mlp")[0]
+
+
+@pytest.mark.parametrize("how", damaged(CONTENT))
+def test_damaged_bytes_are_refused_with_a_sentence(how):
+    with pytest.raises(WeightsError, match=r"[.:] ?\w*"):
+        load_network(damaged(CONTENT)[how])
+
+
+def test_reading_a_file_s_header_needs_no_torch():
+    tensors, said = read_weights(CONTENT)
+    assert tensors["weights.0"].shape == (6, 4)
+    assert said["spec"]["network"]["hidden"] == [6, 5]
