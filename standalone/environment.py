@@ -61,7 +61,8 @@ def make(venv: pathlib.Path, chosen: str) -> None:
     pip(python, "install", "--require-hashes", "-r", str(lock(chosen)))
     if chosen in WITH_TORCH:
         install_torch(python)
-        pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+        for project in (REPOSITORY, REPOSITORY / "client"):
+            pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(project))
     pip(python, "check")
     stamp(venv, chosen).write_text(fingerprint(chosen) + "\n", encoding="utf-8")
 
@@ -124,7 +125,8 @@ def works(python: pathlib.Path) -> bool:
 
 def fingerprint(chosen: str) -> str:
     """What the environment depends on: the lock, the project's own metadata and the wanted torch."""
-    parts = [lock(chosen).read_bytes(), (REPOSITORY / "pyproject.toml").read_bytes()]
+    parts = [lock(chosen).read_bytes()]
+    parts += [(REPOSITORY / folder / "pyproject.toml").read_bytes() for folder in (".", "client")]
     parts += [os.environ.get(name, "").encode() for name in ("BIMT_TORCH_SPEC", "BIMT_TORCH_INDEX")]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 

@@ -132,7 +132,7 @@ class Datasets:
     def make(self, name: str, maker: dict[str, Any] | None = None, **fields: Any) -> Dataset:
         """A data set that a maker of the catalogue computes, such as
 
-            client.datasets.make("two formulas", kind="formula", inputs=4, formulas=["(x1+x3)**3", "x2**2"])
+        client.datasets.make("two formulas", kind="formula", inputs=4, formulas=["(x1+x3)**3", "x2**2"])
         """
         body = {"name": name, "maker": (maker or {}) | fields}
         return Dataset.of(self._wire.post("/datasets", body), self._wire)

@@ -1,12 +1,12 @@
 """What can go wrong, each with a sentence that says what to do.
 
-    BimtError
-      Refused          the service answered, and said no: its sentence, and every wrong field
-        NotAllowed, NotFound, Conflict, TooLarge, InvalidFields, TooMany, ServiceFault
-      Unreachable      nobody answered
-      JobEnded         a job that was waited for failed or was cancelled
-      NotLoggedIn      no address or no token was given
-      NotInstalled     something that is optional is needed now
+BimtError
+  Refused          the service answered, and said no: its sentence, and every wrong field
+    NotAllowed, NotFound, Conflict, TooLarge, InvalidFields, TooMany, ServiceFault
+  Unreachable      nobody answered
+  JobEnded         a job that was waited for failed or was cancelled
+  NotLoggedIn      no address or no token was given
+  NotInstalled     something that is optional is needed now
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ class Login:
     token: str
 
 
-def find_login(
-    url: str | None = None, token: str | None = None, *, environ: Mapping[str, str] | None = None
-) -> Login:
+def find_login(url: str | None = None, token: str | None = None, *, environ: Mapping[str, str] | None = None) -> Login:
     """The address and the token. Raises NotLoggedIn with the three ways to say them.
 
     A token of the file is only ever sent to the address that stands beside it.
@@ -46,13 +44,13 @@ def find_login(
 
 def whole_address(text: str) -> str:
     """The address as scheme, host and port. Without a scheme it is https, on this machine http."""
-    text = text.strip().removesuffix("/").removesuffix("/api/v1")
+    text = text.strip()
     if "://" not in text:
         text = f"http://{text}" if is_this_machine(f"http://{text}") else f"https://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise NotLoggedIn(f"`{text}` is no address; it should read like http://127.0.0.1:8080.")
-    return text
+    return text.rstrip("/").removesuffix("/api/v1")
 
 
 def login_file(environ: Mapping[str, str] | None = None) -> Path:

@@ -187,11 +187,10 @@ class Run(Thing):
             "prune-curve.json": "/prune-curve",
             "history.json": "/history",
             "graph.json": "/graph",
-            "graph.graphml": "/graph?format=graphml",
             "weights.safetensors": "/weights.safetensors",
         }
         parts |= {f"figures/{figure}": f"/figures/{figure}" for figure in whole.document.get("figures") or []}
-        written = []
+        written = [self.wire.download(f"/runs/{self.id}/graph", into / "graph.graphml", format="graphml")]
         for name, address in parts.items():
             try:
                 written.append(self.wire.download(f"/runs/{self.id}{address}", into / name))

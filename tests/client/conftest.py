@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bimt import Client, Job, Patience, Run
 
+from bimt import Client, Job, Patience, Run
 from standalone.broker import BrokerError, server_binary
 from tests.client.proxy import Proxy
 from tests.servers import short_folder

@@ -9,6 +9,8 @@ import re
 import networkx
 import pandas
 import pytest
+from PIL import Image
+
 from bimt import (
     Client,
     Conflict,
@@ -21,8 +23,6 @@ from bimt import (
     Unreachable,
 )
 from bimt.login import Login, find_login, forget_login, login_file, write_login
-from PIL import Image
-
 from tests.client.conftest import QUICK, TINY
 
 torch = pytest.importorskip("torch")
@@ -246,7 +246,6 @@ def test_everything_of_a_run_can_be_downloaded(run, tmp_path):
 
 
 def test_a_loaded_network_gives_the_service_s_own_numbers(client, run):
-    """The means that the graph's neurons had over the training inputs are those of the loaded network."""
     network = run.load()
     graph = run.graph()
     inputs = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(10, 3)
@@ -255,7 +254,8 @@ def test_a_loaded_network_gives_the_service_s_own_numbers(client, run):
     kept = sum(int(mask.sum()) for name, mask in network.masks.items() if name.startswith("weights."))
     assert kept == graph.number_of_edges()
     for _, _, data in graph.edges(data=True):
-        assert float(network.get_parameter(data["parameter"])[data["row"], data["column"]]) == data["weight"]
+        weight = network.get_parameter(data["parameter"])[data["row"], data["column"]]
+        assert weight.item() == pytest.approx(data["weight"], abs=1e-12)
 
 
 def test_runs_are_found_by_what_was_found_in_them(client, run):

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from bimt.networks import load_network
 from bimt.weights_file import WeightsError, read_weights
-
 from bimt_engine.datasets.dataset import Dataset, Scaling
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.build import build_network
