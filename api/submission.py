@@ -13,10 +13,11 @@ from api.problems import Problem, field_errors, fields_problem, invalid
 from api.resources.recipes import known_recipe
 from api.schemas.datasets import Roles
 from api.schemas.jobs import JobIn
+from api.schemas.models import ForkIn
 from bimt_engine.spec import Spec, UploadedData
 from store import datasets, jobs
 from store.jobs import NewRun
-from store.tables import Dataset, Job
+from store.tables import Dataset, Job, Run
 from store.teams import Caller
 
 
@@ -41,6 +42,50 @@ def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotenc
         idempotency_key=idempotency_key,
         now=now,
     )
+
+
+def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:
+    """The job that trains a run's spec again, changed as asked.
+
+    Raises the problem of every field that is wrong, and of data that belong to another team.
+    """
+    spec = dict(merge_patch(run.spec, asked.changes))
+    document: dict[str, Any] = {
+        "seeds": asked.seeds or [run.seed],
+        "cost_strengths": asked.cost_strengths,
+        "name": name,
+        "tags": asked.tags,
+        "priority": asked.priority,
+        "spec": spec,
+    }
+    if asked.dataset is not None:
+        spec.pop("dataset", None)
+        document |= {"dataset": asked.dataset}
+        if asked.roles is not None:
+            document["roles"] = asked.roles.model_dump(exclude_unset=True)
+    elif run.team_id != team_id and (spec.get("dataset") or {}).get("kind") == "uploaded":
+        raise Problem("conflict", "It was trained on data of another team; name data of your own in `dataset`.")
+    try:
+        return JobIn.model_validate(document)
+    except ValidationError as error:
+        errors = field_errors(error, document)
+        for entry in errors:
+            if entry["pointer"].startswith("/spec"):
+                entry["pointer"] = "/changes" + entry["pointer"].removeprefix("/spec")
+        raise fields_problem(errors) from None
+
+
+def merge_patch(document: Any, patch: Any) -> Any:
+    """The document with a JSON merge patch (RFC 7396) applied: null takes a field away."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(document) if isinstance(document, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
 
 
 def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None]:

@@ -214,6 +214,12 @@ def get_member(session: Session, team_id: str, member_id: str) -> Member:
     return member
 
 
+def names(session: Session, member_ids: Iterable[str]) -> dict[str, str]:
+    """Member id → name, for those that there are."""
+    query = select(Member.id, Member.name).where(Member.id.in_(list(member_ids)))
+    return {member_id: name for member_id, name in session.execute(query)}
+
+
 def member_with_email(session: Session, email: str) -> Member | None:
     """The member who signs in with this address, unless disabled."""
     return session.scalar(select(Member).where(Member.email == email.lower(), Member.disabled_at.is_(None)))

@@ -25,6 +25,7 @@ JobId = identifier("job")
 RunId = identifier("run")
 TokenId = identifier("token")
 MemberId = identifier("member")
+ShareId = identifier("share")
 
 
 class Received(BaseModel):

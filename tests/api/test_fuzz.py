@@ -54,8 +54,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> I
     home = tmp_path_factory.mktemp("fuzzed")
     shutil.copy(sqlite_template, home / "bimt.sqlite")
     house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
-    publish_runs(house, submit_job(house))
+    [run_id] = publish_runs(house, submit_job(house))
     upload(house)
+    client, headers = house.client(), house.headers()
+    client.post("/api/v1/models", headers=headers, json={"run_id": run_id, "name": "known"})
+    client.put("/api/v1/models/known/aliases/stable", headers=headers, json={"version": 1})
     yield house
     house.database.close()
 
@@ -97,12 +100,22 @@ def test_no_request_breaks_the_description(
 def known_ids(house: House) -> dict[str, str]:
     """One thing of each noun that can be named in a path."""
     client, headers = house.client(), house.headers()
+    # An example before may have deleted or renamed what was there.
+    if not client.get("/api/v1/datasets", headers=headers).json["items"]:
+        upload(house)
+    run_id = client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"]
+    client.post("/api/v1/models", headers=headers, json={"run_id": run_id, "name": "known"})
+    link = client.post("/api/v1/models/known/versions/1/shares", headers=headers, json={})
     return {
         "job_id": client.get("/api/v1/jobs", headers=headers).json["items"][-1]["id"],
         "run_id": client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"],
         "dataset_id": client.get("/api/v1/datasets", headers=headers).json["items"][-1]["id"],
         "name": "network",
         "suffix": "svg",
+        "model": "known",
+        "version": "1",
+        "alias": "stable",
+        "token": link.json.get("token", "gone"),
     }
 
 

@@ -1,0 +1,106 @@
+"""A version as one zip file, written as it is sent: memory stays small, and the same version gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api import cards
+from api.evidence import graph_of
+from api.schemas.models import NoteOut
+from store import runs
+from store.files import Files
+from store.tables import Model, ModelVersion, Run
+
+# Zip files begin in 1980; a fixed time makes equal versions equal files.
+TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the bundle: bytes at hand, or the name of bytes in the file store."""
+
+    name: str
+    sha256: str
+    size: int
+    content: bytes | None = None
+
+
+def parts(rows: Session, model: Model, version: ModelVersion, run: Run, *, notes: list[NoteOut]) -> list[Part]:
+    """Everything that a version consists of; the first part is the list of the others."""
+    documents: dict[str, Any] = {
+        "spec.json": run.spec,
+        "graph.json": graph_of(rows, run).to_json(),
+        "modules.json": [module.body for module in runs.modules(rows, run.id)],
+        "annotations.json": [note.model_dump(mode="json") for note in notes],
+        **{f"{name}.json": document for name, document in sorted(runs.bodies(rows, run.id).items())},
+    }
+    found = [_at_hand(name, _json(document)) for name, document in documents.items()]
+    found.append(_at_hand("card.md", cards.written(rows, model, version, run).encode()))
+    found += [Part(file.name, file.sha256, file.bytes) for file in runs.published_files(rows, run.id)]
+    found += [Part(f"figures/{figure.name}", figure.sha256, figure.bytes) for figure in runs.figures(rows, run.id)]
+    manifest = {
+        "format": "bimt-bundle/1",
+        "model": model.name,
+        "version": version.number,
+        "run_id": run.id,
+        "seed": run.seed,
+        "files": {part.name: {"sha256": part.sha256, "bytes": part.size} for part in found},
+    }
+    return [_at_hand("manifest.json", _json(manifest)), *found]
+
+
+def zipped(found: list[Part], files: Files) -> Iterator[bytes]:
+    """The zip file, piece by piece."""
+    line = _Line()
+    with zipfile.ZipFile(line, "w", zipfile.ZIP_STORED) as archive:
+        for part in found:
+            entry = zipfile.ZipInfo(part.name, TIME)
+            entry.external_attr = 0o644 << 16
+            with archive.open(entry, "w", force_zip64=part.size > 1 << 30) as out:
+                for piece in files.stream(part.sha256) if part.content is None else [part.content]:
+                    out.write(piece)
+                    yield from line.take()
+            yield from line.take()
+    yield from line.take()
+
+
+class _Line:
+    """What a zip file is written to: it remembers nothing but what was not yet sent."""
+
+    def __init__(self) -> None:
+        self.waiting = bytearray()
+        self.written = 0
+
+    def write(self, data: bytes) -> int:
+        self.waiting += data
+        self.written += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.written
+
+    def flush(self) -> None:
+        """Nothing waits but for take."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def take(self) -> Iterator[bytes]:
+        if self.waiting:
+            yield bytes(self.waiting)
+            self.waiting.clear()
+
+
+def _at_hand(name: str, content: bytes) -> Part:
+    return Part(name, hashlib.sha256(content).hexdigest(), len(content), content)
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()

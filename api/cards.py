@@ -1,0 +1,72 @@
+"""The card of a version as Markdown: what its author says, then what was found, written from the rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from store import models, runs, teams
+from store.tables import Model, ModelVersion, Run
+
+SUMMARY = (
+    ("connections", "connections left"),
+    ("modules", "modules"),
+    ("modularity", "modularity Q"),
+    ("selectivity", "mean selectivity of the modules"),
+    ("connection_cost", "connection cost"),
+)
+
+
+def written(rows: Session, model: Model, version: ModelVersion, run: Run) -> str:
+    """The whole card."""
+    author = teams.names(rows, {version.member_id}).get(version.member_id, "")
+    words = [word for word, number in models.aliases(rows, model).items() if number == version.number]
+    lines = [
+        f"# {model.name}, version {version.number}",
+        "",
+        f"Published {version.created_at:%Y-%m-%d} by {author}{', known as ' + ', '.join(words) if words else ''}.",
+        "",
+    ]
+    if version.card:
+        lines += [version.card.rstrip(), ""]
+    lines += ["## What was found", "", "| | |", "|---|---|"]
+    if run.test_metric_name and run.test_metric is not None:
+        lines.append(f"| {run.test_metric_name.replace('_', ' ')} | {_number(run.test_metric)} |")
+    lines += [
+        f"| {words} | {_number(getattr(run, name))} |" for name, words in SUMMARY if getattr(run, name) is not None
+    ]
+    lines += ["", *_modules(rows, run), *_verified(version), "## How it was trained", "", *_training(run)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _modules(rows: Session, run: Run) -> list[str]:
+    found = runs.modules(rows, run.id)
+    if not found:
+        return []
+    lines = [f"- **{module.name}** ({module.neurons} neurons): {module.reading or 'no reading'}." for module in found]
+    return ["Modules, each held still to see what is lost:", "", *lines, ""]
+
+
+def _verified(version: ModelVersion) -> list[str]:
+    if version.verification is None or version.verified_at is None:
+        return []
+    said = "agree" if version.verification.get("agrees") else "do NOT agree"
+    return [f"Worked out again from the stored weights on {version.verified_at:%Y-%m-%d}: the claims {said}.", ""]
+
+
+def _training(run: Run) -> list[str]:
+    strength = "as the spec says" if run.cost_strength is None else f"{run.cost_strength:g}"
+    return [
+        f"Method {run.method or 'unknown'}, seed {run.seed}, cost strength {strength}, {run.steps:,} steps "
+        f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper.",
+        "",
+        "```json",
+        json.dumps(run.spec, indent=2, ensure_ascii=False),
+        "```",
+    ]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
