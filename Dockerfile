@@ -35,8 +35,8 @@ COPY migrations migrations
 COPY api api
 USER bimt
 EXPOSE 8000
-CMD ["gunicorn", "--bind=0.0.0.0:8000", "--worker-class=gthread", "--workers=2", "--threads=64", \
-     "--no-control-socket", "--access-logfile=-", "api.wsgi:app"]
+CMD ["gunicorn", "--bind=0.0.0.0:8000", "--worker-class=gthread", "--workers=2", "--threads=128", \
+     "--worker-connections=128", "--no-control-socket", "--access-logfile=-", "api.wsgi:app"]
 
 FROM base AS worker
 # The kernel stepper is compiled where it runs; without a compiler training falls back to torch and says so.

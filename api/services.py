@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flask import current_app
 
+from api.board import Board
 from store.database import Database
 from store.files import Files
 from store.jobs import mark_announced
@@ -34,6 +35,10 @@ class Services:
     files: Files
     announce: Callable[[str, str, int], None]
     now: Callable[[], datetime] = utc_now
+    board: Board = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "board", Board(self.database))
 
     def tell(self, job_id: str, queue: str, priority: int) -> None:
         """Announce a job that is committed. When the broker is away the sweeper announces it later."""

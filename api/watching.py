@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
+from api.board import LOOK_EVERY
 from api.schemas.jobs import JobEvent
 from api.services import Services
 from store import jobs
@@ -14,7 +15,6 @@ from store.errors import NotFound
 from store.job_tables import FINAL_STATES
 from store.tables import Job
 
-LOOK_EVERY = 0.5  # seconds between two looks at the row
 BEAT_EVERY = 15.0  # seconds; proxies drop a line that is silent for longer than a minute
 LONGEST_STREAM = 3600.0  # seconds; the client comes back with Last-Event-ID
 
@@ -51,23 +51,26 @@ def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: 
     event, last = first, seen
     beat = end = time.monotonic()
     end += LONGEST_STREAM
-    while True:
-        if event.revision != last:
-            last = event.revision
-            beat = time.monotonic()
-            word = "end" if event.state in FINAL_STATES else "job"
-            yield f"id: {event.revision}\nevent: {word}\ndata: {event.model_dump_json()}\n\n"
-        if event.state in FINAL_STATES or time.monotonic() > end:
-            return
-        if time.monotonic() - beat > BEAT_EVERY:
-            beat = time.monotonic()
-            yield ": still here\n\n"
-        time.sleep(LOOK_EVERY)
-        try:
-            with here.database.read() as rows:
-                event = event_of(here, rows, jobs.get(rows, team_id, job_id))
-        except NotFound:
-            return  # deleted meanwhile
+    with here.board.watching(job_id):
+        while True:
+            if event.revision != last:
+                last = event.revision
+                beat = time.monotonic()
+                word = "end" if event.state in FINAL_STATES else "job"
+                yield f"id: {event.revision}\nevent: {word}\ndata: {event.model_dump_json()}\n\n"
+            if event.state in FINAL_STATES or time.monotonic() > end:
+                return
+            if time.monotonic() - beat > BEAT_EVERY:
+                beat = time.monotonic()
+                yield ": still here\n\n"
+            time.sleep(LOOK_EVERY)
+            if here.board.revision(job_id) == event.revision:
+                continue
+            try:
+                with here.database.read() as rows:
+                    event = event_of(here, rows, jobs.get(rows, team_id, job_id))
+            except NotFound:
+                return  # deleted meanwhile
 
 
 def _eta(here: Services, job: Job) -> float | None:

@@ -204,6 +204,9 @@ class Supervisor:
                 str(self.plan.api),
                 "--threads",
                 str(self.settings.api_threads),
+                # A process takes no line that no thread of its own is free for: another one may have one.
+                "--worker-connections",
+                str(self.settings.api_threads),
                 "--bind",
                 f"fd://{descriptor}",
             ),

@@ -28,7 +28,6 @@ __all__ = [
     "add_body",
     "attempts",
     "body",
-    "changed_since",
     "claim",
     "claim_next",
     "delete",
@@ -45,6 +44,7 @@ __all__ = [
     "renew",
     "request_cancel",
     "retry",
+    "revisions",
     "submit",
     "to_announce",
 ]
@@ -211,13 +211,13 @@ def page(
     return newest_first(session, query, Job.id, after=after, limit=limit)
 
 
-def changed_since(session: Session, revisions: dict[str, int]) -> list[Job]:
-    """Those of the jobs whose revision is not the one named; one question for many listeners."""
-    if not revisions:
-        return []
-    thin = session.execute(select(Job.id, Job.revision).where(Job.id.in_(revisions)))
-    moved = [job_id for job_id, revision in thin if revision != revisions[job_id]]
-    return list(session.scalars(select(Job).where(Job.id.in_(moved)))) if moved else []
+def revisions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """How far each of these jobs has come; those that are gone are left out. One question for many listeners."""
+    if not job_ids:
+        return {}
+    return {
+        job_id: number for job_id, number in session.execute(select(Job.id, Job.revision).where(Job.id.in_(job_ids)))
+    }
 
 
 def queue_position(session: Session, job: Job, *, at_most: int = 1000) -> int | None:

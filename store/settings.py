@@ -100,7 +100,7 @@ class Settings:
     port: int = _setting("BIMT_PORT", 8080, "Port that the API listens on.", parse=_count)
     public_url: str = _setting("BIMT_PUBLIC_URL", "", "How users reach it, for links.", shown="http://HOST:PORT")
     api_processes: int = _setting("BIMT_API_PROCESSES", 1, "Processes of the API.", parse=_count)
-    api_threads: int = _setting("BIMT_API_THREADS", 64, "Threads of each; an event stream holds one.", parse=_count)
+    api_threads: int = _setting("BIMT_API_THREADS", 128, "Threads of each; an event stream holds one.", parse=_count)
     workers: int = _setting("BIMT_WORKERS", 1, "Workers that `make up` starts; each trains one job.", parse=_count)
     queue: str = _setting("BIMT_QUEUE", "cpu", "The queue that a worker serves: cpu or gpu.")
     secret_key: str = _setting(

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from store import datasets, jobs, runs, teams
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.files import StoredFile
+from store.identifiers import new_id
 from store.tables import Attempt, IdempotencyKey, Job, JobTag, Run
 from tests.store.makers import claim, new_runs, result, submit
 
@@ -229,19 +230,21 @@ def test_listeners_hear_of_every_change(database, people, clock):
     with database.write() as session:
         claimed = claim(session, job.id, clock.now)
     with database.read() as session:
-        changed = jobs.changed_since(session, known)
-        assert [(one.id, one.state) for one in changed] == [(job.id, "running")]
-    known[job.id] = changed[0].revision
+        now = jobs.revisions(session, [job.id, other.id, new_id("job")])
+        assert now[job.id] > known[job.id]
+        assert now == {job.id: now[job.id], other.id: known[other.id]}
+        assert jobs.get(session, people.team, job.id).state == "running"
     with database.write() as session:
         jobs.renew(session, claimed, now=clock.now, lease_seconds=60)
     with database.read() as session:
-        assert jobs.changed_since(session, known) == []
+        assert jobs.revisions(session, [job.id]) == {job.id: now[job.id]}
     with database.write() as session:
         jobs.renew(session, claimed, now=clock.now, lease_seconds=60, progress=0.5, losses={"loss": float("inf")})
     with database.read() as session:
-        changed = jobs.changed_since(session, known)
-        assert [(one.progress, one.losses) for one in changed] == [(0.5, {"loss": None})]
-        assert jobs.changed_since(session, {}) == []
+        assert jobs.revisions(session, [job.id])[job.id] > now[job.id]
+        changed = jobs.get(session, people.team, job.id)
+        assert (changed.progress, changed.losses) == (0.5, {"loss": None})
+        assert jobs.revisions(session, []) == {}
 
 
 def test_quotas_hold(database, people, clock):
