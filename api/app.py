@@ -21,7 +21,7 @@ from api.door import SECURITY_SCHEMES
 from api.limits import install as install_limits
 from api.openapi import finished
 from api.problems import Problem, field_errors, fields_problem
-from api.resources import datasets, jobs, machine, models, people, recipes, runs, shares, versions
+from api.resources import datasets, jobs, machine, models, people, questions, recipes, runs, shares, versions
 from api.schemas.base import Problem as ProblemSchema
 from api.schemas.base import place_of
 from api.services import Services, utc_now
@@ -89,7 +89,7 @@ def create_app(
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)
-    for noun in (datasets, recipes, jobs, runs, models, versions, shares, people, machine):
+    for noun in (datasets, recipes, jobs, runs, questions, models, versions, shares, people, machine):
         app.register_api(noun.api)
     pages.install(app)
     install_limits(app, settings)

@@ -8,17 +8,19 @@ from datetime import timedelta
 from api.schemas.machine import Part, ReadyOut
 from api.services import Services
 from store import presence, queue
+from store.job_tables import ERRAND_QUEUES, TRAINING_QUEUES
 
 WORKER_SILENCE = timedelta(seconds=60)  # a worker says every few seconds that it is there
 
 
 def look(here: Services) -> ReadyOut:
-    """Look at every part. A worker that is away makes the service not ready: jobs would wait."""
+    """Look at every part. A worker that is away makes the service not ready: jobs or questions would wait."""
     parts = {
         "database": _try(lambda: _database(here)),
         "files": _try(lambda: _files(here)),
         "broker": _try(lambda: _broker(here)),
-        "worker": _try(lambda: _worker(here)),
+        "worker": _try(lambda: _worker(here, TRAINING_QUEUES, "jobs will wait")),
+        "errands": _try(lambda: _worker(here, ERRAND_QUEUES, "questions to networks will wait")),
     }
     return ReadyOut(ready=all(part.ok for part in parts.values()), parts=parts)
 
@@ -55,9 +57,10 @@ def _must(answers: bool, sentence: str) -> str:
     return "answers"
 
 
-def _worker(here: Services) -> str:
+def _worker(here: Services, queues: tuple[str, ...], else_what: str) -> str:
     with here.database.read() as rows:
-        names = {worker.name for worker in presence.workers(rows, seen_since=here.now() - WORKER_SILENCE)}
+        there = presence.workers(rows, seen_since=here.now() - WORKER_SILENCE)
+    names = {worker.name for worker in there if worker.queue in queues}
     if not names:
-        raise NotThere("No worker has been heard of for a minute; jobs will wait.")
+        raise NotThere(f"No worker of {' or '.join(queues)} has been heard of for a minute; {else_what}.")
     return f"{len(names)} at work or waiting"

@@ -40,6 +40,13 @@ class Services:
     def __post_init__(self) -> None:
         object.__setattr__(self, "board", Board(self.database))
 
+    def tell_again(self, job_id: str, queue: str, priority: int) -> None:
+        """Announce a job whose row says already that it was announced; where that fails, the sweeper does it later."""
+        try:
+            self.announce(job_id, queue, priority)
+        except Exception:
+            log.warning("job %s could not be announced; the sweeper will do it", job_id, exc_info=True)
+
     def tell(self, job_id: str, queue: str, priority: int) -> None:
         """Announce a job that is committed. When the broker is away the sweeper announces it later."""
         try:

@@ -1,6 +1,6 @@
 """The whole on one machine as one tree of processes: started in order, watched, stopped in the opposite order.
 
-    supervisor ─ broker · API (gunicorn) · scheduler · workers, each with its training process
+    supervisor ─ broker · API (gunicorn) · scheduler · errand worker · workers, each with its training process
 
 Whoever ends the supervisor ends the tree: politely by Ctrl-C or SIGTERM, and by SIGKILL through the kernel, which
 every part asked for a signal at its parent's death.
@@ -217,6 +217,7 @@ class Supervisor:
             self._part("api", gunicorn, API_SECONDS + 2, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, (descriptor,)),
             self._part("scheduler", [sys.executable, "-m", "worker.scheduler"], 5.0),
         ]
+        parts.append(self._worker("errands", "errands", {}))
         for number in range(self.plan.workers):
             parts.append(self._worker(f"cpu{number}", "cpu", {}))
         for number, device in enumerate(self.plan.gpus):

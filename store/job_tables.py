@@ -12,7 +12,9 @@ from store.columns import Base, CompressedJson, Identifier, Utc, one_of, small_j
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES = ("succeeded", "failed", "cancelled")
-QUEUES = ("cpu", "gpu")
+TRAINING_QUEUES = ("cpu", "gpu")
+ERRAND_QUEUES = ("errands", "chores")  # answers while somebody waits; and what takes longer than one likes to wait
+QUEUES = TRAINING_QUEUES + ERRAND_QUEUES
 PRIORITIES = range(10)  # 9 is the most urgent
 ATTEMPT_ENDS = ("succeeded", "failed", "cancelled", "handed_back", "lease_lost")
 
@@ -39,6 +41,7 @@ class Job(Base):
             "(state IN ('succeeded', 'failed', 'cancelled')) = (ended_at IS NOT NULL)", name="ended_has_a_time"
         ),
         Index(None, "team_id", "id"),
+        Index(None, "team_id", "kind", "id"),
         Index(None, "team_id", "state", "id"),
         Index(None, "team_id", "member_id", "id"),
         Index("ix_job_waiting", "queue", "priority", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),

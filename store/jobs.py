@@ -117,8 +117,7 @@ def submit(
 ) -> Job:
     """A new job with its runs, all `queued`; the row as it was written. Announce it after the commit.
 
-    kind   `training`, or the name of an errand that a worker runs, such as a verification; that has no runs, its
-           order is the spec and its answer a body of the job.
+    kind   `training`, or the name of an errand: see store.errands, which sends those.
 
     announced_at   given by whoever will announce right after the commit; that saves the write of mark_announced, and
                    an announcement that fails all the same is made up for after the usual while.
@@ -139,7 +138,8 @@ def submit(
     if dataset_id is not None:
         _usable_dataset(session, team_id, dataset_id)
     steps = sum(run.get("steps", 0) for run in runs)
-    _check_quota(session, team_id, steps)
+    if kind == "training":
+        _check_quota(session, team_id, steps)
     values = {
         "id": job_id,
         "team_id": team_id,
@@ -258,9 +258,11 @@ def request_cancel(session: Session, team_id: str, job_id: str, now: datetime) -
     unsynchronised = {"synchronize_session": False}
     if session.scalar(at_once.returning(Job.id), execution_options=unsynchronised) is not None:
         end_runs(session, [job_id], state="cancelled", reason="The job was cancelled.", now=now)
-        body = {"job_id": job_id, "state": "cancelled"}
-        webhooks.enqueue(session, team_id=team_id, event="job.cancelled", body=body, now=now)
-        return get(session, team_id, job_id)
+        job = get(session, team_id, job_id)
+        if job.kind == "training":
+            body = {"job_id": job_id, "state": "cancelled"}
+            webhooks.enqueue(session, team_id=team_id, event="job.cancelled", body=body, now=now)
+        return job
     soon = update(Job).where(
         Job.id == job_id, Job.team_id == team_id, Job.state == "running", Job.cancel_requested_at.is_(None)
     )

@@ -152,9 +152,9 @@ def finish(session: Session, claim: Claim, *, state: str, reason: str | None = N
     left = "failed" if state == "succeeded" else state
     end_runs(session, [claim.job_id], state=left, reason=reason or "The job ended without this run.", now=now)
     _end_attempts(session, Attempt.id == claim.attempt_id, how=state, reason=reason, now=now)
-    webhooks.enqueue(
-        session, team_id=row[0], event=f"job.{state}", body={"job_id": claim.job_id, "state": state}, now=now
-    )
+    if claim.kind == "training":
+        body = {"job_id": claim.job_id, "state": state}
+        webhooks.enqueue(session, team_id=row[0], event=f"job.{state}", body=body, now=now)
 
 
 def hand_back(session: Session, claim: Claim, *, reason: str, now: datetime) -> None:
@@ -194,7 +194,7 @@ def reap(session: Session, *, now: datetime, max_attempts: int = 5) -> list[str]
         update(Job)
         .where(WORKED_ON, Job.lease_until < now)
         .values(values)
-        .returning(Job.id, Job.team_id, Job.state, Job.reason)
+        .returning(Job.id, Job.team_id, Job.kind, Job.state, Job.reason)
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(overdue).all()
@@ -205,8 +205,9 @@ def reap(session: Session, *, now: datetime, max_attempts: int = 5) -> list[str]
     for row in rows:
         if row.state != "queued":
             end_runs(session, [row.id], state=row.state, reason=row.reason or "The job was cancelled.", now=now)
-            body = {"job_id": row.id, "state": row.state}
-            webhooks.enqueue(session, team_id=row.team_id, event=f"job.{row.state}", body=body, now=now)
+            if row.kind == "training":
+                body = {"job_id": row.id, "state": row.state}
+                webhooks.enqueue(session, team_id=row.team_id, event=f"job.{row.state}", body=body, now=now)
     _end_attempts(session, Attempt.job_id.in_(ids), how="lease_lost", reason="The worker fell silent.", now=now)
     return ids
 

@@ -102,7 +102,7 @@ class Settings:
     api_processes: int = _setting("BIMT_API_PROCESSES", 1, "Processes of the API.", parse=_count)
     api_threads: int = _setting("BIMT_API_THREADS", 128, "Threads of each; an event stream holds one.", parse=_count)
     workers: int = _setting("BIMT_WORKERS", 1, "Workers that `make up` starts; each trains one job.", parse=_count)
-    queue: str = _setting("BIMT_QUEUE", "cpu", "The queue that a worker serves: cpu or gpu.")
+    queue: str = _setting("BIMT_QUEUE", "cpu", "What a worker does: cpu, gpu or errands.")
     secret_key: str = _setting(
         "BIMT_SECRET_KEY", "", "Signs browser sessions; the same on every API host.", shown="made once, in HOME/secret"
     )
@@ -165,6 +165,9 @@ class Settings:
         90.0,
         "Ended jobs, neither published nor pinned, are kept so long.",
         parse=_seconds,
+    )
+    errand_hours: float = _setting(
+        "BIMT_ERRAND_HOURS", 24.0, "Answers to questions that were asked of networks are kept so long.", parse=_seconds
     )
     file_grace_hours: float = _setting(
         "BIMT_FILE_GRACE_HOURS", 24.0, "Files that nothing refers to are deleted after so long.", parse=_seconds

@@ -26,9 +26,10 @@ def usage(session: Session, team_id: str) -> Usage:
 
 
 def waiting(session: Session, team_id: str) -> tuple[int, int]:
-    """(jobs, steps) of the team that wait or run."""
+    """(jobs, steps) of the team's trainings that wait or run; errands have a limit of their own."""
     query = select(func.count(), func.coalesce(func.sum(Job.steps), 0))
-    jobs, steps = session.execute(query.where(Job.team_id == team_id, Job.state.in_(("queued", "running")))).one()
+    at_work = (Job.team_id == team_id, Job.state.in_(("queued", "running")), Job.kind == "training")
+    jobs, steps = session.execute(query.where(*at_work)).one()
     return int(jobs), int(steps)
 
 

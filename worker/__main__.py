@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker process, which does one job at a time from one queue."""
+"""`python -m worker`: one worker process, which does one job at a time; or errands, and a chore beside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 def main(arguments: list[str]) -> int:
     """Work until SIGTERM, which makes a checkpoint of the job at hand and hands it back."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="Do jobs until told to stop.")
-    parser.add_argument("--queue", choices=("cpu", "gpu"), help="what this worker has; default BIMT_QUEUE, or cpu")
+    parser.add_argument("--queue", choices=("cpu", "gpu", "errands"), help="what it does; default BIMT_QUEUE, or cpu")
     parser.add_argument("--name", help="how it is called in lists; default its queue and process number")
     options = parser.parse_args(arguments)
     if options.queue:
@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> int:
     from worker.workplace import workplace
 
     log_records(settings.log_level)
-    words = ["worker", "--queues", settings.queue, "--hostname", workplace().name, "--loglevel", settings.log_level]
+    queues = ",".join(workplace().queues)
+    words = ["worker", "--queues", queues, "--hostname", workplace().name, "--loglevel", settings.log_level]
     app.worker_main([*words, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     return 0
 

@@ -10,6 +10,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from store.queue import queue_settings
 from store.settings import Settings
+from worker.desk import desk
 from worker.workplace import workplace
 
 settings = Settings.from_env(os.environ)
@@ -19,10 +20,10 @@ app.conf.update(
     # A lost message is announced again by the scheduler; a message that comes twice claims nothing the second time.
     task_acks_late=False,
     result_backend=None,
-    # One job at a time, and none held back in a worker that is busy. Threads, because the training is a process of
-    # its own: the task's thread only listens to it, and a forked pool would be a third process that does nothing.
+    # One job at a time of each queue, and none held back in a worker that is busy. Threads, because the training is a
+    # process of its own: the task's thread only listens to it, and a forked pool would be a third that does nothing.
     worker_pool="threads",
-    worker_concurrency=1,
+    worker_concurrency=len(workplace().queues),
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
     # A broker that is away is waited for, for ever: the running job goes on meanwhile.
@@ -36,6 +37,8 @@ app.conf.update(
 @worker_ready.connect
 def _arrive(**_: Any) -> None:
     workplace().be_present()
+    if "errands" in workplace().queues:
+        desk().open()
 
 
 @worker_shutting_down.connect
@@ -47,3 +50,5 @@ def _go_home(**_: Any) -> None:
 @worker_shutdown.connect
 def _leave(**_: Any) -> None:
     workplace().leave()
+    if "errands" in workplace().queues:
+        desk().close()

@@ -18,12 +18,12 @@ from structlog.contextvars import bound_contextvars
 from store import jobs, runs
 from store.errors import LostLease, StoreError
 from store.leases import Claim, ClaimedRun
+from worker.engine_process import EngineDied, EngineProcess
 from worker.lease import Lease
 from worker.patience import GaveUp, Patience
 from worker.publish import read_result
 from worker.recorder import Recorder
 from worker.scratch import scratch_folder
-from worker.training_process import TrainingDied, TrainingProcess
 from worker.workplace import Workplace
 
 log = logging.getLogger("worker")
@@ -79,7 +79,7 @@ class JobAtHand:
         self.recorder.log("info", f"attempt {self.claim.fence} of worker {self.claim.worker} begins")
         try:
             if self.claim.kind != "training":
-                raise StoreError(f"This worker does not know how to do a `{self.claim.kind}`; start one that does.")
+                raise StoreError(f"A `{self.claim.kind}` is an errand; it was put into a queue for trainings.")
             with self._data() as content:
                 ending = self._train(content)
             self._settle(ending)
@@ -118,10 +118,10 @@ class JobAtHand:
         """Run training processes until all runs are dealt with, or somebody wants us to stop."""
         while self.left:
             self._write_order(content)
-            with TrainingProcess(self.folder, command=self.here.training) as training:
+            with EngineProcess(self.folder, command=self.here.training) as training:
                 try:
                     how = self._listen(training)
-                except TrainingDied as death:
+                except EngineDied as death:
                     self._after_a_death(str(death))
                     continue
             if how != "done":
@@ -147,8 +147,8 @@ class JobAtHand:
             order["checkpoint"] = name
         return order
 
-    def _listen(self, training: TrainingProcess) -> str:
-        """Write down what it says until it is done or is to stop. Raises TrainingDied, LostLease."""
+    def _listen(self, training: EngineProcess) -> str:
+        """Write down what it says until it is done or is to stop. Raises EngineDied, LostLease."""
         asked: str | None = None
         deadline = float("inf")
         while True:
@@ -161,7 +161,7 @@ class JobAtHand:
                 training.ask_to_stop()
             try:
                 message = training.hear(LISTEN_SECONDS)
-            except TrainingDied:
+            except EngineDied:
                 if asked:
                     return asked
                 raise
@@ -174,7 +174,7 @@ class JobAtHand:
             if time.monotonic() > deadline and asked:
                 return asked  # it is ended hard; its newest checkpoint is where to go on from
             if training.silence > self.here.settings.silence_seconds:
-                raise TrainingDied(f"The training made no progress for {training.silence:.0f} s and was ended.")
+                raise EngineDied(f"The training made no progress for {training.silence:.0f} s and was ended.")
             self.recorder.flush_now_and_then()
 
     def _take_down(self, message: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from sqlalchemy import func, select
 
-from store import jobs, presence
+from store import errands, jobs, presence
 from store.database import Database
 from store.files import Files, collect_garbage, collect_strays
 from store.queue import announce, queue_settings
@@ -97,7 +97,7 @@ class Scheduler:
         return reaped
 
     def collect(self) -> None:
-        """Delete drafts that are too old, files that nothing refers to, and the names of workers long gone."""
+        """Delete drafts and answers that are too old, files that nothing refers to, names of workers long gone."""
         now, grace = self.now(), timedelta(hours=self.settings.file_grace_hours)
         with self.database.write() as session:
             drafts = jobs.delete_drafts(session, ended_before=now - timedelta(days=self.settings.draft_days))
@@ -105,6 +105,8 @@ class Scheduler:
             freed = collect_garbage(session, self.files, now=now, grace=grace)
         with self.database.write() as session:
             presence.forget(session, silent_since=now - timedelta(seconds=ABSENT_SECONDS))
+        with self.database.write() as session:
+            errands.forget(session, ended_before=now - timedelta(hours=self.settings.errand_hours))
         if drafts or freed:
             log.info("deleted %d drafts and %d files that nothing needs", len(drafts), len(freed))
 

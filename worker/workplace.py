@@ -16,6 +16,7 @@ from functools import cache
 from store import jobs, presence
 from store.database import Database
 from store.files import Files
+from store.job_tables import ERRAND_QUEUES
 from store.leases import Claim
 from store.settings import Settings
 from worker.lease import Lease, Progress
@@ -31,6 +32,7 @@ class Workplace:
     going_home   set when the process is asked to end: the running job is handed back.
     doing        the id of the job at hand.
     training     the command of a training process, which gets its folder as the last word.
+    bench        the command of a process that answers questions, likewise.
     """
 
     settings: Settings
@@ -40,17 +42,23 @@ class Workplace:
     going_home: threading.Event = field(default_factory=threading.Event)
     doing: str | None = None
     training: tuple[str, ...] = (sys.executable, "-m", "worker.child")
+    bench: tuple[str, ...] = (sys.executable, "-m", "worker.bench")
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that it serves."""
+        return ERRAND_QUEUES if self.settings.queue in ERRAND_QUEUES else (self.settings.queue,)
 
     @staticmethod
     def now() -> datetime:
         return datetime.now(UTC)
 
-    def claim(self) -> Claim | None:
-        """Take the job whose turn it is in our queue; None where nothing waits."""
+    def claim(self, queue: str | None = None) -> Claim | None:
+        """Take the job whose turn it is in a queue, our first by default; None where nothing waits."""
         with self.database.write() as session:
             return jobs.claim_next(
                 session,
-                self.settings.queue,
+                queue or self.queues[0],
                 worker=self.name,
                 now=self.now(),
                 lease_seconds=self.settings.lease_seconds,
@@ -92,7 +100,7 @@ class Workplace:
                         presence.beat(
                             session,
                             self.name,
-                            queues=[self.settings.queue],
+                            queues=self.queues,
                             device=_device(self.settings.queue),
                             doing=self.doing,
                             now=self.now(),

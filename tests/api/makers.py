@@ -10,6 +10,7 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from bimt_engine.spec import Spec
 from store import jobs, progress, runs, teams
 from store.database import Database
 from store.files import Files
+from store.job_tables import ERRAND_QUEUES
 from store.settings import NO_LIMIT, Settings
 from store.tables import Run
 
@@ -50,6 +52,13 @@ class House:
     members: dict[tuple[str, str], str]
     teams: dict[str, str]
     announced: list[tuple[str, str, int]] = field(default_factory=list)
+    worker: Callable[[str], None] | None = None  # hears of the queue of an errand, where a test has a worker
+
+    def hear(self, job_id: str, queue: str, priority: int) -> None:
+        """What the service announces."""
+        self.announced.append((job_id, queue, priority))
+        if self.worker is not None and queue in ERRAND_QUEUES:
+            threading.Thread(target=self.worker, args=(queue,)).start()
 
     def client(self) -> FlaskClient:
         """A caller without a token."""
@@ -81,8 +90,8 @@ def make_house(
     quiet = {"BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
     settings = Settings.from_env(quiet | {"BIMT_DATABASE_URL": database_url} | (environ or {}), home=home)
     database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
-    announced: list[tuple[str, str, int]] = []
-    app = create_app(settings, database=database, files=files, announce=lambda *what: announced.append(what), now=clock)
+    heard: list[Callable[..., None]] = []
+    app = create_app(settings, database=database, files=files, announce=lambda *what: heard[0](*what), now=clock)
     tokens, members, team_ids = {}, {}, {}
     with database.write() as rows:
         for name in ("ours", "theirs"):
@@ -95,7 +104,9 @@ def make_house(
                 tokens[name, role], _ = teams.mint_token(
                     rows, member.id, scopes=scopes, expires_at=now() + timedelta(days=1), now=now(), name="test"
                 )
-    return House(app, settings, database, files, tokens, members, team_ids, announced)
+    house = House(app, settings, database, files, tokens, members, team_ids)
+    heard.append(house.hear)
+    return house
 
 
 # --- a run with everything in it ----------------------------------------------------------------------------
@@ -214,11 +225,13 @@ def history_rows(steps: int = 20_000, count: int = 100) -> list[dict[str, Any]]:
     return rows
 
 
-def publish_runs(house: House, job_id: str, *, figures: dict[str, bytes] | None = None) -> list[str]:
+def publish_runs(
+    house: House, job_id: str, *, figures: dict[str, bytes] | None = None, weights: bytes = b"not really weights"
+) -> list[str]:
     """Train every run of a waiting job, so to speak: everything that a run may have is stored. Gives the runs' ids."""
     claim = work_on(house, job_id)
     steps = claim.spec["training"]["steps"]
-    weights = house.files.put_bytes(b"not really weights")
+    kept = house.files.put_bytes(weights)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3"/></svg>'
     drawn = {name: house.files.put_bytes(content) for name, content in (figures or {"network.svg": svg}).items()}
     for run in claim.runs:
@@ -235,7 +248,7 @@ def publish_runs(house: House, job_id: str, *, figures: dict[str, bytes] | None 
                 [{"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}],
                 now=now(),
             )
-            runs.publish(rows, claim, run.id, _result(graph, run.seed, weights, drawn), now())
+            runs.publish(rows, claim, run.id, _result(graph, run.seed, kept, drawn), now())
     with house.database.write() as rows:
         jobs.finish(rows, claim, state="succeeded", now=now())
     return [run.id for run in claim.runs]

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from api.auth import Access, decisions
-from store import datasets, models, shares, teams
+from store import datasets, errands, models, shares, teams
 from store.identifiers import new_id
 from store.tables import Model
 from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
@@ -19,8 +19,12 @@ from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
 BODIES: dict[str, dict[str, object]] = {
     "/aliases/<string:alias>": {"version": 1},
     "/annotations": {"about": "run", "text": "seen"},
+    "/interventions": {"each": {"kind": "module"}},
+    "/predict": {"inputs": [[0, 0, 0, 0]]},
     "/versions/<string:version>": {"card": "anew"},
 }
+# Addresses that would wait for a worker; there is none.
+WAITING = ("/interventions", "/predict", "/errands/<string:errand_id>")
 
 
 def things(house: House, team: str = "ours") -> dict[str, str]:
@@ -36,7 +40,9 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         version = models.publish(rows, **who, run_id=run_id, name="shown", now=now())
         models.point(rows, rows.get(Model, version.model_id), "stable", 1, member_id=who["member_id"], now=now())
         link, share = shares.create(rows, version, **who, view={}, expires_at=None, now=now())
-        ids = {"dataset_id": made.id, "token_id": token.id, "share_id": share.id, "token": link}
+        order = {"run_id": run_id}
+        errand = errands.send(rows, **who, kind="predict", about="", order=order, queue="errands", now=now())
+        ids = {"dataset_id": made.id, "errand_id": errand.id, "token_id": token.id, "share_id": share.id, "token": link}
     words = {"model": version.model_id, "version": "1", "alias": "stable"}
     return ids | words | {"job_id": job_id, "run_id": run_id, "name": "network", "suffix": "svg", "slug": "not-found"}
 
@@ -48,7 +54,8 @@ def ask(house: House, method: str, rule: str, ids: dict[str, str], headers: dict
         path = "/static/style.css"
     sound = next((body for end, body in BODIES.items() if rule.endswith(end)), {})
     body = {"json": sound} if method in ("POST", "PUT", "PATCH") and path.startswith("/api/") else {}
-    return house.client().open(path, method=method, headers=headers, **body)
+    query = {"query_string": {"wait": 0}} if rule.endswith(WAITING) else {}
+    return house.client().open(path, method=method, headers=headers, **body, **query)
 
 
 def api_addresses(house: House) -> list[tuple[str, str, Access]]:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.api.makers import House, publish_runs, submit_job
+from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.api.makers import House, independence_spec, publish_runs, submit_job
 
 HOUSES = "rooms,age,price\n" + "".join(
     f"{i % 6 + 1},{i * 7 % 40},{90 + 31.5 * (i % 6) - i * 7 % 40}\n" for i in range(40)
@@ -71,8 +72,14 @@ def document(repository: Path) -> str:
     return (repository / "docs" / "api.md").read_text(encoding="utf-8")
 
 
-def test_every_example_of_the_document_does_what_it_shows(house: House, document: str) -> None:
-    [run_id] = publish_runs(house, submit_job(house, name="earlier"))
+def test_every_example_of_the_document_does_what_it_shows(
+    house: House,
+    document: str,
+    shared_bench: SharedBench,  # noqa: F811
+) -> None:
+    weights = untrained_weights(independence_spec().model_dump_json())
+    [run_id] = publish_runs(house, submit_job(house, name="earlier"), weights=weights)
+    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
     known = {"BIMT_URL": "http://here", "BIMT_TOKEN": house.tokens["ours", "admin"], "RUN": run_id}
     found = examples(document)
     assert len(found) > 12

@@ -140,6 +140,7 @@ def test_health_is_told_part_by_part(house: House) -> None:
         "files": True,
         "broker": False,
         "worker": False,
+        "errands": False,
     }
     numbers = client.get("/metrics", headers=house.headers("admin")).text
     assert 'bimt_http_requests_total{address="/healthz",method="GET",status="200"}' in numbers

@@ -168,16 +168,16 @@ def compose(folder: Path, postgres_server: PostgresServer) -> Iterator[Compose]:
 def test_the_team_set_up_does_the_same_with_the_settings_of_docker_compose(compose):
     compose.start("valkey")
     compose.run("migrate")
-    for service in ("api", "scheduler", "worker"):
+    for service in ("api", "scheduler", "worker", "errands"):
         compose.start(service)
     token = compose.first_token()
     address = f"http://127.0.0.1:{compose.ports['api']}"
     wait_for(lambda: answers(f"{address}/readyz"), "the service is ready")
     walk(address, token)
-    for service in ("api", "scheduler", "worker"):
+    for service in ("api", "scheduler", "worker", "errands"):
         assert compose.healthy(service), service
-    worker = next(process for process in compose.processes if process.name == "worker")
-    assert worker.stop() == 0
+    for worker in [process for process in compose.processes if process.name in ("worker", "errands")]:
+        assert worker.stop() == 0
     assert not compose.healthy("worker")
 
 

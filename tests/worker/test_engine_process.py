@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from worker.engine_process import EngineDied, EngineProcess
 from worker.scratch import scratch_folder, sweep
-from worker.training_process import TrainingDied, TrainingProcess
 
 
-def start(folder: Path, lines: str) -> TrainingProcess:
+def start(folder: Path, lines: str) -> EngineProcess:
     script = folder / "script.py"
     script.write_text("import json, os, sys, time\n" + textwrap.dedent(lines))
-    return TrainingProcess(folder, command=(sys.executable, "-S", str(script)))
+    return EngineProcess(folder, command=(sys.executable, "-S", str(script)))
 
 
 def test_it_never_waits_for_whoever_listens(tmp_path):
@@ -45,12 +45,12 @@ def test_a_line_cut_by_a_kill_is_no_line(tmp_path):
     """
     with start(tmp_path, cut) as training:
         assert training.hear(5) == {"say": "row"}
-        with pytest.raises(TrainingDied, match="killed by signal 9"):
+        with pytest.raises(EngineDied, match="killed by signal 9"):
             training.hear(5)
 
 
 def test_its_last_words_are_quoted(tmp_path):
-    with start(tmp_path, 'sys.exit("out of memory at step 7")') as training, pytest.raises(TrainingDied) as death:
+    with start(tmp_path, 'sys.exit("out of memory at step 7")') as training, pytest.raises(EngineDied) as death:
         training.hear(10)
     assert "ended with code 1" in str(death.value)
     assert "out of memory at step 7" in str(death.value)

@@ -1,4 +1,4 @@
-"""The parent's hold on a training process: start it, hear it, stop it, and never leave it behind."""
+"""The parent's hold on a process that has the engine: start it, hear it, stop it, and never leave it behind."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from types import TracebackType
 from typing import Any
 
 
-class TrainingDied(Exception):
-    """The training process ended without saying that it was done."""
+class EngineDied(Exception):
+    """The process ended without saying that it was done."""
 
 
-class TrainingProcess:
+class EngineProcess:
     """`COMMAND FOLDER`, spawned, with a reader thread so that it never waits for us.
 
+    called    how its death is told.
     hear      the next thing it said, or None after the wait.
     silence   seconds since it last said anything.
     """
 
-    def __init__(self, folder: Path, *, command: Sequence[str]) -> None:
+    def __init__(self, folder: Path, *, command: Sequence[str], called: str = "training process") -> None:
+        self._called = called
         # What the engine prints, and the last words of a crash, go to a file that the log can quote.
         self._stderr = folder / "stderr"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -42,7 +44,7 @@ class TrainingProcess:
         self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._ended = False
         self.heard_at = time.monotonic()
-        self._reader = threading.Thread(target=self._read, name="training-reader", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="engine-reader", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
@@ -54,23 +56,27 @@ class TrainingProcess:
         self._heard.put(None)
 
     def hear(self, wait_seconds: float) -> dict[str, Any] | None:
-        """The next thing that was said, or None where nothing was for so long. Raises TrainingDied after the last."""
+        """The next thing that was said, or None where nothing was for so long. Raises EngineDied after the last."""
         if self._ended:
-            raise TrainingDied(self._last_words())
+            raise EngineDied(self._last_words())
         try:
             message = self._heard.get(timeout=wait_seconds)
         except queue.Empty:
             return None
         if message is None:
             self._ended = True
-            raise TrainingDied(self._last_words())
+            raise EngineDied(self._last_words())
         return message
 
     def ask_to_stop(self) -> None:
         """Ask for a checkpoint and the end."""
+        self.tell("stop")
+
+    def tell(self, line: str) -> None:
+        """Write a line to it; where it has ended, hear will say so."""
         assert self._popen.stdin is not None
         with contextlib.suppress(OSError, ValueError):
-            self._popen.stdin.write(b"stop\n")
+            self._popen.stdin.write(f"{line}\n".encode())
             self._popen.stdin.flush()
 
     def end(self) -> None:
@@ -85,6 +91,10 @@ class TrainingProcess:
                     pipe.close()
 
     @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._popen.pid
 
@@ -96,9 +106,9 @@ class TrainingProcess:
         code = self._popen.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         words = self._stderr.read_text(errors="replace").strip().splitlines()[-1:] if self._stderr.exists() else []
-        return f"The training process {how}." + (f" Its last words: {words[0][:300]}" if words else "")
+        return f"The {self._called} {how}." + (f" Its last words: {words[0][:300]}" if words else "")
 
-    def __enter__(self) -> TrainingProcess:
+    def __enter__(self) -> EngineProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

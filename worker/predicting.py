@@ -1,0 +1,105 @@
+"""What a network says about rows of numbers, tokens or sequences: raw in, raw out, scaled on the way as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.errors import BimtError
+from bimt_engine.networks.network import Network
+
+MOST_ROWS = 10_000
+
+
+class Refusal(BimtError):
+    """What was asked cannot be answered, by no fault of ours.
+
+    problems   (JSON Pointer into what was asked, sentence) for every bad field.
+    """
+
+    def __init__(self, sentence: str, *, problems: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(sentence)
+        self.problems = problems
+
+
+def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, Any]:
+    """The network's answers, in the units of the data; of classes, the probabilities and the likeliest.
+
+    data   shape, names and scalings; no rows are looked at.
+    rows   each a list in the order of the features, or an object by their names; of tokens, numbers or names; of
+           sequences, a list of time steps.
+    Raises Refusal, with a pointer to every row that cannot be read.
+    """
+    inputs = _read(data, rows)
+    if data.input_scaling is not None:
+        inputs = data.input_scaling.apply(inputs)
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(inputs)).numpy()
+    if data.is_sequence and data.predicted_positions is not None:
+        outputs = outputs[:, list(data.predicted_positions)]
+    told: dict[str, Any] = {"features": list(data.feature_names), "targets": list(data.target_names)}
+    if data.task == "classification":
+        scores = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        shares = scores / scores.sum(axis=-1, keepdims=True)
+        likeliest = [data.target_names[i] for i in shares.argmax(axis=-1).tolist()]
+        return told | {"probabilities": shares.tolist(), "labels": likeliest}
+    if data.target_scaling is not None:
+        outputs = data.target_scaling.undo(outputs)
+    return told | {"outputs": outputs.tolist()}
+
+
+def _read(data: Dataset, rows: Sequence[Any]) -> np.ndarray:
+    """The rows as an array of the shape that the network reads."""
+    shape = data.train_inputs.shape[1:]
+    read: list[np.ndarray] = []
+    problems: list[tuple[str, str]] = []
+    for number, row in enumerate(rows):
+        try:
+            read.append(_token_row(data, row) if data.tokens is not None else _number_row(data, row, shape))
+        except ValueError as error:
+            problems.append((f"/inputs/{number}", str(error)))
+            if len(problems) >= 20:
+                break
+    if problems:
+        raise Refusal(problems[0][1], problems=tuple(problems))
+    return np.stack(read)
+
+
+def _number_row(data: Dataset, row: Any, shape: tuple[int, ...]) -> np.ndarray:
+    row = _in_order(data, row)
+    names = [*data.feature_names[:8], *(["…"] if len(data.feature_names) > 8 else [])]
+    expected = f"{len(data.feature_names)} numbers ({', '.join(names)})"
+    if len(shape) > 1:
+        expected = " × ".join(map(str, shape)) + " numbers"
+    try:
+        values = np.array(row, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"A row has {expected}; this one holds something else.") from None
+    if values.shape != shape or not np.isfinite(values).all():
+        raise ValueError(f"A row has {expected}; this one has the shape {' × '.join(map(str, values.shape))}.")
+    return values
+
+
+def _token_row(data: Dataset, row: Any) -> np.ndarray:
+    row, count = _in_order(data, row), data.tokens or 0
+    names = {name: i for i, name in enumerate(data.target_names)} if count == data.targets else {}
+    if len(row) != len(data.feature_names):
+        raise ValueError(f"A row has {len(data.feature_names)} tokens; this one has {len(row)}.")
+    found = [names.get(token) if isinstance(token, str) else token for token in row]
+    for said, token in zip(row, found, strict=True):
+        if not isinstance(token, int | float) or token != int(token) or not 0 <= token < count:
+            raise ValueError(f"There is no token {said!r}; they count from 0 to {count - 1}.")
+    return np.array(found, np.int64)
+
+
+def _in_order(data: Dataset, row: Any) -> list[Any]:
+    if not isinstance(row, Mapping):
+        return list(row)
+    missing = [name for name in data.feature_names if name not in row]
+    if missing or len(row) > len(data.feature_names):
+        raise ValueError(f"A row by name needs exactly {', '.join(data.feature_names)}.")
+    return [row[name] for name in data.feature_names]
