@@ -21,7 +21,20 @@ from api.door import SECURITY_SCHEMES
 from api.limits import install as install_limits
 from api.openapi import finished
 from api.problems import Problem, field_errors, fields_problem
-from api.resources import datasets, jobs, machine, models, people, questions, recipes, runs, shares, versions
+from api.resources import (
+    datasets,
+    jobs,
+    machine,
+    models,
+    people,
+    questions,
+    recipes,
+    runs,
+    shares,
+    teams,
+    uploads,
+    versions,
+)
 from api.schemas.base import Problem as ProblemSchema
 from api.schemas.base import place_of
 from api.services import Services, utc_now
@@ -89,7 +102,8 @@ def create_app(
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)
-    for noun in (datasets, recipes, jobs, runs, questions, models, versions, shares, people, machine):
+    nouns = (datasets, uploads, recipes, jobs, runs, questions, models, versions, shares, people, teams, machine)
+    for noun in nouns:
         app.register_api(noun.api)
     pages.install(app)
     install_limits(app, settings)
@@ -148,8 +162,11 @@ def _read_json() -> None:
     """A JSON body that cannot be read is refused here, so that no view meets a half-read one."""
     if request.method not in ("POST", "PUT", "PATCH") or not problems.is_for_programs():
         return
+    view = current_app.view_functions.get(request.endpoint or "")
+    if getattr(view, "streams", False):
+        return
     if not request.is_json:
-        if getattr(current_app.view_functions.get(request.endpoint or ""), "reads_json", False):
+        if getattr(view, "reads_json", False):
             raise Problem("media-type", f"{request.path} reads JSON; send it as Content-Type application/json.")
         return
     raw = request.get_data(cache=True)

@@ -91,6 +91,7 @@ class Noun(APIBlueprint):
 
         def decorate(view: View) -> View:
             view.reads_json = "body" in view.__annotations__  # type: ignore[attr-defined]
+            view.streams = "octet-stream" in str(extensions)  # type: ignore[attr-defined]
             return register(decide(needs)(view))
 
         return decorate

@@ -34,14 +34,16 @@ def register(
     rows: int | None = None,
     columns: int | None = None,
     state: str = "ready",
+    reserved: int = 0,
 ) -> Dataset:
     """A new data set of the team: `uploaded` with a stored file, or `made` with a maker.
 
-    state   `checking` where the file is still to be looked at; see `judge`.
+    state      `checking` where the file is still to be looked at; see `judge`.
+    reserved   bytes that the team's quota counts for it already, because they were announced as an upload.
     Raises QuotaExceeded.
     """
     if sha256 is not None:
-        check_quota(session, team_id, bytes)
+        check_quota(session, team_id, bytes - reserved)
         files.remember(session, files.StoredFile(sha256, bytes), now=now)
     dataset = Dataset(
         id=new_id("dataset"),
@@ -151,8 +153,8 @@ def with_content(session: Session, team_id: str, sha256: str) -> Dataset | None:
     return session.scalar(query.order_by(Dataset.id.desc()).limit(1))
 
 
-def delete(session: Session, team_id: str, dataset_id: str) -> None:
-    """Forget a data set; its bytes go with the next collection unless others need them.
+def delete(session: Session, team_id: str, dataset_id: str) -> str | None:
+    """Forget a data set; the name of its file, which can be freed afterwards unless others need it: see files.free.
 
     Raises NotFound, and Conflict while jobs wait for it or learn from it.
     """
@@ -162,6 +164,7 @@ def delete(session: Session, team_id: str, dataset_id: str) -> None:
         raise Conflict(f"Job `{job_id}` still needs data set `{dataset_id}`; cancel it or wait until it has ended.")
     session.delete(dataset)
     session.flush()
+    return dataset.sha256
 
 
 def check_quota(session: Session, team_id: str, more: int) -> None:

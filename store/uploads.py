@@ -16,6 +16,8 @@ from store.files import Files, StoredFile
 from store.identifiers import new_id
 from store.tables import Upload, UploadPart
 
+MOST_PARTS = 10_000  # of one upload; a part is a row and a file
+
 
 def begin(
     session: Session,
@@ -75,6 +77,9 @@ def add_part(session: Session, team_id: str, upload_id: str, *, start: int, file
             return so_far
     if start != so_far:
         raise Conflict(f"Upload `{upload_id}` has {so_far} bytes, so the next part starts there and not at {start}.")
+    count = session.scalar(select(func.count()).where(UploadPart.upload_id == upload_id)) or 0
+    if count >= MOST_PARTS:
+        raise Conflict(f"Upload `{upload_id}` has {count} parts already; begin anew with larger ones.")
     if so_far + file.bytes > upload.bytes:
         raise Conflict(f"Upload `{upload_id}` was announced with {upload.bytes} bytes; this part goes beyond that.")
     if file.bytes:
@@ -83,6 +88,17 @@ def add_part(session: Session, team_id: str, upload_id: str, *, start: int, file
         session.add(part)
         session.flush()
     return so_far + file.bytes
+
+
+def drop_part(session: Session, upload_id: str, start: int) -> None:
+    """Forget a part whose bytes were lost; it is sent again."""
+    session.execute(delete_rows(UploadPart).where(UploadPart.upload_id == upload_id, UploadPart.start == start))
+
+
+def parts(session: Session, upload: Upload) -> list[StoredFile]:
+    """What has arrived, in order."""
+    query = select(UploadPart.sha256, UploadPart.bytes).where(UploadPart.upload_id == upload.id)
+    return [StoredFile(sha256, size) for sha256, size in session.execute(query.order_by(UploadPart.start))]
 
 
 def content(session: Session, upload: Upload, store: Files) -> Iterator[bytes]:

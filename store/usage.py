@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.tables import Dataset, Job, Run
+from store.tables import Dataset, Job, Run, Upload
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ def waiting(session: Session, team_id: str) -> tuple[int, int]:
 
 
 def stored_bytes(session: Session, team_id: str) -> int:
-    """Bytes of the team's uploads and published results; what two things share is counted for both."""
+    """Bytes of the team's data, of uploads under way as announced, and of results; what two share counts twice."""
     uploads = select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.team_id == team_id).scalar_subquery()
     results = select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id).scalar_subquery()
-    return int(session.scalar(select(uploads + results)) or 0)
+    under_way = select(func.coalesce(func.sum(Upload.bytes), 0))
+    announced = under_way.where(Upload.team_id == team_id, Upload.dataset_id.is_(None)).scalar_subquery()
+    return int(session.scalar(select(uploads + results + announced)) or 0)

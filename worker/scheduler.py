@@ -18,7 +18,7 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from sqlalchemy import func, select
 
-from store import errands, jobs, presence
+from store import errands, idempotency, jobs, presence, uploads
 from store.database import Database
 from store.files import Files, collect_garbage, collect_strays
 from store.queue import announce, queue_settings
@@ -33,6 +33,7 @@ ASLEEP_SECONDS = 10 * TICK_SECONDS  # whoever ticks so rarely did not tick: the 
 COLLECT_SECONDS = 600.0
 STRAYS_SECONDS = 24 * 3600.0  # lists the whole file store, so once a day
 ABSENT_SECONDS = 3600.0  # a worker that was silent so long is no longer listed
+KEYS_DAYS = 7  # nobody sends a request again after a week and means the same one
 BATCH = 100  # announcements of one tick
 
 
@@ -97,9 +98,12 @@ class Scheduler:
         return reaped
 
     def collect(self) -> None:
-        """Delete drafts and answers that are too old, files that nothing refers to, names of workers long gone."""
+        """Delete what is too old (uploads that nobody completed, keys, drafts, answers), files that nothing refers to,
+        and the names of workers long gone."""
         now, grace = self.now(), timedelta(hours=self.settings.file_grace_hours)
         with self.database.write() as session:
+            uploads.forget_expired(session, now=now)
+            idempotency.forget(session, before=now - timedelta(days=KEYS_DAYS))
             drafts = jobs.delete_drafts(session, ended_before=now - timedelta(days=self.settings.draft_days))
         with self.database.write() as session:
             freed = collect_garbage(session, self.files, now=now, grace=grace)

@@ -30,6 +30,7 @@ from api.services import services
 from api.uploads import Spooled, flat_fields, receive, spool
 from store import datasets
 from store.errors import TooLarge
+from store.files import free
 from store.tables import Dataset
 
 api = Noun("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")
@@ -141,8 +142,11 @@ def delete_dataset(path: DatasetPath) -> Response:
     """Delete it. Jobs that used it keep their results; bytes that nothing else needs are freed."""
     here = services()
     with here.database.write() as rows:
-        datasets.delete(rows, caller().team_id, path.dataset_id)
+        sha256 = datasets.delete(rows, caller().team_id, path.dataset_id)
         note(rows, "dataset.delete", path.dataset_id)
+    if sha256 is not None:
+        with here.database.write() as rows:
+            free(rows, here.files, [sha256])
     return Response(status=204)
 
 
@@ -237,7 +241,9 @@ def _keep_small(spooled: Spooled, fields: UploadFields, form: str, name: str) ->
             now=here.now(),
         )
         note(rows, "dataset.upload", row.id)
-        return answer(shown(row), 201, Location=_address(row))
+        response = answer(shown(row), 201, Location=_address(row))
+    _still_there(row)
+    return response
 
 
 def _keep_large(stored: Any, fields: UploadFields, form: str, name: str) -> Response:
@@ -258,8 +264,18 @@ def _keep_large(stored: Any, fields: UploadFields, form: str, name: str) -> Resp
         )
         note(rows, "dataset.upload", row.id)
         response = answer(shown(row), 202, Location=_address(row))
+    _still_there(row)
     check_later(here, row.id)
     return response
+
+
+def _still_there(row: Dataset) -> None:
+    """The same bytes may have been freed between their coming in and their row. Raises the problem that they were."""
+    here = services()
+    if row.sha256 is not None and not here.files.exists(row.sha256):
+        with here.database.write() as rows:
+            datasets.delete(rows, row.team_id, row.id)
+        raise Problem("unavailable", "The file was lost on its way to the store; send it again.")
 
 
 def shown(row: Dataset) -> DatasetOut:

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from api.auth import Access, decisions
-from store import datasets, errands, models, shares, teams
+from store import datasets, errands, models, shares, teams, uploads
 from store.identifiers import new_id
 from store.tables import Model
 from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
@@ -43,6 +43,11 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         order = {"run_id": run_id}
         errand = errands.send(rows, **who, kind="predict", about="", order=order, queue="errands", now=now())
         ids = {"dataset_id": made.id, "errand_id": errand.id, "token_id": token.id, "share_id": share.id, "token": link}
+        later = now() + timedelta(days=1)
+        sending = uploads.begin(
+            rows, **who, name="a.csv", bytes=3, format="csv", roles=None, expires_at=later, now=now()
+        )
+        ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
     words = {"model": version.model_id, "version": "1", "alias": "stable"}
     return ids | words | {"job_id": job_id, "run_id": run_id, "name": "network", "suffix": "svg", "slug": "not-found"}
 
@@ -123,7 +128,7 @@ def test_a_scope_opens_its_addresses_and_no_other(house: House, role: str | None
 
 def test_what_belongs_to_another_team_is_not_there(house: House) -> None:
     theirs, nobody_s = things(house, "theirs"), {}
-    for name in ("dataset_id", "job_id", "run_id", "token_id", "share_id", "model"):
+    for name in ("dataset_id", "job_id", "run_id", "token_id", "share_id", "upload_id", "member_id", "model"):
         nobody_s[name] = new_id(name.removesuffix("_id"))
     checked = 0
     for method, rule, _ in api_addresses(house):
