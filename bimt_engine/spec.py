@@ -95,6 +95,18 @@ class InContextRegressionData(Drawn):
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
 
 
+class TwoMemoriesData(Drawn):
+    """Sequences of two numbers and two things to remember: the first, one step later, and a fading sum of the second.
+
+    y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1).
+    """
+
+    kind: Literal["two_memories"] = "two_memories"
+    time: int = Field(default=8, ge=2, le=256, description="Steps of each sequence.")
+    train: int = Field(default=200, ge=2, le=1_000_000)
+    test: int = Field(default=200, ge=1, le=1_000_000)
+
+
 class DigitsData(Drawn):
     """scikit-learn's 1 797 handwritten digits of 8×8 pixels."""
 
@@ -130,6 +142,7 @@ DatasetSpec = Annotated[
     | ModularAdditionData
     | GroupData
     | InContextRegressionData
+    | TwoMemoriesData
     | DigitsData
     | ImagesData
     | UploadedData,

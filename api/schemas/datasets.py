@@ -15,6 +15,7 @@ from bimt_engine.spec import (
     ImagesData,
     InContextRegressionData,
     ModularAdditionData,
+    TwoMemoriesData,
     TwoMoonsData,
 )
 
@@ -23,7 +24,14 @@ Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
 DatasetState = Literal["checking", "ready", "refused"]
 
 MakerSpec = Annotated[
-    FormulaData | TwoMoonsData | ModularAdditionData | GroupData | InContextRegressionData | DigitsData | ImagesData,
+    FormulaData
+    | TwoMoonsData
+    | ModularAdditionData
+    | GroupData
+    | InContextRegressionData
+    | TwoMemoriesData
+    | DigitsData
+    | ImagesData,
     Field(discriminator="kind"),
 ]
 

@@ -24,6 +24,7 @@ from bimt_engine.spec import (
     ImagesData,
     InContextRegressionData,
     ModularAdditionData,
+    TwoMemoriesData,
     TwoMoonsData,
     UploadedData,
 )
@@ -49,6 +50,8 @@ def make_dataset(spec: DatasetSpec, *, seed: int, content: bytes | Path | None =
             return _group(spec, seed)
         case InContextRegressionData():
             return _in_context_regression(spec, seed)
+        case TwoMemoriesData():
+            return _two_memories(spec, seed)
         case DigitsData():
             return digits(train_fraction=spec.train_fraction, seed=seed)
         case ImagesData():
@@ -136,4 +139,25 @@ def _in_context_regression(spec: InContextRegressionData, seed: int) -> Dataset:
         feature_names=("x", "y"),
         target_names=("y",),
         predicted_positions=(1,),
+    )
+
+
+def _two_memories(spec: TwoMemoriesData, seed: int) -> Dataset:
+    """Two things to remember that share nothing: inputs and targets (N, time, 2). Not in the paper."""
+    draw = generator(seed, "two_memories")
+    parts = [draw.uniform(-1, 1, (rows, spec.time, 2)) for rows in (spec.train, spec.test)]
+    targets = [np.zeros_like(part) for part in parts]
+    for part, target in zip(parts, targets, strict=True):
+        target[:, 1:, 0] = part[:, :-1, 0]
+        target[:, 0, 1] = part[:, 0, 1]
+        for time in range(1, spec.time):
+            target[:, time, 1] = part[:, time, 1] + 0.5 * target[:, time - 1, 1]
+    return Dataset(
+        train_inputs=parts[0],
+        train_targets=targets[0],
+        test_inputs=parts[1],
+        test_targets=targets[1],
+        task="regression",
+        feature_names=("x1", "x2"),
+        target_names=("y1", "y2"),
     )

@@ -46,6 +46,8 @@ def _seed(row: Row, metric: str) -> str:
     evidence = row.get("evidence")
     if evidence:
         caption += f" · pruned {evidence['metrics'][metric]:.3g} · {len(evidence['graph']['edges'])} connections"
+    else:
+        caption += f" · {row['kept']['connections']} connections carry it"
     return f"<figure>{_picture(row)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

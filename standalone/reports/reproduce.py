@@ -45,6 +45,9 @@ def summary(recipe_name: str, rows: list[Row]) -> dict[str, Any]:
     if given_back:
         entry["connections"] = [len(row["evidence"]["graph"]["edges"]) for row in rows]
         entry["modules"] = [len(row["evidence"]["modules"]) for row in rows]
+    else:
+        entry["connections"] = [row["kept"]["connections"] for row in rows]
+        entry["nonzero"] = [row["kept"]["nonzero"] for row in rows]
     return entry
 
 

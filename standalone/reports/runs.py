@@ -21,6 +21,7 @@ from bimt_engine.recipes.shelf import load_recipe
 from bimt_engine.spec import Spec
 
 Row = dict[str, Any]
+ROW_VERSION = 2  # raise it when a row says more, or something else, than before
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Question:
     @property
     def key(self) -> str:
         spec = self.spec.expanded().model_dump(mode="json")
-        said = json.dumps([spec, self.seed, self.evidence, self.baseline, code_hash()])
+        said = json.dumps([ROW_VERSION, spec, self.seed, self.evidence, self.baseline, code_hash()])
         return f"{self.recipe}-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
@@ -54,6 +55,7 @@ def questions(recipe_name: str, seeds: int | None, *, evidence: bool) -> list[Qu
 def answer(question: Question) -> Row:
     """Train, prune and test one network; everything in the row is plain JSON.
 
+    kept          where nothing is pruned, how many connections the trained network uses (standalone/reports/kept.py).
     seconds_cpu   CPU time of training and of the evidence, each without loading the data.
     """
     from bimt_engine.analysis.evidence import gather_evidence
@@ -61,6 +63,7 @@ def answer(question: Question) -> Row:
     from bimt_engine.analysis.thresholding import CUTS, threshold
     from bimt_engine.datasets.catalogue import make_dataset
     from bimt_engine.training.loop import Training
+    from standalone.reports.kept import kept_connections
 
     spec, seed = question.spec.expanded(), question.seed
     dataset = make_dataset(spec.dataset, seed=seed)
@@ -80,6 +83,8 @@ def answer(question: Question) -> Row:
         evidence = gather_evidence(training.network, dataset, spec, seed=seed)
         row["seconds_cpu"]["evidence"] = time.process_time() - trained
         row["evidence"] = evidence.document()
+    else:
+        row["kept"] = kept_connections(training.network, dataset, spec.training)
     if question.baseline:
         subject = Subject.of(training.network, dataset, loss=spec.training.loss, seed=seed)
         row["thresholds"] = [threshold(subject, cut) for cut in CUTS]

@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from bimt_engine.datasets.catalogue import make_dataset
 from bimt_engine.spec import EvidenceSpec, MlpNetwork
+from bimt_engine.training.loop import Training
+from standalone.reports.kept import kept_connections
 from standalone.reports.page import write_page
 from standalone.reports.reproduce import merge, summary
 from standalone.reports.runs import Row, answer, questions
@@ -43,12 +47,27 @@ def test_a_report_holds_every_seed_s_value_and_their_median(rows: list[Row]) -> 
 
 @pytest.mark.parametrize("pruned", [True, False])
 def test_the_page_shows_a_picture_of_every_seed(rows: list[Row], pruned: bool, tmp_path: Path) -> None:
-    shown = [row if pruned else {key: row[key] for key in row if key != "evidence"} for row in rows]
+    kept = {"kept": {"connections": 7, "threshold": 0.01, "nonzero": 9}}
+    shown = [row if pruned else {key: row[key] for key in row if key != "evidence"} | kept for row in rows]
     page = tmp_path / "page.html"
     write_page(page, {"independence": shown}, {"independence": summary("independence", shown)})
     pictures = re.findall(r"base64,([^\"]+)", page.read_text(encoding="utf-8"))
     assert len(pictures) == 2
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_connections_that_change_nothing_are_not_counted() -> None:
+    question = questions("independence", 1, evidence=False)[0]
+    dataset = make_dataset(question.spec.dataset, seed=0)
+    network = Training.begin(question.spec, dataset, seed=0).network
+    with torch.no_grad():
+        for number, weight in enumerate(network.weights):
+            weight.zero_()
+            weight[0, 0], weight[1, 1] = 2.0, 1e-5 * number
+    before = [weight.detach().clone() for weight in network.weights]
+    kept = kept_connections(network, dataset, question.spec.training)
+    assert (kept["connections"], kept["nonzero"]) == (3, 5)
+    assert all(torch.equal(weight, whole) for weight, whole in zip(network.weights, before, strict=True))
 
 
 def test_a_report_on_one_recipe_keeps_the_others(tmp_path: Path) -> None:

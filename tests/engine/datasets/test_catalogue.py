@@ -13,6 +13,7 @@ from bimt_engine.spec import (
     GroupData,
     InContextRegressionData,
     ModularAdditionData,
+    TwoMemoriesData,
     TwoMoonsData,
 )
 
@@ -23,6 +24,7 @@ KINDS = [
     GroupData(group="S4"),
     GroupData(group="table", cayley_table=[[0, 1, 2], [1, 2, 0], [2, 0, 1]]),
     InContextRegressionData(sequences=50),
+    TwoMemoriesData(time=4, train=20, test=10),
     DigitsData(),
 ]
 
@@ -94,6 +96,15 @@ def test_an_in_context_sequence_hides_its_last_y():
     assert -1 <= w.min() < w.max() <= 1
     assert 1 <= x.min() < x.max() <= 3
     np.testing.assert_allclose(data.train_targets[:, 1, 0], w * x[:, 1])
+
+
+def test_two_memories_are_a_delay_and_a_fading_sum():
+    data = make_dataset(TwoMemoriesData(time=5, train=7, test=3), seed=0)
+    x, y = data.test_inputs, data.test_targets
+    assert x.shape == y.shape == (3, 5, 2)
+    np.testing.assert_array_equal(y[:, :, 0], np.pad(x[:, :-1, 0], ((0, 0), (1, 0))))
+    fading = np.array([[0.5 ** (t - s) if s <= t else 0.0 for s in range(5)] for t in range(5)])
+    np.testing.assert_allclose(y[:, :, 1], x[:, :, 1] @ fading.T)
 
 
 def test_two_moons_can_be_told_apart_by_their_neighbours():
