@@ -98,11 +98,11 @@ class InContextRegressionData(Drawn):
 class TwoMemoriesData(Drawn):
     """Sequences of two numbers and two things to remember: the first, one step later, and a fading sum of the second.
 
-    y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1).
+    y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1). The last step's are predicted.
     """
 
     kind: Literal["two_memories"] = "two_memories"
-    time: int = Field(default=8, ge=2, le=256, description="Steps of each sequence.")
+    time: int = Field(default=6, ge=2, le=256, description="Steps of each sequence.")
     train: int = Field(default=200, ge=2, le=1_000_000)
     test: int = Field(default=200, ge=1, le=1_000_000)
 

@@ -143,7 +143,10 @@ def _in_context_regression(spec: InContextRegressionData, seed: int) -> Dataset:
 
 
 def _two_memories(spec: TwoMemoriesData, seed: int) -> Dataset:
-    """Two things to remember that share nothing: inputs and targets (N, time, 2). Not in the paper."""
+    """Two things to remember that share nothing, asked for at the last step. Not in the paper.
+
+    inputs and targets   (N, time, 2).
+    """
     draw = generator(seed, "two_memories")
     parts = [draw.uniform(-1, 1, (rows, spec.time, 2)) for rows in (spec.train, spec.test)]
     targets = [np.zeros_like(part) for part in parts]
@@ -160,4 +163,5 @@ def _two_memories(spec: TwoMemoriesData, seed: int) -> Dataset:
         task="regression",
         feature_names=("x1", "x2"),
         target_names=("y1", "y2"),
+        predicted_positions=(spec.time - 1,),
     )

@@ -7,8 +7,10 @@ steps · (median step) + relocations · (median pass). A pass that takes long is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -20,6 +22,7 @@ from bimt_engine.networks.build import Network, build_network
 from bimt_engine.randomness import torch_generator
 from bimt_engine.recipes.shelf import load_recipe
 from bimt_engine.spec import Spec
+from bimt_engine.training.kernel_build import load_kernel
 from bimt_engine.training.loop import Training
 from bimt_engine.training.relocation import Relocation
 from standalone.bench.oracle import Oracle
@@ -57,6 +60,21 @@ class Measured:
 
     def to_json(self) -> dict[str, str | float | int | bool]:
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """As on a machine without a C++ compiler: no kernel is found, neither for steps nor for relocation."""
+    before = os.environ.get("CXX")
+    os.environ["CXX"] = "no-such-compiler"
+    load_kernel.cache_clear()
+    try:
+        yield
+    finally:
+        del os.environ["CXX"]
+        if before is not None:
+            os.environ["CXX"] = before
+        load_kernel.cache_clear()
 
 
 def measure(recipe: str, *, steps: int | None = None, stepper: str = "auto") -> Measured:

@@ -102,6 +102,7 @@ def test_two_memories_are_a_delay_and_a_fading_sum():
     data = make_dataset(TwoMemoriesData(time=5, train=7, test=3), seed=0)
     x, y = data.test_inputs, data.test_targets
     assert x.shape == y.shape == (3, 5, 2)
+    assert data.predicted_positions == (4,)
     np.testing.assert_array_equal(y[:, :, 0], np.pad(x[:, :-1, 0], ((0, 0), (1, 0))))
     fading = np.array([[0.5 ** (t - s) if s <= t else 0.0 for s in range(5)] for t in range(5)])
     np.testing.assert_allclose(y[:, :, 1], x[:, :, 1] @ fading.T)
