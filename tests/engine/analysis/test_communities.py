@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import entropy
+from scipy.sparse.csgraph import laplacian
+from scipy.stats import entropy, kstest
+from sklearn.cluster import SpectralClustering
 
 from bimt_engine.analysis.communities import (
     NULL_KINDS,
+    NULL_SEEDS,
     Layered,
     Slice,
     directed_modularity,
@@ -20,11 +23,13 @@ from bimt_engine.analysis.communities import (
     layered_modularity,
     leiden,
     normalised_cut,
+    null_scores,
     spectral_cut,
 )
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.partitions import relabelled, variation_of_information
+from bimt_engine.analysis.significance import p_value
 from bimt_engine.analysis.subject import Subject
 from tests.engine.analysis.teachers import data_of, teacher
 
@@ -106,6 +111,33 @@ def test_the_normalised_cut_agrees_with_networkx(seed: int) -> None:
     assert normalised_cut(net, labels) == pytest.approx(expected, abs=1e-12)
 
 
+@given(seeds)
+@settings(max_examples=30)
+def test_the_normalised_cut_is_what_scikit_learn_relaxes(seed: int) -> None:
+    """tr(Hᵀ L H), L being the normalised Laplacian that its spectral clustering takes the eigenvectors of."""
+    net = random_net(seed)
+    labels = relabelled(np.random.default_rng(seed).integers(3, size=net.neurons))
+    adjacency = undirected(net)
+    normalised = laplacian(adjacency, normed=True)
+    root = np.sqrt(adjacency.sum(axis=0))
+    indicators = np.stack([root * (labels == g) for g in range(labels.max() + 1)], axis=1)
+    indicators = indicators[:, (indicators**2).sum(axis=0) > 0]
+    indicators /= np.linalg.norm(indicators, axis=0)
+    cut = normalised_cut(net, labels)
+    assert cut == pytest.approx(np.trace(indicators.T @ normalised @ indicators), abs=1e-12)
+    assert cut >= np.linalg.eigvalsh(normalised)[: indicators.shape[1]].sum() - 1e-12
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_the_spectral_cut_is_no_worse_than_scikit_learn_s(groups: int, noise: float) -> None:
+    net = planted(groups, per=3, noise=noise)
+    cut, labels = spectral_cut(net, groups, seed=0)
+    theirs = SpectralClustering(groups, affinity="precomputed", random_state=0).fit_predict(undirected(net))
+    assert cut <= normalised_cut(net, relabelled(theirs)) + 1e-12
+    assert variation_of_information(labels, relabelled(theirs)) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_leiden_never_does_worse_than_the_best_of_all_partitions_it_was_planted_with() -> None:
     net = planted(4)
     labels, score, runs = leiden(net, seeds=range(5))
@@ -184,6 +216,22 @@ def test_rewiring_keeps_degrees_and_nearly_the_strengths(seed: int) -> None:
     assert moved > 5
 
 
+@pytest.mark.slow
+def test_p_of_the_score_is_uniform_when_the_graph_is_itself_drawn_from_the_null() -> None:
+    net = random_net(0, (5, 6, 5), 0.7)
+    generator = np.random.default_rng(0)
+    labels = relabelled(generator.integers(3, size=net.neurons))
+    searched, held = [], []
+    for _ in range(100):
+        drawn = NULL_KINDS["value_shuffle"](net, generator)
+        observed = leiden(drawn, seeds=generator.integers(2**31, size=NULL_SEEDS).tolist())[1]
+        free, fixed = null_scores(drawn, labels, "value_shuffle", 39, generator=generator)
+        searched.append(p_value(observed, free))
+        held.append(p_value(layered_modularity(drawn, labels), fixed))
+    for found in (searched, held):
+        assert kstest(found, "uniform").pvalue > 0.01
+
+
 def test_planted_groups_are_significant_and_random_weights_are_not() -> None:
     planted_graph, random_graph = (graph_of(net) for net in (planted(4, per=3), random_net(0, (9, 9, 9), 0.5)))
     found = find_communities(planted_graph, seeds=5, seed=0, nulls=29)
@@ -210,6 +258,14 @@ def test_a_graph_without_connections_has_no_groups() -> None:
     found = find_communities(Graph((), ()), seeds=3, seed=0)
     assert found["groups"] == []
     assert found["modularity"] is None
+
+
+def undirected(net: Layered) -> np.ndarray:
+    """Weights between neurons, either way: (neurons, neurons), symmetric."""
+    adjacency = np.zeros((net.neurons, net.neurons))
+    for s in net.slices:
+        np.add.at(adjacency, (s.source, s.target), s.weight)
+    return adjacency + adjacency.T
 
 
 def planted(groups: int, *, per: int = 1, noise: float = 0.01) -> Layered:
