@@ -10,9 +10,11 @@ from api.auditing import note
 from api.auth import Access, caller
 from api.comparing import compare, side_of
 from api.door import Noun, answer, binary, text
+from api.errands import NOT_YET, ask, not_yet, unless_failed
 from api.problems import invalid
 from api.resources.jobs import shown as shown_job
 from api.resources.models import reader, version_out
+from api.schemas.errands import ErrandOut, WaitQuery
 from api.schemas.jobs import JobOut
 from api.schemas.models import (
     CompareOut,
@@ -22,6 +24,7 @@ from api.schemas.models import (
     NoteList,
     NoteOut,
     NotesQuery,
+    VerificationOut,
     VersionChange,
     VersionFigurePath,
     VersionGraphQuery,
@@ -210,6 +213,31 @@ def _notes(rows: Session, found: list[Annotation]) -> list[NoteOut]:
         )
         for row in found
     ]
+
+
+# --- looking again ---------------------------------------------------------------------------------------------
+
+
+@api.at(
+    "post",
+    f"{AT}/verify",
+    needs=Access.SUBMIT,
+    answers={200: VerificationOut, 202: NOT_YET},
+    problems=(409,),
+    models=(ErrandOut,),
+)
+def verify_version(path: VersionPath, query: WaitQuery) -> Response:
+    """Have a worker work the claims out again from the stored weights, and say of each whether they agree.
+
+    The version remembers what came out. With 202, ask the address in `Location` again.
+    """
+    with services().database.write() as rows:
+        model, version, run = _own(rows, path)
+        order = {"run_id": run.id, "model_id": model.id, "number": version.number}
+        note(rows, "version.verify", model.id, version=version.number)
+    about = f"{model.id}/{version.number}"
+    outcome = unless_failed(ask("verify", order, about=about, wait=query.wait, once=True))
+    return answer(VerificationOut.model_validate(outcome.answer)) if outcome.is_final else not_yet(outcome)
 
 
 # --- beginning from it ----------------------------------------------------------------------------------------

@@ -236,6 +236,25 @@ class NoteList(Shown):
     items: list[NoteOut]
 
 
+class CheckOut(Shown):
+    """One claim, looked at again."""
+
+    what: str
+    claimed: Any = None
+    found: Any = None
+    agrees: bool
+    needed: bool = Field(description="Whether the version's claims fall with this one.")
+
+
+class VerificationOut(Shown):
+    """What came out when a version's claims were worked out again from its weights."""
+
+    agrees: bool
+    reading: str = Field(description="The outcome in a sentence.")
+    pruned_again: bool
+    checks: list[CheckOut]
+
+
 class ForkIn(Body):
     """What should differ. Nothing: the same training with the same seed."""
 

@@ -21,7 +21,7 @@ from api.problems import Problem
 from api.resources.recipes import complete_spec
 from api.schemas.base import DatasetId, JobId, RunId
 from api.services import services
-from api.web import explaining, reading, signing_in
+from api.web import explaining, reading, shared, signing_in
 from api.web.charts import number
 from api.web.picture import module_tones, network_picture, picture_file
 from bimt_engine.analysis.graph import Graph
@@ -39,6 +39,7 @@ def install(app: Flask) -> None:
     app.register_blueprint(pages)
     app.register_blueprint(signing_in.pages)
     app.register_blueprint(explaining.pages)
+    app.register_blueprint(shared.pages)
     app.context_processor(_common)
     app.jinja_env.filters.update(
         number=number, metric=reading.metric_name, moment=moment, age=age, size=size, duration=duration, code=code

@@ -96,6 +96,7 @@ def test_what_is_open_to_anyone_is_a_short_list(house: House) -> None:
         "GET /login",
         "POST /login",
         "POST /logout",
+        "GET /s/<string:token>",
         "GET /api/v1/s/<string:token>",
         "GET /api/v1/s/<string:token>/graph",
         "GET /api/v1/s/<string:token>/modules",

@@ -225,6 +225,33 @@ def test_a_view_that_the_run_does_not_have_is_refused(house: House) -> None:
         assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, f"/view/{field}")
 
 
+def test_the_page_of_a_link_restores_the_view_and_leads_nowhere_else(house: House) -> None:
+    version = publish(house, visibility="private", card="Look at <b>this</b>.")
+    view = {"module": "B", "connections": 5, "figure": "network.svg", "note": "The sine."}
+    at = "/models/independence/versions/1/shares"
+    token = call(house, "POST", at, "sharer", json={"view": view}).json["token"]
+    page = house.client().get(f"/s/{token}")
+    assert page.status_code == 200
+    assert 'data-first="B"' in page.text
+    assert page.text.count('class="connection ') == 5
+    assert "<details open><summary>network.svg" in page.text
+    assert "The sine." in page.text
+    assert "&lt;b&gt;this" in page.text
+    assert (page.headers["Referrer-Policy"], "noindex" in page.headers["X-Robots-Tag"]) == ("no-referrer", True)
+    assert version["run_id"] not in page.text
+    assert house.client().get(f"/s/{token[:-1]}").status_code == 404
+
+
+def test_a_verification_is_asked_of_a_worker_once(house: House) -> None:
+    publish(house)
+    at = "/models/independence/versions/1/verify?wait=0"
+    first, second = (call(house, "POST", at, "submitter") for _ in range(2))
+    assert (first.status_code, first.json["kind"], first.json["state"]) == (202, "verify", "queued")
+    assert second.json["id"] == first.json["id"]
+    assert first.headers["Location"] == f"/api/v1/errands/{first.json['id']}"
+    assert call(house, "POST", at, "reader").status_code == 403
+
+
 def test_a_changed_link_opens_nothing(house: House) -> None:
     publish(house)
     token = call(house, "POST", "/models/independence/versions/1/shares", "sharer", json={}).json["token"]

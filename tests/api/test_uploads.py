@@ -213,8 +213,13 @@ def test_a_gigabyte_passes_in_constant_memory_resumes_after_a_cut_and_is_stored_
             json.dumps({"name": "large.csv", "bytes": size, "sha256": digest.hexdigest()}).encode(),
         )
         assert again["received"] == size
-        assert ask(port, token, "POST", f"/uploads/{again['id']}/complete", b"{}")["sha256"] == done["sha256"]
+        second = ask(port, token, "POST", f"/uploads/{again['id']}/complete", b"{}")
+        assert second["sha256"] == done["sha256"]
         stored = sum(path.stat().st_size for path in house.stored_files())
+        for first in (done["id"], second["id"]):  # both are looked at after the answer; that must end, too
+            while ask(port, token, "GET", f"/datasets/{first}")["state"] == "checking":
+                time.sleep(1)
+        most = max(most, memory() - idle)
     print(f"{size / 1e6:.0f} MB in {sent:.0f} s, {most / 1e6:.0f} MB above idle, {stored / 1e6:.0f} MB on disk")
     assert most < 150e6
     assert stored == size

@@ -33,5 +33,7 @@ document.addEventListener("keydown", (key) => {
   if (key.key === "Escape" && pressed) press(pressed);
 });
 
-const asked = decodeURIComponent(location.hash).replace("#module-", "");
+// The page of a link says which module it was shared with.
+const first = document.querySelector("ul.modules")?.dataset.first ?? "";
+const asked = decodeURIComponent(location.hash).replace("#module-", "") || first;
 if (cards.some((card) => card.dataset.module === asked)) press(asked);
