@@ -19,6 +19,7 @@ from .errors import (
 )
 from .following import Moment
 from .jobs import Job
+from .models import Model, Version
 from .patience import Patience
 from .recipes import Recipe
 from .runs import Figure, Module, Run
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidFields",
     "Job",
     "JobEnded",
+    "Model",
     "Module",
     "Moment",
     "NotAllowed",
@@ -47,5 +49,6 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unreachable",
+    "Version",
     "WrongField",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from .datasets import Datasets
 from .jobs import Jobs
 from .login import find_login
+from .models import Models
 from .patience import Patience
 from .recipes import Recipes
 from .runs import Runs
@@ -41,6 +42,7 @@ class Client:
         self.recipes = Recipes(self.wire)
         self.jobs = Jobs(self.wire)
         self.runs = Runs(self.wire)
+        self.models = Models(self.wire)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,123 @@
+"""What a person reads: tables, modules in words, and the effects as a small picture. Nothing of it with `--json`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..datasets import Dataset
+from ..runs import Module, Run
+
+Asked = argparse.Namespace
+SHADES = " ░▒▓█"  # none of the loss, a quarter, half, three quarters, all of it
+
+
+def say(asked: Asked, words: str) -> None:
+    """A line for people."""
+    if not asked.json:
+        _console().print(escape(words), soft_wrap=True)
+
+
+def table(asked: Asked, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table without lines; what is absent stays empty. Ids are never cut."""
+    if asked.json:
+        return
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    for number, name in enumerate(head):
+        drawn.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        drawn.add_row(*("" if value is None else escape(str(value)) for value in row))
+    _console().print(drawn if drawn.row_count else Text("none", style="dim"))
+
+
+def dataset(asked: Asked, found: Dataset) -> None:
+    say(asked, f"{found.id}  {found.name}: {found.rows} rows, {found.columns} columns")
+    roles = found.roles or {}
+    if roles:
+        inputs = "all others" if roles.get("inputs") is None else ", ".join(roles["inputs"])
+        say(asked, f"{roles.get('task')} of {', '.join(roles.get('targets', []))} from {inputs}")
+
+
+def runs(asked: Asked, found: Sequence[Run]) -> None:
+    metric = next((run.test_metric_name for run in found if run.test_metric_name), "test")
+    rows = [
+        (
+            run.id,
+            run.seed,
+            number(run.cost_strength),
+            run.state,
+            number(run.test_metric),
+            run.connections,
+            run.modules_found,
+            number(run.modularity, digits=2),
+            number(run.selectivity, digits=2),
+        )
+        for run in found
+    ]
+    table(asked, ("run", "seed", "λ", "state", metric, "connections", "modules", "Q", "selectivity"), rows)
+
+
+def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> None:
+    """A run: what sums it up, its modules in words, and what each does to every target."""
+    if asked.json:
+        return
+    console = _console()
+    console.print(f"[bold]{escape(found.id)}[/]  seed {found.seed}")
+    facts = {
+        found.test_metric_name or "test": number(found.test_metric),
+        "connections kept": found.connections,
+        "connection cost": number(found.connection_cost),
+        "modularity Q": number(found.modularity, digits=2),
+        "selectivity": number(found.selectivity, digits=2),
+    }
+    for name, value in facts.items():
+        if value not in (None, ""):
+            console.print(f"  {name:22} {value}")
+    console.print()
+    for module in modules:
+        console.print(f"  {escape(str(module))}", soft_wrap=True)
+    console.print()
+    console.print(picture(modules))
+    console.print(f"\n  [dim]{escape(page)}[/]", soft_wrap=True)
+
+
+def picture(modules: Sequence[Module]) -> Table:
+    """The effects as a matrix: how much of what every target can lose it loses without the module."""
+    targets = list(dict.fromkeys(target for module in modules for target in share_of(module)))
+    drawn = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    drawn.add_column("  set to its mean", no_wrap=True)
+    for target in targets:
+        drawn.add_column(escape(target), justify="left", no_wrap=True)
+    for module in modules:
+        shares = share_of(module)
+        drawn.add_row(f"  module {escape(module.name)}", *(cell(shares.get(target)) for target in targets))
+    return drawn
+
+
+def share_of(module: Module) -> dict[str, float]:
+    """Target → what it loses when the module is held at its mean, as the service measured it."""
+    effects = module.effects or {}
+    measured = effects.get("mean") if isinstance(effects.get("mean"), dict) else effects
+    return {name: float(value) for name, value in (measured or {}).items() if isinstance(value, int | float)}
+
+
+def cell(value: float | None) -> Text:
+    """One number with its shade."""
+    if value is None:
+        return Text("")
+    shade = SHADES[min(len(SHADES) - 1, max(0, round(min(1.0, abs(value)) * (len(SHADES) - 1))))]
+    return Text(f"{shade * 4} {value:.2f}")
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
+
+
+def _console() -> Console:
+    return Console(highlight=False)

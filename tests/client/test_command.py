@@ -1,0 +1,249 @@
+"""`bimt` as people and scripts use it: in a pseudo-terminal, in a pipe, and with its answers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bimt.bars import LineBar, duration, in_words
+from bimt.command.main import EXIT_CODES, VERBS
+from bimt.following import Moment
+from tests.client.conftest import TINY
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIMT = [sys.executable, "-m", "bimt.command"]
+
+
+class Terminal:
+    """A command in a pseudo-terminal, as a person has one before them."""
+
+    def __init__(self, words: list[str], environ: dict[str, str]) -> None:
+        self.text = ""
+        self.leader, follower = pty.openpty()
+        self.popen = subprocess.Popen(
+            words, stdin=follower, stdout=follower, stderr=follower, env=environ, start_new_session=True
+        )
+        os.close(follower)
+
+    def until(self, pattern: str, seconds: float = 60) -> str:
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text
+            assert self._read(1.0) or self.popen.poll() is None, self.text
+        return self.text
+
+    def type(self, text: str) -> None:
+        os.write(self.leader, text.encode())
+
+    def end(self, seconds: float = 60) -> int:
+        deadline = time.monotonic() + seconds
+        while self._read(0.2) or self.popen.poll() is None:
+            assert time.monotonic() < deadline, self.text
+        os.close(self.leader)
+        return self.popen.wait()
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self.leader], [], [], seconds)[0]:
+            return False
+        try:
+            piece = os.read(self.leader, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.text += piece.decode("utf-8", "replace")
+        return bool(piece)
+
+
+@pytest.fixture
+def environ(service, tmp_path) -> dict[str, str]:
+    """Logged in to the service, in a home of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
+    return kept | {
+        "PYTHONPATH": str(REPOSITORY / "client"),
+        "BIMT_LOGIN_FILE": str(tmp_path / "login.json"),
+        "BIMT_URL": service.address,
+        "BIMT_TOKEN": service.token,
+        "TERM": "xterm",
+        "COLUMNS": "120",
+    }
+
+
+@pytest.fixture
+def bimt(environ, tmp_path):
+    """Run the command to its end in a pipe."""
+
+    def call(*words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*BIMT, *words], env=environ | more, cwd=tmp_path, input=given, capture_output=True, text=True, timeout=120
+        )
+
+    return call
+
+
+def said(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_the_road_of_a_script_from_file_to_pictures(bimt, table, tmp_path):
+    dataset = json.loads(said(bimt("upload", str(table), "--target", "price", "--task", "regression", "--json")))
+    assert dataset["rows"] == 40
+    spec = {name: part for name, part in TINY.items() if name != "dataset"}
+    words = ("submit", "--spec", "-", "--dataset", dataset["id"], "--seeds", "0-1", "--name", "houses", "--json")
+    job = json.loads(said(bimt(*words, given=json.dumps(spec))))
+    assert job["runs"] == 2
+    ended = json.loads(said(bimt("watch", job["id"], "--json")))
+    assert ended["state"] == "succeeded"
+    runs = json.loads(said(bimt("runs", job["id"], "--json")))
+    assert [run["seed"] for run in runs] == [0, 1]
+    shown = said(bimt("show", runs[0]["id"]))
+    assert "module A reads" in shown
+    assert "connections kept" in shown
+    assert re.search(r"module A +[ ░▒▓█]{4} \S+", shown), shown
+    written = said(bimt("pull", runs[0]["id"], "here")).split()
+    assert "here/figures/network.svg" in written
+    assert (tmp_path / "here" / "weights.safetensors").stat().st_size > 1000
+    assert job["id"] in said(bimt("jobs", "houses"))
+    assert dataset["id"] in said(bimt("datasets", "houses"))
+    assert said(bimt("open", runs[0]["id"], "--print")).strip().endswith(f"/runs/{runs[0]['id']}")
+    assert "independence" in said(bimt("recipes"))
+
+
+def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, service, tmp_path):
+    for name in ("BIMT_URL", "BIMT_TOKEN"):
+        del environ[name]
+    terminal = Terminal([*BIMT, "login", service.address], environ)
+    terminal.until("token: ")
+    terminal.type(f"{service.token}\n")
+    assert terminal.end() == 0, terminal.text
+    assert "and may admin" in terminal.text
+    assert service.token not in terminal.text, "what is typed is not shown"
+    assert (tmp_path / "login.json").stat().st_mode & 0o777 == 0o600
+    after = subprocess.run([*BIMT, "jobs"], env=environ, capture_output=True, text=True)
+    assert after.returncode == 0, after.stderr
+    gone = subprocess.run([*BIMT, "login", "--forget"], env=environ, capture_output=True, text=True)
+    assert (gone.returncode, gone.stdout) == (0, "Forgotten.\n")
+
+
+def test_a_watched_job_has_a_bar_and_ends_with_its_runs(environ, client):
+    job = client.jobs.submit(spec=TINY, name="bar")
+    terminal = Terminal([*BIMT, "watch", job.id], environ)
+    assert terminal.end(120) == 0, terminal.text
+    assert "━" in terminal.text
+    assert "bar has succeeded." in terminal.text
+    assert job.runs()[0].id in terminal.text
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(environ, long_job):
+    job = long_job()
+    terminal = Terminal([*BIMT, "watch", job.id], environ)
+    terminal.until("long")
+    terminal.popen.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert f"bimt watch {job.id}" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert job.refresh().state in ("queued", "running")
+
+
+def test_exit_codes_are_those_that_the_help_lists(bimt, client, long_job, tmp_path):
+    listed = {int(code) for code in re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)}
+    job = long_job()
+    job.cancel()
+    nobody = {"BIMT_URL": "http://127.0.0.1:9"}
+    found = {
+        0: bimt("jobs"),
+        1: bimt("show", "run_" + "0" * 26),
+        2: bimt("submit", "--seeds", "none"),
+        4: bimt("jobs", BIMT_TOKEN="bimt_nobody"),
+        5: bimt("watch", job.id),
+        3: subprocess.run(
+            [*BIMT, "login", "127.0.0.1:9", "--with-token", "x"],
+            env=os.environ
+            | nobody
+            | {"PYTHONPATH": str(REPOSITORY / "client"), "BIMT_LOGIN_FILE": str(tmp_path / "x")},
+            capture_output=True,
+            text=True,
+        ),
+    }
+    assert {code: done.returncode for code, done in found.items()} == {code: code for code in found}
+    assert listed == {*found, 130}
+    for code, done in found.items():
+        assert "Traceback" not in done.stderr
+        assert code in (0, 2) or done.stderr.startswith("bimt: ")
+
+
+def test_wrong_fields_are_named_with_their_pointers_for_people_and_for_programs(bimt):
+    words = ("submit", "--recipe", "independence", "--priority", "12", "--tag", "no good")
+    text = said(bimt(*words), 1)
+    assert "/priority" in text
+    assert "/tags/0" in text
+    told = json.loads(said(bimt(*words, "--json"), 1))
+    assert [field["pointer"] for field in told["fields"]] == ["/priority", "/tags/0"]
+
+
+def test_a_file_that_is_not_there_is_a_sentence(bimt):
+    assert "nowhere.csv" in said(bimt("upload", "nowhere.csv"), 1)
+    assert "is no JSON" in said(bimt("submit", "--spec", "-", given="{"), 1)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(environ):
+    command = f"{' '.join(BIMT)} recipes | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], env=environ, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+# --- completion and words ------------------------------------------------------------------------------------
+
+
+def completed(bimt, *words: str) -> list[str]:
+    """What bash offers after these words."""
+    script = said(bimt("completion", "bash"))
+    listed = " ".join(f"'{word}'" for word in ("bimt", *words))
+    ask = f'COMP_WORDS=({listed}); COMP_CWORD={len(words)}; _bimt; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_completes_verbs_and_options(bimt):
+    assert completed(bimt, "s") == ["submit", "show", "share"]
+    assert set(completed(bimt, "")) == {verb.name for verb in VERBS}
+    assert "--cost-strengths" in completed(bimt, "submit", "--")
+    assert completed(bimt, "completion", "f") == ["fish"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_read_their_script(bimt, shell, tmp_path):
+    text = said(bimt("completion", shell))
+    assert all(verb.name in text for verb in VERBS)
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here to read it")
+    path = tmp_path / "script"
+    path.write_text(text)
+    subprocess.run([shell, "-n", str(path)], check=True)
+
+
+def test_a_moment_is_told_in_words():
+    assert in_words(Moment(1, "queued", 0.0, queue_position=0)) == "next in the queue"
+    assert in_words(Moment(1, "queued", 0.0, queue_position=2)) == "2 before it in the queue"
+    running = Moment(2, "running", 0.4, eta_seconds=200.0, losses={"test_prediction_loss": 0.0312}, note="seed 2")
+    assert in_words(running) == "seed 2 · loss 0.0312 · 3 min to go"
+    assert [duration(s) for s in (0.2, 59, 100, 4000, 86400 * 3)] == ["a moment", "59 s", "2 min", "67 min", "3 d"]
+
+
+def test_in_a_notebook_the_bar_is_one_line_written_over_itself(capsys):
+    bar = LineBar("job", sys.stderr)
+    bar(Moment(1, "running", 0.5, note="a long note about something"))
+    bar(Moment(2, "succeeded", 1.0))
+    first, second = capsys.readouterr().err.split("\r")[1:]
+    assert first.startswith("job ████████████░░░░░░░░░░░░  50 %")
+    assert len(second) == len(first)
