@@ -2,6 +2,7 @@
 
 from .datasets import Dataset
 from .errors import (
+    AnswerFailed,
     BimtError,
     Conflict,
     InvalidFields,
@@ -26,6 +27,7 @@ from .runs import Figure, Module, Run
 from .service import Client
 
 __all__ = [
+    "AnswerFailed",
     "BimtError",
     "Client",
     "Conflict",

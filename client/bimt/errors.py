@@ -4,6 +4,7 @@ BimtError
   Refused          the service answered, and said no: its sentence, and every wrong field
     NotAllowed, NotFound, Conflict, TooLarge, InvalidFields, TooMany, ServiceFault
   Unreachable      nobody answered
+  AnswerFailed     a question to a network found no answer
   JobEnded         a job that was waited for failed or was cancelled
   NotLoggedIn      no address or no token was given
   NotInstalled     something that is optional is needed now
@@ -123,6 +124,10 @@ class NotLoggedIn(BimtError):
 
 class NotInstalled(BimtError, ImportError):
     """A package that only some need is needed now."""
+
+
+class AnswerFailed(BimtError):
+    """A question to a network that no worker could answer."""
 
 
 class JobEnded(BimtError):

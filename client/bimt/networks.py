@@ -79,15 +79,19 @@ class LoadedNetwork(nn.Module):
     def predict(self, x: Tensor | Sequence[Any]) -> Tensor:
         """What the service would predict for these rows, as they stand in the data.
 
-        Regression: values of the targets. Classification: the score of every class, before softmax.
+        Regression: values of the targets. Classification: the probability of every class.
         """
         if self.data["tokens"] is not None:
-            scores: Tensor = self(torch.as_tensor(x, dtype=torch.int64))
-            return scores
+            return self._said(self(torch.as_tensor(x, dtype=torch.int64)))
         rows = torch.as_tensor(x, dtype=torch.float64)
         if self.data["input_scaling"]:
             rows = (rows - self.get_buffer("input_mean")) / self.get_buffer("input_std")
-        outputs: Tensor = self(rows)
+        return self._said(self(rows))
+
+    def _said(self, outputs: Tensor) -> Tensor:
+        """What the network computes, in the units of the data."""
+        if self.data["task"] == "classification":
+            return outputs.softmax(-1)
         if self.data["target_scaling"]:
             outputs = outputs * self.get_buffer("target_std") + self.get_buffer("target_mean")
         return outputs

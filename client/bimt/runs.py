@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -162,6 +162,24 @@ class Run(Thing):
     def snapshots(self) -> Iterator[dict[str, Any]]:
         """The steps of which the network is kept, oldest first."""
         return self.wire.items(f"/runs/{self.id}/snapshots")
+
+    # --- questions to the network -------------------------------------------------------------------------
+
+    def predict(self, rows: Sequence[Any], *, network: Literal["pruned", "trained"] = "pruned") -> dict[str, Any]:
+        """What the network says of some rows, in the units of the data, computed by the service.
+
+        rows   lists in the order of the features, or objects by their names
+        Gives `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`.
+        """
+        body = {"inputs": [row if isinstance(row, dict) else list(row) for row in rows], "network": network}
+        return dict(self.wire.ask(f"/runs/{self.id}/predict", body))
+
+    def intervene(self, **asked: Any) -> dict[str, Any]:
+        """What becomes of every metric and output when something inside is changed; nothing is modified.
+
+        asked   `trials`, a list of lists of changes, or `each`: one trial for every part of a kind
+        """
+        return dict(self.wire.ask(f"/runs/{self.id}/interventions", asked))
 
     # --- the network itself -----------------------------------------------------------------------------
 

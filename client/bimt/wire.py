@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from .errors import Refused, Unreachable, refusal
+from .errors import AnswerFailed, Refused, Unreachable, refusal
 from .patience import Patience
 
 API = "/api/v1"
@@ -66,6 +66,21 @@ class Wire:
         headers = {"Idempotency-Key": key} if key else {}
         response = self.send("POST", path, json=body, headers=headers, repeatable=repeatable or key is not None)
         return response.json() if response.content else None
+
+    def ask(self, path: str, body: Any) -> Any:
+        """The answer to a question that a worker works on: at once, or as soon as it is there.
+
+        Asking twice does no harm: the same question has the same answer. Raises AnswerFailed with the worker's reason.
+        """
+        response = self.send("POST", path, json=body, repeatable=True)
+        if response.status_code != 202:
+            return response.json()
+        errand = response.json()
+        while errand["state"] in ("queued", "running"):
+            errand = self.get(f"/errands/{errand['id']}", wait=20)
+        if errand["state"] != "succeeded":
+            raise AnswerFailed(f"The question could not be answered: {errand.get('reason') or errand['state']}")
+        return errand["answer"]
 
     def put(self, path: str, body: Any) -> Any:
         response = self.send("PUT", path, json=body)

@@ -101,10 +101,9 @@ def picture(modules: Sequence[Module]) -> Table:
 
 
 def share_of(module: Module) -> dict[str, float]:
-    """Target → what it loses when the module is held at its mean, as the service measured it."""
-    effects = module.effects or {}
-    measured = effects.get("mean") if isinstance(effects.get("mean"), dict) else effects
-    return {name: float(value) for name, value in (measured or {}).items() if isinstance(value, int | float)}
+    """Target → the share of its variance that it loses when the module is held at its mean."""
+    measured = {target: found.get("mean") for target, found in (module.effects or {}).items()}
+    return {target: float(value) for target, value in measured.items() if value is not None}
 
 
 def cell(value: float | None) -> Text:

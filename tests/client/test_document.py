@@ -1,0 +1,46 @@
+"""docs/client.md as it is written: every example runs, one after the other, and its exit codes are the command's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bimt.command.main import EXIT_CODES, VERBS, parser
+
+pytest.importorskip("torch")
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+
+
+def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BIMT_URL", service.address)
+    monkeypatch.setenv("BIMT_TOKEN", service.token)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    for number, example in enumerate(examples):
+        exec(compile(example, f"example {number}", "exec"), names)
+    names["client"].close()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "admin"
+    assert "40 ['rooms', 'age']" in printed
+    assert "succeeded 2" in printed
+    assert "True" in printed
+    assert "1500" in printed
+    assert "('price',)" in printed
+    assert printed[-1] == "['/seeds/0', '/priority']"
+    assert (tmp_path / "network.svg").stat().st_size > 1000
+
+
+def test_the_commands_of_the_document_are_read_by_the_parser():
+    lines = re.findall(r"^bimt (.+)$", DOCUMENT, re.MULTILINE)
+    named = [parser().parse_args(line.split()).verb for line in lines]
+    assert len(named) == 9
+    assert set(named) <= {verb.name for verb in VERBS}
+
+
+def test_the_exit_codes_of_the_document_are_those_of_the_help():
+    table = dict(re.findall(r"^\| (\d+) \| (.+) \|$", DOCUMENT, re.MULTILINE))
+    assert table == dict(re.findall(r"^  (\d+) +(.+)$", EXIT_CODES, re.MULTILINE))

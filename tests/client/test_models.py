@@ -1,0 +1,99 @@
+"""Models: publish, find, load, share, fork and compare, against a real service."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import zipfile
+
+import pytest
+
+from bimt import NotFound
+from tests.client.conftest import TINY
+from tests.client.test_command import bimt, environ, said  # noqa: F401 - fixtures are found by name
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def version(client, run):
+    return client.models.publish(run, "squares-and-sums", card="Two formulas.")
+
+
+def test_a_published_run_is_found_by_its_evidence(client, version, run):
+    assert (version.model, version.number, version.run_id) == ("squares-and-sums", 1, run.id)
+    found = {model.name for model in client.models.search(min_modules=1, max_connections=1000)}
+    assert "squares-and-sums" in found
+    assert not list(client.models.search("squares", min_modules=1000))
+    assert client.models.get("squares-and-sums").version().card == "Two formulas."
+
+
+def test_versions_are_found_by_number_and_by_word(client, version, trained):
+    second = client.models.publish(trained.runs()[1], "squares-and-sums")
+    model = client.models.get("squares-and-sums")
+    assert (second.number, model.versions) == (2, 2)
+    model.point("best", 1)
+    assert client.models.version("squares-and-sums@best").run_id == version.run_id
+    assert client.models.version("squares-and-sums").number == 2
+
+
+def test_a_loaded_model_gives_the_numbers_of_its_run(client, version, run):
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(10, 3)
+    assert torch.equal(client.models.version("squares-and-sums@1").load()(x), run.load()(x))
+    assert torch.equal(version.load()(x), run.load()(x))
+
+
+def test_a_link_shows_the_version_until_it_is_revoked(client, version):
+    link = version.share(note="Look at module A.")
+    with urllib.request.urlopen(f"{client.url}/api/v1/s/{link['token']}") as answer:
+        shown = json.load(answer)
+    assert (shown["model"], shown["view"]["note"]) == ("squares-and-sums", "Look at module A.")
+    assert link["id"] in {share["id"] for share in client.models.get("squares-and-sums").shares()}
+    client.models.revoke_share(link["id"])
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{client.url}/api/v1/s/{link['token']}")
+
+
+def test_a_fork_is_a_job_with_the_changed_spec(version):
+    job = version.fork({"training": {"steps": 7}}, name="forked")
+    assert job.spec["training"]["steps"] == 7
+    assert job.spec["network"]["hidden"] == TINY["network"]["hidden"]
+    job.cancel()
+
+
+def test_two_runs_are_compared(client, trained, version):
+    first, second = trained.runs()
+    compared = client.models.compare(first, second)
+    assert [compared[side]["run_id"] for side in ("a", "b")] == [first.id, second.id]
+    assert client.models.compare(version, second)["a"]["run_id"] == version.run_id
+
+
+def test_notes_have_authors(version):
+    version.annotate("It squares.", about="module", target="A")
+    assert [(note["target"], note["text"]) for note in version.annotations()] == [("A", "It squares.")]
+
+
+def test_a_bundle_is_a_whole_zip_file(version, tmp_path):
+    names = zipfile.ZipFile(version.bundle(tmp_path / "all.zip")).namelist()
+    assert any(name.endswith("weights.safetensors") for name in names)
+
+
+def test_the_command_line_publishes_and_shares(bimt, client, run, tmp_path):  # noqa: F811
+    (tmp_path / "card.md").write_text("By hand.")
+    assert "by-hand version 1 is" in said(bimt("publish", run.id, "by-hand", "--card", "card.md"))
+    assert client.models.version("by-hand").card == "By hand."
+    assert said(bimt("share", "by-hand", "--days", "1")).startswith(client.url)
+
+
+def test_a_model_that_is_not_there_is_said_to_be_absent(client):
+    with pytest.raises(NotFound):
+        client.models.get("nothing-of-this-name")
+
+
+def test_the_service_predicts_what_the_loaded_network_predicts(client, run):
+    if "/api/v1/runs/{run_id}/predict" not in client.wire._http.get(f"{client.url}/openapi.json").json()["paths"]:
+        pytest.skip("this service answers no questions yet")
+    rows = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(5, 3)
+    answer = run.predict(rows.tolist())
+    assert answer["targets"] == ["y1", "y2"]
+    torch.testing.assert_close(torch.tensor(answer["outputs"]).double(), run.load().predict(rows), atol=1e-6, rtol=0)
