@@ -11,7 +11,8 @@ import pytest
 from bimt.command.main import EXIT_CODES, VERBS, parser
 
 pytest.importorskip("torch")
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENT = (DOCUMENTS / "client.md").read_text(encoding="utf-8")
 
 
 def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatch, capsys):
@@ -32,6 +33,21 @@ def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatc
     assert "('price',)" in printed
     assert printed[-1] == "['/seeds/0', '/priority']"
     assert (tmp_path / "network.svg").stat().st_size > 1000
+
+
+def test_the_example_of_the_readme_runs(service, capsys):
+    readme = (DOCUMENTS.parent / "README.md").read_text(encoding="utf-8")
+    [example] = [
+        each for each in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE) if "Client" in each
+    ]
+    for written, meant in (("http://127.0.0.1:8080", service.address), ("bimt_…", service.token), ("[0, 1, 2]", "[0]")):
+        assert written in example
+        example = example.replace(written, meant)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    names["client"].close()
+    assert "module A reads x1 and x3, decides y1" in capsys.readouterr().out
+    assert names["network"].target_names == ("y1", "y2")
 
 
 def test_the_commands_of_the_document_are_read_by_the_parser():
