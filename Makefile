@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence openapi tree migration fuzz load lock clean
+.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence methods openapi tree migration fuzz load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; w
 
 evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
 	@$(PY) -m standalone.reports.evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+
+methods: env  ## vanilla, L1 and BIMT, relaid before their wiring is compared; SEEDS=n; writes reports/methods.json
+	@$(PY) -m standalone.reports.methods $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m standalone bench

@@ -18,6 +18,7 @@ from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules import examine_modules
 from bimt_engine.analysis.pruning import Pruned, prune
 from bimt_engine.analysis.readout import readout
+from bimt_engine.analysis.relaying import relay
 from bimt_engine.analysis.subject import Subject
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.network import Network
@@ -109,7 +110,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     progress(0.93, "readout")
     read = readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed)
     progress(0.98, "summing up")
-    metrics = _metrics(subject, spec, pruned) | {
+    metrics = _metrics(subject, spec, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,
         "verdict": report.verdict,
@@ -121,7 +122,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read)
 
 
-def _metrics(subject: Subject, spec: Spec, pruned: Pruned) -> dict[str, float | int | bool | str | None]:
+def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[str, float | int | bool | str | None]:
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, float | int | bool | str | None] = {
         "connections": pruned.chosen.connections,
@@ -151,6 +152,8 @@ def _metrics(subject: Subject, spec: Spec, pruned: Pruned) -> dict[str, float | 
     priced = prices(subject.wiring, shapes, spec.training.cost, bias_cost=bias_cost)
     for name, values in (("connection_cost", pruned.values), ("trained_connection_cost", trained)):
         found[name] = float(sum((priced[p].numpy() * np.abs(values[p])).sum() for p in priced))
+    for prefix, network in (("", pruned.network), ("trained_", subject.network)):
+        found |= {f"{prefix}{name}": value for name, value in relay(network, seed=seed).document().items()}
     found["trained_connections"] = pruned.curve[0].connections
     return found
 

@@ -25,6 +25,7 @@ METRICS = (
     ("trained_connections", "connections before pruning"),
     ("faithfulness", "faithfulness to the unpruned network"),
     ("connection_cost", "connection cost"),
+    ("wiring_efficiency", "wiring / shortest wiring found (1: none shorter)"),
     ("random_mask_loss", "loss of as many connections kept at random"),
 )
 

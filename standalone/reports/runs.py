@@ -57,8 +57,10 @@ def answer(question: Question) -> Row:
 
     kept          where nothing is pruned, how many connections the trained network uses (standalone/reports/kept.py).
     seconds_cpu   CPU time of training and of the evidence, each without loading the data.
+    wiring        of the trained network, as it lies and relaid.
     """
     from bimt_engine.analysis.evidence import gather_evidence
+    from bimt_engine.analysis.relaying import relay
     from bimt_engine.analysis.subject import Subject
     from bimt_engine.analysis.thresholding import CUTS, threshold
     from bimt_engine.datasets.catalogue import make_dataset
@@ -77,6 +79,7 @@ def answer(question: Question) -> Row:
         "stepper": training.stepper_name,
         "seconds_cpu": {"training": trained - began},
         "trained": history[-1],
+        "wiring": relay(training.network, seed=seed).document(),
         "history": history,
     }
     if question.evidence:

@@ -14,6 +14,7 @@ import torch
 from bimt_engine.datasets.catalogue import make_dataset
 from bimt_engine.spec import EvidenceSpec, MlpNetwork
 from bimt_engine.training.loop import Training
+from standalone.reports import methods
 from standalone.reports.kept import kept_connections
 from standalone.reports.page import write_page
 from standalone.reports.reproduce import merge, summary
@@ -75,3 +76,17 @@ def test_a_report_on_one_recipe_keeps_the_others(tmp_path: Path) -> None:
     merge(path, {"one": 1, "two": 2})
     assert merge(path, {"two": 3}) == {"one": 1, "two": 3}
     assert json.loads(path.read_text(encoding="utf-8")) == {"one": 1, "two": 3}
+
+
+def test_every_method_is_relaid_before_its_wiring_is_told() -> None:
+    told = []
+    for method in ("l1", "bimt"):
+        (question,) = methods.asked(method, 1)
+        short = question.spec.training.model_copy(update={"steps": 400})
+        told.append(answer(replace(question, spec=question.spec.model_copy(update={"training": short}))))
+    report = {row["recipe"].removeprefix("independence_"): methods.summary([row]) for row in told}
+    assert report["l1"]["relaid_wiring"]["median"] < report["l1"]["wiring"]["median"]
+    assert report["l1"]["wiring_efficiency"]["median"] > 1.5
+    assert 1.0 <= report["bimt"]["wiring_efficiency"]["median"] < report["l1"]["wiring_efficiency"]["median"]
+    assert set(methods.METHODS) == {"vanilla", "l1", "l1_local", "l1_swap", "bimt"}
+    assert methods.table(report).row_count == 2

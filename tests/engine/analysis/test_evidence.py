@@ -27,6 +27,9 @@ def test_every_architecture_gives_its_evidence_as_json(architecture: str) -> Non
     assert Graph.from_json(document["graph"]) == evidence.graph
     assert document["metrics"]["connections"] == len(document["graph"]["edges"])
     assert document["metrics"]["modules"] == len(document["modules"])
+    for prefix in ("", "trained_"):
+        assert document["metrics"][f"{prefix}wiring"] >= document["metrics"][f"{prefix}relaid_wiring"] >= 0
+    assert (document["metrics"]["wiring_efficiency"] or 1.0) >= 1.0
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     assert heard[0] >= 0
