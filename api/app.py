@@ -23,6 +23,7 @@ from api.openapi import finished
 from api.problems import Problem, field_errors, fields_problem
 from api.resources import (
     datasets,
+    derived,
     jobs,
     machine,
     models,
@@ -102,7 +103,21 @@ def create_app(
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)
-    nouns = (datasets, uploads, recipes, jobs, runs, questions, models, versions, shares, people, teams, machine)
+    nouns = (
+        datasets,
+        uploads,
+        recipes,
+        jobs,
+        runs,
+        derived,
+        questions,
+        models,
+        versions,
+        shares,
+        people,
+        teams,
+        machine,
+    )
     for noun in nouns:
         app.register_api(noun.api)
     pages.install(app)

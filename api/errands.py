@@ -67,9 +67,12 @@ def wait_for(errand_id: str, *, seconds: float) -> Outcome:
         return errands.outcome(rows, team_id, errand_id)
 
 
-def unless_failed(outcome: Outcome) -> Outcome:
-    """The same. Raises the problem of an errand that was refused, has failed or was cancelled."""
-    if outcome.refusal is not None:
+def unless_failed(outcome: Outcome, status: int = 422) -> Outcome:
+    """The same. Raises the problem of an errand that was refused, has failed or was cancelled.
+
+    status   of a refusal: 422 where fields were sent, 409 where the thing itself does not allow it
+    """
+    if outcome.refusal is not None and status == 422:
         told = [wrong(pointer, sentence) for pointer, sentence in outcome.refusal["problems"]]
         raise Problem("invalid-fields", outcome.refusal["detail"], told or [wrong("", outcome.refusal["detail"])])
     if outcome.state in ("failed", "cancelled"):

@@ -34,7 +34,7 @@ class SharedBench:
         with self.lock:
             if self.process is None or not self.process.alive:
                 self.process = EngineProcess(self.folder, command=BENCH, called="bench")
-                assert self.process.hear(120) == {"say": "ready"}
+                assert self.process.hear(240) == {"say": "ready"}
             return self.process
 
     def end(self) -> None:

@@ -166,7 +166,7 @@ def as_document_of_the_run(session: Session, claim: Claim, said: Said, *, now: d
 def as_document_of_the_job(session: Session, claim: Claim, said: Said, *, now: datetime) -> None:
     """The job keeps it under the name of the errand, with the runs that it is about."""
     errands.answered(session, claim, said.document, now=now)
-    kept = {"run_ids": claim.spec["run_ids"], "document": said.document}
+    kept = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"], "document": said.document}
     jobs.add_body(session, claim.spec["job_id"], claim.kind, kept)
 
 
@@ -186,8 +186,8 @@ KINDS: dict[str, Kind] = {
     "probe": Kind(needs=("network",), keep=as_files_of_the_run),
     "pareto": Kind(needs=("runs",), keep=as_document_of_the_job),
     "stability": Kind(needs=("runs",), keep=as_document_of_the_job),
-    "module": Kind(needs=("network", "modules"), keep=as_files_of_the_run, seconds=300),
-    "onnx": Kind(needs=("network",), keep=as_files_of_the_run, seconds=300),
+    "module": Kind(needs=("network", "modules"), keep=as_files_of_the_run, seconds=600),
+    "onnx": Kind(needs=("network",), keep=as_files_of_the_run, seconds=600),
     "film": Kind(needs=("network", "documents", "training"), keep=as_files_of_the_run, seconds=600),
     "verify": Kind(needs=("network", "documents"), keep=as_verification, seconds=1800),
 }

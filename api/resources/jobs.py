@@ -81,6 +81,18 @@ def get_job(path: JobPath) -> Response:
         return answer(shown(here, rows, jobs.get(rows, caller().team_id, path.job_id)))
 
 
+@api.at("delete", "/jobs/<string:job_id>", needs=Access.SUBMIT, answers={204: None}, problems=(409,))
+def delete_job(path: JobPath) -> Response:
+    """Forget an ended job with all that its runs found; bytes that nothing else needs are freed.
+
+    A job with a published run is kept: delete the model first.
+    """
+    with services().database.write() as rows:
+        jobs.delete(rows, caller().team_id, path.job_id)
+        note(rows, "job.delete", path.job_id)
+    return Response(status=204)
+
+
 @api.at("post", "/jobs/<string:job_id>/cancel", needs=Access.SUBMIT, answers={202: JobOut}, problems=(409,))
 def cancel_job(path: JobPath) -> Response:
     """Ask for its end. A waiting job ends at once, a running one within a second or two."""

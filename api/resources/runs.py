@@ -32,6 +32,17 @@ from store import progress, runs
 
 api = Noun("runs", "One network, trained with one seed and one cost strength, and what was found in it.")
 
+# What runs are searched by, as store.runs.with_evidence names it.
+EVIDENCE = {
+    "min_modules",
+    "max_modules",
+    "max_connections",
+    "min_modularity",
+    "min_selectivity",
+    "method",
+    "dataset_kind",
+}
+
 
 @api.at("get", "/jobs/<string:job_id>/runs", needs=Access.READ, answers={200: RunPage})
 def list_runs(path: JobPath) -> Response:
@@ -43,14 +54,13 @@ def list_runs(path: JobPath) -> Response:
 
 @api.at("get", "/runs", needs=Access.READ, answers={200: RunPage})
 def list_all_runs(query: RunsQuery) -> Response:
-    """The team's runs, newest first."""
+    """The team's runs, newest first, narrowed to those in which so much was found."""
     with services().database.read() as rows:
         page = runs.page(
             rows,
             caller().team_id,
             state=query.state,
-            min_modules=query.min_modules,
-            max_connections=query.max_connections,
+            **query.model_dump(include=EVIDENCE),
             after=key_of(query.after),
             limit=query.limit,
         )

@@ -25,7 +25,12 @@ class RunsQuery(Query):
 
     state: JobState | None = None
     min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
     max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
+    min_selectivity: float | None = Field(default=None, ge=0, le=1)
+    method: str | None = Field(default=None, max_length=32, description="vanilla, l1, l1_local, l1_swap or bimt.")
+    dataset_kind: str | None = Field(default=None, max_length=32, description="formula, uploaded, modular_addition …")
     after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
     limit: int = Field(default=50, ge=1, le=200)
 

@@ -24,7 +24,11 @@ BODIES: dict[str, dict[str, object]] = {
     "/versions/<string:version>": {"card": "anew"},
 }
 # Addresses that would wait for a worker; there is none.
-WAITING = ("/interventions", "/predict", "/errands/<string:errand_id>")
+WAITING = (
+    *("/interventions", "/predict", "/errands/<string:errand_id>", "/embedding", "/probe", "/film.mp4", "/film.gif"),
+    *("/runs/<string:run_id>/model.onnx", "/<string:module>/model.onnx", "/<string:module>/weights.safetensors"),
+    *("/pareto", "/stability"),
+)
 
 
 def things(house: House, team: str = "ours") -> dict[str, str]:
@@ -48,7 +52,7 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
             rows, **who, name="a.csv", bytes=3, format="csv", roles=None, expires_at=later, now=now()
         )
         ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
-    words = {"model": version.model_id, "version": "1", "alias": "stable"}
+    words = {"module": "A", "step": "20000", "model": version.model_id, "version": "1", "alias": "stable"}
     return ids | words | {"job_id": job_id, "run_id": run_id, "name": "network", "suffix": "svg", "slug": "not-found"}
 
 

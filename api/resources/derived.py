@@ -1,0 +1,188 @@
+"""Addresses of what is made when somebody first asks for it, and kept: films, files for other programs, summaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, request
+
+from api import evidence
+from api.auth import Access, caller
+from api.door import Noun, answer, binary
+from api.errands import NOT_YET, ask, not_yet, unless_failed
+from api.evidence import or_not_yet
+from api.problems import Problem
+from api.schemas.derived import (
+    EmbeddingOut,
+    ModuleFilePath,
+    ParetoOut,
+    ParetoQuery,
+    ProbeOut,
+    ReadoutOut,
+    SnapshotPath,
+    SnapshotWeights,
+    StabilityOut,
+)
+from api.schemas.errands import ErrandOut, WaitQuery
+from api.schemas.jobs import JobPath
+from api.schemas.runs import RunPath
+from api.services import services
+from api.snapshots import read_snapshot
+from store import jobs, progress, runs
+from store.tables import Run
+
+api = Noun("derived", "What is made of a run or a job when somebody first asks for it, and then kept.")
+
+OCTETS = "application/octet-stream"
+MAKING: dict[str, Any] = {"needs": Access.READ, "problems": (409,), "models": (ErrandOut,)}
+
+
+@api.at("get", "/runs/<string:run_id>/model.onnx", answers={200: binary(OCTETS, "ONNX."), 202: NOT_YET}, **MAKING)
+def run_onnx(path: RunPath, query: WaitQuery) -> Response:
+    """The pruned network for other programs: input `x`, output `y`, in the order of the data."""
+    return _file(path.run_id, "onnx", "model.onnx", OCTETS, query.wait)
+
+
+@api.at("get", "/runs/<string:run_id>/film.mp4", answers={200: binary("video/mp4", "H.264."), 202: NOT_YET}, **MAKING)
+def run_film(path: RunPath, query: WaitQuery) -> Response:
+    """The training as a film: connections fade and grow, neurons trade places."""
+    return _file(path.run_id, "film", "film.mp4", "video/mp4", query.wait)
+
+
+@api.at("get", "/runs/<string:run_id>/film.gif", answers={200: binary("image/gif", "Smaller."), 202: NOT_YET}, **MAKING)
+def run_film_for_slides(path: RunPath, query: WaitQuery) -> Response:
+    """The same film for slides."""
+    return _file(path.run_id, "film", "film.gif", "image/gif", query.wait)
+
+
+@api.at("get", "/runs/<string:run_id>/probe", answers={200: ProbeOut, 202: NOT_YET}, **MAKING)
+def run_probe(path: RunPath, query: WaitQuery) -> Response:
+    """The pruned network and at most 2 000 examples as one document, for a browser that runs the network itself."""
+    return _file(path.run_id, "probe", "probe.json", "application/json", query.wait)
+
+
+@api.at(
+    "get",
+    "/runs/<string:run_id>/modules/<string:module>/weights.safetensors",
+    answers={200: binary(OCTETS, "A weights file."), 202: NOT_YET},
+    **MAKING,
+)
+def module_weights(path: ModuleFilePath, query: WaitQuery) -> Response:
+    """One module alone as a network of its own, which reads its inputs and gives its outputs."""
+    return _module(path, "safetensors", query.wait)
+
+
+@api.at(
+    "get",
+    "/runs/<string:run_id>/modules/<string:module>/model.onnx",
+    answers={200: binary(OCTETS, "ONNX."), 202: NOT_YET},
+    **MAKING,
+)
+def module_onnx(path: ModuleFilePath, query: WaitQuery) -> Response:
+    """One module alone for other programs."""
+    return _module(path, "onnx", query.wait)
+
+
+@api.at("get", "/runs/<string:run_id>/readout", needs=Access.READ, answers={200: ReadoutOut}, problems=(409,))
+def run_readout(path: RunPath) -> Response:
+    """The network as formulas, where some were accepted, and its symmetries; where not, why."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        return answer(ReadoutOut(readout=or_not_yet(runs.body(rows, run.id, "readout"), run)))
+
+
+@api.at("get", "/runs/<string:run_id>/embedding", answers={200: EmbeddingOut, 202: NOT_YET}, **MAKING)
+def run_embedding(path: RunPath, query: WaitQuery) -> Response:
+    """The vector of each token, the dimensions that the network still reads, the frequencies in them."""
+    run = _succeeded(path.run_id)
+    with services().database.read() as rows:
+        kept = runs.body(rows, run.id, "embedding")
+    if kept is None:
+        outcome = unless_failed(ask("embedding", {"run_id": run.id}, about=run.id, wait=query.wait, once=True), 409)
+        if not outcome.is_final:
+            return not_yet(outcome)
+        kept = outcome.answer
+    return answer(EmbeddingOut.model_validate(kept))
+
+
+@api.at(
+    "get",
+    "/runs/<string:run_id>/snapshots/<int:step>",
+    needs=Access.READ,
+    answers={200: SnapshotWeights},
+    problems=(409,),
+)
+def run_snapshot(path: SnapshotPath) -> Response:
+    """The network at one step of its training: its weights, and which neuron sits in which slot."""
+    here = services()
+    with here.database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        found = progress.snapshots(rows, run.id, after=path.step - 1, limit=1)
+    if not found or found[0].step != path.step:
+        raise Problem("not-found", f"There is no snapshot of step {path.step}; /snapshots lists those that there are.")
+    weights, orders = read_snapshot(here.files.read(found[0].sha256))
+    return answer(SnapshotWeights(step=path.step, weights=weights, orders=orders))
+
+
+@api.at("get", "/jobs/<string:job_id>/pareto", answers={200: ParetoOut, 202: NOT_YET}, **MAKING)
+def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
+    """Loss, wiring and modularity of its runs: which no other betters, the knee, and the largest harmless λ."""
+    found = _of_job(path.job_id, "pareto", query.wait, tolerance=query.tolerance)
+    return found if isinstance(found, Response) else answer(ParetoOut.model_validate(found))
+
+
+@api.at("get", "/jobs/<string:job_id>/stability", answers={200: StabilityOut, 202: NOT_YET}, **MAKING)
+def job_stability(path: JobPath, query: WaitQuery) -> Response:
+    """How far its runs agree: the modules that come back, and the connections."""
+    found = _of_job(path.job_id, "stability", query.wait)
+    return found if isinstance(found, Response) else answer(StabilityOut(stability=found))
+
+
+def _of_job(job_id: str, kind: str, wait: float, **order: Any) -> Any:
+    """The document over all runs that have succeeded so far, or the answer that it is being worked out."""
+    with services().database.read() as rows:
+        found = runs.of_job(rows, caller().team_id, job_id)
+        run_ids = [run.id for run in found if run.state == "succeeded"]
+        kept = jobs.body(rows, job_id, kind)
+    if not run_ids:
+        raise Problem("conflict", "No run of the job has succeeded yet; this is there when one has.")
+    if kept is not None and kept["run_ids"] == run_ids and kept.get("order") == order:
+        return kept["document"]
+    asked = {"job_id": job_id, "run_ids": run_ids, "order": order, **order}
+    outcome = unless_failed(ask(kind, asked, about=job_id, wait=wait), 409)
+    return outcome.answer if outcome.is_final else not_yet(outcome)
+
+
+def _module(path: ModuleFilePath, ending: str, wait: float) -> Response:
+    name = f"module-{path.module}.{ending}"
+    return _file(path.run_id, "module", name, OCTETS, wait, module=path.module)
+
+
+def _file(run_id: str, kind: str, name: str, content_type: str, wait: float, **order: Any) -> Response:
+    """A file of the run, made now where it was not made before; or the answer that it is being made."""
+    run = _succeeded(run_id)
+    sha256 = _kept(run, name)
+    if sha256 is None:
+        about = " ".join([run.id, *map(str, order.values())])
+        outcome = unless_failed(ask(kind, {"run_id": run.id, **order}, about=about, wait=wait, once=True), 409)
+        if not outcome.is_final:
+            return not_yet(outcome)
+        sha256 = or_not_yet(_kept(run, name), run)
+    response = evidence.stored_bytes(sha256, content_type)
+    if content_type == OCTETS or "download" in request.args:
+        response.headers["Content-Disposition"] = f'attachment; filename="{run.id}-{name}"'
+    return response
+
+
+def _kept(run: Run, name: str) -> str | None:
+    with services().database.read() as rows:
+        return {file.name: file.sha256 for file in runs.published_files(rows, run.id)}.get(name)
+
+
+def _succeeded(run_id: str) -> Run:
+    """Raises NotFound, and the problem that the run has not come so far."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, run_id)
+    if run.state != "succeeded":
+        raise Problem("conflict", f"The run is {run.state}; this can be made when it has succeeded.")
+    return run
