@@ -28,6 +28,7 @@ WAITING = (
     *("/interventions", "/predict", "/errands/<string:errand_id>", "/embedding", "/probe", "/film.mp4", "/film.gif"),
     *("/runs/<string:run_id>/model.onnx", "/<string:module>/model.onnx", "/<string:module>/weights.safetensors"),
     *("/pareto", "/stability"),
+    "/verify",
 )
 
 
