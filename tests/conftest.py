@@ -12,6 +12,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pathlib  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# An example that takes long on a crowded machine is not a wrong one.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 try:
     from jaxtyping import install_import_hook

@@ -211,6 +211,9 @@ class JobAtHand:
     def _after_a_death(self, how: str) -> None:
         """Go on from the newest checkpoint, unless this run has killed too many processes."""
         self.recorder.flush()
+        if not self.left:  # it had nothing more to say than that it is done
+            self.recorder.log("warning", f"{how} All its runs had been published.")
+            return
         run_id = self.now_at if self.now_at in self.left else next(iter(self.left))
         self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
         if self.deaths[run_id] >= DEATHS:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bimt_engine.exports.weights import load_weights
 
-PATIENCE = 120.0
+PATIENCE = 240.0  # seconds; two runs and their evidence, beside another test on the other core
 SPEC = {
     "network": {"kind": "mlp", "hidden": [6]},
     "training": {

@@ -48,7 +48,7 @@ def people(database: Database) -> People:  # noqa: F811
 def workplace(database: Database, files: Files, tmp_path: Path, people: People) -> Iterator[Workplace]:  # noqa: F811
     """A worker's place with a short lease."""
     environ = {"BIMT_DATABASE_URL": database.url, "BIMT_LEASE_SECONDS": "2", "BIMT_CANCEL_SECONDS": "0.5"}
-    environ |= {"BIMT_DRAIN_SECONDS": "1", "BIMT_SILENCE_SECONDS": "1"}
+    environ |= {"BIMT_DRAIN_SECONDS": "1", "BIMT_SILENCE_SECONDS": "3"}
     place = Workplace(Settings.from_env(environ, home=tmp_path / "home"), database, files, name="tester@here")
     yield place
     place.going_home.set()

@@ -146,6 +146,13 @@ def test_a_training_that_dies_goes_on_from_its_checkpoint(workplace, training_sa
     assert len(attempts_of(database, people, job_id)) == 1
 
 
+def test_a_training_that_dies_after_its_last_run_has_done_its_job(workplace, training_says, database, people, job_id):
+    training_says(WHOLE_RUN.replace('say("done")', "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert run_job(job_id, here=workplace) == "done"
+    assert job_of(database, people, job_id).state == "succeeded"
+    assert "All its runs had been published." in log_of(database, people, job_id)
+
+
 def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
     workplace, training_says, database, people, job_id
 ):
