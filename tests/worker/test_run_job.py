@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -170,6 +171,7 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
 
 
 def test_a_hung_training_is_ended(workplace, training_says, database, people, job_id):
+    workplace.settings = replace(workplace.settings, silence_seconds=1.0)
     training_says('say("began", run=order["runs"][0]["id"], stepper="kernel", step=0)\ntime.sleep(60)')
     run_job(job_id, here=workplace)
     assert job_of(database, people, job_id).state == "failed"
