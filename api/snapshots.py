@@ -20,6 +20,8 @@ def read_snapshot(content: bytes) -> tuple[dict[str, Any], dict[str, list[int]]]
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("the header is no object")
         start = 8 + length
         weights: dict[str, Any] = {}
         orders: dict[str, list[int]] = {}

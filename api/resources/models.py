@@ -60,7 +60,7 @@ def publish_model(header: ModelHeaders, body: ModelIn) -> Response:
     return answer(shown, 201, Location=f"/api/v1/models/{model.id}/versions/{version.number}")
 
 
-@api.at("get", "/models", needs=Access.READ, answers={200: ModelPage})
+@api.at("get", "/models", needs=Access.READ, answers={200: ModelPage}, problems=(404,))
 def list_models(query: ModelsQuery) -> Response:
     """Models, newest first: those of the team, or everybody's; narrowed by what was found in their newest version."""
     asked = query.model_dump(exclude={"q", "everybody", "dataset", "after", "limit"})

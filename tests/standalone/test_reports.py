@@ -86,7 +86,8 @@ def test_every_method_is_relaid_before_its_wiring_is_told() -> None:
         told.append(answer(replace(question, spec=question.spec.model_copy(update={"training": short}))))
     report = {row["recipe"].removeprefix("independence_"): methods.summary([row]) for row in told}
     assert report["l1"]["relaid_wiring"]["median"] < report["l1"]["wiring"]["median"]
-    assert report["l1"]["wiring_efficiency"]["median"] > 1.5
+    # Nothing moved its neurons while it was trained: even so short a training is laid out a tenth too long, and more.
+    assert report["l1"]["wiring_efficiency"]["median"] > 1.1
     assert 1.0 <= report["bimt"]["wiring_efficiency"]["median"] < report["l1"]["wiring_efficiency"]["median"]
     assert set(methods.METHODS) == {"vanilla", "l1", "l1_local", "l1_swap", "bimt"}
     assert methods.table(report).row_count == 2
