@@ -31,7 +31,7 @@ CONFIG = schemathesis.Config.from_dict(
     {
         "checks": {
             "positive_data_acceptance": {
-                "expected-statuses": ["2xx", "401", "404", "409", "415", "422", "400", "429", "503"]
+                "expected-statuses": ["2xx", "401", "404", "409", "413", "415", "422", "400", "429", "503"]
             }
         }
     }
