@@ -65,8 +65,9 @@ migration: env-dev  ## write the next migration from the tables; M="what it does
 	@draft=$$(mktemp -d) && trap 'rm -r "$$draft"' EXIT && export BIMT_DATABASE_URL=sqlite:///$$draft/draft.sqlite && \
 		$(PY) -m alembic upgrade head && $(PY) -m alembic revision --autogenerate -m "$(M)"
 
-fuzz: env-dev  ## schemathesis over every address; EXAMPLES=n to each
-	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(PY) -m pytest -n 2 tests/api/test_fuzz.py
+fuzz: env-dev  ## every address by schemathesis, EXAMPLES=n to each; damaged uploads, FILES=n of each format
+	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) FUZZ_UPLOADS=$(or $(FILES),500) \
+		$(PY) -m pytest -n 2 tests/api/test_fuzz.py tests/api/test_upload_fuzz.py
 
 load: env-dev  ## 32 client threads against four API processes on PostgreSQL
 	@$(PY) -m standalone load

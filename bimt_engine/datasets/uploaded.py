@@ -27,6 +27,7 @@ FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "cayley")
 
 MAX_CLASSES = 1_000
 FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for classes, until the user says otherwise
+LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
 PREVIEW_ROWS = 8
 PREVIEW_COLUMNS = 50
 
@@ -47,14 +48,26 @@ def read_table(content: bytes | Path, format: Format, *, used: frozenset[str] | 
     Raises RefusedData.
     """
     if format == "csv":
-        return read_csv(content, used=used)
-    if format == "parquet":
-        return read_parquet(content, used=used)
-    if format == "npz":
-        return read_npz(content)
-    if format == "idx":
-        return read_idx(content)
-    raise refuse(f"The format {format!r} is not known; send one of {', '.join(FORMATS)}.")
+        table = read_csv(content, used=used)
+    elif format == "parquet":
+        table = read_parquet(content, used=used)
+    elif format == "npz":
+        table = read_npz(content)
+    elif format == "idx":
+        table = read_idx(content)
+    else:
+        raise refuse(f"The format {format!r} is not known; send one of {', '.join(FORMATS)}.")
+    if problems := [problem for column in table.columns for problem in _beyond_reach(column)]:
+        raise RefusedData(problems)
+    return table
+
+
+def _beyond_reach(column: Column) -> list[Problem]:
+    """Numbers so large that not even their variance can be computed."""
+    if column.values.dtype.kind != "f" or (largest := float(np.abs(column.values).max(initial=0.0))) <= LARGEST:
+        return []
+    detail = f"Column {column.name!r} holds numbers as large as {largest:.3g}; rescale it to stay within {LARGEST:g}."
+    return [Problem(detail, column=column.name)]
 
 
 # --- understanding ------------------------------------------------------------------------------

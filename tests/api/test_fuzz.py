@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,51 @@ def test_no_request_breaks_the_description(
         assert response.status_code < 500
 
     ask()
+
+
+def test_no_chain_of_requests_breaks_the_description(fuzzed: House, description: Any) -> None:
+    """What one answer names, the next request uses: made, read, changed, deleted, asked for once more."""
+    followed: Counter[str] = Counter()
+
+    class Chain(description.as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: Any) -> None:
+            if case.operation.label == "POST /api/v1/jobs" and isinstance(case.body, dict):
+                case.body = on_our_data(case.body, known_ids(fuzzed)["dataset_id"])
+            if "wait" in {parameter.name for parameter in case.operation.query}:
+                case.query = {**(case.query or {}), "wait": 0}
+
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"headers": fuzzed.headers("admin")}
+
+        def step(self, input: Any) -> Any:
+            if elsewhere(input.case):
+                return None
+            output = super().step(input)
+            if input.is_applied and output.response.status_code < 300:
+                followed[input.case.operation.label] += 1
+            return output
+
+        def validate_response(self, response: Any, case: Any, **more: Any) -> None:
+            assert response.status_code < 500
+            case.validate_response(response, **more)  # where `headers` are known to be ours, not made up
+
+    Chain.run(
+        settings=settings(
+            max_examples=max(EXAMPLES, 12),
+            stateful_step_count=12,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    print(f"followed: {dict(followed)}")
+    assert len(followed) >= 3, f"Hardly any answer led to another: {followed}"
+
+
+def elsewhere(case: Any) -> bool:
+    """Whether the case is at an address that other tests ask."""
+    return case.operation.path in ELSEWHERE
 
 
 def known_ids(house: House) -> dict[str, str]:

@@ -220,3 +220,11 @@ def test_a_split_by_class_trains_on_every_class_it_can(labels, fraction, seed):
     assert len(test) >= 1
     missing = set(labels) - set(labels[train])
     assert not missing or (len(test) == 1 and (np.bincount(labels)[list(missing)] == 1).all())
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_numbers_whose_square_is_not_finite_are_refused(format):
+    frame = DIABETES.assign(bmi=DIABETES["bmi"] * 1e200)
+    with pytest.raises(DataError, match="'bmi' holds numbers as large as .*rescale"):
+        understand(frame_bytes(frame, format=format), format)
+    understand(frame_bytes(DIABETES.assign(bmi=DIABETES["bmi"] * 1e90), format=format), format)
