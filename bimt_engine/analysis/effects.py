@@ -1,9 +1,9 @@
 """Cause: what happens to each output when a group of neurons is switched off (SCIENCE: the evidence, item 3).
 
-M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), for three ways to switch off: zero, mean, and resample (the activation
-that the group had on another example). For classes y_o is the score of a class before the softmax, which couples all
-classes; the rise of the cross entropy and the fall of the accuracy on the examples of each class stand beside it.
-All groups are run side by side along the batch axis, so any architecture will do.
+M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to switch off:
+zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a class
+before the softmax, which couples all classes; the rise of the cross entropy and the fall of the accuracy on the
+examples of each class stand beside it. All groups are run side by side along the batch axis, so any architecture will do.
 """
 
 from __future__ import annotations
@@ -136,10 +136,13 @@ class Probe:
 
     def compare(self, answers: Array) -> Effects:
         """The effect matrix of answers (groups, N, outputs) against the network's own."""
-        variance = self.outputs.var(axis=0)
+        # A sequence that is predicted at several steps has a column for each step and target: a target is one claim, so
+        # its steps are pooled.
+        targets = len(self.subject.dataset.target_names)
+        variance = self.outputs.var(axis=0).reshape(-1, targets).sum(axis=0)
+        lost = ((answers - self.outputs) ** 2).mean(axis=1).reshape(len(answers), -1, targets).sum(axis=1)
         # An output that never moves can lose nothing.
-        safe = np.where(variance > 1e-300, variance, np.inf)
-        matrix = ((answers - self.outputs) ** 2).mean(axis=1) / safe
+        matrix = lost / np.where(variance > 1e-300, variance, np.inf)
         if not self.classes:
             return Effects(matrix)
         before = loss_per_example(self.outputs, self.targets, "cross_entropy")

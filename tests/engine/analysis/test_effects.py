@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import networkx
@@ -31,6 +32,25 @@ from bimt_engine.analysis.significance import holm, p_value, random_groups, spec
 from bimt_engine.analysis.subject import Subject
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
+
+
+@pytest.mark.parametrize("name", ["recurrent", "transformer"])
+def test_a_target_predicted_at_several_steps_is_one_claim(name: str) -> None:
+    network, data = build(name)
+    data = dataclasses.replace(data, predicted_positions=(0, 2))
+    subject = Subject.of(network, data)
+    probe = Probe(subject, subject.network, seed=1)
+    group = {"hidden1": np.arange(probe.places("hidden1")) < 2}
+    [answers] = probe.answers([group], "zero").reshape(1, -1, 2, 2)
+    plain = subject.network(probe.inputs).detach().numpy()[:, [0, 2]]
+    lost = ((answers - plain) ** 2).mean(axis=0).sum(axis=0) / plain.var(axis=0).sum(axis=0)
+    np.testing.assert_allclose(probe.effects([group], "zero").matrix, lost[None], rtol=1e-12)
+
+    pruned = prune(subject, tolerance=0.05, refit_steps=20, seed=0)
+    report = examine_modules(
+        subject, Probe(subject, pruned.network, seed=1), probe, pruned.masks, random_group_count=5, seed=0
+    )
+    assert all(set(module["effects"]) == set(data.target_names) for module in report.modules)
 
 
 @pytest.mark.parametrize("do", DOS)
