@@ -1,9 +1,10 @@
 """Cause: what happens to each output when a group of neurons is switched off (SCIENCE: the evidence, item 3).
 
 M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to switch off:
-zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a class
-before the softmax, which couples all classes; the rise of the cross entropy and the fall of the accuracy on the
-examples of each class stand beside it. All groups are run side by side along the batch axis, so any architecture will do.
+zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a
+class before the softmax, which couples all classes; the rise of the cross entropy and the fall of the accuracy on the
+examples of each class stand beside it. All groups are run side by side along the batch axis, so any architecture will
+do.
 """
 
 from __future__ import annotations
