@@ -10,10 +10,11 @@ RUN useradd --create-home --uid 10001 bimt && mkdir /data && chown bimt /data
 WORKDIR /app
 
 # ------------------------------------------------------------------------------- environments, made where pip may
+# pip compiles every module here: who runs the image may write none, and would compile them at every start.
 FROM base AS environment-api
 COPY requirements/api.txt requirements/
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --no-compile --require-hashes -r requirements/api.txt \
+    && pip install --no-cache-dir --require-hashes -r requirements/api.txt \
     && pip check
 
 FROM base AS environment-worker
@@ -21,8 +22,8 @@ ARG BIMT_TORCH_SPEC=torch==2.13.0
 ARG BIMT_TORCH_INDEX=
 COPY requirements/worker.txt requirements/
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --no-compile --require-hashes -r requirements/worker.txt \
-    && pip install --no-cache-dir --no-compile ${BIMT_TORCH_INDEX:+--index-url ${BIMT_TORCH_INDEX}} "${BIMT_TORCH_SPEC}" \
+    && pip install --no-cache-dir --require-hashes -r requirements/worker.txt \
+    && pip install --no-cache-dir ${BIMT_TORCH_INDEX:+--index-url ${BIMT_TORCH_INDEX}} "${BIMT_TORCH_SPEC}" \
     && pip check
 
 # ------------------------------------------------------------------------------------------------------- the doors
