@@ -50,7 +50,7 @@ MAX_JSON_DEPTH = 64
 
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "font-src 'self'; media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what
 each module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as

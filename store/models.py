@@ -165,6 +165,14 @@ def same_run(session: Session, model: Model, run_id: str) -> ModelVersion | None
     return session.scalar(query.order_by(ModelVersion.number.desc()).limit(1))
 
 
+def showing(session: Session, reader: Reader, run_id: str) -> list[tuple[Model, int]]:
+    """The reader's team's models that show this run, each with the number of the version, newest first."""
+    query = select(Model, ModelVersion.number).join(ModelVersion, ModelVersion.model_id == Model.id)
+    query = query.where(ModelVersion.run_id == run_id, Model.team_id == reader.team_id, readable(reader))
+    query = query.order_by(ModelVersion.created_at.desc(), ModelVersion.number.desc())
+    return [(model, number) for model, number in session.execute(query)]
+
+
 def newest(session: Session, some: Sequence[Model]) -> dict[str, tuple[ModelVersion, Run]]:
     """Model id → its newest version with the run behind it, for all of these in one question."""
     query = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 560, 260  # user units of the viewBox; the page scales them
-LEFT, RIGHT, TOP, BOTTOM = 62, 30, 14, 44
+WIDTH, HEIGHT = 560, 270  # user units of the viewBox; the page scales them
+LEFT, RIGHT, TOP, BOTTOM = 62, 30, 30, 44
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,7 @@ def line_chart(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
         f"{escape(x.label)}</text>"
     )
-    parts.append(
-        f'<text class="axis" transform="translate(11 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y.label)}</text>'
-    )
+    parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y.label)}</text>')
     parts.append("</svg>")
     legend = "".join(
         f'<li><span class="swatch tone-{line.tone}{" dashed" if line.dashed else ""}"></span>{escape(line.name)}</li>'

@@ -15,6 +15,14 @@ from api.web import reading
 
 pages = Blueprint("help", __name__, template_folder="templates")
 STATIC = Path(__file__).parent / "static"
+# In this order: what comes later counts more.
+SHEETS = [
+    f"{noun}.css"
+    for noun in (
+        *("colours", "text", "frame", "forms", "states", "tables"),
+        *("runs", "network", "modules", "charts", "addresses"),
+    )
+]
 
 
 @pages.get("/docs")

@@ -7,18 +7,24 @@ from collections.abc import Mapping
 
 from markupsafe import Markup, escape
 
+from api.web.words import counted, listed
 from bimt_engine.analysis.graph import Graph, Neuron
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 60.0
 MAX_CONNECTIONS = 4_000  # beyond this a page becomes slow; the figure made by the engine is shown instead
+MAX_GRIPS = 400  # connections; beyond this they lie too close to be pressed one by one
 TONES = 8  # colours for modules; a ninth module starts again
 
 
-def network_picture(graph: Graph, *, title: str, max_connections: int = MAX_CONNECTIONS) -> Markup | None:
+def network_picture(
+    graph: Graph, *, title: str, max_connections: int = MAX_CONNECTIONS, grips: bool = True
+) -> Markup | None:
     """The graph drawn in layers, inputs at the bottom; None when it is too large for a page.
 
     Sheets (two coordinates) are drawn lying down, each a little above the last.
+
+    grips   whether its connections are to be pressed one by one; a small picture is only looked at.
     """
     if not graph.neurons or len(graph.connections) > max_connections:
         return None
@@ -30,16 +36,39 @@ def network_picture(graph: Graph, *, title: str, max_connections: int = MAX_CONN
     place = _places(graph, layers, gap, bottom)
     tones = module_tones(graph)
     height = bottom + MARGIN
+    words = f"{title}. {in_words(graph)}"
     parts = [
-        f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">',
+        f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(words)}">',
         f"<title>{escape(title)}</title>",
     ]
-    parts += _connections(graph, place)
+    parts += _connections(graph, place, grips=grips and len(graph.connections) <= MAX_GRIPS)
     crowded = len(graph.neurons) > 300
     for neuron in graph.neurons:
         parts.append(_neuron(neuron, place[neuron.id], neuron.id in wired, tones, layers, crowded))
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def in_words(graph: Graph) -> str:
+    """What the picture shows, for those who do not see it: how large the network is, and which ends hang together."""
+    wired = {end for c in graph.connections for end in (c.source, c.target)}
+    layers = _layer_order(graph)
+    there = {layer: [n for n in graph.neurons if n.layer == layer and n.id in wired] for layer in layers}
+    hidden = [str(len(there[layer])) for layer in layers[1:-1]]
+    size = f"{counted(len(there[layers[0]]), 'input')} and {counted(len(there[layers[-1]]), 'output')} in use"
+    if hidden:
+        size += f", with {listed(hidden)} neurons in {counted(len(hidden), 'layer')} between them"
+    letters = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
+    told = [f"{size}, joined by {counted(len(graph.connections), 'connection')}."]
+    if len(letters) > 1:
+        told.append(f"It falls into {len(letters)} modules that share no connection.")
+    for letter in letters[:TONES]:
+        reads, decides = (
+            listed([n.name or _label(n.id) for n in there[layer] if n.module == letter])
+            for layer in (layers[0], layers[-1])
+        )
+        told.append(f"Module {letter} leads from {reads or 'no input'} to {decides or 'no output'}.")
+    return " ".join(told)
 
 
 def module_tones(graph: Graph) -> dict[str, int]:
@@ -71,9 +100,10 @@ def _places(graph: Graph, layers: list[str], gap: float, bottom: float) -> dict[
     return places
 
 
-def _connections(graph: Graph, place: Mapping[str, tuple[float, float]]) -> list[str]:
+def _connections(graph: Graph, place: Mapping[str, tuple[float, float]], *, grips: bool) -> list[str]:
     heaviest = max((abs(c.weight) for c in graph.connections), default=1.0) or 1.0
     module_of = {n.id: n.module for n in graph.neurons}
+    called = {n.id: n.name or _label(n.id) for n in graph.neurons}
     parts = []
     for c in sorted(graph.connections, key=lambda c: abs(c.weight)):
         (x1, y1), (x2, y2) = place[c.source], place[c.target]
@@ -81,12 +111,16 @@ def _connections(graph: Graph, place: Mapping[str, tuple[float, float]]) -> list
         sign = "plus" if c.weight > 0 else "minus"
         inside = {m for m in (module_of[c.source], module_of[c.target]) if m}
         module = f' data-module="{escape(" ".join(sorted(inside)))}"' if inside else ""
-        words = f"{_label(c.source)} → {_label(c.target)}: weight {c.weight:.3g}"
+        words = f"{called[c.source]} → {called[c.target]}: weight {c.weight:.3g}".replace("-", "−")
+        ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+        key = f' data-connection="{escape(c.key)}"'
         parts.append(
-            f'<line class="connection {sign}"{module} x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+            f'<line class="connection {sign}"{module}{key} {ends} '
             f'stroke-width="{0.8 + 3.4 * share:.2f}" stroke-opacity="{0.3 + 0.65 * share:.2f}">'
             f"<title>{escape(words)}</title></line>"
         )
+        if grips:  # a wider line that is not seen, so that a thin one can be pressed
+            parts.append(f'<line class="grip"{key} {ends}><title>{escape(words)}</title></line>')
     return parts
 
 
@@ -111,13 +145,14 @@ def _neuron(
     label = ""
     if neuron.name and (wired or not crowded) and end:
         below = neuron.layer == layers[0]
+        kind = f"label{' below' if below else ''}{'' if wired else ' unused'}"
         label = (
-            f'<text class="label{"" if wired else " unused"}" x="{x:.1f}" y="{y + (26 if below else -16):.1f}" '
+            f'<text class="{kind}" x="{x:.1f}" y="{y + (26 if below else -16):.1f}" '
             f'text-anchor="middle">{escape(_short(neuron.name))}</text>'
         )
-    state = "" if wired else " unused"
+    group = f'class="neuron{tone}{"" if wired else " unused"}"{module} data-neuron="{escape(neuron.id)}"'
     return (
-        f'<g class="neuron{tone}{state}"{module}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+        f'<g {group}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         f"<title>{escape(words)}</title></circle>{label}</g>"
     )
 
@@ -148,7 +183,7 @@ _STYLE = """
 
 def picture_file(graph: Graph) -> str | None:
     """The graph as an SVG file by itself, for small pictures; None when it is too large."""
-    drawn = network_picture(graph, title="network", max_connections=1_500)
+    drawn = network_picture(graph, title="network", max_connections=1_500, grips=False)
     if drawn is None:
         return None
     return (

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from api.web.charts import Axis, Series, line_chart, number
+from api.web.formulas import share
 from store.tables import Run
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -33,6 +34,8 @@ class ModuleShown:
     name: str
     tone: int
     reading: str
+    evidence: str
+    supported: bool | None
     neurons: int
     connections: int
     selectivity: float | None
@@ -47,7 +50,9 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
         ModuleShown(
             name=str(body.get("name", "")),
             tone=tones.get(str(body.get("name", "")), index % 8 + 1),
-            reading=str(body.get("reading", "")),
+            reading=_said(body)[0],
+            evidence=_said(body)[1],
+            supported=body.get("supported"),
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
             selectivity=body.get("selectivity"),
@@ -59,6 +64,13 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
     ]
 
 
+def _said(body: Mapping[str, Any]) -> tuple[str, str]:
+    """(what the module does, the numbers behind it), out of the one sentence of the engine."""
+    said = str(body.get("reading", "")).removeprefix(f"module {body.get('name', '')} ")
+    what, _, numbers = said.partition(": ")
+    return what[:1].upper() + what[1:], numbers
+
+
 @dataclass(frozen=True)
 class Cell:
     """One effect: its number, how dark its cell is, and its p-value."""
@@ -68,27 +80,34 @@ class Cell:
     p: float | None
 
 
+KINDS = {
+    "mean": "held at its mean",
+    "resample": "given its values from other examples",
+    "zero": "set to zero",
+    "trained": "held at its mean in the network as it was trained, before pruning",
+}
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """Effects of modules (rows) on targets (columns)."""
+    """Effects of modules (rows) on targets (columns), when modules are treated so."""
 
     targets: list[str]
     rows: list[tuple[str, list[Cell]]]
     kind: str
+    words: str
 
 
-def effect_matrix(bodies: Sequence[Mapping[str, Any]]) -> Matrix | None:
-    """The matrix of effects: `resample` where it was measured, otherwise `mean`, otherwise `zero`."""
+def effect_matrices(bodies: Sequence[Mapping[str, Any]], judged_by: str) -> list[Matrix]:
+    """The matrices that were measured, first the one that modules are judged by, which alone has p-values."""
     effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
-    if not targets:
-        return None
-    kinds = [
-        k for k in ("resample", "mean", "zero") if any(k in (e or {}) for of in effects.values() for e in of.values())
-    ]
-    if not kinds:
-        return None
-    kind = kinds[0]
+    there = [kind for kind in KINDS if any(kind in (e or {}) for of in effects.values() for e in of.values())]
+    there.sort(key=lambda kind: kind != judged_by)
+    return [_matrix(effects, targets, kind, with_p=kind == judged_by) for kind in there] if targets else []
+
+
+def _matrix(effects: Mapping[str, Mapping[str, Any]], targets: list[str], kind: str, *, with_p: bool) -> Matrix:
     values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in effects for t in targets}
     strongest = max((abs(v) for v in values.values() if v is not None), default=0.0) or 1.0
     rows = []
@@ -96,18 +115,19 @@ def effect_matrix(bodies: Sequence[Mapping[str, Any]]) -> Matrix | None:
         cells = []
         for target in targets:
             value = values[module, target]
-            share = 0.0 if value is None else max(0.0, value) / strongest
-            shade = sum(share > limit for limit in SHADES)
-            cells.append(Cell(value, shade, _float((effects[module].get(target) or {}).get("p"))))
+            part = 0.0 if value is None else max(0.0, value) / strongest
+            shade = sum(part > limit for limit in SHADES)
+            p = _float((effects[module].get(target) or {}).get("p")) if with_p else None
+            cells.append(Cell(value, shade, p))
         rows.append((module, cells))
-    return Matrix(targets, rows, kind)
+    return Matrix(targets, rows, kind, KINDS[kind])
 
 
 def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     """The tiles of numbers: what sums up the run first."""
     tiles: list[tuple[str, str]] = []
     if run.test_metric is not None:
-        tiles.append((metric_name(run.test_metric_name), number(run.test_metric)))
+        tiles.append((metric_name(run.test_metric_name), measured(run.test_metric_name, run.test_metric)))
     for label, value in (
         ("connections kept", run.connections),
         ("modules", run.modules),
@@ -120,8 +140,13 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     shown = {run.test_metric_name}
     for name, value in document.items():
         if name in METRIC_NAMES and name not in shown and isinstance(value, int | float) and len(tiles) < 8:
-            tiles.append((METRIC_NAMES[name], number(value)))
+            tiles.append((METRIC_NAMES[name], measured(name, value)))
     return tiles
+
+
+def measured(name: str | None, value: float | None) -> str:
+    """A metric as a person reads it; of a share, 0.9998 is not 1."""
+    return share(value) if (name or "").endswith(("r2", "accuracy")) else number(value)
 
 
 def metric_name(name: str | None) -> str:
@@ -189,14 +214,11 @@ def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
     """Loss against the number of connections that are left; `kept` is the number that was chosen."""
-    key = next(
-        (k for k in ("test_prediction_loss", "test_loss", "prediction_loss", "loss") if curve and k in curve[0]), None
-    )
-    if key is None:
-        return None
-    lines = [Series("test loss" if key.startswith("test") else "loss", _column(curve, key, x="connections"), tone=2)]
-    if key != "prediction_loss" and "prediction_loss" in curve[0]:
-        lines.append(Series("train loss", _column(curve, "prediction_loss", x="connections"), tone=1))
+    sizes = {row.get("connections"): row for row in curve}  # of one size, the last is the refitted one
+    lines = [
+        Series("train", _column(list(sizes.values()), "train_loss", x="connections"), tone=1),
+        Series("held out", _column(list(sizes.values()), "held_out_loss", x="connections"), tone=2),
+    ]
     marks = [(float(kept), f"{kept} kept")] if kept else []
     if not any(line.points for line in lines):
         return None

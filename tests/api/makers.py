@@ -269,7 +269,8 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             },
             "selectivity": 1.0,
             "sufficiency": 0.998,
-            "reading": f"reads {' and '.join(inputs)}, decides {output}: without it {output} is lost",
+            "supported": True,
+            "reading": f"module {name} reads {' and '.join(inputs)}, decides {output}, nothing else: effect 0.92",
         }
 
     found = [module("A", ["x1", "x3"], "y1", "y2"), module("B", ["x2", "x4"], "y2", "y1")]
@@ -277,14 +278,19 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
     curve = [
         {
             "connections": kept,
-            "prediction_loss": 2e-3 + 0.5 * math.exp(-kept / 9),
-            "test_prediction_loss": 2.4e-3 + 0.55 * math.exp(-kept / 9),
+            "train_loss": 2e-3 + 0.5 * math.exp(-kept / 9),
+            "held_out_loss": 2.4e-3 + 0.55 * math.exp(-kept / 9),
         }
         for kept in sorted({max(1, round(total * 0.93**i)) for i in range(90)}, reverse=True)
     ]
     loss = 2.4e-3 * (1 + seed / 7)
     return runs.RunResult(
-        metrics={"test_prediction_loss": loss, "prediction_loss": 2e-3, "test_r2": 0.9971},
+        metrics={
+            "test_prediction_loss": loss,
+            "prediction_loss": 2e-3,
+            "test_r2": 0.99971,
+            "verdict": "All 2 modules are supported: A and B.",
+        },
         summary={
             "test_metric_name": "test_prediction_loss",
             "test_metric": loss,
@@ -299,13 +305,33 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
         modules=found,
         effects={m["name"]: m["effects"] for m in found},
         prune_curve=curve,
-        bodies={"communities": {"components": {"modules": 2}}},
+        bodies={"communities": {"components": {"modules": 2}}, "readout": _readout(loss)},
         files={"weights.safetensors": weights},
         figures=figures,
         stepper="kernel",
         device="cpu",
         seconds=11.3,
     )
+
+
+def _readout(loss: float) -> dict[str, Any]:
+    """One output with a formula that the network confirms, one with none."""
+    found = {"text": "(x1 + x3)**3", "accepted": True, "r2": 0.99994, "r2_of_targets": 1.0, "reason": None}
+    through = {"inputs": ["x1", "x3"], "coefficients": [1.0, 1.0], "asymmetry": 3e-4, "reading": "x1 + x3"}
+    y1 = {
+        "output": "y1",
+        "expression": "10.4*x1 + x3",
+        "formula": found | {"substitution_loss": loss, "loss_limit": 0.1},
+    }
+    y2 = {"output": "y2", "expression": None, "formula": {"text": None, "accepted": False, "reason": "nothing fits"}}
+    apart = {"reads": ["x2", "x4"], "additive_parts": [["x2"], ["x4"]], "through": []}
+    return {
+        "outputs": [
+            y1 | {"symmetry": {"additive_parts": [["x1", "x3"]], "through": [through]}},
+            y2 | {"symmetry": apart},
+        ],
+        "reading": "Accepted: y1 = (x1 + x3)**3.",
+    }
 
 
 def run_of(house: House, run_id: str) -> Run:

@@ -61,7 +61,7 @@ def ask(house: House, method: str, rule: str, ids: dict[str, str], headers: dict
     """Send one request to an address with its ids filled in."""
     path = re.sub(r"<(?:\w+:)?(\w+)>", lambda m: "independence" if "recipes" in rule else ids[m[1]], rule)
     if path.endswith("/static/" + ids["name"]):
-        path = "/static/style.css"
+        path = "/static/css/text.css"
     sound = next((body for end, body in BODIES.items() if rule.endswith(end)), {})
     body = {"json": sound} if method in ("POST", "PUT", "PATCH") and path.startswith("/api/") else {}
     query = {"query_string": {"wait": 0}} if rule.endswith(WAITING) else {}

@@ -28,7 +28,7 @@ CHROMIUM = [
 
 @dataclass
 class Site:
-    """A service that is being served, with a job that has ended, one that waits, and a table."""
+    """A service that is being served: a job that has ended, one that waits, a table, a model and a link to it."""
 
     house: House
     url: str
@@ -36,6 +36,8 @@ class Site:
     runs: list[str]
     waiting: str
     dataset: str
+    model: str
+    link: str
 
 
 @dataclass
@@ -51,9 +53,9 @@ class Visitor:
         return self.page.goto(self.url + path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Site]:  # noqa: F811
-    """One service for the tests of a file."""
+    """One service for all tests."""
     home = tmp_path_factory.mktemp("site")
     shutil.copy(sqlite_template, home / "bimt.sqlite")
     house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
@@ -61,9 +63,32 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Ite
     found = publish_runs(house, job)
     waiting = submit_job(house, name="waiting")
     dataset = upload(house, file_name="progress.csv").json["id"]
+    model, link = publish(house, found)
     with serving(house) as port:
-        yield Site(house, f"http://127.0.0.1:{port}", job, found, waiting, dataset)
+        yield Site(house, f"http://127.0.0.1:{port}", job, found, waiting, dataset, model, link)
     house.database.close()
+
+
+def publish(house: House, found: list[str]) -> tuple[str, str]:
+    """Two versions of a model with a word, a note and a link; gives the model's name and the path of the link."""
+
+    def call(method: str, path: str, body: dict[str, Any]) -> Any:
+        answer = house.client().open(f"/api/v1{path}", method=method, headers=house.headers(), json=body)
+        assert answer.status_code < 300, answer.json
+        return answer.json
+
+    card = "## For whom\nTwo modules that *share nothing*.\n\n- `x1` and `x3`\n- [the paper](https://arxiv.org/abs/2305.08746)"
+    for run_id in found[:2]:
+        call("POST", "/models", {"run_id": run_id, "name": "two-formulas", "card": card})
+    call("PUT", "/models/two-formulas/aliases/best", {"version": 1})
+    call(
+        "POST",
+        "/models/two-formulas/versions/2/annotations",
+        {"about": "module", "target": "A", "text": "The **cube**."},
+    )
+    view = {"module": "B", "part": "network", "figure": "network.svg", "note": "The sine."}
+    made = call("POST", "/models/two-formulas/versions/2/shares", {"view": view})
+    return "two-formulas", "/s/" + made["token"]
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,14 @@ def every_page(site: Site) -> dict[str, str]:
         "data": "/datasets",
         "data set": f"/datasets/{site.dataset}",
         "new job": f"/new?dataset={site.dataset}",
+        "models": "/models?min_modules=2",
+        "models that are not there": "/models?min_modules=two&q=nothing",
+        "model": f"/models/{site.model}",
+        "older version": f"/models/{site.model}?version=best",
+        "compare": f"/compare?a={site.model}@1&b={site.model}@2",
+        "compare what": "/compare",
+        "link": site.link,
+        "team": "/team",
         "addresses": "/docs",
         "problems": "/problems",
         "a problem": "/problems/conflict",
@@ -75,9 +83,9 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     page = visitor.page
     assert page.locator("svg.network .neuron").count() == 46
     assert page.locator("svg.network line.connection").count() == 42
-    assert "reads x1 and x3, decides y1" in page.inner_text(".modules")
+    assert "Reads x1 and x3, decides y1, nothing else." in page.inner_text(".modules")
     page.click("button:has-text('Module A')")
-    assert page.url.endswith("#module-A")
+    assert page.url.endswith("#module=A")
     lit = page.locator("svg.network .neuron.lit")
     assert lit.count() == page.locator("svg.network .neuron[data-module=A]").count() == 8
     page.reload()

@@ -31,6 +31,15 @@ export async function call(method, path, body) {
   return document;
 }
 
+// The answer of a worker: at once, or as soon as it is there.
+export async function waitFor(method, path, body) {
+  let answer = await call(method, path, body);
+  if (!("state" in answer && "kind" in answer)) return answer;
+  while (answer.state === "queued" || answer.state === "running") answer = await call("GET", `/errands/${answer.id}?wait=20`);
+  if (answer.state !== "succeeded") throw new Problem({ detail: answer.reason || `The question was ${answer.state}; ask again.` }, 409);
+  return answer.answer;
+}
+
 // A number as a person reads it; the pages that come from the server do the same.
 export function number(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";

@@ -1,0 +1,65 @@
+// Members and tokens: let in, changed, revoked. What is secret is shown once, at the top of the page.
+
+import { call } from "./api.js";
+import { attempt, copy, numbers, onSubmit } from "./forms.js";
+
+const field = (name) => document.getElementById(name);
+const days = (text) => (text.trim() ? numbers(text)[0] : null);
+
+function showSecret(words, text) {
+  field("secret-words").textContent = words;
+  field("secret-text").textContent = text;
+  field("secret").hidden = false;
+  field("secret").focus();
+  field("secret").scrollIntoView({ block: "nearest" });
+}
+
+onSubmit("token", async ({ name, days: until, scopes }) => {
+  const chosen = [...(scopes instanceof RadioNodeList ? scopes : [scopes])].filter((box) => box.checked).map((box) => box.value);
+  const made = await call("POST", "/tokens", { name: name.value.trim(), scopes: chosen, expires_in_days: days(until.value) });
+  showSecret(`The token ${made.name}, shown this once:`, made.token);
+});
+
+onSubmit("invite", async ({ name, email, role }) => {
+  const made = await call("POST", "/members", { name: name.value.trim(), email: email.value.trim() || null, role: role.value });
+  showSecret(`The first token of ${made.name}, shown this once; hand it to them:`, made.token);
+});
+
+field("copy").addEventListener("click", (event) => copy(event.target, field("secret-text"), field("secret-text").textContent));
+
+for (const button of document.querySelectorAll("button[data-revoke]")) {
+  button.addEventListener("click", () => {
+    const more = "mine" in button.dataset ? " You are signed in with it, so this signs you out." : "";
+    if (confirm(`Revoke ${button.dataset.name}? Whoever uses it is refused from now on.${more}`)) {
+      attempt(button, () => call("DELETE", `/tokens/${button.dataset.revoke}`).then(() => location.reload()));
+    }
+  });
+}
+for (const button of document.querySelectorAll("button[data-renew]")) {
+  button.addEventListener("click", () =>
+    attempt(button, async () => {
+      const made = await call("POST", `/members/${button.dataset.renew}/tokens`);
+      showSecret(`A fresh token for ${made.name}, shown this once; hand it to them:`, made.token);
+    }),
+  );
+}
+for (const button of document.querySelectorAll("button[data-disable]")) {
+  button.addEventListener("click", () => {
+    const disabled = button.dataset.to === "true";
+    if (disabled && !confirm(`Disable ${button.dataset.name}? All their tokens and sessions are refused at once; their work stays.`)) return;
+    attempt(button, () => call("PATCH", `/members/${button.dataset.disable}`, { disabled }).then(() => location.reload()));
+  });
+}
+for (const choice of document.querySelectorAll("select[data-member]")) {
+  choice.addEventListener("change", () =>
+    attempt(choice, async () => {
+      try {
+        await call("PATCH", `/members/${choice.dataset.member}`, { role: choice.value });
+        choice.dataset.role = choice.value;
+      } catch (problem) {
+        choice.value = choice.dataset.role;
+        throw problem;
+      }
+    }),
+  );
+}
