@@ -35,6 +35,7 @@ from api.resources import (
     teams,
     uploads,
     versions,
+    webhooks,
 )
 from api.schemas.base import Problem as ProblemSchema
 from api.schemas.base import place_of
@@ -116,6 +117,7 @@ def create_app(
         shares,
         people,
         teams,
+        webhooks,
         machine,
     )
     for noun in nouns:

@@ -259,9 +259,16 @@ def request_cancel(session: Session, team_id: str, job_id: str, now: datetime) -
     if session.scalar(at_once.returning(Job.id), execution_options=unsynchronised) is not None:
         end_runs(session, [job_id], state="cancelled", reason="The job was cancelled.", now=now)
         job = get(session, team_id, job_id)
-        if job.kind == "training":
-            body = {"job_id": job_id, "state": "cancelled"}
-            webhooks.enqueue(session, team_id=team_id, event="job.cancelled", body=body, now=now)
+        webhooks.job_ended(
+            session,
+            job_id=job_id,
+            team_id=team_id,
+            kind=job.kind,
+            name=job.name,
+            state=job.state,
+            reason=job.reason,
+            now=now,
+        )
         return job
     soon = update(Job).where(
         Job.id == job_id, Job.team_id == team_id, Job.state == "running", Job.cancel_requested_at.is_(None)

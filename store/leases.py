@@ -21,6 +21,7 @@ from store.job_tables import WAITS, WORKED_ON
 from store.tables import Attempt, Job, Run, Team
 
 GIVEN_UP = "The job lost {} workers one after another, so it was given up; its log says what each did last."
+_TOLD = (Job.id.label("job_id"), Job.team_id, Job.kind, Job.name, Job.state, Job.reason)  # what webhooks are told
 CLAIM_TRIES = 50  # each in vain means that somebody else got a job meanwhile
 
 
@@ -146,15 +147,13 @@ def finish(session: Session, claim: Claim, *, state: str, reason: str | None = N
     }
     if state == "succeeded":
         values["progress"] = 1.0
-    row = _change(session, _is_ours(claim), values, Job.team_id)
+    row = _change(session, _is_ours(claim), values, *_TOLD)
     if row is None:
         raise LostLease(claim.job_id, claim.fence)
     left = "failed" if state == "succeeded" else state
     end_runs(session, [claim.job_id], state=left, reason=reason or "The job ended without this run.", now=now)
     _end_attempts(session, Attempt.id == claim.attempt_id, how=state, reason=reason, now=now)
-    if claim.kind == "training":
-        body = {"job_id": claim.job_id, "state": state}
-        webhooks.enqueue(session, team_id=row[0], event=f"job.{state}", body=body, now=now)
+    webhooks.job_ended(session, **row._asdict(), now=now)
 
 
 def hand_back(session: Session, claim: Claim, *, reason: str, now: datetime) -> None:
@@ -167,11 +166,12 @@ def hand_back(session: Session, claim: Claim, *, reason: str, now: datetime) -> 
         "state": case((wanted_off, "cancelled"), else_="queued"),
         "ended_at": case((wanted_off, now)),
     }
-    row = _change(session, _is_ours(claim), values, Job.state)
+    row = _change(session, _is_ours(claim), values, *_TOLD)
     if row is None:
         raise LostLease(claim.job_id, claim.fence)
-    if row[0] == "cancelled":
+    if row.state == "cancelled":
         end_runs(session, [claim.job_id], state="cancelled", reason="The job was cancelled.", now=now)
+        webhooks.job_ended(session, **row._asdict(), now=now)
     else:
         _runs_wait_again(session, [claim.job_id])
     _end_attempts(session, Attempt.id == claim.attempt_id, how="handed_back", reason=reason, now=now)
@@ -194,20 +194,18 @@ def reap(session: Session, *, now: datetime, max_attempts: int = 5) -> list[str]
         update(Job)
         .where(WORKED_ON, Job.lease_until < now)
         .values(values)
-        .returning(Job.id, Job.team_id, Job.kind, Job.state, Job.reason)
+        .returning(*_TOLD)
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(overdue).all()
-    ids = [row.id for row in rows]
+    ids = [row.job_id for row in rows]
     if not ids:
         return []
-    _runs_wait_again(session, [row.id for row in rows if row.state == "queued"])
+    _runs_wait_again(session, [row.job_id for row in rows if row.state == "queued"])
     for row in rows:
         if row.state != "queued":
-            end_runs(session, [row.id], state=row.state, reason=row.reason or "The job was cancelled.", now=now)
-            if row.kind == "training":
-                body = {"job_id": row.id, "state": row.state}
-                webhooks.enqueue(session, team_id=row.team_id, event=f"job.{row.state}", body=body, now=now)
+            end_runs(session, [row.job_id], state=row.state, reason=row.reason or "The job was cancelled.", now=now)
+            webhooks.job_ended(session, **row._asdict(), now=now)
     _end_attempts(session, Attempt.job_id.in_(ids), how="lease_lost", reason="The worker fell silent.", now=now)
     return ids
 

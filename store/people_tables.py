@@ -111,6 +111,7 @@ class Webhook(Base):
     events: Mapped[list[str]] = mapped_column(small_json())
     created_at: Mapped[datetime] = mapped_column(Utc)
     disabled_at: Mapped[datetime | None] = mapped_column(Utc)
+    disabled_reason: Mapped[str | None] = mapped_column(String(500))
 
 
 class WebhookDelivery(Base):

@@ -15,6 +15,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from store import outside
+
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107 with the closing zero, and some clients add a few
 
 
@@ -55,6 +57,11 @@ def _seconds(text: str) -> float:
 def _limit(text: str) -> str:
     if text != NO_LIMIT and not re.fullmatch(r"[1-9][0-9]*/(second|minute|hour|day)", text):
         raise ValueError(f"say it like 100/minute, or `{NO_LIMIT}`")
+    return text
+
+
+def _networks(text: str) -> str:
+    outside.networks(text)
     return text
 
 
@@ -171,6 +178,18 @@ class Settings:
     )
     file_grace_hours: float = _setting(
         "BIMT_FILE_GRACE_HOURS", 24.0, "Files that nothing refers to are deleted after so long.", parse=_seconds
+    )
+    webhook_networks: str = _setting(
+        "BIMT_WEBHOOK_NETWORKS",
+        "",
+        "Private networks that webhooks may reach, by http too: 10.1.0.0/16,fd00::/8.",
+        parse=_networks,
+    )
+    webhook_seconds: float = _setting(
+        "BIMT_WEBHOOK_SECONDS", 10.0, "Time that a receiver of webhooks has to answer.", parse=_seconds
+    )
+    webhook_days: float = _setting(
+        "BIMT_WEBHOOK_DAYS", 30.0, "What was sent to webhooks is kept so long.", parse=_seconds
     )
     log_level: str = _setting("BIMT_LOG_LEVEL", "info", "How much is logged: debug, info, warning or error.")
 

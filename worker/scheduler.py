@@ -1,5 +1,5 @@
-"""`python -m worker.scheduler`: sees to it that what waits is announced, what was left is taken up, and what nobody
-needs is deleted. One is enough; a second does no harm, for every change is one conditional UPDATE."""
+"""`python -m worker.scheduler`: sees to it that what waits is announced, what was left is taken up, webhooks hear, and
+what nobody needs is deleted. One is enough; a second does no harm, for every change is one conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from sqlalchemy import func, select
 
-from store import errands, idempotency, jobs, presence, uploads
+from store import errands, idempotency, jobs, presence, uploads, webhooks
 from store.database import Database
 from store.files import Files, collect_garbage, collect_strays
 from store.queue import announce, queue_settings
 from store.settings import Settings
 from store.tables import Job
+from worker.courier import Courier
 from worker.patience import Patience
 from worker.records import log_records
 
@@ -98,8 +99,8 @@ class Scheduler:
         return reaped
 
     def collect(self) -> None:
-        """Delete what is too old (uploads that nobody completed, keys, drafts, answers), files that nothing refers to,
-        and the names of workers long gone."""
+        """Delete what is too old (uploads that nobody completed, keys, drafts, answers, messages), files that nothing
+        refers to, and the names of workers long gone."""
         now, grace = self.now(), timedelta(hours=self.settings.file_grace_hours)
         with self.database.write() as session:
             uploads.forget_expired(session, now=now)
@@ -111,6 +112,7 @@ class Scheduler:
             presence.forget(session, silent_since=now - timedelta(seconds=ABSENT_SECONDS))
         with self.database.write() as session:
             errands.forget(session, ended_before=now - timedelta(hours=self.settings.errand_hours))
+            webhooks.forget(session, before=now - timedelta(days=self.settings.webhook_days))
         if drafts or freed:
             log.info("deleted %d drafts and %d files that nothing needs", len(drafts), len(freed))
 
@@ -187,12 +189,15 @@ def main() -> int:
         Duty(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
         Duty(scheduler.collect_strays, STRAYS_SECONDS, time.monotonic() + 3600),
     ]
+    courier = threading.Thread(target=Courier.of(settings, scheduler.database).work, args=(over,), name="courier")
+    courier.start()  # beside the duties: a receiver that is slow must hold up none of them
     log.info("ticking every %.0f s", TICK_SECONDS)
     while not over.wait(TICK_SECONDS):
         for duty in duties:
             if time.monotonic() >= duty.next_at:
                 duty.next_at = time.monotonic() + duty.every_seconds
                 scheduler.attend(duty.do)
+    courier.join()
     return 0
 
 

@@ -26,6 +26,8 @@ RunId = identifier("run")
 TokenId = identifier("token")
 MemberId = identifier("member")
 ShareId = identifier("share")
+WebhookId = identifier("webhook")
+DeliveryId = identifier("delivery")
 
 
 class Received(BaseModel):

@@ -6,6 +6,7 @@ from .errors import (
     BimtError,
     Conflict,
     InvalidFields,
+    InvalidSignature,
     JobEnded,
     NotAllowed,
     NotFound,
@@ -25,6 +26,7 @@ from .patience import Patience
 from .recipes import Recipe
 from .runs import Figure, Module, Run
 from .service import Client
+from .webhooks import Webhook
 
 __all__ = [
     "AnswerFailed",
@@ -34,6 +36,7 @@ __all__ = [
     "Dataset",
     "Figure",
     "InvalidFields",
+    "InvalidSignature",
     "Job",
     "JobEnded",
     "Model",
@@ -52,5 +55,6 @@ __all__ = [
     "TooMany",
     "Unreachable",
     "Version",
+    "Webhook",
     "WrongField",
 ]

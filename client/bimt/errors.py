@@ -6,6 +6,7 @@ BimtError
   Unreachable      nobody answered
   AnswerFailed     a question to a network found no answer
   JobEnded         a job that was waited for failed or was cancelled
+  InvalidSignature a message to a webhook is not the service's
   NotLoggedIn      no address or no token was given
   NotInstalled     something that is optional is needed now
 """
@@ -116,6 +117,10 @@ class ServiceFault(Refused):
 
 class Unreachable(BimtError):
     """Nobody answered, again and again."""
+
+
+class InvalidSignature(BimtError):
+    """A message that says to come from the service does not, or is old: do nothing that it says."""
 
 
 class NotLoggedIn(BimtError):

@@ -12,6 +12,7 @@ from .models import Models
 from .patience import Patience
 from .recipes import Recipes
 from .runs import Runs
+from .webhooks import Webhooks
 from .wire import Wire
 
 
@@ -43,6 +44,7 @@ class Client:
         self.jobs = Jobs(self.wire)
         self.runs = Runs(self.wire)
         self.models = Models(self.wire)
+        self.webhooks = Webhooks(self.wire)
 
     @property
     def url(self) -> str:

@@ -10,7 +10,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from api.auth import Access, decisions
-from store import datasets, errands, models, shares, teams, uploads
+from store import datasets, errands, models, shares, teams, uploads, webhooks
 from store.identifiers import new_id
 from store.tables import Model
 from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
@@ -22,6 +22,7 @@ BODIES: dict[str, dict[str, object]] = {
     "/interventions": {"each": {"kind": "module"}},
     "/predict": {"inputs": [[0, 0, 0, 0]]},
     "/versions/<string:version>": {"card": "anew"},
+    "/webhooks": {"url": "https://hooks.example.org/bimt"},
 }
 # Addresses that would wait for a worker; there is none.
 WAITING = (
@@ -52,6 +53,8 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         sending = uploads.begin(
             rows, **who, name="a.csv", bytes=3, format="csv", roles=None, expires_at=later, now=now()
         )
+        hook = webhooks.create(rows, **who, url="https://hooks.example.org/", events=["job.failed"], now=now())
+        ids |= {"webhook_id": hook.id, "delivery_id": webhooks.ping(rows, who["team_id"], hook.id, now=now()).id}
         ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
     words = {"module": "A", "step": "20000", "model": version.model_id, "version": "1", "alias": "stable"}
     return ids | words | {"job_id": job_id, "run_id": run_id, "name": "network", "suffix": "svg", "slug": "not-found"}
@@ -134,7 +137,18 @@ def test_a_scope_opens_its_addresses_and_no_other(house: House, role: str | None
 
 def test_what_belongs_to_another_team_is_not_there(house: House) -> None:
     theirs, nobody_s = things(house, "theirs"), {}
-    for name in ("dataset_id", "job_id", "run_id", "token_id", "share_id", "upload_id", "member_id", "model"):
+    for name in (
+        "dataset_id",
+        "job_id",
+        "run_id",
+        "token_id",
+        "share_id",
+        "upload_id",
+        "member_id",
+        "webhook_id",
+        "delivery_id",
+        "model",
+    ):
         nobody_s[name] = new_id(name.removesuffix("_id"))
     checked = 0
     for method, rule, _ in api_addresses(house):
@@ -155,7 +169,7 @@ def test_what_belongs_to_another_team_is_not_there(house: House) -> None:
 
 def test_lists_hold_nothing_of_another_team(house: House) -> None:
     things(house, "theirs")
-    for what in ("datasets", "jobs", "runs", "models"):
+    for what in ("datasets", "jobs", "runs", "models", "webhooks"):
         assert house.client().get(f"/api/v1/{what}", headers=house.headers()).json["items"] == []
         assert house.client().get(f"/api/v1/{what}", headers=house.headers(team="theirs")).json["items"] != []
 

@@ -90,7 +90,7 @@ def test_every_example_of_the_document_does_what_it_shows(
         holds(answer.json, shown, command[:60])
         if str(answer.json.get("token", "")).startswith("share_"):
             known["LINK"] = answer.json["token"]
-        for noun, name in (("dataset_", "DATASET"), ("job_", "JOB")):
+        for noun, name in (("dataset_", "DATASET"), ("job_", "JOB"), ("webhook_", "WEBHOOK")):
             if answer.status_code in (201, 202) and str(answer.json.get("id", "")).startswith(noun):
                 known.setdefault(name, answer.json["id"])
 

@@ -73,6 +73,8 @@ BODIES: dict[str, dict[str, object] | None] = {
     "/aliases/<string:alias>": {"version": 1},
     "/annotations": {"about": "run", "text": "seen"},
     "/versions/<string:version>": {"card": "anew"},
+    "/datasets/<string:dataset_id>": {"name": "anew"},
+    "/webhooks": {"url": "https://hooks.example.org/bimt"},
     "/parts/<int:start>": None,  # a piece; the upload's beginning and end are noted
     "/complete": None,  # tests/api/test_uploads.py has a whole one
     "/cancel": None,  # its job has ended here

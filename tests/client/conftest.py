@@ -38,7 +38,7 @@ def service() -> Iterator[Up]:
     except BrokerError as error:
         pytest.skip(str(error))
     with short_folder() as folder:
-        up = Up(folder / "home", BIMT_RATE_LIMIT="none").ready()
+        up = Up(folder / "home", BIMT_RATE_LIMIT="none", BIMT_WEBHOOK_NETWORKS="127.0.0.1/32").ready()
         try:
             wait_for(up.is_ready, "the worker is ready")
             yield up

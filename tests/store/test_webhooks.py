@@ -7,8 +7,11 @@ from datetime import timedelta
 import pytest
 
 from store import jobs, presence, webhooks
-from store.errors import NotFound
+from store.errors import Conflict, NotFound, QuotaExceeded
+from store.webhooks import Answer
 from tests.store.makers import claim, submit
+
+ACCEPTED, FAILED = Answer(200, "200 OK"), Answer(503, "503 Service Unavailable")
 
 
 @pytest.fixture
@@ -28,12 +31,66 @@ def test_the_end_of_a_job_is_told_to_those_who_asked(database, people, clock, we
         jobs.finish(session, failed, state="failed", now=clock.now)
         done = claim(session, submit(session, people, clock.now).id, clock.now)
         jobs.finish(session, done, state="succeeded", now=clock.now)
+        errand = claim(session, submit(session, people, clock.now, kind="predict", runs=()).id, clock.now)
+        jobs.finish(session, errand, state="succeeded", now=clock.now)
     with database.write() as session:
-        due = webhooks.take_due(session, now=clock.now)
+        due = [*webhooks.take_due(session, now=clock.now), *webhooks.take_due(session, now=clock.now)]
         assert [(one.event, one.body["job_id"]) for one in due] == [
             ("job.cancelled", job.id), ("job.succeeded", done.job_id),
         ]  # fmt: skip
+        assert due[1].body == {"job_id": done.job_id, "name": "independence", "state": "succeeded", "reason": None}
         assert {(one.url, one.secret) for one in due} == {(webhook.url, webhook.secret)}
+        assert webhooks.take_due(session, now=clock.now) == []
+
+
+def test_a_cancelled_job_whose_worker_hands_it_back_or_is_lost_is_told(database, people, clock, webhook):
+    with database.write() as session:
+        claims = [claim(session, submit(session, people, clock.now).id, clock.now) for _ in range(2)]
+        for one in claims:
+            jobs.request_cancel(session, people.team, one.job_id, clock.now)
+        jobs.hand_back(session, claims[0], reason="Shutting down.", now=clock.now)
+        jobs.reap(session, now=clock.pass_seconds(1000))
+        told = [one.body["job_id"] for _ in claims for one in webhooks.take_due(session, now=clock.now)]
+    assert told == [one.job_id for one in claims]
+
+
+def test_one_message_at_a_time_goes_to_each_and_a_busy_one_is_left_alone(database, people, clock, webhook):
+    with database.write() as session:
+        other = webhooks.create(
+            session, team_id=people.team, member_id=people.member, url="https://example.org/b", events=[], now=clock.now
+        )
+        for hook in (webhook, webhook, other):
+            webhooks.ping(session, people.team, hook.id, now=clock.now)
+        assert webhooks.is_due(session, now=clock.now)
+        [one] = webhooks.take_due(session, now=clock.now, busy=[other.id])
+        assert one.webhook_id == webhook.id
+        assert {each.webhook_id for each in webhooks.take_due(session, now=clock.now)} == {webhook.id, other.id}
+        assert not webhooks.is_due(session, now=clock.now)
+
+
+def test_a_message_is_sent_again_when_somebody_asks(database, people, clock, webhook):
+    with database.write() as session:
+        ping = webhooks.ping(session, people.team, webhook.id, now=clock.now)
+        [one] = webhooks.take_due(session, now=clock.now)
+        webhooks.record(session, one, ACCEPTED, now=clock.now)
+        webhooks.redeliver(session, people.team, webhook.id, ping.id, now=clock.now)
+        [again] = webhooks.take_due(session, now=clock.now)
+        assert (again.id, again.attempts) == (ping.id, 1)
+        webhooks.change(session, people.team, webhook.id, disabled=True, now=clock.now)
+        for ask in (webhooks.redeliver, webhooks.ping):
+            with pytest.raises(Conflict, match="A member of the team disabled it"):
+                ask(session, people.team, webhook.id, *([ping.id] if ask is webhooks.redeliver else []), now=clock.now)
+        with pytest.raises(NotFound):
+            webhooks.redeliver(session, people.other_team, webhook.id, ping.id, now=clock.now)
+
+
+def test_a_team_has_so_many_webhooks_and_no_more(database, people, clock):
+    with database.write() as session:
+        for _ in range(webhooks.MOST_WEBHOOKS):
+            made = {"team_id": people.team, "member_id": people.member, "url": "https://example.org", "events": []}
+            webhooks.create(session, **made, now=clock.now)
+        with pytest.raises(QuotaExceeded):
+            webhooks.create(session, **made, now=clock.now)
 
 
 def test_a_message_is_tried_again_and_given_up_in_the_end(database, people, clock, webhook):
@@ -47,20 +104,20 @@ def test_a_message_is_tried_again_and_given_up_in_the_end(database, people, cloc
             assert webhooks.take_due(session, now=clock.now) == []
         tries += 1
         with database.write() as session:
-            webhooks.record(session, one, delivered=False, answer="503", now=clock.now)
+            webhooks.record(session, one, FAILED, now=clock.now)
     clock.pass_seconds(10**7)
     with database.write() as session:
         assert webhooks.take_due(session, now=clock.now) == []
         (sent,) = webhooks.deliveries(session, people.team, webhook.id).rows
-        assert (sent.state, sent.attempts, sent.answer) == ("given_up", tries, "503")
+        assert (sent.state, sent.attempts, sent.answer) == ("given_up", tries, "503 Service Unavailable")
 
 
 def test_a_delivered_message_is_not_sent_again(database, people, clock, webhook):
     with database.write() as session:
         webhooks.enqueue(session, team_id=people.team, event="job.succeeded", body={"n": 1}, now=clock.now)
         (one,) = webhooks.take_due(session, now=clock.now)
-        webhooks.record(session, one, delivered=True, answer="200", now=clock.now)
-        webhooks.record(session, one, delivered=False, answer="late", now=clock.now)
+        webhooks.record(session, one, ACCEPTED, now=clock.now)
+        webhooks.record(session, one, FAILED, now=clock.now)
         assert webhooks.take_due(session, now=clock.pass_seconds(10**7)) == []
         assert webhooks.deliveries(session, people.team, webhook.id).rows[0].state == "delivered"
 
