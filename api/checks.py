@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from store.settings import Settings
 log = logging.getLogger("api")
 
 CHECKER = "bimt_engine.datasets.check"
+LOOK_UP_SECONDS = 0.2  # how soon a check ends when it should
 ENDINGS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -49,54 +52,75 @@ def format_of(file_name: str) -> str | None:
     )
 
 
-def check_file(path: Path, *, form: str, settings: Settings, roles: dict[str, Any] | None = None) -> Finding:
+def check_file(
+    path: Path,
+    *,
+    form: str,
+    settings: Settings,
+    roles: dict[str, Any] | None = None,
+    look_up: Callable[[], None] = lambda: None,
+) -> Finding:
     """Have a child read the file. Whatever happens to the child, this gives a finding.
 
-    roles   complete roles, when they are known: then only the columns that they name must be sound.
+    roles     complete roles, when they are known: then only the columns that they name must be sound.
+    look_up   called again and again meanwhile; what it raises ends the child and goes on to the caller.
     """
-    command = [sys.executable, "-m", CHECKER, "--format", form]
+    command = [sys.executable, "-m", CHECKER, "--tethered", "--format", form]
     command += ["--memory-bytes", str(settings.check_memory_bytes), "--cpu-seconds", str(int(settings.check_seconds))]
     if roles is not None:
         command += ["--roles", json.dumps({name: roles.get(name) for name in ("inputs", "targets", "task")})]
     try:
-        ended = subprocess.run(
-            [*command, str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=settings.check_seconds + 10,  # it may wait for a processor before it uses one
-            check=False,
-            env=_environment(),
-            cwd="/",
-        )
+        # It may wait for a processor before it uses one.
+        status, out, err = _run([*command, str(path)], seconds=settings.check_seconds + 10, look_up=look_up)
     except subprocess.TimeoutExpired:
         return _refused("The file took longer to read than is granted; send fewer rows or columns.")
     try:
-        said = json.loads(ended.stdout.decode("utf-8").strip().splitlines()[-1])
+        said = json.loads(out.decode("utf-8").strip().splitlines()[-1])
         if said["ok"]:
             return Finding(said["preview"], [])
         return Finding(None, [dict(entry) for entry in said["errors"]] or _refused("The file cannot be read.").errors)
     except (ValueError, KeyError, IndexError, TypeError):
-        log.warning(
-            "the check of an upload died with %s: %s", ended.returncode, ended.stderr[-2000:].decode("utf-8", "replace")
-        )
+        log.warning("the check of an upload died with %s: %s", status, err[-2000:].decode("utf-8", "replace"))
         return _refused(f"Reading the file as {form} took more memory or time than is granted, or it is damaged.")
 
 
+def _run(command: list[str], *, seconds: float, look_up: Callable[[], None]) -> tuple[int, bytes, bytes]:
+    """(status, output, errors) of a child that ends when we do. Raises TimeoutExpired, and what `look_up` raises."""
+    pipe = subprocess.PIPE
+    deadline = time.monotonic() + seconds
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), cwd="/") as child:
+        tether, child.stdin = child.stdin, None  # communicate() would close it, and so end the child
+        try:
+            while True:
+                look_up()
+                try:
+                    out, err = child.communicate(timeout=LOOK_UP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    return child.returncode, out, err
+        finally:
+            child.kill()
+            if tether is not None:
+                tether.close()
+
+
 def understand(
-    path: Path, *, form: str, settings: Settings, asked: dict[str, Any]
+    path: Path, *, form: str, settings: Settings, asked: dict[str, Any], look_up: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(preview, settled roles) of a file. `asked`: the roles that the user named, perhaps not all.
 
     Raises the problem of an unusable file or of roles that cannot be.
     """
     complete = asked if asked.get("targets") and asked.get("task") else None
-    finding = check_file(path, form=form, settings=settings, roles=complete)
+    finding = check_file(path, form=form, settings=settings, roles=complete, look_up=look_up)
     if finding.preview is None:
         raise unusable(finding.errors)
     roles = settle_roles(finding.preview, asked)
     if complete is None and any(asked.get(name) is not None for name in ("inputs", "targets", "task")):
         # Roles that were only now complete are looked at as the worker will look at them.
-        again = check_file(path, form=form, settings=settings, roles=roles)
+        again = check_file(path, form=form, settings=settings, roles=roles, look_up=look_up)
         if again.preview is None:
             raise unusable(again.errors)
         return again.preview, roles
@@ -141,6 +165,12 @@ def _text(value: Any) -> str | None:
 # --- roles ---------------------------------------------------------------------------------------------
 
 
+def amended_roles(settled: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too."""
+    follow = ("inputs", "task") if asked.get("targets") else ()
+    return {name: value for name, value in settled.items() if name not in follow} | asked
+
+
 def settle_roles(preview: dict[str, Any], asked: dict[str, Any], *, under: str = "") -> dict[str, Any]:
     """The roles of an uploaded table's columns: what was asked for, completed by what the check suggests.
 
@@ -166,6 +196,9 @@ def settle_roles(preview: dict[str, Any], asked: dict[str, Any], *, under: str =
         if text and task == "regression":
             detail = f"The target `{name}` holds text; choose the task `classification`, or a column of numbers."
             errors.append(wrong(f"{under}/targets/{index}", detail, column=name))
+    for name in sorted(set(inputs) & set(targets)):
+        detail = f"`{name}` cannot be input and target at once."
+        errors.append(wrong(f"{under}/targets/{targets.index(name)}", detail, column=name))
     if task == "classification" and len(targets) > 1:
         errors.append(wrong(f"{under}/targets", f"Classification has one target; {len(targets)} are named."))
     if not targets:

@@ -49,7 +49,7 @@ def ask(kind: str, order: Mapping[str, Any], *, about: str, wait: float, once: b
             now=here.now(),
         )
         errand_id, queue, priority = job.id, job.queue, job.priority
-    here.tell_again(errand_id, queue, priority)
+    here.tell(errand_id, queue, priority, marked=True)
     return wait_for(errand_id, seconds=wait)
 
 

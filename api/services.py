@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from flask import current_app
 
 from api.board import Board
+from api.checking import Checker
 from store.database import Database
 from store.files import Files
 from store.jobs import mark_announced
@@ -36,26 +37,25 @@ class Services:
     announce: Callable[[str, str, int], None]
     now: Callable[[], datetime] = utc_now
     board: Board = field(init=False)
+    checker: Checker = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "board", Board(self.database))
+        object.__setattr__(self, "checker", Checker(self.settings, self.database, self.files, self.now))
 
-    def tell_again(self, job_id: str, queue: str, priority: int) -> None:
-        """Announce a job whose row says already that it was announced; where that fails, the sweeper does it later."""
-        try:
-            self.announce(job_id, queue, priority)
-        except Exception:
-            log.warning("job %s could not be announced; the sweeper will do it", job_id, exc_info=True)
+    def tell(self, job_id: str, queue: str, priority: int, *, marked: bool = False) -> None:
+        """Announce a job that is committed. When the broker is away the sweeper announces it later.
 
-    def tell(self, job_id: str, queue: str, priority: int) -> None:
-        """Announce a job that is committed. When the broker is away the sweeper announces it later."""
+        marked   its row says already that it was announced, which saves a trip to the database
+        """
         try:
             self.announce(job_id, queue, priority)
         except Exception:
             log.warning("job %s could not be announced; the sweeper will do it", job_id, exc_info=True)
             return
-        with self.database.write() as rows:
-            mark_announced(rows, [job_id], now=self.now())
+        if not marked:
+            with self.database.write() as rows:
+                mark_announced(rows, [job_id], now=self.now())
 
 
 def services() -> Services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from store import files, teams
@@ -63,7 +63,7 @@ def register(
         preview=preview,
         errors=None,
         created_at=now,
-        checked_at=now,
+        checked_at=None if state == "checking" else now,
     )
     session.add(dataset)
     session.flush()
@@ -104,17 +104,42 @@ def judge(
     return session.scalar(changed) is not None
 
 
-def to_check(session: Session, *, now: datetime, silent_since: datetime, limit: int = 10) -> list[Dataset]:
-    """Claim some data sets whose check was begun before `silent_since` and never ended: its process died."""
-    stale = select(Dataset.id).where(Dataset.state == "checking", Dataset.checked_at < silent_since).limit(limit)
-    claimed = (
+def change(session: Session, dataset: Dataset, **values: Any) -> Dataset:
+    """Write these columns of a data set that is as it was read. Raises Conflict where it has changed meanwhile."""
+    as_read = (Dataset.id == dataset.id, Dataset.state == dataset.state, Dataset.checked_at == dataset.checked_at)
+    changed = update(Dataset).where(*as_read).values(values).returning(Dataset.id)
+    if session.scalar(changed.execution_options(synchronize_session=False)) is None:
+        raise Conflict(f"Data set `{dataset.id}` was changed or deleted meanwhile; look at it and try again.")
+    session.expire_all()
+    return get(session, dataset.team_id, dataset.id)
+
+
+def take_check(session: Session, *, now: datetime, silent_since: datetime) -> Dataset | None:
+    """The oldest data set that waits for its check, ours from now on; None where there is none.
+
+    While a check is under way `checked_at` is the last sign of life of whoever does it. One that was silent since
+    `silent_since` is gone, and its check begins anew here.
+    """
+    nobody = or_(Dataset.checked_at.is_(None), Dataset.checked_at < silent_since)
+    oldest = select(Dataset.id).where(Dataset.state == "checking", nobody).order_by(Dataset.id).limit(1)
+    taken = (
         update(Dataset)
-        .where(Dataset.id.in_(stale.with_for_update(skip_locked=True)), Dataset.state == "checking")
+        .where(Dataset.id.in_(oldest.with_for_update(skip_locked=True)), Dataset.state == "checking", nobody)
         .values(checked_at=now)
         .returning(Dataset)
         .execution_options(synchronize_session=False)
     )
-    return list(session.scalars(claimed))
+    return session.scalar(taken)
+
+
+def hold_check(session: Session, dataset_id: str, *, since: datetime, now: datetime | None) -> bool:
+    """Say that its check goes on; `now` None gives it back, for anybody to begin. False where it is no longer ours.
+
+    since   the moment of our last sign of life
+    """
+    ours = (Dataset.id == dataset_id, Dataset.state == "checking", Dataset.checked_at == since)
+    held = update(Dataset).where(*ours).values(checked_at=now).returning(Dataset.id)
+    return session.scalar(held.execution_options(synchronize_session=False)) is not None
 
 
 def get(session: Session, team_id: str, dataset_id: str) -> Dataset:

@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,6 +50,17 @@ def limit_this_process(*, memory: int, seconds: int) -> None:
             resource.setrlimit(limit, (soft, hard))
 
 
+def end_with_the_caller() -> None:
+    """End at once when standard input ends: the caller holds the other end of the pipe, and is gone."""
+
+    def listen() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
 def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the preview, or what is wrong."""
     from bimt_engine.datasets.table import RefusedData
@@ -79,9 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--roles", type=json.loads, default=None, help="JSON: inputs (or null), targets, task")
     parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
     parser.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)
+    parser.add_argument("--tethered", action="store_true", help="end when standard input ends")
     parser.add_argument("path", type=Path)
     asked = parser.parse_args(arguments)
     os.environ["POLARS_MAX_THREADS"] = "1"  # each thread would reserve address space, which is limited
+    if asked.tethered:
+        end_with_the_caller()
     limit_this_process(memory=asked.memory_bytes, seconds=asked.cpu_seconds)
     print(json.dumps(check(asked.path, asked.format, asked.roles), allow_nan=False), flush=True)
     return 0

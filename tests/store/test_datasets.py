@@ -62,15 +62,26 @@ def test_a_file_or_a_maker_but_not_both(database, people, clock, files):
 def test_a_check_that_was_left_undone_is_found_once(database, people, clock, files):
     with database.write() as session:
         left = uploaded(session, people, clock, files, state="checking").id
-    later = clock.pass_seconds(100)
-    fresh = later - timedelta(seconds=50)
 
-    def claimed():
+    def taken():
         with database.write() as session:
-            return [one.id for one in datasets.to_check(session, now=later, silent_since=fresh)]
+            found = datasets.take_check(session, now=clock.now, silent_since=clock.now - timedelta(seconds=50))
+            return found and found.id
 
-    assert claimed() == [left]
-    assert claimed() == []
+    assert taken() == left
+    assert taken() is None
+    since, later = clock.now, clock.pass_seconds(40)
+    with database.write() as session:
+        assert datasets.hold_check(session, left, since=since, now=later)
+        assert not datasets.hold_check(session, left, since=since, now=later), "somebody has it already"
+    clock.pass_seconds(40)
+    assert taken() is None, "it goes on"
+    clock.pass_seconds(40)
+    assert taken() == left, "it was left"
+    with database.write() as session:
+        assert datasets.hold_check(session, left, since=clock.now, now=None)
+    assert taken() == left, "it was given back"
+    later = clock.now
     with database.write() as session:
         assert datasets.judge(session, left, now=later, errors=[{"detail": "row 3: no number", "row": 3}])
     with database.read() as session:
