@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.checks import settle_roles, uploaded_spec
+from api.checks import amended_roles, settle_roles, uploaded_spec
 from api.problems import Problem, field_errors, fields_problem, invalid
 from api.resources.recipes import known_recipe
 from api.schemas.datasets import Roles
@@ -169,7 +169,7 @@ def _dataset_part(row: Dataset, roles: Roles | None) -> dict[str, Any]:
     settled = dict(row.roles or {})
     if roles is not None:
         asked = roles.model_dump(exclude_unset=True)
-        settled = settled | {k: v for k, v in settle_roles(row.preview or {}, settled | asked, under="/roles").items()}
+        settled |= settle_roles(row.preview or {}, amended_roles(settled, asked), under="/roles")
     return uploaded_spec(row.id, row.sha256 or "", row.format or "", settled)
 
 

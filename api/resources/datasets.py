@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from api.auditing import note
 from api.auth import Access, caller
-from api.checking import check_again, check_later
-from api.checks import format_of, understand
+from api.checks import amended_roles, format_of, settle_roles, understand
 from api.door import Noun, answer, binary
 from api.paging import cursor, key_of
 from api.problems import Problem, field_errors, fields_problem, invalid
 from api.schemas.datasets import (
+    DatasetChange,
     DatasetItem,
     DatasetOut,
     DatasetPage,
@@ -101,7 +101,8 @@ def get_dataset(path: DatasetPath) -> Response:
     here = services()
     with here.database.read() as rows:
         row = datasets.get(rows, caller().team_id, path.dataset_id)
-    check_again(here, row)
+    if row.state == "checking":
+        here.checker.look()
     return answer(shown(row))
 
 
@@ -135,6 +136,37 @@ def dataset_content(path: DatasetPath) -> Response:
     response.headers["Content-Disposition"] = f'attachment; filename="{path.dataset_id}.{form}"'
     response.set_etag(sha256)
     return response
+
+
+@api.at(
+    "patch",
+    "/datasets/<string:dataset_id>",
+    needs=Access.SUBMIT,
+    answers={200: DatasetOut, 202: DatasetOut},
+    problems=(409,),
+)
+def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
+    """Change its name, or what its columns are for; jobs that are there keep what they were submitted with.
+
+    A large file whose inputs, targets or task change is looked at again: 202 and the state `checking`. One that was
+    refused may become usable by roles that leave the faulty columns out.
+    """
+    here, who = services(), caller()
+    asked = body.model_dump(exclude_unset=True)
+    name = asked.pop("name", None)
+    with here.database.read() as rows:
+        row = datasets.get(rows, who.team_id, path.dataset_id)
+    values: dict[str, Any] = {} if name is None else {"name": name}
+    if asked:
+        values |= _with_roles(row, asked)
+    if values:
+        with here.database.write() as rows:
+            row = datasets.change(rows, row, **values)
+            note(rows, "dataset.change", row.id, changed=sorted(body.model_fields_set))
+    if row.state != "checking":
+        return answer(shown(row))
+    here.checker.look()
+    return answer(shown(row), 202, Location=_address(row))
 
 
 @api.at("delete", "/datasets/<string:dataset_id>", needs=Access.SUBMIT, answers={204: None}, problems=(409,))
@@ -246,6 +278,36 @@ def _keep_small(spooled: Spooled, fields: UploadFields, form: str, name: str) ->
     return response
 
 
+def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a data set's row when these roles are asked for. Raises the problem of roles that cannot be."""
+    here = services()
+    if row.sha256 is None:
+        sentence = f"`{row.name}` is made, not uploaded: its columns have no roles to change."
+        raise invalid(f"/{next(iter(asked))}", sentence)
+    if row.state == "checking":
+        raise Problem("conflict", "The data set is still being checked; change its roles when it is ready or refused.")
+    before = dict(row.roles or {})
+    roles = amended_roles(before, asked)
+    if row.state == "ready":
+        roles = settle_roles(row.preview or {}, roles)
+        if all(roles[name] == before.get(name) for name in ("inputs", "targets", "task")):
+            return {"roles": roles}  # the same columns: nothing is to be looked at again
+    if row.bytes > here.settings.check_at_once_bytes:
+        return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}
+    with here.files.path(row.sha256) as local:
+        preview, roles = understand(local, form=row.format or "", settings=here.settings, asked=roles)
+    return {
+        "roles": roles,
+        "preview": preview,
+        "task": roles["task"],
+        "rows": preview.get("rows"),
+        "columns": len(preview.get("columns", [])),
+        "state": "ready",
+        "checked_at": here.now(),
+        "errors": None,
+    }
+
+
 def _keep_large(stored: Any, fields: UploadFields, form: str, name: str) -> Response:
     here, who = services(), caller()
     with here.database.write() as rows:
@@ -265,7 +327,7 @@ def _keep_large(stored: Any, fields: UploadFields, form: str, name: str) -> Resp
         note(rows, "dataset.upload", row.id)
         response = answer(shown(row), 202, Location=_address(row))
     _still_there(row)
-    check_later(here, row.id)
+    here.checker.look()
     return response
 
 

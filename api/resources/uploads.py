@@ -10,7 +10,6 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.auditing import note
 from api.auth import Access, caller
-from api.checking import check_later
 from api.checks import format_of, understand
 from api.door import Noun, answer
 from api.problems import Problem, invalid
@@ -177,7 +176,7 @@ def complete_upload(path: UploadPath) -> Response:
     with here.database.write() as rows:
         free(rows, here.files, [part.sha256 for part in parts])
     if not small:
-        check_later(here, row.id)
+        here.checker.look()
     return response
 
 

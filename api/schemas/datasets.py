@@ -73,6 +73,12 @@ class UploadFields(Roles):
     format: Format | None = Field(default=None, description="Null: as the file's name ends.")
 
 
+class DatasetChange(Roles):
+    """What to change of a data set; what is left out stays. New targets make inputs and task follow, unless named."""
+
+    name: Label | None = None
+
+
 class DatasetPath(InPath):
     dataset_id: DatasetId
 

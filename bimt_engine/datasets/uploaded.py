@@ -156,10 +156,10 @@ def _statistics(column: Column) -> dict[str, Any]:
     if column.shape:
         shown["shape"] = list(column.shape)
     return shown | {
-        "min": float(numbers.min()),
-        "max": float(numbers.max()),
-        "mean": float(numbers.mean(dtype=np.float64)),
-        "std": float(numbers.std(dtype=np.float64)),
+        "min": _plain(numbers.min()),
+        "max": _plain(numbers.max()),
+        "mean": _plain(numbers.mean(dtype=np.float64)),
+        "std": _plain(numbers.std(dtype=np.float64)),
     }
 
 
@@ -178,7 +178,8 @@ def _first_rows(table: Table) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str) else float(value)
+    """Text, a number, or None where a column that nobody uses has a fault."""
+    return value if isinstance(value, str) else float(value) if np.isfinite(value) else None
 
 
 def _notes(table: Table, roles: Roles) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import polars as pl
@@ -228,3 +229,13 @@ def test_numbers_whose_square_is_not_finite_are_refused(format):
     with pytest.raises(DataError, match="'bmi' holds numbers as large as .*rescale"):
         understand(frame_bytes(frame, format=format), format)
     understand(frame_bytes(DIABETES.assign(bmi=DIABETES["bmi"] * 1e90), format=format), format)
+
+
+def test_a_fault_in_a_column_that_nobody_uses_is_no_fault_and_no_number():
+    content = b"a,b,y\n" + b"".join(f"{i},{'blue' if i == 3 else i},{2 * i}\n".encode() for i in range(12))
+    with pytest.raises(RefusedData):
+        understand(content, "csv")
+    preview = understand(content, "csv", Roles(("a",), ("y",), "regression"))
+    json.dumps(preview, allow_nan=False)
+    assert preview["columns"][1]["mean"] is None
+    assert [row["b"] for row in preview["first_rows"][2:5]] == [2.0, None, 4.0]
