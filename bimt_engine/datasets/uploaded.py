@@ -63,8 +63,11 @@ def read_table(content: bytes | Path, format: Format, *, used: frozenset[str] | 
 
 
 def _beyond_reach(column: Column) -> list[Problem]:
-    """Numbers so large that not even their variance can be computed."""
-    if column.values.dtype.kind != "f" or (largest := float(np.abs(column.values).max(initial=0.0))) <= LARGEST:
+    """Numbers so large that not even their variance can be computed. What is no number is a fault of another kind."""
+    if column.values.dtype.kind != "f":
+        return []
+    largest = float(np.abs(column.values).max(initial=0.0, where=np.isfinite(column.values)))
+    if largest <= LARGEST:
         return []
     detail = f"Column {column.name!r} holds numbers as large as {largest:.3g}; rescale it to stay within {LARGEST:g}."
     return [Problem(detail, column=column.name)]
