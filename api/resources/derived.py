@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, request
+from flask import Response
 
 from api import evidence
 from api.auth import Access, caller
@@ -169,7 +169,7 @@ def _file(run_id: str, kind: str, name: str, content_type: str, wait: float, **o
             return not_yet(outcome)
         sha256 = or_not_yet(_kept(run, name), run)
     response = evidence.stored_bytes(sha256, content_type)
-    if content_type == OCTETS or "download" in request.args:
+    if content_type == OCTETS:
         response.headers["Content-Disposition"] = f'attachment; filename="{run.id}-{name}"'
     return response
 

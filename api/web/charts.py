@@ -14,12 +14,17 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 30, 30, 44
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `points` are (x, y); `tone` picks the colour, 1 … 6; a dashed line is one that is compared with."""
+    """One line: `points` are (x, y); `tone` picks the colour, 1 … 6; a dashed line is one that is compared with.
+
+    dots     every point is seen; not `joined`: nothing but the points
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     tone: int = 1
     dashed: bool = False
+    dots: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,14 @@ def line_chart(
                     f"{escape(words)}</text>"
                 )
     for line, drawn in kept:
-        path = _path([(across(a), up(b)) for a, b in drawn], steps)
+        places = [(across(a), up(b)) for a, b in drawn]
         dash = " dashed" if line.dashed else ""
-        parts.append(f'<path class="line tone-{line.tone}{dash}" d="{path}"><title>{escape(line.name)}</title></path>')
+        title_ = f"<title>{escape(line.name)}</title>"
+        if line.joined:
+            parts.append(f'<path class="line tone-{line.tone}{dash}" d="{_path(places, steps)}">{title_}</path>')
+        if line.dots:
+            dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5"/>' for a, b in places)
+            parts.append(f'<g class="dots tone-{line.tone}">{title_}{dots}</g>')
     parts.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
         f"{escape(x.label)}</text>"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request
 from flask_wtf.csrf import generate_csrf
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide, may, signed_in
 from api.problems import Problem
@@ -23,6 +25,8 @@ from api.web.charts import number
 from bimt_engine.recipes.shelf import load_recipe, recipe_names
 from store import datasets, jobs, progress, runs, teams
 from store.tables import Job, Run
+
+MOST_PICTURES = 24  # networks that the page of a job shows beside one another
 
 pages = Blueprint("pages", __name__, template_folder="templates")
 
@@ -141,7 +145,8 @@ def job_page(job_id: str) -> str:
             dataset=dataset,
             spec=pretty(job.spec),
             headline=reading.headline(job.spec),
-            best=reading.best_run(found),
+            shown=[run for run in found if run.state == "succeeded"][:MOST_PICTURES],
+            together=together(rows, job, found),
         )
 
 
@@ -180,6 +185,25 @@ def new_job() -> str:
     return render_template(
         "new.html", recipes=recipes, datasets=ready, chosen=chosen, limit_bytes=services().settings.max_upload_bytes
     )
+
+
+def together(rows: Session, job: Job, found: Sequence[Run]) -> dict[str, Any] | None:
+    """What the runs of a job say together: which modules come back, what wiring costs. None where there is but one.
+
+    What nobody has asked for yet is left out; `missing` says that it has to be asked for.
+    """
+    ids = [run.id for run in found if run.state == "succeeded"]
+    if len(ids) < 2 or job.state in ("queued", "running"):
+        return None
+    kept = {kind: jobs.body(rows, job.id, kind) for kind in ("stability", "pareto")}
+    documents = {kind: body["document"] for kind, body in kept.items() if body and body["run_ids"] == ids}
+    pareto = documents.get("pareto") or {}
+    return {
+        "missing": [kind for kind in kept if kind not in documents],
+        "stability": documents.get("stability"),
+        "pareto": pareto,
+        "chart": reading.pareto_chart(pareto.get("points") or []),
+    }
 
 
 # --- what all pages share ------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from bimt_engine.analysis.graph import Graph, Neuron
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 60.0
 MAX_CONNECTIONS = 4_000  # beyond this a page becomes slow; the figure made by the engine is shown instead
+LETTER = 0.62  # width of a letter, as a share of its size
+PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 MAX_GRIPS = 400  # connections; beyond this they lie too close to be pressed one by one
 TONES = 8  # colours for modules; a ninth module starts again
 
@@ -43,10 +45,31 @@ def network_picture(
     ]
     parts += _connections(graph, place, grips=grips and len(graph.connections) <= MAX_GRIPS)
     crowded = len(graph.neurons) > 300
+    named = [
+        n for n in graph.neurons if n.name and n.layer in (layers[0], layers[-1]) and (n.id in wired or not crowded)
+    ]
+    fits = {size: _fitting(named, place, wired, size) for size in (PAGE, SMALL)}
     for neuron in graph.neurons:
-        parts.append(_neuron(neuron, place[neuron.id], neuron.id in wired, tones, layers, crowded))
+        label = ""
+        if neuron.id in fits[PAGE]:
+            label = "label" if neuron.id in fits[SMALL] else "label tight"
+        parts.append(_neuron(neuron, place[neuron.id], neuron.id in wired, tones, layers, crowded, label))
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def _fitting(named: list[Neuron], place: Mapping[str, tuple[float, float]], wired: set[str], size: float) -> set[str]:
+    """The neurons whose names have room in letters of this size: those that are used first, then from left to right."""
+    taken: dict[str, list[tuple[float, float]]] = {}
+    fits = set()
+    for neuron in sorted(named, key=lambda n: (n.id not in wired, place[n.id][0])):
+        half = (len(_short(neuron.name)) * LETTER * size + 0.4 * size) / 2
+        x, y = place[neuron.id]
+        row = taken.setdefault(f"{neuron.layer} {y:.0f}", [])
+        if all(x + half <= left or x - half >= right for left, right in row):
+            row.append((x - half, x + half))
+            fits.add(neuron.id)
+    return fits
 
 
 def in_words(graph: Graph) -> str:
@@ -131,6 +154,7 @@ def _neuron(
     tones: Mapping[str, int],
     layers: list[str],
     crowded: bool,
+    kind: str,
 ) -> str:
     x, y = place
     end = neuron.layer in (layers[0], layers[-1])
@@ -143,9 +167,9 @@ def _neuron(
     if neuron.module:
         words += f", module {neuron.module}"
     label = ""
-    if neuron.name and (wired or not crowded) and end:
+    if kind:
         below = neuron.layer == layers[0]
-        kind = f"label{' below' if below else ''}{'' if wired else ' unused'}"
+        kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
         label = (
             f'<text class="{kind}" x="{x:.1f}" y="{y + (26 if below else -16):.1f}" '
             f'text-anchor="middle">{escape(_short(neuron.name))}</text>'
@@ -171,7 +195,8 @@ _STYLE = """
 .plus{stroke:#2468b2}.minus{stroke:#c4472b}.neuron circle{fill:#1c1f24}.unused circle{fill:#d5d1c7}
 .module-1 circle{fill:#0f7b6c}.module-2 circle{fill:#c2571a}.module-3 circle{fill:#6a4bbc}.module-4 circle{fill:#9a7200}
 .module-5 circle{fill:#b03a6f}.module-6 circle{fill:#2f6fbf}.module-7 circle{fill:#567a1c}.module-8 circle{fill:#7a5a44}
-.label{fill:#1c1f24;font:600 30px system-ui,sans-serif}.label.unused{display:none}
+.label{fill:#1c1f24;font:600 30px system-ui,sans-serif}.label.unused,.tight{display:none}
+.below{transform:translateY(12px)}
 @media (prefers-color-scheme:dark){
 .plus{stroke:#6aa9f0}.minus{stroke:#f0805f}.neuron circle{fill:#e9e7e2}.unused circle{fill:#3b4049}
 .label{fill:#e9e7e2}

@@ -55,8 +55,8 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             supported=body.get("supported"),
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
-            selectivity=body.get("selectivity"),
-            sufficiency=body.get("sufficiency"),
+            selectivity=_whole(body.get("selectivity")),
+            sufficiency=_whole(body.get("sufficiency")),
             inputs=list(body.get("inputs") or []),
             outputs=list(body.get("outputs") or []),
         )
@@ -132,7 +132,7 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
         ("connections kept", run.connections),
         ("modules", run.modules),
         ("modularity Q", run.modularity),
-        ("selectivity", run.selectivity),
+        ("selectivity", _whole(run.selectivity)),
         ("connection cost", run.connection_cost),
     ):
         if value is not None:
@@ -147,6 +147,11 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
 def measured(name: str | None, value: float | None) -> str:
     """A metric as a person reads it; of a share, 0.9998 is not 1."""
     return share(value) if (name or "").endswith(("r2", "accuracy")) else number(value)
+
+
+def _whole(value: float | None) -> float | None:
+    """A share without the dust of its arithmetic: 2e-16 is nothing."""
+    return None if value is None else round(value, 9) + 0.0
 
 
 def metric_name(name: str | None) -> str:
@@ -171,18 +176,6 @@ def headline(spec: Mapping[str, Any]) -> list[str]:
     if training.get("steps"):
         words.append(f"{number(training['steps'])} steps")
     return words
-
-
-def best_run(runs: Sequence[Run]) -> Run | None:
-    """The run to look at first: the one that ended with the fewest connections among those with the lowest loss."""
-    done = [run for run in runs if run.state == "succeeded"]
-    if not done:
-        return None
-    higher = any((run.test_metric_name or "").endswith(("accuracy", "r2")) for run in done)
-    return min(
-        done,
-        key=lambda r: -(r.test_metric or 0) if higher else (r.test_metric if r.test_metric is not None else math.inf),
-    )
 
 
 # --- curves ----------------------------------------------------------------------------------------------
@@ -229,6 +222,22 @@ def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup 
         y=Axis("loss", log=True),
         marks=marks,
     )
+
+
+def pareto_chart(points: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Loss against wiring, a dot for each run; those that no other betters are joined."""
+
+    def places(kept: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+        pairs = [(_float(point.get("wiring")), _float(point.get("loss"))) for point in kept]
+        return sorted((a, b) for a, b in pairs if a is not None and b is not None)
+
+    efficient = [point for point in points if point.get("efficient")]
+    lines = [
+        Series("no other run is better in one and as good in the other", places(efficient), tone=1, dots=True),
+        Series("bettered", places([p for p in points if not p.get("efficient")]), tone=2, dots=True, joined=False),
+    ]
+    lines = [line for line in lines if line.points]
+    return line_chart("Loss against wiring", lines, x=Axis("wiring"), y=Axis("loss", log=True)) if lines else None
 
 
 def _chart(

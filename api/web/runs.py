@@ -122,7 +122,7 @@ def thumbnail(run_id: str) -> Response:
     """The network, small. It follows the theme by itself, and never changes once it is there."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-2-{run.id}"
+        etag = f"thumbnail-3-{run.id}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from store import jobs
 from tests.api.makers import House, make_house, publish_runs, serving, submit_job
 from tests.api.test_thread import upload
 from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
@@ -61,12 +62,41 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Ite
     house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
     job = submit_job(house, seeds=(0, 1, 2), tags=("paper",))
     found = publish_runs(house, job)
+    keep_what_they_say_together(house, job, found)
     waiting = submit_job(house, name="waiting")
     dataset = upload(house, file_name="progress.csv").json["id"]
     model, link = publish(house, found)
     with serving(house) as port:
         yield Site(house, f"http://127.0.0.1:{port}", job, found, waiting, dataset, model, link)
     house.database.close()
+
+
+def keep_what_they_say_together(house: House, job: str, found: list[str]) -> None:
+    """What a worker would have worked out of all runs of the job: there is none here."""
+    modules = [
+        {"name": "A", "inputs": ["x1", "x3"], "outputs": ["y1"], "met_in": 3, "same_ends_in": 3, "supported_in": 3}
+    ]
+    said = {
+        "runs": 3,
+        "agreement": 3,
+        "reading": "3 of 3 runs part inputs and outputs the same way.",
+        "modules": modules,
+    }
+    points = [
+        {
+            "run": run,
+            "cost_strength": None,
+            "seed": seed,
+            "loss": 0.1 / (seed + 1),
+            "wiring": 9.0 + seed,
+            "efficient": seed != 1,
+        }
+        for seed, run in enumerate(found)
+    ]
+    front = {"points": points, "knee": points[0], "suggested_cost_strength": 0.01, "tolerance": 0.05}
+    with house.database.write() as rows:
+        for name, document in (("stability", said), ("pareto", front)):
+            jobs.add_body(rows, job, name, {"run_ids": found, "order": {}, "document": document})
 
 
 def publish(house: House, found: list[str]) -> tuple[str, str]:

@@ -211,7 +211,7 @@ def test_a_job_moves_while_it_is_watched_and_ends_by_itself(visit: Visit, site: 
         jobs.hand_back(rows, claim, reason="a test", now=now())
     publish_runs(house, job_id)
     page.wait_for_selector("#state .succeeded")
-    page.wait_for_selector(".run.single img")
+    page.wait_for_selector(".runs.few img")
     assert "seed 0 begins" in page.inner_text("pre")
 
 

@@ -18,6 +18,13 @@ export async function made(address) {
   }
 }
 
+function save(address) {
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = address.split("/").slice(-3).filter((part) => part !== "modules").join("-");
+  link.click();
+}
+
 const notice = document.getElementById("made-problem");
 const words = document.getElementById("made-words");
 
@@ -31,7 +38,7 @@ for (const link of document.querySelectorAll("a[data-made]")) {
     try {
       await made(link.getAttribute("href"));
       words.textContent = `${link.dataset.made} is there.`;
-      location.assign(`${link.getAttribute("href")}?download`);
+      save(link.getAttribute("href"));
     } catch (problem) {
       words.textContent = "";
       complain(notice, problem);
