@@ -1,18 +1,24 @@
 """How often one may ask: limits per token, counted in the broker so that all processes count together.
 
-When the broker is away each process counts for itself, so that a limit never becomes an outage.
+Every answer tells where its limit stands, in the headers of the IETF (draft-ietf-httpapi-ratelimit-headers-10):
+`RateLimit-Policy: "token";q=6000;w=60` and `RateLimit: "token";r=5999;t=12`. When the broker is away each process
+counts for itself, so that a limit never becomes an outage.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
 from store.settings import NO_LIMIT, Settings
+
+log = logging.getLogger("api")
 
 LOGIN = "signing_in.login"
 # The addresses that a load balancer asks every few seconds, and files of pages, are not worth a count.
@@ -24,13 +30,6 @@ def install(app: Flask, settings: Settings) -> None:
     if settings.rate_limit == settings.login_rate_limit == NO_LIMIT:
         return
     general = [] if settings.rate_limit == NO_LIMIT else [settings.rate_limit]
-    app.config.update(
-        RATELIMIT_HEADER_LIMIT="RateLimit-Limit",
-        RATELIMIT_HEADER_REMAINING="RateLimit-Remaining",
-        RATELIMIT_HEADER_RESET="RateLimit-Reset",
-        RATELIMIT_HEADER_RETRY_AFTER="Retry-After",
-        RATELIMIT_HEADER_RETRY_AFTER_VALUE="delta-seconds",
-    )
     limiter = Limiter(
         _who,
         app=app,
@@ -38,7 +37,6 @@ def install(app: Flask, settings: Settings) -> None:
         storage_uri=storage_address(settings.broker_url),
         storage_options={"socket_connect_timeout": 1, "socket_timeout": 1},
         strategy="sliding-window-counter",
-        headers_enabled=True,
         swallow_errors=True,
         in_memory_fallback_enabled=True,
         key_prefix="bimt",
@@ -48,6 +46,28 @@ def install(app: Flask, settings: Settings) -> None:
         views: dict[str, Any] = app.view_functions
         limited = limiter.limit(settings.login_rate_limit, key_func=get_remote_address)
         views[LOGIN] = limited(views[LOGIN])
+    app.after_request(lambda response: _tell(limiter, response))
+
+
+def _tell(limiter: Limiter, response: Response) -> Response:
+    """The answer, with the limits that it counted against. Where nobody can say how they stand, nothing is said."""
+    policies, states, wait = [], [], 0
+    try:
+        for one in limiter.current_limits:
+            name = "token" if one.shared else "sign-in"
+            left = max(0, one.reset_at - int(time.time()))
+            policies.append(f'"{name}";q={one.limit.amount};w={one.limit.get_expiry()}')
+            states.append(f'"{name}";r={max(0, one.remaining)};t={left}')
+            wait = max(wait, left) if one.breached else wait
+    except Exception as error:
+        log.debug("the limits could not be read: %s", error)
+        return response
+    if policies:
+        response.headers["RateLimit-Policy"] = ", ".join(policies)
+        response.headers["RateLimit"] = ", ".join(states)
+    if wait and response.status_code == 429:
+        response.headers["Retry-After"] = str(wait)
+    return response
 
 
 def storage_address(broker_url: str) -> str:

@@ -343,12 +343,14 @@ def run_of(house: House, run_id: str) -> Run:
 
 
 @contextlib.contextmanager
-def serving(house: House, *, processes: int = 1) -> Iterator[int]:
-    """The service behind gunicorn, as it is run in earnest; gives the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+def serving(house: House, *, processes: int = 1, port: int | None = None) -> Iterator[int]:
+    """The service behind gunicorn, as it is run in earnest; gives the port, which is any free one unless named."""
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-k", "gthread", "-w", str(processes)]
+    command += ["--graceful-timeout", "5"]  # as `up` has it
     command += ["--threads", "16", "--bind", f"127.0.0.1:{port}", "--log-level", "warning", "api.wsgi:app"]
     child = subprocess.Popen(
         command,

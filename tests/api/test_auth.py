@@ -337,9 +337,16 @@ def test_too_many_requests_are_told_when_to_come_back(make: Callable[..., House]
     client = house.client()
     answers = [client.get("/api/v1/me", headers=house.headers("reader")) for _ in range(7)]
     assert [a.status_code for a in answers] == [200] * 5 + [429] * 2
-    assert answers[0].headers["RateLimit-Limit"] == "5"
+    assert [a.headers["RateLimit-Policy"] for a in answers] == ['"token";q=5;w=60'] * 7
+    told = [re.fullmatch(r'"token";r=(\d+);t=(\d+)', a.headers["RateLimit"]) for a in answers]
+    assert [int(one[1]) for one in told] == [4, 3, 2, 1, 0, 0, 0]
+    assert all(0 < int(one[2]) <= 120 for one in told)
     assert answers[-1].json["type"] == "/problems/rate-limit"
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 120
     assert client.get("/api/v1/me", headers=house.headers("submitter")).status_code == 200
     assert client.get("/healthz").status_code == 200
-    assert [client.post("/login").status_code for _ in range(4)] == [403, 403, 429, 429]
+    tries = [client.post("/login") for _ in range(4)]
+    assert [one.status_code for one in tries] == [403, 403, 429, 429]
+    assert '"sign-in";q=2;w=60' in tries[-1].headers["RateLimit-Policy"]
+    assert int(tries[-1].headers["Retry-After"]) > 0
+    assert "RateLimit" not in client.get("/healthz").headers
