@@ -28,6 +28,7 @@ __all__ = [
     "add_body",
     "attempts",
     "body",
+    "change",
     "claim",
     "claim_next",
     "delete",
@@ -38,7 +39,6 @@ __all__ = [
     "hold",
     "mark_announced",
     "page",
-    "pin",
     "queue_position",
     "reap",
     "renew",
@@ -167,9 +167,13 @@ def submit(
     session.execute(_NEW_JOB, values)
     if runs:
         session.execute(_NEW_RUN, [_run_row(team_id, job_id, number, run, now) for number, run in enumerate(runs)])
+    _tag(session, team_id, job_id, tags)
+    return Job(**values)
+
+
+def _tag(session: Session, team_id: str, job_id: str, tags: Sequence[str]) -> None:
     if tags:
         session.execute(insert(JobTag), [{"job_id": job_id, "tag": tag, "team_id": team_id} for tag in tags])
-    return Job(**values)
 
 
 def get(session: Session, team_id: str, job_id: str) -> Job:
@@ -315,12 +319,36 @@ def retry(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
     return get(session, team_id, job_id)
 
 
-def pin(session: Session, team_id: str, job_id: str, *, pinned: bool) -> Job:
-    """Keep a job for good, or let it expire like any other. Raises NotFound."""
+def change(
+    session: Session,
+    team_id: str,
+    job_id: str,
+    *,
+    name: str | None = None,
+    tags: Sequence[str] | None = None,
+    priority: int | None = None,
+    pinned: bool | None = None,
+) -> Job:
+    """Change what is not None. A job that is pinned never expires.
+
+    Raises NotFound, and Conflict for the priority of a job that no longer waits.
+    """
     job = get(session, team_id, job_id)
-    job.pinned = pinned
-    session.flush()
-    return job
+    tags = None if tags is None else sorted(set(tags))
+    asked = {"name": name, "tags": tags, "priority": priority, "pinned": pinned}
+    values = {column: value for column, value in asked.items() if value is not None}
+    if priority is not None and job.state != "queued":
+        raise Conflict(f"Job `{job_id}` is {job.state}; only the priority of a job that waits can be changed.")
+    if values:
+        as_read = (Job.id == job_id, Job.state == job.state) if priority is not None else (Job.id == job_id,)
+        changed = update(Job).where(*as_read).values(values | {"revision": Job.revision + 1}).returning(Job.id)
+        if session.scalar(changed, execution_options={"synchronize_session": False}) is None:
+            raise Conflict(f"Somebody else changed job `{job_id}` at the same moment; look at it and try again.")
+    if tags is not None:
+        session.execute(delete_rows(JobTag).where(JobTag.job_id == job_id))
+        _tag(session, team_id, job_id, tags)
+    session.expire_all()
+    return get(session, team_id, job_id)
 
 
 def delete(session: Session, team_id: str, job_id: str) -> None:

@@ -8,6 +8,7 @@ public     everybody, in lists too
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -184,10 +185,17 @@ def newest(session: Session, some: Sequence[Model]) -> dict[str, tuple[ModelVers
     return {found.model_id: (found, run) for found, run in session.execute(query)}
 
 
-def versions(session: Session, model: Model) -> list[ModelVersion]:
-    """All versions, newest first."""
+def versions(
+    session: Session, model: Model, *, after: str | None = None, limit: int = 50
+) -> Page[tuple[ModelVersion, Run]]:
+    """Versions with their runs, newest first."""
     query = select(ModelVersion).where(ModelVersion.model_id == model.id)
-    return list(session.scalars(query.order_by(ModelVersion.number.desc())))
+    if after is not None:
+        query = query.where(ModelVersion.number < (int(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0))
+    page = newest_first(session, query, ModelVersion.number, after=None, limit=limit)
+    ids = [version.run_id for version in page.rows]
+    found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(ids)).options(undefer(Run.spec)))}
+    return Page([(version, found[version.run_id]) for version in page.rows], page.after and str(page.after))
 
 
 def run_of(session: Session, version: ModelVersion) -> Run:

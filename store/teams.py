@@ -88,6 +88,14 @@ def create_team(
     return team
 
 
+def named(session: Session, name: str) -> Team:
+    """The team of this name. Raises NotFound."""
+    team = session.scalar(select(Team).where(Team.name == name))
+    if team is None:
+        raise NotFound("team", name)
+    return team
+
+
 def create_member(
     session: Session,
     team_id: str,

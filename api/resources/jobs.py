@@ -12,6 +12,7 @@ from api.paging import cursor, key_of
 from api.schemas.jobs import (
     AttemptOut,
     EventsQuery,
+    JobChange,
     JobEvent,
     JobHeaders,
     JobIn,
@@ -79,6 +80,18 @@ def get_job(path: JobPath) -> Response:
     here = services()
     with here.database.read() as rows:
         return answer(shown(here, rows, jobs.get(rows, caller().team_id, path.job_id)))
+
+
+@api.at("patch", "/jobs/<string:job_id>", needs=Access.SUBMIT, answers={200: JobOut}, problems=(409,))
+def change_job(path: JobPath, body: JobChange) -> Response:
+    """Change its name, tags or priority, or pin it: drafts expire after a while, pinned and published jobs never."""
+    here = services()
+    asked = body.model_dump(exclude_none=True)
+    with here.database.write() as rows:
+        job = jobs.change(rows, caller().team_id, path.job_id, **asked)
+        if asked:
+            note(rows, "job.change", job.id, **asked)
+        return answer(shown(here, rows, job))
 
 
 @api.at("delete", "/jobs/<string:job_id>", needs=Access.SUBMIT, answers={204: None}, problems=(409,))

@@ -10,6 +10,7 @@ from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.problems import Problem, invalid
+from api.schemas.base import PageQuery
 from api.schemas.models import (
     AliasesOut,
     AliasHistory,
@@ -25,8 +26,8 @@ from api.schemas.models import (
     ModelPath,
     ModelsQuery,
     VersionItem,
-    VersionList,
     VersionOut,
+    VersionPage,
 )
 from api.services import services
 from store import datasets, idempotency, models, runs
@@ -110,13 +111,14 @@ def delete_model(path: ModelPath) -> Response:
     return Response(status=204)
 
 
-@api.at("get", "/models/<string:model>/versions", needs=Access.READ, answers={200: VersionList})
-def list_versions(path: ModelPath) -> Response:
-    """All versions, newest first."""
+@api.at("get", "/models/<string:model>/versions", needs=Access.READ, answers={200: VersionPage})
+def list_versions(path: ModelPath, query: PageQuery) -> Response:
+    """Its versions, newest first."""
     with services().database.read() as rows:
         model = models.get(rows, reader(), path.model)
-        found = [(version, models.run_of(rows, version)) for version in models.versions(rows, model)]
-        return answer(VersionList(items=[version_item(model, version, run) for version, run in found]))
+        page = models.versions(rows, model, after=key_of(query.after), limit=query.limit)
+        items = [version_item(model, version, run) for version, run in page.rows]
+        return answer(VersionPage(items=items, next=cursor(page.after)))
 
 
 # --- words ------------------------------------------------------------------------------------------------

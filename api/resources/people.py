@@ -11,7 +11,8 @@ from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.problems import Problem, wrong
-from api.schemas.people import MeOut, TokenIn, TokenItem, TokenList, TokenMinted, TokenPath, TokensQuery
+from api.schemas.base import PageQuery
+from api.schemas.people import MeOut, TokenIn, TokenItem, TokenList, TokenMinted, TokenPath
 from api.services import services
 from store import teams
 from store.errors import NotFound
@@ -38,7 +39,7 @@ def who_am_i() -> Response:
 
 
 @api.at("get", "/tokens", needs=Access.MEMBER, answers={200: TokenList})
-def list_tokens(query: TokensQuery) -> Response:
+def list_tokens(query: PageQuery) -> Response:
     """My tokens, without their secrets."""
     with services().database.read() as rows:
         who = caller()

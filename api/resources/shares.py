@@ -14,6 +14,7 @@ from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.problems import Problem, invalid
 from api.resources.models import reader
+from api.schemas.base import PageQuery
 from api.schemas.models import ModelPath, VersionPath
 from api.schemas.runs import EffectsOut, GraphOut, GraphQuery, ModulesOut
 from api.schemas.shares import (
@@ -25,7 +26,6 @@ from api.schemas.shares import (
     ShareMinted,
     SharePage,
     SharePath,
-    SharesQuery,
     View,
 )
 from api.services import services
@@ -65,7 +65,7 @@ def share_version(path: VersionPath, body: ShareIn) -> Response:
 
 
 @api.at("get", "/models/<string:model>/shares", needs=Access.SHARE, answers={200: SharePage})
-def list_shares(path: ModelPath, query: SharesQuery) -> Response:
+def list_shares(path: ModelPath, query: PageQuery) -> Response:
     """The links to a model of yours, those that have ended too."""
     with services().database.read() as rows:
         model = models.own(rows, reader(), path.model)

@@ -12,6 +12,7 @@ from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.problems import Problem
+from api.schemas.base import PageQuery
 from api.schemas.people import (
     AuditItem,
     AuditPage,
@@ -22,7 +23,6 @@ from api.schemas.people import (
     MemberMade,
     MemberPage,
     MemberPath,
-    MembersQuery,
     Quota,
     TeamList,
     TeamOut,
@@ -55,7 +55,7 @@ def list_teams() -> Response:
 
 
 @api.at("get", "/members", needs=Access.READ, answers={200: MemberPage})
-def list_members(query: MembersQuery) -> Response:
+def list_members(query: PageQuery) -> Response:
     """The members of your team, newest first, disabled ones too."""
     with services().database.read() as rows:
         page = teams.page_members(rows, caller().team_id, after=key_of(query.after), limit=query.limit)

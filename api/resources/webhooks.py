@@ -9,6 +9,7 @@ from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.problems import invalid
+from api.schemas.base import PageQuery
 from api.schemas.webhooks import (
     DeliveryItem,
     DeliveryPage,
@@ -19,7 +20,6 @@ from api.schemas.webhooks import (
     WebhookMade,
     WebhookPage,
     WebhookPath,
-    WebhooksQuery,
 )
 from api.services import services
 from store import outside, webhooks
@@ -43,7 +43,7 @@ def create_webhook(body: WebhookIn) -> Response:
 
 
 @api.at("get", "/webhooks", needs=Access.SHARE, answers={200: WebhookPage})
-def list_webhooks(query: WebhooksQuery) -> Response:
+def list_webhooks(query: PageQuery) -> Response:
     """The team's webhooks, newest first, without their secrets."""
     with services().database.read() as rows:
         page = webhooks.page(rows, caller().team_id, after=key_of(query.after), limit=query.limit)
@@ -90,7 +90,7 @@ def ping_webhook(path: WebhookPath) -> Response:
 
 
 @api.at("get", "/webhooks/<string:webhook_id>/deliveries", needs=Access.SHARE, answers={200: DeliveryPage})
-def list_deliveries(path: WebhookPath, query: WebhooksQuery) -> Response:
+def list_deliveries(path: WebhookPath, query: PageQuery) -> Response:
     """What was sent there, newest first: whether it arrived, what the receiver answered, when the next try is."""
     with services().database.read() as rows:
         page = webhooks.deliveries(

@@ -63,6 +63,13 @@ class Query(Received):
     place: ClassVar[str] = "query"
 
 
+class PageQuery(Query):
+    """Which part of a list."""
+
+    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=200)
+
+
 class InPath(Received):
     """The parts of the address itself."""
 

@@ -63,6 +63,15 @@ class JobIn(Body):
         return self
 
 
+class JobChange(Body):
+    """What to change of a job; what is left out stays."""
+
+    name: Label | None = None
+    tags: list[Tag] | None = Field(default=None, max_length=20)
+    priority: int | None = Field(default=None, ge=0, le=9, description="Of a job that still waits.")
+    pinned: bool | None = Field(default=None, description="True: it never expires.")
+
+
 class JobHeaders(Headers):
     idempotency_key: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")] | None = Field(
         default=None,
@@ -94,6 +103,7 @@ class JobItem(Shown):
     state: JobState
     tags: list[str]
     priority: int
+    pinned: bool = Field(description="One that is pinned never expires.")
     queue: str
     dataset_id: DatasetId | None
     member_id: MemberId

@@ -134,8 +134,8 @@ class VersionOut(VersionItem):
     verification: dict[str, Any] | None = None
 
 
-class VersionList(Shown):
-    """All versions, newest first."""
+class VersionPage(Page):
+    """A part of the list of versions, newest first."""
 
     items: list[VersionItem]
 

@@ -38,13 +38,6 @@ class TokenIn(Body):
         return scopes
 
 
-class TokensQuery(Query):
-    """Which part of the list."""
-
-    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
-    limit: int = Field(default=50, ge=1, le=200)
-
-
 class TokenPath(InPath):
     token_id: TokenId
 
@@ -81,13 +74,6 @@ Email = Annotated[str, Field(max_length=254, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@
 
 class MemberPath(InPath):
     member_id: MemberId
-
-
-class MembersQuery(Query):
-    """Which part of the list."""
-
-    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
-    limit: int = Field(default=50, ge=1, le=200)
 
 
 class MemberIn(Body):

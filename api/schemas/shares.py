@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.schemas.base import PRINTABLE, Body, InPath, MemberId, Page, Query, Received, ShareId, Shown
+from api.schemas.base import PRINTABLE, Body, InPath, MemberId, Page, Received, ShareId, Shown
 
 FigureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,60}\.(svg|png)$")]
 
@@ -59,13 +59,6 @@ class SharePage(Page):
     """A part of the list of links, newest first."""
 
     items: list[ShareItem]
-
-
-class SharesQuery(Query):
-    """Which links."""
-
-    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
-    limit: int = Field(default=50, ge=1, le=200)
 
 
 class SharePath(InPath):

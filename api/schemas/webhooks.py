@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.schemas.base import Body, DeliveryId, InPath, MemberId, Page, Query, Shown, WebhookId
+from api.schemas.base import Body, DeliveryId, InPath, MemberId, Page, Shown, WebhookId
 
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 Url = Annotated[str, Field(min_length=1, max_length=2000, description="An https address that takes POST.")]
@@ -36,13 +36,6 @@ class WebhookPath(InPath):
 
 class DeliveryPath(WebhookPath):
     delivery_id: DeliveryId
-
-
-class WebhooksQuery(Query):
-    """Which part of the list."""
-
-    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
-    limit: int = Field(default=50, ge=1, le=200)
 
 
 class WebhookItem(Shown):

@@ -88,7 +88,7 @@ def model_page(name: str) -> str:
         version = models.find_version(rows, model, word)
         run = models.run_of(rows, version)
         ours = model.team_id == caller().team_id
-        all_versions = [(each, models.run_of(rows, each)) for each in models.versions(rows, model)[:200]]
+        all_versions = models.versions(rows, model, limit=200).rows
         words = models.aliases(rows, model)
         notes = written_notes.current(rows, version)
         links = shares.page(rows, caller().team_id, model_id=model.id, limit=50).rows if _may_change(ours) else []

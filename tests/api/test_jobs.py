@@ -85,6 +85,20 @@ def test_a_waiting_job_is_cancelled_at_once_and_can_be_tried_again(house: House)
     assert (twice.status_code, twice.json["type"]) == (409, "/problems/conflict")
 
 
+def test_a_job_is_renamed_tagged_hurried_and_pinned(any_house: House) -> None:
+    job_id = submit_job(any_house, tags=("x",))
+    client, headers = any_house.client(), any_house.headers("submitter")
+    body = {"name": "anew", "tags": ["y"], "priority": 9, "pinned": True}
+    changed = client.patch(f"/api/v1/jobs/{job_id}", headers=headers, json=body).json
+    assert {name: changed[name] for name in body} == body
+    assert client.get("/api/v1/jobs?tag=y", headers=headers).json["items"][0]["pinned"] is True
+    work_on(any_house, job_id)
+    late = client.patch(f"/api/v1/jobs/{job_id}", headers=headers, json={"priority": 1})
+    assert (late.status_code, "is running" in late.json["detail"]) == (409, True)
+    assert client.patch(f"/api/v1/jobs/{job_id}", headers=headers, json={"pinned": False}).json["pinned"] is False
+    assert client.patch(f"/api/v1/jobs/{job_id}", headers=headers, json={"state": "succeeded"}).status_code == 422
+
+
 def test_what_has_succeeded_cannot_be_cancelled(house: House) -> None:
     job_id = submit_job(house)
     publish_runs(house, job_id)

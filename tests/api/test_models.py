@@ -12,6 +12,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from api.comparing import differences, matched
+from api.paging import cursor
 from api.submission import merge_patch
 from tests.api.makers import House, make_house, now, publish_runs, submit_job
 
@@ -351,3 +352,14 @@ def test_a_published_run_outlives_its_data_and_a_deleted_model_frees_the_name(ho
     assert call(house, "GET", "/models/independence").status_code == 404
     assert call(house, "GET", f"/runs/{version['run_id']}").status_code == 200
     assert publish(house, seed=2)["number"] == 1
+
+
+def test_versions_come_in_pages(any_house: House) -> None:
+    for seed in range(3):
+        publish(any_house, seed=seed)
+    first = call(any_house, "GET", "/models/independence/versions?limit=2", "reader").json
+    rest = call(any_house, "GET", f"/models/independence/versions?limit=2&after={first['next']}", "reader").json
+    assert [item["number"] for item in first["items"]] == [3, 2]
+    assert ([item["number"] for item in rest["items"]], rest["next"]) == ([1], None)
+    foreign = cursor("model_00000000000000000000000000")
+    assert call(any_house, "GET", f"/models/independence/versions?after={foreign}", "reader").json["items"] == []

@@ -74,6 +74,7 @@ BODIES: dict[str, dict[str, object] | None] = {
     "/annotations": {"about": "run", "text": "seen"},
     "/versions/<string:version>": {"card": "anew"},
     "/datasets/<string:dataset_id>": {"name": "anew"},
+    "/jobs/<string:job_id>": {"pinned": True},
     "/webhooks": {"url": "https://hooks.example.org/bimt"},
     "/parts/<int:start>": None,  # a piece; the upload's beginning and end are noted
     "/complete": None,  # tests/api/test_uploads.py has a whole one

@@ -61,7 +61,7 @@ def test_another_team_sees_nothing_of_it(database, people, clock):
             with pytest.raises(NotFound):
                 change(session, people.other_team, job.id, clock.now)
         with pytest.raises(NotFound):
-            jobs.pin(session, people.other_team, job.id, pinned=True)
+            jobs.change(session, people.other_team, job.id, pinned=True)
         assert jobs.page(session, people.other_team, tag="secret").rows == []
     with database.read() as session:
         assert jobs.get(session, people.team, job.id).state == "queued"
@@ -284,12 +284,28 @@ def test_drafts_expire_unless_pinned(database, people, clock):
         draft, pinned, waiting = (submit(session, people, clock.now) for _ in range(3))
         for job in (draft, pinned):
             jobs.request_cancel(session, people.team, job.id, clock.now)
-        jobs.pin(session, people.team, pinned.id, pinned=True)
+        jobs.change(session, people.team, pinned.id, pinned=True)
     later = clock.pass_seconds(1)
     with database.write() as session:
         assert jobs.delete_drafts(session, ended_before=later) == [draft.id]
     with database.read() as session:
         assert {job.id for job in jobs.page(session, people.team).rows} == {pinned.id, waiting.id}
+
+
+def test_name_tags_and_priority_are_changed_and_found(database, people, clock):
+    with database.write() as session:
+        first, second = (submit(session, people, clock.now, tags=["old"]) for _ in range(2))
+        changed = jobs.change(session, people.team, second.id, name="anew", tags=["b", "a", "b"], priority=9)
+        assert (changed.name, changed.tags, changed.priority, changed.pinned) == ("anew", ["a", "b"], 9, False)
+        assert changed.revision == first.revision + 1
+    with database.write() as session:
+        assert [job.id for job in jobs.page(session, people.team, tag="a").rows] == [second.id]
+        assert [job.id for job in jobs.page(session, people.team, tag="old").rows] == [first.id]
+        taken = jobs.claim_next(session, "cpu", worker="w", now=clock.now, lease_seconds=60)
+        assert taken.job_id == second.id, "the urgent one goes first now"
+        with pytest.raises(Conflict, match="is running"):
+            jobs.change(session, people.team, second.id, priority=1)
+        assert jobs.change(session, people.team, second.id, pinned=True, tags=[]).tags == []
 
 
 def test_a_stored_file_is_data_of_a_job_only_when_checked(database, people, clock):

@@ -45,7 +45,7 @@ def test_versions_count_from_one(database, people, clock, run_id, me):
     with database.read() as session:
         model = models.get(session, me, "independence")
         assert models.get(session, me, model.id).id == model.id
-        assert [one.number for one in models.versions(session, model)] == [3, 2, 1]
+        assert [one.number for one, _ in models.versions(session, model).rows] == [3, 2, 1]
         assert models.run_of(session, models.version(session, model, 2)).id == run_id
         with pytest.raises(NotFound):
             models.version(session, model, 4)
