@@ -25,6 +25,7 @@ from tests.api.makers import House, make_house, publish_runs, submit_job
 from tests.api.test_thread import upload
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
+pytestmark = pytest.mark.timeout(300 + 2 * EXAMPLES)
 SLOWEST = 5.0  # seconds of our own processor time; the machine may be busy
 
 # Rules that JSON Schema cannot say (formulas, roles, phases) refuse what the schema lets pass: that is 4xx, too.

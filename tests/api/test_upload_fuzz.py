@@ -17,6 +17,7 @@ from tests.api.test_thread import upload
 
 UPLOADS = int(os.environ.get("FUZZ_UPLOADS", "8"))
 FILES = sound_files()
+pytestmark = pytest.mark.timeout(300 + 5 * UPLOADS)
 
 
 @pytest.mark.parametrize("kind", FILES)
