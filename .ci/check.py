@@ -21,7 +21,7 @@ STEPS = [
     ("lint", [BIN / "ruff", "check", "--quiet", "."], "Mend the lines above; `ruff check --fix .` does what it can."),
     ("format", [BIN / "ruff", "format", "--quiet", "--diff", "."], "Run `ruff format .`."),
     ("types", [BIN / "mypy", "--no-error-summary"], "Mend the types above; the settings stand in pyproject.toml."),
-    ("arrows", [BIN / "lint-imports"], "A room imports what DESIGN forbids; the contracts stand in pyproject.toml."),
+    ("arrows", [BIN / "lint-imports"], "A room imports what it must not; the contracts stand in pyproject.toml."),
     ("migrations: upgrade", [PYTHON, "-m", "alembic", "upgrade", "head"], "The migrations do not run on a new SQLite."),
     ("migrations: tables", [PYTHON, "-m", "alembic", "check"], 'Tables and migrations differ: make migration M="why".'),
     ("OpenAPI", [PYTHON, "-m", "api.openapi", "--check"], "The routes and openapi.json differ: run `make openapi`."),

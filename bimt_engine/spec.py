@@ -6,13 +6,22 @@ Names are the field's own (docs/glossary.md); numbers are those of arXiv 2305.08
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from bimt_engine.datasets.formulas import check_formula
+from bimt_engine.datasets.formulas import check_formula, check_values
 from bimt_engine.datasets.groups import check_group
 
+MOST_KEPT = {"log_every": 20_000, "snapshot_every": 2_000, "checkpoint_every": 10_000}  # records of one run
 MAX_STEPS = 10_000_000  # a month of kernel time on a small network; more is a mistake
 MAX_WIDTH = 4096  # neurons in one layer; relocation solves an assignment of this size
 MAX_PARAMETERS = 20_000_000
@@ -38,23 +47,34 @@ class Drawn(Part):
     )
 
 
+def _readable(formula: str, info: Any) -> str:  # a ValidationInfo, which no type check at run time can take
+    if (inputs := info.data.get("inputs")) is not None:  # None: that field is wrong, and says so itself
+        check_formula(formula, inputs=inputs)
+    return formula
+
+
+Formula = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_readable)]
+
+
 class FormulaData(Drawn):
     """Targets computed from uniform inputs by formulas such as `(x1 + x3)**3`."""
 
     kind: Literal["formula"] = "formula"
-    formulas: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(min_length=1, max_length=64)
-    inputs: int = Field(ge=1, le=256, description="How many inputs: x1 … xn.")
+    inputs: int = Field(ge=1, le=256, description="How many inputs: x1 … xn.")  # the formulas are read against it
+    formulas: list[Formula] = Field(min_length=1, max_length=64)
     low: float = -1.0
     high: float = 1.0
     train: int = Field(default=100, ge=2, le=1_000_000)
     test: int = Field(default=100, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
-    def _formulas_use_known_inputs(self) -> FormulaData:
+    def _values_are_finite(self) -> FormulaData:
         if not self.low < self.high:
             raise ValueError(f"`low` ({self.low}) must be below `high` ({self.high}).")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError("`low` and `high` are further apart than a number can say; bring them together.")
         for formula in self.formulas:
-            check_formula(formula, inputs=self.inputs)
+            check_values(formula, inputs=self.inputs, low=self.low, high=self.high)
         return self
 
 
@@ -299,6 +319,17 @@ class TrainingSpec(Part):
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"`until` must rise from phase to phase and end at 1.0; it reads {ends}.")
         return phases
+
+    @model_validator(mode="after")
+    def _leaves_no_more_than_can_be_looked_at(self) -> TrainingSpec:
+        for name, most in MOST_KEPT.items():
+            every = getattr(self, name)
+            if every is not None and self.steps // every > most:
+                raise ValueError(
+                    f"{self.steps:,} steps with `{name}` {every:,} are {self.steps // every:,} records, more than the "
+                    f"{most:,} that are kept of one run; raise `{name}` to {-(-self.steps // most):,} or more."
+                )
+        return self
 
 
 # --- evidence -----------------------------------------------------------------------------------

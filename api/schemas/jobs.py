@@ -34,7 +34,10 @@ class JobIn(Body):
     )
     seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MAX_RUNS, description="One run for each.")
     cost_strengths: list[CostStrength] = Field(
-        default=[], max_length=MAX_RUNS, description="λ: one run for each, times the seeds. Empty: as the spec says."
+        default=[],
+        max_length=MAX_RUNS,
+        description="λ of the first phase that costs anything; the others keep their proportion to it. "
+        "One run for each, times the seeds. Empty: as the spec says.",
     )
     priority: int = Field(default=5, ge=0, le=9, description="9 is the most urgent.")
     name: Label | None = None

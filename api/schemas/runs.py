@@ -123,8 +123,13 @@ class ModuleOut(Shown):
     connections: int = 0
     effects: dict[str, Any] = Field(default={})
     selectivity: float | None = None
-    sufficiency: float | None = None
-    reading: str = ""
+    sufficiency: float | None = Field(default=None, description="Share of its outputs left when all else is off.")
+    supported: bool | None = Field(
+        default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
+    )
+    why_not: str | None = Field(default=None, description="Where it did not: why.")
+    random_groups: int | None = Field(default=None, description="Groups of neurons of its size it was held against.")
+    reading: str = Field(default="", description="All of this in one sentence.")
 
 
 class ModulesOut(Shown):

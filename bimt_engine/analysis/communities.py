@@ -1,4 +1,4 @@
-"""Communities: what Leiden sees in the weights alone, with the nulls it must be held against (SCIENCE, item 4).
+"""Communities: what Leiden sees in the weights alone, with the nulls it must be held against.
 
 Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
 network that falls apart for good is hardly more modular than its own shuffle. What a module is FOR is told by

@@ -1,4 +1,4 @@
-"""Cause: what happens to each output when a group of neurons is switched off (SCIENCE: the evidence, item 3).
+"""Cause: what happens to each output when a group of neurons is switched off.
 
 M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to switch off:
 zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a

@@ -1,4 +1,4 @@
-"""Interventions: change anything inside a network and see every metric move. Nothing is modified (SCIENCE, item 8).
+"""Interventions: change anything inside a network and see every metric move. Nothing is modified.
 
 A change sets, scales, zeroes, averages or resamples a connection, a neuron, a module or an embedding dimension; a
 trial is any number of changes at once. Perceptrons run all trials side by side, from the first layer that a trial

@@ -1,4 +1,4 @@
-"""Modules: the parts that the pruned network falls into, and the causal tests that they must pass (SCIENCE, item 3).
+"""Modules: the parts that the pruned network falls into, and the causal tests that they must pass.
 
 A module is a connected component of the kept connections that holds an output. The picture alone settles nothing, and
 pruning can cut a tangled network into pretty parts. So each module is tested twice: in the pruned network, against
@@ -191,9 +191,11 @@ def examine_modules(
                 "random_groups": int(compared[number]),
                 "all_groups_tried": bool(exhausted[number]),
                 "supported": bool(supported),
-                "reading": _reading(module, reads, reaches, matrix[number], p_own, worst, others, len(modules)),
             }
         )
+        why_not = None if supported or len(modules) == 1 else _why_not(documents[-1], leak, carries, len(modules))
+        reading = _reading(module, reads, reaches, matrix[number], p_own, worst, others, len(modules))
+        documents[-1] |= {"why_not": why_not, "reading": f"{reading}; not supported: {why_not}" if why_not else reading}
     effects = {
         "outputs": outputs,
         "modules": [module.name for module in modules],
@@ -213,8 +215,7 @@ def examine_modules(
         "limits": {"exclusive": EXCLUSIVE, "leak": LEAK, "carries": CARRIES, "significant": SIGNIFICANT},
     }
     module_of = {i: m["name"] for m in documents for i in m["neurons"]}
-    verdict = _verdict(documents, in_trained, modules)
-    return ModuleReport(documents, effects, module_of, verdict)
+    return ModuleReport(documents, effects, module_of, _verdict(documents))
 
 
 def _chance(
@@ -278,36 +279,31 @@ def _reading(
     return f"{what}{end}: {strength}, {alone}, p = {p:.3g}"
 
 
-def _verdict(documents: list[dict[str, Any]], in_trained: Array, modules: Sequence[Module]) -> str:
+def _why_not(document: dict[str, Any], leak: float, carries: float, of: int) -> str:
+    """Why a module is not supported, in words that stand alone."""
+    if leak >= LEAK:
+        return (
+            f"in the network as trained, the neurons of {document['name']} also move other outputs (by {leak:.2g} of "
+            "their variance): pruning made this separation, training did not"
+        )
+    if carries < CARRIES:
+        return f"in the network as trained, {document['name']} carries only {carries:.2g} of its outputs' variance"
+    if document["all_groups_tried"] and document["random_groups"] < 1 / SIGNIFICANT * of:
+        return (
+            f"so few neurons live that only {document['random_groups']} other groups are of the size of "
+            f"{document['name']}: chance cannot be ruled out"
+        )
+    return f"random groups of neurons do as well as {document['name']}"
+
+
+def _verdict(documents: list[dict[str, Any]]) -> str:
     """Which modules can be trusted, and if none, why."""
     supported = [m["name"] for m in documents if m["supported"]]
     if len(documents) == 1:
         return "No separate module is supported: the pruned network is one piece."
     if len(supported) == len(documents):
         return f"All {len(documents)} modules are supported: {listed(supported)}."
-    reasons = []
-    for number, (document, module) in enumerate(zip(documents, modules, strict=True)):
-        if document["supported"]:
-            continue
-        others = [o for o in range(in_trained.shape[1]) if o not in module.outputs]
-        leak = in_trained[number, others].max() if others else 0.0
-        carries = in_trained[number, list(module.outputs)].min()
-        if leak >= LEAK:
-            reasons.append(
-                f"in the network as trained, the neurons of {module.name} also move other outputs "
-                f"(by {leak:.2g} of their variance): pruning made this separation, training did not"
-            )
-        elif carries < CARRIES:
-            reasons.append(
-                f"in the network as trained, {module.name} carries only {carries:.2g} of its outputs' variance"
-            )
-        elif document["all_groups_tried"] and document["random_groups"] < 1 / SIGNIFICANT * len(documents):
-            reasons.append(
-                f"so few neurons live that only {document['random_groups']} other groups are of the size of "
-                f"{module.name}: chance cannot be ruled out"
-            )
-        else:
-            reasons.append(f"random groups of neurons do as well as {module.name}")
+    reasons = [m["why_not"] for m in documents if not m["supported"]]
     start = f"Supported: {listed(supported)}. Not supported" if supported else "No module is supported"
     return f"{start}: {'; '.join(reasons)}."
 

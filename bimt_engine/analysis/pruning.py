@@ -1,4 +1,4 @@
-"""Prune to tolerance, refitting on the way, and keep the whole curve (SCIENCE: the evidence, item 1).
+"""Prune to tolerance, refitting on the way, and keep the whole curve.
 
 The loss is not monotone in the number of connections, so the curve is scanned from dense to sparse and never bisected:
   1. Weights that carry nothing (by |w| · std of what they carry) go at once, as long as the loss does not notice.

@@ -2,7 +2,7 @@
 
 A formula is accepted only if it meets the network on held-out examples AND the network with that output replaced by
 the formula loses no more than the tolerance. Everything else is reported as a formula that was not accepted, or as
-none: a formula that is not the model helps nobody. (SCIENCE, item 6)
+none: a formula that is not the model helps nobody.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Wiring efficiency: how much longer the connections are than they would be if every neuron sat where it should.
 
 A network that was trained without any locality may have short wiring that nobody has laid yet. So wiring is compared
-only after relaying: the neurons trade places, what is computed does not change. (SCIENCE: the evidence, item 7)
+only after relaying: the neurons trade places, what is computed does not change.
 """
 
 from __future__ import annotations

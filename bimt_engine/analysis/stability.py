@@ -1,4 +1,4 @@
-"""Stability: do the seeds of a job agree on the modules? (SCIENCE, item 5)
+"""Stability: do the seeds of a job agree on the modules?
 
 Neurons have no names that two trainings share, so modules are aligned by what they do to the outputs, and connections
 by what they read and where they lead. Works on the documents of runs; no torch.

@@ -24,6 +24,7 @@ from bimt_engine.errors import DataError, FormulaError
 
 MAX_LENGTH = 500  # characters; the longest formula of the paper has 30
 MAX_DEPTH = 30  # parentheses, signs and powers inside one another; seven frames each, far below Python's 1 000
+PLACES_TRIED = 32
 MAX_EXPONENT = 64  # a constant exponent above this is a slip of the key: 2**64 already has 20 digits
 
 CONSTANTS: dict[str, float] = {"pi": math.pi, "e": math.e}
@@ -75,6 +76,18 @@ def check_formula(text: str, *, inputs: int) -> None:
     steps = _read(text, inputs)
     if not any(step.what == "input" for step in steps):
         raise BadFormula(f"The formula {_quoted(text)} uses no input; write it in terms of x1 … x{inputs}.")
+
+
+def check_values(text: str, *, inputs: int, low: float, high: float) -> None:
+    """Say nothing when the formula has finite values between `low` and `high`, as a few dozen places tell.
+
+    Raises FormulaError (which is a ValueError too) where it has none: training would find out much later.
+    """
+    places = np.random.default_rng(0).uniform(low, high, size=(PLACES_TRIED, inputs))
+    try:
+        evaluate_formula(text, places)
+    except DataError as error:
+        raise BadFormula(str(error)) from None
 
 
 def evaluate_formula(text: str, inputs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,10 +26,10 @@ def formula(text: str) -> dict[str, Any]:
 
 
 BAD_JOBS: dict[str, tuple[Any, str]] = {
-    "a formula that imports": (formula("__import__('os').system('true')"), "/spec/dataset"),
-    "a formula that reaches for attributes": (formula("x1.__class__"), "/spec/dataset"),
+    "a formula that imports": (formula("__import__('os').system('true')"), "/spec/dataset/formulas/0"),
+    "a formula that reaches for attributes": (formula("x1.__class__"), "/spec/dataset/formulas/0"),
     "a formula of depth ten thousand": (formula("(" * 10_000 + "x1" + ")" * 10_000), "/spec/dataset/formulas/0"),
-    "a formula with an unknown input": (formula("x1 + x3"), "/spec/dataset"),
+    "a formula with an unknown input": (formula("x1 + x3"), "/spec/dataset/formulas/0"),
     "an unknown field": (job(training={"stpes": 5}), "/spec/training/stpes"),
     "an unknown field at the top": (job() | {"colour": "red"}, "/colour"),
     "negative steps": (job(training={"steps": -1}), "/spec/training/steps"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -81,6 +82,26 @@ def walk(address: str, token: str) -> dict[str, Any]:
         Image.open(io.BytesIO(get(f"/runs/{run['id']}/figures/network.png").content)).verify()
         saved = load_weights(get(f"/runs/{run['id']}/weights.safetensors").content)
         assert saved.data.feature_names == ("a", "b", "noise")
-        answer = saved.network(torch.zeros(1, 3, dtype=torch.float64))
-        assert torch.isfinite(answer).all()
+
+        def worked_out(method: str, path: str, **more: Any) -> Any:
+            """What a worker answers; asked for again for as long as it says that it is not there yet."""
+            while (answer := http.request(method, path, params={"wait": 20}, **more)).status_code == 202:
+                assert time.monotonic() < deadline, answer.text
+            assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:500]}"
+            return answer.json()
+
+        [[told]] = worked_out("POST", f"/runs/{run['id']}/predict", json={"inputs": [[0.1, -0.2, 0.3]]})["outputs"]
+        read, given = saved.data.input_scaling, saved.data.target_scaling
+        with torch.no_grad():
+            ours = saved.network(torch.from_numpy(read.apply(np.array([[0.1, -0.2, 0.3]]))))
+        assert told == pytest.approx((ours.numpy() * given.std + given.mean).item(), abs=1e-9)
+        stability = worked_out("GET", f"{job_address}/stability")["stability"]
+        assert stability["runs"] == 2
+        assert {point["run_id"] for point in worked_out("GET", f"{job_address}/pareto")["points"]} == {
+            one["id"] for one in runs
+        }
+        published = http.post("/models", json={"run_id": run["id"], "name": "road"})
+        assert published.status_code == 201, published.text
+        verified = worked_out("POST", "/models/road/versions/1/verify")
+        assert verified["agrees"], verified
         return dict(run)
