@@ -140,6 +140,7 @@ class ImagesData(Part):
     kind: Literal["mnist"] = "mnist"
     train: int | None = Field(default=None, ge=10, description="Use only this many; null: all.")
     test: int | None = Field(default=None, ge=10)
+    deskew: bool = Field(default=False, description="Take the slant out of every image and centre it, test images too.")
 
 
 class UploadedData(Drawn):
@@ -244,6 +245,7 @@ class Phase(Part):
 
     until: float = Field(gt=0, le=1)
     cost_strength: float = Field(ge=0, le=1e6)
+    learning_rate: float | None = Field(default=None, gt=0, le=10, description="Null: the optimiser's.")
 
 
 class CostSpec(Part):
@@ -280,7 +282,27 @@ class OptimiserSpec(Part):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0, le=1)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=100)
+
+
+class PruningSpec(Part):
+    """Connections taken away for good while the network still learns: the weakest first, fewer and fewer at a time.
+
+    When a share s of the way from `begin` to `end` is over, connections + (all − connections) · (1 − s)³ are left.
+    The weakest have the smallest |w| · standard deviation of what they carry. Embeddings and biases are no connections:
+    they stay.
+    """
+
+    connections: int = Field(ge=1, le=MAX_PARAMETERS, description="How many are left at `end` and ever after.")
+    begin: float = Field(default=0.2, ge=0, lt=1, description="Fraction of the steps.")
+    end: float = Field(default=0.6, gt=0, le=1, description="Fraction of the steps.")
+    prune_every: int = Field(default=200, ge=1, le=MAX_STEPS, description="Steps.")
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> PruningSpec:
+        if not self.begin < self.end:
+            raise ValueError(f"`begin` ({self.begin}) must be below `end` ({self.end}).")
+        return self
 
 
 Method = Literal["vanilla", "l1", "l1_local", "l1_swap", "bimt"]
@@ -306,6 +328,7 @@ class TrainingSpec(Part):
     )
     cost: CostSpec = CostSpec()
     relocation: RelocationSpec = RelocationSpec()
+    pruning: PruningSpec | None = Field(default=None, description="While training; null: nothing is taken away.")
     log_every: int = Field(default=200, ge=1, le=MAX_STEPS)
     snapshot_every: int | None = Field(default=200, ge=1, le=MAX_STEPS)
     checkpoint_every: int = Field(default=2_000, ge=1, le=MAX_STEPS)
@@ -358,7 +381,7 @@ class Spec(Part):
             return self
         first = next((p.cost_strength for p in self.training.phases if p.cost_strength > 0), None)
         phases = [
-            Phase(until=p.until, cost_strength=cost_strength * p.cost_strength / first if first else cost_strength)
+            p.model_copy(update={"cost_strength": cost_strength * p.cost_strength / first if first else cost_strength})
             for p in self.training.phases
         ]
         return self.model_copy(update={"training": self.training.model_copy(update={"phases": phases})})
@@ -375,7 +398,7 @@ class Spec(Part):
         training = self.training
         cost, relocation, phases = training.cost, training.relocation, training.phases
         if training.method == "vanilla":
-            phases = [Phase(until=1.0, cost_strength=0.0)]
+            phases = [phase.model_copy(update={"cost_strength": 0.0}) for phase in phases]
         if training.method in ("l1", "l1_swap"):
             cost = cost.model_copy(update={"locality": 0.0})
         if training.method == "l1_swap" and relocation.judged_by_locality is None:

@@ -55,7 +55,7 @@ def make_dataset(spec: DatasetSpec, *, seed: int, content: bytes | Path | None =
         case DigitsData():
             return digits(train_fraction=spec.train_fraction, seed=seed)
         case ImagesData():
-            return mnist(mnist_folder(), train=spec.train, test=spec.test)
+            return mnist(mnist_folder(), train=spec.train, test=spec.test, deskew=spec.deskew)
         case UploadedData():
             if content is None:
                 raise DataError(f"The content of the uploaded data set {spec.dataset_id} is missing.")

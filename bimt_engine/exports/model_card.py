@@ -100,6 +100,8 @@ def _training(spec: Document, seed: int | None) -> str:
         f"- cost strength λ (cost is a {safe(cost.get('reduction'))}): {phases}",
         f"- locality {cost.get('locality')}, layer spacing {cost.get('layer_spacing')}",
     ]
+    if pruning := training.get("pruning"):
+        lines.append(f"- pruned while training to {pruning['connections']} connections")
     return "## Training\n\n" + "\n".join(lines)
 
 

@@ -70,7 +70,7 @@ class BatchedStepper:
         self.weights, self.biases = self._named(state.theta)
         self.weight_gradients, self.bias_gradients = self._named(self.gradient)
         self.turned = [weight.mT for weight in self.weights]
-        self.frozen = None if state.mask is None else ~state.mask
+        self.frozen: Tensor | None = None
         self.examples = data.batch_size or data.examples
         widths = [weight.shape[-2] for weight in self.weights]
         lead = () if self.lone else (self.replicas,)
@@ -92,6 +92,7 @@ class BatchedStepper:
         """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
         with torch.no_grad():
             self._follow_orders()
+            self.frozen = None if self.state.mask is None else ~self.state.mask
             done = 0
             while done < steps:
                 some = min(BATCHES_AT_ONCE, steps - done)

@@ -15,10 +15,11 @@ from bimt_engine.errors import SpecError, TrainingDiverged
 from bimt_engine.networks.build import build_network
 from bimt_engine.networks.network import Network
 from bimt_engine.randomness import numpy_generator, torch_generator
-from bimt_engine.spec import Spec
+from bimt_engine.spec import Spec, TrainingSpec
 from bimt_engine.training.batches import TensorData
 from bimt_engine.training.checkpoint import Progress, fingerprint, read_checkpoint, read_progress, write_checkpoint
 from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
+from bimt_engine.training.pruning import Pruning
 from bimt_engine.training.relocation import Relocation
 from bimt_engine.training.schedule import Schedule, Stage
 from bimt_engine.training.snapshot import Snapshot
@@ -74,7 +75,7 @@ class Training:
         training = self.specs[0].training
         alike = training.model_copy(update={"phases": []})
         for spec in self.specs[1:]:
-            same_phases = [p.until for p in spec.training.phases] == [p.until for p in training.phases]
+            same_phases = _but_for_strengths(spec.training) == _but_for_strengths(training)
             if spec.training.model_copy(update={"phases": []}) != alike or not same_phases:
                 raise SpecError("Replicas side by side may differ in seed and cost strengths only: train these apart.")
         torch.set_num_threads(1)  # two threads on a busy machine are many times slower, and change the bits
@@ -104,8 +105,10 @@ class Training:
             )
             for bias_cost in (False, True)
         }
-        chosen = choose_stepper(networks[0], datasets[0], training)
-        self.stepper = chosen(self.state, self.data, training)
+        self.pruning = Pruning(self.state, self.data, training.pruning) if training.pruning else None
+        self._stepper_class = choose_stepper(networks[0], datasets[0], training)
+        self._learning_rate = training.optimiser.learning_rate
+        self.stepper = self._stepper_class(self.state, self.data, training)
         self.finished = False
         self._seconds = 0.0
         self._priced: tuple[Stage, Tensor] | None = None
@@ -164,12 +167,14 @@ class Training:
             elif stop - step > 32:
                 stop = step + 32  # the pace is not known yet
             if stop > step:
-                self.stepper.advance(stop - step, price=self._price(self.schedule.stage(step)))
+                self._advance(stop - step, self.schedule.stage(step))
                 self._synchronise()
                 pace = (time.perf_counter() - started) / (stop - step)
             due = self.schedule.due(stop)
             if due.relocate or stop == steps:
                 self._refuse_unless(math.isfinite(float(self.state.theta.sum())), stop)
+            if due.prune and self.pruning is not None:
+                self.pruning.prune(self.schedule.prunings[stop])
             if due.relocate:
                 for replica in range(self.state.replicas):
                     self.relocation.relocate(self.state, replica)
@@ -200,6 +205,15 @@ class Training:
             for replica, seed in enumerate(self.seeds):
                 self.relocation.relocate_with_restarts(self.state, numpy_generator(seed, "final layout"), replica)
         self.finished = True
+
+    def _advance(self, steps: int, stage: Stage) -> None:
+        """So many steps at the learning rate of this stage. A stepper keeps nothing of its own, so it is made anew."""
+        if stage.learning_rate != self._learning_rate:
+            self._learning_rate = stage.learning_rate
+            optimiser = self.training.optimiser.model_copy(update={"learning_rate": stage.learning_rate})
+            training = self.training.model_copy(update={"optimiser": optimiser})
+            self.stepper = self._stepper_class(self.state, self.data, training)
+        self.stepper.advance(steps, price=self._price(stage))
 
     def _price(self, stage: Stage) -> Tensor:
         """λ · price over this stage: (P,), or (R, P) where replicas differ in λ. Kept until the stage changes."""
@@ -256,3 +270,8 @@ class Training:
         """Wait for the device, so that the pace measured is the real one."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def _but_for_strengths(training: TrainingSpec) -> list[tuple[float, float | None]]:
+    """The phases without their λ."""
+    return [(phase.until, phase.learning_rate) for phase in training.phases]

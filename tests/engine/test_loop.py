@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bimt_engine.errors import CheckpointError, SpecError, TrainingDiverged
-from bimt_engine.spec import CostSpec, OptimiserSpec, Phase, RelocationSpec
+from bimt_engine.spec import CostSpec, OptimiserSpec, Phase, PruningSpec, RelocationSpec
 from bimt_engine.training.loop import Moment, Training
 from bimt_engine.training.snapshot import Snapshot
 from bimt_engine.training.steppers import STEPPERS
@@ -64,9 +64,17 @@ def test_two_runs_of_one_spec_are_equal_bit_for_bit(architecture: str, stepper: 
     batch=st.sampled_from([None, 5]),
     precision=st.sampled_from(["float32", "float64"]),
     kind=st.sampled_from(["adamw", "proximal"]),
+    pruning=st.sampled_from([None, PruningSpec(connections=11, prune_every=7)]),
 )
-def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(stepper, name, cut, batch, precision, kind) -> None:
-    common = {"stepper": stepper, "batch_size": batch, "precision": precision, "optimiser": OptimiserSpec(kind=kind)}
+def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(stepper, name, cut, batch, precision, kind, pruning):
+    common = {
+        "stepper": stepper,
+        "batch_size": batch,
+        "precision": precision,
+        "optimiser": OptimiserSpec(kind=kind),
+        "pruning": pruning,
+        "phases": [Phase(until=0.4, cost_strength=1e-3), Phase(until=1.0, cost_strength=1e-2, learning_rate=5e-4)],
+    }
     spec, data = spec_for(name, **QUICK, **common)
     whole = Training.begin(spec, data, seed=3)
     run(whole)

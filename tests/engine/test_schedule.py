@@ -5,22 +5,25 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimt_engine.spec import CostSpec, Phase, RelocationSpec, TrainingSpec
+from bimt_engine.spec import CostSpec, Phase, PruningSpec, RelocationSpec, TrainingSpec
 from bimt_engine.training.schedule import Schedule, Stage, step_at
 
 
 def test_independence_has_the_published_stages() -> None:
     training = TrainingSpec(steps=20_000, cost=CostSpec(bias_cost_from=0.75))
     assert Schedule.of(training).stages == (
-        Stage(0, 5_000, 1e-3, False),
-        Stage(5_000, 15_000, 1e-2, False),
-        Stage(15_000, 20_000, 1e-3, True),
+        Stage(0, 5_000, 1e-3, False, 2e-3),
+        Stage(5_000, 15_000, 1e-2, False, 2e-3),
+        Stage(15_000, 20_000, 1e-3, True, 2e-3),
     )
 
 
 def test_a_bias_cost_that_starts_inside_a_phase_cuts_it() -> None:
     training = TrainingSpec(steps=100, phases=[Phase(until=1, cost_strength=2.0)], cost=CostSpec(bias_cost_from=0.5))
-    assert Schedule.of(training).stages == (Stage(0, 50, 2.0, False), Stage(50, 100, 2.0, True))
+    assert Schedule.of(training).stages == (
+        Stage(0, 50, 2.0, False, 2e-3),
+        Stage(50, 100, 2.0, True, 2e-3),
+    )
 
 
 def test_a_fraction_means_what_it_says() -> None:
@@ -34,8 +37,9 @@ def test_a_fraction_means_what_it_says() -> None:
     bias_from=st.none() | st.floats(0, 1),
     log=st.integers(1, 100),
     relocate=st.none() | st.integers(1, 100),
+    pruning=st.none() | st.builds(PruningSpec, connections=st.just(5), prune_every=st.integers(1, 100)),
 )
-def test_stops_miss_nothing(steps, ends, bias_from, log, relocate) -> None:
+def test_stops_miss_nothing(steps, ends, bias_from, log, relocate, pruning) -> None:
     phases = [Phase(until=end, cost_strength=number) for number, end in enumerate([*sorted(ends), 1.0])]
     training = TrainingSpec(
         steps=steps,
@@ -43,6 +47,7 @@ def test_stops_miss_nothing(steps, ends, bias_from, log, relocate) -> None:
         cost=CostSpec(bias_cost_from=bias_from),
         log_every=log,
         relocation=RelocationSpec(relocate_every=relocate),
+        pruning=pruning,
         snapshot_every=None,
     )
     schedule = Schedule.of(training)
@@ -58,5 +63,7 @@ def test_stops_miss_nothing(steps, ends, bias_from, log, relocate) -> None:
         step = stop
     for step in range(1, steps + 1):
         due = schedule.due(step)
-        if due.log or due.relocate or due.checkpoint:
+        if due.prune or due.log or due.relocate or due.checkpoint:
             assert step in stops
+    if pruning is not None:
+        assert any(share == 1.0 for step, share in schedule.prunings.items() if 1 <= step <= steps)

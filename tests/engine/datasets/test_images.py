@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bimt_engine.datasets.catalogue import make_dataset
-from bimt_engine.datasets.images import MNIST_FILES, mnist_folder
+from bimt_engine.datasets.images import MNIST_FILES, mnist_folder, upright
 from bimt_engine.datasets.images import mnist as read_mnist
 from bimt_engine.errors import DataError
 from bimt_engine.spec import ImagesData
@@ -65,6 +65,37 @@ def test_more_images_than_there_are_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("BIMT_MNIST", str(tmp_path))
     with pytest.raises(DataError, match="13 images are asked for; there are 12"):
         make_dataset(ImagesData(train=13), seed=0)
+
+
+def leaning(slant: float, *, down: int = 0, right: int = 0) -> np.ndarray:
+    """A soft stroke, symmetric about its axis, that leans by so many columns a row."""
+    rows, columns = np.mgrid[:28, :28].astype(float)
+    rows, columns = rows - 13.5 - down, columns - 13.5 - right
+    return np.exp(-(rows**2) / 30 - (columns - slant * rows) ** 2 / 4).astype(np.float32)
+
+
+@pytest.mark.parametrize(("slant", "down", "right"), [(0.0, 0, 0), (0.5, 0, 0), (-0.4, 0, 0), (0.3, 2, -3)])
+def test_a_leaning_stroke_stands_upright_in_the_middle(slant, down, right):
+    images = np.stack([leaning(slant, down=down, right=right).reshape(-1), np.zeros(784, np.float32)])
+    found = upright(images, (28, 28))
+    assert np.abs(found[0].reshape(28, 28) - leaning(0.0)).max() < 0.06  # interpolation blurs a little
+    assert (found[1] == 0).all()
+
+
+def test_an_upright_image_is_left_as_it_is():
+    image = leaning(0.0).reshape(1, -1)
+    np.testing.assert_allclose(upright(image, (28, 28)), image, atol=1e-4)
+
+
+def test_only_the_pixels_of_an_image_move_it(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("BIMT_MNIST", str(tmp_path))
+    plain, moved = (make_dataset(ImagesData(deskew=deskew), seed=0) for deskew in (False, True))
+    few = make_dataset(ImagesData(train=10, test=10, deskew=True), seed=0)
+    assert moved.train_inputs.shape == plain.train_inputs.shape
+    assert not np.array_equal(moved.test_inputs, plain.test_inputs)
+    np.testing.assert_array_equal(few.train_inputs, moved.train_inputs[:10])
+    np.testing.assert_array_equal(moved.train_targets, plain.train_targets)
 
 
 def test_the_real_files_hold_what_their_authors_say(mnist):
