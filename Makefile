@@ -24,8 +24,8 @@ env:  ## make .venv from the lock, if it is absent or stale
 env-dev:  ## the same with what the tests and checks need
 	$(ENVIRONMENT) dev
 
-demo: env  ## real data in, modules and pictures out (in demo/), then everything stops
-	@$(PY) -m standalone demo
+demo: env  ## real data in, modules and pictures out (in demo/), then everything stops; KEEP=1 leaves the pages open
+	@$(PY) -m standalone demo $(if $(KEEP),--keep)
 
 up: env  ## serve until Ctrl-C; prints the address and the first admin token
 	@$(PY) -m standalone up
@@ -76,4 +76,4 @@ lock:  ## resolve the extras of pyproject.toml anew into requirements/*.txt; nee
 	@$(PYTHON) .ci/lock.py
 
 clean:  ## remove what the verbs made, the environment too
-	rm -rf $(VENV) demo reports build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo reports build dist *.egg-info client/build client/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -77,6 +77,10 @@ def main(arguments: list[str]) -> int:
         console.print("Interrupted; everything is stopped.")
         return 130
     console.print("Everything is stopped; nothing is left running.")
+    if not options.keep:
+        console.print(
+            "To look at the pages: `make demo KEEP=1`, or `python -m standalone demo --keep`.", soft_wrap=True
+        )
     return 0
 
 
@@ -168,6 +172,7 @@ class Demo:
         with Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=self.console) as progress:
             bars = {job["id"]: progress.add_task(job["name"], total=1.0, note="waiting", start=False) for job in jobs}
             deadline = time.monotonic() + LONGEST_SECONDS
+            said: dict[str, str] = {}
             while time.monotonic() < deadline:
                 jobs = [self.send("GET", f"/jobs/{job['id']}") for job in jobs]
                 for job in jobs:
@@ -176,6 +181,9 @@ class Demo:
                     if job["state"] in ("succeeded", "failed", "cancelled"):
                         progress.stop_task(bars[job["id"]])
                     progress.update(bars[job["id"]], completed=job["progress"], note=note_of(job))
+                    if not self.console.is_terminal and said.get(job["id"]) != job["state"]:  # no bar is seen there
+                        said[job["id"]] = job["state"]
+                        self.console.print(f"{job['name']:14} {job['state']}")
                 if all(job["state"] in ("succeeded", "failed", "cancelled") for job in jobs):
                     break
                 self.pause()

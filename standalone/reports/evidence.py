@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def main() -> None:
     rows = in_order([q for name in names for q in asked(name, given.seeds)], given.folder, given.processes)
     report = {name: summary(name, rows[name]) for name in names}
     merge(given.folder / "evidence.json", report)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(report))
     for sentence in told(report):
         console.print(sentence)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -64,7 +65,7 @@ def main() -> None:
     rows = in_order([q for method in METHODS for q in asked(method, given.seeds)], given.folder, given.processes)
     report: dict[str, Any] = {method: summary(rows[f"{RECIPE}_{method}"]) for method in METHODS}
     merge(given.folder / "methods.json", report)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(report))
     console.print(f"Wrote {given.folder}/methods.json.")
 

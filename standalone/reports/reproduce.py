@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def main() -> None:
     entries = {name: summary(name, recipe_rows) for name, recipe_rows in rows.items()}
     merge(given.folder / "reproduce.json", entries)
     write_page(given.folder / "reproduce.html", rows, entries)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(entries))
     console.print(f"Wrote {given.folder}/reproduce.json and {given.folder}/reproduce.html.")
 
