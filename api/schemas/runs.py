@@ -142,7 +142,15 @@ class ModulesOut(Shown):
 class EffectsOut(Shown):
     """What each module does to each target."""
 
-    effects: dict[str, Any]
+    effects: dict[str, Any] = Field(
+        description="`modules` are the rows of every matrix and `outputs` its columns. `matrices` (`zero`, `mean`, "
+        "`resample`): the share of the output's variance that moves when the module is held so; `judged_by` says which "
+        "of them the verdict reads. `trained`: the same in the network before it was pruned. `p`: the share of "
+        "`random_groups` groups of equal size that do as much to an output of the module's own and as little to the "
+        "others, or that leave another output as much alone; `p_holm`: corrected for the number of claims. "
+        "`selectivity`, `sufficiency`, `interaction` and `upstream` are described with the modules; `limits` are what "
+        "the verdict held them against."
+    )
 
 
 class GraphOut(Shown):
