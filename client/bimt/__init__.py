@@ -17,6 +17,7 @@ from .errors import (
     TooLarge,
     TooMany,
     Unreachable,
+    UploadBroken,
     WrongField,
 )
 from .following import Moment
@@ -54,6 +55,7 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unreachable",
+    "UploadBroken",
     "Version",
     "Webhook",
     "WrongField",

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from .bars import Told, byte_bar
 from .errors import InvalidFields, wrong_fields
 from .things import Thing
+from .uploads import UPLOAD_SILENCE, in_parts
 from .wire import CountedFile, Wire
 
 LOOK_EVERY = 1.0  # seconds, while a large file is checked
-UPLOAD_SILENCE = 600.0  # seconds; a large file is written down before the answer comes
+IN_PARTS_FROM = 32 * 1024**2  # bytes; a smaller file is sent whole, and again from its beginning
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,13 +97,18 @@ class Datasets:
         standardise: bool | None = None,
         format: Literal["csv", "npz", "parquet", "idx", "cayley"] | None = None,
         progress: bool | None = None,
+        resume: str | None = None,
     ) -> Dataset:
         """Send a file; the data set once the service has checked it.
+
+        A large file goes up in parts: what a dropped line breaks is one part, which is sent again, and bytes that your
+        team has already are not sent at all.
 
         inputs, targets   names of columns; left out, the last column that can be predicted is the target
         task              left out, what the target's column looks like
         progress          a bar; None: where somebody is looking
-        Raises InvalidFields with the row and column of every fault.
+        resume            id of an upload in parts that was broken off, as its error named it: goes on where that was
+        Raises InvalidFields with the row and column of every fault, UploadBroken where a large file got stuck.
         """
         path = Path(path)
         roles = {
@@ -113,8 +119,13 @@ class Datasets:
             "standardise": standardise,
         }
         about = {"name": name or path.name, "format": format} | roles
-        with byte_bar(f"upload {path.name}", path.stat().st_size, wanted=progress) as told:
-            sent = self._whole(path, {key: value for key, value in about.items() if value is not None}, told)
+        given = {key: value for key, value in about.items() if value is not None}
+        size = path.stat().st_size
+        with byte_bar(f"upload {path.name}", size, wanted=progress) as told:
+            if resume is not None or size > IN_PARTS_FROM:
+                sent = Dataset.of(in_parts(self._wire, path, given, told, resume=resume), self._wire)
+            else:
+                sent = self._whole(path, given, told)
         return sent.until_checked()
 
     def _whole(self, path: Path, about: dict[str, Any], told: Told) -> Dataset:

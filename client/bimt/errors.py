@@ -119,6 +119,14 @@ class Unreachable(BimtError):
     """Nobody answered, again and again."""
 
 
+class UploadBroken(Unreachable):
+    """A large file got stuck on its way. `upload` is the id to go on with: what has arrived stays for two days."""
+
+    def __init__(self, sentence: str, *, upload: str) -> None:
+        self.upload = upload
+        super().__init__(sentence)
+
+
 class InvalidSignature(BimtError):
     """A message that says to come from the service does not, or is old: do nothing that it says."""
 

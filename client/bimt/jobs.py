@@ -86,6 +86,17 @@ class Job(Thing):
         """Its networks, in the order of seeds and cost strengths."""
         return [Run.of(document, self.wire) for document in self.wire.items(f"/jobs/{self.id}/runs")]
 
+    def stability(self) -> dict[str, Any]:
+        """How far its runs agree: the modules that come back, the connections, a sentence in `reading`."""
+        return dict(self.wire.made(f"/jobs/{self.id}/stability")["stability"])
+
+    def pareto(self, *, tolerance: float = 0.05) -> dict[str, Any]:
+        """Loss against wiring over its runs: `points`, the `knee`, the largest λ whose loss is still harmless.
+
+        tolerance   how far above the best a harmless loss may be, as a share of the targets' variance
+        """
+        return dict(self.wire.made(f"/jobs/{self.id}/pareto", tolerance=tolerance))
+
     def logs(self) -> Iterator[dict[str, Any]]:
         """What the workers said, oldest first: `at`, `level`, `text`, `run_id`."""
         return self.wire.items(f"/jobs/{self.id}/logs")

@@ -65,6 +65,10 @@ class Version:
 
         return load_network(self.weights())
 
+    def verify(self) -> dict[str, Any]:
+        """Have a worker work its claims out again from the stored weights: `agrees`, a `reading`, every check."""
+        return dict(self.wire.ask(f"{self.path}/verify", None))
+
     def bundle(self, path: str | Path | None = None) -> Path:
         """Everything of it in one ZIP file: card, weights, graph, evidence, pictures."""
         target = Path(path) if path is not None else Path(f"{self.model}-{self.number}.zip")

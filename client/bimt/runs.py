@@ -159,6 +159,18 @@ class Run(Thing):
         """A picture, such as `network`; `run.refresh().document["figures"]` names all of them."""
         return Figure(name, format, self.wire.content(f"/runs/{self.id}/figures/{name}.{format}"))
 
+    def readout(self) -> dict[str, Any]:
+        """Its outputs as formulas, where the network confirmed some, its symmetries; where not, why."""
+        return dict(self.wire.get(f"/runs/{self.id}/readout")["readout"])
+
+    def embedding(self) -> dict[str, Any]:
+        """Of networks that read tokens: the vector of each, and the frequencies in them."""
+        return dict(self.wire.made(f"/runs/{self.id}/embedding"))
+
+    def snapshot(self, step: int) -> dict[str, Any]:
+        """The network at one step of its training: its weights, and which neuron sat in which slot."""
+        return dict(self.wire.get(f"/runs/{self.id}/snapshots/{step}"))
+
     def snapshots(self) -> Iterator[dict[str, Any]]:
         """The steps of which the network is kept, oldest first."""
         return self.wire.items(f"/runs/{self.id}/snapshots")
@@ -193,6 +205,24 @@ class Run(Thing):
         from .networks import load_network
 
         return load_network(self.weights())
+
+    # --- made when first asked for ----------------------------------------------------------------------
+
+    def film(self, path: str | Path | None = None, *, format: Literal["mp4", "gif"] = "mp4") -> Path:
+        """The training as a film, in a file. The first time it takes some ten seconds to be made."""
+        return self._made(path, f"film.{format}", f"{self.id}.{format}")
+
+    def onnx(self, path: str | Path | None = None, *, module: str | None = None) -> Path:
+        """The pruned network, or one module of it alone, as an ONNX file for other programs."""
+        name = f"{self.id}.onnx" if module is None else f"{self.id}-{module}.onnx"
+        return self._made(path, "model.onnx" if module is None else f"modules/{module}/model.onnx", name)
+
+    def module_weights(self, module: str, path: str | Path | None = None) -> Path:
+        """One module alone as a network of its own, in a safetensors file."""
+        return self._made(path, f"modules/{module}/weights.safetensors", f"{self.id}-{module}.safetensors")
+
+    def _made(self, path: str | Path | None, address: str, name: str) -> Path:
+        return self.wire.made_file(f"/runs/{self.id}/{address}", Path(path) if path is not None else Path(name))
 
     def download(self, folder: str | Path | None = None) -> list[Path]:
         """Everything that can be had of it, in a folder of its own: weights, graph, modules, curves, pictures."""

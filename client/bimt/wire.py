@@ -73,9 +73,30 @@ class Wire:
         Asking twice does no harm: the same question has the same answer. Raises AnswerFailed with the worker's reason.
         """
         response = self.send("POST", path, json=body, repeatable=True)
+        return response.json() if response.status_code != 202 else self._outcome(response.json())
+
+    def made(self, path: str, **query: Any) -> Any:
+        """A document that is made when somebody first asks for it. Raises AnswerFailed with the worker's reason."""
+        response = self.send("GET", path, query={"wait": 20} | query)
         if response.status_code != 202:
             return response.json()
-        errand = response.json()
+        self._outcome(response.json())
+        return self.get(path, **query)
+
+    def made_file(self, path: str, target: Path) -> Path:
+        """The same for a file, which is written to `target`."""
+
+        def asked() -> Any:
+            with self.stream("GET", path, query={"wait": 20}) as response:
+                return json.loads(response.read()) if response.status_code == 202 else None
+
+        errand = self._again_and_again(asked, True)
+        if errand is not None:
+            self._outcome(errand)
+        return self.download(path, target)
+
+    def _outcome(self, errand: dict[str, Any]) -> Any:
+        """What came of an errand, once it has ended."""
         while errand["state"] in ("queued", "running"):
             errand = self.get(f"/errands/{errand['id']}", wait=20)
         if errand["state"] != "succeeded":

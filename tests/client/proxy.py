@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ class Proxy:
     connections    how many lines were opened so far
     refuse         how many of the next lines are closed at once
     up_limit       bytes from client to service after which the next line is cut, once
+    cut_then       is called right before that cut
     down_limit     the same from service to client
     hold           nothing more is handed to the client, and the lines stay open, as behind a proxy that buffers
     """
@@ -31,6 +33,7 @@ class Proxy:
         self.connections = 0
         self.refuse = 0
         self.up_limit: int | None = None
+        self.cut_then: Callable[[], None] | None = None
         self.down_limit: int | None = None
         self.hold = threading.Event()
         self.sent_up = 0
@@ -82,6 +85,8 @@ class Proxy:
                 self.sent_up += len(piece)
                 if self.up_limit is not None and self.sent_up >= self.up_limit:
                     self.up_limit = None
+                    if self.cut_then is not None:
+                        self.cut_then()
                     self.cut()
         with contextlib.suppress(OSError):
             far.shutdown(socket.SHUT_WR)

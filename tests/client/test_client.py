@@ -228,6 +228,32 @@ def test_effects_curve_communities_and_snapshots_are_plain_data(run):
     assert [kept["step"] for kept in run.snapshots()] == [0, 500, 1000, 1500]
 
 
+def test_what_is_made_when_first_asked_for_is_waited_for(run, tmp_path):
+    first = run.module_weights("A", tmp_path / "a.safetensors").read_bytes()
+    assert len(first) > 500
+    assert run.module_weights("A", tmp_path / "again.safetensors").read_bytes() == first
+    assert [each["output"] for each in run.readout()["outputs"]] == ["y1", "y2"]
+    assert set(run.snapshot(500)["orders"]) == {"input", "hidden1", "output"}
+    with pytest.raises(Conflict, match="tokens"):
+        run.embedding()
+
+
+@pytest.mark.slow
+def test_films_and_onnx_files_are_waited_for_too(run, tmp_path):
+    assert run.onnx(tmp_path / "network.onnx").stat().st_size > 1000
+    assert run.onnx(tmp_path / "a.onnx", module="A").stat().st_size > 500
+    assert run.film(tmp_path / "film.gif", format="gif").read_bytes().startswith(b"GIF8")
+
+
+def test_the_runs_of_a_job_say_together_how_far_they_agree_and_what_wiring_costs(trained):
+    stability, pareto = trained.stability(), trained.pareto()
+    assert stability["runs"] == 2
+    assert "runs part inputs and outputs the same way" in stability["reading"]
+    assert [point["seed"] for point in pareto["points"]] == [0, 1]
+    assert any(point["efficient"] for point in pareto["points"])
+    assert trained.stability() == stability
+
+
 def test_pictures_show_themselves(run, tmp_path):
     drawn = run.figure("network")
     assert "<svg" in drawn._repr_svg_()

@@ -215,7 +215,7 @@ def completed(bimt, *words: str) -> list[str]:
 
 
 def test_bash_completes_verbs_and_options(bimt):
-    assert completed(bimt, "s") == ["submit", "show", "share"]
+    assert completed(bimt, "s") == ["submit", "show", "stability", "share"]
     assert set(completed(bimt, "")) == {verb.name for verb in VERBS}
     assert "--cost-strengths" in completed(bimt, "submit", "--")
     assert completed(bimt, "completion", "f") == ["fish"]

@@ -31,6 +31,8 @@ def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatc
     assert "True" in printed
     assert "1500" in printed
     assert "('price',)" in printed
+    assert any(line.startswith("{'price': ") for line in printed)
+    assert any("runs part inputs and outputs the same way" in line for line in printed)
     assert printed[-1] == "['/seeds/0', '/priority']"
     assert (tmp_path / "network.svg").stat().st_size > 1000
 
@@ -53,7 +55,7 @@ def test_the_example_of_the_readme_runs(service, capsys):
 def test_the_commands_of_the_document_are_read_by_the_parser():
     lines = re.findall(r"^bimt (.+)$", DOCUMENT, re.MULTILINE)
     named = [parser().parse_args(line.split()).verb for line in lines]
-    assert len(named) == 9
+    assert len(named) == 14
     assert set(named) <= {verb.name for verb in VERBS}
 
 

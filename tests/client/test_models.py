@@ -73,6 +73,14 @@ def test_notes_have_authors(version):
     assert [(note["target"], note["text"]) for note in version.annotations()] == [("A", "It squares.")]
 
 
+def test_a_version_is_verified_from_its_weights(bimt, client, version):  # noqa: F811
+    found = version.verify()
+    assert found["agrees"], found["reading"]
+    assert len(found["checks"]) > 5
+    assert "yes" in said(bimt("verify", "squares-and-sums@1"))
+    assert client.models.version("squares-and-sums@1").document["agrees"] is True
+
+
 def test_a_bundle_is_a_whole_zip_file(version, tmp_path):
     names = zipfile.ZipFile(version.bundle(tmp_path / "all.zip")).namelist()
     assert any(name.endswith("weights.safetensors") for name in names)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 SHELLS = ("bash", "zsh", "fish")
-FILES = {"upload": "file", "submit": "spec", "publish": "card"}  # verbs after which files are offered
+# Verbs after which files are offered, and what the file is.
+FILES = {"upload": "file", "submit": "spec", "publish": "card", "film": "file", "onnx": "file"}
 
 BASH = """\
 # bash completion of bimt:  eval "$(bimt completion bash)"

@@ -69,6 +69,7 @@ def numbers(text: str) -> list[float]:
 
 RUN = option("run", help="id of a run, or of a job for its first run")
 JOB = option("job", help="id of a job")
+MODEL = option("model", help="name of a model, perhaps with @ and a version")
 NAME = option("--name", help="how it is called in lists")
 LIMIT = option("--limit", type=int, default=20, help="how many at most; default %(default)s")
 VERBS = (
@@ -83,6 +84,7 @@ VERBS = (
         option("--target", action="append", dest="targets", metavar="COLUMN", help="a column to predict; may repeat"),
         option("--input", action="append", dest="inputs", metavar="COLUMN", help="a column to read; may repeat"),
         option("--task", choices=("regression", "classification"), help="left out: what the target looks like"),
+        option("--resume", metavar="UPLOAD", help="go on with a large upload that was broken off"),
     )),
     Verb("datasets", "list the data sets", verbs.datasets, (option("q", nargs="?", help="part of the name"), LIMIT)),
     Verb("recipes", "list the recipes", verbs.recipes),
@@ -111,6 +113,19 @@ VERBS = (
     Verb("show", "say what was found in a run", verbs.show, (RUN,)),
     Verb("pull", "download everything of a run", verbs.pull, (
         RUN, option("folder", nargs="?", help="where to; default: a folder named like the run"))),
+    Verb("film", "download the training of a run as a film", verbs.film, (
+        RUN, option("file", nargs="?", help="ending in .mp4 or .gif; default: RUN.mp4"))),
+    Verb("onnx", "download a run's network for other programs", verbs.onnx, (
+        RUN,
+        option("file", nargs="?", help="default: RUN.onnx"),
+        option("--module", help="one module alone, by its letter"),
+    )),
+    Verb("stability", "say how far the runs of a job agree", verbs.stability, (JOB,)),
+    Verb("pareto", "say what a shorter wiring costs, over the runs of a job", verbs.pareto, (
+        JOB,
+        option("--tolerance", type=float, default=0.05, metavar="SHARE",
+               help="of the targets' variance, by which a harmless loss may exceed the best; default %(default)s"),
+    )),
     Verb("publish", "give a run a name, so that it is kept and found", verbs.publish, (
         RUN,
         option("model", help="name of the model; the first run makes it, every further one is its next version"),
@@ -118,12 +133,13 @@ VERBS = (
         option("--visibility", choices=("private", "team", "unlisted", "public"), help="of a new model: team"),
     )),
     Verb("share", "make a link that shows one version to whoever holds it", verbs.share, (
-        option("model", help="name of a model, perhaps with @ and a version"),
+        MODEL,
         option("--days", type=int, default=30, help="until it expires; default %(default)s"),
         option("--note", default="", help="a sentence above the picture"),
     )),
+    Verb("verify", "have the claims of a version worked out again from its weights", verbs.verify, (MODEL,)),
     Verb("open", "open the page of a thing in the browser", verbs.open_page, (
-        option("id", help="id of a job, run or data set"),
+        option("id", help="id of a job, run, data set or model"),
         option("--print", action="store_true", dest="only_print", help="only print the address"),
     )),
     Verb("completion", "print what makes the shell complete these verbs", lambda asked: None, (

@@ -47,7 +47,7 @@ def upload(asked: Asked) -> Any:
     with _client(asked) as client:
         dataset = client.datasets.upload(
             asked.file, name=asked.name, targets=asked.targets, inputs=asked.inputs, task=asked.task,
-            progress=False if asked.json else None,
+            progress=False if asked.json else None, resume=asked.resume,
         )  # fmt: skip
     shown.dataset(asked, dataset)
     return dataset.document
@@ -134,6 +134,70 @@ def pull(asked: Asked) -> Any:
     return [str(path) for path in written]
 
 
+def film(asked: Asked) -> Any:
+    ending = Path(asked.file or "film.mp4").suffix.removeprefix(".").lower()
+    if ending not in ("mp4", "gif"):
+        raise ValueError(f"A film is an .mp4 or a .gif; `{asked.file}` is neither.")
+    with _client(asked) as client:
+        path = _run(client, asked.run).film(asked.file, format="gif" if ending == "gif" else "mp4")
+    shown.say(asked, str(path))
+    return [str(path)]
+
+
+def onnx(asked: Asked) -> Any:
+    with _client(asked) as client:
+        path = _run(client, asked.run).onnx(asked.file, module=asked.module)
+    shown.say(asked, str(path))
+    return [str(path)]
+
+
+def stability(asked: Asked) -> Any:
+    with _client(asked) as client:
+        found = client.jobs.get(asked.job).stability()
+    shown.say(asked, str(found["reading"]))
+    rows = [
+        (
+            m["name"],
+            ", ".join(m["inputs"]),
+            ", ".join(m["outputs"]),
+            f"{m['met_in']} of {found['runs']}",
+            m["supported_in"],
+        )
+        for m in found.get("modules") or []
+    ]
+    if rows:
+        shown.table(asked, ("module", "reads", "decides", "met in", "supported in"), rows)
+    return found
+
+
+def pareto(asked: Asked) -> Any:
+    with _client(asked) as client:
+        found = client.jobs.get(asked.job).pareto(tolerance=asked.tolerance)
+    rows = []
+    for point in found["points"]:
+        strength, loss, wiring = (shown.number(point[name]) for name in ("cost_strength", "loss", "wiring"))
+        best = "yes" if point["efficient"] else ""
+        rows.append((point["run"], point["seed"], strength, loss, wiring, point["connections"], best))
+    shown.table(asked, ("run", "seed", "λ", "loss", "wiring", "connections", "unbettered"), rows)
+    if found["suggested_cost_strength"] is not None:
+        shown.say(asked, f"λ {found['suggested_cost_strength']:g} is the largest whose median loss is still harmless.")
+    return found
+
+
+def verify(asked: Asked) -> Any:
+    """Raises ValueError where a claim that is needed does not agree: a script wants to know by the exit code."""
+    with _client(asked) as client:
+        found = client.models.version(asked.model).verify()
+    rows = [(c["what"], c["claimed"], c["found"], "yes" if c["agrees"] else "NO") for c in found["checks"]]
+    shown.table(asked, ("claim", "said", "found again", "agrees"), rows)
+    shown.say(asked, str(found["reading"]))
+    if not found["agrees"]:
+        if asked.json:
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        raise ValueError(f"The claims of {asked.model} do not agree with its weights.")
+    return found
+
+
 def publish(asked: Asked) -> Any:
     card = Path(asked.card).read_text(encoding="utf-8") if asked.card else ""
     with _client(asked) as client:
@@ -154,7 +218,7 @@ def open_page(asked: Asked) -> Any:
     with _client(asked) as client:
         noun = asked.id.partition("_")[0]
         if noun not in ("job", "run", "dataset", "model"):
-            raise ValueError(f"`{asked.id}` is no id of a job, a run or a data set.")
+            raise ValueError(f"`{asked.id}` is no id of a job, a run, a data set or a model.")
         page = f"{client.url}/{noun}s/{asked.id}"
     shown.say(asked, page)
     if not asked.only_print and not asked.json:
