@@ -74,8 +74,7 @@ def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: 
 
 
 def _eta(here: Services, job: Job) -> float | None:
-    """Seconds to the end if it goes on as it did; None before there is a pace."""
-    if job.state != "running" or job.started_at is None or job.progress < 0.02:
+    """Seconds to the end if it goes on as it does; None before there is a pace."""
+    if job.due_at is None:
         return None
-    spent = (here.now() - job.started_at).total_seconds()
-    return round(max(0.0, spent * (1 - job.progress) / job.progress), 1)
+    return round(max(0.0, (job.due_at - here.now()).total_seconds()), 1)

@@ -28,6 +28,7 @@ class Job(Base):
 
     fence      rises with every claim and every loss; whoever writes must name the current one.
     revision   rises with every change, so that a listener can ask for what is new.
+    due_at     when a running job will have ended, at the pace of its present attempt; None before there is a pace.
     """
 
     __tablename__ = "job"
@@ -81,6 +82,7 @@ class Job(Base):
     queued_at: Mapped[datetime] = mapped_column(Utc)
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     ended_at: Mapped[datetime | None] = mapped_column(Utc)
+    due_at: Mapped[datetime | None] = mapped_column(Utc)
 
 
 class JobBody(Base):

@@ -11,7 +11,7 @@ from sqlalchemy import Integer, Table, bindparam, exists, func, insert, or_, sel
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, undefer
 
-from store import datasets, idempotency, webhooks
+from store import datasets, idempotency, progress, webhooks
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.identifiers import new_id
 from store.job_tables import WAITS
@@ -300,6 +300,7 @@ def retry(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
     again = again.values(
         state="queued",
         reason=None,
+        progress=min(job.progress, progress.kept(session, job_id)),  # a run that failed was counted as done
         ended_at=None,
         cancel_requested_at=None,
         announced_at=None,

@@ -59,16 +59,22 @@ class ClaimedRun:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job, as long as the lease is renewed. `runs` holds the finished ones too: see `state`."""
+    """The right to work on a job, as long as the lease is renewed. `runs` holds the finished ones too: see `state`.
+
+    attempt    as people count them, from 1; the fence counts losses too.
+    progress   how far the attempts before came.
+    """
 
     job_id: str
     kind: str
     team_id: str
     attempt_id: str
+    attempt: int
     fence: int
     worker: str
     spec: dict[str, Any]
     dataset_id: str | None
+    progress: float
     runs: tuple[ClaimedRun, ...]
 
 
@@ -107,16 +113,18 @@ def renew(
     now: datetime,
     lease_seconds: float,
     progress: float | None = None,
+    due_at: datetime | None = None,
     losses: dict[str, Any] | None = None,
     note: str | None = None,
 ) -> bool:
     """Hold the job for so long from now, tell how far it is, and hear whether cancel was asked for.
 
+    due_at   told with the progress: when the job will have ended at this pace; None before there is a pace.
     Raises LostLease where another attempt or nobody owns it now.
     """
     values: dict[str, Any] = {"lease_until": now + timedelta(seconds=lease_seconds)}
     if progress is not None:
-        values["progress"] = min(max(progress, 0.0), 1.0)
+        values |= {"progress": min(max(progress, 0.0), 1.0), "due_at": due_at}
     if losses is not None:
         values["losses"] = losses
     if note is not None:
@@ -141,6 +149,7 @@ def finish(session: Session, claim: Claim, *, state: str, reason: str | None = N
         "reason": reason,
         "ended_at": now,
         "lease_until": None,
+        "due_at": None,
         "worker": None,
         "note": None,
         "revision": Job.revision + 1,
@@ -232,17 +241,17 @@ def _claim(
         "started_at": func.coalesce(Job.started_at, now),
         "revision": Job.revision + 1,
     }
-    columns = (Job.id, Job.kind, Job.team_id, Job.fence, Job.attempts, Job.spec, Job.dataset_id)
+    columns = (Job.id, Job.kind, Job.team_id, Job.fence, Job.attempts, Job.spec, Job.dataset_id, Job.progress)
     row = _change(session, (which, Job.state == "queued"), values, *columns)
     if row is None:
         return None
-    job_id, kind, team_id, fence, number, spec, dataset_id = row
+    job_id, kind, team_id, fence, number, spec, dataset_id, progress = row
     attempt = Attempt(id=new_id("attempt"), job_id=job_id, number=number, worker=worker, started_at=now)
     session.add(attempt)
     session.flush()
     runs = session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.number).options(undefer(Run.spec)))
     claimed = tuple(_claimed(run) for run in runs)
-    return Claim(job_id, kind, team_id, attempt.id, fence, worker, spec, dataset_id, claimed)
+    return Claim(job_id, kind, team_id, attempt.id, number, fence, worker, spec, dataset_id, progress, claimed)
 
 
 def _claimed(run: Run) -> ClaimedRun:
@@ -274,6 +283,7 @@ def _back_to_the_queue(now: datetime) -> dict[str, Any]:
         "revision": Job.revision + 1,
         "worker": None,
         "lease_until": None,
+        "due_at": None,
         "announced_at": None,
         "note": None,
         "queued_at": now,

@@ -76,13 +76,19 @@ def snapshots(session: Session, run_id: str, *, after: int = -1, limit: int = 10
     return list(session.scalars(query.order_by(Snapshot.step).limit(limit)))
 
 
+def kept(session: Session, job_id: str) -> float:
+    """How much of a job another attempt would find done, from 0 to 1: its results, and what led to its checkpoints."""
+    runs = session.execute(select(Run.state, Run.checkpoint_step, Run.steps).where(Run.job_id == job_id)).all()
+    done = sum(1.0 if run.state == "succeeded" else (run.checkpoint_step or 0) / max(1, run.steps) for run in runs)
+    return min(1.0, done / max(1, len(runs)))
+
+
 def append_log(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], *, now: datetime) -> None:
     """Add lines {at, level, text, run_id?} to the job's log. Raises LostLease."""
     if not lines:
         return
     hold(session, claim)
-    number = session.scalar(select(Job.attempts).where(Job.id == claim.job_id))
-    session.add(LogChunk(id=new_id("log"), job_id=claim.job_id, attempt=number or 0, at=now, lines=list(lines)))
+    session.add(LogChunk(id=new_id("log"), job_id=claim.job_id, attempt=claim.attempt, at=now, lines=list(lines)))
     session.flush()
 
 

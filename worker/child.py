@@ -24,9 +24,9 @@ from typing import Any
 from setproctitle import setproctitle
 
 from bimt_engine.errors import BimtError, CheckpointError
+from worker.bar import RunBar
 
 log = logging.getLogger("worker.child")
-EVIDENCE_SHARE = 0.1  # of a run's progress bar; the rest is training
 PROGRESS_SECONDS = 0.5  # a bar that moves twice a second looks alive
 
 
@@ -83,7 +83,9 @@ def leave(folder: Path, name: str, content: bytes) -> str:
 class RunTraining:
     """One run: train, gather evidence, draw, and leave everything that is to be published."""
 
-    def __init__(self, order: dict[str, Any], folder: Path, content: Path | None, voice: Voice, ears: Ears) -> None:
+    def __init__(
+        self, order: dict[str, Any], folder: Path, content: Path | None, voice: Voice, ears: Ears, bar: RunBar
+    ) -> None:
         self.id: str = order["id"]
         self.seed: int = order["seed"]
         self.order = order
@@ -91,7 +93,10 @@ class RunTraining:
         self.content = content
         self.voice = voice
         self.ears = ears
+        self.bar = bar
+        self.evidence_seconds: float | None = None  # what evidence and pictures took
         self._progress_said_at = 0.0
+        self._doing = ""
         self._kept_at: int | None = None  # the step of the newest checkpoint
 
     def do(self) -> None:
@@ -108,8 +113,10 @@ class RunTraining:
         training = training or Training.begin(spec, dataset, seed=self.seed)
         self.voice.say("began", run=self.id, stepper=training.stepper_name, step=step)
         self.train(training)
+        trained = time.monotonic()
         evidence = gather_evidence(training.network, dataset, spec, seed=self.seed, progress=self.evidence_progress)
         self.leave_result(spec, dataset, training, evidence, seconds=time.monotonic() - began)
+        self.evidence_seconds = time.monotonic() - trained
 
     def resumed(self, spec: Any, dataset: Any) -> Any:
         """The training at its checkpoint; None where there is none, or none that this version can read."""
@@ -125,8 +132,9 @@ class RunTraining:
 
     def train(self, training: Any) -> None:
         """Train to the end, saying rows, snapshots and checkpoints as they come. Raises Stopped."""
-        if training.finished:
-            return  # only the evidence was missing
+        if training.finished:  # only the evidence was missing
+            self.progress(self.bar.training(1.0, training.seconds), "training")
+            return
         for moment in training.moments():
             step = moment.step
             if moment.row is not None:
@@ -134,7 +142,7 @@ class RunTraining:
             if moment.snapshot is not None:
                 name = leave(self.folder, f"{self.id}-snapshot-{step}", moment.snapshot.to_bytes())
                 self.voice.say("snapshot", run=self.id, step=step, file=name)
-            self.progress(moment.fraction * (1 - EVIDENCE_SHARE), "training")
+            self.progress(self.bar.training(moment.fraction, training.seconds), "training")
             stopping = self.ears.stop.is_set()
             if moment.checkpoint_due or stopping:
                 self.checkpoint(training, step)
@@ -151,12 +159,13 @@ class RunTraining:
     def evidence_progress(self, fraction: float, note: str) -> None:
         if self.ears.stop.is_set():
             raise Stopped
-        self.progress(1 - EVIDENCE_SHARE + EVIDENCE_SHARE * fraction, note)
+        self.progress(self.bar.evidence(fraction), note)
 
     def progress(self, fraction: float, note: str) -> None:
-        now = time.monotonic()
-        if now - self._progress_said_at >= PROGRESS_SECONDS or fraction >= 1:
-            self._progress_said_at = now
+        """Say how far the run is: now and then, and whenever something else is being done."""
+        now, doing = time.monotonic(), note.partition(":")[0]
+        if now - self._progress_said_at >= PROGRESS_SECONDS or doing != self._doing:
+            self._progress_said_at, self._doing = now, doing
             self.voice.say("progress", run=self.id, fraction=round(fraction, 4), note=note)
 
     def leave_result(self, spec: Any, dataset: Any, training: Any, evidence: Any, *, seconds: float) -> None:
@@ -170,8 +179,13 @@ class RunTraining:
                 training.network, evidence.network, spec=spec, seed=self.seed, dataset=dataset
             ),
         }
+        self.progress(self.bar.pictures(0), "pictures")
+        pictures = album(evidence, dataset)
         figures: dict[str, bytes] = {}
-        for name, picture in album(evidence, dataset).items():
+        for number, (name, picture) in enumerate(pictures.items()):
+            if self.ears.stop.is_set():
+                raise Stopped
+            self.progress(self.bar.pictures(number / len(pictures)), f"pictures: {name.replace('-', ' ')}")
             figures |= {f"{name}.svg": to_svg(picture), f"{name}.png": to_png(picture)}
         result = {
             "document": evidence.document(),
@@ -217,10 +231,13 @@ def main(folder: Path) -> int:
         return 0
     _one_thread()
     try:
-        for run in order["runs"]:
+        evidence_seconds: float | None = None  # of the run before
+        for told in order["runs"]:
             if ears.stop.is_set():
                 raise Stopped
-            do_or_say_why_not(RunTraining(run, folder, content, voice, ears))
+            run = RunTraining(told, folder, content, voice, ears, RunBar(evidence_seconds))
+            do_or_say_why_not(run)
+            evidence_seconds = run.evidence_seconds or evidence_seconds
         voice.say("done")
     except Stopped:
         voice.say("stopped")

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from store.errors import LostLease
+from worker.pace import Pace
 
 log = logging.getLogger("worker.lease")
 BEAT_SECONDS = 1.0  # cancel is heard and progress is told at every beat
@@ -21,9 +22,10 @@ LONGEST_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never 
 class Progress:
     """What the next beat tells about the job."""
 
-    fraction: float = 0.0
+    fraction: float | None = None  # None: nothing new, which leaves it where it was
     losses: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    seconds_left: float | None = None
 
 
 # Renews the claim and returns whether cancel was asked for; raises LostLease where the claim is no longer ours.
@@ -33,6 +35,7 @@ Renew = Callable[[Progress], bool]
 class Lease:
     """Renews from entry to exit, at least at every quarter of the lease.
 
+    reached  the fraction where the attempts before this one came to; no smaller one is told.
     lost     set once the store says that another attempt owns the job: whatever is done from then on is void.
     cancel   set once somebody asked for cancel.
 
@@ -40,8 +43,10 @@ class Lease:
     its first beat.
     """
 
-    def __init__(self, renew: Renew, *, seconds: float) -> None:
+    def __init__(self, renew: Renew, *, seconds: float, reached: float = 0.0) -> None:
         self._renew = renew
+        self._reached = reached
+        self._pace = Pace()
         self._beat = min(BEAT_SECONDS, seconds / 4)
         self._longest_pause = min(LONGEST_PAUSE_SECONDS, seconds / 4)
         self._over = threading.Event()
@@ -53,8 +58,14 @@ class Lease:
         self.cancel = threading.Event()
 
     def tell(self, **changes: Any) -> None:
-        """Remember how far the job is (fields of Progress); the next beat tells the store."""
+        """Remember how far the job is (fields of Progress); the next beat tells the store, and how long it will take.
+
+        The bar waits where it is while work is done again that was lost; the pace is that of the work.
+        """
         with self._lock:
+            if "fraction" in changes:
+                self._pace.see(changes["fraction"])
+                changes["fraction"] = self._reached = max(self._reached, changes["fraction"])
             self._progress = replace(self._progress, **changes)
 
     def check(self) -> None:
@@ -67,7 +78,7 @@ class Lease:
         away_since: float | None = None
         while not self._over.wait(pause):
             with self._lock:
-                progress = self._progress
+                progress = replace(self._progress, seconds_left=self._pace.seconds_left())
             try:
                 if self._renew(progress):
                     self.cancel.set()

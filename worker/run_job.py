@@ -18,6 +18,7 @@ from structlog.contextvars import bound_contextvars
 from store import jobs, runs
 from store.errors import LostLease, StoreError
 from store.leases import Claim, ClaimedRun
+from store.runs import RunResult
 from worker.engine_process import EngineDied, EngineProcess
 from worker.lease import Lease
 from worker.patience import GaveUp, Patience
@@ -73,10 +74,11 @@ class JobAtHand:
         self.failures: dict[str, str] = {}
         self.now_at: str | None = None
         self.deaths: dict[str, int] = {}
+        self.several_strengths = len({run.cost_strength for run in claim.runs}) > 1
 
     def do(self) -> str:
         """The job as a list. What makes it impossible is said once, in the job's reason."""
-        self.recorder.log("info", f"attempt {self.claim.fence} of worker {self.claim.worker} begins")
+        self.recorder.log("info", f"attempt {self.claim.attempt} begins, by worker {self.claim.worker}")
         try:
             if self.claim.kind != "training":
                 raise StoreError(f"A `{self.claim.kind}` is an errand; it was put into a queue for trainings.")
@@ -118,6 +120,8 @@ class JobAtHand:
         """Run training processes until all runs are dealt with, or somebody wants us to stop."""
         while self.left:
             self._write_order(content)
+            self.recorder.log("info", "the engine starts")
+            self.lease.tell(note="the engine starts")
             with EngineProcess(self.folder, command=self.here.training) as training:
                 try:
                     how = self._listen(training)
@@ -184,9 +188,9 @@ class JobAtHand:
             case "began":
                 self.now_at = run_id
                 self.recorder.start(run_id)
-                seed, step = self.left[run_id].seed, message["step"]
+                step = message["step"]
                 where = f"goes on at step {step}" if step else "begins"
-                self.recorder.log("info", f"seed {seed} {where}, stepper {message['stepper']}", run_id)
+                self.recorder.log("info", f"{self._called(run_id)} {where}, stepper {message['stepper']}", run_id)
             case "row":
                 self.recorder.row(run_id, message["row"])
                 losses = {name: value for name, value in message["row"].items() if value == value}  # without NaN
@@ -198,7 +202,7 @@ class JobAtHand:
             case "progress":
                 done = len(self.claim.runs) - len(self.left)
                 fraction = (done + message["fraction"]) / len(self.claim.runs)
-                self.lease.tell(fraction=fraction, note=f"seed {self.left[run_id].seed}: {message['note']}")
+                self.lease.tell(fraction=fraction, note=f"{self._called(run_id)}: {message['note']}")
             case "result":
                 self._publish(run_id, message["file"])
             case "failed":
@@ -207,6 +211,12 @@ class JobAtHand:
                 self.recorder.log(message["level"], message["text"], self.now_at)
             case other:
                 log.warning("the training process said %r, which nobody understands", other)
+
+    def _called(self, run_id: str) -> str:
+        """How people tell a run from the others of its job."""
+        run = self.left[run_id]
+        strength = f" at λ = {run.cost_strength:g}" if self.several_strengths and run.cost_strength is not None else ""
+        return f"seed {run.seed}{strength}"
 
     def _after_a_death(self, how: str) -> None:
         """Go on from the newest checkpoint, unless this run has killed too many processes."""
@@ -227,14 +237,15 @@ class JobAtHand:
         """Files first, then one transaction."""
         result = self.patience.until_done(lambda: read_result(self.folder / file, self.here.files))
         self.recorder.patiently(lambda session: runs.publish(session, self.claim, run_id, result, self.here.now()))
-        seed, found = self.left.pop(run_id).seed, result.summary
-        told = f"seed {seed} is published: {found['modules']} modules, {found['connections']} connections"
-        self.recorder.log("info", told, run_id)
+        found = f"{_counted(result, 'module')}, {_counted(result, 'connection')}"
+        self.recorder.log("info", f"{self._called(run_id)} is published: {found}", run_id)
+        del self.left[run_id]
         for kept in self.folder.glob(f"{run_id}-*"):
             kept.unlink()
 
     def _fail(self, run_id: str, sentence: str) -> None:
-        self.failures[run_id] = f"seed {self.left.pop(run_id).seed}: {sentence}"
+        self.failures[run_id] = f"{self._called(run_id)}: {sentence}"
+        del self.left[run_id]
         self.recorder.log("error", sentence, run_id)
         self.recorder.patiently(
             lambda session: runs.fail(session, self.claim, run_id, reason=sentence, now=self.here.now())
@@ -270,3 +281,9 @@ class JobAtHand:
         self.lease.check()
         if self.here.going_home.is_set():
             raise WentHome("The worker ends while the store is away.")
+
+
+def _counted(result: RunResult, noun: str) -> str:
+    """1 module, 2 modules."""
+    count = result.summary[f"{noun}s"]
+    return f"{count} {noun}{'' if count == 1 else 's'}"

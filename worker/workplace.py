@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from store import jobs, presence
@@ -68,18 +68,20 @@ class Workplace:
         """The thread that keeps the claim alive."""
 
         def renew(progress: Progress) -> bool:
+            now, left = self.now(), progress.seconds_left
             with self.database.write() as session:
                 return jobs.renew(
                     session,
                     claim,
-                    now=self.now(),
+                    now=now,
                     lease_seconds=self.settings.lease_seconds,
                     progress=progress.fraction,
+                    due_at=None if left is None else now + timedelta(seconds=left),
                     losses=progress.losses or None,
                     note=progress.note or None,
                 )
 
-        return Lease(renew, seconds=self.settings.lease_seconds)
+        return Lease(renew, seconds=self.settings.lease_seconds, reached=claim.progress)
 
     @contextmanager
     def busy(self, job_id: str) -> Iterator[None]:

@@ -138,7 +138,7 @@ class JobOut(JobItem):
 
     cancel_requested_at: datetime | None = None
     eta_seconds: float | None = Field(
-        default=None, description="Seconds to the end, from the pace so far; null: unknown."
+        default=None, description="Seconds to the end, at the pace of the present attempt; null: unknown."
     )
     queue_position: int | None = Field(default=None, description="0: next. Null when it no longer waits.")
     spec: dict[str, Any]

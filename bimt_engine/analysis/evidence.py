@@ -87,13 +87,13 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         tolerance=asked.tolerance,
         refit_steps=asked.refit_steps,
         seed=seed,
-        progress=lambda fraction, note: progress(0.7 * fraction, f"pruning: {note}"),
+        progress=lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"),
     )
-    progress(0.7, "graph")
+    progress(0.5, "graph")
     few = pruned.chosen.connections <= MANY_CONNECTIONS
     effects_of_connections = ablation_effects(subject, pruned.values, pruned.masks) if few else {}
     graph = extract_graph(subject, pruned.values, pruned.masks, effects=effects_of_connections)
-    progress(0.75, "modules")
+    progress(0.55, "modules")
     report = examine_modules(
         subject,
         Probe(subject, pruned.network, seed=seed),
@@ -103,11 +103,11 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         seed=seed,
     )
     graph = graph.with_modules(report.module_of)
-    progress(0.85, "communities")
+    progress(0.65, "communities")
     communities = find_communities(
         graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules)), nulls=nulls
     )
-    progress(0.93, "readout")
+    progress(0.85, "readout")
     read = readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed)
     progress(0.98, "summing up")
     metrics = _metrics(subject, spec, pruned, seed) | {

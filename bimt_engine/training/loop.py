@@ -149,6 +149,11 @@ class Training:
         return self.state.network
 
     @property
+    def seconds(self) -> float:
+        """Spent on its steps so far; what came before a checkpoint counts."""
+        return self._seconds
+
+    @property
     def stepper_name(self) -> str:
         return self.stepper.name
 

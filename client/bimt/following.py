@@ -25,7 +25,7 @@ class Moment:
 
     revision        rises with every change
     progress        from 0 to 1
-    eta_seconds     to the end, from the pace so far; None while there is none
+    eta_seconds     to the end, at the pace of the present attempt; None while there is none
     queue_position  0: next; None when it no longer waits
     losses, note    of the run that is being trained
     """

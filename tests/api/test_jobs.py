@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -113,10 +114,14 @@ def test_a_running_job_tells_how_far_it_is(house: House) -> None:
         jobs.renew(
             rows, claim, now=now(), lease_seconds=60, progress=0.5, losses={"prediction_loss": 0.25}, note="half"
         )
+    assert house.client().get(f"/api/v1/jobs/{job_id}", headers=house.headers("reader")).json["eta_seconds"] is None
+    with house.database.write() as rows:
+        due = now() + timedelta(seconds=60)
+        jobs.renew(rows, claim, now=now(), lease_seconds=60, progress=0.5, due_at=due)
     job = house.client().get(f"/api/v1/jobs/{job_id}", headers=house.headers("reader")).json
     assert (job["state"], job["progress"], job["losses"]) == ("running", 0.5, {"prediction_loss": 0.25})
     assert job["note"] == "half"
-    assert 0 <= job["eta_seconds"] < 60
+    assert 30 < job["eta_seconds"] <= 60
     assert job["queue_position"] is None
 
 

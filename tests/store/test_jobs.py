@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import func, select
 
-from store import datasets, jobs, runs, teams
+from store import datasets, jobs, progress, runs, teams
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.files import StoredFile
 from store.identifiers import new_id
@@ -154,8 +154,28 @@ def test_a_retried_job_does_only_what_is_left(database, people, clock, files):
         assert (again.state, again.reason, again.ended_at) == ("queued", None, None)
         second = claim(session, job.id, clock.now)
     assert [run.state for run in second.runs] == ["succeeded", "queued"]
+    assert second.attempt == 2
     with pytest.raises(Conflict, match="is running"), database.write() as session:
         jobs.retry(session, people.team, job.id, clock.now)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "shown", "left"), [(None, 1.0, 0.5), (12, 1.0, 0.56), (60, 0.75, 0.75)], ids=str
+)
+def test_a_retried_job_shows_what_of_it_is_kept(database, people, clock, files, checkpoint, shown, left):
+    """Of two runs one is published; the other, which failed, has 100 steps and perhaps a checkpoint."""
+    with database.write() as session:
+        job = submit(session, people, clock.now, runs=new_runs(2, steps=100))
+        claimed = claim(session, job.id, clock.now)
+        done, failing = (run.id for run in claimed.runs)
+        runs.publish(session, claimed, done, result(files), clock.now)
+        if checkpoint is not None:
+            file = files.put_bytes(b"state")
+            progress.save_checkpoint(session, claimed, failing, checkpoint, file, now=clock.now)
+        jobs.renew(session, claimed, now=clock.now, lease_seconds=60, progress=shown)
+        runs.fail(session, claimed, failing, reason="it diverged", now=clock.now)
+        jobs.finish(session, claimed, state="failed", reason="a run failed", now=clock.now)
+        assert jobs.retry(session, people.team, job.id, clock.now).progress == pytest.approx(left)
 
 
 def test_a_job_whose_uploaded_data_are_gone_cannot_be_retried(database, people, clock):

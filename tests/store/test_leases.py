@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -141,6 +142,26 @@ def test_a_renewed_lease_is_not_reaped(database, people, clock):
         for _ in range(5):
             assert jobs.renew(session, got, now=clock.pass_seconds(LEASE / 3), lease_seconds=LEASE) is False
         assert jobs.reap(session, now=clock.now) == []
+
+
+@pytest.mark.parametrize("how", ["hand back", "reap", "finish"])
+def test_a_job_that_is_not_worked_on_is_never_due(database, people, clock, how):
+    with database.write() as session:
+        got = claim(session, submit(session, people, clock.now).id, clock.now)
+        due = clock.now + timedelta(seconds=90)
+        jobs.renew(session, got, now=clock.now, lease_seconds=LEASE, progress=0.12, due_at=due)
+        assert jobs.get(session, people.team, got.job_id).due_at == due
+        jobs.renew(session, got, now=clock.now, lease_seconds=LEASE, note="a beat without progress")
+        assert jobs.get(session, people.team, got.job_id).due_at == due
+    with database.write() as session:
+        if how == "hand back":
+            jobs.hand_back(session, got, reason="the worker shuts down", now=clock.now)
+        elif how == "reap":
+            jobs.reap(session, now=clock.pass_seconds(LEASE + 1))
+        else:
+            jobs.finish(session, got, state="failed", reason="no", now=clock.now)
+        job = jobs.get(session, people.team, got.job_id)
+        assert (job.due_at, job.progress) == (None, 0.12)
 
 
 def test_a_job_that_kills_its_workers_is_given_up(database, people, clock):

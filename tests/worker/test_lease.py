@@ -8,6 +8,7 @@ import time
 import pytest
 
 from store.errors import LostLease
+from worker import pace
 from worker.lease import Lease, Progress
 
 
@@ -47,6 +48,29 @@ def test_every_beat_tells_the_newest_progress():
         lease.tell(losses={"prediction_loss": 1.5})
         wait_for(lambda: renewals.heard)
     assert renewals.heard[0][1] == Progress(0.25, {"prediction_loss": 1.5}, "pruning")
+
+
+def test_a_beat_before_there_is_progress_leaves_it_where_it_was():
+    renewals = Renewals()
+    with Lease(renewals, seconds=0.2, reached=0.12) as lease:
+        lease.tell(note="the engine starts")
+        wait_for(lambda: renewals.heard)
+    assert renewals.heard[0][1] == Progress(None, {}, "the engine starts", None)
+
+
+def test_the_bar_waits_while_lost_work_is_done_again_and_the_pace_is_that_of_the_work(monkeypatch):
+    monkeypatch.setattr(pace, "SHORTEST_LOOK", 0.0)
+    renewals = Renewals()
+    with Lease(renewals, seconds=0.2, reached=0.5) as lease:
+        lease.tell(fraction=0.25)
+        lease.tell(fraction=0.4)
+        wait_for(lambda: renewals.heard)
+        lease.tell(fraction=0.75)
+        wait_for(lambda: renewals.heard[-1][1].fraction == 0.75)
+    assert renewals.heard[0][1].fraction == 0.5
+    left = renewals.heard[0][1].seconds_left
+    assert left is not None
+    assert 0 < left < 20
 
 
 def test_cancel_is_heard():

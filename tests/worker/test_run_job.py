@@ -103,7 +103,62 @@ def test_everything_that_a_run_says_is_stored(workplace, training_says, database
             assert [module.name for module in runs.modules(session, run.id)] == ["A"]
             kept = runs.published_file(session, run.id, "weights.safetensors")
             assert workplace.files.read(kept.sha256) == b"bytes"
-    assert "seed 1 is published: 1 modules, 1 connections" in log_of(database, people, job_id)
+    lines = log_of(database, people, job_id).splitlines()
+    assert lines[:3] == [
+        "attempt 1 begins, by worker tester@here",
+        "the engine starts",
+        "seed 0 begins, stepper kernel",
+    ]
+    assert lines[-1] == "seed 1 is published: 1 module, 1 connection"
+
+
+def test_runs_of_several_cost_strengths_are_told_apart(workplace, training_says, database, people):
+    of_two = [new_runs()[0] | {"cost_strength": strength} for strength in (1e-3, 0.02)]
+    with database.write() as session:
+        job_id = submit(session, people, datetime.now(UTC), runs=of_two).id
+    failing = 'run = order["runs"].pop()["id"]\nsay("failed", run=run, sentence="It diverged.")\n'
+    training_says(failing + WHOLE_RUN)
+    run_job(job_id, here=workplace)
+    said = log_of(database, people, job_id)
+    assert "seed 0 at λ = 0.001 begins, stepper kernel" in said
+    assert "seed 0 at λ = 0.001 is published: 1 module, 1 connection" in said
+    assert job_of(database, people, job_id).reason == "1 of 2 runs failed: seed 0 at λ = 0.02: It diverged."
+
+
+def test_the_next_attempt_goes_on_where_the_bar_was_and_is_counted_as_people_count(
+    workplace, training_says, database, people, job_id
+):
+    """The second attempt works at its own pace, 5 % a second, whatever time passed between the two."""
+    with database.write() as session:
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        lost = jobs.claim(session, job_id, worker="w", now=long_ago, lease_seconds=60)
+        jobs.renew(session, lost, now=long_ago, lease_seconds=60, progress=0.12)
+        assert jobs.reap(session, now=datetime.now(UTC)) == [job_id]
+    training_says(
+        """
+        time.sleep(1)  # the engine starts
+        run = order["runs"][0]["id"]
+        say("began", run=run, stepper="kernel", step=0)
+        for twentieths in range(4, 41):
+            say("progress", run=run, fraction=twentieths / 20, note="training")
+            time.sleep(0.5)
+        """
+    )
+    work = in_the_background(lambda: run_job(job_id, here=workplace))
+    wait_for(lambda: job_of(database, people, job_id).note == "the engine starts")
+    assert job_of(database, people, job_id).progress == 0.12
+    wait_for(lambda: job_of(database, people, job_id).due_at is not None)
+    job = job_of(database, people, job_id)
+    assert job.progress >= 0.12
+    left = (job.due_at - datetime.now(UTC)).total_seconds()
+    assert left == pytest.approx(20 * (1 - job.progress), rel=0.5)
+    workplace.going_home.set()
+    work.join(10)
+    job = job_of(database, people, job_id)
+    assert (job.state, job.due_at) == ("queued", None)
+    assert job.progress >= 0.12
+    assert "attempt 2 begins, by worker tester@here" in log_of(database, people, job_id)
+    assert [attempt.number for attempt in attempts_of(database, people, job_id)] == [1, 2]
 
 
 def test_nothing_is_left_on_the_worker_s_disk(workplace, training_says, job_id, tmp_path):

@@ -1,0 +1,67 @@
+"""What the training process says of a run while it does it. All of it is tested in tests/whole and tests/faults."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.whole.house import tiny_spec
+from worker import bar
+from worker.bar import RunBar
+from worker.child import RunTraining, Stopped
+
+
+class Voice:
+    """Takes down what is said; may do something when it hears a word."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.when: dict[str, Any] = {}
+
+    def say(self, what: str, **fields: Any) -> None:
+        self.said.append({"say": what, **fields})
+        self.when.get(what, lambda: None)()
+
+    def of(self, what: str) -> list[dict[str, Any]]:
+        return [said for said in self.said if said["say"] == what]
+
+
+def run(folder: Path, voice: Voice, stop: threading.Event, *, checkpoint: str | None = None) -> RunTraining:
+    spec = tiny_spec(steps=400).model_dump(mode="json")
+    order = {"id": "run_1", "seed": 0, "spec": spec, "checkpoint": checkpoint}
+    return RunTraining(order, folder, None, voice, SimpleNamespace(stop=stop), RunBar())  # type: ignore[arg-type]
+
+
+def test_the_bar_of_a_run_rises_from_training_to_pictures(tmp_path):
+    voice = Voice()
+    done = run(tmp_path, voice, threading.Event())
+    done.do()
+    told = voice.of("progress")
+    fractions = [said["fraction"] for said in told]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert 0.7 < fractions[-1] <= 1
+    doing = list(dict.fromkeys(said["note"].partition(":")[0] for said in told))
+    assert [doing[0], *doing[2:]] == [
+        "training", "graph", "modules", "communities", "readout", "summing up", "done", "pictures",
+    ]  # fmt: skip
+    assert done.evidence_seconds > 0
+
+
+def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(bar, "SHORTEST_LOOK", 0.0)
+    voice, stop = Voice(), threading.Event()
+    voice.when["checkpoint"] = stop.set
+    with pytest.raises(Stopped):
+        run(tmp_path, voice, stop).do()
+    kept = voice.of("checkpoint")[-1]
+    assert 0 < kept["step"] < 400
+
+    again = Voice()
+    run(tmp_path, again, threading.Event(), checkpoint=kept["file"]).do()
+    assert again.of("began")[0]["step"] == kept["step"]
+    assert again.of("progress")[0]["fraction"] > 0
