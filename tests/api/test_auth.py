@@ -56,7 +56,14 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         hook = webhooks.create(rows, **who, url="https://hooks.example.org/", events=["job.failed"], now=now())
         ids |= {"webhook_id": hook.id, "delivery_id": webhooks.ping(rows, who["team_id"], hook.id, now=now()).id}
         ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
-    words = {"module": "A", "step": "20000", "model": version.model_id, "version": "1", "alias": "stable"}
+    words = {
+        "module": "A",
+        "step": "20000",
+        "model": version.model_id,
+        "version": "1",
+        "alias": "stable",
+        "word": "stable",
+    }
     return ids | words | {"job_id": job_id, "run_id": run_id, "name": "network", "suffix": "svg", "slug": "not-found"}
 
 
