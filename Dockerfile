@@ -36,8 +36,7 @@ COPY migrations migrations
 COPY api api
 USER bimt
 EXPOSE 8000
-CMD ["gunicorn", "--bind=0.0.0.0:8000", "--worker-class=gthread", "--workers=2", "--threads=128", \
-     "--worker-connections=128", "--no-control-socket", "--access-logfile=-", "api.wsgi:app"]
+CMD ["gunicorn", "--config=python:api.serving", "--bind=0.0.0.0:8000", "--workers=2", "--access-logfile=-", "api.wsgi:app"]
 
 FROM base AS worker
 # The kernel stepper is compiled where it runs; without a compiler training falls back to torch and says so.

@@ -164,7 +164,8 @@ def _refuse_fields(error: ValidationError) -> None:
     place = place_of(error.title)
     if place == "path":
         raise Problem("not-found", f"There is nothing at {request.path}: the id is not one of ours.")
-    document = request.get_json(silent=True) if place == "body" else dict(request.args)
+    sent = {"body": lambda: request.get_json(silent=True), "header": lambda: dict(request.headers)}
+    document = sent.get(place, lambda: dict(request.args))()
     errors = field_errors(error, document, place=place)
     raise fields_problem(errors)
 

@@ -44,6 +44,12 @@ class Board:
                 if not self._watched[job_id]:
                     del self._watched[job_id]
 
+    @property
+    def listeners(self) -> int:
+        """How many listen at this moment."""
+        with self._lock:
+            return self._watched.total()
+
     def revision(self, job_id: str) -> int | None:
         """The revision of a watched job, at most `look_every` old; None once it is deleted."""
         with self._lock:

@@ -12,10 +12,11 @@ import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from flask import Flask, Response, request
+from flask import Flask, Response, request, session
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
+from api.auth import SESSION_TOKEN
 from store.settings import NO_LIMIT, Settings
 
 log = logging.getLogger("api")
@@ -86,4 +87,6 @@ def _who() -> str:
     header = request.headers.get("Authorization", "")
     if header.startswith("Bearer bimt_"):
         return f"token:{header[12:24]}"  # the public part of the token
+    if isinstance(token_id := session.get(SESSION_TOKEN), str):
+        return f"session:{token_id}"
     return f"address:{get_remote_address()}"

@@ -219,6 +219,12 @@ def wrong(pointer: str, detail: str, *, place: str = "body", **more: Any) -> dic
     return {"in": place, "pointer": pointer, "detail": detail} | {k: v for k, v in more.items() if v is not None}
 
 
+def too_large(what: str, limit: int, *, pointer: str | None = None) -> Problem:
+    """The problem of bytes beyond a limit. `what` begins the sentence, such as `The upload`."""
+    sentence = f"{what} is larger than the {limit:,} bytes that are allowed. Nothing of it was kept."
+    return Problem("too-large", sentence, [] if pointer is None else [wrong(pointer, sentence, place="file")])
+
+
 def invalid(pointer: str, detail: str, *, place: str = "body") -> Problem:
     """The problem of one wrong field, which has a sentence of its own."""
     return Problem("invalid-fields", detail, [wrong(pointer, detail, place=place)])
@@ -227,7 +233,8 @@ def invalid(pointer: str, detail: str, *, place: str = "body") -> Problem:
 def fields_problem(errors: list[dict[str, Any]]) -> Problem:
     """The problem of several wrong fields."""
     if len(errors) == 1:
-        return Problem("invalid-fields", f"`{errors[0]['pointer']}`: {errors[0]['detail']}", errors)
+        where = f"`{errors[0]['pointer']}`: " if errors[0]["pointer"] else ""  # empty: the body as a whole
+        return Problem("invalid-fields", where + errors[0]["detail"], errors)
     return Problem("invalid-fields", f"{len(errors)} fields are wrong; `errors` names each.", errors)
 
 
@@ -343,6 +350,8 @@ def _of_http(error: HTTPException) -> Problem:
     if status == 405:
         allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or []))
         detail, headers["Allow"] = f"{request.path} knows {allowed or 'no method'}, not {request.method}.", allowed
+    if status == 413 and request.max_content_length is not None:
+        return too_large("The body", request.max_content_length)
     if status == 429 and (after := getattr(error, "retry_after", None)):
         headers["Retry-After"] = str(after)
     return Problem(slug, detail, headers=headers)

@@ -15,9 +15,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
-from api.problems import Problem, invalid, wrong
+from api.problems import Problem, invalid, too_large, wrong
 
 CHUNK = 256 * 1024  # bytes read from the line at once
+OVERHEAD = 2 * 1024 * 1024  # bytes of a multipart body that are not the file
 MAX_FIELD_BYTES = 1024 * 1024  # of all text fields together
 MAX_PARTS = 12_000  # ten thousand column names and some more
 MAX_BUFFER = 2 * CHUNK + 64 * 1024  # a part's headers must end within this
@@ -39,28 +40,22 @@ def receive(request: Request, sink: Sink[T], *, limit: int) -> Received[T]:
     """Read a multipart body whose one file part is called `file`.
 
     sink    gets the file's name and its bytes piece by piece, and must use them up.
-    limit   bytes of the whole body. Raises the problem `too-large` as soon as it is passed, or at once when the
+    limit   bytes of the file. Raises the problem `too-large` as soon as it is passed, or at once when the
             header Content-Length already says so.
     """
     kind, options = parse_options_header(request.headers.get("Content-Type"))
     boundary = options.get("boundary", "")
     if kind != "multipart/form-data" or not boundary:
         raise Problem("media-type", "An upload is sent as multipart/form-data with a boundary.")
-    request.max_content_length = limit
+    request.max_content_length = limit + OVERHEAD
     received: Received[T] = Received()
     try:
         _read(_Events(request.stream, boundary), sink, received)
     except RequestEntityTooLarge:
-        raise too_large(limit) from None
+        raise too_large("The upload", limit, pointer="/file") from None
     except ValueError as error:
         raise Problem("malformed-request", f"The multipart body cannot be read: {error}.") from None
     return received
-
-
-def too_large(limit: int) -> Problem:
-    """The problem of a body beyond the limit."""
-    sentence = f"The upload is larger than the {limit:,} bytes that are allowed. Nothing of it was kept."
-    return Problem("too-large", sentence, [wrong("/file", sentence, place="file")])
 
 
 class _Events:
@@ -95,9 +90,7 @@ def _read(events: _Events, sink: Sink[T], received: Received[T]) -> None:
             for piece in _data(events):
                 used += len(piece)
                 if used > MAX_FIELD_BYTES:
-                    raise Problem(
-                        "too-large", f"The text fields of an upload may have {MAX_FIELD_BYTES:,} bytes together."
-                    )
+                    raise too_large("The text of all fields together", MAX_FIELD_BYTES)
                 content += piece
             text = _decoded(event.name, bytes(content), event.headers)
             received.fields.setdefault(event.name, []).append(text)

@@ -16,6 +16,7 @@ from store.job_tables import FINAL_STATES
 from store.tables import Job
 
 BEAT_EVERY = 15.0  # seconds; proxies drop a line that is silent for longer than a minute
+STREAM_SHARE = 0.75  # of the threads of a process; the rest answers everything else
 LONGEST_STREAM = 3600.0  # seconds; the client comes back with Last-Event-ID
 
 
@@ -46,8 +47,13 @@ def wait_for_change(here: Services, team_id: str, job_id: str, *, since: int | N
 
 
 def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: int | None) -> Iterator[str]:
-    """Server-sent events until the job has ended. `seen`: the revision that the client knows already."""
-    yield "retry: 2000\n\n"
+    """Server-sent events until the job has ended. `seen`: the revision that the client knows already.
+
+    Each stream holds a thread. When streams hold most of them, a further one tells what is new, ends, and has its
+    client come back: to another process, or as in a poll until there is room.
+    """
+    room = here.board.listeners < here.settings.api_threads * STREAM_SHARE
+    yield f"retry: {2000 if room else 1000}\n\n"
     event, last = first, seen
     beat = end = time.monotonic()
     end += LONGEST_STREAM
@@ -58,7 +64,7 @@ def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: 
                 beat = time.monotonic()
                 word = "end" if event.state in FINAL_STATES else "job"
                 yield f"id: {event.revision}\nevent: {word}\ndata: {event.model_dump_json()}\n\n"
-            if event.state in FINAL_STATES or time.monotonic() > end:
+            if event.state in FINAL_STATES or time.monotonic() > end or not room:
                 return
             if time.monotonic() - beat > BEAT_EVERY:
                 beat = time.monotonic()

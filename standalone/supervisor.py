@@ -36,7 +36,7 @@ from store.settings import Settings, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it hands back
-API_SECONDS = 5.0  # open answers, event streams among them, may go on for so long
+API_SECONDS = 7.0  # open answers, event streams among them, may go on for five: see api/serving.py
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # before a part that died is started again; doubles while it dies young
 GROWN_UP_SECONDS = 20.0  # a part that lived so long starts again at once
 READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
@@ -197,24 +197,11 @@ class Supervisor:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir()
         descriptor = self._socket.fileno()
-        gunicorn = [
-            *(sys.executable, "-m", "gunicorn", "--no-control-socket", "--worker-class", "gthread"),
-            *(
-                "--workers",
-                str(self.plan.api),
-                "--threads",
-                str(self.settings.api_threads),
-                # A process takes no line that no thread of its own is free for: another one may have one.
-                "--worker-connections",
-                str(self.settings.api_threads),
-                "--bind",
-                f"fd://{descriptor}",
-            ),
-            *("--timeout", "60", "--graceful-timeout", str(int(API_SECONDS)), "--access-logfile", "/dev/null"),
-            *("--worker-tmp-dir", str(self.home), "api.wsgi:app"),
-        ]
+        gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:api.serving"]
+        gunicorn += ["--workers", str(self.plan.api), "--bind", f"fd://{descriptor}"]
+        gunicorn += ["--worker-tmp-dir", str(self.home), "api.wsgi:app"]
         parts = [
-            self._part("api", gunicorn, API_SECONDS + 2, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, (descriptor,)),
+            self._part("api", gunicorn, API_SECONDS, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, (descriptor,)),
             self._part("scheduler", [sys.executable, "-m", "worker.scheduler"], 5.0),
         ]
         parts.append(self._worker("errands", "errands", {}))

@@ -3,6 +3,7 @@
 teams                                              every team, what it has in use and may have
 new NAME [--admin NAME] [--stored-bytes 50e9] …    a team and its admin, whose token is printed this once
 quota NAME [--queued-jobs N] [--queued-steps N] [--stored-bytes N]    N may be `none`
+token NAME                                         a fresh token for the team's first admin, where all are lost
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from store import teams
 from store.database import Database
 from store.errors import StoreError
 from store.settings import NO_LIMIT, Settings
-from store.tables import Team
+from store.tables import Member, Team
 from store.usage import usage
 
 QUOTAS = ("queued_jobs", "queued_steps", "stored_bytes")
@@ -37,10 +38,11 @@ def _limit(text: str) -> int | str:
 def parser() -> argparse.ArgumentParser:
     """The words of the command line."""
     made = argparse.ArgumentParser(prog="python -m store.operate", description=(__doc__ or "").split("\n")[0])
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="teams | new | quota")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="teams | new | quota | token")
     verbs.add_parser("teams", help="every team, what it has in use and may have")
     new = verbs.add_parser("new", help="a team and its admin, whose token is printed this once")
     quota = verbs.add_parser("quota", help="what a team may have; what is not named stays")
+    verbs.add_parser("token", help="a fresh token for its first admin").add_argument("name", help="of the team")
     for verb in (new, quota):
         verb.add_argument("name", help="of the team")
         for each in QUOTAS:
@@ -77,12 +79,18 @@ def do(session: Session, asked: argparse.Namespace, now: datetime) -> list[str]:
         set_quotas(team, asked)
         session.flush()
         return [line(session, team)]
+    if asked.verb == "token":
+        team = teams.named(session, asked.name)
+        return [_token(session, teams.first_of_admins(session, team.id), now)]
     team = teams.create_team(session, asked.name, now=now)
     set_quotas(team, asked)
     admin = teams.create_member(session, team.id, asked.admin, role="admin", now=now)
+    return [line(session, team), _token(session, admin, now)]
+
+
+def _token(session: Session, admin: Member, now: datetime) -> str:
     scopes = teams.ROLE_SCOPES["admin"]
-    token, _ = teams.mint_token(session, admin.id, scopes=scopes, expires_at=None, now=now, name="first token")
-    return [line(session, team), token]
+    return teams.mint_token(session, admin.id, scopes=scopes, expires_at=None, now=now, name="by the operator")[0]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -96,6 +96,15 @@ def named(session: Session, name: str) -> Team:
     return team
 
 
+def first_of_admins(session: Session, team_id: str) -> Member:
+    """The admin who is there longest. Raises NotFound."""
+    admins = select(Member).where(Member.team_id == team_id, Member.role == "admin", Member.disabled_at.is_(None))
+    member = session.scalar(admins.order_by(Member.id).limit(1))
+    if member is None:
+        raise NotFound("admin", team_id)
+    return member
+
+
 def create_member(
     session: Session,
     team_id: str,

@@ -14,7 +14,7 @@ from api.auth import Access, caller
 from api.checks import amended_roles, format_of, settle_roles, understand
 from api.door import Noun, answer, binary
 from api.paging import cursor, key_of
-from api.problems import Problem, field_errors, fields_problem, invalid
+from api.problems import Problem, field_errors, fields_problem, invalid, too_large
 from api.schemas.datasets import (
     DatasetChange,
     DatasetItem,
@@ -35,7 +35,6 @@ from store.tables import Dataset
 
 api = Noun("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")
 
-OVERHEAD = 2 * 1024 * 1024  # bytes of a multipart body that are not the file
 CONTENT_TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet", "cayley": "application/json"}
 
 UPLOAD_BODY = {
@@ -221,7 +220,7 @@ def _upload() -> Response:
         return here.files.put_stream(spooled.pieces(), limit=here.settings.max_upload_bytes)
 
     try:
-        received = receive(request, sink, limit=here.settings.max_upload_bytes + OVERHEAD)
+        received = receive(request, sink, limit=here.settings.max_upload_bytes)
         if received.file is None:
             raise invalid("/file", "The file is missing; send it in a part that is called `file`.")
         fields = _fields(received.fields)
@@ -235,7 +234,7 @@ def _upload() -> Response:
             return _keep_small(received.file, fields, form, name)
         return _keep_large(received.file, fields, form, name)
     except TooLarge as error:
-        raise Problem("too-large", str(error)) from None
+        raise too_large("The upload", error.limit, pointer="/file") from None
     finally:
         for path in held:
             path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from api.auditing import note
 from api.auth import Access, caller
 from api.checks import format_of, understand
 from api.door import Noun, answer
-from api.problems import Problem, invalid
+from api.problems import Problem, invalid, too_large
 from api.resources.datasets import shown as shown_dataset
 from api.schemas.datasets import DatasetOut
 from api.schemas.uploads import PartPath, UploadIn, UploadOut, UploadPath
@@ -41,8 +41,7 @@ def begin_upload(body: UploadIn) -> Response:
     """
     here, who = services(), caller()
     if body.bytes > here.settings.max_upload_bytes:
-        sentence = f"A file may have {here.settings.max_upload_bytes:,} bytes; this one has {body.bytes:,}."
-        raise Problem("too-large", sentence)
+        raise too_large("The upload", here.settings.max_upload_bytes)
     form = body.format or format_of(body.name)
     if form is None:
         raise invalid("/format", f"What format is `{body.name[:80]}`? Say csv, npz, parquet, idx or cayley.")
@@ -97,7 +96,7 @@ def put_part(path: PartPath) -> Response:
     try:
         file = here.files.put_stream(iter(lambda: request.stream.read(CHUNK), b""), limit=limit)
     except (RequestEntityTooLarge, TooLarge):
-        raise Problem("too-large", f"A part may have {limit:,} bytes; send smaller ones.") from None
+        raise too_large("The part", limit) from None
     except ClientDisconnected:
         raise Problem("malformed-request", "The part was cut off; nothing of it was kept. Send it again.") from None
     if file.bytes == 0:

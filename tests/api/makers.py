@@ -349,12 +349,12 @@ def serving(house: House, *, processes: int = 1, port: int | None = None) -> Ite
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "-k", "gthread", "-w", str(processes)]
-    command += ["--graceful-timeout", "5"]  # as `up` has it
-    command += ["--threads", "16", "--bind", f"127.0.0.1:{port}", "--log-level", "warning", "api.wsgi:app"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:api.serving", "--workers", str(processes)]
+    command += ["--bind", f"127.0.0.1:{port}", "api.wsgi:app"]
+    environ = house.settings.environment() | {"BIMT_API_THREADS": "16", "BIMT_LOG_LEVEL": "warning"}
     child = subprocess.Popen(
         command,
-        env={**os.environ, **house.settings.environment()},
+        env=os.environ | environ,
         cwd=Path(__file__).resolve().parents[2],
     )
     try:

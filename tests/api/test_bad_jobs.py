@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -223,3 +224,38 @@ def test_bad_makers_are_pointed_at(house: House) -> None:
         assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer), answer.data
     with house.database.read() as rows:
         assert rows.scalar(select(func.count()).select_from(Dataset)) == 0
+
+
+def test_a_header_that_is_wrong_is_named(house: House) -> None:
+    headers = house.headers("submitter", **{"Idempotency-Key": "with a space"})
+    answer = house.client().post("/api/v1/jobs", headers=headers, json={"recipe": "independence"})
+    [error] = answer.json["errors"]
+    assert (answer.status_code, error["in"], error["pointer"]) == (422, "header", "/Idempotency-Key")
+
+
+@pytest.mark.parametrize("body", [[], None, 3, {"recipe": "independence", "spec": {}}])
+def test_a_body_that_is_wrong_as_a_whole_has_a_plain_sentence(house: House, body: object) -> None:
+    sent = {"data": json.dumps(body), "content_type": "application/json"}
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), **sent)
+    assert answer.status_code == 422
+    assert not answer.json["detail"].startswith("`")
+
+
+def test_what_is_too_large_is_said_in_one_way(make: Callable[..., House]) -> None:
+    house = make(BIMT_MAX_REQUEST_BYTES="2000", BIMT_MAX_UPLOAD_BYTES="3000000", BIMT_MAX_PART_BYTES="100")
+    client, headers = house.client(), house.headers()
+    part = client.post("/api/v1/uploads", headers=headers, json={"name": "a.csv", "bytes": 500}).json["id"]
+    table = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + b"x" * 6_000_000
+    said = [
+        client.post("/api/v1/jobs", headers=headers, json={"name": "x" * 3000}),
+        client.post("/api/v1/datasets", headers=headers, data=table, content_type="multipart/form-data; boundary=x"),
+        client.post("/api/v1/uploads", headers=headers, json={"name": "a.csv", "bytes": 3_000_001}),
+        client.put(
+            f"/api/v1/uploads/{part}/parts/0", headers=headers, data=b"x" * 101, content_type="application/octet-stream"
+        ),
+    ]
+    assert [answer.status_code for answer in said] == [413] * 4
+    assert [answer.json["detail"] for answer in said] == [
+        f"The {what} is larger than the {limit} bytes that are allowed. Nothing of it was kept."
+        for what, limit in (("body", "2,000"), ("upload", "3,000,000"), ("upload", "3,000,000"), ("part", "100"))
+    ]

@@ -32,6 +32,14 @@ def test_a_team_is_made_whose_admin_s_token_works(run, database):
     assert (code, "already a team" in why) == (1, True)
 
 
+def test_a_team_that_lost_its_tokens_gets_another(run, database):
+    _, [_, first] = run("new", "vision")
+    code, [second] = run("token", "vision")
+    with database.read() as session:
+        whose = [teams.authenticate(session, token, now=datetime.now(UTC)).member_id for token in (first, second)]
+    assert (code, len({first, second}), len(set(whose))) == (0, 2, 1)
+
+
 def test_quotas_are_changed_one_by_one_and_taken_away(run):
     run("new", "vision", "--queued-jobs", "5", "--queued-steps", "1_000_000")
     assert run("quota", "vision", "--queued-jobs", "none", "--stored-bytes", "0")[0] == 0
