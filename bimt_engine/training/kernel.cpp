@@ -25,6 +25,7 @@ struct Shape {               // a network in one flat vector; offsets count numb
 namespace {
 
 constexpr long NEAREST_CACHE = 24 << 10;  // bytes; most of a usual first-level cache
+constexpr long NEAR_CACHE = 448 << 10;    // the better part of a usual second-level cache
 
 template <class T> class Machine {
   enum { DENSE, SPARSE, TOKENS } kind;
@@ -40,10 +41,9 @@ template <class T> class Machine {
   Examples parts[2];
   long outputs, hidden, row;        // hidden: width after the first layer; row: the same, in whole vectors
   long chunk_limit, stride = 0;     // examples in a chunk; distance between neurons in memory
-  long table_rows = 0, strip = 0, strips = 1;    // a strip of so many table rows fits the nearest cache
+  long table_rows = 0, strip = 0, strips = 1;    // a strip of so many table rows fits the near cache
   std::vector<int32_t> input_slot, output_slot, label_slot;  // slot of a feature; feature of a slot; slot of a label
   std::vector<int64_t> chosen;                               // the examples of this step
-  const int64_t* next = nullptr;                             // those of the next one, where they are others
   Lists<T> rows, columns;        // place in this step -> table rows that it adds up; table row -> places in this step
   std::vector<int32_t> marks;    // place × strip: how many entries of its list come before the strip
   std::vector<Chunk> chunks;
@@ -59,7 +59,7 @@ template <class T> class Machine {
     table_rows = kind == TOKENS ? (long)s.tokens * s.positions : kind == SPARSE ? s.widths[0] : 0;
     parts[0] = *train, parts[1] = *test;
     if (kind == SPARSE) {
-      strip = std::max<long>(16, NEAREST_CACHE / (row * (long)sizeof(T)));
+      strip = std::max<long>(16, NEAR_CACHE / (row * (long)sizeof(T)));
       strips = (table_rows + strip - 1) / strip;
     }
     long neurons = 0;
@@ -96,7 +96,6 @@ template <class T> class Machine {
     if (!batches) choose(parts[0], nullptr, parts[0].count), turn();
     for (int64_t t = 0; t < steps; t++) {
       if (batches) choose(parts[0], batches + t * batch, batch), turn();
-      next = batches && t + 1 < steps ? batches + (t + 1) * batch : nullptr;
       begin(theta);
       for (size_t c = 0; c < chunks.size(); c++) {
         forward(chunks[c], theta);
@@ -126,7 +125,6 @@ template <class T> class Machine {
     begin(theta);
     Score total{0, 0};
     std::vector<int64_t> some;
-    next = nullptr;
     for (int64_t done = 0; done < count; done += chunk_limit) {
       const int64_t end = std::min<int64_t>(count, done + chunk_limit);
       some.clear();
@@ -144,12 +142,15 @@ template <class T> class Machine {
   void list_rows(const Examples& part) {
     if (kind == DENSE) return;
     const long width = kind == TOKENS ? shape.positions : shape.widths[0];
-    rows.clear((long)chosen.size() * width + 1), marks.clear();
-    for (int64_t n : chosen) {
+    rows.clear((long)chosen.size() * width), marks.clear();
+    for (size_t i = 0; i < chosen.size(); i++) {
+      const int64_t n = chosen[i];
       Entry<T>* at = rows.end();
       if (kind == TOKENS) {
         for (int32_t p = 0; p < width; p++) *at++ = {p * shape.tokens + part.tokens[n * width + p], T(1)};
       } else {
+        // Examples lie in no order in far memory: one that is soon needed sets out early.
+        if (i + 2 < chosen.size()) bring_nearer((const T*)part.inputs + chosen[i + 2] * width, width);
         for (long s = 0; s < strips; s++) {
           marks.push_back((int32_t)(at - rows.end()));
           at = list_numbers((const T*)part.inputs + n * width, s * strip, std::min((s + 1) * strip, width), at);
@@ -335,11 +336,6 @@ template <class T> class Machine {
     for (long from = 0; from < all_of; from += each) {
       const long vectors = std::min(each, all_of - from);
       for (long r = 0; r < table_rows; r++) {
-        // Meanwhile the examples of the next step come nearer, from far memory where they lie in no order.
-        if (next && from == 0)
-          for (long n = r * (long)chosen.size() / table_rows; n < (r + 1) * (long)chosen.size() / table_rows; n++)
-            for (long i = 0; i < table_rows; i += 64 / (long)sizeof(T))
-              __builtin_prefetch((const T*)parts[0].inputs + next[n] * table_rows + i);
         gather(r, from, vectors, table_gradient);
         const long at = r * row + from * L;
         update(vectors * L, table + at, side[1] + at, side[2] + at, table_gradient + from * L, side[3] + at,

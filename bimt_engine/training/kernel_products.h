@@ -147,6 +147,43 @@ template <> INLINE void turn_square<float>(const float* from, long from_row, flo
     _mm256_storeu_ps(to + (half + 3) * to_row, _mm256_shuffle_ps(pair[1], pair[3], 0xEE));
   }
 }
+#elif VECTOR_BYTES == 64
+template <> INLINE void turn_square<double>(const double* from, long from_row, double* to, long to_row) {
+  __m512d pair[8];  // pair[2i + j]: of rows 2i and 2i + 1 the columns j, j + 2, j + 4 and j + 6
+  for (int i = 0; i < 8; i += 2) {
+    const __m512d a = _mm512_loadu_pd(from + i * from_row), b = _mm512_loadu_pd(from + (i + 1) * from_row);
+    pair[i] = _mm512_unpacklo_pd(a, b), pair[i + 1] = _mm512_unpackhi_pd(a, b);
+  }
+  for (int j = 0; j < 2; j++) {  // then a 4 × 4 square of pairs
+    const __m512d above = pair[j], near = pair[2 + j], far = pair[4 + j], below = pair[6 + j];
+    const __m512d a = _mm512_shuffle_f64x2(above, near, 0x88), b = _mm512_shuffle_f64x2(far, below, 0x88);
+    const __m512d c = _mm512_shuffle_f64x2(above, near, 0xDD), d = _mm512_shuffle_f64x2(far, below, 0xDD);
+    _mm512_storeu_pd(to + (j + 0) * to_row, _mm512_shuffle_f64x2(a, b, 0x88));
+    _mm512_storeu_pd(to + (j + 2) * to_row, _mm512_shuffle_f64x2(c, d, 0x88));
+    _mm512_storeu_pd(to + (j + 4) * to_row, _mm512_shuffle_f64x2(a, b, 0xDD));
+    _mm512_storeu_pd(to + (j + 6) * to_row, _mm512_shuffle_f64x2(c, d, 0xDD));
+  }
+}
+template <> INLINE void turn_square<float>(const float* from, long from_row, float* to, long to_row) {
+  __m512 four[16];  // four[4i + j]: of rows 4i … 4i + 3 the columns j, j + 4, j + 8 and j + 12
+  for (int i = 0; i < 16; i += 4) {
+    const __m512 a = _mm512_loadu_ps(from + i * from_row), b = _mm512_loadu_ps(from + (i + 1) * from_row);
+    const __m512 c = _mm512_loadu_ps(from + (i + 2) * from_row), d = _mm512_loadu_ps(from + (i + 3) * from_row);
+    const __m512 ab = _mm512_unpacklo_ps(a, b), AB = _mm512_unpackhi_ps(a, b);
+    const __m512 cd = _mm512_unpacklo_ps(c, d), CD = _mm512_unpackhi_ps(c, d);
+    four[i] = _mm512_shuffle_ps(ab, cd, 0x44), four[i + 1] = _mm512_shuffle_ps(ab, cd, 0xEE);
+    four[i + 2] = _mm512_shuffle_ps(AB, CD, 0x44), four[i + 3] = _mm512_shuffle_ps(AB, CD, 0xEE);
+  }
+  for (int j = 0; j < 4; j++) {  // then a 4 × 4 square of fours
+    const __m512 above = four[j], near = four[4 + j], far = four[8 + j], below = four[12 + j];
+    const __m512 a = _mm512_shuffle_f32x4(above, near, 0x88), b = _mm512_shuffle_f32x4(far, below, 0x88);
+    const __m512 c = _mm512_shuffle_f32x4(above, near, 0xDD), d = _mm512_shuffle_f32x4(far, below, 0xDD);
+    _mm512_storeu_ps(to + (j + 0) * to_row, _mm512_shuffle_f32x4(a, b, 0x88));
+    _mm512_storeu_ps(to + (j + 4) * to_row, _mm512_shuffle_f32x4(c, d, 0x88));
+    _mm512_storeu_ps(to + (j + 8) * to_row, _mm512_shuffle_f32x4(a, b, 0xDD));
+    _mm512_storeu_ps(to + (j + 12) * to_row, _mm512_shuffle_f32x4(c, d, 0xDD));
+  }
+}
 #endif
 
 // to[c, r] = from[r, c].

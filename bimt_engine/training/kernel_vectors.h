@@ -78,6 +78,24 @@ template <> INLINE Four<float>::V lane_sums<float>(Vec<float> a, Vec<float> b, V
   const __m256 each = _mm256_hadd_ps(ab, cd);
   return (Four<float>::V)(_mm256_castps256_ps128(each) + _mm256_extractf128_ps(each, 1));
 }
+#elif VECTOR_BYTES == 64
+template <> INLINE Four<double>::V lane_sums<double>(Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d) {
+  const __m512d A = (__m512d)a, B = (__m512d)b, C = (__m512d)c, D = (__m512d)d;
+  const __m512d ab = _mm512_unpacklo_pd(A, B) + _mm512_unpackhi_pd(A, B);
+  const __m512d cd = _mm512_unpacklo_pd(C, D) + _mm512_unpackhi_pd(C, D);
+  const __m256d two = _mm512_castpd512_pd256(ab) + _mm512_extractf64x4_pd(ab, 1);
+  const __m256d more = _mm512_castpd512_pd256(cd) + _mm512_extractf64x4_pd(cd, 1);
+  return (Four<double>::V)(_mm256_permute2f128_pd(two, more, 0x20) + _mm256_permute2f128_pd(two, more, 0x31));
+}
+template <> INLINE Four<float>::V lane_sums<float>(Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d) {
+  const __m512 A = (__m512)a, B = (__m512)b, C = (__m512)c, D = (__m512)d;
+  const __m512 ab = _mm512_unpacklo_ps(A, B) + _mm512_unpackhi_ps(A, B);
+  const __m512 cd = _mm512_unpacklo_ps(C, D) + _mm512_unpackhi_ps(C, D);
+  const __m512 each = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xEE);
+  const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(each), 1));
+  const __m256 half = _mm512_castps512_ps256(each) + upper;
+  return (Four<float>::V)(_mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1));
+}
 #endif
 
 // Square root and bounds, by the instruction: there is no portable spelling that every compiler turns into it.

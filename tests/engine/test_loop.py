@@ -56,30 +56,42 @@ def test_two_runs_of_one_spec_are_equal_bit_for_bit(architecture: str, stepper: 
     assert rows[0] == rows[1]
 
 
-@settings(deadline=None, max_examples=25)
-@given(
-    stepper=st.sampled_from(list(STEPPERS)),
-    name=st.sampled_from(list(ARCHITECTURES)),
-    cut=st.integers(1, 60),
-    batch=st.sampled_from([None, 5]),
-    precision=st.sampled_from(["float32", "float64"]),
-    kind=st.sampled_from(["adamw", "proximal"]),
-    pruning=st.sampled_from([None, PruningSpec(connections=11, prune_every=7)]),
-)
-def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(stepper, name, cut, batch, precision, kind, pruning):
-    common = {
-        "stepper": stepper,
-        "batch_size": batch,
-        "precision": precision,
-        "optimiser": OptimiserSpec(kind=kind),
-        "pruning": pruning,
-        "phases": [Phase(until=0.4, cost_strength=1e-3), Phase(until=1.0, cost_strength=1e-2, learning_rate=5e-4)],
+cuts = st.fixed_dictionaries(
+    {
+        "cut": st.integers(1, 60),
+        "batch_size": st.sampled_from([None, 5]),
+        "precision": st.sampled_from(["float32", "float64"]),
+        "optimiser": st.sampled_from([OptimiserSpec(kind=kind) for kind in ("adamw", "proximal")]),
+        "pruning": st.sampled_from([None, PruningSpec(connections=11, prune_every=7)]),
     }
-    spec, data = spec_for(name, **QUICK, **common)
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(stepper=st.sampled_from(list(STEPPERS)), name=st.sampled_from(list(ARCHITECTURES)), at=cuts)
+def test_a_run_cut_at_any_step_and_resumed_is_bit_identical(stepper, name, at) -> None:
+    cut_and_resume(name, **at, stepper=stepper)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+@settings(deadline=None, max_examples=20)
+@given(at=cuts)
+def test_twenty_cuts_of_every_network_by_every_stepper_are_bit_identical(stepper, name, at) -> None:
+    available(name, stepper)
+    cut_and_resume(name, **at, stepper=stepper)
+
+
+def cut_and_resume(name: str, *, cut: int, **training: object) -> None:
+    """A run cut after so many steps and resumed ends with the bits of one that was not."""
+    phases = [Phase(until=0.4, cost_strength=1e-3), Phase(until=1.0, cost_strength=1e-2, learning_rate=5e-4)]
+    training = {**training, "phases": phases}
+    spec, data = spec_for(name, **QUICK, **training)
     whole = Training.begin(spec, data, seed=3)
     run(whole)
     # Checkpoints may be written at any step without making another training of it.
-    often, _ = spec_for(name, **{**QUICK, "checkpoint_every": cut}, **common)
+    often, _ = spec_for(name, **{**QUICK, "checkpoint_every": cut}, **training)
     first = Training.begin(often, data, seed=3)
     written = next(first.checkpoint() for moment in first.moments() if moment.checkpoint_due)
     assert first.state.step == cut

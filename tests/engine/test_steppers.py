@@ -123,6 +123,9 @@ CASES = {
         GridMlpNetwork(hidden=[25, 16]), numbers(300, 81, 10, classes=True, zeros=0.8), loss="mse", batch_size=50
     ),
     "sheets, all at once": lambda: Case(GridMlpNetwork(hidden=[30]), numbers(150, 100, 4, zeros=0.8)),
+    "sheets too large for the cache": lambda: Case(
+        GridMlpNetwork(hidden=[16]), numbers(90, 3600, 3, zeros=0.8), batch_size=30
+    ),
     "masked": lambda: Case(MlpNetwork(hidden=[20, 20]), numbers(100, 4, 2), masked=True),
     "masked sheets": lambda: Case(GridMlpNetwork(hidden=[16]), numbers(90, 64, 3, zeros=0.8), masked=True),
     "moved": lambda: Case(MlpNetwork(hidden=[20, 20]), numbers(100, 4, 3), moved=True),
@@ -250,8 +253,9 @@ def test_an_exchange_in_mid_training_is_followed(stepper: type) -> None:
     torch.testing.assert_close(train(stepper), train(AutogradStepper), rtol=1e-10, atol=1e-13)
 
 
-def test_float32_steps_follow_float64_steps_at_first(stepper: type) -> None:
-    case = CASES["line"]()
+@pytest.mark.parametrize("name", ["line", "tokens", "sheets"])
+def test_float32_steps_follow_float64_steps_at_first(name: str, stepper: type) -> None:
+    case = CASES[name]()
     exact, _ = case.run(AutogradStepper, [20])
     case.training = case.training.model_copy(update={"precision": "float32"})
     rounded, _ = case.run(stepper, [20])
