@@ -13,7 +13,7 @@ _settings = Settings.from_env(os.environ)
 RESTING = 64
 
 bind = f"{_settings.host}:{_settings.port}"
-workers = _settings.api_processes
+workers = max(1, _settings.api_processes)
 worker_class = "gthread"
 threads = _settings.api_threads
 # A process takes few more lines than it has threads, because another process may have a thread free for them. Streams

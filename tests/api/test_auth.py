@@ -344,6 +344,7 @@ def test_too_many_requests_are_told_when_to_come_back(make: Callable[..., House]
     client = house.client()
     answers = [client.get("/api/v1/me", headers=house.headers("reader")) for _ in range(7)]
     assert [a.status_code for a in answers] == [200] * 5 + [429] * 2
+    assert ["Retry-After" in a.headers for a in answers] == [False] * 5 + [True] * 2
     assert [a.headers["RateLimit-Policy"] for a in answers] == ['"token";q=5;w=60'] * 7
     told = [re.fullmatch(r'"token";r=(\d+);t=(\d+)', a.headers["RateLimit"]) for a in answers]
     assert [int(one[1]) for one in told] == [4, 3, 2, 1, 0, 0, 0]

@@ -155,7 +155,13 @@ def known_ids(house: House) -> dict[str, str]:
     run_id = client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"]
     client.post("/api/v1/models", headers=headers, json={"run_id": run_id, "name": "known"})
     link = client.post("/api/v1/models/known/versions/1/shares", headers=headers, json={})
+    hooks = client.get("/api/v1/webhooks", headers=headers).json["items"]
+    hook = hooks[0] if hooks else client.post("/api/v1/webhooks", headers=headers, json={"url": "https://a.org"}).json
+    client.patch(f"/api/v1/webhooks/{hook['id']}", headers=headers, json={"disabled": False})
+    ping = client.post(f"/api/v1/webhooks/{hook['id']}/ping", headers=headers)
     return {
+        "webhook_id": hook["id"],
+        "delivery_id": ping.json["id"],
         "job_id": client.get("/api/v1/jobs", headers=headers).json["items"][-1]["id"],
         "run_id": client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"],
         "dataset_id": client.get("/api/v1/datasets", headers=headers).json["items"][-1]["id"],
