@@ -139,7 +139,7 @@ def _connections(graph: Graph, place: Mapping[str, tuple[float, float]], *, grip
         key = f' data-connection="{escape(c.key)}"'
         parts.append(
             f'<line class="connection {sign}"{module}{key} {ends} '
-            f'stroke-width="{0.8 + 3.4 * share:.2f}" stroke-opacity="{0.3 + 0.65 * share:.2f}">'
+            f'stroke-width="{1.2 + 3.2 * share:.2f}" stroke-opacity="{0.45 + 0.5 * share:.2f}">'
             f"<title>{escape(words)}</title></line>"
         )
         if grips:  # a wider line that is not seen, so that a thin one can be pressed
@@ -192,17 +192,18 @@ def _short(name: str) -> str:
 
 # The thumbnail is a document of its own: it carries its colours, for light and for dark.
 _STYLE = """
-.plus{stroke:#2468b2}.minus{stroke:#c4472b}.neuron circle{fill:#1c1f24}.unused circle{fill:#d5d1c7}
-.module-1 circle{fill:#0f7b6c}.module-2 circle{fill:#c2571a}.module-3 circle{fill:#6a4bbc}.module-4 circle{fill:#9a7200}
-.module-5 circle{fill:#b03a6f}.module-6 circle{fill:#2f6fbf}.module-7 circle{fill:#567a1c}.module-8 circle{fill:#7a5a44}
+.plus{stroke:#2a5d9f}.minus{stroke:#c8501e;stroke-dasharray:7 4}.neuron circle{fill:#1c1f24}
+.unused circle{fill:#d5d1c7}
+.module-1 circle{fill:#0072b2}.module-2 circle{fill:#b87400}.module-3 circle{fill:#00825f}.module-4 circle{fill:#b0507f}
+.module-5 circle{fill:#2b86bd}.module-6 circle{fill:#c24e00}.module-7 circle{fill:#80612b}.module-8 circle{fill:#6b4c9a}
 .label{fill:#1c1f24;font:600 30px system-ui,sans-serif}.label.unused,.tight{display:none}
 .below{transform:translateY(12px)}
 @media (prefers-color-scheme:dark){
 .plus{stroke:#6aa9f0}.minus{stroke:#f0805f}.neuron circle{fill:#e9e7e2}.unused circle{fill:#3b4049}
 .label{fill:#e9e7e2}
-.module-1 circle{fill:#4fc7b4}.module-2 circle{fill:#f29a5c}.module-3 circle{fill:#ab93f5}.module-4 circle{fill:#e0bb4f}
-.module-5 circle{fill:#f08bb6}.module-6 circle{fill:#7ab3f5}.module-7 circle{fill:#a3cc62}
-.module-8 circle{fill:#cda58a}}
+.module-1 circle{fill:#5ab0e8}.module-2 circle{fill:#f0b440}.module-3 circle{fill:#3ccfa3}.module-4 circle{fill:#e79bc4}
+.module-5 circle{fill:#8fd0f5}.module-6 circle{fill:#f5894a}.module-7 circle{fill:#cbab6c}.module-8 circle{fill:#b39ae0}
+}
 """
 
 

@@ -104,10 +104,19 @@ def effect_matrices(bodies: Sequence[Mapping[str, Any]], judged_by: str) -> list
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
     there = [kind for kind in KINDS if any(kind in (e or {}) for of in effects.values() for e in of.values())]
     there.sort(key=lambda kind: kind != judged_by)
-    return [_matrix(effects, targets, kind, with_p=kind == judged_by) for kind in there] if targets else []
+    own = {str(b.get("name", "")): b.get("outputs") or [] for b in bodies}
+    return [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in there] if targets else []
 
 
-def _matrix(effects: Mapping[str, Mapping[str, Any]], targets: list[str], kind: str, *, with_p: bool) -> Matrix:
+def _matrix(
+    effects: Mapping[str, Mapping[str, Any]],
+    own: Mapping[str, Sequence[str]],
+    targets: list[str],
+    kind: str,
+    *,
+    with_p: bool,
+) -> Matrix:
+    """A module has a p-value where it decides: what it leaves alone needs none to be read."""
     values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in effects for t in targets}
     strongest = max((abs(v) for v in values.values() if v is not None), default=0.0) or 1.0
     rows = []
@@ -117,7 +126,7 @@ def _matrix(effects: Mapping[str, Mapping[str, Any]], targets: list[str], kind: 
             value = values[module, target]
             part = 0.0 if value is None else max(0.0, value) / strongest
             shade = sum(part > limit for limit in SHADES)
-            p = _float((effects[module].get(target) or {}).get("p")) if with_p else None
+            p = _float((effects[module].get(target) or {}).get("p")) if with_p and target in own[module] else None
             cells.append(Cell(value, shade, p))
         rows.append((module, cells))
     return Matrix(targets, rows, kind, KINDS[kind])

@@ -83,6 +83,7 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
         "switches": switches(graph) if graph else [],
         "modules": reading.modules(found, module_tones(whole) if whole else {}),
         "verdict": metrics.get("verdict"),
+        "random_groups": effects.get("random_groups"),
         "matrices": reading.effect_matrices(found, str(effects.get("judged_by") or "mean")),
         "metrics": reading.metrics(metrics, run),
         "formulas": formulas(documents.get("readout") or {}),
@@ -122,7 +123,7 @@ def thumbnail(run_id: str) -> Response:
     """The network, small. It follows the theme by itself, and never changes once it is there."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-3-{run.id}"
+        etag = f"thumbnail-4-{run.id}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)

@@ -16,6 +16,7 @@ from bimt_engine.figures.style import INK, letter_colour, module_colour, our_sty
 CELL = 0.62  # inches
 FEW = 12  # columns; beyond, numbers would not fit their cells
 SIGNIFICANT = 0.05
+MOVES = 1e-3  # of an output's variance, where the document does not say what counts
 GROUND = LinearSegmentedColormap.from_list("effect", ["#ffffff", "#f3c9a8", "#c8501e", "#5c1d06"])
 
 
@@ -23,12 +24,14 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
     """One row for each module, one column for each output; dark where switching the module off changes the output.
 
     effects   the evidence's document: modules, outputs, judged_by, matrices {zero, mean, resample}, p_holm, measure.
-    A cell whose p (Holm) is below 0.05 has a frame.
+    A cell whose p (Holm) is below 0.05 has a frame, where the module moves the output at all: there p says that hardly
+    a random group does as much. Where it does not, p is about leaving alone, and a frame would be misread.
     """
     modules, outputs = list(effects["modules"]), list(effects["outputs"])
     chosen = effects.get("judged_by", "mean")
     if not modules or not outputs:
         return _nothing(title)
+    moves = float((effects.get("limits") or {}).get("exclusive", MOVES))
     matrix = _numbers(effects["matrices"][chosen], len(modules), len(outputs))
     p_values = _numbers(effects.get("p_holm") or [[None] * len(outputs)] * len(modules), len(modules), len(outputs))
     with our_style():
@@ -46,7 +49,7 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
                 said = "–" if math.isnan(value) else _short(float(value))
                 colour = letter_colour(ground)
                 axes.text(column, row, said, ha="center", va="center", fontsize=8.5, color=colour)
-            if p_values[row, column] < SIGNIFICANT:
+            if p_values[row, column] < SIGNIFICANT and value >= moves:
                 axes.add_patch(
                     Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2)
                 )
@@ -59,8 +62,8 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
         figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
         did = {"zero": "zero", "mean": "its mean", "resample": "values of other examples"}.get(chosen, chosen)
         lines = [f"each module set to {did}", str(effects.get("measure", ""))]
-        if (p_values < SIGNIFICANT).any():
-            lines.append("framed: p < 0.05 (Holm)")
+        if ((p_values < SIGNIFICANT) & (matrix >= moves)).any():
+            lines.append("framed: moved more than by random groups, p < 0.05 (Holm)")
         figure.supxlabel("\n".join(line for line in lines if line), fontsize=7.5)
         if title:
             figure.suptitle(title, fontsize=11, x=0.01, ha="left")

@@ -119,6 +119,14 @@ def test_the_road_of_a_script_from_file_to_pictures(bimt, table, tmp_path):
     assert "independence" in said(bimt("recipes"))
 
 
+def test_a_table_in_a_pipe_is_neither_cut_nor_wrapped(bimt, trained):
+    lines = said(bimt("runs", trained.id, COLUMNS="30")).splitlines()
+    assert len(lines) == 3
+    assert lines[0].split()[:3] == ["run", "seed", "λ"]
+    assert all(run.id in line for run, line in zip(trained.runs(), lines[1:], strict=True))
+    assert f" {trained.runs()[0].connections} " in lines[1]
+
+
 def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, service, tmp_path):
     for name in ("BIMT_URL", "BIMT_TOKEN"):
         del environ[name]
@@ -126,7 +134,7 @@ def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, serv
     terminal.until("token: ")
     terminal.type(f"{service.token}\n")
     assert terminal.end() == 0, terminal.text
-    assert "and may admin" in terminal.text
+    assert "this token may admin" in terminal.text
     assert service.token not in terminal.text, "what is typed is not shown"
     assert (tmp_path / "login.json").stat().st_mode & 0o777 == 0o600
     after = subprocess.run([*BIMT, "jobs"], env=environ, capture_output=True, text=True)

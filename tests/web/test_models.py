@@ -61,7 +61,7 @@ def test_a_note_is_written_read_and_written_anew_and_stays_text(visit: Visit, si
     page.fill("#note-target", "hidden1:999")
     page.fill("#note-text", "Not there.")
     page.click("#note > button")
-    page.wait_for_selector("#note .notice:has-text('this network has no `hidden1:999`')")
+    page.wait_for_selector("#note .notice:has-text('this network has no hidden1:999')")
     page.fill("#note-target", "hidden1:4")
     page.fill("#note-text", "<img src=x onerror=alert(1)> and **this**")
     page.click("#note > button")

@@ -28,12 +28,20 @@ def table(asked: Asked, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
     """A table without lines; what is absent stays empty. Ids are never cut."""
     if asked.json:
         return
-    drawn = Table(box=None, pad_edge=False, header_style="dim")
-    for number, name in enumerate(head):
-        drawn.add_column(name, no_wrap=number == 0)
-    for row in rows:
-        drawn.add_row(*("" if value is None else escape(str(value)) for value in row))
-    _console().print(drawn if drawn.row_count else Text("none", style="dim"))
+    console, written = _console(), [["" if value is None else str(value) for value in row] for row in rows]
+    if not written:
+        console.print(Text("none", style="dim"))
+    elif console.is_terminal:
+        drawn = Table(box=None, pad_edge=False, header_style="dim")
+        for number, name in enumerate(head):
+            drawn.add_column(name, no_wrap=number == 0)
+        for row in written:
+            drawn.add_row(*map(escape, row))
+        console.print(drawn)
+    else:  # for a pipe: as wide as it needs, nothing cut or wrapped
+        widths = [max(map(len, column)) for column in zip(head, *written, strict=True)]
+        for row in (list(head), *written):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def dataset(asked: Asked, found: Dataset) -> None:
@@ -69,6 +77,8 @@ def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> No
         return
     console = _console()
     console.print(f"[bold]{escape(found.id)}[/]  seed {found.seed}")
+    if found.metrics and found.metrics.get("verdict"):
+        console.print(f"  {escape(str(found.metrics['verdict']))}", soft_wrap=True)
     facts = {
         found.test_metric_name or "test": number(found.test_metric),
         "connections kept": found.connections,

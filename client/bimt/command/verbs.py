@@ -38,7 +38,7 @@ def login(asked: Asked) -> Any:
     with Client(kept.url, kept.token) as client:
         me = client.me()
     path = write_login(kept)
-    shown.say(asked, f"You are {me['name']} of team {me['team']}, and may {', '.join(me['scopes'])}.")
+    shown.say(asked, f"Signed in as {me['name']}, team {me['team']}; this token may {', '.join(me['scopes'])}.")
     shown.say(asked, f"Kept in {path}, readable by you alone.")
     return {"url": kept.url, "file": str(path)} | me
 

@@ -61,6 +61,18 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+// A sentence of the service: what stands between backticks is code.
+export function sentence(text) {
+  const span = document.createElement("span");
+  text.split("`").forEach((part, index) => {
+    if (index % 2 === 0) return span.append(part);
+    const code = document.createElement("code");
+    code.textContent = part;
+    span.append(code);
+  });
+  return span;
+}
+
 // Show a problem in a notice, with one line for each field.
 export function complain(notice, problem) {
   notice.replaceChildren();
@@ -68,20 +80,23 @@ export function complain(notice, problem) {
     notice.hidden = true;
     return;
   }
-  const sentence = document.createElement("strong");
-  sentence.textContent = problem.message;
-  notice.append(sentence);
+  const said = document.createElement("strong");
+  said.append(sentence(problem.message));
+  notice.append(said);
   const list = document.createElement("ul");
   for (const error of problem.errors || []) {
     if ((problem.errors || []).length === 1 && problem.message.includes(error.detail)) break;
     const item = document.createElement("li");
     const where = [error.row ? `row ${error.row}` : "", error.column ? `column ${error.column}` : ""].filter(Boolean).join(", ");
-    item.textContent = `${where || error.pointer}: ${error.detail}`;
+    item.append(where || field(error.pointer), where || error.pointer ? ": " : "", sentence(error.detail));
     list.append(item);
   }
   if (list.children.length) notice.append(list);
   notice.hidden = false;
 }
+
+// A JSON Pointer as people name a field: `/spec/training/steps` is training, steps.
+const field = (pointer) => (pointer || "").split("/").filter((part) => part && part !== "spec").join(", ").replaceAll("_", " ");
 
 // Wait between two questions, longer while nobody looks.
 export const pause = (milliseconds) =>

@@ -1,6 +1,6 @@
 // The form of a new job. The text of the spec is the truth; the small fields above are windows into it.
 
-import { call, complain, number } from "./api.js";
+import { call, complain, number, sentence } from "./api.js";
 import "./upload.js";
 
 const form = document.getElementById("job");
@@ -145,7 +145,7 @@ function showProblem(problem) {
     place.closest("details")?.setAttribute("open", "");
     const line = document.createElement("p");
     line.className = "wrong";
-    line.textContent = error.detail;
+    line.append(sentence(error.detail));
     (place.closest(".field") || place).append(line);
   }
   notice.focus();
