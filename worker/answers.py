@@ -14,9 +14,9 @@ from typing import Any
 
 from bimt_engine.analysis.answering import answer_interventions
 from bimt_engine.analysis.asked import InterventionError, read_asked
-from bimt_engine.analysis.evidence import without_infinities
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.pareto import pareto
+from bimt_engine.analysis.plain_json import without_infinities
 from bimt_engine.analysis.stability import stability
 from bimt_engine.analysis.verification import verify
 from bimt_engine.datasets.catalogue import make_dataset

@@ -100,7 +100,6 @@ class RunTraining:
         self._kept_at: int | None = None  # the step of the newest checkpoint
 
     def do(self) -> None:
-        from bimt_engine.analysis.evidence import gather_evidence
         from bimt_engine.datasets.catalogue import make_dataset
         from bimt_engine.spec import Spec
         from bimt_engine.training.loop import Training
@@ -113,6 +112,10 @@ class RunTraining:
         training = training or Training.begin(spec, dataset, seed=self.seed)
         self.voice.say("began", run=self.id, stepper=training.stepper_name, step=step)
         self.train(training)
+        self.progress(self.bar.evidence(0.0), "the evidence begins")
+        # After the training, which needs none of it: nearly half of all that the engine imports.
+        from bimt_engine.analysis.evidence import gather_evidence
+
         trained = time.monotonic()
         evidence = gather_evidence(training.network, dataset, spec, seed=self.seed, progress=self.evidence_progress)
         self.leave_result(spec, dataset, training, evidence, seconds=time.monotonic() - began)

@@ -8,7 +8,6 @@ import numpy as np
 
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
-from bimt_engine.figures.embedding import frequency_planes
 from worker.predicting import Refusal
 
 MOST_EXAMPLES = 2_000
@@ -64,6 +63,8 @@ def embedding_document(saved: SavedNetwork) -> dict[str, Any]:
 
     Raises Refusal where the network has no embedding.
     """
+    from bimt_engine.figures.embedding import frequency_planes  # brings matplotlib, which few errands need
+
     parameters = {name: p.detach().numpy() for name, p in saved.network.named_parameters()}
     if saved.data.tokens is None or "embedding" not in parameters or "weights.0" not in saved.masks:
         raise Refusal("This network reads numbers, not tokens: it has no embedding.")

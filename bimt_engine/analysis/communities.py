@@ -16,9 +16,9 @@ from typing import Any
 import igraph
 import leidenalg
 import numpy as np
-from sklearn.cluster import KMeans
 
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.k_means import k_means
 from bimt_engine.analysis.partitions import relabelled, variation_of_information
 from bimt_engine.analysis.significance import p_value
 
@@ -129,7 +129,7 @@ def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Array]
     _, vectors = np.linalg.eigh(-inverse[:, None] * adjacency * inverse)
     leading = vectors[:, :groups] * inverse[:, None]
     leading /= np.maximum(np.linalg.norm(leading, axis=1, keepdims=True), 1e-300)
-    labels = KMeans(groups, n_init=10, random_state=seed).fit_predict(leading)
+    labels = k_means(leading, groups, generator=np.random.default_rng([seed, 7]))
     return normalised_cut(net, labels), relabelled(labels)
 
 

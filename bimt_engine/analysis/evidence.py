@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from bimt_engine.analysis.effects import Probe
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules import examine_modules
+from bimt_engine.analysis.plain_json import without_infinities
 from bimt_engine.analysis.pruning import Pruned, prune
 from bimt_engine.analysis.readout import readout
 from bimt_engine.analysis.relaying import relay
@@ -156,16 +156,3 @@ def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[st
         found |= {f"{prefix}{name}": value for name, value in relay(network, seed=seed).document().items()}
     found["trained_connections"] = pruned.curve[0].connections
     return found
-
-
-def without_infinities(thing: Any) -> Any:
-    """The same document with null for every number that JSON cannot hold, and plain Python numbers throughout."""
-    if isinstance(thing, dict):
-        return {str(key): without_infinities(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [without_infinities(value) for value in thing]
-    if isinstance(thing, np.generic):
-        thing = thing.item()
-    if isinstance(thing, float) and not math.isfinite(thing):
-        return None
-    return thing

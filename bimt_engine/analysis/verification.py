@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.effects import DOS, Probe
-from bimt_engine.analysis.evidence import Evidence, gather_evidence, without_infinities
 from bimt_engine.analysis.modules import ModuleReport, examine_modules
+from bimt_engine.analysis.plain_json import without_infinities
 from bimt_engine.analysis.subject import Subject
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
+
+if TYPE_CHECKING:
+    from bimt_engine.analysis.evidence import Evidence
 
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
@@ -63,6 +66,9 @@ def verify(
         report = _examined(saved, subject)
         checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
     if again:
+        # Here, because it brings half of all that the engine imports, and a bench that is only asked does without.
+        from bimt_engine.analysis.evidence import gather_evidence
+
         evidence = gather_evidence(
             saved.trained,
             dataset,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,9 +48,18 @@ def test_the_bar_of_a_run_rises_from_training_to_pictures(tmp_path):
     assert fractions[0] == 0
     assert 0.7 < fractions[-1] <= 1
     doing = list(dict.fromkeys(said["note"].partition(":")[0] for said in told))
-    assert [doing[0], *doing[2:]] == [
-        "training", "graph", "modules", "communities", "readout", "summing up", "done", "pictures",
-    ]  # fmt: skip
+    assert doing == [
+        "training",
+        "the evidence begins",
+        "pruning",
+        "graph",
+        "modules",
+        "communities",
+        "readout",
+        "summing up",
+        "done",
+        "pictures",
+    ]
     assert done.evidence_seconds > 0
 
 
@@ -65,3 +76,19 @@ def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):
     run(tmp_path, again, threading.Event(), checkpoint=kept["file"]).do()
     assert again.of("began")[0]["step"] == kept["step"]
     assert again.of("progress")[0]["fraction"] > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("worker.child", ("torch", "bimt_engine.spec", "store")),
+        ("bimt_engine.training.loop", ("sympy", "igraph", "matplotlib", "sklearn", "pandas")),
+        ("bimt_engine.analysis.evidence", ("sklearn", "pandas", "networkx")),
+        ("worker.answers", ("sympy", "igraph", "matplotlib", "sklearn", "pandas", "onnx", "store")),
+    ],
+)
+def test_what_is_not_needed_yet_is_not_imported(module, without):
+    """Imports are most of what a short job costs, and much of what a bench keeps in memory."""
+    look = f"import sys, {module}; print([name for name in {without!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

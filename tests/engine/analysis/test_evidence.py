@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bimt_engine.analysis.evidence import gather_evidence, without_infinities
+from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.plain_json import without_infinities
 from tests.engine.analysis.teachers import plain_spec, student_and_data
 from tests.engine.makers import build
 
