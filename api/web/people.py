@@ -1,4 +1,4 @@
-"""The page of a team: who belongs to it, what it has in use, my tokens, and who changed what."""
+"""The page of a team: who belongs to it, what it has in use, my tokens, whom it tells, and who changed what."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import Blueprint, render_template
 from api.auth import Access, caller, decide, may
 from api.services import services
 from api.web.asking import after
-from store import audit, teams
+from store import audit, teams, webhooks
 from store.usage import usage
 
 pages = Blueprint("team_pages", __name__, template_folder="templates")
@@ -34,6 +34,8 @@ def team_page() -> str:
         tokens = teams.page_tokens(rows, who.team_id, member_id=who.member_id, limit=100).rows
         log = audit.page(rows, who.team_id, after=after("log"), limit=30) if may(who, Access.ADMIN) else None
         names = teams.names(rows, {line.member_id for line in log.rows if line.member_id}) if log else {}
+        hooks = webhooks.page(rows, who.team_id, limit=100).rows if may(who, Access.SHARE) else []
+        sent = {hook.id: webhooks.deliveries(rows, who.team_id, hook.id, limit=5).rows for hook in hooks}
         me = teams.get_member(rows, who.team_id, who.member_id)
         return render_template(
             "team.html",
@@ -50,6 +52,9 @@ def team_page() -> str:
             roles=ROLES,
             tokens=tokens,
             scopes={scope: MEANINGS[scope] for scope in MEANINGS if scope in who.scopes or "admin" in who.scopes},
+            webhooks=hooks,
+            sent=sent,
+            events=webhooks.EVENTS,
             log=log,
             names=names,
         )

@@ -59,3 +59,29 @@ def test_the_last_admin_cannot_give_up_and_is_told_why(visit: Visit) -> None:
     page.wait_for_selector("#problem:not([hidden])")
     assert page.input_value("select[aria-label='Role of admin of ours']") == "admin"
     visitor.complaints.clear()  # the browser mentions the 409
+
+
+def test_a_webhook_is_made_tried_disabled_and_deleted_by_hand(visit: Visit, site: Site) -> None:
+    visitor = visit("sharer")
+    page = visitor.page
+    visitor.go("/team")
+    page.click("text=A new webhook")
+    page.fill("#hook-url", "https://127.0.0.1/hear")
+    page.click("#webhook button")
+    page.wait_for_selector("#webhook .notice:not([hidden])")  # an address of the house itself is refused
+    page.fill("#hook-url", "https://hooks.example.org/bimt")
+    page.uncheck("#event-3")
+    page.click("#webhook button")
+    page.wait_for_selector("#secret:not([hidden])")
+    assert page.inner_text("#secret-text").startswith("whsec_")
+    page.reload()
+    hook = page.locator("section.card[aria-label='https://hooks.example.org/bimt']")
+    assert hook.locator(".pill").all_inner_texts() == ["job.failed", "job.succeeded"]
+    hook.locator("text=Send a trial message").click()
+    page.wait_for_selector("tr:has-text('ping') .state.queued")
+    hook.locator("text=Disable").click()
+    page.wait_for_selector("section.card .state.refused")
+    page.on("dialog", lambda dialog: dialog.accept())
+    hook.locator("text=Delete").click()
+    page.wait_for_selector("text=hooks.example.org", state="detached")
+    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser mentions the status

@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { attempt, copy, numbers, onSubmit } from "./forms.js";
 
 const field = (name) => document.getElementById(name);
+const ticked = (boxes) => [...(boxes instanceof RadioNodeList ? boxes : [boxes])].filter((box) => box.checked).map((box) => box.value);
 const days = (text) => (text.trim() ? numbers(text)[0] : null);
 
 function showSecret(words, text) {
@@ -15,14 +16,18 @@ function showSecret(words, text) {
 }
 
 onSubmit("token", async ({ name, days: until, scopes }) => {
-  const chosen = [...(scopes instanceof RadioNodeList ? scopes : [scopes])].filter((box) => box.checked).map((box) => box.value);
-  const made = await call("POST", "/tokens", { name: name.value.trim(), scopes: chosen, expires_in_days: days(until.value) });
+  const made = await call("POST", "/tokens", { name: name.value.trim(), scopes: ticked(scopes), expires_in_days: days(until.value) });
   showSecret(`The token ${made.name}, shown this once:`, made.token);
 });
 
 onSubmit("invite", async ({ name, email, role }) => {
   const made = await call("POST", "/members", { name: name.value.trim(), email: email.value.trim() || null, role: role.value });
   showSecret(`The first token of ${made.name}, shown this once; hand it to them:`, made.token);
+});
+
+onSubmit("webhook", async ({ url, events }) => {
+  const made = await call("POST", "/webhooks", { url: url.value.trim(), events: ticked(events) });
+  showSecret(`The secret of ${made.url}, shown this once; its messages are signed with it:`, made.secret);
 });
 
 field("copy").addEventListener("click", (event) => copy(event.target, field("secret-text"), field("secret-text").textContent));
@@ -62,4 +67,15 @@ for (const choice of document.querySelectorAll("select[data-member]")) {
       }
     }),
   );
+}
+for (const button of document.querySelectorAll("button[data-post]")) {
+  button.addEventListener("click", () => attempt(button, () => call("POST", button.dataset.post).then(() => location.reload())));
+}
+for (const button of document.querySelectorAll("button[data-hook]")) {
+  button.addEventListener("click", () => attempt(button, () => call("PATCH", `/webhooks/${button.dataset.hook}`, { disabled: button.dataset.to === "true" }).then(() => location.reload())));
+}
+for (const button of document.querySelectorAll("button[data-delete]")) {
+  button.addEventListener("click", () => {
+    if (confirm(`Delete the webhook to ${button.dataset.name}, and what was still to be sent there?`)) attempt(button, () => call("DELETE", `/webhooks/${button.dataset.delete}`).then(() => location.reload()));
+  });
 }
