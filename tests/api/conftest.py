@@ -23,7 +23,7 @@ def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:  # noqa: F811
     """A service on SQLite."""
     made = make_house(tmp_path / "home", database_url=sqlite_url)
     yield made
-    made.database.close()
+    made.close()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def any_house(tmp_path: Path, database_url: str) -> Iterator[House]:  # noqa: F8
     """A service on SQLite, then the same on PostgreSQL."""
     made = make_house(tmp_path / "home", database_url=database_url)
     yield made
-    made.database.close()
+    made.close()
 
 
 @pytest.fixture
@@ -51,4 +51,4 @@ def make(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., House]]:  # 
 
     yield build
     for one in made:
-        one.database.close()
+        one.close()

@@ -60,6 +60,11 @@ class House:
         if self.worker is not None and queue in ERRAND_QUEUES:
             threading.Thread(target=self.worker, args=(queue,)).start()
 
+    def close(self) -> None:
+        """Stop what goes on in the background, and let go of the database."""
+        self.app.extensions["bimt"].checker.stop()
+        self.database.close()
+
     def client(self) -> FlaskClient:
         """A caller without a token."""
         return self.app.test_client()

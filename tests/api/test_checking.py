@@ -31,7 +31,7 @@ def waiting(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[House, str]]:
     answer = upload(house, GOOD, targets="y", task="regression")
     assert (answer.status_code, answer.json["state"]) == (202, "checking")
     yield house, answer.json["id"]
-    house.database.close()
+    house.close()
 
 
 def state(house: House, dataset_id: str) -> str:
