@@ -37,14 +37,18 @@ def service() -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def job(service: Up) -> dict[str, Any]:
     """A job of two runs that has succeeded, with its runs."""
-    http = httpx.Client(
-        base_url=service.address + "/api/v1", headers={"Authorization": f"Bearer {service.token}"}, timeout=60
-    )
-    made = http.post("/jobs", json={"spec": TINY, "seeds": [0, 1], "cost_strengths": [0.001], "name": "live"}).json()
-    ended = ("succeeded", "failed", "cancelled")
-    wait_for(lambda: http.get(f"/jobs/{made['id']}").json()["state"] in ended, "the job has ended")
-    assert http.get(f"/jobs/{made['id']}").json()["state"] == "succeeded"
-    return made | {"runs": http.get(f"/jobs/{made['id']}/runs").json()["items"]}
+    headers = {"Authorization": f"Bearer {service.token}"}
+    with httpx.Client(base_url=service.address + "/api/v1", headers=headers, timeout=60) as http:
+
+        def get(path: str) -> Any:
+            return http.get(path).json()
+
+        asked = {"spec": TINY, "seeds": [0, 1], "cost_strengths": [0.001], "name": "live"}
+        made = http.post("/jobs", json=asked).json()
+        ended = ("succeeded", "failed", "cancelled")
+        wait_for(lambda: get(f"/jobs/{made['id']}")["state"] in ended, "the job has ended")
+        assert get(f"/jobs/{made['id']}")["state"] == "succeeded"
+        return made | {"runs": get(f"/jobs/{made['id']}/runs")["items"]}
 
 
 @pytest.fixture

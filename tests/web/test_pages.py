@@ -35,6 +35,7 @@ def every_page(site: Site) -> dict[str, str]:
         "model": f"/models/{site.model}",
         "older version": f"/models/{site.model}?version=best",
         "compare": f"/compare?a={site.model}@1&b={site.model}@2",
+        "compare with a run": f"/compare?a={site.model}@1&b={site.runs[2]}",
         "compare what": "/compare",
         "link": site.link,
         "team": "/team",
