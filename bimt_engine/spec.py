@@ -174,7 +174,7 @@ DatasetSpec = Annotated[
 
 Activation = Literal["silu", "relu", "tanh", "gelu", "gelu_tanh"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-Geometry = Literal["line", "grid", "ring", "box"]
+Geometry = Literal["line", "hemispheres", "grid", "ring", "box"]
 
 
 class MlpNetwork(Part):

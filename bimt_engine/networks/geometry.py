@@ -1,4 +1,4 @@
-"""Where neurons sit: lines, grids, rings, boxes, or wherever the user says. Unit: one layer width.
+"""Where neurons sit: lines, hemispheres, grids, rings, boxes, or wherever the user says. Unit: one layer width.
 
 Every function returns positions (neurons, axes) at float64; distance between them is Manhattan throughout.
 """
@@ -17,11 +17,24 @@ from bimt_engine.errors import SpecError
 Positions = Float[Tensor, "neurons axes"]
 RING_RADIUS = 0.25  # of the published figures, around the middle of the sheet
 MIDDLE = 0.5
+HEMISPHERE = 0.1  # width of each; the gap between them is eight times as wide
 
 
 def line(neurons: int) -> Positions:
     """Neuron i of n at (i + 0.5) / n on a line of length 1."""
     return ((torch.arange(neurons, dtype=torch.float64) + 0.5) / neurons)[:, None]
+
+
+def hemispheres(neurons: int) -> Positions:
+    """Two short lines at the two ends of the width, half of the neurons on each; a single one lies in the middle.
+
+    Within a line nothing is far. What crosses pays for the gap, so two things are worked out apart until they must
+    meet, and relocation decides which neurons go where.
+    """
+    left = neurons // 2
+    if not left:
+        return torch.full((neurons, 1), MIDDLE, dtype=torch.float64)
+    return torch.cat((HEMISPHERE * line(left), 1 - HEMISPHERE * line(neurons - left).flip(0)))
 
 
 def grid(neurons: int) -> Positions:
@@ -44,7 +57,7 @@ def ring(neurons: int, radius: float = RING_RADIUS) -> Positions:
     return MIDDLE + radius * torch.stack((torch.cos(angle), torch.sin(angle)), dim=1)
 
 
-SHAPES = {"line": line, "grid": grid, "ring": ring, "box": box}
+SHAPES = {"line": line, "hemispheres": hemispheres, "grid": grid, "ring": ring, "box": box}
 
 
 def place_layers(
@@ -53,7 +66,7 @@ def place_layers(
     """Positions of every neuron layer, all in one space.
 
     sizes        neurons of each layer.
-    names        geometry of each layer: line, grid, ring or box.
+    names        geometry of each layer: line, hemispheres, grid, ring or box.
     coordinates  layer × neuron × axis; replaces the names.
     A layer with fewer axes than the others lies on the middle of the axes it lacks.
     Raises SpecError when the coordinates do not fit the layers.

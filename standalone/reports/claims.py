@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
     "independence": Case("independence", two_modules, {}),
     "feature_sharing": Case("feature_sharing", lower_triangular, {}),
     "compositionality": Case("compositionality", only_differences, {}),
+    "hemispheres": Case("hemispheres", only_differences, {}),
     "vanilla": Case("independence", no_module, {"training": {"method": "vanilla"}}, has_truth=False),
     "tangled": Case("independence", no_module, {"dataset": {"formulas": TANGLED}}, has_truth=False),
 }

@@ -2,7 +2,7 @@
 
 Writes `reports/evidence.json`: {recipe: {seeds, exact, median_test_mse, median_connections, rows[]}}. `exact` counts
 the seeds for which the claim of the case holds; each claim is one function of `standalone.reports.claims`. Beside the
-three recipes stand two cases where there is nothing to find: a network trained without any cost, and data whose truth
+recipes stand two cases where there is nothing to find: a network trained without any cost, and data whose truth
 is tangled. `published` holds the same claims against pruning by one absolute threshold, with no refit.
 """
 

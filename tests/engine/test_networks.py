@@ -120,6 +120,16 @@ def test_a_line_puts_neuron_i_of_n_at_i_and_a_half() -> None:
     assert SHAPES["line"](4)[:, 0].tolist() == [0.125, 0.375, 0.625, 0.875]
 
 
+def test_hemispheres_are_near_within_and_far_between() -> None:
+    positions = SHAPES["hemispheres"](9)[:, 0]
+    apart = (positions[:, None] - positions).abs()
+    left, right = slice(0, 4), slice(4, 9)
+    assert apart[left, left].max() < 0.1
+    assert apart[right, right].max() < 0.1
+    assert apart[left, right].min() > 0.8
+    assert SHAPES["hemispheres"](1).item() == 0.5
+
+
 def test_a_grid_is_row_major() -> None:
     positions = SHAPES["grid"](9)
     assert positions[1].tolist() == pytest.approx([0.5, 1 / 6])
