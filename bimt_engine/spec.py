@@ -376,13 +376,17 @@ class Spec(Part):
     evidence: EvidenceSpec = EvidenceSpec()
 
     def at_cost_strength(self, cost_strength: float | None) -> Spec:
-        """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is."""
+        """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is.
+
+        Raises ValidationError where another phase would then cost more than is allowed.
+        """
         if cost_strength is None:
             return self
         first = next((p.cost_strength for p in self.training.phases if p.cost_strength > 0), None)
-        phases = [
-            p.model_copy(update={"cost_strength": cost_strength * p.cost_strength / first if first else cost_strength})
-            for p in self.training.phases
+        scaled = [cost_strength * p.cost_strength / first if first else cost_strength for p in self.training.phases]
+        phases = [  # made anew, not copied, so that a λ beyond the bounds is noticed
+            Phase(**p.model_dump() | {"cost_strength": strength})
+            for p, strength in zip(self.training.phases, scaled, strict=True)
         ]
         return self.model_copy(update={"training": self.training.model_copy(update={"phases": phases})})
 
