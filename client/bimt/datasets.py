@@ -69,6 +69,13 @@ class Dataset(Thing):
         """Columns with their types and ranges, the roles that would fit, the first rows."""
         return dict(self.wire.get(f"/datasets/{self.id}/preview"))
 
+    def change(self, **roles: Any) -> Dataset:
+        """Other roles for its columns (`inputs`, `targets`, `task`, `test_fraction`, `standardise`) or another `name`.
+
+        Large files are looked at again: see `until_checked`. Jobs that exist keep the roles they were made with.
+        """
+        return Dataset.of(self.wire.patch(f"/datasets/{self.id}", roles), self.wire)
+
     def download(self, path: str | Path | None = None) -> Path:
         """The bytes as they were uploaded, in a file."""
         target = Path(path) if path is not None else Path(f"{self.id}.{self.format or 'bin'}")

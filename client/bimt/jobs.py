@@ -31,6 +31,7 @@ class Job(Thing):
     progress: float
     tags: list[str]
     priority: int
+    pinned: bool
     dataset_id: str | None
     steps: int
     eta_seconds: float | None
@@ -81,6 +82,10 @@ class Job(Thing):
     def retry(self) -> Job:
         """Queue it again after it failed or was cancelled; runs that succeeded stay as they are."""
         return Job.of(self.wire.post(f"/jobs/{self.id}/retry"), self.wire)
+
+    def change(self, **fields: Any) -> Job:
+        """Another `name`, other `tags`, `pinned` so that it never expires; while it waits, another `priority`."""
+        return Job.of(self.wire.patch(f"/jobs/{self.id}", fields), self.wire)
 
     def runs(self) -> list[Run]:
         """Its networks, in the order of seeds and cost strengths."""

@@ -98,6 +98,14 @@ def test_a_file_becomes_a_data_set_with_roles(client, table):
     assert repr(dataset) == f"<Dataset {dataset.id} · houses.csv · 40 × 3 · regression>"
 
 
+def test_roles_and_names_can_be_changed(client, table, trained):
+    dataset = client.datasets.upload(table, targets=["price"]).change(inputs=["rooms"], targets=["age"], name="ages")
+    assert (dataset.name, dataset.roles["inputs"], dataset.roles["targets"]) == ("ages", ["rooms"], ["age"])
+    kept = trained.change(pinned=True, tags=["tests", "kept"])
+    assert (kept.pinned, sorted(kept.tags), kept.state) == (True, ["kept", "tests"], "succeeded")
+    assert not kept.change(pinned=False, tags=["tests"]).pinned
+
+
 def test_every_fault_of_a_file_is_named_with_row_and_column(client, tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("a,b\n1,2\n3,\nx,5\n")
