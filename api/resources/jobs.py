@@ -183,5 +183,5 @@ def shown(here: Services, rows: Session, job: Job) -> JobOut:
         eta_seconds=moment.eta_seconds,
         queue_position=moment.queue_position,
         spec=job.spec,
-        tries=[AttemptOut.model_validate(a) for a in jobs.attempts(rows, job.team_id, job.id)],
+        tries=[AttemptOut.model_validate(a) for a in jobs.attempts(rows, job)],
     )

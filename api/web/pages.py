@@ -130,7 +130,7 @@ def job_page(job_id: str) -> str:
         job = jobs.get(rows, team_id, known(job_id, JobId))
         found = runs.of_job(rows, team_id, job.id)
         position = jobs.queue_position(rows, job)
-        tries = jobs.attempts(rows, team_id, job.id)
+        tries = jobs.attempts(rows, job)
         lines = [line for chunk in progress.log_chunks(rows, team_id, job.id, limit=100) for line in chunk.lines][-200:]
         owner = teams.get_member(rows, team_id, job.member_id).name
         dataset = datasets.get(rows, team_id, job.dataset_id) if job.dataset_id else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -50,8 +51,9 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in shelf.iterdir() if entry.name.endswith(".yaml"))
 
 
+@cache
 def load_recipe(name: str) -> Recipe:
-    """The recipe of this name. Raises SpecError that lists the names there are."""
+    """The recipe of this name, read once. Raises SpecError that lists the names there are."""
     if name not in recipe_names():
         raise SpecError(f"There is no recipe `{name}`. There are: {', '.join(recipe_names())}.")
     return Recipe.model_validate({"name": name} | yaml.safe_load(recipe_text(name)))

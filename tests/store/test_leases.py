@@ -132,7 +132,7 @@ def test_a_silent_worker_loses_its_job_and_can_write_nothing_more(database, peop
     with database.read() as session:
         assert progress.history(session, run) == [{"step": 10, "prediction_loss": 1.0}]
         assert progress.snapshots(session, run) == []
-        tries = jobs.attempts(session, people.team, job.id)
+        tries = jobs.attempts(session, jobs.get(session, people.team, job.id))
         assert [(one.worker, one.ended_how) for one in tries] == [("old", "lease_lost"), ("new", None)]
 
 

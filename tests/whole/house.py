@@ -140,7 +140,7 @@ class House:
 
     def attempts(self, job_id: str) -> list[Attempt]:
         with self.database.read() as session:
-            return jobs.attempts(session, self.team, job_id)
+            return jobs.attempts(session, jobs.get(session, self.team, job_id))
 
     def weights(self, job_id: str) -> list[str]:
         """The SHA-256 of every run's published weights, whose bytes are checked on the way."""

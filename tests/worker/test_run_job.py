@@ -74,7 +74,7 @@ def runs_of(database: Database, people: People, job_id: str) -> list[Run]:
 
 def attempts_of(database: Database, people: People, job_id: str) -> list[Attempt]:
     with database.read() as session:
-        return jobs.attempts(session, people.team, job_id)
+        return jobs.attempts(session, jobs.get(session, people.team, job_id))
 
 
 def log_of(database: Database, people: People, job_id: str) -> str:
