@@ -54,7 +54,7 @@ def test_another_team_sees_nothing_of_it(database, people, clock):
     with database.write() as session:
         job = submit(session, people, clock.now, tags=["secret"])
     with database.write() as session:
-        for ask in (jobs.get, jobs.delete, jobs.attempts, runs.of_job):
+        for ask in (jobs.get, jobs.delete, runs.of_job):
             with pytest.raises(NotFound):
                 ask(session, people.other_team, job.id)
         for change in (jobs.request_cancel, jobs.retry):
