@@ -50,12 +50,13 @@ class Services:
         """
         try:
             self.announce(job_id, queue, priority)
+            announced = True
         except Exception:
             log.warning("job %s could not be announced; the sweeper will do it", job_id, exc_info=True)
-            return
-        if not marked:
+            announced = False
+        if announced != marked:
             with self.database.write() as rows:
-                mark_announced(rows, [job_id], now=self.now())
+                mark_announced(rows, [job_id], at=self.now() if announced else None)
 
 
 def services() -> Services:

@@ -22,7 +22,7 @@ from store.teams import Caller
 
 
 def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> Job:
-    """The job that is asked for, queued in this transaction. Announce it after the commit.
+    """The job that is asked for, queued in this transaction and marked as announced: tell the workers after the commit.
 
     Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
     QuotaExceeded, and Conflict for a key that was used for another request.
@@ -40,6 +40,7 @@ def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotenc
         spec=spec.model_dump(mode="json"),
         runs=runs_of(spec, body),
         idempotency_key=idempotency_key,
+        announced_at=now,
         now=now,
     )
 

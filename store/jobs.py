@@ -119,8 +119,9 @@ def submit(
 
     kind   `training`, or the name of an errand: see store.errands, which sends those.
 
-    announced_at   given by whoever will announce right after the commit; that saves the write of mark_announced, and
-                   an announcement that fails all the same is made up for after the usual while.
+    announced_at   given by whoever will announce right after the commit; that saves the write of mark_announced.
+                   Where the announcement fails it is taken back, and where nobody lives to do so it is made up for
+                   after the usual while.
     With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
     Raises NotFound for the data set, QuotaExceeded.
     """
@@ -392,12 +393,12 @@ def to_announce(session: Session, *, now: datetime, resend_after: float, limit: 
     return found
 
 
-def mark_announced(session: Session, job_ids: Sequence[str], *, now: datetime) -> None:
-    """Remember that the workers were told."""
+def mark_announced(session: Session, job_ids: Sequence[str], *, at: datetime | None) -> None:
+    """Remember when the workers were told; None: that they were not, after all."""
     session.execute(
         update(Job)
         .where(Job.id.in_(job_ids), Job.state == "queued")
-        .values(announced_at=now)
+        .values(announced_at=at)
         .execution_options(synchronize_session=False)
     )
 

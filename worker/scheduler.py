@@ -77,7 +77,7 @@ class Scheduler:
                 sent += 1
         if due:
             with self.database.write() as session:
-                jobs.mark_announced(session, [one.id for one in due], now=self.now())
+                jobs.mark_announced(session, [one.id for one in due], at=self.now())
         return sent
 
     def reap_what_was_left(self) -> list[str]:

@@ -46,14 +46,14 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
 
     With an Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
     """
-    here, who = services(), caller()
+    here, who, now = services(), caller(), services().now()
     with here.database.write() as rows:
-        job = submit(rows, who, body, idempotency_key=header.idempotency_key, now=here.now())
+        job = submit(rows, who, body, idempotency_key=header.idempotency_key, now=now)
         note(rows, "job.submit", job.id)
         shown_job = shown(here, rows, job)
-        waiting = job.state == "queued" and job.announced_at is None
-    if waiting:
-        here.tell(job.id, job.queue, job.priority)
+        is_new = job.announced_at in (now, None)  # otherwise the key has found one that was announced before
+    if is_new and job.state == "queued":
+        here.tell(job.id, job.queue, job.priority, marked=True)
     return answer(shown_job, 202, Location=f"/api/v1/jobs/{job.id}")
 
 

@@ -253,7 +253,7 @@ def fork_version(path: VersionPath, body: ForkIn) -> Response:
         job = submit(rows, caller(), asked, now=here.now())
         note(rows, "job.submit", job.id, forked=f"{model.id}/{version.number}")
         shown = shown_job(here, rows, job)
-    here.tell(job.id, job.queue, job.priority)
+    here.tell(job.id, job.queue, job.priority, marked=True)
     return answer(shown, 202, Location=f"/api/v1/jobs/{job.id}")
 
 

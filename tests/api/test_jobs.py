@@ -34,11 +34,17 @@ def test_a_job_is_accepted_although_the_broker_is_away(house: House) -> None:
     def away(*_: object) -> None:
         raise ConnectionError("nobody there")
 
-    object.__setattr__(house.app.extensions["bimt"], "announce", away)
-    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=RECIPE)
+    here, headers = house.app.extensions["bimt"], house.headers(**{"Idempotency-Key": "through"})
+    heard = here.announce
+    object.__setattr__(here, "announce", away)
+    answer = house.client().post("/api/v1/jobs", headers=headers, json=RECIPE)
     assert answer.status_code == 202
     with house.database.read() as rows:
         assert [a.id for a in jobs.to_announce(rows, now=now(), resend_after=30)] == [answer.json["id"]]
+
+    object.__setattr__(here, "announce", heard)
+    assert house.client().post("/api/v1/jobs", headers=headers, json=RECIPE).json["id"] == answer.json["id"]
+    assert [job_id for job_id, _, _ in house.announced] == [answer.json["id"]]
 
 
 def test_jobs_are_found_by_state_tag_name_and_owner(house: House) -> None:

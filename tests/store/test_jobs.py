@@ -220,14 +220,14 @@ def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, peopl
 
     assert due() == [jobs.Announcement(slow.id, "cpu", 1), jobs.Announcement(fast.id, "gpu", 9)]
     with database.write() as session:
-        jobs.mark_announced(session, [fast.id, slow.id], now=clock.now)
+        jobs.mark_announced(session, [fast.id, slow.id], at=clock.now)
     assert due() == []
     clock.pass_seconds(31)
     with database.write() as session:
         newest = submit(session, people, clock.now).id
     assert [one.id for one in due()] == [newest, slow.id, fast.id]
     with database.write() as session:
-        jobs.mark_announced(session, [newest], now=clock.now)
+        jobs.mark_announced(session, [newest], at=clock.now)
     with database.write() as session:
         claim(session, fast.id, clock.now)
     assert [one.id for one in due()] == [slow.id]

@@ -45,7 +45,7 @@ def test_the_scheduler_is_well_until_a_job_waits_unannounced(rows):
     assert complaint(20) is None
     assert job in complaint(200)
     with rows.write() as session:
-        jobs.mark_announced(session, [job], now=NOON + timedelta(seconds=190))
+        jobs.mark_announced(session, [job], at=NOON + timedelta(seconds=190))
     assert complaint(200) is None
 
 
