@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from bimt import Client, Job, Patience, Run
-from standalone.broker import BrokerError, server_binary
 from tests.client.proxy import Proxy
-from tests.servers import short_folder
-from tests.whole.test_supervisor import Up, wait_for
+from tests.whole.test_supervisor import Up, served
 
 TINY = {
     "dataset": {"kind": "formula", "formulas": ["x1*x1", "x2+x3"], "inputs": 3, "train": 40, "test": 40, "seed": 7},
@@ -33,17 +31,8 @@ QUICK = Patience(first=0.02, longest=0.2)
 @pytest.fixture(scope="session")
 def service() -> Iterator[Up]:
     """A service that serves all tests of a session."""
-    try:
-        server_binary()
-    except BrokerError as error:
-        pytest.skip(str(error))
-    with short_folder() as folder:
-        up = Up(folder / "home", BIMT_RATE_LIMIT="none", BIMT_WEBHOOK_NETWORKS="127.0.0.1/32").ready()
-        try:
-            wait_for(up.is_ready, "the worker is ready")
-            yield up
-        finally:
-            up.end()
+    with served(BIMT_WEBHOOK_NETWORKS="127.0.0.1/32") as up:
+        yield up
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from standalone.broker import BrokerError, server_binary
 from tests.client.conftest import TINY
-from tests.servers import short_folder
 from tests.web.conftest import Visitor
-from tests.whole.test_supervisor import Up, wait_for
+from tests.whole.test_supervisor import Up, served, wait_for
 
 Visit = Callable[..., Visitor]
 
@@ -21,17 +19,8 @@ Visit = Callable[..., Visitor]
 @pytest.fixture(scope="module")
 def service() -> Iterator[Up]:
     """A whole service, with workers."""
-    try:
-        server_binary()
-    except BrokerError as error:
-        pytest.skip(str(error))
-    with short_folder() as folder:
-        up = Up(folder / "home", BIMT_RATE_LIMIT="none", BIMT_LOGIN_RATE_LIMIT="none").ready()
-        try:
-            wait_for(up.is_ready, "the worker is ready")
-            yield up
-        finally:
-            up.end()
+    with served(BIMT_LOGIN_RATE_LIMIT="none") as up:
+        yield up
 
 
 @pytest.fixture(scope="module")

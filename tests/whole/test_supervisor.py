@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -79,6 +80,22 @@ class Up:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         return self.popen.wait(60)
+
+
+@contextmanager
+def served(**environ: str) -> Iterator[Up]:
+    """A whole service with its workers, ready for tests that share it; without a broker here they are skipped."""
+    try:
+        server_binary()
+    except BrokerError as error:
+        pytest.skip(str(error))
+    with short_folder() as folder:
+        up = Up(folder / "home", BIMT_RATE_LIMIT="none", **environ).ready()
+        try:
+            wait_for(up.is_ready, "the worker is ready")
+            yield up
+        finally:
+            up.end()
 
 
 def wait_for(look: Callable[[], object], what: str) -> None:
