@@ -187,6 +187,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more: no failure of the verb, and an OSError too, so it comes first
+        raise
     except (BimtError, OSError, ValueError) as error:
         return _failed(error, as_json=asked.json)
     if asked.json:
