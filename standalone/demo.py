@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
                 f"\nwall time {seconds:.0f} s, peak memory of all processes {demo.peak_bytes / 2**20:.0f} MiB"
             )
             if options.keep:
-                console.print("The pages stay open until Ctrl-C.")
+                console.print(f"\nThe pages stay open until Ctrl-C. Sign in with  {token}", soft_wrap=True)
                 supervisor.watch()
     except (CannotStart, Unexpected, httpx.HTTPError) as why:
         console.print(f"[bold red]The demo failed:[/] {escape(str(why))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
@@ -37,13 +39,13 @@ def temporary() -> Iterator[Path]:
 
 
 @contextmanager
-def started(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, temporary: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     """A running demo, which the test ends if it does not end itself."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
     # A setting of the user's shell that would break a demo that listens to it.
     environ |= {"BIMT_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:9/none", "TMPDIR": str(temporary)}
     demo = subprocess.Popen(
-        [sys.executable, "-m", "standalone", "demo", "--folder", str(folder)],
+        [sys.executable, "-m", "standalone", "demo", "--folder", str(folder), *more],
         cwd=REPOSITORY,
         env=environ,
         stdout=subprocess.PIPE,
@@ -75,6 +77,31 @@ def test_the_demo_shows_two_modules_of_real_data_and_ends_by_itself(tmp_path, te
         assert (tmp_path / "demo" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
         Image.open(tmp_path / "demo" / f"{name}.png").verify()
     assert len((tmp_path / "demo" / "diabetes.csv").read_text().splitlines()) == 443
+    assert left_by_the_demo(temporary) == []
+
+
+def test_a_demo_that_is_kept_says_how_to_sign_in_and_shows_its_pages(tmp_path, temporary):
+    with started(tmp_path / "demo", temporary, "--keep") as demo:
+        assert demo.stdout is not None
+        said = ""
+        while "Sign in with" not in said:
+            line = demo.stdout.readline()
+            assert line, said
+            said += line
+        pages = re.findall(r"page +(\S+)", said)
+        token = said.split("Sign in with")[1].strip()
+        origin = pages[0].partition("/runs/")[0]
+        with httpx.Client(base_url=origin, follow_redirects=True, headers={"Origin": origin}) as browser:
+            form = browser.get("/login").text
+            fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
+            browser.post("/login", data=fields | {"token": token})
+            shown = [browser.get(page) for page in pages]
+        demo.send_signal(signal.SIGINT)
+        rest, _ = demo.communicate(timeout=60)
+    assert [answer.status_code for answer in shown] == [200, 200]
+    assert all(f"/runs/{page.rpartition('/')[2]}" in answer.text for page, answer in zip(pages, shown, strict=True))
+    assert all(answer.url.path.startswith("/runs/") for answer in shown)
+    assert demo.returncode == 0, said + rest
     assert left_by_the_demo(temporary) == []
 
 
