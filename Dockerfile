@@ -46,6 +46,8 @@ COPY pyproject.toml ./
 COPY bimt_engine bimt_engine
 COPY store store
 COPY worker worker
+# The root is read-only where the compose file starts this: the list of fonts that pictures are drawn with goes here.
+ENV MPLCONFIGDIR=/tmp/matplotlib
 USER bimt
 CMD ["celery", "--app=worker.app", "worker", "--queues=cpu", "--concurrency=1", "--hostname=cpu@%h"]
 

@@ -94,10 +94,23 @@ def append_log(session: Session, claim: Claim, lines: Sequence[dict[str, Any]], 
 
 def log_chunks(session: Session, team_id: str, job_id: str, *, after: str = "", limit: int = 200) -> list[LogChunk]:
     """The job's log after a chunk's id, oldest first. Raises NotFound."""
-    if session.scalar(select(Job.id).where(Job.id == job_id, Job.team_id == team_id)) is None:
-        raise NotFound("job", job_id)
+    _team_s_job(session, team_id, job_id)
     query = select(LogChunk).where(LogChunk.job_id == job_id, LogChunk.id > after)
     return list(session.scalars(query.order_by(LogChunk.id).limit(limit)))
+
+
+def last_log_lines(session: Session, team_id: str, job_id: str, *, limit: int) -> list[dict[str, Any]]:
+    """The end of the job's log, oldest first. Raises NotFound."""
+    _team_s_job(session, team_id, job_id)
+    query = select(LogChunk.lines).where(LogChunk.job_id == job_id)
+    chunks = session.scalars(query.order_by(LogChunk.id.desc()).limit(limit))  # each has a line at least
+    return [line for chunk in reversed(list(chunks)) for line in chunk][-limit:]
+
+
+def _team_s_job(session: Session, team_id: str, job_id: str) -> None:
+    """Raises NotFound where the job is another team's, or nobody's."""
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.team_id == team_id)) is None:
+        raise NotFound("job", job_id)
 
 
 def _own_run(session: Session, claim: Claim, run_id: str, **values: Any) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, g, make_response, redirect, render_template, request
 from flask_wtf.csrf import generate_csrf
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide, may, signed_in
 from api.problems import Problem
 from api.resources.recipes import complete_spec
 from api.schemas.base import DatasetId, JobId
 from api.services import services
-from api.web import explaining, markdown, people, reading, shared, signing_in, words
+from api.web import explaining, markdown, people, reading, shared, signing_in, together, words
 from api.web import models as model_pages
 from api.web import runs as run_pages
 from api.web.asking import after, known, pretty
@@ -27,6 +25,7 @@ from store import datasets, jobs, progress, runs, teams
 from store.tables import Job, Run
 
 MOST_PICTURES = 24  # networks that the page of a job shows beside one another
+MOST_LINES = 200  # of a job's log that its page shows, the newest
 
 pages = Blueprint("pages", __name__, template_folder="templates")
 
@@ -131,7 +130,6 @@ def job_page(job_id: str) -> str:
         found = runs.of_job(rows, team_id, job.id)
         position = jobs.queue_position(rows, job)
         tries = jobs.attempts(rows, job)
-        lines = [line for chunk in progress.log_chunks(rows, team_id, job.id, limit=100) for line in chunk.lines][-200:]
         owner = teams.get_member(rows, team_id, job.member_id).name
         dataset = datasets.get(rows, team_id, job.dataset_id) if job.dataset_id else None
         return render_template(
@@ -140,13 +138,16 @@ def job_page(job_id: str) -> str:
             runs=found,
             position=position,
             tries=tries,
-            lines=lines,
+            lines=progress.last_log_lines(rows, team_id, job.id, limit=MOST_LINES),
             owner=owner,
             dataset=dataset,
             spec=pretty(job.spec),
             headline=reading.headline(job.spec),
             shown=[run for run in found if run.state == "succeeded"][:MOST_PICTURES],
-            together=together(rows, job, found),
+            metric=together.metric_heading(found),
+            summaries=together.summaries(found),
+            columns=together.COLUMNS,
+            together=together.said_together(rows, job, found),
         )
 
 
@@ -185,25 +186,6 @@ def new_job() -> str:
     return render_template(
         "new.html", recipes=recipes, datasets=ready, chosen=chosen, limit_bytes=services().settings.max_upload_bytes
     )
-
-
-def together(rows: Session, job: Job, found: Sequence[Run]) -> dict[str, Any] | None:
-    """What the runs of a job say together: which modules come back, what wiring costs. None where there is but one.
-
-    What nobody has asked for yet is left out; `missing` says that it has to be asked for.
-    """
-    ids = [run.id for run in found if run.state == "succeeded"]
-    if len(ids) < 2 or job.state in ("queued", "running"):
-        return None
-    kept = {kind: jobs.body(rows, job.id, kind) for kind in ("stability", "pareto")}
-    documents = {kind: body["document"] for kind, body in kept.items() if body and body["run_ids"] == ids}
-    pareto = documents.get("pareto") or {}
-    return {
-        "missing": [kind for kind in kept if kind not in documents],
-        "stability": documents.get("stability"),
-        "pareto": pareto,
-        "chart": reading.pareto_chart(pareto.get("points") or []),
-    }
 
 
 # --- what all pages share ------------------------------------------------------------------------------

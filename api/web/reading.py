@@ -233,22 +233,6 @@ def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup 
     )
 
 
-def pareto_chart(points: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Loss against wiring, a dot for each run; those that no other betters are joined."""
-
-    def places(kept: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-        pairs = [(_float(point.get("wiring")), _float(point.get("loss"))) for point in kept]
-        return sorted((a, b) for a, b in pairs if a is not None and b is not None)
-
-    efficient = [point for point in points if point.get("efficient")]
-    lines = [
-        Series("no other run is better in one and as good in the other", places(efficient), tone=1, dots=True),
-        Series("bettered", places([p for p in points if not p.get("efficient")]), tone=2, dots=True, joined=False),
-    ]
-    lines = [line for line in lines if line.points]
-    return line_chart("Loss against wiring", lines, x=Axis("wiring"), y=Axis("loss", log=True)) if lines else None
-
-
 def _chart(
     title: str, lines: list[Series], label: str, *, log: bool = False, marks: Sequence[tuple[float, str]] = ()
 ) -> Markup | None:

@@ -29,6 +29,7 @@ from store import jobs, progress, runs, teams
 from store.database import Database
 from store.files import Files
 from store.job_tables import ERRAND_QUEUES
+from store.leases import ClaimedRun
 from store.settings import NO_LIMIT, Settings
 from store.tables import Run
 
@@ -235,28 +236,36 @@ def publish_runs(
 ) -> list[str]:
     """Train every run of a waiting job, so to speak: everything that a run may have is stored. Gives the runs' ids."""
     claim = work_on(house, job_id)
+    for run in claim.runs:
+        publish_run(house, claim, run, figures=figures, weights=weights)
+    with house.database.write() as rows:
+        jobs.finish(rows, claim, state="succeeded", now=now())
+    return [run.id for run in claim.runs]
+
+
+def publish_run(
+    house: House,
+    claim: jobs.Claim,
+    run: ClaimedRun,
+    *,
+    figures: dict[str, bytes] | None = None,
+    weights: bytes = b"not really weights",
+) -> None:
+    """One of them, while the job goes on."""
     steps = claim.spec["training"]["steps"]
     kept = house.files.put_bytes(weights)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="4" cy="4" r="3"/></svg>'
     drawn = {name: house.files.put_bytes(content) for name, content in (figures or {"network.svg": svg}).items()}
-    for run in claim.runs:
-        graph = two_modules(run.seed)
-        with house.database.write() as rows:
-            runs.start(rows, claim, run.id, now())
-            progress.append_history(rows, claim, run.id, history_rows(steps))
-            progress.append_snapshot(
-                rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now()
-            )
-            progress.append_log(
-                rows,
-                claim,
-                [{"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}],
-                now=now(),
-            )
-            runs.publish(rows, claim, run.id, _result(graph, run.seed, kept, drawn), now())
+    graph = two_modules(run.seed)
     with house.database.write() as rows:
-        jobs.finish(rows, claim, state="succeeded", now=now())
-    return [run.id for run in claim.runs]
+        runs.start(rows, claim, run.id, now())
+        progress.append_history(rows, claim, run.id, history_rows(steps))
+        progress.append_snapshot(
+            rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now()
+        )
+        line = {"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}
+        progress.append_log(rows, claim, [line], now=now())
+        runs.publish(rows, claim, run.id, _result(graph, run.seed, kept, drawn), now())
 
 
 def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> runs.RunResult:

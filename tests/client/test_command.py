@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -13,10 +14,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bimt.bars import LineBar, duration, in_words
+from bimt.command import shown
 from bimt.command.main import EXIT_CODES, VERBS
 from bimt.following import Moment
 from tests.client.conftest import TINY
@@ -125,6 +128,23 @@ def test_a_table_in_a_pipe_is_neither_cut_nor_wrapped(bimt, trained):
     assert lines[0].split()[:3] == ["run", "seed", "λ"]
     assert all(run.id in line for run, line in zip(trained.runs(), lines[1:], strict=True))
     assert f" {trained.runs()[0].connections} " in lines[1]
+
+
+def test_runs_of_different_metrics_say_which_is_theirs(capsys):
+    def of(name: str, value: float) -> SimpleNamespace:
+        told = {"id": "run_1", "seed": 0, "cost_strength": None, "state": "succeeded", "connections": 12}
+        found = {"modules_found": 1, "modularity": 0.2, "selectivity": 0.0}
+        return SimpleNamespace(**told, **found, test_metric_name=name, test_metric=value)
+
+    asked = argparse.Namespace(json=False)
+    shown.runs(asked, [of("test_accuracy", 0.98), of("test_prediction_loss", 0.02)])
+    mixed = capsys.readouterr().out.splitlines()
+    assert "test_accuracy 0.98" in mixed[1]
+    assert "test_prediction_loss 0.02" in mixed[2]
+    shown.runs(asked, [of("test_accuracy", 0.98)])
+    alike = capsys.readouterr().out.splitlines()
+    assert "test_accuracy" in alike[0]
+    assert "test_accuracy" not in alike[1]
 
 
 def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, service, tmp_path):

@@ -177,6 +177,10 @@ def test_the_log_is_read_on_from_where_one_was(database, people, clock, claimed)
         first, second = progress.log_chunks(session, people.team, claimed.job_id)
         assert [line["text"] for line in first.lines + second.lines] == ["one", "two"]
         assert progress.log_chunks(session, people.team, claimed.job_id, after=first.id) == [second]
+        newest = progress.last_log_lines(session, people.team, claimed.job_id, limit=1)
+        assert newest == second.lines[-1:]
+        every = progress.last_log_lines(session, people.team, claimed.job_id, limit=9)
+        assert every == [*first.lines, *second.lines]
 
 
 def test_what_is_worked_out_later_replaces_what_was_there(database, people, clock, files, claimed):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from store import jobs
-from tests.api.makers import now, publish_runs, submit_job, work_on
+from tests.api.makers import now, publish_run, publish_runs, submit_job, work_on
 from tests.web.conftest import Site, Visitor
 
 Visit = Callable[..., Visitor]
@@ -214,6 +214,26 @@ def test_a_job_moves_while_it_is_watched_and_ends_by_itself(visit: Visit, site: 
     page.wait_for_selector("#state .succeeded")
     page.wait_for_selector(".runs.few img")
     assert "seed 0 begins" in page.inner_text("pre")
+
+
+def test_runs_that_have_ended_are_shown_with_their_median_while_others_are_at_work(visit: Visit, site: Site) -> None:
+    house = site.house
+    job_id = submit_job(house, seeds=(0, 1, 2))
+    visitor = visit("reader")
+    visitor.go(f"/jobs/{job_id}")
+    page = visitor.page
+    claim = work_on(house, job_id)
+    publish_run(house, claim, claim.runs[0])
+    page.wait_for_selector("#runs .succeeded")
+    assert page.locator("tfoot").count() == 0  # one is no distribution
+    assert page.locator(".runs.few img").count() == 1
+    publish_run(house, claim, claim.runs[1])
+    page.wait_for_selector("tfoot >> text=median of 2")
+    assert page.locator("#runs .succeeded").count() == 2
+    assert "seed 1 begins" in page.inner_text("#log pre")
+    assert page.inner_text("#state") == "running"
+    with house.database.write() as rows:
+        jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
 
 
 def test_the_list_of_jobs_moves_too(visit: Visit, site: Site) -> None:

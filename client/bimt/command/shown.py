@@ -53,14 +53,16 @@ def dataset(asked: Asked, found: Dataset) -> None:
 
 
 def runs(asked: Asked, found: Sequence[Run]) -> None:
-    metric = next((run.test_metric_name for run in found if run.test_metric_name), "test")
+    # Runs of one job share their metric; in a list of the team's each says which it is.
+    names = {run.test_metric_name for run in found if run.test_metric_name}
+    metric = names.pop() if len(names) == 1 else None
     rows = [
         (
             run.id,
             run.seed,
             number(run.cost_strength),
             run.state,
-            number(run.test_metric),
+            number(run.test_metric) if metric or run.test_metric is None else _named(run),
             run.connections,
             run.modules_found,
             number(run.modularity, digits=2),
@@ -68,7 +70,11 @@ def runs(asked: Asked, found: Sequence[Run]) -> None:
         )
         for run in found
     ]
-    table(asked, ("run", "seed", "λ", "state", metric, "connections", "modules", "Q", "selectivity"), rows)
+    table(asked, ("run", "seed", "λ", "state", metric or "test", "connections", "modules", "Q", "selectivity"), rows)
+
+
+def _named(run: Run) -> str:
+    return f"{run.test_metric_name} {number(run.test_metric)}"
 
 
 def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> None:

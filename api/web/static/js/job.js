@@ -6,6 +6,7 @@ const live = document.getElementById("live");
 const id = live.dataset.job;
 const notice = document.getElementById("problem");
 const ended = (state) => state !== "queued" && state !== "running";
+const RENEW_SECONDS = 5; // between two looks at the table of runs and the log
 const lossNames = { prediction_loss: "train loss", test_prediction_loss: "test loss", total_loss: "total loss", connection_cost: "connection cost", train_accuracy: "train accuracy", test_accuracy: "test accuracy", cost_strength: "λ" };
 
 function show(event) {
@@ -35,14 +36,31 @@ function show(event) {
   );
 }
 
+// Runs that have ended and new lines of the log appear while the others are still at work.
+async function renew() {
+  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const anew = page.getElementById(part.id);
+    if (anew && anew.innerHTML !== part.innerHTML) part.replaceChildren(...anew.childNodes);
+  }
+  toTheEnd();
+}
+
+// The newest lines of the log are its last.
+function toTheEnd() {
+  const log = document.querySelector("#log pre");
+  if (log) log.scrollTop = log.scrollHeight;
+}
+
 async function watch() {
   let state = live.dataset.state;
-  while (!ended(state)) {
+  for (let seconds = 1; !ended(state); seconds += 1) {
     await pause(1000);
     try {
       const event = await call("GET", `/jobs/${id}/events?wait=0`);
       show(event);
       state = event.state;
+      if (seconds % RENEW_SECONDS === 0) await renew();
     } catch (problem) {
       if (problem.status === 401 || problem.status === 404) return;
     }
@@ -63,4 +81,5 @@ for (const verb of ["cancel", "retry"]) {
   });
 }
 
+toTheEnd();
 watch();
