@@ -133,7 +133,10 @@ class Attempt(Base):
 
 
 class Run(Base):
-    """One network trained in a job: one seed, one cost strength. The last columns sum up its evidence."""
+    """One network trained in a job: one seed, one cost strength. The last columns sum up its evidence.
+
+    training_seconds, evidence_seconds   spent on its steps, over all attempts; on its evidence and pictures.
+    """
 
     __tablename__ = "run"
     __table_args__ = (
@@ -162,7 +165,7 @@ class Run(Base):
     attempts: Mapped[int]
     stepper: Mapped[str | None] = mapped_column(String(32))
     device: Mapped[str | None] = mapped_column(String(64))
-    seconds: Mapped[float | None]
+    training_seconds: Mapped[float | None]
     bytes: Mapped[int] = mapped_column(BigInteger)  # of its published files
     checkpoint_sha256: Mapped[str | None] = mapped_column(ForeignKey("file.sha256", ondelete="RESTRICT"), index=True)
     checkpoint_step: Mapped[int | None] = mapped_column(BigInteger)
@@ -176,6 +179,7 @@ class Run(Base):
     modularity: Mapped[float | None]
     selectivity: Mapped[float | None]
     connection_cost: Mapped[float | None]
+    evidence_seconds: Mapped[float | None]
 
 
 class HistoryChunk(Base):

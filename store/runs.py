@@ -37,6 +37,7 @@ class RunResult:
     bodies        further documents by name: communities, readout, dataset, extra
     files         {"weights.safetensors": StoredFile, …}
     figures       {"network.svg": StoredFile, …}
+    training_seconds, evidence_seconds   of its steps, over all attempts; of its evidence and pictures
     """
 
     metrics: Mapping[str, Any]
@@ -51,7 +52,8 @@ class RunResult:
     figures: Mapping[str, StoredFile] = field(default_factory=dict)
     stepper: str | None = None
     device: str | None = None
-    seconds: float | None = None
+    training_seconds: float | None = None
+    evidence_seconds: float | None = None
 
 
 def start(session: Session, claim: Claim, run_id: str, now: datetime) -> None:
@@ -82,7 +84,8 @@ def publish(session: Session, claim: Claim, run_id: str, result: RunResult, now:
         "step": func.max(Run.step, Run.steps) if _is_sqlite(session) else func.greatest(Run.step, Run.steps),
         "stepper": result.stepper,
         "device": result.device,
-        "seconds": result.seconds,
+        "training_seconds": result.training_seconds,
+        "evidence_seconds": result.evidence_seconds,
         "bytes": sum(file.bytes for file in kept.values()),
         "checkpoint_sha256": None,  # nobody will go on from here
         "checkpoint_step": None,

@@ -104,7 +104,6 @@ class RunTraining:
         from bimt_engine.spec import Spec
         from bimt_engine.training.loop import Training
 
-        began = time.monotonic()
         spec = Spec.model_validate(self.order["spec"])
         dataset = make_dataset(spec.dataset, seed=self.seed, content=self.content)
         training = self.resumed(spec, dataset)
@@ -116,10 +115,9 @@ class RunTraining:
         # After the training, which needs none of it: nearly half of all that the engine imports.
         from bimt_engine.analysis.evidence import gather_evidence
 
-        trained = time.monotonic()
+        began = time.monotonic()
         evidence = gather_evidence(training.network, dataset, spec, seed=self.seed, progress=self.evidence_progress)
-        self.leave_result(spec, dataset, training, evidence, seconds=time.monotonic() - began)
-        self.evidence_seconds = time.monotonic() - trained
+        self.leave_result(spec, dataset, training, evidence, evidence_began=began)
 
     def resumed(self, spec: Any, dataset: Any) -> Any:
         """The training at its checkpoint; None where there is none, or none that this version can read."""
@@ -171,7 +169,7 @@ class RunTraining:
             self._progress_said_at, self._doing = now, doing
             self.voice.say("progress", run=self.id, fraction=round(fraction, 4), note=note)
 
-    def leave_result(self, spec: Any, dataset: Any, training: Any, evidence: Any, *, seconds: float) -> None:
+    def leave_result(self, spec: Any, dataset: Any, training: Any, evidence: Any, *, evidence_began: float) -> None:
         """Leave weights, pictures and the evidence as files, and say that the run is ready to be published."""
         from bimt_engine.exports.weights import weights_file
         from bimt_engine.figures.album import album
@@ -190,6 +188,7 @@ class RunTraining:
                 raise Stopped
             self.progress(self.bar.pictures(number / len(pictures)), f"pictures: {name.replace('-', ' ')}")
             figures |= {f"{name}.svg": to_svg(picture), f"{name}.png": to_png(picture)}
+        self.evidence_seconds = time.monotonic() - evidence_began
         result = {
             "document": evidence.document(),
             "dataset": {
@@ -201,7 +200,8 @@ class RunTraining:
             },
             "stepper": training.stepper_name,
             "device": str(next(training.network.parameters()).device),
-            "seconds": seconds,
+            "training_seconds": training.seconds,
+            "evidence_seconds": self.evidence_seconds,
             "files": {name: leave(self.folder, f"{self.id}-{name}", body) for name, body in files.items()},
             "figures": {name: leave(self.folder, f"{self.id}-{name}", body) for name, body in figures.items()},
         }

@@ -37,7 +37,8 @@ def read_result(path: Path, files: Files) -> RunResult:
         figures=_put(said["figures"], path.parent, files),
         stepper=said["stepper"],
         device=said["device"],
-        seconds=said["seconds"],
+        training_seconds=said["training_seconds"],
+        evidence_seconds=said["evidence_seconds"],
     )
 
 

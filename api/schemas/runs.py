@@ -59,7 +59,10 @@ class RunItem(Shown):
     steps: int
     stepper: str | None = None
     device: str | None = None
-    seconds: float | None = None
+    training_seconds: float | None = Field(default=None, description="Spent on its steps, over all attempts.")
+    evidence_seconds: float | None = Field(
+        default=None, description="Spent on what was found afterwards: pruning, tests, pictures."
+    )
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None

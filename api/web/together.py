@@ -19,7 +19,7 @@ from store import jobs
 from store.tables import Job, Run
 
 Words = Callable[[float], str]
-COLUMNS = ("test_metric", "connections", "modules", "modularity", "seconds")
+COLUMNS = ("test_metric", "connections", "modules", "modularity", "training_seconds", "evidence_seconds")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _spread(group: Sequence[Run], name: str) -> Spread | None:
     values = [float(value) for run in group if (value := getattr(run, name)) is not None and math.isfinite(value)]
     if not values:
         return None
-    special: dict[str, Words] = {"test_metric": partial(measured, group[0].test_metric_name), "seconds": duration}
-    in_words = special.get(name, number)
+    measure = partial(measured, group[0].test_metric_name)
+    in_words: Words = measure if name == "test_metric" else duration if name.endswith("_seconds") else number
     return Spread(in_words(median(values)), in_words(min(values)), in_words(max(values)))
 
 

@@ -76,6 +76,7 @@ class Run(Thing):
     modules_found        how many modules; `modules()` gives them
     modularity           Q of the communities
     connection_cost      wiring that is left
+    training_seconds     spent on its steps, over all attempts; `evidence_seconds`: on what was found afterwards
     """
 
     job_id: str
@@ -86,7 +87,8 @@ class Run(Thing):
     reason: str | None
     step: int
     steps: int
-    seconds: float | None
+    training_seconds: float | None
+    evidence_seconds: float | None
     test_metric_name: str | None
     test_metric: float | None
     connections: int | None

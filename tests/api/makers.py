@@ -324,7 +324,8 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
         figures=figures,
         stepper="kernel",
         device="cpu",
-        seconds=11.3,
+        training_seconds=8.1,
+        evidence_seconds=3.2,
     )
 
 

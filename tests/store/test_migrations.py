@@ -100,6 +100,21 @@ def test_upgrading_again_keeps_the_rows(empty_url, clock):
             assert session.scalar(text("SELECT id FROM job")) == job.id
 
 
+def test_a_run_of_an_older_version_does_not_pass_all_its_seconds_off_as_training(empty_url, clock):
+    migrate.upgrade(empty_url)
+    with Database(empty_url) as database:
+        with database.write() as session:
+            submit(session, make_people(session, clock.now), clock.now)
+            session.execute(text("UPDATE run SET training_seconds = 1.5, evidence_seconds = 0.5"))
+        migrate.downgrade(empty_url, "0004")
+        with database.read() as session:
+            assert set(session.scalars(text("SELECT seconds FROM run"))) == {2.0}
+        migrate.upgrade(empty_url)
+        with database.read() as session:
+            rows = session.execute(text("SELECT training_seconds, evidence_seconds FROM run"))
+            assert set(map(tuple, rows)) == {(None, None)}
+
+
 def test_two_may_upgrade_at_once(empty_url):
     script = f"from store import migrate; migrate.upgrade({empty_url!r})"
     with ThreadPoolExecutor(3) as pool:

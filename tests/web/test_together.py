@@ -16,7 +16,8 @@ def ended(seed: int, loss: float, *, strength: float | None = None, state: str =
         connections=18 + seed,
         modules=2,
         modularity=None,
-        seconds=60.0 * (seed + 1),
+        training_seconds=60.0 * (seed + 1),
+        evidence_seconds=3.0 - seed,
     )
 
 
@@ -25,7 +26,8 @@ def test_a_median_stands_beside_the_least_and_the_most():
     assert summary.runs == 3
     assert summary.columns["test_metric"] == Spread("0.04", "0.01", "0.5")
     assert summary.columns["connections"] == Spread("19", "18", "20")
-    assert summary.columns["seconds"] == Spread("2 min 0 s", "1 min 0 s", "3 min 0 s")
+    assert summary.columns["training_seconds"] == Spread("2 min 0 s", "1 min 0 s", "3 min 0 s")
+    assert summary.columns["evidence_seconds"] == Spread("2.0 s", "1.0 s", "3.0 s")
     assert "modularity" not in summary.columns
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +63,19 @@ def test_the_bar_of_a_run_rises_from_training_to_pictures(tmp_path):
         "pictures",
     ]
     assert done.evidence_seconds > 0
+
+
+def test_a_run_says_apart_how_long_its_training_and_its_evidence_took(tmp_path):
+    voice = Voice()
+    began = time.monotonic()
+    done = run(tmp_path, voice, threading.Event())
+    done.do()
+    took = time.monotonic() - began
+    said = json.loads((tmp_path / voice.of("result")[0]["file"]).read_text())
+    curve = voice.of("row")[-1]["row"]
+    assert said["training_seconds"] == pytest.approx(curve["seconds"], abs=1e-3)
+    assert said["evidence_seconds"] == done.evidence_seconds
+    assert 0 < said["training_seconds"] + said["evidence_seconds"] < took
 
 
 def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):

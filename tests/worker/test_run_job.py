@@ -32,7 +32,8 @@ for run in order["runs"]:
                 "graph": {"nodes": [{"id": "input:0"}, {"id": "output:0"}], "edges": [{"source": "input:0"}]},
                 "modules": [module], "effects": {"outputs": ["y1"]}, "communities": {"modularity": 0.3}}
     result = {"document": document, "dataset": {"task": "regression"}, "stepper": "kernel", "device": "cpu",
-              "seconds": 1.5, "files": {"weights.safetensors": leave("w" + run["id"])},
+              "training_seconds": 1.5, "evidence_seconds": 0.5,
+              "files": {"weights.safetensors": leave("w" + run["id"])},
               "figures": {"network.svg": leave("s" + run["id"])}}
     say("result", run=run["id"], file=leave("r" + run["id"], json.dumps(result).encode()))
 say("done")
