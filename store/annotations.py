@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from store.errors import Conflict
 from store.identifiers import new_id
+from store.pages import Page, newest_first
 from store.tables import Annotation, ModelVersion
 
 ABOUT = ("run", "module", "neuron", "connection")
@@ -57,42 +59,36 @@ def annotate(
 
 
 def current(session: Session, version: ModelVersion) -> list[Annotation]:
-    """The notes as they are now, without those that were taken away."""
-    newest = (
-        select(func.max(Annotation.number))
-        .where(
-            Annotation.model_id == version.model_id,
-            Annotation.version == version.number,
-        )
-        .group_by(Annotation.about, Annotation.target)
-        .add_columns(Annotation.about, Annotation.target)
-        .subquery()
-    )
-    number, about, target = newest.c
-    query = select(Annotation).join(
-        newest, (Annotation.number == number) & (Annotation.about == about) & (Annotation.target == target)
-    )
-    query = query.where(Annotation.model_id == version.model_id, Annotation.version == version.number)
-    rows = session.scalars(query.order_by(Annotation.about, Annotation.target))
-    return [row for row in rows if row.text]
+    """All notes as they are now, part by part, without those that were taken away."""
+    return list(session.scalars(_current(version).order_by(Annotation.about, Annotation.target)))
 
 
-def history(session: Session, version: ModelVersion, *, about: str, target: str) -> list[Annotation]:
+def page(session: Session, version: ModelVersion, *, after: str | None = None, limit: int = 50) -> Page[Annotation]:
+    """The same, page by page, the note that was written last first."""
+    return newest_first(session, _current(version), Annotation.id, after=after, limit=limit)
+
+
+def history(
+    session: Session, version: ModelVersion, *, about: str, target: str, after: str | None = None, limit: int = 50
+) -> Page[Annotation]:
     """All that was ever written about one thing, newest first."""
-    query = select(Annotation).where(
-        Annotation.model_id == version.model_id,
-        Annotation.version == version.number,
-        Annotation.about == about,
-        Annotation.target == target,
-    )
-    return list(session.scalars(query.order_by(Annotation.number.desc())))
+    query = select(Annotation).where(*_on(version, about, target))
+    return newest_first(session, query, Annotation.number, after=after, limit=limit)
+
+
+def _current(version: ModelVersion) -> Select[Annotation]:
+    newer = aliased(Annotation)
+    same = _on(version, Annotation.about, Annotation.target, newer)
+    outdated = exists().where(*same, newer.number > Annotation.number)
+    query = select(Annotation).where(Annotation.model_id == version.model_id, Annotation.version == version.number)
+    return query.where(Annotation.text != "", ~outdated)
+
+
+def _on(version: ModelVersion, about: Any, target: Any, row: Any = Annotation) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a note is about this part of this version."""
+    here = row.model_id == version.model_id, row.version == version.number
+    return *here, row.about == about, row.target == target
 
 
 def _newest_number(session: Session, version: ModelVersion, about: str, target: str) -> int:
-    query = select(func.max(Annotation.number)).where(
-        Annotation.model_id == version.model_id,
-        Annotation.version == version.number,
-        Annotation.about == about,
-        Annotation.target == target,
-    )
-    return session.scalar(query) or 0
+    return session.scalar(select(func.max(Annotation.number)).where(*_on(version, about, target))) or 0

@@ -8,7 +8,6 @@ public     everybody, in lists too
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -190,12 +189,10 @@ def versions(
 ) -> Page[tuple[ModelVersion, Run]]:
     """Versions with their runs, newest first."""
     query = select(ModelVersion).where(ModelVersion.model_id == model.id)
-    if after is not None:
-        query = query.where(ModelVersion.number < (int(after) if re.fullmatch(r"[0-9]{1,9}", after) else 0))
-    page = newest_first(session, query, ModelVersion.number, after=None, limit=limit)
+    page = newest_first(session, query, ModelVersion.number, after=after, limit=limit)
     ids = [version.run_id for version in page.rows]
     found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(ids)).options(undefer(Run.spec)))}
-    return Page([(version, found[version.run_id]) for version in page.rows], page.after and str(page.after))
+    return Page([(version, found[version.run_id]) for version in page.rows], page.after)
 
 
 def run_of(session: Session, version: ModelVersion) -> Run:
@@ -258,7 +255,9 @@ def aliases(session: Session, model: Model) -> dict[str, int]:
     return {row.alias: row.number for row in rows if row.number is not None}
 
 
-def alias_history(session: Session, model: Model, alias: str) -> list[ModelAlias]:
+def alias_history(
+    session: Session, model: Model, alias: str, *, after: str | None = None, limit: int = 50
+) -> Page[ModelAlias]:
     """What a word has meant, newest first."""
     query = select(ModelAlias).where(ModelAlias.model_id == model.id, ModelAlias.alias == alias)
-    return list(session.scalars(query.order_by(ModelAlias.id.desc())))
+    return newest_first(session, query, ModelAlias.id, after=after, limit=limit)

@@ -15,7 +15,7 @@ from store.errors import NotFound
 from store.files import StoredFile
 from store.identifiers import new_id
 from store.leases import Claim, hold
-from store.pages import Page, newest_first
+from store.pages import Page, newest_first, oldest_first
 from store.tables import Clustering, Effect, Figure, Graph, Job, Module, Run, RunBody, RunFile
 
 EFFECT_KINDS = ("zero", "mean", "resample", "p")
@@ -136,6 +136,15 @@ def of_job(session: Session, team_id: str, job_id: str) -> list[Run]:
     if not rows:
         raise NotFound("job", job_id)
     return rows
+
+
+def page_of_job(session: Session, team_id: str, job_id: str, *, after: str | None = None, limit: int = 50) -> Page[Run]:
+    """The same, page by page. Raises NotFound for the job."""
+    query = select(Run).where(Run.job_id == job_id, Run.team_id == team_id)
+    page = oldest_first(session, query, Run.number, after=after, limit=limit)
+    if not page.rows and session.scalar(query.limit(1)) is None:
+        raise NotFound("job", job_id)
+    return page
 
 
 def page(

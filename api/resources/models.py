@@ -132,14 +132,14 @@ def list_aliases(path: ModelPath) -> Response:
 
 
 @api.at("get", "/models/<string:model>/aliases/<string:alias>", needs=Access.READ, answers={200: AliasHistory})
-def alias_history(path: AliasPath) -> Response:
+def alias_history(path: AliasPath, query: PageQuery) -> Response:
     """Everything that a word has meant, newest first. Nothing is ever taken from this list."""
     with services().database.read() as rows:
         model = models.get(rows, reader(), path.model)
-        found = models.alias_history(rows, model, path.alias)
-        if not found:
+        page = models.alias_history(rows, model, path.alias, after=key_of(query.after), limit=query.limit)
+        if not page.rows and query.after is None:
             raise Problem("not-found", f"The model `{model.name}` never had the word `{path.alias}`.")
-        return answer(AliasHistory(items=[AliasOut.model_validate(row) for row in found]))
+        return answer(AliasHistory(items=[AliasOut.model_validate(row) for row in page.rows], next=cursor(page.after)))
 
 
 @api.at("put", "/models/<string:model>/aliases/<string:alias>", needs=Access.SHARE, answers={200: AliasOut})

@@ -9,6 +9,7 @@ from api.auth import Access, caller
 from api.door import Noun, answer, binary
 from api.evidence import or_not_yet
 from api.paging import cursor, key_of
+from api.schemas.base import PageQuery
 from api.schemas.jobs import JobPath
 from api.schemas.runs import (
     EffectsOut,
@@ -45,11 +46,11 @@ EVIDENCE = {
 
 
 @api.at("get", "/jobs/<string:job_id>/runs", needs=Access.READ, answers={200: RunPage})
-def list_runs(path: JobPath) -> Response:
+def list_runs(path: JobPath, query: PageQuery) -> Response:
     """The runs of a job, in the order of its seeds and cost strengths."""
     with services().database.read() as rows:
-        found = runs.of_job(rows, caller().team_id, path.job_id)
-        return answer(RunPage(items=[RunItem.model_validate(row) for row in found]))
+        page = runs.page_of_job(rows, caller().team_id, path.job_id, after=key_of(query.after), limit=query.limit)
+        return answer(RunPage(items=[RunItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
 
 
 @api.at("get", "/runs", needs=Access.READ, answers={200: RunPage})

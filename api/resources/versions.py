@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Response
 from sqlalchemy.orm import Session
 
@@ -11,6 +13,7 @@ from api.auth import Access, caller
 from api.comparing import compare, side_of
 from api.door import Noun, answer, binary, text
 from api.errands import NOT_YET, ask, not_yet, unless_failed
+from api.paging import cursor, key_of
 from api.problems import invalid
 from api.resources.jobs import shown as shown_job
 from api.resources.models import reader, version_out
@@ -21,8 +24,8 @@ from api.schemas.models import (
     CompareQuery,
     ForkIn,
     NoteIn,
-    NoteList,
     NoteOut,
+    NotePage,
     NotesQuery,
     VerificationOut,
     VersionChange,
@@ -145,18 +148,19 @@ def version_bundle(path: VersionPath) -> Response:
 # --- notes --------------------------------------------------------------------------------------------------------
 
 
-@api.at("get", f"{AT}/annotations", needs=Access.READ, answers={200: NoteList})
+@api.at("get", f"{AT}/annotations", needs=Access.READ, answers={200: NotePage})
 def list_notes(path: VersionPath, query: NotesQuery) -> Response:
     """The notes as they are now; or, with `about` and `target`, everything that was ever written about one part."""
     with services().database.read() as rows:
         version = _found(rows, path)[1]
+        part: dict[str, Any] = {"after": key_of(query.after), "limit": query.limit}
         if query.about is None and query.target is None:
-            found = written_notes.current(rows, version)
+            page = written_notes.page(rows, version, **part)
         elif query.about is None:
             raise invalid("/about", "Say what the target is: run, module, neuron or connection.", place="query")
         else:
-            found = written_notes.history(rows, version, about=query.about, target=query.target or "")
-        return answer(NoteList(items=_notes(rows, found)))
+            page = written_notes.history(rows, version, about=query.about, target=query.target or "", **part)
+        return answer(NotePage(items=_notes(rows, page.rows), next=cursor(page.after)))
 
 
 @api.at("post", f"{AT}/annotations", needs=Access.SHARE, answers={201: NoteOut}, problems=(409,))

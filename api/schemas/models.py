@@ -7,7 +7,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from api.schemas.base import PRINTABLE, Body, DatasetId, Headers, InPath, Label, Page, Query, RunId, Shown, Tag
+from api.schemas.base import (
+    PRINTABLE,
+    Body,
+    DatasetId,
+    Headers,
+    InPath,
+    Label,
+    Page,
+    PageQuery,
+    Query,
+    RunId,
+    Shown,
+    Tag,
+)
 from api.schemas.base import MemberId as MemberId
 from api.schemas.datasets import Roles
 from api.schemas.jobs import CostStrength, Seed
@@ -188,8 +201,8 @@ class AliasesOut(Shown):
     items: dict[str, int]
 
 
-class AliasHistory(Shown):
-    """Everything that a word has meant, newest first."""
+class AliasHistory(Page):
+    """A part of everything that a word has meant, newest first."""
 
     items: list[AliasOut]
 
@@ -210,8 +223,8 @@ class NoteIn(Body):
     )
 
 
-class NotesQuery(Query):
-    """Which notes: without both, all as they are now; with both, the history of one."""
+class NotesQuery(PageQuery):
+    """Which notes: without `about` and `target`, all as they are now; with both, the history of one."""
 
     about: About | None = None
     target: Annotated[str, Field(max_length=200, pattern=PRINTABLE)] | None = None
@@ -230,8 +243,8 @@ class NoteOut(Shown):
     at: datetime
 
 
-class NoteList(Shown):
-    """Notes, newest first within each part."""
+class NotePage(Page):
+    """A part of the list of notes, newest first."""
 
     items: list[NoteOut]
 

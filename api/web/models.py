@@ -103,7 +103,7 @@ def model_page(name: str) -> str:
             address=f"/api/v1/models/{model.id}/versions/{version.number}",
             all_versions=all_versions,
             words=words,
-            history={each: models.alias_history(rows, model, each) for each in words},
+            history={each: models.alias_history(rows, model, each).rows for each in words},
             notes=notes,
             note_numbers={f"{note.about}:{note.target}": note.number for note in notes},
             links=links,

@@ -99,8 +99,8 @@ class Version:
         return dict(self.wire.post(f"{self.path}/annotations", body))
 
     def annotations(self) -> list[dict[str, Any]]:
-        """The notes as they are now."""
-        return list(self.wire.get(f"{self.path}/annotations")["items"])
+        """The notes as they are now, newest first."""
+        return list(self.wire.items(f"{self.path}/annotations"))
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from api.paging import cursor
 from store import jobs
 from tests.api.makers import House, now, publish_runs, submit_job, work_on
 
@@ -76,9 +77,27 @@ def test_pages_follow_one_another_without_gap_or_double(house: House) -> None:
         submit_job(house, name="newer")  # what comes in meanwhile disturbs no later page
         after = f"&after={page['next']}"
     assert seen == wanted
-    for cursor in ("nonsense", "e30", "-" * 100):
-        answer = client.get(f"/api/v1/jobs?after={cursor}", headers=headers)
+    for text in ("nonsense", "e30", "-" * 100):
+        answer = client.get(f"/api/v1/jobs?after={text}", headers=headers)
         assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, "/after")
+
+
+def test_the_runs_of_a_job_come_in_pages_in_the_order_of_its_seeds(any_house: House) -> None:
+    job_id = submit_job(any_house, seeds=(5, 4, 3, 2, 1))
+    client, headers = any_house.client(), any_house.headers("reader")
+    seen, after = [], ""
+    while True:
+        page = client.get(f"/api/v1/jobs/{job_id}/runs?limit=2{after}", headers=headers).json
+        seen.append([run["seed"] for run in page["items"]])
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert seen == [[5, 4], [3, 2], [1]]
+    for key in ("9" * 9, "9" * 40, submit_job(any_house)):  # beyond the end, no number of a database, another list's
+        answer = client.get(f"/api/v1/jobs/{job_id}/runs?after={cursor(key)}", headers=headers)
+        assert (answer.status_code, answer.json) == (200, {"items": [], "next": None})
+    foreign = client.get(f"/api/v1/jobs/{job_id}/runs", headers=any_house.headers("reader", "theirs"))
+    assert foreign.status_code == 404
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_can_be_tried_again(house: House) -> None:

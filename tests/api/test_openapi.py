@@ -62,6 +62,28 @@ def test_every_operation_says_what_it_needs_and_how_it_may_fail(house: House) ->
                     assert list(shared["content"]) == ["application/problem+json"], f"{where} {status}"
 
 
+WHOLE = {  # lists that do not grow with what a team does
+    "/api/v1/recipes",
+    "/api/v1/teams",
+    "/api/v1/models/{model}/aliases",  # one entry for each word
+}
+
+
+def test_every_list_comes_in_pages(house: House) -> None:
+    document = house.client().get("/openapi.json").json
+    schemas = document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        if "get" not in operations or path in WHOLE:
+            continue
+        content = operations["get"]["responses"].get("200", {}).get("content", {})
+        name = content.get("application/json", {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
+        fields = schemas.get(name, {}).get("properties", {})
+        if "items" in fields:
+            asked = {parameter["name"] for parameter in operations["get"].get("parameters", [])}
+            assert {"after", "limit"} <= asked, path
+            assert "next" in fields, path
+
+
 def test_every_reference_leads_somewhere(house: House) -> None:
     document = house.client().get("/openapi.json").json
     text = json.dumps(document)

@@ -158,8 +158,8 @@ def test_a_word_points_to_a_version_and_remembers_what_it_meant(database, people
             models.point(session, model, "best", 9, member_id=people.member, now=clock.now)
     with database.read() as session:
         assert models.aliases(session, model) == {"best": 2}
-        assert [one.number for one in models.alias_history(session, model, "best")] == [2, 1]
-        assert [one.number for one in models.alias_history(session, model, "old")] == [None, 1]
+        assert [one.number for one in models.alias_history(session, model, "best").rows] == [2, 1]
+        assert [one.number for one in models.alias_history(session, model, "old").rows] == [None, 1]
 
 
 def test_a_model_is_renamed_verified_and_described_anew(database, people, clock, run_id, me):
@@ -195,11 +195,17 @@ def test_notes_keep_their_history_and_nobody_overwrites_unseen(database, people,
         gone = note(session, "a mistake", target="B")
         note(session, "", target="B", replaces=gone.number)
     with database.read() as session:
-        assert [(one.target, one.text) for one in annotations.current(session, version)] == [
-            ("A", "reads x1 and x3"), ("hidden1:7", "the hub"),
-        ]  # fmt: skip
-        old = annotations.history(session, version, about="module", target="A")
-        assert [one.text for one in old] == ["reads x1 and x3", "reads x1"]
+        now = [("A", "reads x1 and x3"), ("hidden1:7", "the hub")]
+        assert [(one.target, one.text) for one in annotations.current(session, version)] == now
+        first = annotations.page(session, version, limit=1)
+        assert [(one.target, one.text) for one in first.rows] == now[1:]
+        rest = annotations.page(session, version, after=first.after, limit=1)
+        assert [(one.target, one.text) for one in rest.rows] == now[:1]
+        assert rest.after is None
+        old = annotations.history(session, version, about="module", target="A", limit=1)
+        assert [one.text for one in old.rows] == ["reads x1 and x3"]
+        old = annotations.history(session, version, about="module", target="A", after=old.after)
+        assert [one.text for one in old.rows] == ["reads x1"]
 
 
 def test_a_link_opens_until_it_expires_or_is_revoked(database, people, clock, run_id):
