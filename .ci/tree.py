@@ -79,8 +79,17 @@ def what_it_is(path: Path) -> str:
     else:
         return ""
     first = " ".join(text.split("\n\n")[0].split())
-    sentence = re.split(r"\.(?:\s|$)", first, maxsplit=1)[0].strip()
-    return sentence if len(sentence) <= WIDEST else sentence[:WIDEST].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+    return shortened(re.split(r"\.(?:\s|$)", first, maxsplit=1)[0].strip())
+
+
+def shortened(sentence: str) -> str:
+    """What stands before its last colon or semicolon that a line holds; where there is none, as many words."""
+    if len(sentence) <= WIDEST:
+        return sentence
+    ends = [found.start() for found in re.finditer("[;:] ", sentence[: WIDEST + 2])]
+    if ends and not sentence.startswith("`"):  # a command alone would say how, and not what
+        return sentence[: ends[-1]]
+    return sentence[:WIDEST].rsplit(" ", 1)[0] + " …"
 
 
 def main() -> int:
