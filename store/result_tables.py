@@ -97,7 +97,10 @@ class Module(Base):
 
 
 class Effect(Base):
-    """What happens to one target when one module is set to zero, to its mean, or resampled; p against random groups."""
+    """What happens to one target when one module is set to zero, to its mean, or resampled.
+
+    p, p_holm   against random groups of its size: of this cell alone, and corrected for the number of cells.
+    """
 
     __tablename__ = "effect"
     __table_args__ = (ForeignKeyConstraint(["run_id", "module"], ["module.run_id", "module.name"], ondelete="CASCADE"),)
@@ -108,4 +111,5 @@ class Effect(Base):
     zero: Mapped[float | None]
     mean: Mapped[float | None]
     resample: Mapped[float | None]
+    p_holm: Mapped[float | None]
     p: Mapped[float | None]

@@ -18,7 +18,7 @@ from store.leases import Claim, hold
 from store.pages import Page, newest_first, oldest_first
 from store.tables import Clustering, Effect, Figure, Graph, Job, Module, Run, RunBody, RunFile
 
-EFFECT_KINDS = ("zero", "mean", "resample", "p")
+EFFECT_KINDS = ("zero", "mean", "resample", "p", "p_holm")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunResult:
     graph         {"neurons": int, "connections": int, "body": node-link document}
     clusterings   [{"method", "modules": int, "modularity": float | None, "body": document}]
     modules       [{"name", "neurons": [ids], "connections": int, "selectivity", "sufficiency", "reading",
-                  "effects": {target: {"zero", "mean", "resample", "p"}}, …}]; each is kept whole, too
+                  "effects": {target: {"zero", "mean", "resample", "p", "p_holm"}}, …}]; each is kept whole, too
     effects       document: the whole matrix with its controls
     prune_curve   [{…}], one for each removal
     bodies        further documents by name: communities, readout, dataset, extra

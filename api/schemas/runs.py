@@ -124,7 +124,13 @@ class ModuleOut(Shown):
     inputs: list[str] = Field(default=[])
     outputs: list[str] = Field(default=[])
     connections: int = 0
-    effects: dict[str, Any] = Field(default={})
+    effects: dict[str, Any] = Field(
+        default={},
+        description="For each target: the share of its variance that moves when the module is set to `zero`, to its "
+        "`mean`, or to values from other examples (`resample`), and in the network before it was pruned (`trained`); "
+        "`p`: how often a random group of its size does as well in this one cell; `p_holm`: the same, corrected (Holm) "
+        "for the number of cells that were looked at. The verdict and the sentence read `p_holm`.",
+    )
     selectivity: float | None = None
     sufficiency: float | None = Field(default=None, description="Share of its outputs left when all else is off.")
     supported: bool | None = Field(
@@ -150,7 +156,8 @@ class EffectsOut(Shown):
         "`resample`): the share of the output's variance that moves when the module is held so; `judged_by` says which "
         "of them the verdict reads. `trained`: the same in the network before it was pruned. `p`: the share of "
         "`random_groups` groups of equal size that do as much to an output of the module's own and as little to the "
-        "others, or that leave another output as much alone; `p_holm`: corrected for the number of claims. "
+        "others, or that leave another output as much alone; `p_holm`: the same, corrected (Holm) for the number of "
+        "claims, which is what the verdict reads. Both are those of the modules. "
         "`selectivity`, `sufficiency`, `interaction` and `upstream` are described with the modules; `limits` are what "
         "the verdict held them against."
     )

@@ -50,8 +50,8 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
         ModuleShown(
             name=str(body.get("name", "")),
             tone=tones.get(str(body.get("name", "")), index % 8 + 1),
-            reading=_said(body)[0],
-            evidence=_said(body)[1],
+            reading=what,
+            evidence=numbers,
             supported=body.get("supported"),
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
@@ -61,6 +61,7 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             outputs=list(body.get("outputs") or []),
         )
         for index, body in enumerate(bodies)
+        for what, numbers in [_said(body)]
     ]
 
 
@@ -73,11 +74,11 @@ def _said(body: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One effect: its number, how dark its cell is, and its p-value."""
+    """One effect: its number, how dark its cell is, and its p-value, corrected for the number of cells."""
 
     value: float | None
     shade: int
-    p: float | None
+    p_holm: float | None
 
 
 KINDS = {
@@ -126,8 +127,9 @@ def _matrix(
             value = values[module, target]
             part = 0.0 if value is None else max(0.0, value) / strongest
             shade = sum(part > limit for limit in SHADES)
-            p = _float((effects[module].get(target) or {}).get("p")) if with_p and target in own[module] else None
-            cells.append(Cell(value, shade, p))
+            decides = with_p and target in own[module]
+            p_holm = _float((effects[module].get(target) or {}).get("p_holm")) if decides else None
+            cells.append(Cell(value, shade, p_holm))
         rows.append((module, cells))
     return Matrix(targets, rows, kind, KINDS[kind])
 

@@ -181,7 +181,8 @@ def examine_modules(
                 "effects": {
                     outputs[o]: {
                         **{do: finite(matrices[do].matrix[number, o]) for do in DOS},
-                        "p": finite(p_holm[number, o]),
+                        "p": finite(p_raw[number, o]),
+                        "p_holm": finite(p_holm[number, o]),
                         "trained": finite(in_trained[number, o]),
                     }
                     for o in range(len(outputs))
@@ -264,7 +265,7 @@ def _reading(
     reads: list[str],
     reaches: list[str],
     effects: Array,
-    p: float,
+    p_holm: float,
     worst: float,
     others: list[int],
     of: int,
@@ -276,7 +277,7 @@ def _reading(
         return f"{what}: the whole network in one piece ({strength})"
     alone = f"others {_below(worst)}" if others else "there are no others"
     end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
-    return f"{what}{end}: {strength}, {alone}, p = {p:.3g}"
+    return f"{what}{end}: {strength}, {alone}, p = {p_holm:.3g} (Holm)"
 
 
 def _why_not(document: dict[str, Any], leak: float, carries: float, of: int) -> str:

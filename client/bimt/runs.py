@@ -25,7 +25,9 @@ class Module:
 
     inputs, outputs   names of what it reads and decides
     reading           the same as a sentence
-    effects           what every target loses when the module is held still
+    effects           for every target: the share of its variance that moves when the module is set to `zero`, to its
+                      `mean`, or resampled; `p` against random groups of its size, and `p_holm`, the same corrected for
+                      the number of cells
     """
 
     name: str
@@ -127,7 +129,10 @@ class Run(Thing):
         return dict(self.wire.get(f"/runs/{self.id}/modules").get("communities") or {})
 
     def effects(self) -> dict[str, Any]:
-        """What every target loses when a module is set to zero, to its mean, or resampled."""
+        """What every target loses when a module is set to zero, to its mean, or resampled, as matrices.
+
+        `p` is of each cell by itself, `p_holm` corrected for the number of claims; the modules have the same two.
+        """
         return dict(self.wire.get(f"/runs/{self.id}/effects")["effects"])
 
     def prune_curve(self) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def details(document: Document) -> dict[str, Any]:
 
 
 def _effects(document: Document) -> dict[str, Any]:
-    """The largest effect on an output that is not a module's own, the smallest on its own, and the largest p."""
+    """The largest effect on an output that is not a module's own, the smallest on its own, and the largest p (Holm)."""
     effects = document["effects"]
     own = {m["name"]: {effects["outputs"].index(o) for o in m["outputs"]} for m in document["modules"]}
     cells = [
@@ -133,12 +133,13 @@ def _effects(document: Document) -> dict[str, Any]:
         for row, name in enumerate(effects["modules"])
         for column in range(len(effects["outputs"]))
     ]
-    p = [effects["p_holm"][row][column] for row, name in enumerate(effects["modules"]) for column in sorted(own[name])]
+    corrected = effects["p_holm"]
+    p_holm = [corrected[row][column] for row, name in enumerate(effects["modules"]) for column in sorted(own[name])]
     off = max((value for value, is_own in cells if not is_own), default=0.0)
     return {
         "off_diagonal": off,
         "least_own_effect": min(value for value, is_own in cells if is_own),
-        "p": max(p),
+        "p_holm": max(p_holm),
         "block_diagonal": off < BLOCK,
-        "significant": max(p) < SIGNIFICANT,
+        "significant": max(p_holm) < SIGNIFICANT,
     }

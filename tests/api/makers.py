@@ -278,8 +278,8 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "outputs": [output],
             "connections": sum(c.source in members and c.target in members for c in graph.connections),
             "effects": {
-                output: {"zero": 1.31, "mean": 0.92, "resample": 1.84, "p": 0.005},
-                other: {"zero": 0.0, "mean": 0.0, "resample": 0.0, "p": 1.0},
+                output: {"zero": 1.31, "mean": 0.92, "resample": 1.84, "p": 0.005, "p_holm": 0.01},
+                other: {"zero": 0.0, "mean": 0.0, "resample": 0.0, "p": 1.0, "p_holm": 1.0},
             },
             "selectivity": 1.0,
             "sufficiency": 0.998,

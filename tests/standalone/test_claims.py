@@ -42,7 +42,7 @@ def test_an_effect_off_the_diagonal_or_a_large_p_is_seen(apart) -> None:
     changed["effects"]["p_holm"][1][1] = 0.2
     found = details(changed)
     assert (found["off_diagonal"], found["block_diagonal"]) == (0.01, False)
-    assert (found["p"], found["significant"]) == (0.2, False)
+    assert (found["p_holm"], found["significant"]) == (0.2, False)
 
 
 def test_differences_are_read_with_the_right_signs_and_hardly_anything_else() -> None:

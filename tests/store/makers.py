@@ -61,7 +61,9 @@ def module(name: str, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
         "connections": 4,
-        "effects": {target: {"zero": 1.0, "mean": 0.9, "resample": 0.8, "p": 0.005} for target in outputs},
+        "effects": {
+            target: {"zero": 1.0, "mean": 0.9, "resample": 0.8, "p": 0.005, "p_holm": 0.01} for target in outputs
+        },
         "selectivity": 1.0,
         "sufficiency": 0.99,
         "reading": f"module {name} reads {' and '.join(inputs)}, decides {' and '.join(outputs)}",

@@ -51,8 +51,8 @@ def test_a_published_run_is_read_back_by_its_parts(database, people, clock, file
         assert [(one.name, one.neurons, one.connections) for one in modules] == [("A", 3, 4), ("B", 3, 4)]
         assert modules[0].reading == "module A reads x1 and x3, decides y1"
         assert modules[0].body == found.modules[0]
-        assert [(one.module, one.target, one.zero, one.p) for one in runs.effects(session, run_id)] == [
-            ("A", "y1", 1.0, 0.005), ("B", "y2", 1.0, 0.005),
+        assert [(one.module, one.target, one.zero, one.p, one.p_holm) for one in runs.effects(session, run_id)] == [
+            ("A", "y1", 1.0, 0.005, 0.01), ("B", "y2", 1.0, 0.005, 0.01),
         ]  # fmt: skip
         assert [one.name for one in runs.figures(session, run_id)] == ["network.png", "network.svg"]
         assert files.read(runs.figure(session, run_id, "network.svg").sha256) == b"<svg/>"

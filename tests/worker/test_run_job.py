@@ -26,7 +26,8 @@ for run in order["runs"]:
     say("checkpoint", run=run["id"], step=50, file=leave("check" + run["id"]))
     say("progress", run=run["id"], fraction=0.9, note="training")
     module = {"name": "A", "neurons": ["hidden1:0"], "inputs": ["x1"], "outputs": ["y1"], "connections": 2,
-              "effects": {"y1": {"zero": 1.0, "mean": 1.0, "resample": 1.0, "p": 0.01}}, "selectivity": 1.0,
+              "effects": {"y1": {"zero": 1.0, "mean": 1.0, "resample": 1.0, "p": 0.01, "p_holm": 0.02}},
+              "selectivity": 1.0,
               "reading": "module A reads x1, decides y1"}
     document = {"metrics": {"test_prediction_loss": 0.5, "connection_cost": 3.0}, "prune_curve": [{"connections": 2}],
                 "graph": {"nodes": [{"id": "input:0"}, {"id": "output:0"}], "edges": [{"source": "input:0"}]},

@@ -183,7 +183,23 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
     assert report.verdict == "All 2 modules are supported: A and B."
     assert report.modules[0]["reading"].startswith("module A reads x1 and x3, decides y1, nothing else: effect 1.0")
     assert report.modules[1]["effects"]["y1"]["mean"] < 1e-3
-    assert report.modules[1]["effects"]["y2"]["p"] < 0.05
+    assert report.modules[1]["effects"]["y2"]["p_holm"] < 0.05
+
+
+def test_a_module_has_the_p_values_of_the_matrix_both_raw_and_corrected() -> None:
+    network, data = student_and_data()
+    subject = Subject.of(network, data)
+    pruned = prune(subject, tolerance=5e-4)
+    probes = Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0)
+    report = examine_modules(subject, *probes, pruned.masks, random_group_count=200, seed=0)
+    for row, module in enumerate(report.modules):
+        for column, target in enumerate(report.effects["outputs"]):
+            found = module["effects"][target]
+            assert found["p"] == report.effects["p"][row][column]
+            assert found["p_holm"] == report.effects["p_holm"][row][column]
+        [own] = module["outputs"]
+        assert module["effects"][own]["p_holm"] == pytest.approx(2 * module["effects"][own]["p"])  # two claims
+        assert f"p = {module['effects'][own]['p_holm']:.3g} (Holm)" in module["reading"]
 
 
 def test_a_separation_that_pruning_made_is_not_supported() -> None:
