@@ -1,4 +1,4 @@
-"""A version as one zip file, written as it is sent: memory stays small, and the same version gives the same bytes."""
+"""A run or a version as one zip file, written as it is sent: memory stays small, and the same gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flask import Response
 from sqlalchemy.orm import Session
 
 from api import cards
 from api.evidence import graph_of
 from api.schemas.models import NoteOut
-from store import runs
+from api.services import services
+from store import progress, runs
 from store.files import Files
 from store.tables import Model, ModelVersion, Run
 
@@ -32,23 +34,48 @@ class Part:
     content: bytes | None = None
 
 
-def parts(rows: Session, model: Model, version: ModelVersion, run: Run, *, notes: list[NoteOut]) -> list[Part]:
-    """Everything that a version consists of; the first part is the list of the others."""
+def of_run(rows: Session, run: Run) -> list[Part]:
+    """Everything that was found in a run; the first part is the list of the others.
+
+    Raises the problem that it is not there yet.
+    """
+    return _listed(run, {}, [*_evidence(rows, run), _at_hand("card.md", cards.of_run(rows, run).encode())])
+
+
+def of_version(rows: Session, model: Model, version: ModelVersion, run: Run, *, notes: list[NoteOut]) -> list[Part]:
+    """The same of a version, with what people wrote about it."""
+    written = [
+        _at_hand("annotations.json", _json([note.model_dump(mode="json") for note in notes])),
+        _at_hand("card.md", cards.of_version(rows, model, version, run).encode()),
+    ]
+    return _listed(run, {"model": model.name, "version": version.number}, [*_evidence(rows, run), *written])
+
+
+def sent(found: list[Part], name: str) -> Response:
+    """The zip file as a download of this name."""
+    response = Response(zipped(found, services().files), content_type="application/zip")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
+    return response
+
+
+def _evidence(rows: Session, run: Run) -> list[Part]:
     documents: dict[str, Any] = {
         "spec.json": run.spec,
         "graph.json": graph_of(rows, run).to_json(),
         "modules.json": [module.body for module in runs.modules(rows, run.id)],
-        "annotations.json": [note.model_dump(mode="json") for note in notes],
+        "history.json": progress.history(rows, run.id),
         **{f"{name}.json": document for name, document in sorted(runs.bodies(rows, run.id).items())},
     }
     found = [_at_hand(name, _json(document)) for name, document in documents.items()]
-    found.append(_at_hand("card.md", cards.written(rows, model, version, run).encode()))
     found += [Part(file.name, file.sha256, file.bytes) for file in runs.published_files(rows, run.id)]
     found += [Part(f"figures/{figure.name}", figure.sha256, figure.bytes) for figure in runs.figures(rows, run.id)]
+    return found
+
+
+def _listed(run: Run, published_as: dict[str, Any], found: list[Part]) -> list[Part]:
     manifest = {
         "format": "bimt-bundle/1",
-        "model": model.name,
-        "version": version.number,
+        **published_as,
         "run_id": run.id,
         "seed": run.seed,
         "files": {part.name: {"sha256": part.sha256, "bytes": part.size} for part in found},

@@ -1,14 +1,16 @@
-"""The card of a version as Markdown: what its author says, then what was found, written from the rows."""
+"""The card of a run or a version as Markdown: what its author says, then what was found, written from the rows."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from api.evidence import or_not_yet
 from store import models, runs, teams
-from store.tables import Model, ModelVersion, Run
+from store.tables import Job, Model, ModelVersion, Run
 
 SUMMARY = (
     ("connections", "connections left"),
@@ -19,8 +21,16 @@ SUMMARY = (
 )
 
 
-def written(rows: Session, model: Model, version: ModelVersion, run: Run) -> str:
-    """The whole card."""
+def of_run(rows: Session, run: Run) -> str:
+    """The card of a run that nobody needs to have published. Raises the problem that nothing was found yet."""
+    or_not_yet(runs.body(rows, run.id, "effects"), run)
+    job = rows.get_one(Job, run.job_id)
+    lines = [f"# {_plain(job.name)}, seed {run.seed}", "", f"Run `{run.id}` of job `{job.id}`.", ""]
+    return _whole([*lines, *_found(rows, run), *_training(run)])
+
+
+def of_version(rows: Session, model: Model, version: ModelVersion, run: Run) -> str:
+    """The card of a version, with what its author says of it."""
     author = teams.names(rows, {version.member_id}).get(version.member_id, "")
     words = [word for word, number in models.aliases(rows, model).items() if number == version.number]
     lines = [
@@ -31,14 +41,21 @@ def written(rows: Session, model: Model, version: ModelVersion, run: Run) -> str
     ]
     if version.card:
         lines += [version.card.rstrip(), ""]
-    lines += ["## What was found", "", "| | |", "|---|---|"]
+    return _whole([*lines, *_found(rows, run), *_verified(version), *_training(run)])
+
+
+def _whole(lines: list[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _found(rows: Session, run: Run) -> list[str]:
+    lines = ["## What was found", "", "| | |", "|---|---|"]
     if run.test_metric_name and run.test_metric is not None:
         lines.append(f"| {run.test_metric_name.replace('_', ' ')} | {_number(run.test_metric)} |")
     lines += [
         f"| {words} | {_number(getattr(run, name))} |" for name, words in SUMMARY if getattr(run, name) is not None
     ]
-    lines += ["", *_modules(rows, run), *_verified(version), "## How it was trained", "", *_training(run)]
-    return "\n".join(lines).rstrip() + "\n"
+    return [*lines, "", *_modules(rows, run)]
 
 
 def _modules(rows: Session, run: Run) -> list[str]:
@@ -59,6 +76,8 @@ def _verified(version: ModelVersion) -> list[str]:
 def _training(run: Run) -> list[str]:
     strength = "as the spec says" if run.cost_strength is None else f"{run.cost_strength:g}"
     return [
+        "## How it was trained",
+        "",
         f"Method {run.method or 'unknown'}, seed {run.seed}, cost strength {strength}, {run.steps:,} steps "
         f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper.",
         "",
@@ -66,6 +85,11 @@ def _training(run: Run) -> list[str]:
         json.dumps(run.spec, indent=2, ensure_ascii=False),
         "```",
     ]
+
+
+def _plain(name: str) -> str:
+    """A name that means nothing in Markdown, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(name.split()))
 
 
 def _number(value: Any) -> str:

@@ -40,6 +40,11 @@ def text(media_type: str, description: str) -> dict[str, Any]:
     return {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
 
 
+def markdown(content: str) -> Response:
+    """An answer that is a Markdown text."""
+    return Response(content, content_type="text/markdown; charset=utf-8")
+
+
 class Noun(APIBlueprint):
     """The addresses of one noun. Every address names the access it needs; without one it cannot be written down."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Response
 
-from api import evidence
+from api import bundles, cards, evidence
 from api.auth import Access, caller
-from api.door import Noun, answer, binary
+from api.door import Noun, answer, binary, markdown, text
 from api.evidence import or_not_yet
 from api.paging import cursor, key_of
 from api.schemas.base import PageQuery
@@ -165,3 +165,29 @@ def run_weights(path: RunPath) -> Response:
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, path.run_id)
         return evidence.file(rows, run, "weights.safetensors", name=f"{path.run_id}.safetensors")
+
+
+@api.at(
+    "get",
+    "/runs/<string:run_id>/card.md",
+    needs=Access.READ,
+    answers={200: text("text/markdown", "The card, in Markdown.")},
+    problems=(409,),
+)
+def run_card(path: RunPath) -> Response:
+    """The card: what was found, in words and numbers, and how it was trained."""
+    with services().database.read() as rows:
+        return markdown(cards.of_run(rows, runs.get(rows, caller().team_id, path.run_id)))
+
+
+@api.at(
+    "get",
+    "/runs/<string:run_id>/bundle.zip",
+    needs=Access.READ,
+    answers={200: binary("application/zip", "Spec, weights, graph, modules, effects, curves, figures, card.")},
+    problems=(409,),
+)
+def run_bundle(path: RunPath) -> Response:
+    """Everything that was found in one file, with the SHA-256 of each part in manifest.json."""
+    with services().database.read() as rows:
+        return bundles.sent(bundles.of_run(rows, runs.get(rows, caller().team_id, path.run_id)), path.run_id)

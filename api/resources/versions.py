@@ -11,7 +11,7 @@ from api import bundles, cards, evidence
 from api.auditing import note
 from api.auth import Access, caller
 from api.comparing import compare, side_of
-from api.door import Noun, answer, binary, text
+from api.door import Noun, answer, binary, markdown, text
 from api.errands import NOT_YET, ask, not_yet, unless_failed
 from api.paging import cursor, key_of
 from api.problems import invalid
@@ -125,7 +125,7 @@ def version_weights(path: VersionPath) -> Response:
 def version_card(path: VersionPath) -> Response:
     """The card: what its author says, then what was found, in words and numbers."""
     with services().database.read() as rows:
-        return Response(cards.written(rows, *_found(rows, path)), content_type="text/markdown; charset=utf-8")
+        return markdown(cards.of_version(rows, *_found(rows, path)))
 
 
 @api.at(
@@ -136,13 +136,10 @@ def version_card(path: VersionPath) -> Response:
 )
 def version_bundle(path: VersionPath) -> Response:
     """Everything there is of it in one file, with the SHA-256 of each part in manifest.json."""
-    here = services()
-    with here.database.read() as rows:
+    with services().database.read() as rows:
         model, version, run = _found(rows, path)
-        parts = bundles.parts(rows, model, version, run, notes=_notes(rows, written_notes.current(rows, version)))
-    response = Response(bundles.zipped(parts, here.files), content_type="application/zip")
-    response.headers["Content-Disposition"] = f'attachment; filename="{_file_name(model, version)}.zip"'
-    return response
+        parts = bundles.of_version(rows, model, version, run, notes=_notes(rows, written_notes.current(rows, version)))
+        return bundles.sent(parts, _file_name(model, version))
 
 
 # --- notes --------------------------------------------------------------------------------------------------------

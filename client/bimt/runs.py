@@ -231,8 +231,17 @@ class Run(Thing):
     def _made(self, path: str | Path | None, address: str, name: str) -> Path:
         return self.wire.made_file(f"/runs/{self.id}/{address}", Path(path) if path is not None else Path(name))
 
+    def card(self) -> str:
+        """What it is, what was found and how it was trained, as a text in Markdown."""
+        return self.wire.content(f"/runs/{self.id}/card.md").decode("utf-8")
+
+    def bundle(self, path: str | Path | None = None) -> Path:
+        """Everything of it in one ZIP file: weights, graph, evidence, curves, pictures, card, and all their hashes."""
+        target = Path(path) if path is not None else Path(f"{self.id}.zip")
+        return self.wire.download(f"/runs/{self.id}/bundle.zip", target)
+
     def download(self, folder: str | Path | None = None) -> list[Path]:
-        """Everything that can be had of it, in a folder of its own: weights, graph, modules, curves, pictures."""
+        """Everything that can be had of it, in a folder of its own: weights, graph, modules, curves, pictures, card."""
         into = Path(folder) if folder is not None else Path(self.id)
         whole = self.refresh()
         parts = {
@@ -242,6 +251,7 @@ class Run(Thing):
             "prune-curve.json": "/prune-curve",
             "history.json": "/history",
             "graph.json": "/graph",
+            "card.md": "/card.md",
             "weights.safetensors": "/weights.safetensors",
         }
         parts |= {f"figures/{figure}": f"/figures/{figure}" for figure in whole.document.get("figures") or []}

@@ -325,6 +325,30 @@ def test_differences_point_at_each_field_and_modules_find_their_likeness() -> No
 # --- files ------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_has_its_card_and_bundle_without_being_published(any_house: House) -> None:
+    job_id = submit_job(any_house, name="a | <b>*name*</b>\n# of ours")
+    [waiting] = call(any_house, "GET", f"/jobs/{job_id}/runs").json["items"]
+    for what in ("card.md", "bundle.zip"):
+        assert call(any_house, "GET", f"/runs/{waiting['id']}/{what}").status_code == 409
+    [run_id] = publish_runs(any_house, job_id)
+    card = call(any_house, "GET", f"/runs/{run_id}/card.md", "reader")
+    assert card.content_type == "text/markdown; charset=utf-8"
+    assert card.text.startswith("# a \\| \\<b\\>\\*name\\*\\</b\\> \\# of ours, seed 0\n")
+    assert "- **A** (8 neurons): module A reads x1 and x3, decides y1" in card.text
+    answer = call(any_house, "GET", f"/runs/{run_id}/bundle.zip", "reader")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{run_id}.zip"'
+    archive = zipfile.ZipFile(io.BytesIO(answer.data))
+    assert archive.testzip() is None
+    assert archive.read("card.md").decode() == card.text
+    assert len(json.loads(archive.read("history.json"))) == 100
+    manifest = json.loads(archive.read("manifest.json"))
+    assert (manifest["run_id"], "model" in manifest) == (run_id, False)
+    assert set(manifest["files"]) == set(archive.namelist()) - {"manifest.json"}
+    assert "annotations.json" not in manifest["files"]
+    for what in ("card.md", "bundle.zip"):
+        assert call(any_house, "GET", f"/runs/{run_id}/{what}", team="theirs").status_code == 404
+
+
 def test_a_bundle_holds_everything_and_is_the_same_each_time(any_house: House) -> None:
     publish(any_house, card="Two modules.")
     at = "/models/independence/versions/1"

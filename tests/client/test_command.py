@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,6 +117,9 @@ def test_the_road_of_a_script_from_file_to_pictures(bimt, table, tmp_path):
     written = said(bimt("pull", runs[0]["id"], "here")).split()
     assert "here/figures/network.svg" in written
     assert (tmp_path / "here" / "weights.safetensors").stat().st_size > 1000
+    assert (tmp_path / "here" / "card.md").read_text().startswith("# houses, seed 0\n")
+    assert said(bimt("pull", runs[0]["id"], "all.zip")) == "all.zip\n"
+    assert "card.md" in zipfile.ZipFile(tmp_path / "all.zip").namelist()
     assert job["id"] in said(bimt("jobs", "houses"))
     assert dataset["id"] in said(bimt("datasets", "houses"))
     assert said(bimt("open", runs[0]["id"], "--print")).strip().endswith(f"/runs/{runs[0]['id']}")

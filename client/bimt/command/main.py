@@ -112,7 +112,7 @@ VERBS = (
         option("job", nargs="?", help="id of a job; left out: the team's newest"), LIMIT)),
     Verb("show", "say what was found in a run", verbs.show, (RUN,)),
     Verb("pull", "download everything of a run", verbs.pull, (
-        RUN, option("folder", nargs="?", help="where to; default: a folder named like the run"))),
+        RUN, option("folder", nargs="?", help="where to, or a file.zip; default: a folder named like the run"))),
     Verb("film", "download the training of a run as a film", verbs.film, (
         RUN, option("file", nargs="?", help="ending in .mp4 or .gif; default: RUN.mp4"))),
     Verb("onnx", "download a run's network for other programs", verbs.onnx, (

@@ -128,7 +128,9 @@ def show(asked: Asked) -> Any:
 
 def pull(asked: Asked) -> Any:
     with _client(asked) as client:
-        written = _run(client, asked.run).download(asked.folder)
+        run = _run(client, asked.run)
+        whole = asked.folder is not None and asked.folder.lower().endswith(".zip")
+        written = [run.bundle(asked.folder)] if whole else run.download(asked.folder)
     for path in written:
         shown.say(asked, str(path))
     return [str(path) for path in written]
