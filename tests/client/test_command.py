@@ -264,17 +264,61 @@ def test_bash_completes_verbs_and_options(bimt):
     assert set(completed(bimt, "")) == {verb.name for verb in VERBS}
     assert "--cost-strengths" in completed(bimt, "submit", "--")
     assert completed(bimt, "completion", "f") == ["fish"]
+    assert completed(bimt, "jobs", "--state", "") == ["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_read_their_script(bimt, shell, tmp_path):
-    text = said(bimt("completion", shell))
-    assert all(verb.name in text for verb in VERBS)
-    if shutil.which(shell) is None:
-        pytest.skip(f"no {shell} here to read it")
-    path = tmp_path / "script"
-    path.write_text(text)
-    subprocess.run([shell, "-n", str(path)], check=True)
+@pytest.fixture
+def shell_script(bimt, tmp_path):
+    """The script of a shell that is here, in a file beside one that can be uploaded."""
+
+    def write(shell):
+        text = said(bimt("completion", shell))
+        assert all(verb.name in text for verb in VERBS)
+        if shutil.which(shell) is None:
+            pytest.skip(f"no {shell} here to read it")
+        (tmp_path / "houses.csv").write_text("")
+        (tmp_path / "script").write_text(text)
+        return tmp_path / "script"
+
+    return write
+
+
+def test_fish_completes_verbs_options_and_files(shell_script):
+    path = shell_script("fish")
+
+    def offered(line):
+        environ = os.environ | {"HOME": str(path.parent), "XDG_CONFIG_HOME": str(path.parent)}
+        ask = f"source {path}; complete -C '{line}'"
+        done = subprocess.run(
+            ["fish", "-c", ask], cwd=path.parent, env=environ, capture_output=True, text=True, check=True
+        )
+        return {word.partition("\t")[0] for word in done.stdout.splitlines()}
+
+    assert offered("bimt s") == {"submit", "show", "stability", "share"}
+    assert offered("bimt submit --cost") == {"--cost-strengths"}
+    assert offered("bimt completion ") == {"bash", "zsh", "fish"}
+    assert offered("bimt jobs --state ") == {"queued", "running", "succeeded", "failed", "cancelled"}
+    assert offered("bimt upload hou") == {"houses.csv"}
+    assert offered("bimt watch hou") == set()
+
+
+def test_zsh_completes_verbs_options_and_files(shell_script):
+    path = shell_script("zsh")
+    environ = os.environ | {"HOME": str(path.parent), "TERM": "dumb"}
+    zsh = Terminal(["zsh", "-f", "-i"], environ)
+    zsh.type(f"cd {path.parent}; source {path} && print read$((1))\n")
+    zsh.until("read1")
+    for typed, whole in (
+        ("bimt subm", "bimt submit "),
+        ("bimt submit --cost", "bimt submit --cost-strengths "),
+        ("bimt jobs --state q", "bimt jobs --state queued "),
+        ("bimt upload hou", "bimt upload houses.csv "),
+    ):
+        zsh.type(f"{typed}\t")
+        zsh.until(re.escape(whole))
+        zsh.type("\x15")  # and the line is empty again
+    zsh.type("exit\n")
+    assert zsh.end() == 0
 
 
 def test_a_moment_is_told_in_words():

@@ -6,12 +6,15 @@ import argparse
 
 SHELLS = ("bash", "zsh", "fish")
 # Verbs after which files are offered, and what the file is.
-FILES = {"upload": "file", "submit": "spec", "publish": "card", "film": "file", "onnx": "file"}
+FILES = {"upload": "file", "submit": "spec", "publish": "card", "pull": "folder", "film": "file", "onnx": "file"}
 
 BASH = """\
 # bash completion of bimt:  eval "$(bimt completion bash)"
 _bimt() {{
-    local word="${{COMP_WORDS[COMP_CWORD]}}" verb="${{COMP_WORDS[1]}}" words=""
+    local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" verb="${{COMP_WORDS[1]}}" words=""
+    case "$verb $before" in
+{choices}
+    esac
     if [ "$COMP_CWORD" -eq 1 ]; then
         words="{verbs}"
     else
@@ -31,7 +34,12 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
     meanings = _meanings(parser)
     if shell == "bash":
         cases = "\n".join(f'            {name}) words="{" ".join(words)}";;' for name, words in verbs.items())
-        return BASH.format(verbs=" ".join(verbs), cases=cases, files="|".join(FILES))
+        choices = "\n".join(
+            f'        "{name} {option}") COMPREPLY=($(compgen -W "{" ".join(known)}" -- "$word")); return;;'
+            for name, below in _verbs(parser).items()
+            for option, known in _choices(below).items()
+        )
+        return BASH.format(verbs=" ".join(verbs), cases=cases, choices=choices, files="|".join(FILES))
     if shell == "zsh":
         # zsh reads bash's functions once its bash mode is loaded.
         bash = script("bash", parser).partition("\n")[2]
@@ -41,9 +49,13 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
     for name, words in verbs.items():
         said = meanings[name].replace("'", r"\'")
         lines.append(f"complete -c bimt -n __fish_use_subcommand -f -a {name} -d '{said}'")
+        here = f"complete -c bimt -n '__fish_seen_subcommand_from {name}'"
+        if name not in FILES:
+            lines.append(f"{here} -f")
+        choices_of = _choices(_verbs(parser)[name])
         for word in words:
-            kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
-            lines.append(f"complete -c bimt -n '__fish_seen_subcommand_from {name}' {kind}")
+            known = f" -x -a '{' '.join(choices_of[word])}'" if word in choices_of else ""
+            lines.append(f"{here} -l {word[2:]}{known}" if word.startswith("--") else f"{here} -f -a {word}")
     return "\n".join(lines)
 
 
@@ -65,3 +77,13 @@ def _words(parser: argparse.ArgumentParser) -> list[str]:
         if not action.option_strings and action.choices:
             words += [str(choice) for choice in action.choices]
     return words
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """Option → the words that may follow it, where only some may."""
+    return {
+        name: [str(choice) for choice in action.choices]
+        for action in parser._actions
+        for name in action.option_strings
+        if action.choices
+    }
