@@ -244,8 +244,6 @@ USED_WITHOUT_AN_IMPORT = {
     "moto": "its server is started, the package never imported",
     "mypy": "started as a program",
     "ruff": "started as a program",
-    "onnx": "torch's exporter calls it",
-    "onnxscript": "torch's exporter calls it",
     "pandas": "scikit-learn calls it for its data frames",
     "psycopg": "SQLAlchemy calls it",
     "redis": "Celery calls it",
