@@ -20,10 +20,11 @@ from bimt_engine.datasets.table import (
 )
 
 
-def read_parquet(content: bytes | Path, *, used: frozenset[str] | None = None) -> Table:
+def read_parquet(content: bytes | Path, *, used: frozenset[str] | None = None, whole: bool = True) -> Table:
     """The columns of a Parquet file; numbers, booleans and text.
 
-    used   the columns that are read; None: all.
+    used    the columns that must be without fault; None: all.
+    whole   the others are read, too, where there is room for them; what of them cannot be read is left out.
     Raises RefusedData.
     """
     import polars as pl  # 0.1 s, needed by this format alone
@@ -38,6 +39,8 @@ def read_parquet(content: bytes | Path, *, used: frozenset[str] | None = None) -
             wanted = [name for name in names if used is None or name in used]
             raw.seek(0)
             rows = pl.scan_parquet(raw).select(pl.len()).collect().item()
+            if whole and rows * len(names) <= MAX_CELLS:
+                wanted = [name for name in names if name in wanted or _is_read(schema[name])]
             if rows * max(len(wanted), 1) > MAX_CELLS:
                 raise refuse(f"The table has {rows * len(wanted):,} cells; at most {MAX_CELLS:,} are read.")
             raw.seek(0)
@@ -51,9 +54,18 @@ def read_parquet(content: bytes | Path, *, used: frozenset[str] | None = None) -
         raise refuse("The table has columns but no rows; add the data.")
     problems = []
     columns = [_column(frame[name], problems) for name in frame.columns]
+    problems = [problem for problem in problems if used is None or problem.column in used]
     if problems:
         raise RefusedData(sorted(problems, key=lambda problem: problem.row or 0))
-    return Table(tuple(columns))
+    left_out = ", ".join([name for name in names if name not in frame.columns][:10]) if whole else ""
+    notes = (f"These columns are of types that are not read, or too many: {left_out}.",) if left_out else ()
+    return Table(tuple(columns), notes=notes)
+
+
+def _is_read(dtype: Any) -> bool:
+    import polars as pl
+
+    return dtype in (pl.String, pl.Categorical, pl.Boolean) or isinstance(dtype, pl.Enum) or dtype.is_numeric()
 
 
 def _column(series: Any, problems: list[Problem]) -> Column:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 from werkzeug.test import TestResponse
 
@@ -41,6 +43,17 @@ def test_new_targets_count_for_jobs_from_then_on(any_house: House) -> None:
     again = change(any_house, dataset, inputs=["a"], targets=["y"], task="regression").json
     assert (again["roles"]["inputs"], again["roles"]["test_fraction"]) == (["a"], 0.5)
     assert change(any_house, dataset, inputs=None).json["roles"]["inputs"] == ["a", "b"]
+
+
+def test_a_parquet_file_that_came_with_its_roles_can_be_given_others(house: House) -> None:
+    held = io.BytesIO()
+    pl.DataFrame({name: [float(i * k % 7) for i in range(12)] for k, name in enumerate("abcy", 1)}).write_parquet(held)
+    roles = {"inputs": ["a", "b"], "targets": "y", "task": "regression"}
+    dataset = upload(house, held.getvalue(), file_name="table.parquet", **roles).json
+    assert (dataset["columns"], dataset["roles"]["inputs"]) == (4, ["a", "b"])
+    changed = change(house, dataset, inputs=["a", "c"])
+    assert (changed.status_code, changed.json["roles"]["inputs"]) == (200, ["a", "c"])
+    assert submit(house, dataset)["inputs"] == ["a", "c"]
 
 
 def test_a_job_s_own_targets_are_no_inputs_of_it(house: House) -> None:

@@ -17,7 +17,7 @@ from bimt_engine.datasets.catalogue import make_dataset
 from bimt_engine.datasets.dataset import Scaling
 from bimt_engine.datasets.draw import split_by_class
 from bimt_engine.datasets.table import RefusedData
-from bimt_engine.datasets.uploaded import Roles, understand
+from bimt_engine.datasets.uploaded import Roles, read_table, understand
 from bimt_engine.errors import DataError
 from bimt_engine.spec import UploadedData
 from tests.engine.datasets.makers import idx, npz, table
@@ -200,6 +200,36 @@ def test_missing_values_and_nested_columns_of_parquet_are_named():
     with pytest.raises(RefusedData) as caught:
         understand(file.getvalue(), "parquet")
     assert {(p.row, p.column) for p in caught.value.problems} == {(2, "x"), (3, "x"), (2, "t"), (None, "n")}
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_columns_without_a_role_are_in_the_preview_for_whoever_changes_the_roles(format):
+    roles = Roles(("age", "bmi"), ("target",), "regression")
+    faulty = DIABETES.assign(bp=DIABETES["bp"].where(DIABETES.index > 2), s1=DIABETES["s1"] * 1e250)
+    preview = understand(frame_bytes(faulty, format=format), format, roles)
+    assert [column["name"] for column in preview["columns"]] == list(DIABETES.columns)
+    assert (preview["suggested"]["inputs"], preview["suggested"]["targets"]) == (["age", "bmi"], ["target"])
+    by_name = {column["name"]: column for column in preview["columns"]}
+    assert by_name["s2"]["mean"] == pytest.approx(DIABETES["s2"].mean())
+    assert (by_name["bp"]["mean"], preview["first_rows"][0]["bp"]) == (None, None)
+    with pytest.raises(RefusedData, match="'bp'"):
+        understand(frame_bytes(faulty, format=format), format, Roles(("age", "bp"), ("target",), "regression"))
+
+
+def test_what_of_a_parquet_file_cannot_be_read_is_left_out_where_nobody_uses_it():
+    frame = pl.DataFrame({"x": range(9), "when": ["2026-11-25"] * 9, "y": [i * i for i in range(9)]})
+    file = io.BytesIO()
+    frame.with_columns(pl.col("when").str.to_date(), nested=[[i] for i in range(9)]).write_parquet(file)
+    preview = understand(file.getvalue(), "parquet", Roles(("x",), ("y",), "regression"))
+    assert [column["name"] for column in preview["columns"]] == ["x", "y"]
+    assert preview["notes"] == ["These columns are of types that are not read, or too many: when, nested."]
+    with pytest.raises(RefusedData, match="'when' is of type Date"):
+        understand(file.getvalue(), "parquet", Roles(("x", "when"), ("y",), "regression"))
+
+
+def test_a_training_reads_only_the_columns_of_a_parquet_file_that_it_uses():
+    content = frame_bytes(DIABETES, format="parquet")
+    assert read_table(content, "parquet", used=frozenset({"age", "target"}), whole=False).names() == ("age", "target")
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.integers(1, 5)), elements=st.floats(-1e6, 1e6)))
