@@ -22,7 +22,14 @@ Kind = Literal["perceptron", "transformer", "relocation"]
 Precision = Literal["float32", "float64"]
 
 SOURCE = {"perceptron": "kernel.cpp", "transformer": "kernel_transformer.cpp", "relocation": "kernel_relocation.cpp"}
-HEADERS = ("kernel_door.h", "kernel_lists.h", "kernel_optimiser.h", "kernel_products.h", "kernel_vectors.h")
+HEADERS = (
+    "kernel_assignment.h",
+    "kernel_door.h",
+    "kernel_lists.h",
+    "kernel_optimiser.h",
+    "kernel_products.h",
+    "kernel_vectors.h",
+)
 COMPILERS = ("c++", "g++", "clang++")
 
 # No -ffast-math: at link time it switches denormal numbers off for the whole process, torch's included.
