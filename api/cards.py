@@ -75,11 +75,12 @@ def _verified(version: ModelVersion) -> list[str]:
 
 def _training(run: Run) -> list[str]:
     strength = "as the spec says" if run.cost_strength is None else f"{run.cost_strength:g}"
+    beside = f", {run.replicas} runs of its job side by side" if (run.replicas or 1) > 1 else ""
     return [
         "## How it was trained",
         "",
         f"Method {run.method or 'unknown'}, seed {run.seed}, cost strength {strength}, {run.steps:,} steps "
-        f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper.",
+        f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper{beside}.",
         "",
         "```json",
         json.dumps(run.spec, indent=2, ensure_ascii=False),

@@ -133,9 +133,11 @@ class Attempt(Base):
 
 
 class Run(Base):
-    """One network trained in a job: one seed, one cost strength. The last columns sum up its evidence.
+    """One network trained in a job: one seed, one cost strength. What begins with test_metric_name sums up evidence.
 
-    training_seconds, evidence_seconds   spent on its steps, over all attempts; on its evidence and pictures.
+    replicas   so many trained side by side, this one included; without that nobody gets the same bits again.
+    training_seconds, evidence_seconds   spent on its steps, over all attempts (its share, where several trained side
+               by side); on its evidence and pictures.
     """
 
     __tablename__ = "run"
@@ -180,6 +182,7 @@ class Run(Base):
     selectivity: Mapped[float | None]
     connection_cost: Mapped[float | None]
     evidence_seconds: Mapped[float | None]
+    replicas: Mapped[int | None]
 
 
 class HistoryChunk(Base):

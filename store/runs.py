@@ -37,6 +37,7 @@ class RunResult:
     bodies        further documents by name: communities, readout, dataset, extra
     files         {"weights.safetensors": StoredFile, …}
     figures       {"network.svg": StoredFile, …}
+    replicas      so many were trained side by side, this one included
     training_seconds, evidence_seconds   of its steps, over all attempts; of its evidence and pictures
     """
 
@@ -52,6 +53,7 @@ class RunResult:
     figures: Mapping[str, StoredFile] = field(default_factory=dict)
     stepper: str | None = None
     device: str | None = None
+    replicas: int | None = None
     training_seconds: float | None = None
     evidence_seconds: float | None = None
 
@@ -84,6 +86,7 @@ def publish(session: Session, claim: Claim, run_id: str, result: RunResult, now:
         "step": func.max(Run.step, Run.steps) if _is_sqlite(session) else func.greatest(Run.step, Run.steps),
         "stepper": result.stepper,
         "device": result.device,
+        "replicas": result.replicas,
         "training_seconds": result.training_seconds,
         "evidence_seconds": result.evidence_seconds,
         "bytes": sum(file.bytes for file in kept.values()),

@@ -1,4 +1,4 @@
-"""The bar of one run: training first, then the evidence with its pictures, each with the share that its time has."""
+"""The bar of a run: training first, then the evidence with its pictures, each with the share that its time has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ class RunBar:
     """How far a run is, from 0 to 1.
 
     evidence_seconds   what evidence and pictures took in a run like this one; None where there was none.
+    abreast            so many runs share the time of their training, and this bar; their evidence comes one by one.
 
     The shares are fixed as soon as the training has a pace, and until then the bar waits at 0: so it never goes back.
     """
 
-    def __init__(self, evidence_seconds: float | None = None) -> None:
+    def __init__(self, evidence_seconds: float | None = None, *, abreast: int = 1) -> None:
         self._expected = evidence_seconds
+        self._abreast = abreast
         self._training: float | None = None  # its share
 
     def training(self, fraction: float, seconds: float) -> float:
@@ -25,7 +27,7 @@ class RunBar:
         if self._training is None:
             if fraction < 1 and (fraction <= 0 or seconds < SHORTEST_LOOK):
                 return 0.0
-            whole = seconds / fraction
+            whole = seconds / fraction / self._abreast
             evidence = self._expected or max(EVIDENCE_SECONDS, EVIDENCE_SHARE * whole)
             self._training = whole / (whole + evidence)
         return self._training * fraction

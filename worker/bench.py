@@ -17,7 +17,7 @@ from pathlib import Path
 
 from setproctitle import setproctitle
 
-from worker.child import LogLines, Voice, die_with_parent, leave
+from worker.speech import LogLines, Voice, die_with_parent, leave
 
 log = logging.getLogger("worker.bench")
 

@@ -37,6 +37,7 @@ def read_result(path: Path, files: Files) -> RunResult:
         figures=_put(said["figures"], path.parent, files),
         stepper=said["stepper"],
         device=said["device"],
+        replicas=said["replicas"],
         training_seconds=said["training_seconds"],
         evidence_seconds=said["evidence_seconds"],
     )

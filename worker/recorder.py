@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,13 @@ log = logging.getLogger("worker")
 FLUSH_SECONDS = 1.0  # a curve that grows once a second looks alive
 FLUSH_SHARE = 0.02  # of the job's age: long jobs are written down more rarely, in larger pieces
 MAX_LINE = 4000  # characters of one log line that are kept
+
+
+class Kept(NamedTuple):
+    """A checkpoint in the store."""
+
+    step: int
+    sha256: str
 
 
 @dataclass
@@ -41,7 +48,7 @@ class Recorder:
     """Gathers and writes. While the store is away the heap grows, and nothing that was said is lost.
 
     folder       where the training process leaves its files; they are deleted once they are in the store.
-    checkpoints  run → the SHA-256 of its newest checkpoint in the store.
+    checkpoints  run → its newest checkpoint in the store.
     """
 
     def __init__(self, here: Workplace, claim: Claim, folder: Path, patience: Patience) -> None:
@@ -51,8 +58,8 @@ class Recorder:
         self.patience = patience
         self._heap = Heap()
         self._began = self._flushed_at = time.monotonic()
-        self.checkpoints: dict[str, str] = {
-            run.id: run.checkpoint_sha256 for run in claim.runs if run.checkpoint_sha256
+        self.checkpoints: dict[str, Kept] = {
+            run.id: Kept(run.checkpoint_step or 0, run.checkpoint_sha256) for run in claim.runs if run.checkpoint_sha256
         }
 
     def start(self, run_id: str) -> None:
@@ -67,12 +74,15 @@ class Recorder:
     def snapshot(self, run_id: str, step: int, file: str) -> None:
         self._heap.snapshots.append((run_id, step, file))
 
-    def checkpoint(self, run_id: str, step: int, file: str) -> None:
-        """Remember it, in place of an older one that is not written down yet."""
-        before = self._heap.checkpoints.get(run_id)
-        if before and before[1] != file:
-            (self._folder / before[1]).unlink(missing_ok=True)
-        self._heap.checkpoints[run_id] = (step, file)
+    def checkpoint(self, run_ids: Sequence[str], step: int, file: str) -> None:
+        """Remember it, one for all these runs, in place of older ones that are not written down yet.
+
+        All get it in one transaction: runs that train side by side go on from one step.
+        """
+        before = {old for _, old in self._heap.checkpoints.values()}
+        self._heap.checkpoints |= dict.fromkeys(run_ids, (step, file))
+        for old in before - {new for _, new in self._heap.checkpoints.values()}:
+            (self._folder / old).unlink(missing_ok=True)
 
     def log(self, level: str, text: str, run_id: str | None = None) -> None:
         """A line of the job's log, which people read."""
@@ -112,7 +122,7 @@ class Recorder:
 
     def _write(self) -> None:
         heap, here, claim, now = self._heap, self._here, self._claim, self._here.now()
-        put = {file: here.files.put_path(self._folder / file) for file in self._files(heap)}
+        put = {file: here.files.put_path(self._folder / file) for file in dict.fromkeys(self._files(heap))}
         with here.database.write() as session:
             for run_id in heap.started:
                 runs.start(session, claim, run_id, now)
@@ -123,7 +133,7 @@ class Recorder:
             for run_id, (step, file) in heap.checkpoints.items():
                 progress.save_checkpoint(session, claim, run_id, step, put[file], now=now)
             progress.append_log(session, claim, heap.lines, now=now)
-        self.checkpoints |= {run_id: put[file].sha256 for run_id, (_, file) in heap.checkpoints.items()}
+        self.checkpoints |= {run: Kept(step, put[file].sha256) for run, (step, file) in heap.checkpoints.items()}
         for file in put:
             (self._folder / file).unlink(missing_ok=True)
         self._heap = Heap()

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from store import jobs, runs
@@ -29,7 +30,7 @@ from worker.workplace import Workplace
 
 log = logging.getLogger("worker")
 LISTEN_SECONDS = 0.1  # between two looks at the lease, at cancel and at the way home
-DEATHS = 3  # of the training process during one run; then the run has failed, and the others go on
+DEATHS = 3  # of the training process during one run, or one batch; then that has failed, and the others go on
 AWAY_SECONDS = 6 * 3600.0  # so long an absence of the store is waited out; a night's outage costs no training
 LAST_WORDS_SECONDS = 5.0  # on the way home the store gets so long to take the checkpoint
 
@@ -54,7 +55,7 @@ def run_job(job_id: str, *, here: Workplace) -> str | None:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the work on a job ended: `done`, `cancelled` or `handed back`, and which runs failed, and why."""
+    """How the work on a job ended: `done`, `cancelled` or `handed back`; and a sentence for each run that failed."""
 
     how: str
     failures: dict[str, str]
@@ -72,7 +73,8 @@ class JobAtHand:
         self.recorder = Recorder(here, claim, folder, self.patience)
         self.left = {run.id: run for run in claim.runs if run.state in ("queued", "running")}
         self.failures: dict[str, str] = {}
-        self.now_at: str | None = None
+        self.now_at: list[str] = []  # the runs that are trained side by side, or the one that is examined
+        self.reached: dict[str, float] = {}  # how far each run has come in this training process
         self.deaths: dict[str, int] = {}
         self.several_strengths = len({run.cost_strength for run in claim.runs}) > 1
 
@@ -133,23 +135,31 @@ class JobAtHand:
         return Ending("done", self.failures)
 
     def _write_order(self, content: Path | None) -> None:
-        """Tell the training process what to do: the runs that are left, each from its newest checkpoint."""
+        """Tell the training process what to do: the runs that are left, each from its newest checkpoint.
+
+        Those that have ended are named, too: who trains side by side follows from all of them.
+        """
+        for resumed in self.folder.glob("resume-*"):
+            resumed.unlink()
         order = {
             "parent": os.getpid(),
             "job": self.claim.job_id,
             "content": str(content) if content else None,
             "content_sha256": self.claim.spec["dataset"].get("sha256"),
-            "runs": [self._run_order(run) for run in self.left.values()],
+            "runs": [self._run_order(run) for run in self.claim.runs],
         }
         (self.folder / "order.json").write_text(json.dumps(order))
+        self.now_at, self.reached = [], {}
 
     def _run_order(self, run: ClaimedRun) -> dict[str, Any]:
-        order: dict[str, Any] = {"id": run.id, "seed": run.seed, "spec": run.spec, "checkpoint": None}
-        if sha256 := self.recorder.checkpoints.get(run.id):
-            name = f"{run.id}-resume"
-            (self.folder / name).write_bytes(self.here.files.read(sha256))
-            order["checkpoint"] = name
-        return order
+        order = {"id": run.id, "seed": run.seed, "spec": run.spec, "left": run.id in self.left}
+        kept = self.recorder.checkpoints.get(run.id) if order["left"] else None
+        if kept is None:
+            return order | {"checkpoint": None, "checkpoint_step": None}
+        name = f"resume-{kept.sha256}"
+        if not (self.folder / name).exists():  # runs that train side by side have one for all
+            (self.folder / name).write_bytes(self.here.files.read(kept.sha256))
+        return order | {"checkpoint": name, "checkpoint_step": kept.step}
 
     def _listen(self, training: EngineProcess) -> str:
         """Write down what it says until it is done or is to stop. Raises EngineDied, LostLease."""
@@ -183,53 +193,79 @@ class JobAtHand:
 
     def _take_down(self, message: dict[str, Any]) -> None:
         """One thing that the training process said."""
-        run_id = message.get("run", "")
         match message["say"]:
+            case "at":
+                self.now_at = message["runs"]
             case "began":
-                self.now_at = run_id
-                self.recorder.start(run_id)
-                step = message["step"]
-                where = f"goes on at step {step}" if step else "begins"
-                self.recorder.log("info", f"{self._called(run_id)} {where}, stepper {message['stepper']}", run_id)
+                self._began(message)
             case "row":
-                self.recorder.row(run_id, message["row"])
+                self.recorder.row(message["run"], message["row"])
                 losses = {name: value for name, value in message["row"].items() if value == value}  # without NaN
                 self.lease.tell(losses=losses)
             case "snapshot":
-                self.recorder.snapshot(run_id, message["step"], message["file"])
+                self.recorder.snapshot(message["run"], message["step"], message["file"])
             case "checkpoint":
-                self.recorder.checkpoint(run_id, message["step"], message["file"])
+                self.recorder.checkpoint(message["runs"], message["step"], message["file"])
             case "progress":
-                done = len(self.claim.runs) - len(self.left)
-                fraction = (done + message["fraction"]) / len(self.claim.runs)
-                self.lease.tell(fraction=fraction, note=f"{self._called(run_id)}: {message['note']}")
+                self.reached |= dict.fromkeys(message["runs"], message["fraction"])
+                ended = len(self.claim.runs) - len(self.left)
+                fraction = (ended + sum(self.reached.get(run, 0.0) for run in self.left)) / len(self.claim.runs)
+                self.lease.tell(fraction=fraction, note=f"{self._called(message['runs'])}: {message['note']}")
             case "result":
-                self._publish(run_id, message["file"])
+                self._publish(message["run"], message["file"])
             case "failed":
-                self._fail(run_id, message["sentence"])
+                self._fail(message["runs"], message["sentence"])
             case "log":
-                self.recorder.log(message["level"], message["text"], self.now_at)
+                self.recorder.log(message["level"], message["text"], self._one(self.now_at))
             case other:
                 log.warning("the training process said %r, which nobody understands", other)
 
-    def _called(self, run_id: str) -> str:
-        """How people tell a run from the others of its job."""
-        run = self.left[run_id]
+    def _began(self, message: dict[str, Any]) -> None:
+        """Runs are trained from now on, at their checkpoint or at the beginning."""
+        self.now_at = run_ids = message["runs"]
+        for run_id in run_ids:
+            self.recorder.start(run_id)
+        step, replicas = message["step"], message["replicas"]
+        begin, go_on = ("begins", "goes on") if len(run_ids) == 1 else ("begin", "go on")
+        what = f"{go_on} at step {step}" if step else begin
+        beside = f", {replicas} side by side" if replicas > 1 else ""
+        text = f"{self._called(run_ids)} {what}, stepper {message['stepper']}{beside}"
+        self.recorder.log("info", text, self._one(run_ids))
+
+    @staticmethod
+    def _one(run_ids: Sequence[str]) -> str | None:
+        """The run that a line of the log is about; None where there are several."""
+        return run_ids[0] if len(run_ids) == 1 else None
+
+    def _called(self, run_ids: Sequence[str]) -> str:
+        """How people tell these runs from the others of their job: `seed 3`, or how many they are."""
+        if len(run_ids) != 1:
+            return f"{len(run_ids)} runs"
+        run = next(run for run in self.claim.runs if run.id == run_ids[0])
         strength = f" at λ = {run.cost_strength:g}" if self.several_strengths and run.cost_strength is not None else ""
         return f"seed {run.seed}{strength}"
 
     def _after_a_death(self, how: str) -> None:
-        """Go on from the newest checkpoint, unless this run has killed too many processes."""
+        """Go on from the newest checkpoint, unless these runs have killed too many processes."""
         self.recorder.flush()
         if not self.left:  # it had nothing more to say than that it is done
             self.recorder.log("warning", f"{how} All its runs had been published.")
             return
-        run_id = self.now_at if self.now_at in self.left else next(iter(self.left))
-        self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
-        if self.deaths[run_id] >= DEATHS:
-            self._fail(run_id, f"{how} It died {DEATHS} times in this run, so the run was given up.")
-            return
-        self.recorder.log("warning", f"{how} It is started again from its newest checkpoint.", run_id)
+        run_ids = [run for run in self.now_at if run in self.left] or [next(iter(self.left))]
+        for run_id in run_ids:
+            self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
+        given_up = [run_id for run_id in run_ids if self.deaths[run_id] >= DEATHS]
+        if len(given_up) > 1:
+            self._fail(
+                given_up,
+                f"{how} It died {DEATHS} times while it trained these {len(given_up)} runs side by side, so they were "
+                "given up. With fewer seeds and cost strengths in a job, or `stepper: kernel`, fewer are lost at once.",
+            )
+        elif given_up:
+            self._fail(given_up, f"{how} It died {DEATHS} times in this run, so the run was given up.")
+        else:
+            text = f"{how} It is started again from its newest checkpoint."
+            self.recorder.log("warning", text, self._one(run_ids))
 
     # --- results ---------------------------------------------------------------------------------------
 
@@ -238,18 +274,23 @@ class JobAtHand:
         result = self.patience.until_done(lambda: read_result(self.folder / file, self.here.files))
         self.recorder.patiently(lambda session: runs.publish(session, self.claim, run_id, result, self.here.now()))
         found = f"{_counted(result, 'module')}, {_counted(result, 'connection')}"
-        self.recorder.log("info", f"{self._called(run_id)} is published: {found}", run_id)
+        self.recorder.log("info", f"{self._called([run_id])} is published: {found}", run_id)
         del self.left[run_id]
         for kept in self.folder.glob(f"{run_id}-*"):
             kept.unlink()
 
-    def _fail(self, run_id: str, sentence: str) -> None:
-        self.failures[run_id] = f"{self._called(run_id)}: {sentence}"
-        del self.left[run_id]
-        self.recorder.log("error", sentence, run_id)
-        self.recorder.patiently(
-            lambda session: runs.fail(session, self.claim, run_id, reason=sentence, now=self.here.now())
-        )
+    def _fail(self, run_ids: Sequence[str], sentence: str) -> None:
+        """These runs have failed, by the same cause and in one transaction."""
+        self.recorder.log("error", sentence, self._one(run_ids))
+        for run_id in run_ids:
+            self.failures[run_id] = sentence
+            del self.left[run_id]
+
+        def fail(session: Session) -> None:
+            for run_id in run_ids:
+                runs.fail(session, self.claim, run_id, reason=sentence, now=self.here.now())
+
+        self.recorder.patiently(fail)
 
     def _settle(self, ending: Ending) -> None:
         """Give the job its state."""
@@ -260,7 +301,10 @@ class JobAtHand:
             self.recorder.log("info", "cancelled")
             self._end("cancelled", "The job was cancelled.")
         elif ending.failures:
-            reasons = "; ".join(ending.failures.values())
+            called: dict[str, list[str]] = {}
+            for run_id, sentence in ending.failures.items():
+                called.setdefault(sentence, []).append(self._called([run_id]))
+            reasons = "; ".join(f"{', '.join(those)}: {sentence}" for sentence, those in called.items())
             self._end("failed", f"{len(ending.failures)} of {len(self.claim.runs)} runs failed: {reasons}")
         else:
             self._end("succeeded", None)

@@ -59,7 +59,14 @@ class RunItem(Shown):
     steps: int
     stepper: str | None = None
     device: str | None = None
-    training_seconds: float | None = Field(default=None, description="Spent on its steps, over all attempts.")
+    replicas: int | None = Field(
+        default=None,
+        description="So many runs of the job trained side by side, this one included; the last bits depend on it.",
+    )
+    training_seconds: float | None = Field(
+        default=None,
+        description="Spent on its steps, over all attempts; its share where several runs train side by side.",
+    )
     evidence_seconds: float | None = Field(
         default=None, description="Spent on what was found afterwards: pruning, tests, pictures."
     )

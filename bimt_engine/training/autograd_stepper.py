@@ -18,6 +18,7 @@ class AutogradStepper:
     """Many optimiser steps in place, one replica after another."""
 
     name = "autograd"
+    side_by_side = False
 
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:

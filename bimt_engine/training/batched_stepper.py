@@ -48,6 +48,7 @@ class BatchedStepper:
     """Many optimiser steps in place, all replicas side by side."""
 
     name = "batched"
+    side_by_side = True
 
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:

@@ -44,6 +44,7 @@ class KernelStepper:
     """Many optimiser steps in place, one replica after another."""
 
     name = "kernel"
+    side_by_side = False
 
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:

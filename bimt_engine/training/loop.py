@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from bimt_engine.errors import SpecError, TrainingDiverged
 from bimt_engine.networks.build import build_network
 from bimt_engine.networks.network import Network
 from bimt_engine.randomness import numpy_generator, torch_generator
-from bimt_engine.spec import Spec, TrainingSpec
+from bimt_engine.spec import Spec
 from bimt_engine.training.batches import TensorData
 from bimt_engine.training.checkpoint import Progress, fingerprint, read_checkpoint, read_progress, write_checkpoint
 from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
 from bimt_engine.training.pruning import Pruning
 from bimt_engine.training.relocation import Relocation
-from bimt_engine.training.schedule import Schedule, Stage
+from bimt_engine.training.replicas import alike
+from bimt_engine.training.schedule import Due, Schedule, Stage
 from bimt_engine.training.snapshot import Snapshot
 from bimt_engine.training.state import TrainingState
 from bimt_engine.training.steppers import choose_stepper, resolve_device
@@ -34,25 +35,27 @@ Row = dict[str, float | int]
 class Moment:
     """The training after `step` steps.
 
-    rows, snapshots   one per replica where they are due, else empty.
+    rows, snapshots   of each replica that still trains, where they are due; else empty.
+    diverged          replica -> a sentence, for those that were found to have diverged since the moment before.
     checkpoint_due    now is the time to call `Training.checkpoint()`.
     Some moments carry nothing: they let the watcher breathe.
     """
 
     step: int
     fraction: float
-    rows: tuple[Row, ...] = ()
-    snapshots: tuple[Snapshot, ...] = ()
+    rows: Mapping[int, Row] = field(default_factory=dict)
+    snapshots: Mapping[int, Snapshot] = field(default_factory=dict)
+    diverged: Mapping[int, str] = field(default_factory=dict)
     checkpoint_due: bool = False
 
     @property
     def row(self) -> Row | None:
         """The row of the only, or first, replica."""
-        return self.rows[0] if self.rows else None
+        return self.rows.get(0)
 
     @property
     def snapshot(self) -> Snapshot | None:
-        return self.snapshots[0] if self.snapshots else None
+        return self.snapshots.get(0)
 
 
 class Training:
@@ -61,6 +64,9 @@ class Training:
     network        of the first replica; always up to date.
     stepper_name   autograd, batched or kernel; to be recorded with the run.
     device         where θ lies.
+    diverged       replica -> a sentence, for those whose weights or loss are no numbers any more. Replicas know nothing
+                   of one another, so the others go on, with the same bits; these are left as they are. After a
+                   checkpoint they are found again where anything is due next.
     """
 
     def __init__(
@@ -73,11 +79,8 @@ class Training:
         self.specs = tuple(spec.expanded() for spec in specs)
         self.seeds = tuple(seeds)
         training = self.specs[0].training
-        alike = training.model_copy(update={"phases": []})
-        for spec in self.specs[1:]:
-            same_phases = _but_for_strengths(spec.training) == _but_for_strengths(training)
-            if spec.training.model_copy(update={"phases": []}) != alike or not same_phases:
-                raise SpecError("Replicas side by side may differ in seed and cost strengths only: train these apart.")
+        if len({alike(spec) for spec in self.specs}) > 1:
+            raise SpecError("Replicas side by side may differ in seed and cost strengths only: train these apart.")
         torch.set_num_threads(1)  # two threads on a busy machine are many times slower, and change the bits
         networks = [
             build_network(
@@ -110,6 +113,7 @@ class Training:
         self._learning_rate = training.optimiser.learning_rate
         self.stepper = self._stepper_class(self.state, self.data, training)
         self.finished = False
+        self.diverged: dict[int, str] = {}
         self._seconds = 0.0
         self._priced: tuple[Stage, Tensor] | None = None
 
@@ -149,6 +153,11 @@ class Training:
         return self.state.network
 
     @property
+    def living(self) -> list[int]:
+        """The replicas that have not diverged."""
+        return [replica for replica in range(self.state.replicas) if replica not in self.diverged]
+
+    @property
     def seconds(self) -> float:
         """Spent on its steps so far; what came before a checkpoint counts."""
         return self._seconds
@@ -158,10 +167,14 @@ class Training:
         return self.stepper.name
 
     def moments(self) -> Iterator[Moment]:
-        """Train to the end, the final layout included, and stop now and then to tell. Raises TrainingDiverged."""
+        """Train to the end, the final layout included, and stop now and then to tell.
+
+        Raises TrainingDiverged when nobody is left who has not diverged.
+        """
         steps = self.schedule.steps
         if self.state.step == 0:
-            yield self._moment(0)
+            yield self._moment(0, self.schedule.due(0))
+            self._refuse_unless_somebody_lives()
         pace = 0.0  # seconds a step, as last measured
         while not self.finished:
             started = time.perf_counter()
@@ -175,18 +188,19 @@ class Training:
                 self._advance(stop - step, self.schedule.stage(step))
                 self._synchronise()
                 pace = (time.perf_counter() - started) / (stop - step)
-            due = self.schedule.due(stop)
-            if due.relocate or stop == steps:
-                self._refuse_unless(math.isfinite(float(self.state.theta.sum())), stop)
+            due, known = self.schedule.due(stop), len(self.diverged)
+            if due.anything:
+                self._part_with(self._without_numbers(), stop)
             if due.prune and self.pruning is not None:
                 self.pruning.prune(self.schedule.prunings[stop])
             if due.relocate:
-                for replica in range(self.state.replicas):
+                for replica in self.living:
                     self.relocation.relocate(self.state, replica)
-            if stop == steps:
+            if stop == steps and self.living:
                 self._lay_out()
             self._seconds += time.perf_counter() - started
-            yield self._moment(stop)
+            yield self._moment(stop, due, known)
+            self._refuse_unless_somebody_lives()
 
     def checkpoint(self) -> bytes:
         """Everything needed to go on from here, bit for bit."""
@@ -207,8 +221,9 @@ class Training:
         """The final layout: relocation from many starts, for methods that relocate at all."""
         spec = self.training.relocation
         if spec.relocate_every is not None and spec.final_restarts:
-            for replica, seed in enumerate(self.seeds):
-                self.relocation.relocate_with_restarts(self.state, numpy_generator(seed, "final layout"), replica)
+            for replica in self.living:
+                generator = numpy_generator(self.seeds[replica], "final layout")
+                self.relocation.relocate_with_restarts(self.state, generator, replica)
         self.finished = True
 
     def _advance(self, steps: int, stage: Stage) -> None:
@@ -232,41 +247,56 @@ class Training:
             self._priced = (stage, priced)
         return self._priced[1]
 
-    def _moment(self, step: int) -> Moment:
-        due = self.schedule.due(step)
+    def _moment(self, step: int, due: Due, known: int = 0) -> Moment:
+        """What is to be told after this step. known: so many divergences have been told of."""
+        rows = self._rows(step) if due.log else {}
         return Moment(
             step,
             step / self.schedule.steps,
-            rows=self._rows(step) if due.log else (),
-            snapshots=tuple(Snapshot.of(self.state, r) for r in range(self.state.replicas)) if due.snapshot else (),
+            rows=rows,
+            snapshots={r: Snapshot.of(self.state, r) for r in self.living} if due.snapshot else {},
+            diverged=dict(list(self.diverged.items())[known:]),
             checkpoint_due=due.checkpoint,
         )
 
-    def _rows(self, step: int) -> tuple[Row, ...]:
+    def _rows(self, step: int) -> dict[int, Row]:
+        """A row of each replica that still trains. One whose loss is no number any more is parted with and has none."""
         stage = self.schedule.stage(step)
         costs = connection_cost(self.state.theta, self._prices[stage.bias_cost]).tolist()
-        rows = []
-        for replica, losses in enumerate(self.stepper.losses(everything=step == self.schedule.steps)):
+        losses = self.stepper.losses(everything=step == self.schedule.steps)
+        finite = [math.isfinite(loss["prediction_loss"] + cost) for loss, cost in zip(losses, costs, strict=True)]
+        self._part_with([replica for replica in self.living if not finite[replica]], step)
+        rows = {}
+        for replica in self.living:
             strength = self._schedules[replica].stage(step).cost_strength
-            self._refuse_unless(math.isfinite(losses["prediction_loss"] + costs[replica]), step)
-            rows.append(
-                {
-                    "step": step,
-                    "cost_strength": strength,
-                    **losses,
-                    "connection_cost": costs[replica],
-                    "total_loss": losses["prediction_loss"] + strength * costs[replica],
-                    "seconds": round(self._seconds, 3),
-                }
-            )
-        return tuple(rows)
+            rows[replica] = {
+                "step": step,
+                "cost_strength": strength,
+                **losses[replica],
+                "connection_cost": costs[replica],
+                "total_loss": losses[replica]["prediction_loss"] + strength * costs[replica],
+                "seconds": round(self._seconds, 3),
+            }
+        return rows
 
-    def _refuse_unless(self, finite: bool, step: int) -> None:
-        if not finite:
-            raise TrainingDiverged(
-                f"After {step} steps the weights or the loss are not numbers any more (seeds {list(self.seeds)}): "
+    def _without_numbers(self) -> list[int]:
+        """The replicas whose weights are no numbers any more, without those that are known."""
+        if math.isfinite(float(self.state.theta.sum())):
+            return []
+        finite = self.state.theta.sum(dim=1).isfinite().tolist()
+        return [replica for replica in self.living if not finite[replica]]
+
+    def _part_with(self, replicas: Iterable[int], step: int) -> None:
+        """Leave these replicas as they are from now on."""
+        for replica in replicas:
+            self.diverged[replica] = (
+                f"After {step} steps the weights or the loss are not numbers any more (seed {self.seeds[replica]}): "
                 "lower `learning_rate` or the cost strengths."
             )
+
+    def _refuse_unless_somebody_lives(self) -> None:
+        if not self.living:
+            raise TrainingDiverged(" ".join(self.diverged.values()))
 
     def _fingerprint(self) -> str:
         return fingerprint(self.specs, self.seeds)
@@ -275,8 +305,3 @@ class Training:
         """Wait for the device, so that the pace measured is the real one."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-
-
-def _but_for_strengths(training: TrainingSpec) -> list[tuple[float, float | None]]:
-    """The phases without their λ."""
-    return [(phase.until, phase.learning_rate) for phase in training.phases]

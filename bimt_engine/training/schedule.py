@@ -34,6 +34,10 @@ class Due:
     snapshot: bool
     checkpoint: bool
 
+    @property
+    def anything(self) -> bool:
+        return self.prune or self.relocate or self.log or self.snapshot or self.checkpoint
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -33,6 +33,8 @@ class Stepper(Protocol):
     """Takes optimiser steps in place. All steppers do the same arithmetic, to rounding."""
 
     name: str
+    side_by_side: bool
+    """Whether many replicas in one training take less time than one after another."""
 
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
@@ -70,7 +72,7 @@ def resolve_device(training: TrainingSpec, network: Network, dataset: Dataset, *
     return asked
 
 
-def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec) -> type[Any]:
+def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec, *, say_why: bool = True) -> type[Any]:
     """The stepper that was asked for, or for `auto` the fastest that takes this network on this device.
 
     training   with its device resolved. Where a stepper cannot take the work the next one does, and the log says why.
@@ -88,6 +90,7 @@ def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec) -
             reason = stepper.supports(network, dataset, training)
             if reason is None:
                 return stepper
-        level = logging.INFO if asked == "auto" else logging.WARNING
-        log.log(level, "stepper %s is not used: %s", name, reason)
+        if say_why:
+            level = logging.INFO if asked == "auto" else logging.WARNING
+            log.log(level, "stepper %s is not used: %s", name, reason)
     raise AssertionError("the autograd stepper takes any network")

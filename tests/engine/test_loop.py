@@ -239,6 +239,81 @@ def test_replicas_side_by_side_train_as_they_would_alone() -> None:
     assert bits(resumed) == bits(together)
 
 
+def wild(**training: object) -> dict:
+    """For 127 of 207 steps all weights grow by 1.1 a step; where they began large, the loss leaves float32's range."""
+    phases = [Phase(until=127 / 207, cost_strength=1e-3, learning_rate=2.1), Phase(until=1.0, cost_strength=1e-3)]
+    growing = {"optimiser": OptimiserSpec(learning_rate=0.02, weight_decay=1.0), "precision": "float32"}
+    return {**QUICK, "steps": 207, "log_every": 10, "phases": phases, **growing, **training}
+
+
+def test_a_replica_that_diverges_is_left_behind_and_the_others_keep_their_bits() -> None:
+    """Nine seeds, of which some diverge; the others end as they do beside replicas of which none diverges."""
+    spec, data = spec_for("mlp", **wild(stepper="batched"))
+    seeds = list(range(9))
+    training = Training.begin_replicas([spec] * 9, [data] * 9, seeds=seeds)
+    lost: dict[int, int] = {}
+    for moment in training.moments():
+        lost |= dict.fromkeys(moment.diverged, moment.step)
+        if moment.rows:
+            assert list(moment.rows) == training.living
+        if moment.snapshots:
+            assert list(moment.snapshots) == training.living
+        for replica, sentence in moment.diverged.items():
+            assert sentence.startswith(f"After {moment.step} steps")
+            assert f"(seed {replica})" in sentence
+    assert training.finished
+    assert 0 < len(lost) < 9
+    assert lost.keys() == training.diverged.keys()
+    assert training.living == [replica for replica in seeds if replica not in lost]
+    assert all(torch.isfinite(training.state.theta[replica]).all() for replica in training.living)
+
+    # In place of one that diverges, one that does not: as many replicas, so the others have the same bits.
+    tame = [seed if seed not in lost else training.living[0] for seed in seeds]
+    beside = Training.begin_replicas([spec] * 9, [data] * 9, seeds=tame)
+    run(beside)
+    assert not beside.diverged
+    for replica in training.living:
+        assert training.state.theta[replica].numpy().tobytes() == beside.state.theta[replica].numpy().tobytes()
+
+
+def test_a_batch_goes_on_after_one_of_it_has_diverged_with_the_same_bits() -> None:
+    spec, data = spec_for("mlp", **wild(stepper="batched", checkpoint_every=7))
+    seeds = list(range(9))
+    whole = Training.begin_replicas([spec] * 9, [data] * 9, seeds=seeds)
+    written = [whole.checkpoint() for moment in whole.moments() if moment.checkpoint_due]
+    assert whole.diverged
+    for content in written[14:-1:2]:
+        resumed = Training.resume_replicas([spec] * 9, [data] * 9, content, seeds=seeds)
+        run(resumed)
+        assert resumed.diverged.keys() <= whole.diverged.keys()
+        for replica in whole.living:
+            assert resumed.state.theta[replica].numpy().tobytes() == whole.state.theta[replica].numpy().tobytes()
+
+
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+def test_weights_that_are_no_numbers_spoil_no_other_replica(architecture: str, stepper: str) -> None:
+    spec, data = available(architecture, stepper)
+    undisturbed, training = (Training.begin_replicas([spec] * 3, [data] * 3, seeds=[0, 1, 2]) for _ in range(2))
+    run(undisturbed)
+    told = {}
+    for moment in training.moments():
+        told |= dict.fromkeys(moment.diverged, moment.step)
+        if training.state.step == 10:
+            training.state.theta[1, 0] = float("nan")
+    assert told == {1: 20}
+    assert training.finished
+    for replica in (0, 2):
+        assert training.state.theta[replica].numpy().tobytes() == undisturbed.state.theta[replica].numpy().tobytes()
+
+
+def test_a_training_ends_when_nobody_is_left() -> None:
+    spec, data = spec_for("mlp", **wild(phases=[Phase(until=1.0, cost_strength=1e-3, learning_rate=10.0)]))
+    training = Training.begin_replicas([spec] * 2, [data] * 2, seeds=[3, 4])
+    with pytest.raises(TrainingDiverged, match=r"\(seed 3\).*\(seed 4\)"):
+        run(training)
+    assert not training.finished
+
+
 def test_replicas_that_differ_in_more_than_seed_and_strength_are_refused() -> None:
     spec, data = spec_for("mlp", **QUICK)
     other, _ = spec_for("mlp", **{**QUICK, "log_every": 7})

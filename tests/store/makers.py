@@ -95,6 +95,7 @@ def result(files: Files) -> runs.RunResult:
         figures={"network.svg": files.put_bytes(b"<svg/>"), "network.png": files.put_bytes(b"png")},
         stepper="kernel",
         device="cpu",
+        replicas=20,
         training_seconds=1.5,
         evidence_seconds=0.5,
     )

@@ -13,11 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import datasets
+from store import datasets, leases, progress, runs
 from store import files as stored_files
 from store.errors import DamagedFile, NotFound, TooLarge
 from store.files import Files, StoredFile
+from store.runs import RunResult
 from store.tables import Base, File
+from tests.store.makers import new_runs, submit
+
+EMPTY_GRAPH = {"neurons": 0, "connections": 0, "body": {}}
 
 
 def everything_in(files):
@@ -129,6 +133,30 @@ def test_a_file_goes_when_nothing_refers_to_it_any_more(database, people, clock,
     with database.read() as session:
         assert datasets.get(session, people.team, other).sha256 in everything_in(files)
         assert session.get(File, gone) is None
+
+
+def test_a_checkpoint_of_several_runs_stays_as_long_as_one_of_them_may_go_on_from_it(database, people, clock, files):
+    """Runs that train side by side have one for all; each goes on without it when it has ended."""
+
+    def collect():
+        clock.pass_seconds(7200)
+        age(files, clock.now - timedelta(hours=2))
+        with database.write() as session:
+            return stored_files.collect_garbage(session, files, now=clock.now, grace=timedelta(hours=1))
+
+    with database.write() as session:
+        job = submit(session, people, clock.now, runs=new_runs(3))
+        claimed = leases.claim(session, job.id, worker="w", now=clock.now, lease_seconds=10**6)
+        together = files.put_bytes(b"three of them at step 50")
+        for run in claimed.runs:
+            progress.save_checkpoint(session, claimed, run.id, 50, together, now=clock.now)
+    assert collect() == []
+    for run, gone in zip(claimed.runs, ([], [], [together.sha256]), strict=True):
+        with database.write() as session:
+            runs.publish(session, claimed, run.id, RunResult({}, {}, EMPTY_GRAPH), clock.now)
+            stored_files.free(session, files, [together.sha256] if not gone else [])
+        assert files.exists(together.sha256)
+        assert collect() == gone
 
 
 def test_a_file_that_just_came_in_is_left_alone(database, people, clock, files):

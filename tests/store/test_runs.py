@@ -35,7 +35,7 @@ def test_a_published_run_is_read_back_by_its_parts(database, people, clock, file
     with database.read() as session:
         run = runs.get(session, people.team, run_id)
         assert (run.state, run.ended_at, run.stepper, run.device) == ("succeeded", clock.now, "kernel", "cpu")
-        assert (run.training_seconds, run.evidence_seconds) == (1.5, 0.5)
+        assert (run.replicas, run.training_seconds, run.evidence_seconds) == (20, 1.5, 0.5)
         assert (run.test_metric_name, run.test_metric, run.connections, run.modules) == ("mse", 5e-4, 8, 2)
         assert (run.modularity, run.selectivity, run.spec, run.step) == (0.5, 1.0, {"seed": 0}, 100)
         assert run.bytes == len(b"weights" + b"<svg/>" + b"png")

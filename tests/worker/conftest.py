@@ -30,6 +30,7 @@ SAYING = """
 import json, os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
 order = json.loads((folder / "order.json").read_text())
+left = [run for run in order["runs"] if run["left"]]
 def say(what, **fields):
     print(json.dumps({"say": what, **fields}), flush=True)
 def leave(name, content=b"bytes"):
@@ -56,7 +57,7 @@ def workplace(database: Database, files: Files, tmp_path: Path, people: People) 
 
 @pytest.fixture
 def training_says(workplace: Workplace, tmp_path: Path) -> Callable[[str], None]:
-    """Make the training process do these lines of Python; `order`, `say`, `leave` and `folder` are there."""
+    """Make the training process do these lines of Python, which know `order`, `left`, `say`, `leave` and `folder`."""
 
     def write(lines: str) -> None:
         script = tmp_path / "training.py"

@@ -49,3 +49,10 @@ def test_a_training_that_goes_on_has_the_place_on_the_bar_that_it_had():
     before, after = RunBar(evidence_seconds=10.0), RunBar(evidence_seconds=10.0)
     before.training(0.1, 2.0)
     assert after.training(0.5, 10.0) == pytest.approx(before.training(0.5, 10.0))
+
+
+def test_runs_side_by_side_share_the_time_of_their_training():
+    """Ten runs train in 20 s together; the evidence of each takes 2 s: half of the bar of each is its training."""
+    bar = RunBar(evidence_seconds=2.0, abreast=10)
+    assert bar.training(0.1, 2.0) == pytest.approx(0.05)
+    assert bar.training(1.0, 20.0) == pytest.approx(0.5)

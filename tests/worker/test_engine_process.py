@@ -74,7 +74,7 @@ def test_the_real_one_ends_when_its_parent_is_killed(tmp_path, number):
             folder = pathlib.Path(sys.argv[1])
             order = {"parent": os.getpid(), "content": None, "content_sha256": None, "runs": []}
             (folder / "order.json").write_text(json.dumps(order))
-            wait = "import sys, time, pathlib, worker.child as c; c.die_with_parent(%d); c.Ears(); time.sleep(60)"
+            wait = "import sys, time, pathlib, worker.speech as s; s.die_with_parent(%d); s.Ears(); time.sleep(60)"
             training = subprocess.Popen([sys.executable, "-c", wait % os.getpid()], stdin=subprocess.PIPE)
             print(training.pid, flush=True)
             time.sleep(60)

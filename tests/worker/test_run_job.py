@@ -18,13 +18,13 @@ from worker.run_job import run_job
 
 # One whole run: it trains, keeps a checkpoint, and leaves a result.
 WHOLE_RUN = """
-for run in order["runs"]:
-    say("began", run=run["id"], stepper="kernel", step=0)
+for run in left:
+    say("began", runs=[run["id"]], stepper="kernel", replicas=1, step=0)
     say("row", run=run["id"], row={"step": 0, "prediction_loss": 2.0})
     say("row", run=run["id"], row={"step": 50, "prediction_loss": 1.0})
     say("snapshot", run=run["id"], step=50, file=leave("snap" + run["id"]))
-    say("checkpoint", run=run["id"], step=50, file=leave("check" + run["id"]))
-    say("progress", run=run["id"], fraction=0.9, note="training")
+    say("checkpoint", runs=[run["id"]], step=50, file=leave("check" + run["id"]))
+    say("progress", runs=[run["id"]], fraction=0.9, note="training")
     module = {"name": "A", "neurons": ["hidden1:0"], "inputs": ["x1"], "outputs": ["y1"], "connections": 2,
               "effects": {"y1": {"zero": 1.0, "mean": 1.0, "resample": 1.0, "p": 0.01, "p_holm": 0.02}},
               "selectivity": 1.0,
@@ -33,7 +33,7 @@ for run in order["runs"]:
                 "graph": {"nodes": [{"id": "input:0"}, {"id": "output:0"}], "edges": [{"source": "input:0"}]},
                 "modules": [module], "effects": {"outputs": ["y1"]}, "communities": {"modularity": 0.3}}
     result = {"document": document, "dataset": {"task": "regression"}, "stepper": "kernel", "device": "cpu",
-              "training_seconds": 1.5, "evidence_seconds": 0.5,
+              "replicas": 1, "training_seconds": 1.5, "evidence_seconds": 0.5,
               "files": {"weights.safetensors": leave("w" + run["id"])},
               "figures": {"network.svg": leave("s" + run["id"])}}
     say("result", run=run["id"], file=leave("r" + run["id"], json.dumps(result).encode()))
@@ -41,19 +41,19 @@ say("done")
 """
 # What a training process does that ignores every request to end.
 DEAF = """
-run = order["runs"][0]["id"]
-say("began", run=run, stepper="kernel", step=0)
+run = left[0]["id"]
+say("began", runs=[run], stepper="kernel", replicas=1, step=0)
 while True:
-    say("progress", run=run, fraction=0.1, note="training")
+    say("progress", runs=[run], fraction=0.1, note="training")
     time.sleep(0.05)
 """
 # One that keeps a checkpoint when it is asked to stop, as the real one does.
 POLITE = """
-run = order["runs"][0]["id"]
-say("began", run=run, stepper="kernel", step=0)
-say("progress", run=run, fraction=0.1, note="training")
+run = left[0]["id"]
+say("began", runs=[run], stepper="kernel", replicas=1, step=0)
+say("progress", runs=[run], fraction=0.1, note="training")
 assert sys.stdin.readline() == "stop\\n"
-say("checkpoint", run=run, step=70, file=leave("check"))
+say("checkpoint", runs=[run], step=70, file=leave("check"))
 say("stopped")
 """
 
@@ -118,7 +118,7 @@ def test_runs_of_several_cost_strengths_are_told_apart(workplace, training_says,
     of_two = [new_runs()[0] | {"cost_strength": strength} for strength in (1e-3, 0.02)]
     with database.write() as session:
         job_id = submit(session, people, datetime.now(UTC), runs=of_two).id
-    failing = 'run = order["runs"].pop()["id"]\nsay("failed", run=run, sentence="It diverged.")\n'
+    failing = 'run = left.pop()["id"]\nsay("failed", runs=[run], sentence="It diverged.")\n'
     training_says(failing + WHOLE_RUN)
     run_job(job_id, here=workplace)
     said = log_of(database, people, job_id)
@@ -139,10 +139,10 @@ def test_the_next_attempt_goes_on_where_the_bar_was_and_is_counted_as_people_cou
     training_says(
         """
         time.sleep(1)  # the engine starts
-        run = order["runs"][0]["id"]
-        say("began", run=run, stepper="kernel", step=0)
+        run = left[0]["id"]
+        say("began", runs=[run], stepper="kernel", replicas=1, step=0)
         for twentieths in range(4, 41):
-            say("progress", run=run, fraction=twentieths / 20, note="training")
+            say("progress", runs=[run], fraction=twentieths / 20, note="training")
             time.sleep(0.5)
         """
     )
@@ -176,9 +176,7 @@ def test_a_second_message_finds_nothing_to_do(workplace, training_says, job_id):
 
 
 def test_one_failed_run_leaves_the_others_their_results(workplace, training_says, database, people, job_id):
-    failing = (
-        'run = order["runs"].pop(0)["id"]\nsay("failed", run=run, sentence="The loss is not a number any more.")\n'
-    )
+    failing = 'run = left.pop(0)["id"]\nsay("failed", runs=[run], sentence="The loss is not a number any more.")\n'
     training_says(failing + WHOLE_RUN)
     run_job(job_id, here=workplace)
     job = job_of(database, people, job_id)
@@ -188,11 +186,11 @@ def test_one_failed_run_leaves_the_others_their_results(workplace, training_says
 
 def test_a_training_that_dies_goes_on_from_its_checkpoint(workplace, training_says, database, people, job_id):
     dying = """
-    run = order["runs"][0]
+    run = left[0]
     if run["checkpoint"] is None:
-        say("began", run=run["id"], stepper="kernel", step=0)
+        say("began", runs=[run["id"]], stepper="kernel", replicas=1, step=0)
         say("row", run=run["id"], row={"step": 10, "prediction_loss": 2.0})
-        say("checkpoint", run=run["id"], step=10, file=leave("check", b"the state at 10"))
+        say("checkpoint", runs=[run["id"]], step=10, file=leave("check", b"the state at 10"))
         say("row", run=run["id"], row={"step": 20, "prediction_loss": 1.0})
         os.kill(os.getpid(), signal.SIGKILL)
     assert (folder / run["checkpoint"]).read_bytes() == b"the state at 10"
@@ -215,8 +213,8 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
     workplace, training_says, database, people, job_id
 ):
     dying = """
-    if len(order["runs"]) == 2:
-        say("began", run=order["runs"][0]["id"], stepper="kernel", step=0)
+    if len(left) == 2:
+        say("began", runs=[left[0]["id"]], stepper="kernel", replicas=1, step=0)
         sys.exit("there is no memory left")
     """
     training_says(dying + WHOLE_RUN.replace("\n", "\n    "))
@@ -229,7 +227,7 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
 
 def test_a_hung_training_is_ended(workplace, training_says, database, people, job_id):
     workplace.settings = replace(workplace.settings, silence_seconds=1.0)
-    training_says('say("began", run=order["runs"][0]["id"], stepper="kernel", step=0)\ntime.sleep(60)')
+    training_says('say("began", runs=[left[0]["id"]], stepper="kernel", replicas=1, step=0)\ntime.sleep(60)')
     run_job(job_id, here=workplace)
     assert job_of(database, people, job_id).state == "failed"
     assert "made no progress for 1 s" in job_of(database, people, job_id).reason
@@ -283,7 +281,7 @@ def test_an_attempt_that_lost_its_lease_writes_nothing_more(workplace, training_
 
 
 def test_a_fault_of_ours_is_named_in_the_job_s_reason(workplace, training_says, database, people, job_id):
-    training_says('say("result", run=order["runs"][0]["id"], file="is-not-there")\ntime.sleep(60)')
+    training_says('say("result", run=left[0]["id"], file="is-not-there")\ntime.sleep(60)')
     assert run_job(job_id, here=workplace) == "failed"
     job = job_of(database, people, job_id)
     assert job.state == "failed"
@@ -313,3 +311,94 @@ def test_a_cpu_worker_leaves_gpu_jobs_alone(workplace, training_says, database, 
         job_id = submit(session, people, datetime.now(UTC), queue="gpu").id
     assert run_job(job_id, here=workplace) is None
     assert job_of(database, people, job_id).state == "queued"
+
+
+# Runs side by side: one checkpoint for both; the process is killed in mid-training unless it goes on from it.
+SIDE_BY_SIDE = """
+ids = [run["id"] for run in left]
+say("at", runs=ids)
+names = {run["checkpoint"] for run in left}
+if names == {None}:
+    say("began", runs=ids, stepper="batched", replicas=len(order["runs"]), step=0)
+    for run in ids:
+        say("row", run=run, row={"step": 0, "prediction_loss": 2.0})
+    say("checkpoint", runs=ids, step=10, file=leave("check10", b"both at 10"))
+    say("checkpoint", runs=ids, step=20, file=leave("check20", b"both at 20"))
+    say("progress", runs=ids, fraction=0.25, note="training")
+    say("log", level="info", text="of all")
+    os.kill(os.getpid(), signal.SIGKILL)
+[name] = names
+assert {run["checkpoint_step"] for run in left} == {20}
+assert (folder / name).read_bytes() == b"both at 20"
+assert not (folder / "check10").exists()
+"""
+
+
+def test_runs_side_by_side_share_one_checkpoint_and_go_on_together(workplace, training_says, database, people, job_id):
+    training_says(SIDE_BY_SIDE + WHOLE_RUN.replace("replicas=1, step=0", "replicas=2, step=20"))
+    assert run_job(job_id, here=workplace) == "done"
+    assert [run.state for run in runs_of(database, people, job_id)] == ["succeeded", "succeeded"]
+    lines = log_of(database, people, job_id).splitlines()
+    assert "2 runs begin, stepper batched, 2 side by side" in lines
+    assert "seed 0 goes on at step 20, stepper kernel, 2 side by side" in lines
+    with database.read() as session:
+        said = [line for chunk in progress.log_chunks(session, people.team, job_id) for line in chunk.lines]
+        assert [line.get("run_id") for line in said if line["text"] == "of all"] == [None]
+        for run in runs_of(database, people, job_id):
+            assert [row["step"] for row in progress.history(session, run.id)] == [0, 50]
+
+
+def test_the_bar_of_a_job_counts_every_run_of_a_batch(workplace, training_says, database, people, job_id):
+    training_says(
+        """
+        ids = [run["id"] for run in left]
+        say("began", runs=ids, stepper="batched", replicas=2, step=0)
+        say("progress", runs=ids, fraction=0.5, note="training")
+        say("at", runs=ids[:1])
+        say("progress", runs=ids[:1], fraction=0.75, note="pruning")
+        sys.stdin.readline()
+        say("stopped")
+        """
+    )
+    work = in_the_background(lambda: run_job(job_id, here=workplace))
+    wait_for(lambda: job_of(database, people, job_id).progress == (0.75 + 0.5) / 2)
+    assert job_of(database, people, job_id).note == "seed 0: pruning"
+    workplace.going_home.set()
+    work.join(10)
+
+
+def test_a_batch_that_always_dies_is_given_up_as_a_whole_and_spares_the_rest(
+    workplace, training_says, database, people
+):
+    with database.write() as session:
+        job_id = submit(session, people, datetime.now(UTC), runs=new_runs(3)).id
+    dying = """
+    if len(left) == 3:
+        say("at", runs=[run["id"] for run in left[:2]])
+        sys.exit("there is no memory left")
+    """
+    training_says(dying + WHOLE_RUN.replace("\n", "\n    "))
+    run_job(job_id, here=workplace)
+    first, second, third = runs_of(database, people, job_id)
+    assert [first.state, second.state, third.state] == ["failed", "failed", "succeeded"]
+    assert "died 3 times while it trained these 2 runs side by side" in first.reason
+    assert "there is no memory left" in first.reason
+    assert second.reason == first.reason
+    assert job_of(database, people, job_id).reason == f"2 of 3 runs failed: seed 0, seed 1: {first.reason}"
+
+
+def test_a_death_during_evidence_counts_against_the_run_that_was_examined(
+    workplace, training_says, database, people, job_id
+):
+    dying = """
+    ids = [run["id"] for run in left]
+    if len(ids) == 2:
+        say("began", runs=ids, stepper="batched", replicas=2, step=0)
+        say("at", runs=ids[:1])
+        sys.exit("it cannot be drawn")
+    """
+    training_says(dying + WHOLE_RUN.replace("\n", "\n    "))
+    run_job(job_id, here=workplace)
+    first, second = runs_of(database, people, job_id)
+    assert (first.state, second.state) == ("failed", "succeeded")
+    assert "died 3 times in this run" in first.reason
