@@ -14,14 +14,15 @@ from api.resources.recipes import known_recipe
 from api.schemas.datasets import Roles
 from api.schemas.jobs import JobIn
 from api.schemas.models import ForkIn
+from bimt_engine.recipes.shelf import Recipe
 from bimt_engine.spec import Spec, UploadedData
 from store import datasets, jobs
-from store.jobs import NewRun
-from store.tables import Dataset, Job, Run
+from store.jobs import JobNow, NewRun
+from store.tables import Dataset, Run
 from store.teams import Caller
 
 
-def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> Job:
+def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> JobNow:
     """The job that is asked for, queued in this transaction and marked as announced: tell the workers after the commit.
 
     Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
@@ -94,7 +95,10 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
 
     Raises the problem of every field that is wrong or missing, and NotFound for a data set of another team.
     """
-    fields = _how(body)
+    recipe = _recipe(body)
+    if recipe is not None and body.dataset is None and not recipe.needs_dataset:
+        return recipe.spec, None
+    fields = _how(body, recipe)
     dataset_id = body.dataset
     if dataset_id is not None:
         fields["dataset"] = _dataset_part(datasets.get(rows, team_id, dataset_id), body.roles)
@@ -149,12 +153,17 @@ def _name(body: JobIn) -> str:
     return "job"
 
 
-def _how(body: JobIn) -> dict[str, Any]:
-    if body.recipe is not None:
-        try:
-            recipe = known_recipe(body.recipe)
-        except Problem as problem:
-            raise invalid("/recipe", problem.detail) from None
+def _recipe(body: JobIn) -> Recipe | None:
+    if body.recipe is None:
+        return None
+    try:
+        return known_recipe(body.recipe)
+    except Problem as problem:
+        raise invalid("/recipe", problem.detail) from None
+
+
+def _how(body: JobIn, recipe: Recipe | None) -> dict[str, Any]:
+    if recipe is not None:
         return dict(recipe.spec_fields)
     return {} if body.spec is None else body.spec.model_dump(mode="json", exclude_unset=True)
 

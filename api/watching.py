@@ -5,30 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from sqlalchemy.orm import Session
-
 from api.board import LOOK_EVERY
 from api.schemas.jobs import JobEvent
 from api.services import Services
 from store import jobs
 from store.errors import NotFound
+from store.job_now import JobNow
 from store.job_tables import FINAL_STATES
-from store.tables import Job
 
 BEAT_EVERY = 15.0  # seconds; proxies drop a line that is silent for longer than a minute
 STREAM_SHARE = 0.75  # of the threads of a process; the rest answers everything else
 LONGEST_STREAM = 3600.0  # seconds; the client comes back with Last-Event-ID
 
 
-def event_of(here: Services, rows: Session, job: Job) -> JobEvent:
-    """The job at this moment."""
+def event_of(here: Services, job: JobNow) -> JobEvent:
+    """What a listener hears of a job."""
     return JobEvent(
         revision=job.revision,
         id=job.id,
         state=job.state,
         progress=job.progress,
-        eta_seconds=_eta(here, job),
-        queue_position=jobs.queue_position(rows, job) if job.state == "queued" else None,
+        eta_seconds=eta(here, job),
+        queue_position=job.queue_position,
         losses=job.losses,
         note=job.note,
         reason=job.reason,
@@ -40,7 +38,7 @@ def wait_for_change(here: Services, team_id: str, job_id: str, *, since: int | N
     end = time.monotonic() + seconds
     while True:
         with here.database.read() as rows:
-            event = event_of(here, rows, jobs.get(rows, team_id, job_id))
+            event = event_of(here, jobs.look(rows, team_id, job_id))
         if since is None or event.revision != since or event.state in FINAL_STATES or time.monotonic() >= end:
             return event
         time.sleep(min(LOOK_EVERY, max(0.0, end - time.monotonic())))
@@ -74,12 +72,12 @@ def events(here: Services, team_id: str, job_id: str, *, first: JobEvent, seen: 
                 continue
             try:
                 with here.database.read() as rows:
-                    event = event_of(here, rows, jobs.get(rows, team_id, job_id))
+                    event = event_of(here, jobs.look(rows, team_id, job_id))
             except NotFound:
                 return  # deleted meanwhile
 
 
-def _eta(here: Services, job: Job) -> float | None:
+def eta(here: Services, job: JobNow) -> float | None:
     """Seconds to the end if it goes on as it does; None before there is a pace."""
     if job.due_at is None:
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Table, insert, select
 from sqlalchemy.orm import Session
 
 from store.identifiers import new_id
 from store.pages import Page, newest_first
+from store.statements import Statement
 from store.tables import AuditEntry
 
 
@@ -25,19 +26,19 @@ def record(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Add one entry, in the same transaction as the deed. `action` reads noun.verb, such as `job.cancel`."""
-    session.add(
-        AuditEntry(
-            id=new_id("audit"),
-            team_id=team_id,
-            member_id=member_id,
-            at=now,
-            action=action,
-            thing_id=thing_id,
-            address=address,
-            detail=detail,
-        )
+    _ENTRY.run(
+        session,
+        {
+            "id": new_id("audit"),
+            "team_id": team_id,
+            "member_id": member_id,
+            "at": now,
+            "action": action,
+            "thing_id": thing_id,
+            "address": address,
+            "detail": detail,
+        },
     )
-    session.flush()
 
 
 def page(
@@ -59,3 +60,6 @@ def page(
     if thing_id is not None:
         query = query.where(AuditEntry.thing_id == thing_id)
     return newest_first(session, query, AuditEntry.id, after=after, limit=limit)
+
+
+_ENTRY: Statement[tuple[Any, ...]] = Statement(insert(cast(Table, AuditEntry.__table__)))

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from store import jobs
 from store.errors import NotFound, QuotaExceeded
+from store.job_now import JobNow
 from store.job_tables import ERRAND_QUEUES, FINAL_STATES
 from store.leases import Claim, finish
 from store.tables import Job
@@ -64,7 +65,7 @@ def send(
     now: datetime,
     once: bool = False,
     priority: int = 5,
-) -> Job:
+) -> JobNow:
     """A new errand, `queued`. Announce it right after the commit.
 
     about   the id of the thing that it is about, and perhaps a word more; people read it in the worker's log
@@ -76,9 +77,9 @@ def send(
         raise ValueError(f"`{queue}` is no queue for errands; those are {' and '.join(ERRAND_QUEUES)}.")
     name = f"{kind} {about}"[:200]
     if once:
-        same = select(Job).where(*_AT_WORK, Job.team_id == team_id, Job.name == name).order_by(Job.id).limit(1)
-        if (job := session.scalar(same)) is not None:
-            return job
+        same = select(Job.id).where(*_AT_WORK, Job.team_id == team_id, Job.name == name).order_by(Job.id).limit(1)
+        if (job_id := session.scalar(same)) is not None:
+            return jobs.look(session, team_id, job_id)
     waiting = session.scalar(select(func.count()).select_from(Job).where(*_AT_WORK, Job.team_id == team_id)) or 0
     if waiting >= MOST_WAITING:
         raise QuotaExceeded(

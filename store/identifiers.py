@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import threading
@@ -34,6 +35,7 @@ PREFIXES = frozenset(
     )
 )
 
+_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())  # from the usual base 32
 _ID = re.compile(r"^([a-z]+)_([0-9a-hjkmnp-tv-z]{26})\Z")
 
 _lock = threading.Lock()
@@ -64,4 +66,4 @@ def is_id(text: str, prefix: str) -> bool:
 
 def _in_base_32(number: int) -> str:
     """128 bits as 26 characters."""
-    return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return base64.b32encode(number.to_bytes(20, "big"))[-26:].translate(_CROCKFORD).decode()

@@ -1,29 +1,33 @@
-"""What people asked for: jobs, from `queued` to an end. What workers do with them stands in leases, named here too."""
+"""What people asked for: jobs, from `queued` to an end.
+
+How they come to be stands in submissions, how they are shown in job_now, how workers hear of them in announcements
+and what workers do with them in leases; all of that is named here too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, NotRequired, TypedDict, cast
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Integer, Table, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import bindparam, exists, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, undefer
 
-from store import datasets, idempotency, progress, webhooks
-from store.errors import Conflict, NotFound, QuotaExceeded
-from store.identifiers import new_id
-from store.job_tables import WAITS
+from store import progress, webhooks
+from store.announcements import Announcement, mark_announced, to_announce
+from store.errors import Conflict, NotFound
+from store.job_now import JobNow, look
 from store.leases import Claim, ClaimedRun, claim, claim_next, end_runs, finish, hand_back, hold, reap, renew
 from store.pages import Page, matches, newest_first
-from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run, Team
-from store.usage import waiting
+from store.submissions import NewRun, check_quota, submit, write_tags
+from store.tables import Attempt, Job, JobBody, JobTag, ModelVersion, Run
 
 __all__ = [
     "Announcement",
     "Claim",
     "ClaimedRun",
+    "JobNow",
     "NewRun",
     "add_body",
     "attempts",
@@ -37,9 +41,9 @@ __all__ = [
     "get",
     "hand_back",
     "hold",
+    "look",
     "mark_announced",
     "page",
-    "queue_position",
     "reap",
     "renew",
     "request_cancel",
@@ -50,131 +54,12 @@ __all__ = [
 ]
 
 
-# Built once: a busy service asks these at every request, and putting a query together costs as much as asking it.
 _ONE_JOB = (
     select(Job)
     .where(Job.id == bindparam("job_id"), Job.team_id == bindparam("team_id"))
     .options(undefer(Job.spec))
     .execution_options(populate_existing=True)
 )
-_IN_QUEUE = select(Job.id).where(WAITS, Job.queue == bindparam("queue"))
-_MORE_URGENT = _IN_QUEUE.where(Job.priority > bindparam("priority"))
-_OLDER = _IN_QUEUE.where(Job.priority == bindparam("priority"), Job.id < bindparam("job_id"))
-_BEFORE = select(
-    *(
-        select(func.count())
-        .select_from(before.limit(bindparam("at_most", type_=Integer)).subquery())
-        .scalar_subquery()
-        .label(name)
-        for name, before in (("more_urgent", _MORE_URGENT), ("older", _OLDER))
-    )
-)
-_NEW_JOB = insert(cast(Table, Job.__table__))
-_NEW_RUN = insert(cast(Table, Run.__table__))
-_QUOTAS = select(Team.max_queued_jobs, Team.max_queued_steps).where(Team.id == bindparam("team_id"))
-
-
-class NewRun(TypedDict):
-    """One run to be: its spec is written out.
-
-    steps                   how long it will be, for quotas and honest bars
-    method, dataset_kind    what its spec says of them, to search by
-    """
-
-    seed: int
-    cost_strength: float | None
-    spec: dict[str, Any]
-    steps: NotRequired[int]
-    method: NotRequired[str]
-    dataset_kind: NotRequired[str]
-
-
-@dataclass(frozen=True)
-class Announcement:
-    """A waiting job that the workers should hear of."""
-
-    id: str
-    queue: str
-    priority: int
-
-
-def submit(
-    session: Session,
-    *,
-    team_id: str,
-    member_id: str,
-    name: str,
-    spec: dict[str, Any],
-    runs: Sequence[NewRun],
-    now: datetime,
-    kind: str = "training",
-    tags: Sequence[str] = (),
-    priority: int = 5,
-    queue: str = "cpu",
-    dataset_id: str | None = None,
-    idempotency_key: str | None = None,
-    announced_at: datetime | None = None,
-) -> Job:
-    """A new job with its runs, all `queued`; the row as it was written. Announce it after the commit.
-
-    kind   `training`, or the name of an errand: see store.errands, which sends those.
-
-    announced_at   given by whoever will announce right after the commit; that saves the write of mark_announced.
-                   Where the announcement fails it is taken back, and where nobody lives to do so it is made up for
-                   after the usual while.
-    With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
-    Raises NotFound for the data set, QuotaExceeded.
-    """
-    if not runs and kind == "training":
-        raise ValueError("A training needs at least one run.")
-    tags = sorted(set(tags))
-    job_id = new_id("job")
-    if idempotency_key is not None:
-        request = [team_id, kind, name, tags, priority, queue, dataset_id, spec, [dict(run) for run in runs]]
-        before = idempotency.remember(
-            session, member_id=member_id, key=idempotency_key, request=request, thing_id=job_id, now=now
-        )
-        if before is not None:
-            return get(session, team_id, before)
-    if dataset_id is not None:
-        _usable_dataset(session, team_id, dataset_id)
-    steps = sum(run.get("steps", 0) for run in runs)
-    if kind == "training":
-        _check_quota(session, team_id, steps)
-    values = {
-        "id": job_id,
-        "team_id": team_id,
-        "member_id": member_id,
-        "dataset_id": dataset_id,
-        "kind": kind,
-        "name": name,
-        "tags": tags,
-        "queue": queue,
-        "priority": priority,
-        "steps": steps,
-        "runs": len(runs),
-        "spec": spec,
-        "pinned": False,
-        "state": "queued",
-        "progress": 0.0,
-        "revision": 1,
-        "attempts": 0,
-        "lost_attempts": 0,
-        "fence": 0,
-        "announced_at": announced_at,
-        "created_at": now,
-        "queued_at": now,
-    }
-    session.execute(_NEW_JOB, values)
-    if runs:
-        session.execute(_NEW_RUN, [_run_row(team_id, job_id, number, run, now) for number, run in enumerate(runs)])
-    _tag(session, team_id, job_id, tags)
-    return Job(**values)
-
-
-def _tag(session: Session, team_id: str, job_id: str, tags: Sequence[str]) -> None:
-    if tags:
-        session.execute(insert(JobTag), [{"job_id": job_id, "tag": tag, "team_id": team_id} for tag in tags])
 
 
 def get(session: Session, team_id: str, job_id: str) -> Job:
@@ -225,16 +110,7 @@ def revisions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     }
 
 
-def queue_position(session: Session, job: Job, *, at_most: int = 1000) -> int | None:
-    """How many jobs go before this one in its queue, counted up to `at_most`; None where it does not wait."""
-    if job.state != "queued":
-        return None
-    bounds = {"queue": job.queue, "priority": job.priority, "job_id": job.id, "at_most": at_most}
-    more_urgent, older = session.execute(_BEFORE, bounds).one()
-    return min(more_urgent + older, at_most)
-
-
-def attempts(session: Session, job: Job) -> list[Attempt]:
+def attempts(session: Session, job: Job | JobNow) -> list[Attempt]:
     """Who tried the job, when, and why it ended, oldest first."""
     if job.fence == 0:  # nobody has claimed it yet, which is not worth a question
         return []
@@ -297,7 +173,7 @@ def retry(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
         raise Conflict(f"Job `{job_id}` is {job.state}; only a failed or cancelled job can be tried again.")
     if job.dataset_id is None and job.spec.get("dataset", {}).get("kind") == "uploaded":
         raise Conflict(f"The data set of job `{job_id}` was deleted; upload it again and submit a new job.")
-    _check_quota(session, team_id, job.steps)
+    check_quota(session, team_id, job.steps)
     again = update(Job).where(Job.id == job_id, Job.state == job.state, Job.fence == job.fence)
     again = again.values(
         state="queued",
@@ -349,7 +225,7 @@ def change(
             raise Conflict(f"Somebody else changed job `{job_id}` at the same moment; look at it and try again.")
     if tags is not None:
         session.execute(delete_rows(JobTag).where(JobTag.job_id == job_id))
-        _tag(session, team_id, job_id, tags)
+        write_tags(session, team_id, job_id, tags)
     session.expire_all()
     return get(session, team_id, job_id)
 
@@ -376,75 +252,3 @@ def delete_drafts(session: Session, *, ended_before: datetime, limit: int = 100)
     if ids:
         session.execute(delete_rows(Job).where(Job.id.in_(ids)), execution_options={"synchronize_session": False})
     return ids
-
-
-def to_announce(session: Session, *, now: datetime, resend_after: float, limit: int = 100) -> list[Announcement]:
-    """Waiting jobs that were never announced, then those announced more than `resend_after` seconds ago.
-
-    Which of them is worked on first is decided when a worker claims: see leases.claim_next.
-    """
-    query = select(Job.id, Job.queue, Job.priority).where(WAITS)
-    never = query.where(Job.announced_at.is_(None)).order_by(Job.id).limit(limit)
-    found = [Announcement(*row) for row in session.execute(never)]
-    if len(found) < limit:
-        stale = query.where(Job.announced_at < now - timedelta(seconds=resend_after))
-        stale = stale.order_by(Job.announced_at, Job.id).limit(limit - len(found))
-        found += [Announcement(*row) for row in session.execute(stale)]
-    return found
-
-
-def mark_announced(session: Session, job_ids: Sequence[str], *, at: datetime | None) -> None:
-    """Remember when the workers were told; None: that they were not, after all."""
-    session.execute(
-        update(Job)
-        .where(Job.id.in_(job_ids), Job.state == "queued")
-        .values(announced_at=at)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _run_row(team_id: str, job_id: str, number: int, run: NewRun, now: datetime) -> dict[str, Any]:
-    return {
-        "id": new_id("run"),
-        "job_id": job_id,
-        "team_id": team_id,
-        "number": number,
-        "seed": run["seed"],
-        "cost_strength": run["cost_strength"],
-        "spec": run["spec"],
-        "method": run.get("method"),
-        "dataset_kind": run.get("dataset_kind"),
-        "steps": run.get("steps", 0),
-        "step": 0,
-        "state": "queued",
-        "attempts": 0,
-        "bytes": 0,
-        "created_at": now,
-    }
-
-
-def _usable_dataset(session: Session, team_id: str, dataset_id: str) -> None:
-    dataset = datasets.get(session, team_id, dataset_id)
-    if dataset.state != "ready":
-        raise Conflict(f"Data set `{dataset_id}` is {dataset.state}, not ready; wait for its check or upload it anew.")
-
-
-def _check_quota(session: Session, team_id: str, steps: int) -> None:
-    """Raises QuotaExceeded where one more job of so many steps would be too much."""
-    row = session.execute(_QUOTAS, {"team_id": team_id}).one_or_none()
-    if row is None:
-        raise NotFound("team", team_id)
-    most_jobs, most_steps = row
-    if most_jobs is None and most_steps is None:
-        return
-    jobs_now, steps_now = waiting(session, team_id)
-    if most_jobs is not None and jobs_now + 1 > most_jobs:
-        raise QuotaExceeded(
-            "queued_jobs", f"The team has {jobs_now} jobs waiting or running and may have {most_jobs}; wait."
-        )
-    if most_steps is not None and steps_now + steps > most_steps:
-        raise QuotaExceeded(
-            "queued_steps",
-            f"The team has {steps_now} steps waiting and may have {most_steps}; "
-            f"{steps} more do not fit. Wait, or ask for fewer.",
-        )

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from store.errors import Conflict, NotFound
 from store.identifiers import new_id
 from store.pages import Page, newest_first
+from store.statements import Statement
 from store.tables import Member, Team, Token
 
 ROLE_SCOPES = {
@@ -35,7 +36,19 @@ USE_NOTED_EVERY = timedelta(minutes=10)  # finer would write a row at every requ
 _TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})\Z")
 
 
-# Built once, thin: one of these is asked at every request.
+class _Alive(NamedTuple):
+    """What one must know of a token that is not revoked and whose member is not disabled."""
+
+    id: str
+    secret_sha256: bytes
+    scopes: list[str]
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    team_id: str
+    member_id: str
+    role: str
+
+
 _ALIVE = (
     select(
         Token.id,
@@ -44,14 +57,14 @@ _ALIVE = (
         Token.expires_at,
         Token.last_used_at,
         Member.team_id,
-        Member.id.label("member_id"),
+        Member.id,
         Member.role,
     )
     .join(Member, Member.id == Token.member_id)
     .where(Token.revoked_at.is_(None), Member.disabled_at.is_(None))
 )
-_BY_IDENT = _ALIVE.where(Token.ident == bindparam("ident"))
-_BY_ID = _ALIVE.where(Token.id == bindparam("token_id"))
+_BY_IDENT = Statement(_ALIVE.where(Token.ident == bindparam("ident")), _Alive._make)
+_BY_ID = Statement(_ALIVE.where(Token.id == bindparam("token_id")), _Alive._make)
 
 
 @dataclass(frozen=True)
@@ -181,7 +194,7 @@ def authenticate(session: Session, token_text: str, now: datetime) -> Caller | N
     ident, secret, checksum = parts.groups()
     if checksum != _checksum(secret):
         return None
-    row = session.execute(_BY_IDENT, {"ident": ident}).one_or_none()
+    row = _BY_IDENT.first(session, ident=ident)
     if row is None or not hmac.compare_digest(row.secret_sha256, hashlib.sha256(secret.encode()).digest()):
         return None
     return _caller(row, now)
@@ -189,7 +202,7 @@ def authenticate(session: Session, token_text: str, now: datetime) -> Caller | N
 
 def caller_of_token(session: Session, token_id: str, *, now: datetime) -> Caller | None:
     """Who signed in with this token; for browser sessions, which remember the id alone."""
-    row = session.execute(_BY_ID, {"token_id": token_id}).one_or_none()
+    row = _BY_ID.first(session, token_id=token_id)
     return None if row is None else _caller(row, now)
 
 
@@ -314,7 +327,7 @@ def _checksum(secret: str) -> str:
     return f"{zlib.crc32(secret.encode()) & 0xFFFFFFFF:08x}"
 
 
-def _caller(row: Any, now: datetime) -> Caller | None:
+def _caller(row: _Alive, now: datetime) -> Caller | None:
     if row.expires_at is not None and row.expires_at <= now:
         return None
     return Caller(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
+from store.statements import Statement
 from store.tables import Dataset, Job, Run, Upload
 
 
@@ -27,9 +29,7 @@ def usage(session: Session, team_id: str) -> Usage:
 
 def waiting(session: Session, team_id: str) -> tuple[int, int]:
     """(jobs, steps) of the team's trainings that wait or run; errands have a limit of their own."""
-    query = select(func.count(), func.coalesce(func.sum(Job.steps), 0))
-    at_work = (Job.team_id == team_id, Job.state.in_(("queued", "running")), Job.kind == "training")
-    jobs, steps = session.execute(query.where(*at_work)).one()
+    ((jobs, steps),) = _WAITING.all(session, team_id=team_id)
     return int(jobs), int(steps)
 
 
@@ -40,3 +40,10 @@ def stored_bytes(session: Session, team_id: str) -> int:
     under_way = select(func.coalesce(func.sum(Upload.bytes), 0))
     announced = under_way.where(Upload.team_id == team_id, Upload.dataset_id.is_(None)).scalar_subquery()
     return int(session.scalar(select(uploads + results + announced)) or 0)
+
+
+_WAITING: Statement[tuple[Any, ...]] = Statement(
+    select(func.count(), func.coalesce(func.sum(Job.steps), 0)).where(
+        Job.team_id == bindparam("team_id"), or_(Job.state == "queued", Job.state == "running"), Job.kind == "training"
+    )
+)

@@ -10,7 +10,6 @@ from api.auth import Access, caller
 from api.door import Noun, answer
 from api.paging import cursor, key_of
 from api.schemas.jobs import (
-    AttemptOut,
     EventsQuery,
     JobChange,
     JobEvent,
@@ -27,9 +26,9 @@ from api.schemas.jobs import (
 )
 from api.services import Services, services
 from api.submission import submit
-from api.watching import event_of, events, wait_for_change
+from api.watching import eta, event_of, events, wait_for_change
 from store import jobs, progress
-from store.tables import Job
+from store.job_now import JobNow
 
 api = Noun("jobs", "What is queued: one spec, trained for every seed and cost strength.")
 
@@ -79,7 +78,7 @@ def get_job(path: JobPath) -> Response:
     """One job: state, progress, time to the end, place in the queue, current losses."""
     here = services()
     with here.database.read() as rows:
-        return answer(shown(here, rows, jobs.get(rows, caller().team_id, path.job_id)))
+        return answer(shown(here, rows, jobs.look(rows, caller().team_id, path.job_id)))
 
 
 @api.at("patch", "/jobs/<string:job_id>", needs=Access.SUBMIT, answers={200: JobOut}, problems=(409,))
@@ -88,10 +87,10 @@ def change_job(path: JobPath, body: JobChange) -> Response:
     here = services()
     asked = body.model_dump(exclude_none=True)
     with here.database.write() as rows:
-        job = jobs.change(rows, caller().team_id, path.job_id, **asked)
+        jobs.change(rows, caller().team_id, path.job_id, **asked)
         if asked:
-            note(rows, "job.change", job.id, **asked)
-        return answer(shown(here, rows, job))
+            note(rows, "job.change", path.job_id, **asked)
+        return answer(shown(here, rows, jobs.look(rows, caller().team_id, path.job_id)))
 
 
 @api.at("delete", "/jobs/<string:job_id>", needs=Access.SUBMIT, answers={204: None}, problems=(409,))
@@ -111,9 +110,9 @@ def cancel_job(path: JobPath) -> Response:
     """Ask for its end. A waiting job ends at once, a running one within a second or two."""
     here = services()
     with here.database.write() as rows:
-        job = jobs.request_cancel(rows, caller().team_id, path.job_id, now=here.now())
-        note(rows, "job.cancel", job.id)
-        return answer(shown(here, rows, job), 202)
+        jobs.request_cancel(rows, caller().team_id, path.job_id, now=here.now())
+        note(rows, "job.cancel", path.job_id)
+        return answer(shown(here, rows, jobs.look(rows, caller().team_id, path.job_id)), 202)
 
 
 @api.at("post", "/jobs/<string:job_id>/retry", needs=Access.SUBMIT, answers={202: JobOut}, problems=(409,))
@@ -121,11 +120,11 @@ def retry_job(path: JobPath) -> Response:
     """Queue a failed or cancelled job again; runs that succeeded stay as they are."""
     here = services()
     with here.database.write() as rows:
-        job = jobs.retry(rows, caller().team_id, path.job_id, now=here.now())
-        note(rows, "job.retry", job.id)
+        jobs.retry(rows, caller().team_id, path.job_id, now=here.now())
+        note(rows, "job.retry", path.job_id)
+        job = jobs.look(rows, caller().team_id, path.job_id)
         shown_job = shown(here, rows, job)
-        queue, priority = job.queue, job.priority
-    here.tell(path.job_id, queue, priority)
+    here.tell(job.id, job.queue, job.priority)
     return answer(shown_job, 202)
 
 
@@ -163,7 +162,7 @@ def job_events(path: JobPath, query: EventsQuery) -> Response:
     here = services()
     team_id = caller().team_id
     with here.database.read() as rows:
-        first = event_of(here, rows, jobs.get(rows, team_id, path.job_id))
+        first = event_of(here, jobs.look(rows, team_id, path.job_id))
     if query.wait is not None:
         return answer(wait_for_change(here, team_id, path.job_id, since=query.since, seconds=query.wait))
     last = request.headers.get("Last-Event-ID", "")
@@ -173,15 +172,8 @@ def job_events(path: JobPath, query: EventsQuery) -> Response:
     return stream
 
 
-def shown(here: Services, rows: Session, job: Job) -> JobOut:
+def shown(here: Services, rows: Session, job: JobNow) -> JobOut:
     """A job as it goes over the wire."""
-    moment = event_of(here, rows, job)
-    item = JobItem.model_validate(job)
-    return JobOut(
-        **item.model_dump(),
-        cancel_requested_at=job.cancel_requested_at,
-        eta_seconds=moment.eta_seconds,
-        queue_position=moment.queue_position,
-        spec=job.spec,
-        tries=[AttemptOut.model_validate(a) for a in jobs.attempts(rows, job)],
+    return JobOut.model_validate(
+        job._asdict() | {"eta_seconds": eta(here, job), "tries": jobs.attempts(rows, job)},
     )

@@ -126,9 +126,8 @@ def job_page(job_id: str) -> str:
     """One job, live while it runs."""
     team_id = caller().team_id
     with services().database.read() as rows:
-        job = jobs.get(rows, team_id, known(job_id, JobId))
+        job = jobs.look(rows, team_id, known(job_id, JobId))
         found = runs.of_job(rows, team_id, job.id)
-        position = jobs.queue_position(rows, job)
         tries = jobs.attempts(rows, job)
         owner = teams.get_member(rows, team_id, job.member_id).name
         dataset = datasets.get(rows, team_id, job.dataset_id) if job.dataset_id else None
@@ -136,7 +135,7 @@ def job_page(job_id: str) -> str:
             "job.html",
             job=job,
             runs=found,
-            position=position,
+            position=job.queue_position,
             tries=tries,
             lines=progress.last_log_lines(rows, team_id, job.id, limit=MOST_LINES),
             owner=owner,

@@ -16,7 +16,8 @@ from api.web.charts import Axis, Series, line_chart, number
 from api.web.reading import measured, metric_name
 from api.web.words import duration
 from store import jobs
-from store.tables import Job, Run
+from store.job_now import JobNow
+from store.tables import Run
 
 Words = Callable[[float], str]
 COLUMNS = ("test_metric", "connections", "modules", "modularity", "training_seconds", "evidence_seconds")
@@ -68,7 +69,7 @@ def metric_heading(found: Sequence[Run]) -> str:
     return name[0].upper() + name[1:]
 
 
-def said_together(rows: Session, job: Job, found: Sequence[Run]) -> dict[str, Any] | None:
+def said_together(rows: Session, job: JobNow, found: Sequence[Run]) -> dict[str, Any] | None:
     """Which modules come back, and what wiring costs; None where there is but one run.
 
     What nobody has asked for yet is left out; `missing` says that it has to be asked for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -30,9 +30,9 @@ class Recipe(Part):
     needs_dataset: bool = False
     spec_fields: dict[str, Any] = Field(alias="spec")
 
-    @property
+    @cached_property
     def spec(self) -> Spec:
-        """The complete spec. Raises SpecError where the recipe leaves the data to the user."""
+        """The complete spec, checked once. Raises SpecError where the recipe leaves the data to the user."""
         return self.spec_for(None)
 
     def spec_for(self, dataset: DatasetSpec | None) -> Spec:
@@ -45,10 +45,11 @@ class Recipe(Part):
         return Spec.model_validate(fields)
 
 
-def recipe_names() -> list[str]:
+@cache
+def recipe_names() -> tuple[str, ...]:
     """Names of all recipes, in alphabetical order."""
-    shelf = resources.files("bimt_engine.recipes")
-    return sorted(entry.name.removesuffix(".yaml") for entry in shelf.iterdir() if entry.name.endswith(".yaml"))
+    files = [entry.name for entry in resources.files("bimt_engine.recipes").iterdir()]
+    return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
 
 
 @cache

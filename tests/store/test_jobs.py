@@ -201,12 +201,12 @@ def test_the_position_in_the_queue_counts_the_more_urgent_and_the_older(database
         urgent = submit(session, people, clock.now, priority=9)
         elsewhere = submit(session, people, clock.now, priority=9, queue="gpu")
     with database.read() as session:
-        positions = [jobs.queue_position(session, job) for job in (urgent, old, new, elsewhere)]
+        positions = [jobs.look(session, people.team, job.id).queue_position for job in (urgent, old, new, elsewhere)]
         assert positions == [0, 1, 2, 0]
-        assert jobs.queue_position(session, new, at_most=1) == 1
+        assert jobs.look(session, people.team, new.id, at_most=1).queue_position == 1
     with database.write() as session:
         jobs.request_cancel(session, people.team, new.id, clock.now)
-        assert jobs.queue_position(session, jobs.get(session, people.team, new.id)) is None
+        assert jobs.look(session, people.team, new.id).queue_position is None
 
 
 def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, people, clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 
 import pytest
 import redis
+from celery import Celery
 from kombu.exceptions import OperationalError
 
 from standalone.broker import Broker, BrokerError
@@ -42,6 +44,23 @@ def test_the_most_urgent_message_is_the_first(broker):
     queue.announce(broker.url, "job_e", "gpu", 0)
     assert messages(broker, "cpu") == ["['job_b']", "['job_a']", "['job_d']", "['job_c']"]
     assert messages(broker, "gpu") == ["['job_e']"]
+
+
+def test_a_message_is_what_celery_itself_would_send(broker):
+    app = Celery("somebody", broker=broker.url, set_as_current=False)
+    app.conf.update(queue.queue_settings())
+    app.send_task(queue.TASK, args=["job_a"], queue="cpu", priority=queue.redis_priority(5), ignore_result=True)
+    queue.announce(broker.url, "job_a", "cpu", 5)
+    with client(broker) as line:
+        ours, theirs = (json.loads(raw) for raw in line.lrange("cpu\x06\x164", 0, -1))
+    for message in (ours, theirs):
+        headers, properties = message["headers"], message["properties"]
+        assert headers.pop("id") == headers.pop("root_id") == properties.pop("correlation_id")
+        assert len(properties.pop("delivery_tag")) == 36
+        assert isinstance(headers.pop("origin"), str)
+        assert isinstance(properties.pop("reply_to"), str)
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+    assert ours == theirs
 
 
 def test_sending_needs_no_worker_code(broker):

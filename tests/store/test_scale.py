@@ -22,8 +22,9 @@ def crowded(database, people, clock):
     """Jobs of one run each, of two teams in turn; every tenth still waits."""
     teams = [(people.team, people.member), (people.other_team, people.other_member)]
     with database.write() as session:
-        template = submit(session, people, clock.now, spec=SPEC)
-        job = {key: getattr(template, key) for key in Job.__table__.columns.keys()}  # noqa: SIM118
+        submit(session, people, clock.now, spec=SPEC)
+        job_columns = [getattr(Job, key) for key in Job.__table__.columns.keys()]  # noqa: SIM118
+        job = dict(session.execute(select(*job_columns)).mappings().one())
         run_columns = [getattr(Run, key) for key in Run.__table__.columns.keys()]  # noqa: SIM118
         run = dict(session.execute(select(*run_columns)).mappings().one()) | {"spec": SPEC}
         session.execute(text("DELETE FROM job"))
@@ -71,8 +72,7 @@ def test_lists_and_claims_stay_quick(crowded, people, clock):
         "waiting jobs": (50, lambda s: jobs.page(s, people.team, state="queued", limit=50)),
         "jobs with a tag": (50, lambda s: jobs.page(s, people.team, tag="rare", limit=50)),
         "jobs with a word that is nowhere": (1000, lambda s: jobs.page(s, people.team, q="nowhere", limit=50)),
-        "one job": (20, lambda s: jobs.get(s, people.team, job.id)),
-        "its place in the queue": (20, lambda s: jobs.queue_position(s, job)),
+        "one job and its place in the queue": (20, lambda s: jobs.look(s, people.team, job.id)),
         "what to announce": (100, lambda s: jobs.to_announce(s, now=clock.now, resend_after=30)),
         "what a team uses": (500, lambda s: usage.usage(s, people.team)),
     }
