@@ -9,9 +9,11 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from flask import Response, current_app, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_openapi3 import Info, OpenAPI
 from pydantic import ValidationError
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -53,9 +55,35 @@ CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+HARDENING_OF_PAGES = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Content-Security-Policy": CONTENT_SECURITY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+HARDENING = HARDENING_OF_PAGES | {"Cache-Control": "no-store"}  # of answers to programs
 ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what
 each module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as
 `application/problem+json`; each type of problem has a page."""
+
+
+class Sessions(SecureCookieSessionInterface):
+    """Signed cookies; who brings none, as programs do, gets an empty session at once."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session of the cookie that came."""
+        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
+
+
+class App(OpenAPI):
+    """The web app, without what Flask does at every request for sake of others."""
+
+    session_interface = Sessions()
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The same: there is nothing asynchronous here to be looked for."""
+        return func
 
 
 def create_app(
@@ -67,7 +95,7 @@ def create_app(
     now: Callable[[], datetime] = utc_now,
 ) -> OpenAPI:
     """The web app. What is left out is made from the settings; nothing is connected before the first request."""
-    app = OpenAPI(
+    app = App(
         "api",
         info=Info(title="BIMT", version=VERSION, description=ABOUT),
         security_schemes=SECURITY_SCHEMES,
@@ -206,13 +234,10 @@ def _in_words(error: BaseException) -> str:
 def _harden(response: Response) -> Response:
     headers = response.headers
     headers["X-Request-Id"] = getattr(g, "request_id", "-")
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("Referrer-Policy", "same-origin")
-    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY)
-    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    if request.path.startswith("/api/"):
-        headers.setdefault("Cache-Control", "no-store")
+    there = {name.lower() for name, _ in headers}
+    for name, value in HARDENING.items() if request.path.startswith("/api/") else HARDENING_OF_PAGES.items():
+        if name.lower() not in there:
+            headers.add(name, value)
     return response
 
 
