@@ -29,7 +29,13 @@ from tests.api.test_thread import upload
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 CHAINS = 12  # in a lot
-pytestmark = pytest.mark.timeout(300 + 2 * EXAMPLES)
+pytestmark = [
+    pytest.mark.timeout(300 + 2 * EXAMPLES),
+    # werkzeug's test client keeps a large multipart body in a temporary file that nobody closes; ours are closed.
+    pytest.mark.filterwarnings(
+        r"ignore:Exception ignored in. <_io.FileIO name=\d+ mode='rb.':pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 SLOWEST = 5.0  # seconds of our own processor time; the machine may be busy
 
 # Rules that JSON Schema cannot say (formulas, roles, phases) refuse what the schema lets pass: that is 4xx, too.
