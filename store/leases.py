@@ -53,6 +53,7 @@ class ClaimedRun:
     cost_strength: float | None
     spec: dict[str, Any]
     state: str
+    reason: str | None
     checkpoint_sha256: str | None
     checkpoint_step: int | None
 
@@ -262,6 +263,7 @@ def _claimed(run: Run) -> ClaimedRun:
         cost_strength=run.cost_strength,
         spec=run.spec,
         state=run.state,
+        reason=run.reason,
         checkpoint_sha256=run.checkpoint_sha256,
         checkpoint_step=run.checkpoint_step,
     )

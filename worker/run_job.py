@@ -72,7 +72,8 @@ class JobAtHand:
         self.patience = Patience(limit_seconds=AWAY_SECONDS, give_up=self._no_use_in_waiting)
         self.recorder = Recorder(here, claim, folder, self.patience)
         self.left = {run.id: run for run in claim.runs if run.state in ("queued", "running")}
-        self.failures: dict[str, str] = {}
+        # An attempt before this one may have seen runs fail: they are the job's failures as well.
+        self.failures = {run.id: run.reason or "" for run in claim.runs if run.state == "failed"}
         self.now_at: list[str] = []  # the runs that are trained side by side, or the one that is examined
         self.reached: dict[str, float] = {}  # how far each run has come in this training process
         self.deaths: dict[str, int] = {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bimt_engine.spec import Spec
 from standalone.broker import Broker
 from standalone.database import DatabaseError, PostgresServer, install_folder
 from store import migrate
@@ -16,7 +18,7 @@ from tests.servers import (  # noqa: F401 - fixtures are found by name
     sqlite_template,
     sqlite_url,
 )
-from tests.whole.house import House
+from tests.whole.house import House, wild_spec
 
 
 @pytest.fixture
@@ -40,17 +42,34 @@ def postgres_away() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:  # noqa: F811
-    """The SHA-256 of the weights of the tiny job's seeds 0 and 1, trained without any mishap."""
+def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:  # noqa: F811
+    """A house with one worker, in which nothing goes wrong."""
     home = tmp_path_factory.mktemp("undisturbed")
     (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
     with short_folder() as folder, Broker(folder) as running:
         house = House(home, f"sqlite:///{home / 'bimt.sqlite'}", running)
         try:
             house.worker()
-            job = house.submit(seeds=(0, 1))
-            assert house.until_ended(job).state == "succeeded", house.job(job).reason
-            assert len(house.attempts(job)) == 1
-            return house.weights(job)
+            yield house
         finally:
             house.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(quiet_house: House) -> list[str]:
+    """The SHA-256 of the weights of the tiny job's seeds 0 and 1, trained without any mishap."""
+    job = quiet_house.submit(seeds=(0, 1))
+    assert quiet_house.until_ended(job).state == "succeeded", quiet_house.job(job).reason
+    assert len(quiet_house.attempts(job)) == 1
+    return quiet_house.weights(job)
+
+
+@pytest.fixture(scope="session")
+def side_by_side_undisturbed(quiet_house: House) -> tuple[Spec, list[Any]]:
+    """A spec whose seed 5 diverges, trained beside 4 and 0 without any other mishap, and what came of it."""
+    spec = wild_spec(steps=60_000, snapshot_every=20_000, checkpoint_every=500)
+    job = quiet_house.submit(spec, seeds=(4, 5, 0))
+    assert quiet_house.until_ended(job).state == "failed"
+    assert [run.state for run in quiet_house.runs(job)] == ["succeeded", "failed", "succeeded"]
+    assert [run.replicas for run in quiet_house.runs(job)] == [3, None, 3]
+    return spec, quiet_house.outcome(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -50,6 +51,29 @@ def test_a_killed_worker_s_job_is_finished_by_the_next_and_no_run_is_trained_twi
     first, second = house.runs(job)
     assert (first.attempts, first.ended_at) == (1, published.ended_at)
     assert second.attempts == 2
+
+
+@pytest.mark.parametrize("killed", ["training", "worker"])
+def test_runs_side_by_side_go_on_as_the_batch_that_they_were(house, side_by_side_undisturbed, killed):
+    """One of three diverges at once; the others go on in a batch of three, with the bits that they would have had."""
+    spec, undisturbed = side_by_side_undisturbed
+    house.scheduler()
+    worker = house.worker("first")
+    job = house.submit(spec, seeds=(4, 5, 0))
+    house.until_checkpoint(job)
+    training = house.training_of(worker)
+    training.kill() if killed == "training" else worker.send(signal.SIGKILL)
+    at_death = house.runs(job)
+    assert [run.state for run in at_death] == ["running", "failed", "running"], "the job is too tiny for this machine"
+    if killed == "worker":
+        house.worker("second")
+    assert house.until_ended(job).state == "failed"
+    assert "(seed 5)" in house.runs(job)[1].reason
+    assert house.outcome(job) == undisturbed
+    log = house.log(job)
+    assert "3 runs begin, stepper batched, 3 side by side" in log
+    assert re.search(r"2 runs go on at step \d+, stepper batched, 3 side by side", log)
+    assert len(house.attempts(job)) == (1 if killed == "training" else 2)
 
 
 def test_a_worker_that_slept_longer_than_its_lease_is_fenced_off(house, undisturbed):

@@ -50,6 +50,20 @@ def tiny_spec(*, steps: int = TINY_STEPS, **training: Any) -> Spec:
     ).expanded()
 
 
+def wild_spec(*, steps: int, **training: Any) -> Spec:
+    """For 200 steps all weights grow by 1.1 a step, and seeds that began with large ones diverge: 5, but not 4 or 0.
+
+    Then they shrink, and what is left of the steps makes a network of those that have not diverged.
+    """
+    phases = [
+        {"until": 200 / steps, "cost_strength": 1e-3, "learning_rate": 2.1},
+        {"until": 1.0, "cost_strength": 1e-3, "learning_rate": 0.02},
+    ]
+    growing = {"learning_rate": 0.02, "weight_decay": 1.0}
+    wild = {"stepper": "batched", "precision": "float32", "phases": phases, "optimiser": growing}
+    return tiny_spec(steps=steps, **wild, **training)
+
+
 @dataclass
 class House:
     """Everything by hand, so that a test can break any part of it.
@@ -152,6 +166,17 @@ class House:
         for name in names:
             self.files.read(name)
         return names
+
+    def outcome(self, job_id: str) -> list[Any]:
+        """What may not depend on mishaps, run by run: how it ended, its weights, curve and film."""
+        found: list[Any] = []
+        for run in self.runs(job_id):
+            with self.database.read() as session:
+                weights = [file.sha256 for file in runs.published_files(session, run.id)]
+                curve = [{**row, "seconds": 0} for row in progress.history(session, run.id)]
+                film = [(kept.step, kept.sha256) for kept in progress.snapshots(session, run.id)]
+            found.append((run.state, run.reason, weights, curve, film))
+        return found
 
     def history(self, job_id: str, *, run: int = 0) -> list[dict[str, Any]]:
         with self.database.read() as session:

@@ -23,7 +23,7 @@ from safetensors.numpy import load
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import read_progress
-from tests.whole.house import tiny_spec
+from tests.whole.house import tiny_spec, wild_spec
 from worker import bar
 from worker.child import do_all
 from worker.reporter import Reporter, is_out_of_memory
@@ -120,16 +120,6 @@ class Office:
                 assert "failed" not in found[run], "it was told twice"
                 found[run]["failed"] = said["sentence"]
         return found
-
-
-def wild(steps: int = 2000) -> Spec:
-    """For a while every weight grows by 1.1 a step: the seeds that begin with large ones leave the range of float32."""
-    phases = [
-        {"until": 200 / steps, "cost_strength": 1e-3, "learning_rate": 2.1},
-        {"until": 1.0, "cost_strength": 1e-3, "learning_rate": 0.02},
-    ]
-    wild = {"learning_rate": 0.02, "weight_decay": 1.0}
-    return tiny_spec(steps=steps, stepper="batched", precision="float32", phases=phases, optimiser=wild)
 
 
 def test_the_bar_of_a_run_rises_from_training_to_pictures(tmp_path):
@@ -266,7 +256,7 @@ def test_evidence_that_is_cut_goes_on_with_the_runs_that_are_left(tmp_path):
 
 def test_a_run_that_diverges_ends_alone_and_the_others_go_on_with_the_same_bits(tmp_path):
     seeds = [4, 5, 0]
-    whole = Office(tmp_path / "whole", [wild()] * 3, seeds)
+    whole = Office(tmp_path / "whole", [wild_spec(steps=2000)] * 3, seeds)
     whole.folder.mkdir()
     whole.train()
     trained = whole.trained()
@@ -281,7 +271,7 @@ def test_a_run_that_diverges_ends_alone_and_the_others_go_on_with_the_same_bits(
     assert all("weights" in found[run] for run in ("run_0", "run_2"))
 
     for times, left in ((4, ["run_0", "run_1", "run_2"]), (7, ["run_0", "run_2"]), (20, ["run_0", "run_2"])):
-        cut = Office(tmp_path / f"cut-{times}", [wild()] * 3, seeds)
+        cut = Office(tmp_path / f"cut-{times}", [wild_spec(steps=2000)] * 3, seeds)
         cut.folder.mkdir()
         cut.train("row", times)
         cut.train()

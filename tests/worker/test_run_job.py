@@ -184,6 +184,19 @@ def test_one_failed_run_leaves_the_others_their_results(workplace, training_says
     assert [run.state for run in runs_of(database, people, job_id)] == ["failed", "succeeded"]
 
 
+def test_a_run_that_failed_in_an_attempt_before_is_not_forgotten(workplace, training_says, database, people, job_id):
+    with database.write() as session:
+        now = datetime.now(UTC)
+        lost = jobs.claim(session, job_id, worker="w", now=now, lease_seconds=60)
+        runs.fail(session, lost, lost.runs[0].id, reason="It diverged.", now=now)
+        assert jobs.reap(session, now=now + timedelta(seconds=61)) == [job_id]
+    training_says(WHOLE_RUN)
+    run_job(job_id, here=workplace)
+    job = job_of(database, people, job_id)
+    assert (job.state, job.reason) == ("failed", "1 of 2 runs failed: seed 0: It diverged.")
+    assert [run.state for run in runs_of(database, people, job_id)] == ["failed", "succeeded"]
+
+
 def test_a_training_that_dies_goes_on_from_its_checkpoint(workplace, training_says, database, people, job_id):
     dying = """
     run = left[0]
