@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request, session
 from flask_wtf.csrf import CSRFError, validate_csrf
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.problems import Problem, wrong
 from api.services import services
-from store.teams import Caller, authenticate, caller_of_token
+from store.teams import Caller, authenticate, caller_of_token, note_use
 
+log = logging.getLogger("api.auth")
 View = TypeVar("View", bound=Callable[..., Any])
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_TOKEN = "token_id"  # the session remembers which token signed in, never the token itself
@@ -78,6 +81,8 @@ def guard() -> None:
         return
     who = _identify()
     g.caller = who
+    if who.use_is_stale:
+        _note_use(who)
     if not may(who, access):
         raise Problem(
             "scope",
@@ -116,6 +121,16 @@ def _identify() -> Caller:
     if request.method not in SAFE_METHODS:
         _check_csrf()
     return found
+
+
+def _note_use(who: Caller) -> None:
+    """Remember that the token is in use; where that cannot be written, the request goes on all the same."""
+    here = services()
+    try:
+        with here.database.write() as rows:
+            note_use(rows, who, here.now())
+    except (SQLAlchemyError, TimeoutError) as error:
+        log.warning("the use of %s could not be noted: %s", who.token_id, error)
 
 
 def _stranger(sentence: str) -> Problem:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from werkzeug.test import TestResponse
 
 from api.auth import decisions
-from tests.api.makers import House
+from store.database import Database
+from store.teams import USE_NOTED_EVERY
+from tests.api.makers import House, make_house, now, serving
 from tests.api.test_auth import ask, things
 
 
@@ -61,6 +67,35 @@ def test_a_team_sees_its_quotas_and_meets_them(house: House) -> None:
     assert (team["name"], team["queued_jobs"]) == ("ours", {"used": 2, "limit": 2})
     assert team["queued_steps"] == {"used": 40_000, "limit": None}
     assert call(house, "POST", "/jobs", team="theirs", json={"recipe": "independence"}).status_code == 202
+
+
+def test_when_a_token_was_last_used_is_seen_in_the_list_to_ten_minutes(tmp_path: Path, sqlite_url: str) -> None:
+    began = now()
+    moment = [began]
+    house = make_house(tmp_path / "home", database_url=sqlite_url, clock=lambda: moment[0])
+
+    def seen_by(port: int) -> str | None:
+        url = f"http://127.0.0.1:{port}/api/v1/tokens"
+        with urllib.request.urlopen(urllib.request.Request(url, headers=house.headers())) as said:
+            [mine] = json.load(said)["items"]
+        return mine["last_used_at"]
+
+    with serving(house) as port:
+        first = seen_by(port)
+        assert first is not None
+        moment[0] = began + USE_NOTED_EVERY - timedelta(seconds=1)
+        assert seen_by(port) == first  # finer would write a row at every request
+        moment[0] = began + USE_NOTED_EVERY + timedelta(seconds=1)
+        assert seen_by(port) > first
+    house.close()
+
+
+def test_a_request_goes_on_where_the_use_of_its_token_cannot_be_noted(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Database, "write", Database.read)  # a database that takes no writes just now
+    assert call(house, "GET", "/me").status_code == 200
+    assert "could not be noted" in caplog.text
 
 
 # What is sent so that the change really happens, by the end of the rule; None: asks only, and changes nothing.
