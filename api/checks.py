@@ -151,11 +151,8 @@ def unusable(finding_errors: list[dict[str, Any]]) -> Problem:
         wrong("/file", str(e.get("detail", "")), place="file", row=e.get("row"), column=_text(e.get("column")))
         for e in finding_errors
     ]
-    if len(errors) == 1:
-        return Problem("unusable-data", errors[0]["detail"], errors)
-    return Problem(
-        "unusable-data", f"The file has {len(errors)} faults; `errors` names row and column of each.", errors
-    )
+    more = " There are more faults in the file." if len(errors) > 1 else ""
+    return Problem("unusable-data", errors[0]["detail"] + more, errors)
 
 
 def _text(value: Any) -> str | None:

@@ -346,6 +346,7 @@ def shown(row: Dataset) -> DatasetOut:
         **item.model_dump(),
         maker=row.maker,
         roles=row.roles,
+        notes=(row.preview or {}).get("notes", []),
         errors=(row.errors or []) if row.state == "refused" else [],
     )
 

@@ -115,6 +115,7 @@ class DatasetOut(DatasetItem):
 
     maker: dict[str, Any] | None = Field(default=None, description="For a made one: what makes it.")
     roles: dict[str, Any] | None = Field(default=None, description="For an uploaded one: what its columns are for.")
+    notes: list[str] = Field(default=[], description="What was decided for you: columns left out, the target chosen.")
     errors: list[dict[str, Any]] = Field(default=[], description="For a refused one: why.")
 
 

@@ -36,6 +36,7 @@ PORTION = 8_192  # rows; one portion decides what type a column has
 MAX_LINE = 4 << 20  # bytes; 1 000 columns of 20 digits need 20 kB
 SEPARATORS = ",;\t|"
 MISSING = frozenset(["", "na", "n/a", "#n/a", "null", "none", "missing", "?", "-", "."])
+WORDS = frozenset(["none"])  # among numbers no value, among words a word: a label like any other
 NOT_FINITE = frozenset(["nan", "inf", "infinity", "+inf", "-inf", "-nan", "+nan", "+infinity", "-infinity"])
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
@@ -213,7 +214,8 @@ class _Reading:
     def _take_text(self, index: int, cells: tuple[str, ...], numbers: list[int]) -> tuple[NDArray[Any], list[Problem]]:
         values = np.empty(len(cells), dtype=object)
         values[:] = [sys.intern(cell.strip()) for cell in cells]  # labels repeat; one string serves all
-        missing = [i for i, value in enumerate(values) if value.lower() in MISSING or value.lower() == "nan"]
+        absent = (MISSING - WORDS) | {"nan"}
+        missing = [i for i, value in enumerate(values) if value.lower() in absent]
         name = self._names[index]
         problems = [Problem(_missing(numbers[i], name, values[i]), numbers[i], name) for i in missing[:MAX_PROBLEMS]]
         return values, problems

@@ -27,6 +27,7 @@ FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "cayley")
 
 MAX_CLASSES = 1_000
 FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for classes, until the user says otherwise
+LIKELY_TARGETS = frozenset(["labels", "label", "target", "targets", "y", "class"])  # names that say what a column is
 LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
 PREVIEW_ROWS = 8
 PREVIEW_COLUMNS = 50
@@ -97,7 +98,7 @@ def understand(content: bytes | Path, format: Format, roles: Roles | None = None
     problems = check_roles(table, chosen)
     if problems:
         raise RefusedData(problems)
-    notes = [*table.notes, *_notes(table, chosen)]
+    notes = [*table.notes, *([] if roles else _why(table, chosen)), *_notes(table, chosen)]
     return {
         "rows": table.rows,
         "train_rows": table.train_rows,
@@ -113,16 +114,15 @@ def understand(content: bytes | Path, format: Format, roles: Roles | None = None
 
 
 def _suggest(table: Table) -> Roles:
-    """The last column that can be predicted is the target; numbers are inputs."""
+    """The last column that can be predicted is the target, unless one is called like a target; numbers are inputs."""
     if len(table.columns) < 2:
         raise refuse(
             f"The data have one column, {table.names()[0]!r}; at least two are needed, one to read and one to predict. "
             "In CSV, cells are separated by commas, semicolons or tabs."
         )
-    likely = {"labels": 2, "label": 2, "target": 2, "targets": 2, "y": 2, "class": 2}
     ranked = sorted(
         (column for column in table.columns if _can_be_target(column)),
-        key=lambda column: (likely.get(column.name.lower(), 1), table.columns.index(column)),
+        key=lambda column: (column.name.lower() in LIKELY_TARGETS, table.columns.index(column)),
     )
     if not ranked:
         raise refuse("No column can be predicted: each is constant, or text with too many values. Add a target column.")
@@ -133,6 +133,20 @@ def _suggest(table: Table) -> Roles:
     return Roles(
         inputs=inputs, targets=(target.name,), task="classification" if _like_classes(column=target) else "regression"
     )
+
+
+def _why(table: Table, suggested: Roles) -> list[str]:
+    """Why the target that was suggested is not the last column, where it is not."""
+    target, last = suggested.targets[0], table.columns[-1]
+    if target == last.name:
+        return []
+    if target.lower() in LIKELY_TARGETS:
+        return [f"Nobody said what to predict, so {target!r} is the target, because of its name."]
+    if _distinct(last) < 2:
+        cannot = "has the same value in every row"
+    else:
+        cannot = "holds text with too many values" if last.type == "text" else "holds arrays"
+    return [f"Nobody said what to predict, and the last column, {last.name!r}, {cannot}: {target!r} is the target."]
 
 
 def _can_be_target(column: Column) -> bool:
@@ -192,9 +206,11 @@ def _plain(value: Any) -> Any:
 
 def _notes(table: Table, roles: Roles) -> list[str]:
     notes = []
-    text = [c.name for c in table.columns if c.type == "text" and c.name not in roles.targets]
+    text = [c for c in table.columns if c.type == "text" and c.name not in roles.targets]
     if text:
-        notes.append(f"Text is not read as input, so these columns are left out: {', '.join(text[:10])}.")
+        named = ", ".join(f"{column.name} ({str(column.values[0])[:20]!r}, …)" for column in text[:10])
+        more = f" and {len(text) - 10} more" if len(text) > 10 else ""
+        notes.append(f"Text is not read as input, so these columns are left out: {named}{more}.")
     inputs = roles.inputs if roles.inputs is not None else _all_but(table, roles.targets)
     same = [c.name for c in table.columns if c.name in inputs and not c.shape and np.ptp(c.values) == 0]
     if same:

@@ -27,6 +27,7 @@ class Dataset(Thing):
     state   `checking` becomes `ready` or `refused`
     roles   of an uploaded one: which columns are inputs and targets
     maker   of a made one: what computes it
+    notes   what was decided for you: columns left out, the target chosen
     """
 
     name: str
@@ -40,6 +41,7 @@ class Dataset(Thing):
     format: str | None
     roles: dict[str, Any] | None
     maker: dict[str, Any] | None
+    notes: list[str] | None
     created_at: datetime
 
     def _told(self) -> tuple[Any, ...]:
@@ -111,7 +113,8 @@ class Datasets:
         A large file goes up in parts: what a dropped line breaks is one part, which is sent again, and bytes that your
         team has already are not sent at all.
 
-        inputs, targets   names of columns; left out, the last column that can be predicted is the target
+        inputs, targets   names of columns; left out, one called like a target (`y`, `label` …) is it, else the last
+                          that can be predicted; the data set's `notes` say why it was not the last
         task              left out, what the target's column looks like
         progress          a bar; None: where somebody is looking
         resume            id of an upload in parts that was broken off, as its error named it: goes on where that was

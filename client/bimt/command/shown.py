@@ -50,6 +50,8 @@ def dataset(asked: Asked, found: Dataset) -> None:
     if roles:
         inputs = "all others" if roles.get("inputs") is None else ", ".join(roles["inputs"])
         say(asked, f"{roles.get('task')} of {', '.join(roles.get('targets', []))} from {inputs}")
+    for note in found.notes or ():
+        say(asked, note)
 
 
 def runs(asked: Asked, found: Sequence[Run]) -> None:

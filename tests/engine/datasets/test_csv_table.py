@@ -73,6 +73,14 @@ def test_a_cell_that_is_no_number_is_named_by_row_and_column(cell, says):
     assert says in detail
 
 
+def test_none_is_a_label_among_words_and_no_value_among_numbers():
+    words = read_csv(b"a,kind\n1,none\n2,some\n3,None\n")
+    assert list(words.column("kind").values) == ["none", "some", "None"]
+    ((row, column, detail),) = problems(b"a,b\n1,2\n2,none\n3,4\n")
+    assert (row, column) == (2, "b")
+    assert "has no value ('none' stands for none)" in detail
+
+
 def test_all_problems_are_told_at_once_in_the_order_of_the_rows():
     lines = [f"{i},{i},{i}" for i in range(50)]
     lines[3] = "3,,3"

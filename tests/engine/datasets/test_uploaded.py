@@ -65,6 +65,32 @@ def test_text_that_cannot_be_read_is_left_out_and_said():
     assert "colour" in preview["notes"][0]
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "target", "says"),
+    [
+        ("a,y,z", "{i},{i}.5,{i}.25", "y", "because of its name"),
+        ("a,b,c", "{i},{i}.5,7", "b", "'c', has the same value in every row"),
+        ("a,b,c", "{i},{i}.5,word{i}", "b", "'c', holds text with too many values"),
+        ("a,b,c", "{i},{i}.5,{i}.25", "c", None),
+    ],
+)
+def test_where_the_target_is_not_the_last_column_it_is_said_why(header, rows, target, says):
+    content = "\n".join([header, *(rows.format(i=i) for i in range(30))]).encode()
+    preview = understand(content, "csv")
+    assert preview["suggested"]["targets"] == [target]
+    why = [note for note in preview["notes"] if note.startswith("Nobody said what to predict")]
+    assert (says in why[0]) if says else not why
+    asked = understand(content, "csv", Roles(None, (target,), "regression"))
+    assert not any("Nobody said" in note for note in asked["notes"])
+
+
+def test_percents_and_thousands_are_named_with_what_they_look_like():
+    content = b"share,sold,age,price\n" + b"".join(b'%d%%,"1%d,000.5",%d,%d.5\n' % (i, i, i, i) for i in range(20))
+    [note] = understand(content, "csv")["notes"]
+    assert "share ('0%', …)" in note
+    assert "sold ('10,000.5', …)" in note
+
+
 def test_a_cayley_table_is_understood():
     preview = understand(b"0,1,2\n1,2,0\n2,0,1\n", "cayley")
     assert preview["rows"] == 9

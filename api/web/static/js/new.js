@@ -79,6 +79,14 @@ async function chooseDataset() {
   const known = dataset.roles || {};
   field("columns").append(...preview.columns.map((column) => columnRow(column, known)));
   if (known.task) field("task").value = known.task;
+  field("notes").replaceChildren(
+    ...dataset.notes.map((note) => {
+      const line = document.createElement("p");
+      line.className = "hint";
+      line.textContent = note;
+      return line;
+    }),
+  );
   roles.dataset.before = JSON.stringify(askedRoles());
   roles.hidden = false;
 }
