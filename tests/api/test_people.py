@@ -6,16 +6,15 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
 import pytest
 from werkzeug.test import TestResponse
 
 from api.auth import decisions
+from store import teams
 from store.database import Database
-from store.teams import USE_NOTED_EVERY
-from tests.api.makers import House, make_house, now, serving
+from tests.api.makers import House, now, serving
 from tests.api.test_auth import ask, things
 
 
@@ -69,25 +68,28 @@ def test_a_team_sees_its_quotas_and_meets_them(house: House) -> None:
     assert call(house, "POST", "/jobs", team="theirs", json={"recipe": "independence"}).status_code == 202
 
 
-def test_when_a_token_was_last_used_is_seen_in_the_list_to_ten_minutes(tmp_path: Path, sqlite_url: str) -> None:
-    began = now()
-    moment = [began]
-    house = make_house(tmp_path / "home", database_url=sqlite_url, clock=lambda: moment[0])
-
-    def seen_by(port: int) -> str | None:
-        url = f"http://127.0.0.1:{port}/api/v1/tokens"
-        with urllib.request.urlopen(urllib.request.Request(url, headers=house.headers())) as said:
-            [mine] = json.load(said)["items"]
-        return mine["last_used_at"]
+def test_when_a_token_was_last_used_is_seen_in_the_list_to_ten_minutes(house: House) -> None:
+    def used(ago: timedelta) -> datetime:
+        at = now() - ago
+        with house.database.write() as rows:
+            who = teams.authenticate(rows, house.tokens["ours", "admin"], now())
+            teams.note_use(rows, who, at)
+        return at
 
     with serving(house) as port:
-        first = seen_by(port)
-        assert first is not None
-        moment[0] = began + USE_NOTED_EVERY - timedelta(seconds=1)
-        assert seen_by(port) == first  # finer would write a row at every request
-        moment[0] = began + USE_NOTED_EVERY + timedelta(seconds=1)
-        assert seen_by(port) > first
-    house.close()
+
+        def seen() -> datetime:
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1/tokens", headers=house.headers())
+            with urllib.request.urlopen(asked) as said:
+                [mine] = json.load(said)["items"]
+            return datetime.fromisoformat(mine["last_used_at"])
+
+        began = now()
+        assert seen() >= began
+        lately = used(teams.USE_NOTED_EVERY - timedelta(minutes=2))
+        assert seen() == lately  # finer would write a row at every request
+        used(teams.USE_NOTED_EVERY + timedelta(seconds=1))
+        assert seen() >= began
 
 
 def test_a_request_goes_on_where_the_use_of_its_token_cannot_be_noted(
