@@ -25,4 +25,4 @@ def onnx_file(network: Network, dataset: Dataset) -> bytes:
     twin = deepcopy(network).cpu().float().eval()
     with torch.no_grad(), Sketch(twin, x) as sketch:
         outputs = twin(x)
-    return sketch.model(outputs).SerializeToString()
+    return sketch.whole(outputs).SerializeToString()

@@ -42,7 +42,7 @@ class Sketch(TorchFunctionMode):
         self.computed: dict[int, Tensor] = {}  # kept, so that no other tensor gets the id of one of them
         self._compute(x, "x")
 
-    def model(self, outputs: Tensor) -> onnx.ModelProto:
+    def whole(self, outputs: Tensor) -> onnx.ModelProto:
         """The graph that ends here: input `x`, output `y`, the batch axis free."""
         [x] = [tensor for tensor in self.computed.values() if self.called[id(tensor)] == "x"]
         last = helper.make_node("Identity", [self.name(outputs)], ["y"])
