@@ -18,7 +18,7 @@ from store.errands import Outcome
 from store.job_tables import FINAL_STATES
 
 FIRST_LOOK, LONGEST_PAUSE = 0.01, 0.25  # seconds between two looks at the row; grows in between
-QUEUES = {"film": "chores", "onnx": "chores", "module": "chores", "verify": "chores"}  # all others: errands
+QUEUES = {"film": "chores", "verify": "chores"}  # all others: errands
 
 # How a 202 is documented.
 NOT_YET: dict[str, Any] = {

@@ -186,8 +186,8 @@ KINDS: dict[str, Kind] = {
     "probe": Kind(needs=("network",), keep=as_files_of_the_run),
     "pareto": Kind(needs=("runs",), keep=as_document_of_the_job),
     "stability": Kind(needs=("runs",), keep=as_document_of_the_job),
-    "module": Kind(needs=("network", "modules"), keep=as_files_of_the_run, seconds=600),
-    "onnx": Kind(needs=("network",), keep=as_files_of_the_run, seconds=600),
+    "module": Kind(needs=("network", "modules"), keep=as_files_of_the_run),
+    "onnx": Kind(needs=("network",), keep=as_files_of_the_run),
     "film": Kind(needs=("network", "documents", "training"), keep=as_files_of_the_run, seconds=600),
     "verify": Kind(needs=("network", "documents"), keep=as_verification, seconds=1800),
 }

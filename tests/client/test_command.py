@@ -329,6 +329,18 @@ def test_a_moment_is_told_in_words():
     assert [duration(s) for s in (0.2, 59, 100, 4000, 86400 * 3)] == ["a moment", "59 s", "2 min", "67 min", "3 d"]
 
 
+def test_a_claim_is_told_in_a_cell():
+    modules = [
+        {"name": "A", "inputs": ["x1", "x3"], "outputs": ["y1"]},
+        {"name": "B", "inputs": ["x2"], "outputs": ["y2"]},
+    ]
+    assert shown.brief(modules) == "x1, x3 → y1 | x2 → y2"
+    assert [shown.brief(value) for value in (0.000422703, 19, None, [], [True, False])] == [
+        "0.000423", "19", "", "[]", "[True, False]",
+    ]  # fmt: skip
+    assert shown.brief("5eea5c9c58056cadb4f992a5" + 40 * "0") == "5eea5c9c58056cadb4f992a5…"
+
+
 def test_in_a_notebook_the_bar_is_one_line_written_over_itself(capsys):
     bar = LineBar("job", sys.stderr)
     bar(Moment(1, "running", 0.5, note="a long note about something"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 import zipfile
 
@@ -77,7 +78,8 @@ def test_a_version_is_verified_from_its_weights(bimt, client, version):  # noqa:
     found = version.verify()
     assert found["agrees"], found["reading"]
     assert len(found["checks"]) > 5
-    assert "yes" in said(bimt("verify", "squares-and-sums@1"))
+    told = said(bimt("verify", "squares-and-sums@1"))
+    assert re.search(r"^modules +\S.* → \S+ .* yes$", told, re.MULTILINE), told
     assert client.models.version("squares-and-sums@1").document["agrees"] is True
 
 

@@ -15,6 +15,7 @@ from ..datasets import Dataset
 from ..runs import Module, Run
 
 Asked = argparse.Namespace
+MOST_SHOWN = 24  # characters of a text in a cell: of two hashes that differ, the beginnings differ
 SHADES = " ░▒▓█"  # none of the loss, a quarter, half, three quarters, all of it
 
 
@@ -134,6 +135,14 @@ def cell(value: float | None) -> Text:
 
 def number(value: float | None, *, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}g}"
+
+
+def brief(value: Any) -> str:
+    """Any JSON value in a table's cell: of modules what they read and decide, of a long text its beginning."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "outputs" in each for each in value):
+        return " | ".join(f"{', '.join(each['inputs'])} → {', '.join(each['outputs'])}" for each in value)
+    text = number(value) if isinstance(value, float) else "" if value is None else str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _console() -> Console:

@@ -190,7 +190,10 @@ def verify(asked: Asked) -> Any:
     """Raises ValueError where a claim that is needed does not agree: a script wants to know by the exit code."""
     with _client(asked) as client:
         found = client.models.version(asked.model).verify()
-    rows = [(c["what"], c["claimed"], c["found"], "yes" if c["agrees"] else "NO") for c in found["checks"]]
+    rows = [
+        (c["what"], shown.brief(c["claimed"]), shown.brief(c["found"]), "yes" if c["agrees"] else "NO")
+        for c in found["checks"]
+    ]
     shown.table(asked, ("claim", "said", "found again", "agrees"), rows)
     shown.say(asked, str(found["reading"]))
     if not found["agrees"]:
