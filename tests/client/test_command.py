@@ -187,6 +187,16 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(environ, long_j
     assert job.refresh().state in ("queued", "running")
 
 
+def test_a_cancelled_job_is_queued_again(bimt, long_job):
+    job = long_job()
+    said(bimt("cancel", job.id))
+    for _ in job.events(timeout=60):
+        pass  # until it has ended
+    assert job.refresh().state == "cancelled"
+    assert "again" in said(bimt("retry", job.id))
+    assert job.refresh().state in ("queued", "running")
+
+
 def test_exit_codes_are_those_that_the_help_lists(bimt, client, long_job, tmp_path):
     listed = {int(code) for code in re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)}
     job = long_job()

@@ -70,6 +70,7 @@ def numbers(text: str) -> list[float]:
 RUN = option("run", help="id of a run, or of a job for its first run")
 JOB = option("job", help="id of a job")
 MODEL = option("model", help="name of a model, perhaps with @ and a version")
+WATCH = option("--watch", action="store_true", help="watch it until it has ended")
 NAME = option("--name", help="how it is called in lists")
 LIMIT = option("--limit", type=int, default=20, help="how many at most; default %(default)s")
 VERBS = (
@@ -98,7 +99,7 @@ VERBS = (
         option("--tag", action="append", dest="tags", default=[], help="may repeat"),
         option("--priority", type=int, default=5, help="0 to 9, the most urgent; default 5"),
         option("--key", help="an Idempotency-Key: the same again gives the same job"),
-        option("--watch", action="store_true", help="watch it until it has ended"),
+        WATCH,
     )),
     Verb("watch", "watch a job until it has ended", verbs.watch, (JOB,)),
     Verb("jobs", "list the jobs", verbs.jobs, (
@@ -108,6 +109,7 @@ VERBS = (
         LIMIT,
     )),
     Verb("cancel", "end a job", verbs.cancel, (JOB,)),
+    Verb("retry", "queue a failed or cancelled job again", verbs.retry, (JOB, WATCH)),
     Verb("runs", "list the runs of a job, or of the team", verbs.runs, (
         option("job", nargs="?", help="id of a job; left out: the team's newest"), LIMIT)),
     Verb("show", "say what was found in a run", verbs.show, (RUN,)),

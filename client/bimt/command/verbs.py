@@ -111,6 +111,13 @@ def cancel(asked: Asked) -> Any:
     return job.document
 
 
+def retry(asked: Asked) -> Any:
+    with _client(asked) as client:
+        job = client.jobs.get(asked.job).retry()
+        shown.say(asked, f"{job.id} is {job.state} again; runs that succeeded stay as they are.")
+        return _watched(asked, job) if asked.watch else job.document
+
+
 def runs(asked: Asked) -> Any:
     with _client(asked) as client:
         found = client.jobs.get(asked.job).runs() if asked.job else list(client.runs.search(limit=asked.limit))
