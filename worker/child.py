@@ -38,6 +38,7 @@ def main(folder: Path) -> int:
     os.dup2(2, 1)  # whatever prints, prints into the log
     ears = Ears()
     logging.basicConfig(level=logging.INFO, handlers=[LogLines(voice)], format="%(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which fonts it finds is no news about a job
     content = folder / order["content"] if order.get("content") else None
     if content is not None and hashlib.file_digest(content.open("rb"), "sha256").hexdigest() != order["content_sha256"]:
         voice.say("broken", sentence="The stored data file is damaged: its SHA-256 is not its name.")
