@@ -80,7 +80,10 @@ class ParetoPoint(Shown):
     run: RunId
     cost_strength: float | None
     seed: int
-    loss: float | None = Field(description="Prediction loss on held-out data.")
+    loss: float | None = Field(
+        description="Prediction loss on the held-out rows of this run. Each seed draws a split of its own where one "
+        "is drawn, so runs of different seeds are held to different rows."
+    )
     wiring: float | None = Field(description="Connection cost.")
     connections: int | None
     modularity: float | None
@@ -94,9 +97,15 @@ class ParetoOut(Shown):
     knee: ParetoPoint | None
     suggested_cost_strength: float | None = Field(description="The largest λ whose median loss is still harmless.")
     tolerance: float | None = None
+    reading: str | None = Field(default=None, description="How many runs kept no connection; null: all kept some.")
 
 
 class StabilityOut(Shown):
     """How far the runs of a job agree."""
 
-    stability: dict[str, Any]
+    stability: dict[str, Any] = Field(
+        description="`empty`: runs that kept no connection. `agreement`: runs that part inputs and outputs in the most "
+        "common way, `partition`. Of each of `modules`, `met_in` counts the runs with a module that moves some of the "
+        "same outputs, `same_ends_in` those whose module has exactly the same inputs and outputs, and `supported_in` "
+        "those of these in which it is supported. `reading` says it in sentences."
+    )

@@ -16,20 +16,26 @@ def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.05) -> d
     points      {"run", "cost_strength", "seed", "loss" (held out), "wiring", "connections", "modularity", "scale"};
                 modularity may be null, scale (the loss of a constant answer) may be left out.
     tolerance   share of `scale` (or of the best loss) that the median held-out loss may be above the best one's.
+
+    Where splits are drawn, each seed's loss is of held-out rows of its own: runs of one seed are compared on the same
+    rows, runs of different seeds are not. A run that kept no connection is a point like any other, with a constant
+    answer, but no knee; `reading` says how many there are.
     """
     usable = [p for p in points if _finite(p.get("loss")) and _finite(p.get("wiring"))]
     if not usable:
-        return {"points": [], "knee": None, "suggested_cost_strength": None}
+        return {"points": [], "knee": None, "suggested_cost_strength": None, "reading": None}
     values = np.array([[float(p["loss"]), float(p["wiring"])] for p in usable])
     best = non_dominated(values)
     rows = [{**p, "efficient": bool(b)} for p, b in zip(usable, best, strict=True)]
-    front = np.flatnonzero(best)
+    empty = np.array([_empty(p) for p in usable])
+    front = np.flatnonzero(best & ~empty)  # on a log scale nothing is infinitely far from everything
     bend = knee(values[front])
     return {
         "points": rows,
         "knee": None if bend is None else rows[int(front[bend])],
         "suggested_cost_strength": largest_harmless(usable, tolerance=tolerance),
         "tolerance": tolerance,
+        "reading": _told(int(empty.sum()), len(usable)),
     }
 
 
@@ -69,6 +75,17 @@ def largest_harmless(points: Sequence[Mapping[str, Any]], *, tolerance: float) -
     scales = [float(p["scale"]) for p in points if _finite(p.get("scale"))]
     limit = best + tolerance * (float(np.median(scales)) if scales else abs(best))
     return max(strength for strength, loss in medians.items() if loss <= limit)
+
+
+def _empty(point: Mapping[str, Any]) -> bool:
+    return point.get("connections") == 0 or float(point["wiring"]) == 0
+
+
+def _told(empty: int, runs: int) -> str | None:
+    """A sentence where runs found nothing."""
+    if not empty:
+        return None
+    return f"{empty} of {runs} runs kept no connection: they answer a constant, and their loss is that of a constant."
 
 
 def _finite(value: Any) -> bool:

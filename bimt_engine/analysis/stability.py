@@ -21,6 +21,7 @@ Array = np.ndarray
 Document = Mapping[str, Any]
 OFTEN = 0.5  # of the runs: what occurs less often is not called recurring
 MOST_LISTED = 100  # recurring connections in a report
+MOST_TOLD = 8  # modules in a sentence
 
 
 def end_labels(document: Document) -> tuple[tuple[str, ...], Array]:
@@ -43,9 +44,9 @@ def align_modules(document: Document, reference: Document) -> list[int | None]:
     Alike is the cosine between rows of the effect matrix, negative effects counted as none; every module is used once,
     and a match without any overlap is no match.
     """
-    ours, theirs = (np.maximum(np.array(d["effects"]["matrices"]["mean"], float), 0.0) for d in (document, reference))
-    if not (ours.size and theirs.size):
+    if not (document["modules"] and reference["modules"]):
         return [None] * len(reference["modules"])
+    ours, theirs = (np.maximum(np.array(d["effects"]["matrices"]["mean"], float), 0.0) for d in (document, reference))
     scaled = [m / np.maximum(np.linalg.norm(m, axis=1, keepdims=True), 1e-300) for m in (theirs, ours)]
     alike = scaled[0] @ scaled[1].T
     rows, columns = linear_sum_assignment(-alike)
@@ -77,47 +78,89 @@ def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]
 def stability(documents: Sequence[Document]) -> dict[str, Any]:
     """How far runs of one spec with different seeds agree; a JSON-able document.
 
+    empty        runs that kept no connection: they found nothing, so they agree with nobody, not even with one another.
     agreement    runs whose modules part inputs and outputs in the most common way.
     modules      of the run that agrees best with all others, each with how often it came back and what it read.
     dependencies share of the runs in which an input reaches an output.
     connections  by what they read and where they lead, with the share of the runs that have one; the common ones.
+
+    Agreement and both indices are of the runs that kept something; the indices are None where fewer than two did.
     """
     if not documents:
         return {"runs": 0, "reading": "No run has ended yet, so there is nothing to compare."}
     names, _ = end_labels(documents[0])
-    labels = []
-    for document in documents:
-        these, of = end_labels(document)
-        if these != names:
-            raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
-        labels.append(of)
-    parted = [_partition(names, of) for of in labels]
-    common, agreeing = Counter(parted).most_common(1)[0]
-    count = len(documents)
-    rand = np.array([[adjusted_rand(a, b) for b in labels] for a in labels])
-    information = np.array([[variation_of_information(a, b) for b in labels] for a in labels])
-    pairs = np.triu_indices(count, 1)
-    among = [i for i in range(count) if parted[i] == common]
-    reference = max(among, key=lambda i: (rand[i].mean(), -i))
-    found = {
-        "runs": count,
-        "agreement": agreeing,
-        "partition": [sorted(group) for group in sorted(common, key=lambda g: sorted(g))],
-        "adjusted_rand": float(rand[pairs].mean()) if count > 1 else 1.0,
-        "variation_of_information": float(information[pairs].mean()) if count > 1 else 0.0,
-        "reference": reference,
-        "modules": _module_rows(documents, documents[reference]),
+    if any(end_labels(document)[0] != names for document in documents):
+        raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
+    full = [number for number, document in enumerate(documents) if document["modules"]]
+    found: dict[str, Any] = {"runs": len(documents), "empty": len(documents) - len(full)}
+    found |= _agreement(names, documents, full)
+    reference = found["reference"]
+    found |= {
+        "modules": [] if reference is None else _module_rows(documents, documents[reference]),
         "dependencies": _dependency_shares(documents),
         "connections": _recurring(documents),
     }
-    found["reading"] = (
-        f"{agreeing} of {count} runs part inputs and outputs the same way ({_told(common)}); mean adjusted Rand index "
-        f"{found['adjusted_rand']:.2f}, mean variation of information {found['variation_of_information']:.2f} nats."
-    )
+    return found | {"reading": _in_words(found)}
+
+
+def _agreement(names: tuple[str, ...], documents: Sequence[Document], full: Sequence[int]) -> dict[str, Any]:
+    """The most common partition of the ends, how many of the runs that kept something have it, and the indices."""
+    labels = [end_labels(documents[number])[1] for number in full]
+    parted = [_partition(names, of) for of in labels]
+    found: dict[str, Any] = {
+        "agreement": 0,
+        "partition": [],
+        "adjusted_rand": None,
+        "variation_of_information": None,
+        "reference": None,
+    }
+    if not full:
+        return found
+    common, agreeing = Counter(parted).most_common(1)[0]
+    rand = np.array([[adjusted_rand(a, b) for b in labels] for a in labels])
+    information = np.array([[variation_of_information(a, b) for b in labels] for a in labels])
+    among = [i for i in range(len(full)) if parted[i] == common]
+    found |= {
+        "agreement": agreeing,
+        "partition": [sorted(group) for group in sorted(common, key=lambda g: sorted(g))],
+        "reference": full[max(among, key=lambda i: (rand[i].mean(), -i))],
+    }
+    if len(full) > 1:
+        pairs = np.triu_indices(len(full), 1)
+        found["adjusted_rand"] = float(rand[pairs].mean())
+        found["variation_of_information"] = float(information[pairs].mean())
     return found
 
 
+def _in_words(found: Mapping[str, Any]) -> str:
+    """The agreement in sentences: who found nothing, how the others part, how often each module came back."""
+    runs, empty = found["runs"], found["empty"]
+    nothing = f"{empty} of {runs} runs kept no connection, so they have no modules"
+    if empty == runs:
+        return f"{nothing}: nothing was found, and there is nothing to compare."
+    said = f"{nothing}. " if empty else ""
+    said += f"{found['agreement']} of {runs} runs part inputs and outputs the same way ({_told(found['partition'])})"
+    if found["adjusted_rand"] is not None:
+        among = " of those that kept something" if empty else ""
+        said += (
+            f"; mean adjusted Rand index{among} {found['adjusted_rand']:.2f}, mean variation of information "
+            f"{found['variation_of_information']:.2f} nats"
+        )
+    came_back = "; ".join(
+        f"{', '.join(m['inputs']) or 'nothing'} → {', '.join(m['outputs'])} in {m['same_ends_in']} of {runs} runs"
+        + (f", overlapping modules in {m['met_in'] - m['same_ends_in']} more" * (m["met_in"] > m["same_ends_in"]))
+        for m in found["modules"][:MOST_TOLD]
+    )
+    return f"{said}. A module with exactly these inputs and outputs: {came_back}."
+
+
 def _module_rows(documents: Sequence[Document], reference: Document) -> list[dict[str, Any]]:
+    """The modules of the reference, each with how often it came back.
+
+    met_in         runs with a module that moves some of the same outputs: it may read other inputs, or more outputs.
+    same_ends_in   those of them whose module has exactly these inputs and outputs.
+    supported_in   those of these in which it is supported.
+    """
     matches = [align_modules(document, reference) for document in documents]
     rows = []
     for number, module in enumerate(reference["modules"]):
@@ -126,16 +169,15 @@ def _module_rows(documents: Sequence[Document], reference: Document) -> list[dic
             for document, match in zip(documents, matches, strict=True)
             if match[number] is not None
         ]
+        same = [m for _, m in met if all(set(m[ends]) == set(module[ends]) for ends in ("inputs", "outputs"))]
         rows.append(
             {
                 "name": module["name"],
                 "inputs": module["inputs"],
                 "outputs": module["outputs"],
                 "met_in": len(met),
-                "same_ends_in": sum(
-                    m["inputs"] == module["inputs"] and m["outputs"] == module["outputs"] for _, m in met
-                ),
-                "supported_in": sum(bool(m.get("supported")) for _, m in met),
+                "same_ends_in": len(same),
+                "supported_in": sum(bool(m.get("supported")) for m in same),
                 "inputs_read": _shares(met, "inputs", len(documents)),
                 "outputs_reached": _shares(met, "outputs", len(documents)),
                 "connections": [int(m["connections"]) for _, m in met],
@@ -189,11 +231,11 @@ def _partition(names: tuple[str, ...], labels: Array) -> frozenset[frozenset[str
     )
 
 
-def _told(partition: frozenset[frozenset[str]]) -> str:
+def _told(partition: Sequence[Sequence[str]]) -> str:
     parts = []
-    for group in sorted(partition, key=lambda g: sorted(g)):
-        reads = [name.removeprefix("in ") for name in sorted(group) if name.startswith("in ")]
-        decides = [name.removeprefix("out ") for name in sorted(group) if name.startswith("out ")]
+    for group in partition:
+        reads = [name.removeprefix("in ") for name in group if name.startswith("in ")]
+        decides = [name.removeprefix("out ") for name in group if name.startswith("out ")]
         if decides:
             parts.append(f"{', '.join(reads) or 'nothing'} → {', '.join(decides)}")
     return " | ".join(parts) or "no output is reached"

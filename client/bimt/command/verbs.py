@@ -169,13 +169,14 @@ def stability(asked: Asked) -> Any:
             m["name"],
             ", ".join(m["inputs"]),
             ", ".join(m["outputs"]),
+            f"{m['same_ends_in']} of {found['runs']}",
+            f"{m['supported_in']} of {found['runs']}",
             f"{m['met_in']} of {found['runs']}",
-            m["supported_in"],
         )
         for m in found.get("modules") or []
     ]
     if rows:
-        shown.table(asked, ("module", "reads", "decides", "met in", "supported in"), rows)
+        shown.table(asked, ("module", "reads", "decides", "same ends in", "supported in", "overlaps in"), rows)
     return found
 
 
@@ -188,6 +189,8 @@ def pareto(asked: Asked) -> Any:
         best = "yes" if point["efficient"] else ""
         rows.append((point["run"], point["seed"], strength, loss, wiring, point["connections"], best))
     shown.table(asked, ("run", "seed", "λ", "loss", "wiring", "connections", "unbettered"), rows)
+    if found.get("reading"):
+        shown.say(asked, str(found["reading"]))
     if found["suggested_cost_strength"] is not None:
         shown.say(asked, f"λ {found['suggested_cost_strength']:g} is the largest whose median loss is still harmless.")
     return found

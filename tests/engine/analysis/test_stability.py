@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,20 @@ def documents() -> list[dict]:
     return found
 
 
+@pytest.fixture(scope="module")
+def nothing() -> dict:
+    """A run on pure noise, of which no connection is left."""
+    network, data = student_and_data(TWO_MODULES, seed=3)
+    draw = np.random.default_rng(3)
+    noise = replace(data, train_targets=draw.normal(size=(100, 2)), test_targets=draw.normal(size=(100, 2)))
+    evidence = gather_evidence(
+        network, noise, plain_spec(tolerance=0.5, leiden_seeds=1, random_groups=20), seed=3, nulls=0
+    )
+    found = json.loads(json.dumps(evidence.document()))
+    assert found["metrics"]["connections"] == 0
+    return found
+
+
 @given(labels)
 def test_the_rand_index_is_scikit_learn_s(pairs: list[tuple[int, int]]) -> None:
     one, other = (np.array(side) for side in zip(*pairs, strict=True))
@@ -44,8 +59,10 @@ def test_runs_that_agree_are_counted_and_told(documents) -> None:
     assert (found["runs"], found["agreement"]) == (4, 3)
     assert found["partition"] == [["in x1", "in x3", "out y1"], ["in x2", "in x4", "out y2"]]
     assert found["reading"].startswith("3 of 4 runs part inputs and outputs the same way (x1, x3 → y1 | x2, x4 → y2)")
-    assert found["modules"][0]["met_in"] >= 3
+    assert found["modules"][0]["met_in"] == 4
     assert found["modules"][0]["same_ends_in"] == 3
+    assert found["modules"][0]["supported_in"] == 3
+    assert "x1, x3 → y1 in 3 of 4 runs, overlapping modules in 1 more" in found["reading"]
     shares = np.array(found["dependencies"]["share"])
     np.testing.assert_allclose(shares, [[1, 0.25], [0, 1], [1, 0.25], [0, 1]])
     assert {"parameter": "weights.0", "reads": ["x1"], "leads_to": ["y1"], "share": 1.0} in found["connections"]
@@ -59,6 +76,29 @@ def test_runs_that_all_agree_agree_fully(documents) -> None:
     assert found["variation_of_information"] == pytest.approx(0.0)
     assert stability(documents[:1])["agreement"] == 1
     assert stability([])["runs"] == 0
+
+
+def test_runs_that_kept_nothing_are_runs_that_found_nothing(documents, nothing) -> None:
+    found = stability([nothing] * 3)
+    assert (found["runs"], found["empty"], found["agreement"], found["modules"]) == (3, 3, 0, [])
+    assert (found["reference"], found["adjusted_rand"], found["partition"]) == (None, None, [])
+    assert found["reading"].startswith("3 of 3 runs kept no connection")
+    assert not np.any(found["dependencies"]["share"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_runs_that_kept_nothing_do_not_outvote_those_that_found_something(documents, nothing) -> None:
+    found = stability([nothing, documents[0], nothing, documents[1], nothing])
+    assert (found["runs"], found["empty"], found["agreement"], found["reference"]) == (5, 3, 2, 1)
+    assert found["reading"].startswith(
+        "3 of 5 runs kept no connection, so they have no modules. 2 of 5 runs part inputs and outputs the same way"
+    )
+    assert [m["same_ends_in"] for m in found["modules"]] == [2, 2]
+    assert found["adjusted_rand"] == pytest.approx(1.0)
+    assert np.max(found["dependencies"]["share"]) == pytest.approx(0.4)
+    old = json.loads(json.dumps(nothing))
+    old["effects"] = {"outputs": ["y1", "y2"], "modules": []}  # as it was once published
+    assert stability([old, documents[0], old])["reading"] == stability([nothing, documents[0], nothing])["reading"]
 
 
 def test_modules_are_aligned_by_what_they_do_not_by_their_order(documents) -> None:
@@ -140,4 +180,18 @@ def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
     assert [p["run"] for p in found["points"] if p["efficient"]] == ["a", "b", "c"]
     assert found["knee"]["run"] == "b"
     assert found["suggested_cost_strength"] == 0.1
-    assert pareto([]) == {"points": [], "knee": None, "suggested_cost_strength": None}
+    assert found["reading"] is None
+    assert pareto([]) == {"points": [], "knee": None, "suggested_cost_strength": None, "reading": None}
+
+
+def test_a_run_that_kept_nothing_is_a_point_but_no_knee() -> None:
+    points = [
+        {"run": str(n), "cost_strength": 10.0**n, "loss": loss, "wiring": wiring, "connections": int(wiring)}
+        for n, (loss, wiring) in enumerate([(1e-4, 100.0), (1.2e-4, 10.0), (1e-1, 4.0), (1.0, 3.5), (1.1, 0.0)])
+    ]
+    found = pareto(points)
+    assert found["knee"]["run"] == "1"
+    assert [p["run"] for p in found["points"] if p["efficient"]] == ["0", "1", "2", "3", "4"]
+    assert found["reading"].startswith("1 of 5 runs kept no connection")
+    nothing = [{"run": str(n), "cost_strength": 0.1, "loss": 1.0, "wiring": 0.0, "connections": 0} for n in range(3)]
+    assert (pareto(nothing)["knee"], pareto(nothing)["reading"][:10]) == (None, "3 of 3 run")
