@@ -58,10 +58,16 @@ class Batch:
 
     def _data(self) -> list[Dataset]:
         """The data of each member. A run whose data cannot be made has failed, and is a member no more."""
-        datasets, members = [], []
-        for run in self.members:
+        from bimt_engine.datasets.catalogue import differs_by_seed
+
+        datasets: list[Dataset] = []
+        members: list[Run] = []
+        for number, run in enumerate(self.members):
+            if number:
+                self.reporter.progress(self.left, 0.0, "the data are made")
             try:
-                datasets.append(run.dataset())
+                same = bool(datasets) and not differs_by_seed(run.spec.dataset)
+                datasets.append(datasets[0] if same else run.dataset())  # the same object: its memory is shared
                 members.append(run)
             except BimtError as error:
                 self.reporter.fail([run] if run.left else [], str(error))

@@ -56,9 +56,8 @@ def do_all(runs: Sequence[Run], reporter: Reporter) -> None:
     """Do the runs of one job that are left, batch after batch. Raises Stopped."""
     with reporter.ending_only(runs):
         for members in batches(runs, reporter):
-            if any(run.left for run in members):
-                reporter.stop_if_asked()
-                Batch(members, reporter).do()
+            reporter.stop_if_asked()
+            Batch(members, reporter).do()
 
 
 def batches(runs: Sequence[Run], reporter: Reporter) -> Iterator[list[Run]]:
@@ -73,20 +72,20 @@ def batches(runs: Sequence[Run], reporter: Reporter) -> Iterator[list[Run]]:
     for run in runs:
         kinds.setdefault(alike(run.spec), []).append(run)
     for kind in kinds.values():
-        most, gains = _side_by_side(kind, reporter)
+        most, gains = _side_by_side(kind)
         for piece in pieces(len(kind), most):
             members = kind[piece]
             kept = {run.id: _replicas_kept(run, reporter) for run in members if run.left}
             alone = [run for run in members if run.left and kept[run.id] == 1]
             others = [run for run in members if run.left and kept[run.id] != 1]
             yield from ([run] for run in alone)
-            if gains or any(kept[run.id] for run in others):
+            if others and (gains or any(kept[run.id] for run in others)):
                 yield members  # of these, the others are left now
             else:
                 yield from ([run] for run in others)
 
 
-def _side_by_side(kind: Sequence[Run], reporter: Reporter) -> tuple[int, bool]:
+def _side_by_side(kind: Sequence[Run]) -> tuple[int, bool]:
     """How many runs of a kind stand side by side at most, and whether the stepper of this machine gains by that."""
     from bimt_engine.training.replicas import gains_by_replicas, most_side_by_side
 

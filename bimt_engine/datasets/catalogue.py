@@ -62,6 +62,11 @@ def make_dataset(spec: DatasetSpec, *, seed: int, content: bytes | Path | None =
             return uploaded_dataset(spec, content, seed=seed)
 
 
+def differs_by_seed(spec: DatasetSpec) -> bool:
+    """Whether runs with other seeds have other data."""
+    return not isinstance(spec, ImagesData) and getattr(spec, "seed", None) is None
+
+
 def _formula(spec: FormulaData, seed: int) -> Dataset:
     """Uniform inputs and the value of each formula. (section 3.1)"""
     draw = generator(seed, "formula")

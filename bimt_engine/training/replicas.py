@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from math import ceil, prod
+from math import ceil
 
+from bimt_engine.datasets.catalogue import differs_by_seed
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.build import DTYPES, build_network
 from bimt_engine.networks.network import Network
@@ -32,7 +33,9 @@ def alike(spec: Spec) -> str:
 
 def most_side_by_side(spec: Spec, dataset: Dataset) -> int:
     """How many replicas of such a spec are trained side by side at most. Raises SpecError when none can be built."""
-    return max(1, min(MOST, ROOM // _bytes_of_one(_drawn(spec, dataset), dataset, spec)))
+    data, rest = _bytes_of_one(_drawn(spec, dataset), dataset, spec)
+    most = ROOM // (data + rest) if differs_by_seed(spec.dataset) else (ROOM - data) // rest
+    return max(1, min(MOST, most))
 
 
 def gains_by_replicas(spec: Spec, dataset: Dataset, *, replicas: int) -> bool:
@@ -55,12 +58,12 @@ def _drawn(spec: Spec, dataset: Dataset) -> Network:
     return build_network(spec.network, dataset, precision=spec.training.precision, generator=generator)
 
 
-def _bytes_of_one(network: Network, dataset: Dataset, spec: Spec) -> int:
-    """What one replica takes on the device: its data, θ with gradient and moments, and three numbers a neuron."""
-    examples = len(dataset.train_inputs)
+def _bytes_of_one(network: Network, dataset: Dataset, spec: Spec) -> tuple[int, int]:
+    """What one replica takes on the device: its data; and θ with gradient and moments, and three numbers a neuron."""
+    examples, itemsize = len(dataset.train_inputs), DTYPES[spec.training.precision].itemsize
     at_once = min(spec.training.batch_size or examples, examples)
     neurons = sum(layer.neurons for layer in network.wiring.neuron_layers)
-    parameters = sum(prod(parameter.shape) for parameter in network.parameters())
-    data = sum(part.size for part in (dataset.train_inputs, dataset.test_inputs))
-    data += (examples + len(dataset.test_inputs)) * dataset.targets
-    return DTYPES[spec.training.precision].itemsize * (data + 5 * parameters + 3 * at_once * neurons)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    inputs = dataset.train_inputs.size + dataset.test_inputs.size
+    targets = (examples + len(dataset.test_inputs)) * dataset.targets
+    return itemsize * (inputs + targets), itemsize * (5 * parameters + 3 * at_once * neurons)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bimt_engine.spec import FormulaData
 from bimt_engine.training import replicas
 from bimt_engine.training.loop import Training
 from bimt_engine.training.replicas import MOST, alike, gains_by_replicas, most_side_by_side, pieces
@@ -37,12 +38,17 @@ def test_small_networks_stand_together_up_to_a_bound() -> None:
 
 def test_large_data_and_networks_leave_room_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, data = spec_for("mlp", precision="float64")
-    of_one = 8 * (2 * 24 * (4 + 2) + 5 * (4 * 7 + 7 + 7 * 5 + 5 + 5 * 2 + 2) + 3 * 24 * (4 + 7 + 5 + 2))
-    monkeypatch.setattr(replicas, "ROOM", 3 * of_one)
+    drawn = 8 * 2 * 24 * (4 + 2)
+    rest = 8 * (5 * (4 * 7 + 7 + 7 * 5 + 5 + 5 * 2 + 2) + 3 * 24 * (4 + 7 + 5 + 2))
+    monkeypatch.setattr(replicas, "ROOM", 3 * (drawn + rest))
     assert most_side_by_side(spec, data) == 3
     halves, _ = spec_for("mlp", precision="float32")
     assert most_side_by_side(halves, data) == 6
     assert most_side_by_side(spec, table_data(examples=48)) == 1
+    same = spec.model_copy(update={"dataset": FormulaData(formulas=["x1"], inputs=1, seed=7)})
+    monkeypatch.setattr(replicas, "ROOM", drawn + 3 * rest)
+    assert most_side_by_side(spec, data) == 2
+    assert most_side_by_side(same, data) == 3  # data that all share count once
     monkeypatch.setattr(replicas, "ROOM", 1)
     assert most_side_by_side(spec, data) == 1
 

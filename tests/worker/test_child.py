@@ -20,12 +20,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
+from bimt_engine.datasets.catalogue import make_dataset
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import read_progress
+from bimt_engine.training.loop import Training
 from tests.whole.house import tiny_spec, wild_spec
 from worker import bar
-from worker.child import do_all
+from worker.child import batches, do_all
 from worker.reporter import Reporter, is_out_of_memory
 from worker.run import Run
 from worker.speech import Stopped
@@ -60,6 +62,7 @@ class Office:
             for n, spec in enumerate(told)
         ]
         self.voices: list[Voice] = []
+        self.began = self.ended = 0.0
 
     def process(self, **words: int) -> bool:
         """One training process, asked to stop when it has said a word so often. Whether it came to its end."""
@@ -100,6 +103,15 @@ class Office:
         content = (self.folder / name).read_bytes()
         assert read_progress(content).finished
         return {run: {name: array[row].tobytes() for name, array in load(content).items()} for run, row in rows.items()}
+
+    def batches(self) -> list[list[int]]:
+        """The runs that would be trained together, by their numbers."""
+        reporter = Reporter(self.folder, Voice(), SimpleNamespace())  # type: ignore[arg-type]
+        runs = [Run.of(order, None) for order in self.orders]
+        return [[runs.index(run) for run in members] for members in batches(runs, reporter)]
+
+    def results(self) -> list[dict[str, Any]]:
+        return [json.loads((self.folder / said["file"]).read_text()) for said in self.said("result")]
 
     def said(self, what: str) -> list[dict[str, Any]]:
         return [said for voice in self.voices for said in voice.of(what)]
@@ -145,19 +157,6 @@ def test_the_bar_of_a_run_rises_from_training_to_pictures(tmp_path):
     ]
 
 
-def test_a_run_says_apart_how_long_its_training_and_its_evidence_took(tmp_path):
-    """Where several trained side by side, each has its share of their training."""
-    began = time.monotonic()
-    office = Office(tmp_path, [SIDE_BY_SIDE] * 2)
-    assert office.process()
-    took = time.monotonic() - began
-    said = [json.loads((tmp_path / result["file"]).read_text()) for result in office.said("result")]
-    curve = office.said("row")[-1]["row"]
-    assert [one["training_seconds"] for one in said] == [pytest.approx(curve["seconds"] / 2, abs=1e-3)] * 2
-    assert min(one["evidence_seconds"] for one in said) > 0
-    assert sum(one["training_seconds"] + one["evidence_seconds"] for one in said) < took
-
-
 def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(bar, "SHORTEST_LOOK", 0.0)
     office = Office(tmp_path, [tiny_spec(steps=400)])
@@ -169,51 +168,76 @@ def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):
     assert office.voices[-1].of("progress")[0]["fraction"] > 0
 
 
-def test_runs_are_replicas_of_one_batch_where_the_batched_stepper_trains_them(tmp_path):
-    office = Office(tmp_path, [SIDE_BY_SIDE.at_cost_strength(s) for s in (1e-3, 1e-2)] * 2, [0, 0, 1, 1])
-    office.orders = office.orders[:3]
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Office:
+    """A job of three runs that are trained side by side, done without a break."""
+    specs = [SIDE_BY_SIDE, SIDE_BY_SIDE, SIDE_BY_SIDE.at_cost_strength(0.1)]
+    office = Office(tmp_path_factory.mktemp("three"), specs, [0, 1, 0])
+    office.began = time.monotonic()
     assert office.process()
+    office.ended = time.monotonic()
+    return office
+
+
+def test_runs_are_replicas_of_one_batch_where_the_batched_stepper_trains_them(three):
     runs = ["run_0", "run_1", "run_2"]
-    assert [{**said, "say": ""} for said in office.said("began")] == [
-        {"say": "", "runs": runs, "stepper": "batched", "replicas": 3, "step": 0}
-    ]
-    assert [said["runs"] for said in office.said("at")] == [runs, *([run] for run in runs)]
-    assert [said["run"] for said in office.said("result")] == runs
-    assert {json.loads((tmp_path / said["file"]).read_text())["replicas"] for said in office.said("result")} == {3}
-    kept = office.said("checkpoint")
+    assert three.said("began") == [{"say": "began", "runs": runs, "stepper": "batched", "replicas": 3, "step": 0}]
+    assert [said["runs"] for said in three.said("at")] == [runs, *([run] for run in runs)]
+    assert [said["run"] for said in three.said("result")] == runs
+    assert [result["replicas"] for result in three.results()] == [3, 3, 3]
+    kept = three.said("checkpoint")
     assert [(said["step"], said["runs"]) for said in kept] == [(step, runs) for step in (100, 200, 300, 400)]
-    found = office.found()
+    found = three.found()
     assert len({found[run]["weights"] for run in runs}) == 3
     assert [sorted(of["rows"]) for of in found.values()] == [[0, 100, 200, 300, 400]] * 3
     assert [sorted(of["film"]) for of in found.values()] == [[0, 400]] * 3
 
 
-def test_the_bar_of_a_batch_counts_its_training_for_every_run(tmp_path):
+def test_a_run_says_apart_how_long_its_training_and_its_evidence_took(three):
+    """Where several trained side by side, each has its share of their training."""
+    said, curve = three.results(), three.said("row")[-1]["row"]
+    assert [one["training_seconds"] for one in said] == [pytest.approx(curve["seconds"] / 3, abs=1e-3)] * 3
+    assert min(one["evidence_seconds"] for one in said) > 0
+    took = three.ended - three.began
+    assert sum(one["training_seconds"] + one["evidence_seconds"] for one in said) < took
+
+
+def test_the_bar_of_a_batch_counts_its_training_for_every_run(three):
     """Until its evidence, a run has come as far as all the others have."""
-    office = Office(tmp_path, [tiny_spec(steps=4000, stepper="batched")] * 3)
-    assert office.process()
     reached = dict.fromkeys(("run_0", "run_1", "run_2"), 0.0)
-    bars, ended = [], set()
-    for said in office.voices[0].said:
+    bars = []
+    for said in three.voices[0].said:
         if said["say"] == "progress":
             reached |= dict.fromkeys(said["runs"], said["fraction"])
         elif said["say"] == "result":
             reached[said["run"]] = 1.0
-            ended.add(said["run"])
         bars.append(sum(reached.values()))
     assert bars == sorted(bars)
+    assert bars[0] == 0
     assert bars[-1] == 3
-    assert ended == reached.keys()
 
 
-@pytest.mark.parametrize("stepper", ["autograd", "kernel"])
-def test_runs_go_one_after_another_where_another_stepper_trains_them(tmp_path, stepper):
-    office = Office(tmp_path, [tiny_spec(steps=100, stepper=stepper)] * 2)
-    assert office.process()
-    began = office.said("began")
-    if began[0]["stepper"] != stepper:
+@pytest.mark.parametrize(
+    ("stepper", "together"), [("batched", [[0, 1, 2]]), ("autograd", [[0], [1], [2]]), ("kernel", [[0], [1], [2]])]
+)
+def test_runs_go_one_after_another_where_another_stepper_trains_them(tmp_path, stepper, together):
+    spec = tiny_spec(stepper=stepper)
+    dataset = make_dataset(spec.dataset, seed=0)
+    if Training.begin(spec, dataset, seed=0).stepper_name != stepper:
         pytest.skip(f"the {stepper} stepper is not to be had here")
-    assert [(said["runs"], said["replicas"]) for said in began] == [(["run_0"], 1), (["run_1"], 1)]
+    assert Office(tmp_path, [spec] * 3).batches() == together
+
+
+def test_runs_stand_together_whoever_is_left_unless_they_differ_in_more_than_cost_strength(tmp_path):
+    """And a batch that nobody is left of is not named."""
+    other = tiny_spec(steps=500, stepper="batched")
+    office = Office(tmp_path, [SIDE_BY_SIDE, other, SIDE_BY_SIDE.at_cost_strength(0.1), other, SIDE_BY_SIDE])
+    assert office.batches() == [[0, 2, 4], [1, 3]]
+    for ended in (0, 4, 3):
+        office.orders[ended]["left"] = False
+        assert office.batches() == [[0, 2, 4], [1, 3]]
+    office.orders[1]["left"] = False
+    assert office.batches() == [[0, 2, 4]]
 
 
 @settings(deadline=None, max_examples=12, phases=[Phase.explicit, Phase.generate])
@@ -243,9 +267,9 @@ def test_evidence_that_is_cut_goes_on_with_the_runs_that_are_left(tmp_path):
     assert not office.process(at=3)
     assert [order["left"] for order in office.orders] == [False, True]
     assert office.process()
-    assert office.voices[1].said[1] == {
-        "say": "began", "runs": ["run_1"], "stepper": "batched", "replicas": 2, "step": 400
-    }  # fmt: skip
+    assert office.voices[1].of("began") == [
+        {"say": "began", "runs": ["run_1"], "stepper": "batched", "replicas": 2, "step": 400}
+    ]
     assert not office.voices[1].of("row")
     assert [said["run"] for said in office.said("result")] == ["run_0", "run_1"]
     for replica, saved in enumerate(load_weights(of["weights"]) for of in office.found().values()):
@@ -261,14 +285,12 @@ def test_a_run_that_diverges_ends_alone_and_the_others_go_on_with_the_same_bits(
     whole.train()
     trained = whole.trained()
     assert list(trained) == ["run_0", "run_2"]
-    assert whole.process()
     found = whole.found()
     assert ["failed" in of for of in found.values()] == [False, True, False]
     assert found["run_1"]["failed"].startswith("After 200 steps")
     assert "(seed 5)" in found["run_1"]["failed"]
     assert list(found["run_1"]["rows"]) == [0, 100]
     assert list(found["run_1"]["film"]) == [0]
-    assert all("weights" in found[run] for run in ("run_0", "run_2"))
 
     for times, left in ((4, ["run_0", "run_1", "run_2"]), (7, ["run_0", "run_2"]), (20, ["run_0", "run_2"])):
         cut = Office(tmp_path / f"cut-{times}", [wild_spec(steps=2000)] * 3, seeds)
@@ -278,7 +300,7 @@ def test_a_run_that_diverges_ends_alone_and_the_others_go_on_with_the_same_bits(
         assert cut.voices[1].of("began")[0]["runs"] == left
         assert cut.trained() == trained
         for run, of in cut.found().items():
-            assert of == {name: found[run][name] for name in of}
+            assert of == found[run]
 
 
 def test_a_run_that_failed_is_tried_again_in_the_batch_that_it_was_in(tmp_path):
@@ -320,11 +342,17 @@ def test_a_checkpoint_of_a_run_alone_is_gone_on_from_alone(tmp_path):
     begun = office.orders[0]
     office = Office(tmp_path, [SIDE_BY_SIDE] * 3)
     office.orders[0] = begun
-    assert not office.process(at=4)
-    assert [(said["runs"], said["replicas"], said["step"]) for said in office.said("began")] == [
-        (["run_0"], 1, 100),
-        (["run_1", "run_2"], 3, 0),
-    ]
+    assert office.batches() == [[0], [0, 1, 2]]
+
+
+def test_a_checkpoint_of_a_batch_is_gone_on_from_together_where_another_stepper_would_begin(tmp_path):
+    office = Office(tmp_path, [SIDE_BY_SIDE] * 3)
+    assert not office.process(row=7)
+    for order in office.orders:
+        order["spec"]["training"]["stepper"] = "autograd"
+    assert office.batches() == [[0, 1, 2]]
+    office.train()
+    assert [said["stepper"] for said in office.said("began")] == ["batched", "batched"]
 
 
 def test_a_checkpoint_that_nobody_can_read_costs_the_training_only(tmp_path, caplog):

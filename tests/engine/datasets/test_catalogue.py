@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bimt_engine.datasets.catalogue import make_dataset
+from bimt_engine.datasets.catalogue import differs_by_seed, make_dataset
 from bimt_engine.errors import DataError
 from bimt_engine.spec import (
     DigitsData,
@@ -40,7 +40,9 @@ def test_the_seed_decides_the_data_and_nothing_else_does(spec):
         assert a.dtype == b.dtype
         assert np.array_equal(a, b)
     assert not all(np.array_equal(a, b) for a, b in zip(arrays(first), arrays(other), strict=True))
+    assert differs_by_seed(spec)
     fixed = spec.model_copy(update={"seed": 3})
+    assert not differs_by_seed(fixed)
     for a, b in zip(arrays(first), arrays(make_dataset(fixed, seed=99)), strict=True):
         assert np.array_equal(a, b)
 
