@@ -1,10 +1,13 @@
-"""Which code and which data a result came from: SHA-256 over the engine's source files, and over the examples."""
+"""Which code, data and spec a result came from: SHA-256 over the engine's source files, the examples, the JSON."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,3 +36,10 @@ def data_hash(dataset: Dataset) -> str:
         digest.update(f"{kind.str}{part.shape}".encode() + b"\0")
         digest.update(np.ascontiguousarray(part, kind).tobytes())
     return digest.hexdigest()
+
+
+def spec_hash(spec: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, over a spec's JSON: keys in order, no spaces, UTF-8."""
+    return hashlib.sha256(
+        json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    ).hexdigest()

@@ -24,6 +24,7 @@ from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.exports.module_alone import module_alone
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import SavedNetwork, load_weights
+from bimt_engine.fingerprint import spec_hash
 from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import Snapshot
 from worker.predicting import Refusal, predict
@@ -75,6 +76,12 @@ class Question:
     def spec(self) -> Spec:
         """As the run has it."""
         return Spec.model_validate(self.told["run"]["spec"])
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where the network comes from, for files that leave the service."""
+        run = self.told["run"]
+        return {"run": run["id"], "seed": str(run["seed"]), "spec_sha256": spec_hash(run["spec"])}
 
     def neurons_of(self, module: str) -> list[str]:
         """Raises Refusal where there is no such module."""
@@ -131,7 +138,7 @@ def _verify(question: Question) -> Answer:
 
 
 def _onnx(question: Question) -> Answer:
-    return Answer(files={"model.onnx": onnx_file(question.saved.network, question.dataset)})
+    return Answer(files={"model.onnx": onnx_file(question.saved.network, question.saved.data, question.origin)})
 
 
 def _probe(question: Question) -> Answer:
@@ -152,7 +159,7 @@ def _module(question: Question) -> Answer:
     return Answer(
         files={
             f"module-{letter}.safetensors": alone.weights(seed=saved.seed),
-            f"module-{letter}.onnx": alone.onnx(),
+            f"module-{letter}.onnx": alone.onnx(question.origin | {"module": letter}),
         }
     )
 

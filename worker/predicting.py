@@ -11,6 +11,7 @@ import torch
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.errors import BimtError
 from bimt_engine.networks.network import Network
+from bimt_engine.networks.units import in_units_of_data
 
 MOST_ROWS = 10_000
 
@@ -35,20 +36,12 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
     Raises Refusal, with a pointer to every row that cannot be read.
     """
     inputs = _read(data, rows)
-    if data.input_scaling is not None:
-        inputs = data.input_scaling.apply(inputs)
     with torch.no_grad():
-        outputs = network(torch.from_numpy(inputs)).numpy()
-    if data.is_sequence and data.predicted_positions is not None:
-        outputs = outputs[:, list(data.predicted_positions)]
+        outputs = in_units_of_data(network, data, torch.from_numpy(inputs)).numpy()
     told: dict[str, Any] = {"features": list(data.feature_names), "targets": list(data.target_names)}
     if data.task == "classification":
-        scores = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-        shares = scores / scores.sum(axis=-1, keepdims=True)
-        likeliest = [data.target_names[i] for i in shares.argmax(axis=-1).tolist()]
-        return told | {"probabilities": shares.tolist(), "labels": likeliest}
-    if data.target_scaling is not None:
-        outputs = data.target_scaling.undo(outputs)
+        likeliest = [data.target_names[i] for i in outputs.argmax(axis=-1).tolist()]
+        return told | {"probabilities": outputs.tolist(), "labels": likeliest}
     return told | {"outputs": outputs.tolist()}
 
 

@@ -39,7 +39,7 @@ MAKING: dict[str, Any] = {"needs": Access.READ, "problems": (409,), "models": (E
 
 @api.at("get", "/runs/<string:run_id>/model.onnx", answers={200: binary(OCTETS, "ONNX."), 202: NOT_YET}, **MAKING)
 def run_onnx(path: RunPath, query: WaitQuery) -> Response:
-    """The pruned network for other programs: input `x`, output `y`, in the order of the data."""
+    """The pruned network for other programs: raw columns as `x`, in the order of the data; what it predicts as `y`."""
     return _file(path.run_id, "onnx", "model.onnx", OCTETS, query.wait)
 
 
@@ -79,7 +79,7 @@ def module_weights(path: ModuleFilePath, query: WaitQuery) -> Response:
     **MAKING,
 )
 def module_onnx(path: ModuleFilePath, query: WaitQuery) -> Response:
-    """One module alone for other programs."""
+    """One module alone for other programs: the raw columns that it reads as `x`, the targets that it decides as `y`."""
     return _module(path, "onnx", query.wait)
 
 

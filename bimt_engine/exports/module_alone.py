@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -43,9 +43,9 @@ class ModuleAlone:
         """The module as a weights file, which `load_weights` reads as it reads any other."""
         return weights_file(self.trained, self.network, spec=self.spec, seed=seed, dataset=self.data)
 
-    def onnx(self) -> bytes:
-        """The module for other programs."""
-        return onnx_file(self.network, self.data)
+    def onnx(self, about: Mapping[str, str] | None = None) -> bytes:
+        """The module for other programs: the raw columns that it reads in, the targets that it decides out."""
+        return onnx_file(self.network, self.data, about)
 
 
 def module_alone(

@@ -1,7 +1,9 @@
-"""A network for other programs: ONNX, from inputs in the order of the data to outputs in the order of the targets."""
+"""A network for other programs: ONNX, from the columns as they stand in the data to the targets in the same units."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from copy import deepcopy
 
 import numpy as np
@@ -9,20 +11,40 @@ import torch
 
 from bimt_engine.datasets.dataset import Dataset
 from bimt_engine.networks.build import Network
+from bimt_engine.networks.units import in_units_of_data
 
 
-def onnx_file(network: Network, dataset: Dataset) -> bytes:
-    """The network as ONNX at float32, with a free batch axis; input `x`, output `y`.
+def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None = None) -> bytes:
+    """The network as ONNX with a free batch axis: input `x`, rows of raw columns; output `y`, what one would predict.
 
-    Parameters keep their names. The order of neurons and the pruned zeros are folded into the graph, so masks are
-    lost: the safetensors file stays the source. Raises CannotBeWritten for a network of other operations.
+    data    shape, names and scalings; no rows are looked at. The scalings are nodes of the graph.
+    about   where the network comes from; told in the metadata beside the names of its columns
+
+    Numbers are float64 at both ends, where they are scaled, and float32 between; tokens are int64. Parameters keep
+    their names. The order of neurons and the pruned zeros are folded into the graph, so masks are lost: the safetensors
+    file stays the source. Raises CannotBeWritten for a network of other operations.
     """
+    from onnx import helper
+
     from bimt_engine.exports.sketch import BATCH, Sketch
 
-    shape = dataset.train_inputs.shape[1:]
-    x = torch.from_numpy(np.zeros((BATCH, *shape), dataset.train_inputs.dtype))
-    x = x if dataset.tokens is not None else x.float()
+    x = torch.from_numpy(np.zeros((BATCH, *data.train_inputs.shape[1:]), np.int64 if data.tokens else np.float64))
     twin = deepcopy(network).cpu().float().eval()
     with torch.no_grad(), Sketch(twin, x) as sketch:
-        outputs = twin(x)
-    return sketch.whole(outputs).SerializeToString()
+        y = in_units_of_data(twin, data, x)
+    file = sketch.whole(y)
+    file.graph.input[0].doc_string = f"as they stand in the data: {', '.join(data.feature_names)}"
+    answers = "the probability of each class" if data.task == "classification" else "the targets"
+    file.graph.output[0].doc_string = f"{answers}: {', '.join(data.target_names)}"
+    helper.set_model_props(file, {**(about or {}), **_columns(data)})
+    return file.SerializeToString()
+
+
+def _columns(data: Dataset) -> dict[str, str]:
+    """What the columns of `x` and `y` are. Lists are JSON."""
+    names: dict[str, tuple[str | int, ...]] = {"feature_names": data.feature_names, "target_names": data.target_names}
+    if data.task == "classification":
+        names["classes"] = data.target_names
+    if data.predicted_positions is not None:
+        names["predicted_positions"] = data.predicted_positions
+    return {"task": data.task} | {name: json.dumps(list(row), ensure_ascii=False) for name, row in names.items()}

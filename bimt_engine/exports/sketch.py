@@ -98,8 +98,11 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
 
 
 def _described(name: str, example: Tensor) -> onnx.ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(example.detach().numpy().dtype)
-    return helper.make_tensor_value_info(name, kind, ["batch", *example.shape[1:]])
+    return helper.make_tensor_value_info(name, _kind(example), ["batch", *example.shape[1:]])
+
+
+def _kind(example: Tensor) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(example.detach().numpy().dtype))
 
 
 # --- operations: (the sketch, torch's result, torch's arguments) -> the name or names of the result in the graph ---
@@ -172,6 +175,10 @@ def _new_zeros(s: Sketch, y: Tensor, x: Tensor, *shape: Any, **how: Any) -> str:
     return s.constant(y[:1])  # one row for all of the batch
 
 
+def _to(s: Sketch, y: Tensor, x: Tensor, dtype: torch.dtype) -> str:
+    return s.node("Cast", s.name(x), to=_kind(y))
+
+
 def _alone(kind: str) -> Callable[..., Any]:
     return lambda s, y, x, **how: s.node(kind, s.name(x))
 
@@ -200,6 +207,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "new_zeros": _new_zeros,
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten"), _reshape),
+    "to": _to,
     "add": _both("Add"),
     "sub": _both("Sub"),
     "mul": _both("Mul"),

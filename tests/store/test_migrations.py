@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from store import jobs, migrate, runs
 from store.database import Database
-from store.tables import Base, Module
+from store.tables import Base, Module, Run
 from tests.store.makers import make_people, result, submit
 
 
@@ -134,6 +134,29 @@ def test_an_older_run_gets_the_p_that_was_measured_beside_the_corrected_one(empt
         with database.read() as session:
             assert {(one.p, one.p_holm) for one in runs.effects(session, claim.runs[0].id)} == {(0.005, 0.01)}
             assert [one.body for one in modules_a(session)] == [found.modules[0]]
+
+
+def test_onnx_files_that_took_standardised_numbers_are_forgotten(empty_url, clock, files):
+    migrate.upgrade(empty_url)
+    with Database(empty_url) as database:
+        with database.write() as session:
+            job = submit(session, make_people(session, clock.now), clock.now)
+            claim = jobs.claim(session, job.id, worker="w", now=clock.now, lease_seconds=60)
+            for one in claim.runs:
+                runs.publish(session, claim, one.id, result(files), clock.now)
+        with database.read() as session:
+            before = {one.id: one.bytes for one in session.scalars(select(Run))}
+        with database.write() as session:
+            for name in ("model.onnx", "module-A.onnx", "module-A.safetensors", "film.gif"):
+                runs.add_file(session, claim.runs[0].id, name, files.put_bytes(name.encode()), now=clock.now)
+        migrate.downgrade(empty_url, "0007")
+        migrate.upgrade(empty_url)
+        with database.read() as session:
+            left = {one.name for one in runs.published_files(session, claim.runs[0].id)}
+            after = {one.id: one.bytes for one in session.scalars(select(Run))}
+        assert "film.gif" in left
+        assert not any("onnx" in name or name.startswith("module-") for name in left)
+        assert after == before | {claim.runs[0].id: before[claim.runs[0].id] + len("film.gif")}
 
 
 def modules_a(session):

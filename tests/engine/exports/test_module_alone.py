@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from bimt.networks import load_network
+from bimt_engine.datasets.dataset import Scaling
 from bimt_engine.exports.module_alone import ModuleAloneError, module_alone
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import FormulaData, MlpNetwork, Spec
 from tests.engine.analysis.teachers import data_of, teacher
 from tests.engine.makers import build
+from worker.predicting import predict
 
 A = ["input:0", "input:2", "hidden1:0", "hidden1:1", "hidden2:0", "hidden2:1", "output:0"]
 B = ["input:1", "input:3", "hidden1:4", "hidden1:5", "hidden2:4", "hidden2:5", "output:1"]
@@ -69,16 +74,31 @@ def test_tokens_keep_the_dimensions_that_are_read() -> None:
     assert alone.data.target_names == ("0", "2")
 
 
-def test_onnx_of_a_module_gives_the_same_outputs() -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_module_takes_its_own_raw_columns_in_every_form(turned: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
     network = teacher()
+    if turned:
+        network.adopt_orders({"input": torch.tensor([2, 1, 0, 3]), "output": torch.tensor([1, 0])})
     data = data_of(network)
-    alone = module_alone(network, data, spec(), A)
+    given = Scaling(np.array([1e9, 5.0, 0.0, -3e4]), np.array([3600.0, 1e-6, 2.0, 7.0]))
+    wanted = Scaling(np.array([3e5, 1.0]), np.array([5e4, 1e-3]))
+    data = replace(data, input_scaling=given, target_scaling=wanted)
+    rows = given.undo(data.test_inputs)
+    whole = np.array(predict(network, data, rows.tolist())["outputs"])
+    alone = module_alone(network, data, spec(), B)
+    columns = [data.feature_names.index(name) for name in alone.data.feature_names]
+    targets = [data.target_names.index(name) for name in alone.data.target_names]
+    assert (columns, targets) == ([1, 3], [0] if turned else [1])
+    whole, read = whole[:, targets], np.ascontiguousarray(rows[:, columns])
     session = onnxruntime.InferenceSession(alone.onnx(), providers=["CPUExecutionProvider"])
-    (theirs,) = session.run(None, {"x": data.test_inputs[:, [0, 2]].astype(np.float32)})
-    with torch.no_grad():
-        ours = network(torch.from_numpy(data.test_inputs)).numpy()[:, :1]
-    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    said = {
+        "service": np.array(predict(alone.network, alone.data, read.tolist())["outputs"]),
+        "client": load_network(alone.weights(seed=0)).predict(read).numpy(),
+        "onnx": session.run(["y"], {"x": read})[0],
+    }
+    for name, answer in said.items():
+        assert np.abs((answer - whole) / wanted.std[targets]).max() < 1e-5, name
 
 
 def test_what_is_no_module_is_refused_with_a_sentence() -> None:

@@ -1,47 +1,92 @@
-"""Another program that reads the ONNX file gives the same numbers."""
+"""Another program that reads the ONNX file gives the service's numbers, in the units of the data."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from bimt_engine.datasets.dataset import Dataset, Scaling
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.sketch import CannotBeWritten
-from bimt_engine.networks.network import ACTIVATIONS
+from bimt_engine.networks.network import ACTIVATIONS, Network
 from tests.engine.makers import ARCHITECTURES, build
+from worker.predicting import predict
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
 
 
+def said_by(file: bytes, rows: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (y,) = session.run(["y"], {"x": rows})
+    return y
+
+
+def in_other_units(data: Dataset) -> Dataset:
+    """The same data, as if they had been standardised from columns such as a date in seconds and a length in nm."""
+    if data.tokens:
+        return data
+    columns, targets = np.arange(data.inputs), np.arange(data.targets)
+    given = Scaling(mean=1.7e9 + columns, std=86_400.0 * 10.0 ** -(3 * columns % 9))
+    wanted = Scaling(mean=3e5 - targets, std=7e4 * 10.0 ** -(6 * targets % 9))
+    return replace(data, input_scaling=given, target_scaling=wanted if data.task == "regression" else None)
+
+
+def raw_rows(data: Dataset) -> np.ndarray:
+    return data.input_scaling.undo(data.test_inputs) if data.input_scaling else data.test_inputs
+
+
+def as_the_service_says(network: Network, data: Dataset, rows: np.ndarray) -> np.ndarray:
+    told = predict(network, data, rows.tolist())
+    return np.array(told["probabilities" if data.task == "classification" else "outputs"])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_onnxruntime_gives_the_same_outputs(name: str) -> None:
-    network, dataset = build(name, seed=3)
+def test_raw_columns_in_give_what_the_service_predicts(name: str, scaled: bool) -> None:
+    network, data = build(name, seed=3)
+    data = in_other_units(data) if scaled else data
     turned = network.wiring.layer("hidden1") if name != "shallow mlp" else network.wiring.input_layer
     if turned.movable:
         network.adopt_orders({turned.name: torch.arange(turned.neurons).roll(1)})
-    session = onnxruntime.InferenceSession(onnx_file(network, dataset), providers=["CPUExecutionProvider"])
-    for rows in (1, 5, 16):  # the batch axis is free
-        inputs = dataset.test_inputs[:rows]
-        (theirs,) = session.run(None, {"x": inputs if dataset.tokens else inputs.astype(np.float32)})
-        with torch.no_grad():
-            ours = network(torch.from_numpy(inputs)).numpy()
-        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    file, unit = onnx_file(network, data), data.target_scaling.std if data.target_scaling else 1.0
+    for count in (1, 5, 16):  # the batch axis is free
+        rows = raw_rows(data)[:count]
+        theirs, ours = said_by(file, rows), as_the_service_says(network, data, rows)
+        assert theirs.shape == ours.shape
+        np.testing.assert_allclose(theirs / unit, ours / unit, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_is_written(name: str) -> None:
-    network, dataset = build("mlp", seed=3)
+    network, data = build("mlp", seed=3)
     network.activation = name
-    session = onnxruntime.InferenceSession(onnx_file(network, dataset), providers=["CPUExecutionProvider"])
-    (theirs,) = session.run(None, {"x": dataset.test_inputs.astype(np.float32)})
-    with torch.no_grad():
-        ours = network(torch.from_numpy(dataset.test_inputs)).numpy()
-    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    theirs = said_by(onnx_file(network, data), data.test_inputs)
+    np.testing.assert_allclose(theirs, as_the_service_says(network, data, data.test_inputs), rtol=0, atol=1e-5)
+
+
+def test_a_file_says_what_its_columns_are_and_where_it_comes_from() -> None:
+    def said(name: str) -> tuple[dict[str, str], Dataset]:
+        network, data = build(name)
+        model = onnx.load_from_string(onnx_file(network, data, {"run": "run_1", "seed": "4"}))
+        return {entry.key: entry.value for entry in model.metadata_props}, data
+
+    told, data = said("classifier")
+    names = {"feature_names": data.feature_names, "target_names": data.target_names, "classes": data.target_names}
+    assert told == {name: json.dumps(row) for name, row in names.items()} | {
+        "task": "classification",
+        "run": "run_1",
+        "seed": "4",
+    }
+    told, data = said("recurrent")
+    assert told["predicted_positions"] == json.dumps(list(data.predicted_positions))
+    assert "classes" not in told
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
