@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .weights_file import RawTensor, WeightsError, read_weights
+
+if TYPE_CHECKING:
+    import pandas
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,8 +38,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class LoadedNetwork(nn.Module):
     """A network of the service.
 
-        network(x)         what the network computes, in the units it was trained in
-        network.predict(x) the same from and to the units of the data: inputs are standardised, outputs scaled back
+        network(x)         what the network computes, in the units it was trained in; of sequences, at every step
+        network.predict(x) what the service predicts, from and to the units of the data: inputs are standardised,
+                           outputs scaled back; of sequences, the predicted steps
 
     feature_names, target_names   in the order of columns of x and of what comes out; for a classifier the classes
     masks                         parameter → which of its entries were kept
@@ -52,8 +56,8 @@ class LoadedNetwork(nn.Module):
         self.kind: str = self.spec["network"]["kind"]
         if self.kind not in COMPUTE:
             raise WeightsError(f"This client knows no `{self.kind}` network; a newer one may.")
-        self.feature_names: tuple[str, ...] = tuple(self.data["feature_names"])
-        self.target_names: tuple[str, ...] = tuple(self.data["target_names"])
+        self.feature_names: list[str] = list(self.data["feature_names"])  # lists: pandas takes a tuple for one key
+        self.target_names: list[str] = list(self.data["target_names"])
         self.masks = {name.removeprefix("mask."): kept for name, kept in tensors.items() if name.startswith("mask.")}
         # The outputs sit in slots that training may have exchanged; so do the inputs, unless they are tokens.
         self.register_buffer("input_order", tensors["order.input"])
@@ -76,20 +80,26 @@ class LoadedNetwork(nn.Module):
         return COMPUTE[self.kind](self, x).index_select(-1, self.get_buffer("output_places"))
 
     @torch.no_grad()
-    def predict(self, x: Tensor | Sequence[Any]) -> Tensor:
+    def predict(self, x: Tensor | Sequence[Any] | pandas.DataFrame) -> Tensor:
         """What the service would predict for these rows, as they stand in the data.
 
-        Regression: values of the targets. Classification: the probability of every class.
+        x   columns in the order of `feature_names`; of a data frame they are found by their names
+        Regression: values of the targets. Classification: the probability of every class. Of sequences, the predicted
+        steps only: (rows, steps, targets).
         """
-        if self.data["tokens"] is not None:
-            return self._said(self(torch.as_tensor(x, dtype=torch.int64)))
-        rows = torch.as_tensor(x, dtype=torch.float64)
+        given: Any = x
+        if hasattr(given, "columns"):
+            given = given[self.feature_names].to_numpy()
+        kind = torch.float64 if self.data["tokens"] is None else torch.int64
+        rows = given.to(kind) if isinstance(given, Tensor) else torch.tensor(given, dtype=kind)
         if self.data["input_scaling"]:
             rows = (rows - self.get_buffer("input_mean")) / self.get_buffer("input_std")
         return self._said(self(rows))
 
     def _said(self, outputs: Tensor) -> Tensor:
-        """What the network computes, in the units of the data."""
+        """What the network computes, in the units of the data, at the steps that were to be predicted."""
+        if self.data["predicted_positions"] is not None:
+            outputs = outputs[:, self.data["predicted_positions"]]
         if self.data["task"] == "classification":
             return outputs.softmax(-1)
         if self.data["target_scaling"]:

@@ -283,7 +283,7 @@ def test_a_loaded_network_gives_the_service_s_own_numbers(client, run):
     network = run.load()
     graph = run.graph()
     inputs = torch.linspace(-1, 1, 30, dtype=torch.float64).reshape(10, 3)
-    assert network.feature_names == ("x1", "x2", "x3")
+    assert network.feature_names == ["x1", "x2", "x3"]
     assert torch.isfinite(network(inputs)).all()
     kept = sum(int(mask.sum()) for name, mask in network.masks.items() if name.startswith("weights."))
     assert kept == graph.number_of_edges()

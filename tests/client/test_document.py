@@ -11,6 +11,7 @@ import pytest
 from bimt.command.main import EXIT_CODES, VERBS, parser
 
 pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 DOCUMENT = (DOCUMENTS / "client.md").read_text(encoding="utf-8")
 
@@ -30,10 +31,13 @@ def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatc
     assert "succeeded 2" in printed
     assert "True" in printed
     assert "1500" in printed
-    assert "('price',)" in printed
+    assert "['price']" in printed
     assert any(line.startswith("{'price': ") for line in printed)
     assert any("runs part inputs and outputs the same way" in line for line in printed)
     assert printed[-1] == "['/seeds/0', '/priority']"
+    assert printed.count("['rooms', 'age'] torch.Size([1, 1])") == 2  # the whole network, and its only module alone
+    at = printed.index("['rooms', 'age'] ['price'] True")
+    assert printed[at + 1] == "True"  # onnxruntime says what the service says
     assert (tmp_path / "network.svg").stat().st_size > 1000
 
 
@@ -49,7 +53,7 @@ def test_the_example_of_the_readme_runs(service, capsys):
     exec(compile(example, "README.md", "exec"), names)
     names["client"].close()
     assert "module A reads x1 and x3, decides y1" in capsys.readouterr().out
-    assert names["network"].target_names == ("y1", "y2")
+    assert names["network"].target_names == ["y1", "y2"]
 
 
 def test_the_commands_of_the_document_are_read_by_the_parser():

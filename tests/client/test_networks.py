@@ -14,6 +14,7 @@ from bimt_engine.datasets.dataset import Dataset, Scaling
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.build import build_network
 from bimt_engine.spec import Spec
+from worker.predicting import predict
 
 ROWS = 9
 
@@ -101,8 +102,31 @@ def test_predictions_are_in_the_units_of_the_data():
         expected = dataset.target_scaling.undo(engine(torch.from_numpy(dataset.test_inputs)).numpy())
     np.testing.assert_allclose(network.predict(raw.tolist()).numpy(), expected, rtol=1e-12)
     np.testing.assert_allclose(network.predict(torch.from_numpy(raw)).numpy(), expected, rtol=1e-12)
-    assert network.feature_names == dataset.feature_names
-    assert network.target_names == dataset.target_names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_network_predicts_what_the_service_predicts_in_the_same_shape(kind):
+    content, dataset = saved(kind)
+    rows = dataset.test_inputs
+    if dataset.input_scaling:
+        rows = dataset.input_scaling.undo(rows)
+    theirs = load_weights(content)
+    answer = predict(theirs.network, theirs.data, rows.tolist())
+    expected = np.array(answer["probabilities" if dataset.task == "classification" else "outputs"])
+    ours = load_network(content).predict(rows).numpy()
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_columns_of_a_data_frame_are_found_by_name():
+    pandas = pytest.importorskip("pandas")
+    content, dataset = saved("mlp")
+    network = load_network(content)
+    assert (network.feature_names, network.target_names) == (["a", "b", "c", "d"], ["y1", "y2"])
+    raw = pandas.DataFrame(dataset.input_scaling.undo(dataset.test_inputs), columns=network.feature_names)
+    shuffled = raw.assign(other="text")[["d", "other", "b", "a", "c"]]
+    assert torch.equal(network.predict(shuffled), network.predict(raw.to_numpy()))
+    assert torch.equal(network.predict(shuffled[network.feature_names].to_numpy()), network.predict(raw.to_numpy()))
 
 
 def test_tokens_are_predicted_as_they_stand():
