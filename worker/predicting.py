@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from bimt_engine.errors import BimtError
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.units import in_units_of_data
 
-MOST_ROWS = 10_000
+MOST_PROBLEMS = 20  # told at once
 
 
 class Refusal(BimtError):
@@ -33,16 +34,54 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
     data   shape, names and scalings; no rows are looked at.
     rows   each a list in the order of the features, or an object by their names; of tokens, numbers or names; of
            sequences, a list of time steps.
-    Raises Refusal, with a pointer to every row that cannot be read.
+    Raises Refusal, with a pointer to every row that cannot be read, and to every number for which there is no answer.
     """
     inputs = _read(data, rows)
     with torch.no_grad():
         outputs = in_units_of_data(network, data, torch.from_numpy(inputs)).numpy()
+    if not np.isfinite(outputs).all():
+        raise _too_far(data, rows, inputs, outputs)
     told: dict[str, Any] = {"features": list(data.feature_names), "targets": list(data.target_names)}
     if data.task == "classification":
         likeliest = [data.target_names[i] for i in outputs.argmax(axis=-1).tolist()]
         return told | {"probabilities": outputs.tolist(), "labels": likeliest}
     return told | {"outputs": outputs.tolist()}
+
+
+def _too_far(data: Dataset, rows: Sequence[Any], inputs: np.ndarray, outputs: np.ndarray) -> Refusal:
+    """Of every row whose answer is no number: the one of its numbers that is farthest from what was learned on."""
+    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    with np.errstate(over="ignore"):
+        distances = np.abs(inputs if data.input_scaling is None else data.input_scaling.apply(inputs))
+    problems = []
+    for number in np.flatnonzero(~finite)[:MOST_PROBLEMS].tolist():
+        at = np.argwhere(distances[number] == distances[number].max())[0].tolist()
+        sentence = (
+            f"{_cell(data, at)} of row {number} (the first is 0) is {inputs[number][*at]:g}: the network's answer "
+            "to that is no number any more. Ask with numbers nearer to those that it was trained on."
+        )
+        problems.append((f"/inputs/{number}{_pointer(data, rows[number], at)}", sentence))
+    return Refusal(problems[0][1], problems=tuple(problems))
+
+
+def _cell(data: Dataset, at: Sequence[int]) -> str:
+    """How a person calls one number of a row."""
+    return f"Column `{data.feature_names[at[-1]]}`" + (f" at step {at[0]}" if len(at) > 1 else "")
+
+
+def _pointer(data: Dataset, row: Any, at: Sequence[int]) -> str:
+    """Where one number stands in its row, as it was sent."""
+    if isinstance(row, Mapping):
+        return "/" + data.feature_names[at[-1]].replace("~", "~0").replace("/", "~1")
+    return "".join(f"/{index}" for index in at)
+
+
+class _BadRow(ValueError):
+    """A row that cannot be read. `pointer` leads from the row to what is wrong in it."""
+
+    def __init__(self, sentence: str, pointer: str = "") -> None:
+        super().__init__(sentence)
+        self.pointer = pointer
 
 
 def _read(data: Dataset, rows: Sequence[Any]) -> np.ndarray:
@@ -53,9 +92,9 @@ def _read(data: Dataset, rows: Sequence[Any]) -> np.ndarray:
     for number, row in enumerate(rows):
         try:
             read.append(_token_row(data, row) if data.tokens is not None else _number_row(data, row, shape))
-        except ValueError as error:
-            problems.append((f"/inputs/{number}", str(error)))
-            if len(problems) >= 20:
+        except _BadRow as error:
+            problems.append((f"/inputs/{number}{error.pointer}", str(error)))
+            if len(problems) >= MOST_PROBLEMS:
                 break
     if problems:
         raise Refusal(problems[0][1], problems=tuple(problems))
@@ -63,29 +102,40 @@ def _read(data: Dataset, rows: Sequence[Any]) -> np.ndarray:
 
 
 def _number_row(data: Dataset, row: Any, shape: tuple[int, ...]) -> np.ndarray:
-    row = _in_order(data, row)
+    sent, row = row, _in_order(data, row)
     names = [*data.feature_names[:8], *(["…"] if len(data.feature_names) > 8 else [])]
     expected = f"{len(data.feature_names)} numbers ({', '.join(names)})"
     if len(shape) > 1:
         expected = " × ".join(map(str, shape)) + " numbers"
     try:
         values = np.array(row, np.float64)
+    except OverflowError:  # a whole number of more than 308 digits
+        values = np.frompyfunc(_infinite_at_most, 1, 1)(np.array(row, object)).astype(np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"A row has {expected}; this one holds something else.") from None
-    if values.shape != shape or not np.isfinite(values).all():
-        raise ValueError(f"A row has {expected}; this one has the shape {' × '.join(map(str, values.shape))}.")
+        raise _BadRow(f"A row has {expected}; this one holds something else.") from None
+    if values.shape != shape:
+        raise _BadRow(f"A row has {expected}; this one has the shape {' × '.join(map(str, values.shape))}.")
+    for at in np.argwhere(~np.isfinite(values)).tolist():
+        raise _BadRow(f"{_cell(data, at)} holds no number that can be computed with.", _pointer(data, sent, at))
     return values
+
+
+def _infinite_at_most(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _token_row(data: Dataset, row: Any) -> np.ndarray:
     row, count = _in_order(data, row), data.tokens or 0
     names = {name: i for i, name in enumerate(data.target_names)} if count == data.targets else {}
     if len(row) != len(data.feature_names):
-        raise ValueError(f"A row has {len(data.feature_names)} tokens; this one has {len(row)}.")
+        raise _BadRow(f"A row has {len(data.feature_names)} tokens; this one has {len(row)}.")
     found = [names.get(token) if isinstance(token, str) else token for token in row]
     for said, token in zip(row, found, strict=True):
         if not isinstance(token, int | float) or token != int(token) or not 0 <= token < count:
-            raise ValueError(f"There is no token {said!r}; they count from 0 to {count - 1}.")
+            raise _BadRow(f"There is no token {said!r}; they count from 0 to {count - 1}.")
     return np.array(found, np.int64)
 
 
@@ -94,5 +144,5 @@ def _in_order(data: Dataset, row: Any) -> list[Any]:
         return list(row)
     missing = [name for name in data.feature_names if name not in row]
     if missing or len(row) > len(data.feature_names):
-        raise ValueError(f"A row by name needs exactly {', '.join(data.feature_names)}.")
+        raise _BadRow(f"A row by name needs exactly {', '.join(data.feature_names)}.")
     return [row[name] for name in data.feature_names]

@@ -75,12 +75,12 @@ class InterventionIn(InterventionsAsked, Body):
 
 
 class TrialOut(Shown):
-    """What one trial did."""
+    """What one trial did. Null is a number that cannot be computed, as after setting a neuron to 1e308."""
 
     changes: list[dict[str, Any]]
-    metrics: dict[str, float]
-    change: dict[str, float] = Field(description="Each metric minus what it was.")
-    effects: dict[str, float] = Field(description="E[(y − y′)²] / Var(y) of each output.")
+    metrics: dict[str, float | None]
+    change: dict[str, float | None] = Field(description="Each metric minus what it was.")
+    effects: dict[str, float | None] = Field(description="E[(y − y′)²] / Var(y) of each output.")
 
 
 class InterventionOut(Shown):

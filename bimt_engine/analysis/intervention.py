@@ -46,7 +46,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The metrics under a trial, what they were, and the effect on each output as a share of its variance."""
+    """The metrics under a trial, what they were, and the effect on each output as a share of its variance.
+
+    Not a number where a trial leads to numbers that cannot be computed with.
+    """
 
     metrics: dict[str, float]
     before: dict[str, float]
@@ -102,8 +105,9 @@ class Intervention:
         for change in (change for trial in trials for change in trial):
             self.check(change)
         parsed = [self._parsed(trial) for trial in trials]
-        answers = self._side_by_side(self.plain, parsed) if self.plain is not None else map(self._alone, parsed)
-        return [self._outcome(outputs) for outputs in answers]
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever sets a neuron to 1e308 is told what comes of it
+            answers = self._side_by_side(self.plain, parsed) if self.plain is not None else map(self._alone, parsed)
+            return [self._outcome(outputs) for outputs in answers]
 
     def check(self, change: Change) -> None:
         """Raises InterventionError where this change cannot be made."""
@@ -136,6 +140,9 @@ class Intervention:
     # --- what happened ------------------------------------------------------------------------------
 
     def _outcome(self, outputs: Array) -> Outcome:
+        if not np.isfinite(outputs).all():  # an accuracy would still be counted, of nothing
+            unknown = dict.fromkeys(map(str, self.subject.dataset.target_names), np.nan)
+            return Outcome(dict.fromkeys(self.before, np.nan), self.before, unknown)
         variance = self.outputs.var(axis=0)
         moved = ((outputs - self.outputs) ** 2).mean(axis=0) / np.where(variance > 1e-300, variance, np.inf)
         names = self.subject.dataset.target_names

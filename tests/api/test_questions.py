@@ -42,6 +42,28 @@ def test_every_row_that_cannot_be_read_is_named(house: House, asked: str) -> Non
     assert [error["pointer"] for error in answer.json["errors"]] == ["/inputs/1", "/inputs/2", "/inputs/3"]
 
 
+def test_json_s_largest_numbers_are_named_by_row_and_column(house: House, asked: str) -> None:
+    headers = house.headers("reader") | {"Content-Type": "application/json"}
+    for written in ("1e999", "1" + "0" * 400):  # JSON itself has no largest number
+        body = '{"inputs": [[0, 0, 0, ' + written + "]]}"
+        beyond = house.client().post(f"/api/v1/runs/{asked}/predict", data=body, headers=headers)
+        assert (beyond.status_code, beyond.json["errors"][0]["pointer"][:11]) == (422, "/inputs/0/3"), beyond.json
+
+
+def test_a_change_after_which_nothing_can_be_computed_has_null_in_place_of_numbers(house: House, asked: str) -> None:
+    huge = {"kind": "neuron", "id": "hidden1:3", "do": "set", "value": 1e308}
+    trials = [[huge], [{"kind": "connection", "id": "weights.1[0,0]", "do": "scale", "value": -1e308}], []]
+    for network in ("pruned", "trained"):
+        answer = post(house, f"/runs/{asked}/interventions", {"trials": trials, "network": network})
+        assert answer.status_code == 200, answer.json
+        first, _, nothing = answer.json["trials"]
+        assert first["effects"] == {"y1": None, "y2": None}
+        assert set(first["metrics"].values()) == set(first["change"].values()) == {None}
+        assert nothing["effects"] == {"y1": 0.0, "y2": 0.0}
+    each = post(house, f"/runs/{asked}/interventions", {"each": {"kind": "neuron", "do": "scale", "value": 1e308}})
+    assert each.status_code == 200, each.json
+
+
 def test_interventions_are_answered_trial_by_trial(house: House, asked: str) -> None:
     trials = [[{"kind": "neuron", "id": "hidden1:3"}], [], [{"kind": "module", "id": "A", "do": "mean"}]]
     answer = post(house, f"/runs/{asked}/interventions", {"trials": trials})

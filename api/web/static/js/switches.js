@@ -56,6 +56,7 @@ function mark() {
 }
 
 function inWords(effect) {
+  if (effect === null) return "is no number any more";
   if (effect < 1e-6) return "does not move";
   if (effect < 0.01) return `moves by ${number(100 * effect)} % of its variance`;
   if (effect < 0.5) return `moves by ${Math.round(100 * effect)} % of its variance`;
