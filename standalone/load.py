@@ -42,6 +42,7 @@ API_PROCESSES = 4
 STREAMS = 200
 RUNS = 100_000
 ROWS_AT_ONCE = 5_000
+START_SECONDS = 60.0
 JOB = {"recipe": "independence", "seeds": [0]}
 TARGETS = {  # what a team on a small machine should be able to count on
     "jobs created": (300.0, 100.0),
@@ -153,11 +154,28 @@ def crowded_house(*, api: int, console: Console) -> Iterator[tuple[Supervisor, D
         stack.callback(supervisor.stop)
         token = supervisor.start()
         assert token is not None, "a fresh database has no admin yet"
+        wait_for_all(supervisor, token, api)
         database = Database(server.url)
         stack.callback(database.close)
         with database.write() as rows:  # the quotas are not what is measured
             rows.execute(update(Team).values(max_queued_jobs=None, max_queued_steps=None))
         yield supervisor, database, token
+
+
+def wait_for_all(supervisor: Supervisor, token: str, processes: int) -> None:
+    """Until every API process has answered something: the first is ready seconds before the last.
+
+    Raises CannotStart when one never does. A process that has answered has begun a file of metrics.
+    """
+    metrics = supervisor.home / "metrics"
+    deadline = time.monotonic() + START_SECONDS
+    while len(list(metrics.glob("counter_*.db"))) < processes:
+        if time.monotonic() > deadline:
+            raise CannotStart(f"Not all of {processes} API processes answered within {START_SECONDS:.0f} s.")
+        line = Line(supervisor.address, token)
+        line.ask("GET", "/me")
+        line.close()
+        time.sleep(0.01)
 
 
 def fill(database: Database, runs: int) -> None:
