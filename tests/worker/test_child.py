@@ -228,6 +228,21 @@ def test_runs_go_one_after_another_where_another_stepper_trains_them(tmp_path, s
     assert Office(tmp_path, [spec] * 3).batches() == together
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_on_a_gpu_the_runs_of_a_job_are_one_batch_that_is_cut_and_resumed_with_the_same_bits(tmp_path):
+    spec = tiny_spec(steps=400, stepper="auto", device="cuda")
+    whole, cut = (Office(tmp_path / name, [spec] * 3) for name in ("whole", "cut"))
+    for office in (whole, cut):
+        office.folder.mkdir()
+        assert office.batches() == [[0, 1, 2]]
+    whole.train()
+    cut.train("row", 7)
+    cut.train()
+    assert [said["stepper"] for said in cut.said("began")] == ["batched", "batched"]
+    assert cut.trained() == whole.trained()
+
+
 def test_runs_stand_together_whoever_is_left_unless_they_differ_in_more_than_cost_strength(tmp_path):
     """And a batch that nobody is left of is not named."""
     other = tiny_spec(steps=500, stepper="batched")
