@@ -42,6 +42,12 @@ FIGURE: dict[str, Any] = {
 }
 
 
+def numbers(rows: Session, run: Run) -> dict[str, Any]:
+    """`metrics` and `outputs` of a run: its numbers by name, and how well each target is predicted."""
+    found = dict(runs.body(rows, run.id, "metrics") or {})
+    return {"outputs": found.pop("outputs", []), "metrics": found}
+
+
 def graph(rows: Session, run: Run, query: GraphQuery, *, name: str, module: str | None = None) -> Response:
     """The pruned network in the format that was asked for; a download is called `name`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response
 from sqlalchemy.orm import Session
 
+from api import evidence
 from api.auditing import note
 from api.auth import Access, caller
 from api.door import Noun, answer
@@ -201,9 +202,9 @@ def version_out(rows: Session, model: Model, version: ModelVersion) -> VersionOu
     run = models.run_of(rows, version)
     return VersionOut(
         **version_item(model, version, run).model_dump(),
+        **evidence.numbers(rows, run),
         card=version.card,
         spec=run.spec,
-        metrics=runs.body(rows, run.id, "metrics") or {},
         files=[file.name for file in runs.published_files(rows, run.id)],
         figures=[figure.name for figure in runs.figures(rows, run.id)],
         aliases=[word for word, number in models.aliases(rows, model).items() if number == version.number],

@@ -77,8 +77,8 @@ def get_run(path: RunPath) -> Response:
         return answer(
             RunOut(
                 **item.model_dump(),
+                **evidence.numbers(rows, run),
                 spec=run.spec,
-                metrics=runs.body(rows, run.id, "metrics") or {},
                 files=[file.name for file in runs.published_files(rows, run.id)],
                 figures=[figure.name for figure in runs.figures(rows, run.id)],
             )

@@ -24,6 +24,7 @@ from api.schemas.base import (
 from api.schemas.base import MemberId as MemberId
 from api.schemas.datasets import Roles
 from api.schemas.jobs import CostStrength, Seed
+from api.schemas.runs import OutputOut
 from bimt_engine.spec import Method
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$")]
@@ -140,7 +141,8 @@ class VersionOut(VersionItem):
 
     card: str
     spec: dict[str, Any] = Field(description="Complete; submit it to train the same again, or fork the version.")
-    metrics: dict[str, Any] = Field(default={})
+    metrics: dict[str, Any] = Field(default={}, description="Numbers by name; `verdict` sums the evidence up.")
+    outputs: list[OutputOut] = Field(default=[], description="How well each target is predicted; older runs: empty.")
     files: list[str] = Field(default=[])
     figures: list[str] = Field(default=[])
     aliases: list[str] = Field(default=[], description="The words that point here now.")

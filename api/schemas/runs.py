@@ -82,11 +82,48 @@ class RunItem(Shown):
     connection_cost: float | None = None
 
 
+class ScoreOut(Shown):
+    """How well one target is predicted, by one network on some rows."""
+
+    r2: float | None = Field(default=None, description="Regression: share of the target's variance explained.")
+    recall: float | None = Field(default=None, description="Classes: share of its rows that are called by its name.")
+    precision: float | None = Field(default=None, description="Classes: share of the rows so called that are its own.")
+    mistaken: float | None = Field(default=None, description="Classes: share of all other rows that are so called.")
+    standard_error: float | None = Field(
+        default=None,
+        description="Of what is gained over a constant answer: of its squared errors less the network's, as a share of "
+        "the variance, or of `recall` − `mistaken`.",
+    )
+    learnt: bool | None = Field(
+        default=None,
+        description="Whether that gain is above its standard error and `r2`, or `recall` − `mistaken`, at least 0.05; "
+        "null: no row can tell.",
+    )
+
+
+class OutputOut(Shown):
+    """A target (a number, or one class), and how well it is predicted."""
+
+    output: str
+    reached: bool = Field(description="Whether a connection of the pruned network leads to it.")
+    learnt: bool | None = Field(description="Of the pruned network, on held-out rows; the verdict names what is not.")
+    measure: Literal["r2", "recall"]
+    rows: int = Field(description="Held-out rows; of a class, its own.")
+    pruned: ScoreOut = Field(description="The pruned network, on held-out rows.")
+    trained: ScoreOut = Field(description="The network as trained, before it was pruned, on the same rows.")
+    trained_on_training_rows: ScoreOut = Field(
+        description="The network as trained, on the rows that it was trained on."
+    )
+
+
 class RunOut(RunItem):
     """A run."""
 
     spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
-    metrics: dict[str, Any] = Field(default={})
+    metrics: dict[str, Any] = Field(default={}, description="Numbers by name; `verdict` sums the evidence up.")
+    outputs: list[OutputOut] = Field(
+        default=[], description="How well each target is predicted; empty before the end, and for older runs."
+    )
     files: list[str] = Field(default=[])
     figures: list[str] = Field(default=[])
 

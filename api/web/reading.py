@@ -81,6 +81,45 @@ class Cell:
     p_holm: float | None
 
 
+RECOGNISED = (("pruned", "recall"), ("pruned", "mistaken"), ("trained", "recall"))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How well each target is predicted: what the columns are called, and for each target its cells and a verdict."""
+
+    caption: str
+    heads: list[str]
+    rows: list[tuple[str, list[str], bool | None]]
+
+
+def outputs(bodies: Sequence[Mapping[str, Any]]) -> Outputs | None:
+    """The table of outputs; None for runs that were published without one."""
+    if not bodies:
+        return None
+    if bodies[0].get("measure") == "recall":
+        heads = ["recognised", "others taken for it", "recognised before pruning", "held-out rows"]
+        caption = "Of each class, the share of its held-out rows that are called by its name, and of all other rows."
+        cells = [
+            [
+                *(_share(b, of, what) for of, what in RECOGNISED),
+                number(b.get("rows")),
+            ]
+            for b in bodies
+        ]
+    else:
+        heads = ["R², held out", "before pruning", "before pruning, training rows"]
+        caption = "Of each output, the share of its variance that is explained."
+        cells = [[_share(b, w, "r2") for w in ("pruned", "trained", "trained_on_training_rows")] for b in bodies]
+    rows = [(str(b.get("output", "")), of, b.get("learnt")) for b, of in zip(bodies, cells, strict=True)]
+    return Outputs(caption, heads, rows)
+
+
+def _share(body: Mapping[str, Any], which: str, measure: str) -> str:
+    value = _float((body.get(which) or {}).get(measure))
+    return "–" if value is None else share(value)
+
+
 KINDS = {
     "mean": "held at its mean",
     "resample": "given its values from other examples",

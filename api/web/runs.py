@@ -86,6 +86,7 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
         "random_groups": effects.get("random_groups"),
         "matrices": reading.effect_matrices(found, str(effects.get("judged_by") or "mean")),
         "metrics": reading.metrics(metrics, run),
+        "outputs": reading.outputs(metrics.get("outputs") or []),
         "formulas": formulas(documents.get("readout") or {}),
         "no_formula": (documents.get("readout") or {}).get("reading"),
         "pruning": reading.prune_chart(documents.get("prune_curve") or [], run.connections),

@@ -14,6 +14,7 @@ from bimt_engine.analysis.communities import NULLS, find_communities
 from bimt_engine.analysis.effects import Probe
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.learnt import learnt, not_learnt_in_words
 from bimt_engine.analysis.modules import examine_modules
 from bimt_engine.analysis.plain_json import without_infinities
 from bimt_engine.analysis.pruning import Pruned, prune
@@ -34,11 +35,12 @@ class Evidence:
     """What a run gives back.
 
     network   pruned and refitted, float64; its masks are the graph's connections.
-    metrics   numbers of the run by name; modules, effects, communities, readout, prune_curve are JSON-able.
+    metrics   numbers of the run by name, and under `outputs` a row for each target: how well it is predicted, see
+              learnt.py; modules, effects, communities, readout, prune_curve are JSON-able like them.
     """
 
     network: Network
-    metrics: dict[str, float | int | bool | str | None]
+    metrics: dict[str, Any]
     prune_curve: list[dict[str, Any]]
     graph: Graph
     modules: list[dict[str, Any]]
@@ -110,21 +112,27 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     progress(0.85, "readout")
     read = readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed)
     progress(0.98, "summing up")
+    reached = [output for module in report.modules for output in module["outputs"]]
+    outputs = learnt(subject, pruned.values, reached=reached)
+    missed = not_learnt_in_words(outputs, spec, connections=pruned.chosen.connections)
+    of_modules = report.verdict if report.modules or missed is None else None
+    verdict = " ".join(filter(None, (missed, of_modules)))
     metrics = _metrics(subject, spec, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,
-        "verdict": report.verdict,
+        "verdict": verdict,
         "modularity": communities["modularity"],
+        "outputs": outputs,
     }
-    effects = report.effects | {"verdict": report.verdict}
+    effects = report.effects | {"verdict": verdict}
     curve = [step.document() for step in pruned.curve]
     progress(1.0, "done")
     return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read)
 
 
-def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[str, float | int | bool | str | None]:
+def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[str, Any]:
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
-    found: dict[str, float | int | bool | str | None] = {
+    found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
         "prediction_loss": pruned.chosen.train_loss,
         "test_prediction_loss": pruned.chosen.held_out_loss,

@@ -55,6 +55,7 @@ def model_card(
         _data(dataset, spec),
         _training(spec, seed),
         _numbers(metrics),
+        _outputs(metrics.get("outputs") or ()),
         _modules(modules, effects or {}),
         _formulas(readout or {}),
         _weights_alone(communities or {}),
@@ -108,6 +109,21 @@ def _training(spec: Document, seed: int | None) -> str:
 def _numbers(metrics: Document) -> str:
     rows = [f"| {label} | {_figure(metrics[key])} |" for key, label in METRICS if metrics.get(key) is not None]
     return "## Numbers\n\n| measure | value |\n|---|---|\n" + "\n".join(rows) if rows else ""
+
+
+def _outputs(outputs: Sequence[Document]) -> str:
+    lines = []
+    for output in outputs[:MOST_LISTED]:
+        measure = output["measure"]
+        name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
+        held_out, before = (output[which].get(measure) for which in ("pruned", "trained"))
+        learnt = {True: "", False: ", not learnt", None: ", too few rows to tell"}[output["learnt"]]
+        lines.append(
+            f"- {safe(output['output'])}: {name} {_figure(held_out)} held out, {_figure(before)} before{learnt}"
+        )
+    if len(outputs) > MOST_LISTED:
+        lines.append(f"- and {len(outputs) - MOST_LISTED} more")
+    return "## How well each output is predicted\n\n" + "\n".join(lines) if lines else ""
 
 
 def _modules(modules: Sequence[Document], effects: Document) -> str:

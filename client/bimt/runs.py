@@ -76,6 +76,7 @@ class Run(Thing):
     test_metric          of the pruned network on the test examples; `test_metric_name` says which
     connections          that were kept
     modules_found        how many modules; `modules()` gives them
+    outputs              how well each target is predicted, pruned and before: `refresh()` fetches them, as `metrics`
     modularity           Q of the communities
     connection_cost      wiring that is left
     training_seconds     spent on its steps, over all attempts; `evidence_seconds`: on what was found afterwards
@@ -99,6 +100,7 @@ class Run(Thing):
     connection_cost: float | None
     spec: dict[str, Any] | None
     metrics: dict[str, Any] | None
+    outputs: list[dict[str, Any]] | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

@@ -304,6 +304,7 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "prediction_loss": 2e-3,
             "test_r2": 0.99971,
             "verdict": "All 2 modules are supported: A and B.",
+            "outputs": [_output("y1", 0.9998), _output("y2", 0.02)],
         },
         summary={
             "test_metric_name": "test_prediction_loss",
@@ -327,6 +328,13 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
         training_seconds=8.1,
         evidence_seconds=3.2,
     )
+
+
+def _output(name: str, r2: float) -> dict[str, Any]:
+    """How well a target is predicted, the same before it was pruned."""
+    score = {"r2": r2, "standard_error": 0.03, "learnt": r2 > 0.05}
+    which = dict.fromkeys(("pruned", "trained", "trained_on_training_rows"), score)
+    return {"output": name, "reached": True, "learnt": r2 > 0.05, "measure": "r2", "rows": 100, **which}
 
 
 def _readout(loss: float) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
 
 def test_everything_that_a_run_found_can_be_read(any_house: House) -> None:
     [run_id] = publish_runs(any_house, submit_job(any_house))
+    told = any_house.client().get(f"/api/v1/runs/{run_id}", headers=any_house.headers()).json
+    assert [(row["output"], row["learnt"], row["pruned"]["r2"]) for row in told["outputs"]] == [
+        ("y1", True, 0.9998),
+        ("y2", False, 0.02),
+    ]
+    assert "outputs" not in told["metrics"]
     client, headers = any_house.client(), any_house.headers("reader")
 
     def get(what: str) -> object:

@@ -86,6 +86,11 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     assert page.locator("svg.network line.connection").count() == 42
     assert "Reads x1 and x3, decides y1, nothing else." in page.inner_text(".modules")
     assert page.locator("table.matrix").first.locator("td >> text=p 0.01 (Holm)").count() == 2
+    predicted = page.locator("table.outputs tbody tr").all_inner_texts()
+    assert [row.split("\t") for row in predicted] == [
+        ["y1", "0.9998", "0.9998", "0.9998", "learnt"],
+        ["y2", "0.02", "0.02", "0.02", "not learnt"],
+    ]
     assert "trained in 8.1 s (kernel on cpu)" in page.inner_text(".headline")
     assert "evidence and pictures in 3.2 s" in page.inner_text(".headline")
     page.click("button:has-text('Module A')")

@@ -98,12 +98,23 @@ def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> No
     for name, value in facts.items():
         if value not in (None, ""):
             console.print(f"  {name:22} {value}")
+    for output in found.outputs or []:
+        console.print(f"  {escape(predicted(output))}", soft_wrap=True)
     console.print()
     for module in modules:
         console.print(f"  {escape(str(module))}", soft_wrap=True)
     console.print()
     console.print(picture(modules))
     console.print(f"\n  [dim]{escape(page)}[/]", soft_wrap=True)
+
+
+def predicted(output: dict[str, Any]) -> str:
+    """How well one target is predicted, in a line."""
+    measure = str(output["measure"])
+    shares = [number((output.get(which) or {}).get(measure)) or "–" for which in ("pruned", "trained")]
+    learnt = {True: "", False: ", NOT LEARNT", None: ", too few rows to tell"}[output.get("learnt")]
+    name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
+    return f"{output['output']:22} {name} {shares[0]} held out ({shares[1]} before pruning){learnt}"
 
 
 def picture(modules: Sequence[Module]) -> Table:
