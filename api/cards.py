@@ -12,6 +12,7 @@ from api.evidence import or_not_yet
 from store import models, runs, teams
 from store.tables import Job, Model, ModelVersion, Run
 
+DUST = 1e-12
 SUMMARY = (
     ("connections", "connections left"),
     ("modules", "modules"),
@@ -94,4 +95,5 @@ def _plain(name: str) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Four digits; 2e-16 is the dust of somebody's arithmetic, and nothing."""
+    return f"{0.0 if abs(value) < DUST else value:.4g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ from bimt.bars import LineBar, duration, in_words
 from bimt.command import shown
 from bimt.command.main import EXIT_CODES, VERBS
 from bimt.following import Moment
+from bimt.runs import Module
 from tests.client.conftest import TINY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -149,6 +150,66 @@ def test_runs_of_different_metrics_say_which_is_theirs(capsys):
     alike = capsys.readouterr().out.splitlines()
     assert "test_accuracy" in alike[0]
     assert "test_accuracy" not in alike[1]
+
+
+def modules_of(outputs: list[str], shares: list[list[float]]) -> list[Module]:
+    effects = [{name: {"mean": share} for name, share in zip(outputs, row, strict=True)} for row in shares]
+    return [
+        Module(letter, [], ["a"], outputs, 3, f"module {letter}", 0.5, 0.5, found)
+        for letter, found in zip("AB", effects, strict=False)
+    ]
+
+
+def shown_run(modules: list[Module], monkeypatch, capsys, *, columns: int, **told: float) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    facts = {"connections": 12, "connection_cost": 3.0, "modularity": 0.2, "selectivity": 0.0} | told
+    run = SimpleNamespace(id="run_1", seed=0, metrics={}, test_metric_name="test_accuracy", test_metric=0.98, **facts)
+    shown.run(argparse.Namespace(json=False), run, modules, page="http://127.0.0.1:1/runs/run_1")
+    return capsys.readouterr().out
+
+
+def test_of_many_outputs_the_strongest_are_shown_and_the_others_counted(monkeypatch, capsys):
+    names = [f"set {number}" for number in range(59)]
+    modules = modules_of(names, [[number / 59 for number in range(59)], [0.5, *([0.0] * 58)]])
+    text = shown_run(modules, monkeypatch, capsys, columns=80)
+    assert "…" not in text
+    [a, b] = [line for line in text.splitlines() if re.search(r"module [AB]  ", line)]
+    assert re.findall(r"([\d.]+) (set \d+)", a) == [
+        ("0.98", "set 58"),
+        ("0.97", "set 57"),
+        ("0.95", "set 56"),
+        ("0.93", "set 55"),
+    ]
+    assert a.endswith("and 55 more, less")
+    assert "0.50 set 0" in b
+
+
+def test_few_outputs_are_a_table_where_it_fits(monkeypatch, capsys):
+    modules = modules_of(["y1", "y2"], [[0.98, 0.0], [0.0, 0.5]])
+    wide = shown_run(modules, monkeypatch, capsys, columns=80)
+    assert re.search(r"module A +████ 0.98 + 0.00", wide)
+    narrow = shown_run(modules, monkeypatch, capsys, columns=30)
+    assert re.search(r"module A  ████ 0.98 y1 +0.00 y2\n", narrow)
+
+
+def test_the_dust_of_arithmetic_is_nothing(monkeypatch, capsys):
+    text = shown_run([], monkeypatch, capsys, columns=80, selectivity=-2.2e-16)
+    assert re.search(r"selectivity +0\n", text)
+
+
+def test_a_list_that_was_cut_says_so_beside_it(bimt, client, trained):
+    more = "1 shown; --limit for more\n"
+    cut = bimt("runs", "--limit", "1")
+    assert (len(said(cut).splitlines()), cut.stderr) == (2, more)
+    programs = bimt("runs", "--limit", "1", "--json")
+    assert (len(json.loads(said(programs))), programs.stderr) == (1, more)
+    job = client.jobs.get(trained.id)
+    whole = bimt("jobs", job.name, "--limit", "100")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    for name in ("first of two", "second of two"):
+        client.datasets.make(name, kind="two_moons", noise=0.1, seed=0)
+    assert bimt("datasets", "of two", "--limit", "1").stderr == more
+    assert bimt("datasets", "of two", "--limit", "2").stderr == ""
 
 
 def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, service, tmp_path):

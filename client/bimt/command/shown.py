@@ -16,6 +16,7 @@ from ..runs import Module, Run
 
 Asked = argparse.Namespace
 MOST_SHOWN = 24  # characters of a text in a cell: of two hashes that differ, the beginnings differ
+STRONGEST = 4  # effects of a module that are named where there is no room for all
 SHADES = " ░▒▓█"  # none of the loss, a quarter, half, three quarters, all of it
 
 
@@ -68,8 +69,8 @@ def runs(asked: Asked, found: Sequence[Run]) -> None:
             number(run.test_metric) if metric or run.test_metric is None else _named(run),
             run.connections,
             run.modules_found,
-            number(run.modularity, digits=2),
-            number(run.selectivity, digits=2),
+            share(run.modularity),
+            share(run.selectivity),
         )
         for run in found
     ]
@@ -92,8 +93,8 @@ def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> No
         found.test_metric_name or "test": number(found.test_metric),
         "connections kept": found.connections,
         "connection cost": number(found.connection_cost),
-        "modularity Q": number(found.modularity, digits=2),
-        "selectivity": number(found.selectivity, digits=2),
+        "modularity Q": share(found.modularity),
+        "selectivity": share(found.selectivity),
     }
     for name, value in facts.items():
         if value not in (None, ""):
@@ -104,7 +105,13 @@ def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> No
     for module in modules:
         console.print(f"  {escape(str(module))}", soft_wrap=True)
     console.print()
-    console.print(picture(modules))
+    drawn = picture(modules)
+    if console.measure(drawn, options=console.options.update(max_width=10_000)).maximum <= console.width:
+        console.print(drawn)
+    else:
+        console.print("  set to its mean, most of all", style="dim")
+        for module in modules:
+            console.print(strongest(module), soft_wrap=True)
     console.print(f"\n  [dim]{escape(page)}[/]", soft_wrap=True)
 
 
@@ -130,6 +137,17 @@ def picture(modules: Sequence[Module]) -> Table:
     return drawn
 
 
+def strongest(module: Module) -> Text:
+    """The few targets that lose most without the module, where all of them do not fit beside one another."""
+    shares = sorted(share_of(module).items(), key=lambda found: -found[1])
+    line = Text(f"  module {module.name}")
+    for target, value in shares[:STRONGEST]:
+        line.append_text(Text("  ")).append_text(cell(value)).append(f" {target}")
+    if len(shares) > STRONGEST:
+        line.append(f"  and {len(shares) - STRONGEST} more, less", style="dim")
+    return line
+
+
 def share_of(module: Module) -> dict[str, float]:
     """Target → the share of its variance that it loses when the module is held at its mean."""
     measured = {target: found.get("mean") for target, found in (module.effects or {}).items()}
@@ -146,6 +164,11 @@ def cell(value: float | None) -> Text:
 
 def number(value: float | None, *, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}g}"
+
+
+def share(value: float | None) -> str:
+    """A share to two digits, without the dust of its arithmetic: -2e-16 is 0."""
+    return "" if value is None else number(round(value, 9) + 0.0, digits=2)
 
 
 def brief(value: Any) -> str:

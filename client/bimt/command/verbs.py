@@ -7,8 +7,10 @@ import getpass
 import json
 import sys
 import webbrowser
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..bars import job_bar
 from ..errors import JobEnded, NotLoggedIn
@@ -20,6 +22,7 @@ from . import shown
 from .interrupted import Interrupted
 
 Asked = argparse.Namespace
+Found = TypeVar("Found")
 
 
 def login(asked: Asked) -> Any:
@@ -55,7 +58,7 @@ def upload(asked: Asked) -> Any:
 
 def datasets(asked: Asked) -> Any:
     with _client(asked) as client:
-        found = list(client.datasets.search(asked.q, limit=asked.limit))
+        found = _first(asked, partial(client.datasets.search, asked.q))
     rows = [(d.id, d.name, d.state, f"{d.rows} × {d.columns}" if d.rows else "", d.task) for d in found]
     shown.table(asked, ("id", "name", "state", "size", "task"), rows)
     return [each.document for each in found]
@@ -98,7 +101,7 @@ def watch(asked: Asked) -> Any:
 
 def jobs(asked: Asked) -> Any:
     with _client(asked) as client:
-        found = list(client.jobs.search(asked.q, state=asked.state, tag=asked.tag, limit=asked.limit))
+        found = _first(asked, partial(client.jobs.search, asked.q, state=asked.state, tag=asked.tag))
     rows = [(j.id, j.name, j.state, f"{100 * j.progress:.0f} %", f"{j.created_at:%Y-%m-%d %H:%M}") for j in found]
     shown.table(asked, ("id", "name", "state", "done", "submitted (UTC)"), rows)
     return [each.document for each in found]
@@ -120,7 +123,7 @@ def retry(asked: Asked) -> Any:
 
 def runs(asked: Asked) -> Any:
     with _client(asked) as client:
-        found = client.jobs.get(asked.job).runs() if asked.job else list(client.runs.search(limit=asked.limit))
+        found = client.jobs.get(asked.job).runs() if asked.job else _first(asked, client.runs.search)
     shown.runs(asked, found)
     return [each.document for each in found]
 
@@ -246,6 +249,14 @@ def open_page(asked: Asked) -> Any:
 
 def _client(asked: Asked) -> Client:
     return Client(asked.url, asked.token)
+
+
+def _first(asked: Asked, search: Callable[..., Iterator[Found]]) -> list[Found]:
+    """As many as `--limit` lets through; that there are more is said on standard error, also to programs."""
+    found = list(search(limit=asked.limit + 1))
+    if len(found) > asked.limit:
+        print(f"{asked.limit} shown; --limit for more", file=sys.stderr)
+    return found[: asked.limit]
 
 
 def _run(client: Client, identifier: str) -> Run:
