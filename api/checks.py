@@ -203,7 +203,7 @@ def settle_roles(preview: dict[str, Any], asked: dict[str, Any], *, under: str =
     if not inputs:
         errors.append(wrong(f"{under}/inputs", "No column of numbers is left to be read beside the targets."))
     if errors:
-        detail = errors[0]["detail"] if len(errors) == 1 else f"{len(errors)} roles cannot be; `errors` names each."
+        detail = errors[0]["detail"] if len(errors) == 1 else f"{len(errors)} roles cannot be."
         raise Problem("invalid-fields", detail, errors)
     rest = {"test_fraction": asked.get("test_fraction", 0.2), "standardise": asked.get("standardise", True)}
     return {"inputs": list(inputs), "targets": targets, "task": task} | rest

@@ -122,7 +122,7 @@ KINDS: dict[str, Kind] = {
             False,
             "The request can be read, but some of its fields cannot be used. `errors` lists every one of them, each "
             "with a JSON Pointer into the body (or the name of the query parameter).",
-            "Mend each field that `errors` names. The schema of a spec is at /api/v1/spec-schema.",
+            "Mend each field that is named. The schema of a spec is at /api/v1/spec-schema.",
         ),
         Kind(
             "unusable-data",
@@ -131,7 +131,7 @@ KINDS: dict[str, Kind] = {
             False,
             "The file was read, but it is not a usable table or set of arrays. `errors` names row and column; rows "
             "count from 1, the header not included. Nothing of the file is kept.",
-            "Mend the file where `errors` says and upload it again.",
+            "Mend the file at the rows and columns that are named, and upload it again.",
         ),
         Kind(
             "rate-limit",
@@ -235,7 +235,7 @@ def fields_problem(errors: list[dict[str, Any]]) -> Problem:
     if len(errors) == 1:
         where = f"`{errors[0]['pointer']}`: " if errors[0]["pointer"] else ""  # empty: the body as a whole
         return Problem("invalid-fields", where + errors[0]["detail"], errors)
-    return Problem("invalid-fields", f"{len(errors)} fields are wrong; `errors` names each.", errors)
+    return Problem("invalid-fields", f"{len(errors)} fields are wrong.", errors)
 
 
 # --- pydantic -------------------------------------------------------------------------------------

@@ -193,6 +193,9 @@ def test_wrong_fields_are_marked_where_they_are(visit: Visit) -> None:
     assert page.get_attribute("#seeds", "aria-invalid") == "true"
     assert page.get_attribute("#hidden", "aria-invalid") is None
     assert page.locator(".field:has(#steps) .wrong").inner_text().startswith("Input should be greater than")
+    said = page.inner_text("#problem").splitlines()
+    assert said[0] == "2 fields are wrong."  # and not where a program finds them
+    assert [line.partition(":")[0] for line in said if ":" in line] == ["training, steps", "seeds, 1"]
     page.fill("#spec", "{") if page.is_visible("#spec") else page.evaluate(
         "document.getElementById('spec').value = '{'"
     )
