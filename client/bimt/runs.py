@@ -186,13 +186,21 @@ class Run(Thing):
 
     # --- questions to the network -------------------------------------------------------------------------
 
-    def predict(self, rows: Sequence[Any], *, network: Literal["pruned", "trained"] = "pruned") -> dict[str, Any]:
+    def predict(
+        self, rows: Sequence[Any] | pandas.DataFrame, *, network: Literal["pruned", "trained"] = "pruned"
+    ) -> dict[str, Any]:
         """What the network says of some rows, in the units of the data, computed by the service.
 
-        rows   lists in the order of the features, or objects by their names
-        Gives `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`.
+        rows   lists in the order of the features, or objects by their names; an array, or a data frame by its names
+        Gives `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`. Of sequences, the predicted
+        steps only: rows × steps × targets.
         """
-        body = {"inputs": [row if isinstance(row, dict) else list(row) for row in rows], "network": network}
+        given: Any = rows
+        if hasattr(given, "columns"):
+            given = given.to_dict("records")
+        elif hasattr(given, "tolist"):  # JSON knows no number of numpy or torch
+            given = given.tolist()
+        body = {"inputs": [row if isinstance(row, dict) else list(row) for row in given], "network": network}
         return dict(self.wire.ask(f"/runs/{self.id}/predict", body))
 
     def intervene(self, **asked: Any) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_runs(service, capsys):
 def test_the_commands_of_the_document_are_read_by_the_parser():
     lines = re.findall(r"^bimt (.+)$", DOCUMENT, re.MULTILINE)
     named = [parser().parse_args(line.split()).verb for line in lines]
-    assert len(named) == 15
+    assert len(named) == 17
     assert set(named) <= {verb.name for verb in VERBS}
 
 

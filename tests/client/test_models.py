@@ -105,3 +105,11 @@ def test_the_service_predicts_what_the_loaded_network_predicts(client, run):
     answer = run.predict(rows.tolist())
     assert answer["targets"] == ["y1", "y2"]
     torch.testing.assert_close(torch.tensor(answer["outputs"]).double(), run.load().predict(rows), atol=1e-6, rtol=0)
+
+
+def test_arrays_and_data_frames_are_rows_too(run):
+    pandas = pytest.importorskip("pandas")
+    rows = torch.arange(6).reshape(2, 3) / 6
+    frame = pandas.DataFrame(rows.numpy(), columns=["x1", "x2", "x3"])
+    plain = run.predict(rows.tolist())
+    assert run.predict(rows) == run.predict(rows.numpy()) == run.predict(frame[["x3", "x1", "x2"]]) == plain

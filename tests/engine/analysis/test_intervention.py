@@ -133,6 +133,16 @@ def test_trials_side_by_side_are_the_same_as_one_by_one() -> None:
     assert together[0].document()["change"] == pytest.approx(dict.fromkeys(done.before, 0.0), abs=1e-15)
 
 
+def test_of_what_cannot_be_computed_nothing_is_said(architecture: str) -> None:
+    network, data = build(architecture)
+    done = Intervention(Subject.of(network, data), Subject.of(network, data).values())
+    huge, twice = Change("neuron", "output:0", "set", 1e308), Change("neuron", "output:0", "scale", 1e308)
+    beyond, far, after = done.run([[huge, twice], [huge], []])
+    assert np.isnan([*beyond.metrics.values(), *beyond.effects.values()]).all()
+    assert far.metrics.keys() == done.before.keys()
+    assert after.metrics == done.before
+
+
 def test_nothing_is_modified(architecture: str) -> None:
     network, data = build(architecture)
     subject = Subject.of(network, data)
