@@ -171,12 +171,24 @@ class ModuleOut(Shown):
     effects: dict[str, Any] = Field(
         default={},
         description="For each target: the share of its variance that moves when the module is set to `zero`, to its "
-        "`mean`, or to values from other examples (`resample`), and in the network before it was pruned (`trained`); "
-        "`p`: how often a random group of its size does as well in this one cell; `p_holm`: the same, corrected (Holm) "
-        "for the number of cells that were looked at. The verdict and the sentence read `p_holm`.",
+        "`mean`, or to values from other examples (`resample`) in the pruned network, where modules are apart by "
+        "construction; and when the same neurons are set to their mean in the network as trained, before it was pruned "
+        "(`trained`), which no cut has decided. `p`: how often a random group of its size does as well in this one "
+        "cell of the pruned network; `p_holm`: the same, corrected (Holm) for the number of cells that "
+        "were looked at. The verdict and the sentence read `p_holm`.",
     )
     selectivity: float | None = None
     sufficiency: float | None = Field(default=None, description="Share of its outputs left when all else is off.")
+    trained_effect: float | None = Field(
+        default=None,
+        description="In the network as trained, the share of the variance of its outputs that its neurons move, of the "
+        "output that they move least; a supported module moves 0.5 at least.",
+    )
+    trained_leak: float | None = Field(
+        default=None,
+        description="The same for the output of other modules that they move most; of a supported module below 0.01. "
+        "Null: there are no others.",
+    )
     supported: bool | None = Field(
         default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
     )
@@ -198,7 +210,8 @@ class EffectsOut(Shown):
     effects: dict[str, Any] = Field(
         description="`modules` are the rows of every matrix and `outputs` its columns. `matrices` (`zero`, `mean`, "
         "`resample`): the share of the output's variance that moves when the module is held so; `judged_by` says which "
-        "of them the verdict reads. `trained`: the same in the network before it was pruned. `p`: the share of "
+        "of them the verdict reads; all are of the pruned network, where modules are apart by construction. `trained`: "
+        "the same in the network as trained, before it was pruned, which no cut has decided. `p`: the share of "
         "`random_groups` groups of equal size that do as much to an output of the module's own and as little to the "
         "others, or that leave another output as much alone; `p_holm`: the same, corrected (Holm) for the number of "
         "claims, which is what the verdict reads. Both are those of the modules. "

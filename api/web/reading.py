@@ -34,7 +34,7 @@ class ModuleShown:
     name: str
     tone: int
     reading: str
-    evidence: str
+    evidence: list[str]
     supported: bool | None
     neurons: int
     connections: int
@@ -51,7 +51,7 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             name=str(body.get("name", "")),
             tone=tones.get(str(body.get("name", "")), index % 8 + 1),
             reading=what,
-            evidence=numbers,
+            evidence=[part[:1].upper() + part[1:] for part in numbers.split("; ") if part],
             supported=body.get("supported"),
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
@@ -121,10 +121,10 @@ def _share(body: Mapping[str, Any], which: str, measure: str) -> str:
 
 
 KINDS = {
-    "mean": "held at its mean",
+    "mean": "held at its mean in the pruned network",
     "resample": "given its values from other examples",
     "zero": "set to zero",
-    "trained": "held at its mean in the network as it was trained, before pruning",
+    "trained": "held at its mean in the network as trained, before it was pruned",
 }
 
 

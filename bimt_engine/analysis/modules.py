@@ -189,13 +189,15 @@ def examine_modules(
                 },
                 "selectivity": finite(select[number]),
                 "sufficiency": finite(kept[number, own].min()),
+                "trained_effect": finite(carries),
+                "trained_leak": finite(leak) if others else None,
                 "random_groups": int(compared[number]),
                 "all_groups_tried": bool(exhausted[number]),
                 "supported": bool(supported),
             }
         )
         why_not = None if supported or len(modules) == 1 else _why_not(documents[-1], leak, carries, len(modules))
-        reading = _reading(module, reads, reaches, matrix[number], p_own, worst, others, len(modules))
+        reading = _reading(documents[-1], matrix[number, own], p_own, worst, len(modules))
         documents[-1] |= {"why_not": why_not, "reading": f"{reading}; not supported: {why_not}" if why_not else reading}
     effects = {
         "outputs": outputs,
@@ -260,24 +262,26 @@ def _aimed_at(effects: Array, output: int, own: tuple[int, ...]) -> Array:
     return specific_effect(effects[..., [output, *others]], 0)
 
 
-def _reading(
-    module: Module,
-    reads: list[str],
-    reaches: list[str],
-    effects: Array,
-    p_holm: float,
-    worst: float,
-    others: list[int],
-    of: int,
-) -> str:
-    """One sentence a person can check against the picture."""
-    what = f"module {module.name} reads {listed(reads) or 'nothing'}, decides {listed(reaches)}"
-    strength = f"effect {effects[list(module.outputs)].min():.2f}"
+def _reading(document: dict[str, Any], effects: Array, p_holm: float, worst: float, of: int) -> str:
+    """One sentence a person can check against the picture: what the parts do by construction, and what training made.
+
+    In the pruned network a component cannot move another's outputs, and random groups seldom do as well: that is how it
+    was cut. What the same neurons do in the network as trained was not decided by any cut.
+    """
+    what = f"module {document['name']} reads {listed(document['inputs']) or 'nothing'}"
+    what += f", decides {listed(document['outputs'])}"
+    strength = f"effect {effects.min():.2f}"
     if of == 1:
         return f"{what}: the whole network in one piece ({strength})"
-    alone = f"others {_below(worst)}" if others else "there are no others"
+    leak = document["trained_leak"]
+    alone = "there are no others" if leak is None else f"others {_below(worst)}"
     end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
-    return f"{what}{end}: {strength}, {alone}, p = {p_holm:.3g} (Holm)"
+    beside = "" if leak is None else f", others by {leak:.2g} at most"
+    return (
+        f"{what}{end}: {strength}, {alone}, p = {p_holm:.3g} (Holm) in the pruned network, where it is apart by "
+        f"construction; in the network as trained its neurons move {listed(document['outputs'])} by "
+        f"{document['trained_effect']:.2f} of {'its' if len(document['outputs']) == 1 else 'their'} variance{beside}"
+    )
 
 
 def _why_not(document: dict[str, Any], leak: float, carries: float, of: int) -> str:
@@ -288,7 +292,10 @@ def _why_not(document: dict[str, Any], leak: float, carries: float, of: int) -> 
             "their variance): pruning made this separation, training did not"
         )
     if carries < CARRIES:
-        return f"in the network as trained, {document['name']} carries only {carries:.2g} of its outputs' variance"
+        return (
+            f"in the network as trained, the neurons of {document['name']} carry only {carries:.2g} of the variance of "
+            f"{listed(document['outputs'])}, where {CARRIES:g} is asked for: other neurons carry the rest"
+        )
     if document["all_groups_tried"] and document["random_groups"] < 1 / SIGNIFICANT * of:
         return (
             f"so few neurons live that only {document['random_groups']} other groups are of the size of "

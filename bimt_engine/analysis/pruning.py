@@ -130,7 +130,7 @@ class _Search:
         """Batches, then one at a time, each followed by an exact refit."""
         start, beyond = state.step.connections, 0
         while state.step.connections > 0 and beyond < BEYOND:
-            self.progress(0.9 * (1 - state.step.connections / start), f"{state.step.connections} connections")
+            self.progress(0.9 * (1 - state.step.connections / start), f"{state.step.connections:,} connections left")
             k = state.step.connections
             batch = k - max(ONE_AT_A_TIME, math.ceil(SHRINK * k)) if k > ONE_AT_A_TIME else 1
             following = self.without_cheapest(state, batch, states) if batch > 1 else None
@@ -189,7 +189,7 @@ class _Search:
         """Batches ranked by |w| · std of what they carry, smaller after each failure, refitted by gradient."""
         batch_share, refits = 1 - SHRINK + 0.1, 0
         while refits < LARGE_REFITS and batch_share * state.step.connections >= 1 and batch_share > 0.01:
-            self.progress(0.9 * refits / LARGE_REFITS, f"{state.step.connections} connections")
+            self.progress(0.9 * refits / LARGE_REFITS, f"{state.step.connections:,} connections left")
             following = self.bench.refit(
                 self.bench.keep_strongest(state, round((1 - batch_share) * state.step.connections))
             )

@@ -26,8 +26,12 @@ class Module:
     inputs, outputs   names of what it reads and decides
     reading           the same as a sentence
     effects           for every target: the share of its variance that moves when the module is set to `zero`, to its
-                      `mean`, or resampled; `p` against random groups of its size, and `p_holm`, the same corrected for
-                      the number of cells
+                      `mean`, or resampled in the pruned network, where it is apart by construction, and when the same
+                      neurons are set to their mean in the network as trained (`trained`); `p` against random groups of
+                      its size, and `p_holm`, the same corrected for the number of cells
+    supported         whether it passed every test
+    trained_effect    how much of its outputs' variance its neurons move in the network as trained; `trained_leak`: of
+                      the outputs of others, at most
     """
 
     name: str
@@ -39,6 +43,9 @@ class Module:
     selectivity: float | None
     sufficiency: float | None
     effects: dict[str, Any]
+    supported: bool | None = None
+    trained_effect: float | None = None
+    trained_leak: float | None = None
 
     def __str__(self) -> str:
         return self.reading or f"module {self.name}"

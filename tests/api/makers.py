@@ -278,13 +278,17 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "outputs": [output],
             "connections": sum(c.source in members and c.target in members for c in graph.connections),
             "effects": {
-                output: {"zero": 1.31, "mean": 0.92, "resample": 1.84, "p": 0.005, "p_holm": 0.01},
-                other: {"zero": 0.0, "mean": 0.0, "resample": 0.0, "p": 1.0, "p_holm": 1.0},
+                output: {"zero": 1.31, "mean": 0.92, "resample": 1.84, "trained": 0.9, "p": 0.005, "p_holm": 0.01},
+                other: {"zero": 0.0, "mean": 0.0, "resample": 0.0, "trained": 0.002, "p": 1.0, "p_holm": 1.0},
             },
             "selectivity": 1.0,
             "sufficiency": 0.998,
             "supported": True,
-            "reading": f"module {name} reads {' and '.join(inputs)}, decides {output}, nothing else: effect 0.92",
+            "trained_effect": 0.9,
+            "trained_leak": 0.002,
+            "reading": f"module {name} reads {' and '.join(inputs)}, decides {output}, nothing else: effect 0.92 in "
+            "the pruned network, where it is apart by construction; in the network as trained its neurons move "
+            f"{output} by 0.90",
         }
 
     found = [module("A", ["x1", "x3"], "y1", "y2"), module("B", ["x2", "x4"], "y2", "y1")]

@@ -6,11 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from store import jobs
+from store import jobs, progress, runs
+from store.tables import Run
 from tests.api.makers import now, publish_run, publish_runs, submit_job, work_on
 from tests.web.conftest import Site, Visitor
 
@@ -225,6 +227,34 @@ def test_a_job_moves_while_it_is_watched_and_ends_by_itself(visit: Visit, site: 
     page.wait_for_selector("#state .succeeded")
     page.wait_for_selector(".runs.few img")
     assert "seed 0 begins" in page.inner_text("pre")
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["alone", "beside another"])
+def test_a_run_that_is_trained_and_not_yet_tested_is_not_at_its_end(
+    visit: Visit, site: Site, seeds: tuple[int, ...]
+) -> None:
+    house = site.house
+    job_id = submit_job(house, seeds=seeds)
+    claim = work_on(house, job_id)
+    run = claim.runs[0]
+    with house.database.write() as rows:
+        runs.start(rows, claim, run.id, now())
+        steps = rows.get_one(Run, run.id).steps
+        progress.append_history(rows, claim, run.id, [{"step": steps, "prediction_loss": 0.1}])
+        note = "seed 0: pruning: 4,213 connections left"
+        jobs.renew(rows, claim, now=now(), lease_seconds=60, progress=0.3, note=note)
+    for script in (False, True):
+        page = visit("reader", java_script_enabled=script).page
+        with page.expect_response(lambda answer: f"/jobs/{job_id}" in answer.url) if script else nullcontext():
+            page.goto(f"{site.url}/runs/{run.id}")
+        assert note in page.inner_text("#live-words")
+        bar = page.locator("#live progress")
+        if len(seeds) == 1:
+            assert float(bar.get_attribute("value") or 1) == 0.3
+        else:
+            assert bar.get_attribute("value") is None
+    with house.database.write() as rows:
+        jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
 
 
 def test_runs_that_have_ended_are_shown_with_their_median_while_others_are_at_work(visit: Visit, site: Site) -> None:

@@ -17,6 +17,7 @@ from ..runs import Module, Run
 Asked = argparse.Namespace
 MOST_SHOWN = 24  # characters of a text in a cell: of two hashes that differ, the beginnings differ
 STRONGEST = 4  # effects of a module that are named where there is no room for all
+MOST_OUTPUTS = 12  # in a list; what is not learnt comes first
 SHADES = " ░▒▓█"  # none of the loss, a quarter, half, three quarters, all of it
 
 
@@ -99,20 +100,30 @@ def run(asked: Asked, found: Run, modules: Sequence[Module], *, page: str) -> No
     for name, value in facts.items():
         if value not in (None, ""):
             console.print(f"  {name:22} {value}")
-    for output in found.outputs or []:
+    outputs = sorted(found.outputs or [], key=lambda output: output.get("learnt") is not False)
+    for output in outputs[:MOST_OUTPUTS]:
         console.print(f"  {escape(predicted(output))}", soft_wrap=True)
+    if len(outputs) > MOST_OUTPUTS:
+        console.print(f"  and {len(outputs) - MOST_OUTPUTS} more outputs", style="dim")
     console.print()
     for module in modules:
         console.print(f"  {escape(str(module))}", soft_wrap=True)
     console.print()
-    drawn = picture(modules)
+    for kind, title in (("mean", "pruned, set to its mean"), ("trained", "the same as trained")):
+        if any(share_of(module, kind) for module in modules):
+            _print_effects(console, modules, kind, title)
+    console.print(f"\n  [dim]{escape(page)}[/]", soft_wrap=True)
+
+
+def _print_effects(console: Console, modules: Sequence[Module], kind: str, title: str) -> None:
+    """As a matrix where it fits, else the strongest of each module."""
+    drawn = picture(modules, kind, title)
     if console.measure(drawn, options=console.options.update(max_width=10_000)).maximum <= console.width:
         console.print(drawn)
-    else:
-        console.print("  set to its mean, most of all", style="dim")
-        for module in modules:
-            console.print(strongest(module), soft_wrap=True)
-    console.print(f"\n  [dim]{escape(page)}[/]", soft_wrap=True)
+        return
+    console.print(f"  {title}, most of all", style="dim")
+    for module in modules:
+        console.print(strongest(module, kind), soft_wrap=True)
 
 
 def predicted(output: dict[str, Any]) -> str:
@@ -124,22 +135,22 @@ def predicted(output: dict[str, Any]) -> str:
     return f"{output['output']:22} {name} {shares[0]} held out ({shares[1]} before pruning){learnt}"
 
 
-def picture(modules: Sequence[Module]) -> Table:
-    """The effects as a matrix: how much of what every target can lose it loses without the module."""
-    targets = list(dict.fromkeys(target for module in modules for target in share_of(module)))
+def picture(modules: Sequence[Module], kind: str, title: str) -> Table:
+    """The effects of a kind as a matrix: how much of what every target can lose it loses without the module."""
+    targets = list(dict.fromkeys(target for module in modules for target in share_of(module, kind)))
     drawn = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    drawn.add_column("  set to its mean", no_wrap=True)
+    drawn.add_column(f"  {title}", no_wrap=True, min_width=27)
     for target in targets:
         drawn.add_column(escape(target), justify="left", no_wrap=True)
     for module in modules:
-        shares = share_of(module)
+        shares = share_of(module, kind)
         drawn.add_row(f"  module {escape(module.name)}", *(cell(shares.get(target)) for target in targets))
     return drawn
 
 
-def strongest(module: Module) -> Text:
+def strongest(module: Module, kind: str) -> Text:
     """The few targets that lose most without the module, where all of them do not fit beside one another."""
-    shares = sorted(share_of(module).items(), key=lambda found: -found[1])
+    shares = sorted(share_of(module, kind).items(), key=lambda found: -found[1])
     line = Text(f"  module {module.name}")
     for target, value in shares[:STRONGEST]:
         line.append_text(Text("  ")).append_text(cell(value)).append(f" {target}")
@@ -148,9 +159,9 @@ def strongest(module: Module) -> Text:
     return line
 
 
-def share_of(module: Module) -> dict[str, float]:
-    """Target → the share of its variance that it loses when the module is held at its mean."""
-    measured = {target: found.get("mean") for target, found in (module.effects or {}).items()}
+def share_of(module: Module, kind: str) -> dict[str, float]:
+    """Target → the share of its variance that it loses when the module is held at its mean: pruned, or as trained."""
+    measured = {target: found.get(kind) for target, found in (module.effects or {}).items()}
     return {target: float(value) for target, value in measured.items() if value is not None}
 
 

@@ -182,6 +182,15 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
     assert report.supported == 2
     assert report.verdict == "All 2 modules are supported: A and B."
     assert report.modules[0]["reading"].startswith("module A reads x1 and x3, decides y1, nothing else: effect 1.0")
+    first = report.modules[0]
+    assert "in the pruned network, where it is apart by construction; in the network as trained its" in first["reading"]
+    assert first["reading"].endswith(
+        f"neurons move y1 by {first['effects']['y1']['trained']:.2f} of its variance, others by "
+        f"{first['effects']['y2']['trained']:.2g} at most"
+    )
+    assert (first["trained_effect"], first["trained_leak"]) == tuple(
+        first["effects"][target]["trained"] for target in ("y1", "y2")
+    )
     assert report.modules[1]["effects"]["y1"]["mean"] < 1e-3
     assert report.modules[1]["effects"]["y2"]["p_holm"] < 0.05
 
