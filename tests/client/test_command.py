@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,9 +161,9 @@ def modules_of(outputs: list[str], shares: list[list[float]]) -> list[Module]:
     ]
 
 
-def shown_run(modules: list[Module], monkeypatch, capsys, *, columns: int, **told: float) -> str:
+def shown_run(modules: list[Module], monkeypatch, capsys, *, columns: int, **told: object) -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
-    facts = {"connections": 12, "connection_cost": 3.0, "modularity": 0.2, "selectivity": 0.0} | told
+    facts = {"connections": 12, "connection_cost": 3.0, "modularity": 0.2, "selectivity": 0.0, "outputs": []} | told
     run = SimpleNamespace(id="run_1", seed=0, metrics={}, test_metric_name="test_accuracy", test_metric=0.98, **facts)
     shown.run(argparse.Namespace(json=False), run, modules, page="http://127.0.0.1:1/runs/run_1")
     return capsys.readouterr().out
@@ -190,6 +191,21 @@ def test_few_outputs_are_a_table_where_it_fits(monkeypatch, capsys):
     assert re.search(r"module A +████ 0.98 + 0.00", wide)
     narrow = shown_run(modules, monkeypatch, capsys, columns=30)
     assert re.search(r"module A  ████ 0.98 y1 +0.00 y2\n", narrow)
+
+
+def test_what_is_not_learnt_comes_first_and_what_modules_did_as_trained_stands_below(monkeypatch, capsys):
+    [module] = modules_of(["y1"], [[0.98]])
+    module = replace(module, effects={"y1": {"mean": 0.98, "trained": 0.43}})
+    score = {"y1": 0.9, "y2": 0.02}
+    outputs = [
+        {"output": name, "measure": "r2", "learnt": r2 > 0.05, "pruned": {"r2": r2}, "trained": {"r2": r2}}
+        for name, r2 in score.items()
+    ]
+    text = shown_run([module], monkeypatch, capsys, columns=80, outputs=outputs)
+    assert text.index("y2 ") < text.index("y1 ")
+    assert re.search(r"y2 +R² 0.02 held out \(0.02 before pruning\), NOT LEARNT\n", text)
+    assert re.search(r"pruned, set to its mean +y1 *\n +module A +████ 0.98", text)
+    assert re.search(r"the same as trained +y1 *\n +module A +▒▒▒▒ 0.43", text)
 
 
 def test_the_dust_of_arithmetic_is_nothing(monkeypatch, capsys):
