@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.partitions import adjusted_rand, variation_of_information
@@ -41,20 +40,15 @@ def end_labels(document: Document) -> tuple[tuple[str, ...], Array]:
 def align_modules(document: Document, reference: Document) -> list[int | None]:
     """For each module of the reference, the one of this run that does most nearly the same to the outputs.
 
-    Alike is the cosine between rows of the effect matrix, negative effects counted as none; every module is used once,
-    and a match without any overlap is no match.
+    Alike is the cosine between rows of the effect matrix, negative effects counted as none. A module that joins two of
+    the reference is the nearest to both; a match without any overlap is no match.
     """
     if not (document["modules"] and reference["modules"]):
         return [None] * len(reference["modules"])
     ours, theirs = (np.maximum(np.array(d["effects"]["matrices"]["mean"], float), 0.0) for d in (document, reference))
     scaled = [m / np.maximum(np.linalg.norm(m, axis=1, keepdims=True), 1e-300) for m in (theirs, ours)]
     alike = scaled[0] @ scaled[1].T
-    rows, columns = linear_sum_assignment(-alike)
-    match: list[int | None] = [None] * len(theirs)
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        if alike[row, column] > 0:
-            match[row] = column
-    return match
+    return [int(row.argmax()) if row.max() > 0 else None for row in alike]
 
 
 def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
