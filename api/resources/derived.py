@@ -85,7 +85,7 @@ def module_onnx(path: ModuleFilePath, query: WaitQuery) -> Response:
 
 @api.at("get", "/runs/<string:run_id>/readout", needs=Access.READ, answers={200: ReadoutOut}, problems=(409,))
 def run_readout(path: RunPath) -> Response:
-    """The network as formulas, where some were accepted, and its symmetries; where not, why."""
+    """The network as formulas in the units of the data, where some were accepted, its symmetries; where not, why."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, path.run_id)
         return answer(ReadoutOut(readout=or_not_yet(runs.body(rows, run.id, "readout"), run)))

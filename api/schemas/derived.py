@@ -43,7 +43,10 @@ class SnapshotWeights(Shown):
 class ReadoutOut(Shown):
     """The network as formulas."""
 
-    readout: dict[str, Any]
+    readout: dict[str, Any] = Field(
+        description="`units`: `data`, raw columns in and raw targets out, or `scores`, raw columns in and scores of "
+        "classes out; absent in runs that were read out in the units the network was trained in."
+    )
 
 
 class EmbeddingOut(Shown):

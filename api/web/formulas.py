@@ -36,28 +36,44 @@ class FormulaShown:
 
 def formulas(readout: Mapping[str, Any]) -> list[FormulaShown]:
     """Every output of a readout."""
-    return [_shown(output) for output in readout.get("outputs") or []]
+    return [_shown(output, readout.get("units")) for output in readout.get("outputs") or []]
 
 
-def _shown(output: Mapping[str, Any]) -> FormulaShown:
+UNITS = {
+    "data": "Columns and target are in the units of the data.",
+    "scores": "It is the score of this class, the larger the likelier, for columns in the units of the data.",
+    # Runs that were read out when formulas were still in the network's own units.
+    None: "It is in the units that the network was trained in: standardised ones, where its data were standardised.",
+}
+
+
+def _shown(output: Mapping[str, Any], units: str | None) -> FormulaShown:
     formula, symmetry = output.get("formula") or {}, output.get("symmetry") or {}
     accepted, text, exact = bool(formula.get("accepted")), formula.get("text"), output.get("expression")
     if exact is not None and len(exact) > LONGEST_EXPRESSION:
         exact = None
+    said = _evidence(formula) if accepted else _why_not(formula)
     return FormulaShown(
         output=str(output.get("output", "")),
         text=mathematics(text) if text else None,
         accepted=accepted,
-        evidence=_evidence(formula) if accepted else f"Not accepted: {formula.get('reason') or 'no reason was kept'}.",
+        evidence=" ".join([said, UNITS.get(units, UNITS[None])] if text else [said]),
         structure=_structure(symmetry),
         exact=exact,
     )
 
 
+def _why_not(formula: Mapping[str, Any]) -> str:
+    reason = formula.get("reason") or "no reason was kept"
+    return f"{'Not accepted' if formula.get('predicted', True) else 'Nothing is read out'}: {reason}."
+
+
 def _evidence(formula: Mapping[str, Any]) -> str:
     sentence = f"It meets the network to R² = {share(formula.get('r2'))} on held-out examples"
-    if formula.get("r2_of_targets") is not None:
-        sentence += f" and the data to {share(formula['r2_of_targets'])}"
+    if (of_targets := formula.get("r2_of_targets")) is not None:
+        sentence += (
+            f" and the data to {share(of_targets)}" if of_targets >= 0 else " and the data worse than a constant"
+        )
     if formula.get("substitution_loss") is not None:
         sentence += (
             f"; with it in the output’s place the network loses {number(formula['substitution_loss'])}, "
@@ -78,9 +94,14 @@ def _structure(symmetry: Mapping[str, Any]) -> list[str]:
 
 
 def share(value: float | None) -> str:
-    """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine."""
+    """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine.
+
+    How far below zero R² is says nothing: a constant would be better.
+    """
     if value is None:
         return "–"
+    if value < 0:
+        return "below 0, worse than a constant"
     digits = next((n for n in range(4, 9) if float(f"{value:.{n}f}") != 1.0 or value == 1.0), 9)
     shown = f"{value:.{digits}f}"
     return (shown.rstrip("0").rstrip(".") or "0").replace("-", "−")

@@ -1,44 +1,101 @@
-"""Formulas for functions of one to three numbers: a small library, fitted by least squares, the simplest that is good.
+"""Which formula of the library it is: the one that needs fewest constants, as the noise lets us tell.
+
+Constants are fitted to what the network computes. Between formulas, and between a fitted number and a plain one, the
+data decide, by an information criterion: a constant more must lower the loss by more than chance would. So a curve
+that only follows the network's own mistakes loses to the plain one, and π/4 to -0.7 when -0.7 does as well.
 
 A formula is a hypothesis about the network; whether it is accepted is decided in `readout`, by the network.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
-from scipy.optimize import least_squares
 
-from bimt_engine.analysis.symmetry import NICE, snapped
+from bimt_engine.analysis.formula_forms import Form, Through, opened
+from bimt_engine.analysis.formula_library import forms
+from bimt_engine.analysis.symmetry import NICE
 
 Array = np.ndarray
-ENOUGH = 1e-4  # R² that a simpler formula may be worse than the best of all
-DEGREES = 5  # of polynomials in one number
-JOINT_DEGREES = 3  # of polynomials in two or three
-MOST_TERMS = 6
-SIMPLE = 3.0  # the complexity of u + u²: a good polynomial no more complicated than that is taken at once
-STARTS = (0.5, 1.5, 3.0, 5.0)  # inner scales to start from, in units of one over the number's spread
+ENOUGH = 1e-4  # share of the variance that is taken for noise where no data tell how large it is
+EXACT = 1e-9  # share of the variance below which errors are dust
+FEW = 100  # examples that count where no data are given: the errors of a network are no independent draws
+MOST_EXAMPLES = 1000  # that constants are fitted to; more of them change digits that nobody reads
+TRIED = 4  # formulas whose constants are made plain: the best few
+WITHIN = 2.0  # standard errors that a plain number may be away
+INDEPENDENT = 10  # errors of a network that are as good as independent: they are smooth
+PRECISE = 1e-3  # relative standard error of a number that may be told from a decimal near it
+DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A formula in the symbols it was fitted for, its R² on the examples, and how complicated it is."""
+    """A formula in the symbols it was fitted for, its R² on the examples, how many constants it costs, its score."""
 
     expression: sympy.Expr
     r2: float
     complexity: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a formula is fitted to, and what it is judged by.
+
+    columns   (N, k); values (N,): what the network computes
+    data      (N,): the same with the network's error taken off; equal to the values where no data are given
+    noise     mean squared error that says nothing against a formula
+    """
+
+    columns: Array
+    values: Array
+    data: Array
+    noise: float
+    count: int
+
+    @classmethod
+    def of(cls, columns: Array, values: Array, data: Array | None = None, noise: float | None = None) -> Examples:
+        """At most MOST_EXAMPLES; without data and noise, ENOUGH of the variance is taken for noise."""
+        columns, values = columns[:MOST_EXAMPLES], values[:MOST_EXAMPLES]
+        if data is None:
+            noise = ENOUGH * float(values.var()) if noise is None else noise
+            return cls(columns, values, values, noise, min(len(values), FEW))
+        data = data[:MOST_EXAMPLES]
+        return cls(columns, values, data, float(((data - values) ** 2).mean()), len(values))
+
+    def score(self, form: Form, complexity: float) -> float:
+        """The information criterion; the less, the better."""
+        with np.errstate(all="ignore"):
+            error = float(((form.at(self.columns) - self.data) ** 2).mean())
+        if not np.isfinite(error):
+            return np.inf
+        dust = EXACT * float(self.values.var()) + (self.noise if self.data is self.values else 0.0)
+        return self.count * np.log(error + dust + 1e-300) + complexity * np.log(self.count)
+
+    def standard_errors(self, form: Form, free: Sequence[int]) -> Array:
+        """Of these constants, fitted together: by how much they may be off, for all that the network can tell.
+
+        Its errors are smooth, so that many examples tell no more than a few. What the data can tell is in the score.
+        """
+        error = float(((form.at(self.columns) - self.values) ** 2).mean())
+        variance = error + self.noise + EXACT * float(self.values.var())
+        slopes = form.slopes(self.columns, free)
+        scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
+        inverse = np.linalg.pinv(slopes / scale, rcond=1e-10)
+        smooth = max(1.0, len(self.values) / INDEPENDENT)
+        return np.sqrt(smooth * variance) * np.linalg.norm(inverse, axis=1) / scale * np.array(form.sizes)[list(free)]
 
 
 def r_squared(truth: Array, answer: Array) -> float:
     """1 - error / variance; 1 for a constant that is met exactly, -inf for one that is not."""
     error, variance = float(((truth - answer) ** 2).mean()), float(truth.var())
-    if variance > 0:
+    dust = 1e-24 * float((truth**2).mean())  # what is left of a constant by rounding is no variance
+    if variance > dust:
         return 1.0 - error / variance
-    return 1.0 if error == 0 else -np.inf
+    return 1.0 if error <= dust else -np.inf
 
 
 def evaluated(expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], numbers: Array) -> Array:
@@ -50,201 +107,121 @@ def evaluated(expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], numbers
 
 
 def fit(numbers: Array, values: Array, symbols: tuple[sympy.Symbol, ...]) -> Fitted | None:
-    """The simplest formula among those within ENOUGH of the best; None where nothing fits at all.
+    """The best formula of one to three numbers by the criterion; None where nothing fits at all.
 
-    numbers   (N, 1 to 3), values (N,).
+    numbers   (N, 1 to 3), values (N,)
     """
-    found = (
-        list(_one(numbers[:, 0], values, symbols[0])) if len(symbols) == 1 else list(_joint(numbers, values, symbols))
-    )
-    found = [f for f in found if np.isfinite(f.r2)]
-    if not found:
-        return None
-    best = max(f.r2 for f in found)
-    return min((f for f in found if f.r2 >= best - ENOUGH), key=lambda f: (f.complexity, -f.r2))
+    examples = Examples.of(numbers, values)
+    form = best_form(examples, [Through((i,), (1.0,)) for i in range(len(symbols))])
+    return None if form is None else with_plain_constants(form, examples, symbols)
 
 
-# --- one number -------------------------------------------------------------------------------------
+def best_form(examples: Examples, through: Sequence[Through]) -> Form | None:
+    """The formula that is best by the criterion once its constants are plain, as it is before they are.
 
-# name -> (f(u, inner constants), sympy's, how many inner constants, starts for them)
-Inner = tuple[Callable[..., Array], Callable[..., sympy.Expr], list[tuple[float, ...]]]
-SHAPES: dict[str, Inner] = {
-    "sin": (
-        lambda u, a, b: np.sin(a * u + b),
-        lambda u, a, b: sympy.sin(a * u + b),
-        [(s, p) for s in STARTS for p in (0.0, 1.5)],
-    ),
-    "exp": (lambda u, a: np.exp(np.clip(a * u, -50, 50)), lambda u, a: sympy.exp(a * u), [(0.7,), (-0.7,), (2.0,)]),
-    "tanh": (lambda u, a, b: np.tanh(a * u + b), lambda u, a, b: sympy.tanh(a * u + b), [(1.0, 0.0), (3.0, 0.0)]),
-    "bell": (
-        lambda u, a, b: np.exp(-np.clip((a * (u - b)) ** 2, 0, 50)),
-        lambda u, a, b: sympy.exp(-((a * (u - b)) ** 2)),
-        [(1.0, 0.0), (3.0, 0.0)],
-    ),
-    "abs": (lambda u, b: np.abs(u - b), lambda u, b: sympy.Abs(u - b), [(0.0,), (0.5,), (-0.5,)]),
-    "sqrt": (lambda u, b: np.sqrt(np.maximum(u + b, 0)), lambda u, b: sympy.sqrt(u + b), [(1.5,), (3.0,)]),
-    "log": (lambda u, b: np.log(np.maximum(u + b, 1e-9)), lambda u, b: sympy.log(u + b), [(1.5,), (3.0,)]),
-    "one over": (
-        lambda u, b: 1 / np.where(np.abs(u + b) < 1e-6, 1e-6, u + b),
-        lambda u, b: 1 / (u + b),
-        [(1.5,), (-1.5,)],
-    ),
-}
+    through   the one to three numbers that the columns are read through.
+    """
+    numbers = np.column_stack([t.of(examples.columns) for t in through])
+    scored = []
+    for form in forms(numbers, examples.values):
+        whole = opened(form, through, examples.columns)
+        score = examples.score(whole, len(whole.constants) + whole.shape)
+        if np.isfinite(score):
+            scored.append((score, whole))
+    scored.sort(key=lambda entry: entry[0])
+    tried = []
+    for _, form in scored[:TRIED]:
+        if any(len(t.columns) > 1 for t in through):  # the weights of such numbers are only good guesses
+            form = form.refitted(examples.columns, examples.values, range(len(form.constants)))
+        plain = _plain(form, examples)
+        if np.isfinite(plain.score):
+            tried.append((plain.score, form))
+    return min(tried, key=lambda entry: entry[0])[1] if tried else None
 
 
-def _one(u: Array, values: Array, symbol: sympy.Symbol) -> Iterator[Fitted]:
-    for polynomial in _polynomials(u[:, None], values, (symbol,), DEGREES):
-        yield polynomial
-        if polynomial.r2 >= 1 - ENOUGH and polynomial.complexity <= SIMPLE:
-            return
-    spread = float(u.std()) or 1.0
-    for shape, written, starts in SHAPES.values():
-        best: tuple[float, Array] | None = None
-        for start in starts:
-            inner = np.array(start, float)
-            inner[0] = inner[0] / spread if len(inner) == 2 else inner[0]
-            solved = _solve(shape, u, values, inner)
-            if solved is not None and (best is None or solved[0] < best[0]):
-                best = solved
-        if best is not None:
-            yield _written(shape, written, u, values, best[1], symbol)
+def with_plain_constants(form: Form, examples: Examples, symbols: tuple[sympy.Symbol, ...]) -> Fitted:
+    """The formula with every constant as plain as it may be."""
+    form = form.refitted(examples.columns, examples.values, range(len(form.constants)))
+    plain = _plain(form, examples)
+    expression = form.written(symbols, plain.written)
+    r2 = r_squared(examples.values, evaluated(expression, symbols, examples.columns))
+    return Fitted(expression, r2, plain.complexity, plain.score)
 
 
-def _solve(shape: Callable[..., Array], u: Array, values: Array, inner: Array) -> tuple[float, Array] | None:
-    """Inner constants by least squares; the outer two (scale and offset) are exact for each of them."""
-
-    def residual(constants: Array) -> Array:
-        curve = shape(u, *constants)
-        scale, offset = _outer(curve, values)
-        return scale * curve + offset - values
-
-    try:
-        solved = least_squares(residual, inner, method="lm" if len(u) > len(inner) else "trf", max_nfev=200)
-    except (ValueError, np.linalg.LinAlgError):
-        return None
-    return float((solved.fun**2).mean()), solved.x
+# --- plain constants --------------------------------------------------------------------------------
 
 
-def _outer(shape: Array, values: Array) -> tuple[float, float]:
-    """The best scale and offset of a shape, by the line of regression."""
-    centred = shape - shape.mean()
-    spread = float(centred @ centred)
-    scale = float(centred @ values) / spread if spread > 0 else 0.0
-    return scale, float(values.mean() - scale * shape.mean())
+@dataclass(frozen=True)
+class Plain:
+    """A number as people write it, and what it costs beside the 1 of a number that was fitted."""
+
+    written: sympy.Expr
+    cost: float
+
+    @property
+    def value(self) -> float:
+        return float(self.written)
 
 
-def _written(
-    shape: Callable[..., Array],
-    written: Callable[..., sympy.Expr],
-    u: Array,
-    values: Array,
-    inner: Array,
-    symbol: sympy.Symbol,
-) -> Fitted:
-    """The formula with every constant made simple that may be, one after another."""
-    constants = inner.tolist()
-    exact = [sympy.Float(c, 6) for c in constants]
+@dataclass(frozen=True)
+class MadePlain:
+    """The constants of a formula as they are written, what they cost, and how good the formula is with them."""
 
-    def score(trial: list[float]) -> float:
-        scale, offset = _outer(shape(u, *trial), values)
-        return r_squared(values, scale * shape(u, *trial) + offset)
-
-    best = score(constants)
-    for i, inner_constant in enumerate(constants):
-        for simple in _simple(inner_constant):
-            trial = [*constants[:i], float(simple), *constants[i + 1 :]]
-            if score(trial) >= best - ENOUGH / 10:
-                constants, exact[i] = trial, simple
-                break
-    scale, offset = _outer(shape(u, *constants), values)
-    outer = [constant(number, near=0.01 * values.std()) for number in (scale, offset)]
-    expression = outer[0] * written(symbol, *exact) + outer[1]
-    answer = evaluated(expression, (symbol,), u[:, None])
-    plain = sum(1 for c in [*exact, *outer] if c not in (0, 1, -1))
-    return Fitted(expression, r_squared(values, answer), 2.0 + plain)
+    written: list[sympy.Expr]
+    complexity: float
+    score: float
 
 
-def _simple(number: float) -> list[sympy.Expr]:
-    """Simple numbers near this one, the nearest first: 0, small fractions, small fractions of π."""
-    found: list[sympy.Expr] = []
-    if abs(number) < 0.02:
-        found.append(sympy.Integer(0))
-    for unit, value in ((sympy.Integer(1), 1.0), (sympy.pi, np.pi)):
-        nice = snapped(number / value, 0.02)
-        if nice in NICE and nice != 0:
-            found.append(sympy.nsimplify(nice, rational=True) * unit)
-    return sorted(found, key=lambda s: abs(float(s) - number))
+def _plain(form: Form, examples: Examples) -> MadePlain:
+    """Every constant made plain that may be, one after another, the rest refitted each time."""
+    free = list(range(len(form.constants)))
+    written: list[sympy.Expr] = []
+    complexity = len(free) + form.shape
+    while free:
+        here = free[0]
+        error = float(examples.standard_errors(form, free)[0])
+        free = free[1:]
+        number = form.constants[here]
+        best = examples.score(form, complexity), form, complexity, fitted_number(number, error)
+        for plain in plain_numbers(number, error, angle=here in form.angles):
+            constants = [*form.constants[:here], plain.value, *form.constants[here + 1 :]]
+            trial = replace(form, constants=tuple(constants)).refitted(examples.columns, examples.values, free)
+            cost = complexity - 1 + plain.cost
+            score = examples.score(trial, cost)
+            if score < best[0]:
+                best = score, trial, cost, plain.written
+        _, form, complexity, chosen = best
+        written.append(chosen)
+    return MadePlain(written, complexity, examples.score(form, complexity))
 
 
-def constant(number: float, *, near: float) -> sympy.Expr:
-    """The nearest simple number, if it is nearer than this; else six digits."""
-    return next((s for s in _simple(number) if abs(float(s) - number) < near), sympy.Float(number, 6))
+def plain_numbers(number: float, error: float, *, angle: bool = False) -> Iterator[Plain]:
+    """Plain numbers that this one may be, for all that its standard error tells.
+
+    Zero is always tried: a constant that is not needed. A fraction must do better than a decimal as short. π is for
+    angles; elsewhere it is tried only where the number is known too well to be a short decimal by chance.
+    """
+    yield Plain(sympy.Integer(0), 0.0)
+    well_known = error < PRECISE * abs(number)
+    for unit, value in ((sympy.Integer(1), 1.0), (sympy.pi, np.pi))[: 2 if angle or well_known else 1]:
+        nice = min(NICE, key=lambda nice: abs(nice * value - number))
+        if nice != 0 and abs(nice * value - number) <= WITHIN * error:
+            written = sympy.nsimplify(nice, rational=True)
+            cost = 0.25 if abs(nice) == 1 and unit == 1 else 0.5 if written.q <= 2 else 0.75
+            yield Plain(written * unit, cost if angle or unit == 1 else 0.9)
+    if number == 0:
+        return
+    for digits in range(1, 5):
+        rounded = float(f"{number:.{digits - 1}e}")
+        if abs(rounded - number) <= WITHIN * error:
+            whole = rounded.is_integer() and abs(rounded) < 1e6
+            written = sympy.Integer(int(rounded)) if whole else sympy.Float(repr(rounded), DIGITS)
+            yield Plain(written, 0.5 + 0.1 * digits)
 
 
-# --- polynomials, in one number or several ----------------------------------------------------------
-
-
-def _polynomials(numbers: Array, values: Array, symbols: tuple[sympy.Symbol, ...], degrees: int) -> Iterator[Fitted]:
-    """Sparse polynomials: terms are added one by one, each time the one that helps most, and every stage is offered."""
-    powers = [p for p in itertools.product(range(degrees + 1), repeat=numbers.shape[1]) if 0 < sum(p) <= degrees]
-    columns = np.column_stack([np.prod(numbers ** np.array(p), axis=1) for p in powers])
-    chosen: list[int] = []
-    for _ in range(min(MOST_TERMS, len(powers))):
-        errors = [
-            np.inf if i in chosen else _least_squares(columns[:, [*chosen, i]], values)[1] for i in range(len(powers))
-        ]
-        chosen.append(int(np.argmin(errors)))
-        # A term taken early may be idle once better ones are in.
-        for idle in list(chosen[:-1]):
-            without = [c for c in chosen if c != idle]
-            if _least_squares(columns[:, without], values)[1] <= 1.02 * errors[chosen[-1]]:
-                chosen = without
-        yield _polynomial(columns[:, chosen], [powers[c] for c in chosen], values, symbols, numbers)
-
-
-def _least_squares(columns: Array, values: Array) -> tuple[Array, float]:
-    design = np.column_stack((columns, np.ones(len(values))))
-    solved = np.linalg.lstsq(design, values, rcond=None)[0]
-    return solved, float(((design @ solved - values) ** 2).mean())
-
-
-def _polynomial(
-    columns: Array, powers: list[tuple[int, ...]], values: Array, symbols: tuple[sympy.Symbol, ...], numbers: Array
-) -> Fitted:
-    solved, _ = _least_squares(columns, values)
-    size = values.std()
-    expression = sympy.Integer(0)
-    complexity = 0.0
-    for coefficient, power, column in zip(solved, [*powers, None], [*columns.T, np.ones(len(values))], strict=True):
-        reach = float(np.abs(column).mean()) or 1.0
-        near = next((s for s in _simple(float(coefficient)) if abs(float(s) - coefficient) * reach < 0.02 * size), None)
-        written = near if near is not None else sympy.Float(float(coefficient), 6)
-        if written == 0:
-            continue
-        if power is None:
-            expression += written
-            complexity += 0.5 if near is not None else 1.0
-            continue
-        expression += written * sympy.prod(s**k for s, k in zip(symbols, power, strict=True))
-        complexity += 1.0 + sum(power) / 2 - (0.25 if near is not None else 0.0)
-    return Fitted(expression, r_squared(values, evaluated(expression, symbols, numbers)), max(complexity, 0.5))
-
-
-# --- two or three numbers ---------------------------------------------------------------------------
-
-
-def _joint(numbers: Array, values: Array, symbols: tuple[sympy.Symbol, ...]) -> Iterator[Fitted]:
-    """Sparse polynomials, and roots, logarithms and exponentials of them."""
-    yield from _polynomials(numbers, values, symbols, JOINT_DEGREES)
-    outer: list[tuple[Array, Callable[[sympy.Expr], sympy.Expr]]] = []
-    if (values > -0.05 * values.std()).all():  # a norm is never negative, but for what the network misses
-        outer.append((values**2, sympy.sqrt))
-    if (values > 0).all():
-        outer.append((np.log(values), sympy.exp))
-        outer.append((1 / values, lambda inside: 1 / inside))
-    for inside_values, wrap in outer:
-        for inside in _polynomials(numbers, inside_values, symbols, 2):
-            expression = wrap(inside.expression)
-            answer = evaluated(expression, symbols, numbers)
-            if np.isfinite(answer).all():
-                yield Fitted(expression, r_squared(values, answer), inside.complexity + 1.0)
+def fitted_number(number: float, error: float) -> sympy.Expr:
+    """The number with as many digits as its standard error leaves any meaning, and at least DIGITS."""
+    if number == 0 or not np.isfinite(number):
+        return sympy.Float(number)
+    needed = int(np.ceil(np.log10(abs(number) / max(error, 1e-15 * abs(number))))) + 2
+    return sympy.Float(number, min(max(DIGITS, needed), 15))

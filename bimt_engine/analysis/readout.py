@@ -3,6 +3,8 @@
 A formula is accepted only if it meets the network on held-out examples AND the network with that output replaced by
 the formula loses no more than the tolerance. Everything else is reported as a formula that was not accepted, or as
 none: a formula that is not the model helps nobody.
+
+All of it is in the units of the data (`data_units`): put a row of the table into a formula as it was measured.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from typing import Any
 import numpy as np
 import sympy
 
-from bimt_engine.analysis.formula_fit import Fitted, constant, evaluated, fit, r_squared
+from bimt_engine.analysis.data_units import DataUnits
+from bimt_engine.analysis.formula_fit import Examples, best_form, evaluated, r_squared, with_plain_constants
+from bimt_engine.analysis.formula_forms import Form, Through, summed
+from bimt_engine.analysis.losses import one_hot
 from bimt_engine.analysis.paths import Masks
 from bimt_engine.analysis.plain_mlp import Array, PlainMlp, Values, split
 from bimt_engine.analysis.subject import Subject
 from bimt_engine.analysis.symmetry import (
-    Combined,
     additive_blocks,
     combined_inputs,
     function_of,
@@ -34,6 +38,11 @@ MOST_NUMBERS = 3  # that one part of a formula may depend on
 MOST_PARTS = 5  # that a formula may add up; a longer sum is a table, not an insight
 MOST_INPUTS = 32  # beyond, tests of all pairs take longer than they tell
 MOST_OUTPUTS = 16
+CONSTANT = 1e-9  # answers that differ by less, beside 1 in the network's own units, are one answer
+WEAK = 0.2  # R² below which a network must show that it is better than a constant by more than chance
+NOISE = (5e-4, 5e-5)  # shares of an output's variance by which a formula may miss it, the simplest first
+LITTLE = 1e-3  # share of an output's variance below which a part of a formula must be worth its constants
+NO_SYMMETRY: dict[str, Any] = {"reads": [], "additive_parts": [], "through": [], "interactions": []}
 
 
 class ReadoutError(BimtError):
@@ -46,7 +55,7 @@ def symbols_for(names: tuple[str, ...]) -> tuple[sympy.Symbol, ...]:
 
 
 def compose(subject: Subject, values: Values, masks: Masks) -> list[sympy.Expr]:
-    """Every output as an exact expression of the features, as the network computes it.
+    """Every output as an exact expression of the features, both in the units of the data, as the network computes it.
 
     Raises ReadoutError for networks other than perceptrons on plain numbers, and for large ones.
     """
@@ -57,7 +66,8 @@ def compose(subject: Subject, values: Values, masks: Masks) -> list[sympy.Expr]:
             f"This network keeps {kept} connections; an expression of more than {MOST_CONNECTIONS} is not composed. "
             "Raise the tolerance of pruning, or the cost strength."
         )
-    weights, biases = split(values)
+    kept_values = {name: value * masks[name] if name in masks else value for name, value in values.items()}
+    weights, biases = split(DataUnits.of(subject).folded(plain, kept_values))
     symbols = symbols_for(subject.dataset.feature_names)
     here: list[sympy.Expr] = [symbols[i] for i in plain.input_order]
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -77,35 +87,49 @@ def readout(subject: Subject, values: Values, masks: Masks, *, tolerance: float,
     """Expressions, symmetries and formulas of every output, as a JSON-able document.
 
     tolerance   ε: by how much of Var(y) the held-out loss may rise when a formula takes an output's place.
+    units       in the document: `data`, raw columns in and raw targets out; `scores`, raw columns in and out what the
+                network says for a class before the softmax.
     """
     plain = subject.plain
     if plain is None or subject.dataset.inputs > MOST_INPUTS or subject.dataset.targets > MOST_OUTPUTS:
         large = f"has more than {MOST_INPUTS} inputs or {MOST_OUTPUTS} outputs"
         why = "is more than a perceptron on plain numbers" if plain is None else large
         return {"outputs": [], "reading": f"No formula is sought: this network {why}."}
-    names = subject.dataset.feature_names
-    report = symmetry_report(plain, values, subject.train.inputs, names=names, seed=seed)
-    expressions: list[str | None]
+    report = symmetry_report(subject, values, seed=seed)
     try:
-        expressions = [str(e.evalf(6)) for e in compose(subject, values, masks)]
+        expressions: list[str | None] = [str(e) for e in compose(subject, values, masks)]
     except ReadoutError:
         expressions = [None] * subject.dataset.targets
     outputs: list[dict[str, Any]] = []
     for number, (name, symmetry, expression) in enumerate(
         zip(subject.dataset.target_names, report, expressions, strict=True)
     ):
+        unknown = unpredicted(subject, values, number)
+        if unknown is not None:
+            formula = none(unknown) | {"predicted": False}
+            outputs.append(
+                {"output": name, "expression": None, "symmetry": NO_SYMMETRY, "layers_apart": 0, "formula": formula}
+            )
+            continue
         formula = find_formula(subject, values, number, tolerance=tolerance, seed=seed)
         apart = layers_apart(subject, masks, [part["inputs"] for part in symmetry["through"]])
         outputs.append(
             {"output": name, "expression": expression, "symmetry": symmetry, "layers_apart": apart, "formula": formula}
         )
     found = [f"{o['output']} = {o['formula']['text']}" for o in outputs if o["formula"]["accepted"]]
+    scores = subject.dataset.task == "classification"
     reading = (
-        f"Accepted: {'; '.join(found)}."
+        f"Accepted, {'scores of classes for inputs' if scores else 'all'} in the units of the data: {'; '.join(found)}."
         if found
         else "No formula was accepted: none meets the network closely enough to stand in for it."
     )
-    return {"outputs": outputs, "reading": reading, "needs_r2": MEETS, "tolerance": tolerance}
+    return {
+        "outputs": outputs,
+        "reading": reading,
+        "units": "scores" if scores else "data",
+        "needs_r2": MEETS,
+        "tolerance": tolerance,
+    }
 
 
 def layers_apart(subject: Subject, masks: Masks, parts: list[list[str]]) -> int:
@@ -128,27 +152,71 @@ def layers_apart(subject: Subject, masks: Masks, parts: list[list[str]]) -> int:
     return hidden
 
 
+def unpredicted(subject: Subject, values: Values, output: int) -> str | None:
+    """Why nothing can be read out: the network knows nothing of this output; None where it does.
+
+    It must be better than the best constant on held-out examples, by more than chance.
+    """
+    answers = subject.outputs(values, subject.held_out)
+    answer, targets = answers[:, output], subject.held_out.targets
+    if float(np.ptp(answer)) <= CONSTANT * (1.0 + float(np.abs(answer).max())):
+        return "the network does not predict it: whatever the inputs are, it gives the same answer"
+    if subject.loss == "cross_entropy":
+        errors = subject.losses(answers, subject.held_out)
+        share = np.bincount(subject.train.targets, minlength=answers.shape[1]) / len(subject.train.targets)
+        constant = -np.log(np.maximum(share, 1.0 / len(subject.train.targets)))[targets]
+    else:
+        truth = one_hot(targets, answers.shape[1])[:, output]
+        errors = (answer - truth) ** 2
+        constant = (one_hot(subject.train.targets, answers.shape[1])[:, output].mean() - truth) ** 2
+    gain = constant - errors
+    if gain.mean() <= 0:
+        return "the network does not predict it: on held-out examples a constant answer would be better"
+    if gain.mean() < WEAK * constant.mean() and gain.mean() < 2 * gain.std() / np.sqrt(len(gain)):
+        return "the network does not predict it: on held-out examples it beats a constant answer by no more than chance"
+    return None
+
+
+def none(reason: str) -> dict[str, Any]:
+    """No formula, and why."""
+    return {"text": None, "accepted": False, "reason": reason}
+
+
 def find_formula(subject: Subject, values: Values, output: int, *, tolerance: float, seed: int) -> dict[str, Any]:
-    """A formula for one output, tried on the network: {text, accepted, r2, substitution_loss, loss_limit, reason}."""
-    plain = _plain(subject)
-    function = function_of(plain, values, output)
-    x, held_out = subject.train.inputs, subject.held_out.inputs
-    fitted, reason = _hypothesis(plain, values, output, x, subject.dataset.feature_names, seed)
-    if fitted is None:
-        return {"text": None, "accepted": False, "reason": reason}
-    symbols = symbols_for(subject.dataset.feature_names)
-    answer = evaluated(fitted, symbols, held_out)
+    """A formula for one output, tried on the network: {text, accepted, r2, substitution_loss, loss_limit, reason}.
+
+    The formula is in the units of the data; losses are the network's own. First the data decide which formula it is.
+    Where the network does not confirm that one, the formula follows the network wherever it goes.
+    """
+    hypotheses = (None, *NOISE) if subject.train.targets.ndim > 1 else NOISE
+    first: dict[str, Any] | None = None
+    for noise in hypotheses:
+        fitted, reason = _hypothesis(subject, values, output, seed, noise=noise)
+        tried = none(reason) if fitted is None else _tried(subject, values, output, fitted, tolerance)
+        if fitted is None or tried["accepted"]:
+            return tried
+        first = first or tried
+    return first or none("nothing was tried")
+
+
+def _tried(subject: Subject, values: Values, output: int, fitted: sympy.Expr, tolerance: float) -> dict[str, Any]:
+    """The formula held against the network, and put in the place of its output."""
+    units = DataUnits.of(subject)
+    answer = evaluated(fitted, symbols_for(subject.dataset.feature_names), units.raw_inputs(subject.held_out))
     if not np.isfinite(answer).all():
-        return {"text": str(fitted), "accepted": False, "reason": "it has no value for some held-out examples"}
-    r2 = r_squared(function(held_out), answer)
+        return none("it has no value for some held-out examples") | {"text": str(fitted)}
+    answer = units.answer(answer, output)
     outputs = subject.outputs(values, subject.held_out)
+    r2 = r_squared(outputs[:, output], answer)
     before = float(subject.losses(outputs, subject.held_out).mean())
     outputs = outputs.copy()
     outputs[:, output] = answer
     after = float(subject.losses(outputs, subject.held_out).mean())
     limit = before + tolerance * subject.scale
     reasons = []
-    if r2 < MEETS:
+    if r2 < 0:
+        reasons.append("it meets the network no better than a constant on held-out examples")
+    elif r2 < MEETS:
         reasons.append(f"it meets the network only to R² = {r2:.4f} on held-out examples")
     if after > limit:
         reasons.append(f"the network with it loses {after:.3g}, more than {limit:.3g}")
@@ -172,55 +240,50 @@ def _against_targets(subject: Subject, output: int, answer: Array) -> float | No
 
 
 def _hypothesis(
-    plain: PlainMlp, values: Values, output: int, x: Array, names: tuple[str, ...], seed: int
+    subject: Subject, values: Values, output: int, seed: int, *, noise: float | None
 ) -> tuple[sympy.Expr | None, str]:
-    """The sum of the best formulas of the output's additive parts; None and the reason where a part has none."""
+    """The sum of the best formulas of the output's additive parts; None and the reason where a part has none.
+
+    noise   share of the variance by which a formula may miss the network; None: the data decide.
+    """
+    plain, units, names = _plain(subject), DataUnits.of(subject), subject.dataset.feature_names
+    x, targets = units.raw_inputs(subject.train), units.raw_targets(subject.train)
+    values = units.folded(plain, values)
     function = function_of(plain, values, output)
+    answers = function(x)
+    error = targets[:, output] - answers if noise is None and targets is not None else None
     gradient = gradients(plain, values, x)[:, output]
-    read = read_inputs(gradient)
-    if not read:
-        return sympy.Float(float(function(x[:1])[0]), 6), ""
+    read = read_inputs(gradient * units.inputs.std)
     blocks = additive_blocks(interactions(function, x, generator=np.random.default_rng([seed, 6])), read)
     if len(blocks) > MOST_PARTS:
         return None, f"it adds up {len(blocks)} separate parts; sums of more than {MOST_PARTS} are not sought"
-    symbols = symbols_for(names)
+    missed = None if noise is None else noise * float(answers.var())
+
+    def examples(columns: Array, answers: Array, parts: int = 1) -> Examples:
+        data = None if error is None else answers + error
+        return Examples.of(columns, answers, data, None if missed is None else missed / parts)
+
     middle = np.median(x, axis=0)
-    total: sympy.Expr = sympy.Integer(0)
+    parts: list[tuple[Form, list[int]]] = []
     for block in blocks:
-        through = combined_inputs(gradient, block)
-        if len(through) > MOST_NUMBERS:
-            reads = ", ".join(names[i] for i in block)
-            return None, f"the part that reads {reads} depends on {len(through)} numbers at once"
+        combined = combined_inputs(gradient, block, units=units.inputs.std)
+        reads = ", ".join(names[i] for i in block)
+        if len(combined) > MOST_NUMBERS:
+            return None, f"the part that reads {reads} depends on {len(combined)} numbers at once"
         alone = np.tile(middle, (len(x), 1))
         alone[:, block] = x[:, block]
-        fitted = _fit_part(through, x, function(alone), symbols)
-        if fitted is None:
-            return None, f"nothing in the library fits the part that reads {', '.join(names[i] for i in block)}"
-        total += fitted
-    # Every part was taken with the others at their median: one constant sets the sum right.
-    offset = float(np.mean(function(x) - evaluated(total, symbols, x)))
-    own, rest = total.as_independent(*symbols, as_Add=True)
-    return rest + constant(float(own) + offset, near=0.02 * float(function(x).std())), ""
-
-
-def _fit_part(through: list[Combined], x: Array, values: Array, symbols: tuple[sympy.Symbol, ...]) -> sympy.Expr | None:
-    numbers = np.column_stack([c.of(x) for c in through])
-    stand_ins = tuple(sympy.Symbol(f"u{i}", real=True) for i in range(len(through)))
-    fitted: Fitted | None = fit(numbers, values, stand_ins)
-    if fitted is None:
-        return None
-    inside = {
-        stand_in: sympy.Add(
-            *(sympy.nsimplify(k, rational=True) * symbols[i] if _is_simple(k) else sympy.Float(k, 6) * symbols[i]
-              for i, k in zip(c.inputs, c.coefficients, strict=True))
-        )
-        for stand_in, c in zip(stand_ins, through, strict=True)
-    }  # fmt: skip
-    return fitted.expression.subs(inside)
-
-
-def _is_simple(number: float) -> bool:
-    return abs(number * 12 - round(number * 12)) < 1e-12
+        through = [Through(tuple(block.index(i) for i in c.inputs), c.coefficients) for c in combined]
+        form = best_form(examples(x[:, block], function(alone), len(blocks)), through)
+        if form is None:
+            return None, f"nothing in the library fits the part that reads {reads}"
+        parts.append((form, block))
+    # Every part was taken with the others at their median: together they have one offset, and are judged as one. A part
+    # that does next to nothing may be the network's own invention: the sum without it is judged as well.
+    little = LITTLE * float(answers.var())
+    moving = [(form, block) for form, block in parts if float(form.at(x[:, block]).var()) > little]
+    sums = [summed(chosen, float(answers.std()) or 1.0) for chosen in ([parts] if moving == parts else [parts, moving])]
+    told = [with_plain_constants(whole, examples(x, answers), symbols_for(names)) for whole in sums]
+    return min(told, key=lambda fitted: fitted.score).expression, ""
 
 
 def _plain(subject: Subject) -> PlainMlp:
@@ -231,7 +294,8 @@ def _plain(subject: Subject) -> PlainMlp:
 
 def _activation(name: str, z: sympy.Expr) -> sympy.Expr:
     if name == "silu":
-        return z / (1 + sympy.exp(-z))
+        # z / (1 + exp(-z)), without the exponential: sympy would take the constant out of it, beyond all floats.
+        return z * (1 + sympy.tanh(z / 2)) / 2
     if name == "relu":
         return sympy.Max(0, z)
     if name == "tanh":

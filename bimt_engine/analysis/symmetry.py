@@ -2,6 +2,8 @@
 
 All tests are numerical and in the order and units of the data: mixed differences for additive separability, the
 spread of gradients for invariance. They say what the network computes where data are, whatever the picture looks like.
+What is large and what is small is judged in the units of the network, where columns of different kinds compare: a
+kilogram and a kelvin do not. What is told is in those of the data: a sum of standardised columns is a weighted sum.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bimt_engine.analysis.data_units import DataUnits
 from bimt_engine.analysis.plain_mlp import PlainMlp, Values, forward, split
+from bimt_engine.analysis.subject import Subject
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
@@ -99,34 +103,41 @@ def additive_blocks(mixed: Array, read: list[int], *, threshold: float = SEPARAT
     return blocks
 
 
-def combined_inputs(gradient: Array, block: list[int], *, threshold: float = SYMMETRIC) -> list[Combined]:
+def combined_inputs(
+    gradient: Array, block: list[int], *, units: Array | None = None, threshold: float = SYMMETRIC
+) -> list[Combined]:
     """The numbers through which a function reads the inputs of a block: as few as the gradients allow.
 
     gradient   (N, inputs) of one output. Two inputs are one number when their gradients always point the same way.
+    units      (inputs,): the units of the network, measured in those of the data; None: they are the same.
     """
+    units = np.ones(gradient.shape[1]) if units is None else units
     left, found = list(block), []
     while left:
         group = [left.pop(0)]
         for other in list(left):
-            if _combined(gradient, [*group, other]).asymmetry <= threshold:
+            if _combined(gradient, [*group, other], units).asymmetry <= threshold:
                 group.append(other)
                 left.remove(other)
-        found.append(_combined(gradient, group))
+        found.append(_combined(gradient, group, units))
     return found
 
 
-def _combined(gradient: Array, group: list[int]) -> Combined:
+def _combined(gradient: Array, group: list[int], units: Array) -> Combined:
     if len(group) == 1:
         return Combined((group[0],), (1.0,), 0.0)
-    spread = gradient[:, group].T @ gradient[:, group] / len(gradient)
+    unit = units[group]
+    scaled = gradient[:, group] * unit
+    spread = scaled.T @ scaled / len(gradient)
     direction = np.linalg.eigh(spread)[1][:, -1]
     if (np.abs(direction) < 1e-3 * np.abs(direction).max()).any():
         return Combined(tuple(group), tuple(direction.tolist()), float("inf"))  # one of them is hardly read at all
-    direction = direction / direction[0]
-    simple = np.array([snapped(c, 0.1) for c in direction.tolist()])
-    if _asymmetry(spread, simple) <= SYMMETRIC:  # judged along x1 - x2, say, not along what fits a little better
-        direction = simple
-    return Combined(tuple(group), tuple(direction.tolist()), _asymmetry(spread, direction))
+    weights = direction / unit
+    weights = weights / weights[0]
+    simple = np.array([snapped(c, 0.1) for c in weights.tolist()])
+    if _asymmetry(spread, simple * unit) <= SYMMETRIC:  # judged along x1 - x2, say, not along what fits a little better
+        weights = simple
+    return Combined(tuple(group), tuple(weights.tolist()), _asymmetry(spread, weights * unit))
 
 
 def _asymmetry(spread: Array, direction: Array) -> float:
@@ -148,18 +159,23 @@ def read_inputs(gradient: Array) -> list[int]:
     return [int(i) for i in np.flatnonzero(size > UNREAD * max(float(size.sum()), 1e-300))]
 
 
-def symmetry_report(
-    plain: PlainMlp, values: Values, inputs: Array, *, names: tuple[str, ...], seed: int
-) -> list[dict[str, Any]]:
-    """For each output: which inputs it reads, how they separate, and through which numbers it reads them."""
+def symmetry_report(subject: Subject, values: Values, *, seed: int) -> list[dict[str, Any]]:
+    """For each output: which inputs it reads, how they separate, and through which numbers it reads them.
+
+    In the units of the data; empty for networks other than perceptrons on plain numbers.
+    """
+    plain, units, names = subject.plain, DataUnits.of(subject), subject.dataset.feature_names
+    if plain is None:
+        return []
+    values, inputs = units.folded(plain, values), units.raw_inputs(subject.train)
     slopes = gradients(plain, values, inputs)
     reports = []
     for output in range(slopes.shape[1]):
         function, gradient = function_of(plain, values, output), slopes[:, output]
-        read = read_inputs(gradient)
+        read = read_inputs(gradient * units.inputs.std)
         mixed = interactions(function, inputs, generator=np.random.default_rng([seed, 6]))
         blocks = additive_blocks(mixed, read)
-        through = [combined_inputs(gradient, block) for block in blocks]
+        through = [combined_inputs(gradient, block, units=units.inputs.std) for block in blocks]
         reports.append(
             {
                 "reads": [names[i] for i in read],

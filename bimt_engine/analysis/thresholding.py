@@ -27,9 +27,7 @@ def threshold(subject: Subject, cut: float) -> dict[str, Any]:
     values, masks = bench.settled(values, masks)
     state = bench.state(values, masks)
     names = subject.dataset.feature_names
-    symmetries = (
-        symmetry_report(subject.plain, values, subject.train.inputs, names=names, seed=0) if subject.plain else []
-    )
+    symmetries = symmetry_report(subject, values, seed=0)
     return {
         "cut": cut,
         "metrics": {

@@ -28,6 +28,11 @@ class Scaling:
         constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean)) if len(values) else np.ones(values.shape[1], bool)
         return cls(mean=mean, std=np.where(constant, 1.0, std))
 
+    @classmethod
+    def none(cls, columns: int) -> Scaling:
+        """The scaling that changes nothing."""
+        return cls(mean=np.zeros(columns), std=np.ones(columns))
+
     def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return (values - self.mean) / self.std
 
@@ -50,7 +55,7 @@ class Dataset:
     targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels.
     target_names          names of the targets; for classification the names of the classes.
     tokens                vocabulary size when the inputs are tokens, otherwise None.
-    input_scaling         how the inputs were standardised, None where they were not.
+    input_scaling         how the inputs were standardised, None where they were not; target_scaling, the targets.
     predicted_positions   sequences: the time steps that count in the loss; None: all.
     """
 

@@ -28,6 +28,11 @@ METRICS = (
     ("wiring_efficiency", "wiring / shortest wiring found (1: none shorter)"),
     ("random_mask_loss", "loss of as many connections kept at random"),
 )
+UNITS = {
+    "data": "Columns and targets are in the units of the data. R² is against the network.",
+    "scores": "Scores of classes, for columns in the units of the data. R² is against the network.",
+    None: "In the units that the network was trained in: standardised ones, where its data were standardised.",
+}
 
 
 def model_card(
@@ -107,7 +112,7 @@ def _training(spec: Document, seed: int | None) -> str:
 
 
 def _numbers(metrics: Document) -> str:
-    rows = [f"| {label} | {_figure(metrics[key])} |" for key, label in METRICS if metrics.get(key) is not None]
+    rows = [f"| {label} | {_measured(key, metrics[key])} |" for key, label in METRICS if metrics.get(key) is not None]
     return "## Numbers\n\n| measure | value |\n|---|---|\n" + "\n".join(rows) if rows else ""
 
 
@@ -152,9 +157,16 @@ def _formulas(readout: Document) -> str:
         formula = output["formula"]
         if formula.get("accepted"):
             lines.append(f"- {safe(output['output'])} = {_code(formula['text'])} (held-out R² {formula['r2']:.5f})")
+        elif formula.get("predicted") is False:
+            lines.append(f"- {safe(output['output'])}: nothing was read out; {safe(formula.get('reason') or '')}")
         else:
             lines.append(f"- {safe(output['output'])}: no formula was accepted; {safe(formula.get('reason') or '')}")
-    return "## Formulas\n\n" + "\n".join(lines)
+    told = (
+        UNITS.get(readout.get("units"), UNITS[None])
+        if any(o["formula"].get("accepted") for o in readout["outputs"])
+        else ""
+    )
+    return "## Formulas\n\n" + "\n".join(lines) + (f"\n\n{told}" if told else "")
 
 
 def _weights_alone(communities: Document) -> str:
@@ -190,6 +202,11 @@ def _listed(names: Sequence[Any]) -> str:
 
 def _code(text: Any) -> str:
     return "`" + " ".join(str(text).split()).replace("`", "'") + "`"
+
+
+def _measured(key: str, value: Any) -> str:
+    """A metric; how far below zero R² is says nothing."""
+    return "below 0, worse than a constant" if key.endswith("r2") and value < 0 else _figure(value)
 
 
 def _figure(value: Any) -> str:

@@ -176,7 +176,11 @@ class Run(Thing):
         return Figure(name, format, self.wire.content(f"/runs/{self.id}/figures/{name}.{format}"))
 
     def readout(self) -> dict[str, Any]:
-        """Its outputs as formulas, where the network confirmed some, its symmetries; where not, why."""
+        """Its outputs as formulas, where the network confirmed some, its symmetries; where not, why.
+
+        All in the units of the data: columns as they were uploaded go in, and the target as it was uploaded comes out;
+        of classes, their scores before the softmax.
+        """
         return dict(self.wire.get(f"/runs/{self.id}/readout")["readout"])
 
     def embedding(self) -> dict[str, Any]:

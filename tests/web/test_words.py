@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from api.web.formulas import mathematics, share
+from api.web.formulas import formulas, mathematics, share
 from api.web.markdown import written
 from api.web.picture import in_words
 from tests.api.makers import two_modules
@@ -26,7 +26,15 @@ def test_a_formula_is_written_as_people_write_it(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(1.0, "1"), (0.99995, "0.99995"), (0.9999999, "0.9999999"), (0.5, "0.5"), (-0.25, "−0.25")]
+    ("value", "shown"),
+    [
+        (1.0, "1"),
+        (0.99995, "0.99995"),
+        (0.9999999, "0.9999999"),
+        (0.5, "0.5"),
+        (-1.7e17, "below 0, worse than a constant"),
+        (float("-inf"), "below 0, worse than a constant"),
+    ],
 )
 def test_what_is_nearly_one_is_not_shown_as_one(value: float, shown: str) -> None:
     assert share(value) == shown
@@ -80,3 +88,20 @@ def test_a_network_that_is_one_piece_is_told_as_one() -> None:
     graph = two_modules()
     assert "It falls into 2 modules" in in_words(graph)
     assert "falls into" not in in_words(graph.with_modules({neuron.id: "A" for neuron in graph.neurons}))
+
+
+def test_a_formula_says_in_which_units_it_is() -> None:
+    found = {"text": "flow**2 - 0.7*ph", "accepted": True, "r2": 0.9999, "r2_of_targets": -3.0, "reason": None}
+    output = {"output": "colour", "formula": found, "symmetry": {}}
+    (shown,) = formulas({"outputs": [output], "units": "data"})
+    assert "in the units of the data" in shown.evidence
+    assert "the data worse than a constant" in shown.evidence
+    (old,) = formulas({"outputs": [output]})
+    assert "standardised" in old.evidence
+
+
+def test_of_an_output_that_is_not_predicted_the_page_says_so() -> None:
+    reason = "the network does not predict it: whatever the inputs are, it gives the same answer"
+    formula = {"text": None, "accepted": False, "reason": reason, "predicted": False}
+    (shown,) = formulas({"outputs": [{"output": "noise", "formula": formula, "symmetry": {}}], "units": "data"})
+    assert (shown.text, shown.evidence) == (None, f"Nothing is read out: {reason}.")
