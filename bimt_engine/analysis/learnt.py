@@ -34,9 +34,9 @@ def learnt(subject: Subject, pruned: Values, *, reached: Sequence[str]) -> list[
     """
     trained = subject.values()
     scored = {
-        "pruned": _scores(subject, pruned, subject.held_out),
-        "trained": _scores(subject, trained, subject.held_out),
-        "trained_on_training_rows": _scores(subject, trained, subject.train),
+        "pruned": scores(subject, pruned, subject.held_out),
+        "trained": scores(subject, trained, subject.held_out),
+        "trained_on_training_rows": scores(subject, trained, subject.train),
     }
     return [
         {
@@ -51,7 +51,8 @@ def learnt(subject: Subject, pruned: Values, *, reached: Sequence[str]) -> list[
     ]
 
 
-def _scores(subject: Subject, values: Values, examples: Examples) -> list[Row]:
+def scores(subject: Subject, values: Values, examples: Examples) -> list[Row]:
+    """For each target, how well these examples are predicted: the measure, its standard error, `learnt`, rows."""
     outputs = subject.outputs(values, examples)
     if subject.dataset.task == "classification":
         called = outputs.argmax(-1)

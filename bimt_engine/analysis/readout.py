@@ -17,7 +17,7 @@ import sympy
 from bimt_engine.analysis.data_units import DataUnits
 from bimt_engine.analysis.formula_fit import Examples, best_form, evaluated, r_squared, with_plain_constants
 from bimt_engine.analysis.formula_forms import Form, Through, summed
-from bimt_engine.analysis.losses import one_hot
+from bimt_engine.analysis.learnt import scores
 from bimt_engine.analysis.paths import Masks
 from bimt_engine.analysis.plain_mlp import Array, PlainMlp, Values, split
 from bimt_engine.analysis.subject import Subject
@@ -39,7 +39,6 @@ MOST_PARTS = 5  # that a formula may add up; a longer sum is a table, not an ins
 MOST_INPUTS = 32  # beyond, tests of all pairs take longer than they tell
 MOST_OUTPUTS = 16
 CONSTANT = 1e-9  # answers that differ by less, beside 1 in the network's own units, are one answer
-WEAK = 0.2  # R² below which a network must show that it is better than a constant by more than chance
 NOISE = (5e-4, 5e-5)  # shares of an output's variance by which a formula may miss it, the simplest first
 LITTLE = 1e-3  # share of an output's variance below which a part of a formula must be worth its constants
 NO_SYMMETRY: dict[str, Any] = {"reads": [], "additive_parts": [], "through": [], "interactions": []}
@@ -101,10 +100,10 @@ def readout(subject: Subject, values: Values, masks: Masks, *, tolerance: float,
     except ReadoutError:
         expressions = [None] * subject.dataset.targets
     outputs: list[dict[str, Any]] = []
-    for number, (name, symmetry, expression) in enumerate(
-        zip(subject.dataset.target_names, report, expressions, strict=True)
+    reasons = unpredicted(subject, values)
+    for number, (name, symmetry, expression, unknown) in enumerate(
+        zip(subject.dataset.target_names, report, expressions, reasons, strict=True)
     ):
-        unknown = unpredicted(subject, values, number)
         if unknown is not None:
             formula = none(unknown) | {"predicted": False}
             outputs.append(
@@ -117,16 +116,16 @@ def readout(subject: Subject, values: Values, masks: Masks, *, tolerance: float,
             {"output": name, "expression": expression, "symmetry": symmetry, "layers_apart": apart, "formula": formula}
         )
     found = [f"{o['output']} = {o['formula']['text']}" for o in outputs if o["formula"]["accepted"]]
-    scores = subject.dataset.task == "classification"
+    classes = subject.dataset.task == "classification"
     reading = (
-        f"Accepted, {'scores of classes for inputs' if scores else 'all'} in the units of the data: {'; '.join(found)}."
+        f"Accepted, {'scores of classes for columns' if classes else 'all'} in units of the data: {'; '.join(found)}."
         if found
         else "No formula was accepted: none meets the network closely enough to stand in for it."
     )
     return {
         "outputs": outputs,
         "reading": reading,
-        "units": "scores" if scores else "data",
+        "units": "scores" if classes else "data",
         "needs_r2": MEETS,
         "tolerance": tolerance,
     }
@@ -152,29 +151,18 @@ def layers_apart(subject: Subject, masks: Masks, parts: list[list[str]]) -> int:
     return hidden
 
 
-def unpredicted(subject: Subject, values: Values, output: int) -> str | None:
-    """Why nothing can be read out: the network knows nothing of this output; None where it does.
-
-    It must be better than the best constant on held-out examples, by more than chance.
-    """
+def unpredicted(subject: Subject, values: Values) -> list[str | None]:
+    """Of every output, why nothing can be read out: the network knows nothing of it; None where it does."""
     answers = subject.outputs(values, subject.held_out)
-    answer, targets = answers[:, output], subject.held_out.targets
-    if float(np.ptp(answer)) <= CONSTANT * (1.0 + float(np.abs(answer).max())):
-        return "the network does not predict it: whatever the inputs are, it gives the same answer"
-    if subject.loss == "cross_entropy":
-        errors = subject.losses(answers, subject.held_out)
-        share = np.bincount(subject.train.targets, minlength=answers.shape[1]) / len(subject.train.targets)
-        constant = -np.log(np.maximum(share, 1.0 / len(subject.train.targets)))[targets]
-    else:
-        truth = one_hot(targets, answers.shape[1])[:, output]
-        errors = (answer - truth) ** 2
-        constant = (one_hot(subject.train.targets, answers.shape[1])[:, output].mean() - truth) ** 2
-    gain = constant - errors
-    if gain.mean() <= 0:
-        return "the network does not predict it: on held-out examples a constant answer would be better"
-    if gain.mean() < WEAK * constant.mean() and gain.mean() < 2 * gain.std() / np.sqrt(len(gain)):
-        return "the network does not predict it: on held-out examples it beats a constant answer by no more than chance"
-    return None
+    reasons: list[str | None] = []
+    for answer, row in zip(answers.T, scores(subject, values, subject.held_out), strict=True):
+        if float(np.ptp(answer)) <= CONSTANT * (1.0 + float(np.abs(answer).max())):
+            reasons.append("the network does not predict it: whatever the inputs are, it gives the same answer")
+        elif row["learnt"] is False:
+            reasons.append("the network does not predict it: held-out examples are predicted as well by a constant")
+        else:
+            reasons.append(None)
+    return reasons
 
 
 def none(reason: str) -> dict[str, Any]:
