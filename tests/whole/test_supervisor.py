@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -71,9 +71,11 @@ class Up:
 
     def part(self, word: str) -> psutil.Process:
         """The part whose command line holds this word."""
-        parts = psutil.Process(self.popen.pid).children()
-        living = [part for part in parts if part.status() != psutil.STATUS_ZOMBIE]
-        return next(part for part in living if word in " ".join(part.cmdline()))
+        for part in psutil.Process(self.popen.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one may end, and another take its place, while we look
+                if part.status() != psutil.STATUS_ZOMBIE and word in " ".join(part.cmdline()):
+                    return part
+        raise AssertionError(f"no part is called {word}")
 
     def end(self, number: int = signal.SIGINT) -> int:
         """Signal it; its exit code."""
