@@ -29,6 +29,7 @@ WITHIN = 2.0  # standard errors that a plain number may be away
 INDEPENDENT = 10  # errors of a network that are as good as independent: they are smooth
 PRECISE = 1e-3  # relative standard error of a number that may be told from a decimal near it
 DIGITS = 6
+LARGEST = 1e30  # beyond, and below one over it, no formula is sought
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ def best_form(examples: Examples, through: Sequence[Through]) -> Form | None:
     through   the one to three numbers that the columns are read through.
     """
     numbers = np.column_stack([t.of(examples.columns) for t in through])
+    for column in (*numbers.T, examples.values):  # five powers of it, squared, must be numbers still
+        if not 1 / LARGEST < float(np.abs(column).max()) < LARGEST:
+            return None
     scored = []
     for form in forms(numbers, examples.values):
         whole = opened(form, through, examples.columns)

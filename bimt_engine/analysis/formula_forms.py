@@ -62,8 +62,9 @@ class Form:
         """
         free = list(free)
         here, left = self, values - self.at(numbers)
-        error = float((left**2).mean())
-        for _ in range(MOST_STEPS if free else 0):
+        with np.errstate(all="ignore"):
+            error = float((left**2).mean())
+        for _ in range(MOST_STEPS if free and np.isfinite(error) else 0):
             slopes = here.slopes(numbers, free)
             scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
             step = np.linalg.lstsq(slopes / scale, left, rcond=1e-13)[0] / scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -129,6 +130,28 @@ def test_a_sum_of_standardised_columns_is_told_with_its_weights() -> None:
     assert through["reading"] == "x1 + 2·x3"
     raw = data.target_scaling.undo(data.test_targets)[:, 0]
     assert r_squared(raw, at_raw(output["formula"]["text"], data)) > 0.9999
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e25, 1e90])
+def test_units_however_large_or_small_break_nothing(unit: float) -> None:
+    columns = {"near": (0.0, 1.0), "far": (unit, 3 * unit)}
+    data = standardised(columns, lambda near, far: near + (far / unit) ** 2)
+    formula = read(data, student(data))["outputs"][0]["formula"]
+    json.dumps(formula, allow_nan=False)
+    if unit < 1e30:
+        raw = data.target_scaling.undo(data.test_targets)[:, 0]
+        assert r_squared(raw, at_raw(formula["text"], data)) > 0.9999
+    else:
+        assert "nothing in the library fits the part that reads far" in formula["reason"]
+
+
+def test_columns_may_be_called_anything() -> None:
+    columns = {"lambda": (1.0, 3.0), "flow rate (l/min)": (2.0, 6.0)}
+    data = standardised(columns, lambda first, second: second**2 - first)
+    formula = read(data, student(data))["outputs"][0]["formula"]
+    assert formula["accepted"]
+    assert "lambda" in formula["text"]
+    assert "flow rate (l/min)**2" in formula["text"]
 
 
 def test_what_counts_as_read_does_not_depend_on_the_unit() -> None:
