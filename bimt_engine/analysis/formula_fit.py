@@ -24,7 +24,7 @@ ENOUGH = 1e-4  # share of the variance that is taken for noise where no data tel
 EXACT = 1e-9  # share of the variance below which errors are dust
 FEW = 100  # examples that count where no data are given: the errors of a network are no independent draws
 MOST_EXAMPLES = 1000  # that constants are fitted to; more of them change digits that nobody reads
-TRIED = 4  # formulas whose constants are made plain: the best few
+TRIED = 6  # formulas whose constants are made plain: the best few
 WITHIN = 2.0  # standard errors that a plain number may be away
 INDEPENDENT = 10  # errors of a network that are as good as independent: they are smooth
 PRECISE = 1e-3  # relative standard error of a number that may be told from a decimal near it
@@ -186,7 +186,11 @@ def _plain(form: Form, examples: Examples) -> MadePlain:
         error = float(examples.standard_errors(form, free)[0])
         free = free[1:]
         number = form.constants[here]
-        best = examples.score(form, complexity), form, complexity, fitted_number(number, error)
+        # As it is written, so that what is rounded off is made good by the others.
+        told = fitted_number(number, error)
+        constants = [*form.constants[:here], float(told), *form.constants[here + 1 :]]
+        as_told = replace(form, constants=tuple(constants)).refitted(examples.columns, examples.values, free)
+        best = examples.score(as_told, complexity), as_told, complexity, told
         for plain in plain_numbers(number, error, angle=here in form.angles):
             constants = [*form.constants[:here], plain.value, *form.constants[here + 1 :]]
             trial = replace(form, constants=tuple(constants)).refitted(examples.columns, examples.values, free)

@@ -25,6 +25,7 @@ MANY_MONOMIALS = 10  # beyond, not every choice of terms is tried: they are adde
 PASSED_ON = 4  # polynomials under a root, a logarithm or a fraction: the best few
 FAR = 10.0  # a·mean in exp(a·u) beyond which the exponential is written from the mean on, not from zero
 KINK = 0.05  # of the examples: as many at least lie on either side of a kink
+ALIKE = 1e4  # (mean / spread)^(degree - 1) beyond which a power is left out
 STRAIGHT = 0.03  # bend of a curve within one spread of the data, below which it is a straight line
 STARTS = (0.5, 1.5, 3.0, 5.0)  # inner scales to start from, in units of one over the number's spread
 
@@ -44,7 +45,9 @@ def forms(numbers: Array, values: Array) -> Iterator[Form]:
 
 
 def _polynomials(numbers: Array, values: Array, degrees: int) -> Iterator[Form]:
-    powers = _monomials(numbers.shape[1], degrees)
+    # Far from zero high powers are all alike, and sums of them have more digits than anybody reads.
+    far = float((np.abs(numbers.mean(axis=0)) / np.maximum(numbers.std(axis=0), 1e-300)).max())
+    powers = [p for p in _monomials(numbers.shape[1], degrees) if far ** (sum(p) - 1) <= ALIKE]
     columns = _columns(numbers, powers)
     for chosen in _choices(columns, values):
         picked = [powers[c] for c in chosen]
@@ -295,7 +298,7 @@ def _shape(
         (*inner, scale, offset),
         (*sizes, spread / (float(curve.std()) or 1.0), spread),
         angles=frozenset(range(2)) if "angle" in shape.kinds else frozenset(),
-        shape=0.5,
+        shape=0.0 if shape is SHAPES["parabola"] else 0.5,
         offset=True,
     )
 

@@ -155,8 +155,12 @@ def unpredicted(subject: Subject, values: Values) -> list[str | None]:
     """Of every output, why nothing can be read out: the network knows nothing of it; None where it does."""
     answers = subject.outputs(values, subject.held_out)
     reasons: list[str | None] = []
-    for answer, row in zip(answers.T, scores(subject, values, subject.held_out), strict=True):
-        if float(np.ptp(answer)) <= CONSTANT * (1.0 + float(np.abs(answer).max())):
+    constant = np.ptp(answers, axis=0) <= CONSTANT * (1.0 + np.abs(answers).max(axis=0))
+    of_classes = subject.dataset.task == "classification"
+    for same, row in zip(constant.tolist(), scores(subject, values, subject.held_out), strict=True):
+        if same and of_classes and row["learnt"] is not False:
+            reasons.append("its score is the same whatever the inputs are: those of the other classes decide")
+        elif same:
             reasons.append("the network does not predict it: whatever the inputs are, it gives the same answer")
         elif row["learnt"] is False:
             reasons.append("the network does not predict it: held-out examples are predicted as well by a constant")

@@ -145,6 +145,32 @@ def test_units_however_large_or_small_break_nothing(unit: float) -> None:
         assert "nothing in the library fits the part that reads far" in formula["reason"]
 
 
+def test_a_parabola_far_from_zero_is_told_by_its_vertex() -> None:
+    draw = np.random.default_rng(0)
+    year = draw.uniform(1950, 2020, (300, 1))
+    values = 0.3 * (year[:, 0] - 1985) ** 2 + 100
+    (symbol,) = symbols_for(("year",))
+    fitted = plain(*_best(year, values, values + 0.01 * values.std() * draw.normal(size=300)), (symbol,))
+    told = sympy.lambdify(symbol, fitted.expression)(year[:, 0])
+    assert r_squared(values, told) > 0.9999
+    (vertex,) = [p.base for p in fitted.expression.atoms(sympy.Pow)]
+    assert float(symbol - vertex) == pytest.approx(1985, abs=0.5)
+
+
+def test_one_score_may_stand_still_while_the_other_decides() -> None:
+    data = table_data(2, 2, classes=True, examples=100)
+    network = build_network(MlpNetwork(hidden=[]), data, generator=torch.Generator().manual_seed(0))
+    design = np.column_stack((data.train_inputs, np.ones(100)))
+    solved = np.linalg.lstsq(design, 2.0 * data.train_targets - 1.0, rcond=None)[0]
+    with torch.no_grad():
+        network.weights[0].copy_(torch.from_numpy(np.vstack((np.zeros(2), 8 * solved[:2]))))
+        network.biases[0].copy_(torch.from_numpy(np.array([0.0, 8 * solved[2]])))
+    subject = Subject.of(network, data)
+    reasons = unpredicted(subject, subject.values())
+    assert reasons[1] is None
+    assert "the other classes decide" in (reasons[0] or "")
+
+
 def test_columns_may_be_called_anything() -> None:
     columns = {"lambda": (1.0, 3.0), "flow rate (l/min)": (2.0, 6.0)}
     data = standardised(columns, lambda first, second: second**2 - first)
