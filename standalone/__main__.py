@@ -11,8 +11,9 @@ VERBS = {
     "demo": ("standalone.demo", "real data in, modules and pictures out, then everything stops"),
     "reproduce": ("standalone.reports.reproduce", "the paper's figures over unpicked seeds"),
     "evidence": ("standalone.reports.evidence", "are the modules there? over unpicked seeds"),
+    "methods": ("standalone.reports.methods", "vanilla, L1 and BIMT, relaid before their wiring is compared"),
     "load": ("standalone.load", "32 client threads against four API processes"),
-    "bench": ("standalone.bench", "our step, relocation and whole job against a plain oracle"),
+    "bench": ("standalone.bench.__main__", "our step, relocation and whole job against a plain oracle"),
 }
 
 

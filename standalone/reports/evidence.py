@@ -119,13 +119,13 @@ def told(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m standalone.reports.evidence", description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=sorted(CASES), action="append", help="one case; may be repeated")
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     names = given.only or list(CASES)
     rows = in_order([q for name in names for q in asked(name, given.seeds)], given.folder, given.processes)
     report = {name: summary(name, rows[name]) for name in names}

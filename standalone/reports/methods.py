@@ -56,12 +56,12 @@ def table(report: dict[str, Any]) -> Table:
     return drawn
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m standalone.reports.methods", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rows = in_order([q for method in METHODS for q in asked(method, given.seeds)], given.folder, given.processes)
     report: dict[str, Any] = {method: summary(rows[f"{RECIPE}_{method}"]) for method in METHODS}
     merge(given.folder / "methods.json", report)

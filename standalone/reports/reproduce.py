@@ -104,14 +104,14 @@ def merge(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     runnable = [name for name in recipe_names() if not load_recipe(name).needs_dataset]
     parser = argparse.ArgumentParser(prog="python -m standalone.reports.reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=runnable, action="append", help="one recipe; may be given several times")
     parser.add_argument("--seeds", type=int, help="seeds 0 … n−1; without it, each recipe's own number")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rows = run_recipes(given.only or runnable, given.seeds, given.folder, given.processes)
     entries = {name: summary(name, recipe_rows) for name, recipe_rows in rows.items()}
     merge(given.folder / "reproduce.json", entries)
