@@ -144,7 +144,7 @@ def crowded_house(*, api: int, console: Console) -> Iterator[tuple[Supervisor, D
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         server = stack.enter_context(PostgresServer(home / "postgres"))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
-        environ |= {"BIMT_DATABASE_URL": server.url, "BIMT_RATE_LIMIT": NO_LIMIT}
+        environ |= {"BIMT_DATABASE_URL": server.url, "BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
         supervisor = Supervisor(
             Plan(home=home / "home", workers=0, api=api),
             environ=environ,

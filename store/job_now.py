@@ -8,14 +8,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal_column, null, select
+from sqlalchemy import ColumnElement, Integer, bindparam, case, func, literal_column, null, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from store.errors import NotFound
 from store.statements import Statement
 from store.tables import Job
 
-MOST_COUNTED = 1000  # jobs before one; whoever waits behind more does not care for the number
+MOST_COUNTED = 200  # jobs before one; whoever waits behind more does not care for the number
 
 
 class JobNow(NamedTuple):
@@ -59,27 +59,29 @@ def look(session: Session, team_id: str, job_id: str, *, at_most: int = MOST_COU
     found = _ONE_JOB.first(session, team_id=team_id, job_id=job_id, at_most=at_most)
     if found is None:
         raise NotFound("job", job_id)
-    if found.queue_position is not None and found.queue_position > at_most:  # it is the sum of two counts
-        return found._replace(queue_position=at_most)
     return found
 
 
-def _question() -> Select[Any]:
-    """The columns of JobNow, of one job of one team."""
+def columns(queue: Any, priority: Any, job_id: Any) -> list[ColumnElement[Any]]:
+    """The columns of JobNow of one row of table Job, which has this queue, priority and id: columns of it, or values.
+
+    The statement is given `at_most`, up to which the jobs before this one are counted.
+    """
     other = aliased(Job)
+    at_most = bindparam("at_most", type_=Integer)
     queued: ColumnElement[str] = literal_column("'queued'")  # in the text itself, for the index: see WAITS
-    in_queue = select(other.id).where(other.state == queued, other.queue == Job.queue)
-    more_urgent = in_queue.where(other.priority > Job.priority)
-    older = in_queue.where(other.priority == Job.priority, other.id < Job.id)
-    before = _count(more_urgent) + _count(older)
-    columns = [getattr(Job, name) for name in JobNow._fields[:-1]]
-    position = case((Job.state == queued, before), else_=null())
-    return select(*columns, position).where(Job.id == bindparam("job_id"), Job.team_id == bindparam("team_id"))
+    in_queue = select(other.id).where(other.state == queued, other.queue == queue).correlate(Job)
+    more_urgent = in_queue.where(other.priority > priority)
+    older = in_queue.where(other.priority == priority, other.id < job_id)
+    # The order says which index is meant: while the table is small, any that holds waiting jobs looks as good.
+    some = [select(jobs.order_by(other.priority, other.id).limit(at_most).subquery()) for jobs in (more_urgent, older)]
+    count = select(func.count()).select_from(union_all(*some).limit(at_most).subquery()).scalar_subquery()
+    return [*(getattr(Job, name) for name in JobNow._fields[:-1]), case((Job.state == queued, count), else_=null())]
 
 
-def _count(jobs: Select[Any]) -> Any:
-    some = jobs.correlate(Job).limit(bindparam("at_most", type_=Integer)).subquery()
-    return select(func.count()).select_from(some).scalar_subquery()
-
-
-_ONE_JOB = Statement(_question(), JobNow._make)
+_ONE_JOB = Statement(
+    select(*columns(Job.queue, Job.priority, Job.id)).where(
+        Job.id == bindparam("job_id"), Job.team_id == bindparam("team_id")
+    ),
+    JobNow._make,
+)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from store import datasets, idempotency
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.identifiers import new_id
-from store.job_now import JobNow, look
+from store.job_now import MOST_COUNTED, JobNow, columns, look
 from store.statements import Statement
 from store.tables import Job, JobTag, Run, Team
 from store.usage import waiting
@@ -76,32 +76,35 @@ def submit(
     steps = sum(run.get("steps", 0) for run in runs)
     if kind == "training":
         check_quota(session, team_id, steps)
-    _NEW_JOB.run(
+    job = _NEW_JOB.first(
         session,
-        {
-            "id": job_id,
-            "team_id": team_id,
-            "member_id": member_id,
-            "dataset_id": dataset_id,
-            "kind": kind,
-            "name": name,
-            "tags": tags,
-            "queue": queue,
-            "priority": priority,
-            "steps": steps,
-            "runs": len(runs),
-            "spec": spec,
-            "announced_at": announced_at,
-            "created_at": now,
-            "queued_at": now,
-        },
+        id=job_id,
+        team_id=team_id,
+        member_id=member_id,
+        dataset_id=dataset_id,
+        kind=kind,
+        name=name,
+        tags=tags,
+        queue=queue,
+        priority=priority,
+        steps=steps,
+        runs=len(runs),
+        spec=spec,
+        announced_at=announced_at,
+        created_at=now,
+        queued_at=now,
+        at_most=MOST_COUNTED,
+        its_queue=queue,
+        its_priority=priority,
+        its_id=job_id,
     )
+    assert job is not None, "INSERT … RETURNING gives the row that it wrote"
     theirs = {"job_id": job_id, "team_id": team_id, "created_at": now}
     _NEW_RUN.run(
         session, *(theirs | _OF_A_RUN | {"id": new_id("run"), "number": n} | run for n, run in enumerate(runs))
     )
     write_tags(session, team_id, job_id, tags)
-    return look(session, team_id, job_id)
+    return job
 
 
 def write_tags(session: Session, team_id: str, job_id: str, tags: Sequence[str]) -> None:
@@ -137,10 +140,11 @@ def _usable_dataset(session: Session, team_id: str, dataset_id: str) -> None:
         raise Conflict(f"Data set `{dataset_id}` is {dataset.state}, not ready; wait for its check or upload it anew.")
 
 
-_NEW_JOB: Statement[tuple[Any, ...]] = Statement(
-    insert(cast(Table, Job.__table__)).values(
-        pinned=False, state="queued", progress=0.0, revision=1, attempts=0, lost_attempts=0, fence=0
-    ),
+_NEW_JOB = Statement(
+    insert(cast(Table, Job.__table__))
+    .values(pinned=False, state="queued", progress=0.0, revision=1, attempts=0, lost_attempts=0, fence=0)
+    .returning(*columns(bindparam("its_queue"), bindparam("its_priority"), bindparam("its_id"))),
+    JobNow._make,
     columns=(
         "id",
         "team_id",
