@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import g, has_request_context, request
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger
 
 SECRET_PART = re.compile(r"/s/[^/?]+")  # the secret of a link stands in its path
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from api.lines import FairWorker, free
 from api.logs import GunicornLogs
 from store.settings import Settings
 
@@ -14,7 +16,7 @@ RESTING = 64
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = max(1, _settings.api_processes)
-worker_class = "gthread"
+worker_class = "api.lines.FairWorker"
 threads = _settings.api_threads
 # A process takes few more lines than it has threads, because another process may have a thread free for them. Streams
 # of events leave a quarter of the threads to others: see api/watching.py.
@@ -25,3 +27,8 @@ graceful_timeout = 5  # seconds that open answers, streams among them, may go on
 control_socket_disable = True
 loglevel = _settings.log_level
 logger_class = GunicornLogs
+
+
+def child_exit(_arbiter: Any, worker: FairWorker) -> None:
+    """gunicorn calls this when a process has ended."""
+    free(worker)

@@ -3,7 +3,7 @@
 Four questions, one after another: jobs created, jobs read, a page of 50 out of 100 000 runs, and answers while 200
 event streams are open. Then the rows are counted: each job that was promised with 202 is there, and there once.
 No worker runs, for training would compete with what is measured. The clients run on the same machine, so they take
-their share of its cores.
+their share of its cores. PostgreSQL waits for its disk at every commit, unless it is told not to.
 """
 
 from __future__ import annotations
@@ -135,14 +135,14 @@ def press(
 
 
 @contextmanager
-def crowded_house(*, api: int, console: Console) -> Iterator[tuple[Supervisor, Database, str]]:
+def crowded_house(*, api: int, durable: bool, console: Console) -> Iterator[tuple[Supervisor, Database, str]]:
     """The service on a PostgreSQL of its own, everything in a folder that is deleted at the end."""
     stopping = stop_at_signals()
     home = Path(tempfile.mkdtemp(prefix="bimt-load-"))
     home.chmod(0o755)  # the database's own user must get through
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        server = stack.enter_context(PostgresServer(home / "postgres"))
+        server = stack.enter_context(PostgresServer(home / "postgres", durable=durable))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
         environ |= {"BIMT_DATABASE_URL": server.url, "BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
         supervisor = Supervisor(
@@ -256,6 +256,7 @@ def measure(
     return {
         "clients": given.clients,
         "api_processes": given.api,
+        "durable": given.durable,
         "loads": {load.name: load.document() for load in loads},
         "lost": lost,
         "doubled": doubled,
@@ -301,11 +302,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--api", type=int, default=API_PROCESSES, help="API processes; default %(default)s")
     parser.add_argument("--streams", type=int, default=STREAMS, help="event streams; default %(default)s")
     parser.add_argument("--runs", type=int, default=RUNS, help="runs to list from; default %(default)s")
+    parser.add_argument(
+        "--durable", action=argparse.BooleanOptionalAction, default=True, help="PostgreSQL waits for its disk"
+    )
     parser.add_argument("--folder", type=Path, default=Path("reports"))
     given = parser.parse_args(arguments)
     console = Console(highlight=False)
     try:
-        with crowded_house(api=given.api, console=console) as (supervisor, database, token):
+        with crowded_house(api=given.api, durable=given.durable, console=console) as (supervisor, database, token):
             report = measure(supervisor, database, token, given, console)
     except (CannotStart, DatabaseError) as why:
         console.print(f"Not started: {why}")

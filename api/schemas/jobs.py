@@ -140,7 +140,9 @@ class JobOut(JobItem):
     eta_seconds: float | None = Field(
         default=None, description="Seconds to the end, at the pace of the present attempt; null: unknown."
     )
-    queue_position: int | None = Field(default=None, description="0: next. Counted up to 200; null when it no longer waits.")
+    queue_position: int | None = Field(
+        default=None, description="0: next. Counted up to 200; null when it no longer waits."
+    )
     spec: dict[str, Any]
     tries: list[AttemptOut] = Field(default=[], description="Every attempt: by whom, when, and why it ended.")
 
