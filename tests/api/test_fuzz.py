@@ -39,12 +39,29 @@ pytestmark = [
 SLOWEST = 5.0  # seconds of our own processor time; the machine may be busy
 
 # Rules that JSON Schema cannot say (formulas, roles, phases) refuse what the schema lets pass: that is 4xx, too.
+# A body that is wrong may be refused for its size before anybody reads it.
 CONFIG = schemathesis.Config.from_dict(
     {
         "checks": {
             "positive_data_acceptance": {
                 "expected-statuses": ["2xx", "401", "404", "409", "413", "415", "422", "400", "429", "503"]
-            }
+            },
+            "negative_data_rejection": {
+                "expected-statuses": [
+                    "400",
+                    "401",
+                    "403",
+                    "404",
+                    "405",
+                    "406",
+                    "409",
+                    "413",
+                    "415",
+                    "422",
+                    "428",
+                    "429",
+                ]
+            },
         }
     }
 )
