@@ -1,4 +1,4 @@
-"""The threaded worker of gunicorn, with an even share of the lines and a few requests at work at a time.
+"""gunicorn's threaded worker, made fair: lines are shared evenly, few requests are at work at a time.
 
 Two things make answers late where more is asked than two cores can bear, and neither is work:
 

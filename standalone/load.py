@@ -243,8 +243,8 @@ def open_streams(line: Callable[[], Line], job_id: str, count: int) -> Iterator[
 
 
 def heard_an_event(answer: Iterator[bytes]) -> bool:
-    """Whether an event arrives before the stream ends."""
-    return any(raw.startswith(b"data:") for raw in answer)
+    """Whether it is a good answer, and an event arrives before it ends."""
+    return next(answer, b"").startswith(b"HTTP/1.1 200") and any(raw.startswith(b"data:") for raw in answer)
 
 
 def measure(

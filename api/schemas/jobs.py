@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from api.schemas.base import Body, DatasetId, Headers, InPath, JobId, Label, MemberId, Page, Query, Shown, Tag
 from api.schemas.datasets import Roles
 from bimt_engine.spec import DatasetSpec, Spec
+from store.job_now import MOST_COUNTED
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -141,7 +142,7 @@ class JobOut(JobItem):
         default=None, description="Seconds to the end, at the pace of the present attempt; null: unknown."
     )
     queue_position: int | None = Field(
-        default=None, description="0: next. Counted up to 200; null when it no longer waits."
+        default=None, description=f"0: next. Counted up to {MOST_COUNTED}; null when it no longer waits."
     )
     spec: dict[str, Any]
     tries: list[AttemptOut] = Field(default=[], description="Every attempt: by whom, when, and why it ended.")

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -94,13 +95,13 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> FairWorker:
     """A worker without lines, threads and parents; time is in the hand of the test."""
     made = FairWorker.__new__(FairWorker)
     made.tpool, made.nr_conns, made._accepting, made.slot = Pool(), 10, False, 0
-    made._waiting, made._at_work = lines.deque(), {}
+    made._waiting, made._at_work = deque(), {}
     made.now = 100.0
     monkeypatch.setattr(lines.time, "monotonic", lambda: made.now)
     return made
 
 
-def ended(line: Any) -> Any:
+def ended() -> Future[bool]:
     """The end of a request, after which the line is closed."""
     future: Future[bool] = Future()
     future.set_result(False)
@@ -119,9 +120,9 @@ def test_a_few_requests_are_at_work_and_the_others_wait_in_the_order_of_asking(w
     for line in asked:
         worker.enqueue_req(line)
     assert worker.tpool.given == asked[:AT_WORK]
-    worker.finish_request(asked[1], ended(asked[1]))
+    worker.finish_request(asked[1], ended())
     assert worker.tpool.given == asked[: AT_WORK + 1]
-    worker.finish_request(asked[0], ended(asked[0]))
+    worker.finish_request(asked[0], ended())
     assert worker.tpool.given == asked[: AT_WORK + 2]
 
 
@@ -132,7 +133,7 @@ def test_a_request_that_takes_long_makes_room_and_its_end_makes_none_twice(worke
     worker.now += 2 * LONG
     worker._go_on()
     assert worker.tpool.given == asked[: 2 * AT_WORK], "the first ones no longer count"
-    worker.finish_request(asked[0], ended(asked[0]))
+    worker.finish_request(asked[0], ended())
     assert worker.tpool.given == asked[: 2 * AT_WORK], "it had made room before"
-    worker.finish_request(asked[AT_WORK], ended(asked[AT_WORK]))
+    worker.finish_request(asked[AT_WORK], ended())
     assert worker.tpool.given == asked[: 2 * AT_WORK + 1]
