@@ -1,16 +1,16 @@
 # syntax=docker/dockerfile:1
-# Three images of one house: `api` (no torch), `worker` (CPU) and `worker-gpu` (the same with torch's CUDA build).
+# Three images of one service: `api` (no torch), `worker` (CPU) and `worker-gpu` (the same with torch's CUDA build).
 # Everything but torch is installed by hash from requirements/; see docs/decisions/0002-torch-and-the-lock.md.
 ARG PYTHON=3.12
 
-# ------------------------------------------------------------------------------------- what every room stands on
+# ------------------------------------------------------------------------------------- what all images share
 FROM python:${PYTHON}-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH OMP_NUM_THREADS=1 BIMT_HOME=/data
 RUN useradd --create-home --uid 10001 bimt && mkdir /data && chown bimt /data
 WORKDIR /app
 
-# ------------------------------------------------------------------------------- environments, made where pip may
-# pip compiles every module here: who runs the image may write none, and would compile them at every start.
+# ------------------------------------------------------------------------------- environments
+# pip compiles every module here: the running image is read-only and would compile them at every start.
 FROM base AS environment-api
 COPY requirements/api.txt requirements/
 RUN python -m venv /opt/venv \
@@ -26,20 +26,22 @@ RUN python -m venv /opt/venv \
     && pip install --no-cache-dir ${BIMT_TORCH_INDEX:+--index-url ${BIMT_TORCH_INDEX}} "${BIMT_TORCH_SPEC}" \
     && pip check
 
-# ------------------------------------------------------------------------------------------------------- the doors
+# ------------------------------------------------------------------------------------------------------ the images
 FROM base AS api
 COPY --from=environment-api /opt/venv /opt/venv
 COPY pyproject.toml alembic.ini openapi.json ./
 COPY bimt_engine bimt_engine
 COPY store store
 COPY migrations migrations
+COPY client client
 COPY api api
+ENV BIMT_HOST=0.0.0.0 BIMT_PORT=8000
 USER bimt
 EXPOSE 8000
-CMD ["gunicorn", "--config=python:api.serving", "--bind=0.0.0.0:8000", "--workers=2", "--access-logfile=-", "api.wsgi:app"]
+CMD ["python", "-m", "api", "--access-log"]
 
 FROM base AS worker
-# The kernel stepper is compiled where it runs; without a compiler training falls back to torch and says so.
+# The kernel stepper is compiled where it runs; without a compiler training falls back to torch and logs it.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=environment-worker /opt/venv /opt/venv
 COPY pyproject.toml ./
@@ -51,6 +53,6 @@ ENV MPLCONFIGDIR=/tmp/matplotlib
 USER bimt
 CMD ["celery", "--app=worker.app", "worker", "--queues=cpu", "--concurrency=1", "--hostname=cpu@%h"]
 
-# The same rooms. torch's CUDA build brings its own CUDA libraries; the node brings the driver.
+# The same with torch's CUDA build, which brings its own CUDA libraries; the node brings the driver.
 FROM worker AS worker-gpu
 CMD ["celery", "--app=worker.app", "worker", "--queues=gpu", "--concurrency=1", "--hostname=gpu@%h"]

@@ -1,4 +1,4 @@
-# The verbs of the house. `make` alone lists them. Nothing but make and Python 3.11 or later is needed to start.
+# `make` alone lists the verbs. Nothing but make and Python 3.11 or later is needed to start.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-all check format reproduce bench evidence methods openapi tree migration fuzz load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods openapi migration fuzz load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,35 +30,36 @@ demo: env  ## real data in, modules and pictures out (in demo/), then everything
 up: env  ## serve until Ctrl-C; prints the address and the first admin token
 	@$(PY) -m standalone up
 
-test: env-dev  ## the tests of every room, but for the slow ones
+test: env-dev  ## every test but the slow ones
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+test-fast: env-dev  ## engine, store and API without processes: about two minutes
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not paper and not processes" tests/engine tests/store tests/api
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
 	@$(PY) -m pytest -n 2 --dist loadfile -m "$(or $(MARK),slow or not slow)"
 
-check: env-dev  ## lint, types, arrows, migrations, OpenAPI, compose file, no hosts or paths
+check: env-dev  ## lint, types, imports, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py
 
 format: env-dev  ## lay out every Python file and mend what ruff can
 	@$(VENV)/bin/ruff check --quiet --fix-only . ; $(VENV)/bin/ruff format --quiet .
 
 reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; writes reports/reproduce.json
-	@$(PY) -m standalone.reports.reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m measurements reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
-	@$(PY) -m standalone.reports.evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(PY) -m measurements evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
-methods: env  ## vanilla, L1 and BIMT, relaid before their wiring is compared; SEEDS=n; writes reports/methods.json
-	@$(PY) -m standalone.reports.methods $(if $(SEEDS),--seeds $(SEEDS))
+methods: env  ## vanilla, L1 and BIMT, each laid out anew before their wiring is compared; SEEDS=n; writes reports/methods.json
+	@$(PY) -m measurements methods $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
-	@$(PY) -m standalone bench
+	@$(PY) -m measurements bench
 
 openapi: env  ## write openapi.json anew from the routes
 	@$(PY) -m api.openapi
 
-tree: env-dev  ## write the README's tree anew from the files
-	@$(PY) .ci/tree.py
 
 migration: env-dev  ## write the next migration from the tables; M="what it does"
 	@test -n "$(M)" || { echo 'Say what it does: make migration M="runs remember their device"' >&2; exit 1; }
@@ -69,8 +70,8 @@ fuzz: env-dev  ## every address by schemathesis, EXAMPLES=n to each; damaged upl
 	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) FUZZ_UPLOADS=$(or $(FILES),500) \
 		$(PY) -m pytest -n 2 tests/api/test_fuzz.py tests/api/test_upload_fuzz.py
 
-load: env-dev  ## 32 client threads against four API processes on PostgreSQL
-	@$(PY) -m standalone load
+load: env-dev  ## a team's load, and more than that, on PostgreSQL; writes reports/load.json
+	@$(PY) -m measurements load
 
 lock:  ## resolve the extras of pyproject.toml anew into requirements/*.txt; needs uv
 	@$(PYTHON) .ci/lock.py

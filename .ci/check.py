@@ -1,4 +1,4 @@
-"""`make check`: everything that can be said without running the house. Each step prints one line.
+"""`make check`: everything that can be checked without running the service. Each step prints one line.
 
 Every step is carried out, also after a failure; a failed one shows its output and the command that repeats it.
 """
@@ -16,17 +16,16 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 BIN = pathlib.Path(PYTHON).parent
 
-# name, command, the sentence for whom it fails
+# name, command, what to do when it fails
 STEPS = [
     ("lint", [BIN / "ruff", "check", "--quiet", "."], "Mend the lines above; `ruff check --fix .` does what it can."),
     ("format", [BIN / "ruff", "format", "--quiet", "--diff", "."], "Run `ruff format .`."),
     ("types", [BIN / "mypy", "--no-error-summary"], "Mend the types above; the settings stand in pyproject.toml."),
-    ("arrows", [BIN / "lint-imports"], "A room imports what it must not; the contracts stand in pyproject.toml."),
+    ("imports", [BIN / "lint-imports"], "A package imports what it must not; the contracts stand in pyproject.toml."),
     ("migrations: upgrade", [PYTHON, "-m", "alembic", "upgrade", "head"], "The migrations do not run on a new SQLite."),
     ("migrations: tables", [PYTHON, "-m", "alembic", "check"], 'Tables and migrations differ: make migration M="why".'),
     ("OpenAPI", [PYTHON, "-m", "api.openapi", "--check"], "The routes and openapi.json differ: run `make openapi`."),
     ("compose file", [PYTHON, ".ci/compose.py"], "Mend docker-compose.yml, or .ci/compose.schema.json if it is wrong."),
-    ("README's tree", [PYTHON, ".ci/tree.py", "--check"], "Run `make tree`."),
     ("hosts and paths", [PYTHON, ".ci/traces.py"], "Take these traces of one machine out of the files."),
 ]
 
@@ -34,7 +33,7 @@ STEPS = [
 def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory(prefix="bimt-check-") as home:
-        # The migrations meet a database of their own, never the one of the person who checks.
+        # The migrations meet a database of their own, never the user's own.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BIMT_")}
         environment |= {"BIMT_HOME": home, "BIMT_DATABASE_URL": f"sqlite:///{home}/bimt.sqlite"}
         for name, command, sentence in STEPS:

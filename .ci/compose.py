@@ -23,6 +23,7 @@ ONE_SHOT = {"migrate"}
 
 
 def main() -> int:
+    """Print the faults; 1 where there are any."""
     found = faults(
         yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8")),
         (REPOSITORY / "Dockerfile").read_text(encoding="utf-8"),
@@ -48,6 +49,7 @@ def faults(compose: dict, dockerfile: str) -> list[str]:
 
 
 def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -> list[str]:
+    """Faults of one service."""
     found = []
     for other, wish in service.get("depends_on", {}).items():
         if other not in services:
@@ -63,6 +65,7 @@ def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -
 
 
 def faults_of_settings(service: dict) -> list[str]:
+    """Variables that are no settings."""
     from store.settings import table
 
     known = {setting.name for setting in table()} | NOT_SETTINGS
@@ -71,7 +74,7 @@ def faults_of_settings(service: dict) -> list[str]:
 
 
 def faults_of_modules(service: dict) -> list[str]:
-    """`python -m ROOM` in a command or a health check must name a module that can be run."""
+    """`python -m MODULE` in a command or a health check must name a module that can be run."""
     found = []
     for words in (service.get("command", []), service.get("healthcheck", {}).get("test", [])):
         for option, module in itertools.pairwise(words):
@@ -81,6 +84,7 @@ def faults_of_modules(service: dict) -> list[str]:
 
 
 def runs(module: str) -> bool:
+    """Whether `python -m MODULE` would find something to run."""
     found = importlib.util.find_spec(module)
     if found is not None and found.submodule_search_locations is not None:
         found = importlib.util.find_spec(f"{module}.__main__")
@@ -88,6 +92,7 @@ def runs(module: str) -> bool:
 
 
 def faults_of_images(services: dict, dockerfile: str) -> list[str]:
+    """Faults of the Dockerfile and of what the services want of it."""
     stages = re.findall(r"^FROM \S+ AS (\S+)", dockerfile, re.MULTILINE)
     found = [
         f"{name}: the Dockerfile has no stage {service['build']['target']}"

@@ -1,4 +1,4 @@
-"""The front door: one Flask app made of the addresses, the pages, and what every request goes through."""
+"""The Flask app: routes, pages, and what every request goes through."""
 
 from __future__ import annotations
 
@@ -11,45 +11,66 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app, g, has_request_context, request
 from flask.json.provider import DefaultJSONProvider
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_openapi3 import Info, OpenAPI
 from pydantic import ValidationError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, problems
-from api.door import SECURITY_SCHEMES
-from api.limits import install as install_limits
-from api.openapi import finished
-from api.problems import Problem, field_errors, fields_problem
-from api.resources import (
+from api import (
+    artifacts,
+    auth,
+    client_wheel,
     datasets,
-    derived,
+    health,
     jobs,
-    machine,
     models,
+    operations,
+    pages,
     people,
-    questions,
+    problems,
     recipes,
     runs,
     shares,
-    teams,
     uploads,
     versions,
     webhooks,
 )
-from api.schemas.base import Problem as ProblemSchema
-from api.schemas.base import place_of
+from api.auth import install_limits
+from api.openapi import finished
+from api.problems import Problem, field_errors, fields_problem
+from api.routing import SECURITY_SCHEMES
+from api.schemas import Problem as ProblemSchema
+from api.schemas import place_of
 from api.services import Services, utc_now
-from api.web import pages
+from api.upload_check import CHECK_WAIT_SECONDS
 from store.database import Database
 from store.files import Files
-from store.queue import announce as announce_to_broker
+from store.jobs.outbox import enqueue as announce_to_broker
+from store.log import Event
 from store.settings import Settings
 
 VERSION = "0.1.0"
+
+RESOURCES = (
+    datasets.api,
+    uploads.api,
+    recipes.api,
+    jobs.api,
+    runs.api,
+    artifacts.api,
+    operations.api,
+    models.api,
+    versions.api,
+    shares.api,
+    people.api,
+    people.teams_api,
+    webhooks.api,
+    health.api,
+)
 MAX_JSON_DEPTH = 64
+SECRET_PART = re.compile(r"/s/[^/?]+")  # the secret of a shared link is a part of its path
 
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -69,20 +90,20 @@ each module is for. Send a token as `Authorization: Bearer bimt_…`. Everything
 
 
 class Sessions(SecureCookieSessionInterface):
-    """Signed cookies; who brings none, as programs do, gets an empty session at once."""
+    """Signed cookies; a request without one, as programs send, gets an empty session at once."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """The session of the cookie that came."""
+        """The session of the cookie."""
         return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
 
 
 class App(OpenAPI):
-    """The web app, without what Flask does at every request for sake of others."""
+    """The web app, without work at each request that no view here needs."""
 
     session_interface = Sessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The same: there is nothing asynchronous here to be looked for."""
+        """The same function: there are no asynchronous views here."""
         return func
 
 
@@ -93,8 +114,13 @@ def create_app(
     files: Files | None = None,
     announce: Callable[[str, str, int], None] | None = None,
     now: Callable[[], datetime] = utc_now,
+    check_wait_seconds: float = CHECK_WAIT_SECONDS,
 ) -> OpenAPI:
-    """The web app. What is left out is made from the settings; nothing is connected before the first request."""
+    """The web app. What is left out is made from the settings; nothing is connected before the first request.
+
+    announce            (job id, queue, priority) → sends the Celery message of a committed job
+    check_wait_seconds  how long the request of an upload waits for its check
+    """
     app = App(
         "api",
         info=Info(title="BIMT", version=VERSION, description=ABOUT),
@@ -126,30 +152,16 @@ def create_app(
         announce=announce
         or (lambda job, queue, priority: announce_to_broker(settings.broker_url, job, queue, priority)),
         now=now,
+        check_wait_seconds=check_wait_seconds,
     )
     app.before_request(_name_request)
-    machine.install(app)
+    health.install_metrics(app)
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)
-    nouns = (
-        datasets,
-        uploads,
-        recipes,
-        jobs,
-        runs,
-        derived,
-        questions,
-        models,
-        versions,
-        shares,
-        people,
-        teams,
-        webhooks,
-        machine,
-    )
-    for noun in nouns:
-        app.register_api(noun.api)
+    for resource in RESOURCES:
+        app.register_api(resource)
+    client_wheel.install(app)
     pages.install(app)
     install_limits(app, settings)
     problems.install(app, pages.problem_page)
@@ -159,18 +171,18 @@ def create_app(
 
 
 class StrictJson(DefaultJSONProvider):
-    """JSON as its standard has it: no NaN, no Infinity, and no tower of brackets."""
+    """JSON as the standard has it: no NaN, no Infinity, and bounded nesting."""
 
     sort_keys = False
 
     def loads(self, s: str | bytes, **options: object) -> object:
         """Raises ValueError for what is not JSON."""
         if _depth(s) > MAX_JSON_DEPTH:
-            raise ValueError(f"more than {MAX_JSON_DEPTH} brackets stand inside one another")
+            raise ValueError(f"more than {MAX_JSON_DEPTH} levels of brackets")
         try:
             return super().loads(s, parse_constant=_no_constant)
         except RecursionError:
-            raise ValueError("too many brackets stand inside one another") from None
+            raise ValueError("too many levels of brackets") from None
 
 
 def _no_constant(name: str) -> None:
@@ -202,6 +214,19 @@ def _name_request() -> None:
     """Every request has an id, which stands in the answer and in the log."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{8,64}", given) else secrets.token_hex(8)
+
+
+def request_fields(_logger: Any, _method: str, event: Event) -> Event:
+    """Add id, method and path of the request that is answered on this thread to a log record."""
+    if has_request_context():
+        path = shown_path(request.path)
+        event.update({"request": getattr(g, "request_id", None), "method": request.method, "path": path})
+    return event
+
+
+def shown_path(path: str) -> str:
+    """A path without the secret of a shared link."""
+    return SECRET_PART.sub("/s/…", path)
 
 
 def _read_json() -> None:
@@ -242,7 +267,7 @@ def _harden(response: Response) -> Response:
 
 
 def _secret_key(home: Path) -> bytes:
-    """The key that signs sessions: made once, readable by nobody else, shared by all processes of this home."""
+    """The key that signs sessions: made once, readable by its owner only, shared by all processes of this home."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / "secret"
     if not path.exists():

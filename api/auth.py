@@ -1,18 +1,25 @@
-"""Who asks, and whether they may: bearer tokens for programs, sessions with CSRF for browsers, a decision for each."""
+"""Who calls, whether they may, how often, and the audit line of every change."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
-from flask import Flask, current_app, g, request, session
+from flask import Flask, Response, current_app, g, request, session
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
 from flask_wtf.csrf import CSRFError, validate_csrf
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from api.problems import Problem, wrong
 from api.services import services
+from store import teams as audit_log
+from store.settings import NO_LIMIT, Settings
 from store.teams import Caller, authenticate, caller_of_token, note_use
 
 log = logging.getLogger("api.auth")
@@ -22,7 +29,7 @@ SESSION_TOKEN = "token_id"  # the session remembers which token signed in, never
 
 
 class Access(Enum):
-    """What an address asks of its caller. The scopes are those of the tokens; `admin` may do everything."""
+    """What an address requires of its caller. The scopes are those of the tokens; `admin` may do everything."""
 
     ANYONE = "anyone"
     MEMBER = "member"  # any valid token
@@ -36,7 +43,7 @@ SCOPES = ("read", "submit", "share", "admin")
 
 
 def decide(access: Access) -> Callable[[View], View]:
-    """The decision on one address. An address without one is refused to everybody."""
+    """The decision on one address. An address without one refuses every caller."""
 
     def decorate(view: View) -> View:
         view.access = access  # type: ignore[attr-defined]
@@ -76,7 +83,7 @@ def guard() -> None:
         return  # there is no such address; the router's own 404 or 405 follows
     access = access_of(current_app, request.endpoint or "")
     if access is None:
-        raise Problem("scope", f"Nobody has decided who may use {request.path}; so nobody may.")
+        raise Problem("scope", f"No access rule is declared for {request.path}, so it is refused.")
     if access is Access.ANYONE:
         return
     who = _identify()
@@ -92,7 +99,7 @@ def guard() -> None:
 
 
 def signed_in() -> Caller | None:
-    """Who is signed in with this browser, if anybody."""
+    """The member who is signed in with this browser; None: not signed in."""
     identifier = session.get(SESSION_TOKEN)
     if not isinstance(identifier, str):
         return None
@@ -156,3 +163,95 @@ def _check_csrf() -> None:
 
 
 check_csrf = _check_csrf
+
+
+log = logging.getLogger("api")
+
+LOGIN = "signing_in.login"
+# The addresses that a load balancer asks every few seconds, and files of pages, are not worth a count.
+FREE = ("/healthz", "/readyz", "/static/", "/favicon.ico")
+
+
+def install_limits(app: Flask, settings: Settings) -> None:
+    """Put the limits of the settings before every view of the app. Call it when all views are known."""
+    if settings.rate_limit == settings.login_rate_limit == NO_LIMIT:
+        return
+    general = [] if settings.rate_limit == NO_LIMIT else [settings.rate_limit]
+    limiter = Limiter(
+        _who,
+        app=app,
+        application_limits=general,  # type: ignore[arg-type]  # texts are taken too
+        storage_uri=storage_address(settings.broker_url),
+        storage_options={"socket_connect_timeout": 1, "socket_timeout": 1},
+        strategy="sliding-window-counter",
+        swallow_errors=True,
+        in_memory_fallback_enabled=True,
+        key_prefix="bimt",
+    )
+    limiter.request_filter(lambda: request.path.startswith(FREE))
+    if settings.login_rate_limit != NO_LIMIT:
+        views: dict[str, Any] = app.view_functions
+        limited = limiter.limit(settings.login_rate_limit, key_func=get_remote_address)
+        views[LOGIN] = limited(views[LOGIN])
+    app.after_request(lambda response: _with_limits(limiter, response))
+
+
+def _with_limits(limiter: Limiter, response: Response) -> Response:
+    """The response, with the state of the limits that it counted against; unchanged where that is unknown."""
+    policies, states, wait = [], [], 0
+    try:
+        for one in limiter.current_limits:
+            name = "token" if one.shared else "sign-in"
+            left = max(0, one.reset_at - int(time.time()))
+            policies.append(f'"{name}";q={one.limit.amount};w={one.limit.get_expiry()}')
+            states.append(f'"{name}";r={max(0, one.remaining)};t={left}')
+            wait = max(wait, left) if one.breached else wait
+    except Exception as error:
+        log.debug("the limits could not be read: %s", error)
+        return response
+    if policies:
+        response.headers["RateLimit-Policy"] = ", ".join(policies)
+        response.headers["RateLimit"] = ", ".join(states)
+    if wait and response.status_code == 429:
+        response.headers["Retry-After"] = str(wait)
+    return response
+
+
+def storage_address(broker_url: str) -> str:
+    """The broker's address as the counting library spells it: `redis+socket://PATH` is `redis+unix://PATH` there."""
+    parts = urlsplit(broker_url)
+    if parts.scheme == "redis+socket":
+        number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        return f"redis+unix://{parts.path}?db={number}"
+    if parts.scheme in ("redis", "rediss"):
+        return broker_url
+    return "memory://"
+
+
+def _who() -> str:
+    """Whose requests are counted together: those of one token, else of one session, else of one address."""
+    header = request.headers.get("Authorization", "")
+    if header.startswith("Bearer bimt_"):
+        return f"token:{header[12:24]}"  # the public part of the token
+    if isinstance(token_id := session.get(SESSION_TOKEN), str):
+        return f"session:{token_id}"
+    return f"address:{get_remote_address()}"
+
+
+def audit(rows: Session, action: str, thing_id: str | None = None, **detail: Any) -> None:
+    """Add a line to the audit log, in the transaction of the change that it is about.
+
+    action   noun.verb, such as `job.cancel`
+    detail   JSON values that say more; never a secret
+    """
+    who = caller()
+    audit_log.record_audit(
+        rows,
+        team_id=who.team_id,
+        member_id=who.member_id,
+        action=action,
+        now=services().now(),
+        thing_id=thing_id,
+        address=request.remote_addr,
+        detail=detail or None,
+    )

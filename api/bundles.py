@@ -1,9 +1,10 @@
-"""A run or a version as one zip file, written as it is sent: memory stays small, and the same gives the same bytes."""
+"""The card (Markdown) and the bundle (zip) of a run or a version."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,11 @@ from typing import Any
 from flask import Response
 from sqlalchemy.orm import Session
 
-from api import cards
-from api.evidence import graph_of
-from api.schemas.models import NoteOut
+from api.evidence import check_stored, graph_of, or_not_yet
 from api.services import services
-from store import progress, runs
+from store import models, runs, teams
 from store.files import Files
-from store.tables import Model, ModelVersion, Run
+from store.tables import Job, Model, ModelVersion, Run
 
 # Zip files begin in 1980; a fixed time makes equal versions equal files.
 TIME = (1980, 1, 1, 0, 0, 0)
@@ -26,7 +25,7 @@ TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the bundle: bytes at hand, or the name of bytes in the file store."""
+    """One file of the bundle: its bytes, or the name of bytes in the file store."""
 
     name: str
     sha256: str
@@ -34,25 +33,30 @@ class Part:
     content: bytes | None = None
 
 
-def of_run(rows: Session, run: Run) -> list[Part]:
+def bundle_of_run(rows: Session, run: Run) -> list[Part]:
     """Everything that was found in a run; the first part is the list of the others.
 
     Raises the problem that it is not there yet.
     """
-    return _listed(run, {}, [*_evidence(rows, run), _at_hand("card.md", cards.of_run(rows, run).encode())])
+    return _listed(run, {}, [*_evidence(rows, run), _document("card.md", card_of_run(rows, run).encode())])
 
 
-def of_version(rows: Session, model: Model, version: ModelVersion, run: Run, *, notes: list[NoteOut]) -> list[Part]:
-    """The same of a version, with what people wrote about it."""
+def bundle_of_version(
+    rows: Session, model: Model, version: ModelVersion, run: Run, *, notes: list[dict[str, Any]]
+) -> list[Part]:
+    """The same of a version, with the notes that people wrote about it."""
     written = [
-        _at_hand("annotations.json", _json([note.model_dump(mode="json") for note in notes])),
-        _at_hand("card.md", cards.of_version(rows, model, version, run).encode()),
+        _document("annotations.json", _json(notes)),
+        _document("card.md", card_of_version(rows, model, version, run).encode()),
     ]
     return _listed(run, {"model": model.name, "version": version.number}, [*_evidence(rows, run), *written])
 
 
-def sent(found: list[Part], name: str) -> Response:
-    """The zip file as a download of this name."""
+def send_bundle(found: list[Part], name: str) -> Response:
+    """The zip file as a download of this name. Every stored part is checked before the status is sent."""
+    for part in found:
+        if part.content is None:
+            check_stored(part.sha256, part.name)
     response = Response(zipped(found, services().files), content_type="application/zip")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     return response
@@ -63,10 +67,10 @@ def _evidence(rows: Session, run: Run) -> list[Part]:
         "spec.json": run.spec,
         "graph.json": graph_of(rows, run).to_json(),
         "modules.json": [module.body for module in runs.modules(rows, run.id)],
-        "history.json": progress.history(rows, run.id),
+        "history.json": runs.history(rows, run.id),
         **{f"{name}.json": document for name, document in sorted(runs.bodies(rows, run.id).items())},
     }
-    found = [_at_hand(name, _json(document)) for name, document in documents.items()]
+    found = [_document(name, _json(document)) for name, document in documents.items()]
     found += [Part(file.name, file.sha256, file.bytes) for file in runs.published_files(rows, run.id)]
     found += [Part(f"figures/{figure.name}", figure.sha256, figure.bytes) for figure in runs.figures(rows, run.id)]
     return found
@@ -80,26 +84,26 @@ def _listed(run: Run, published_as: dict[str, Any], found: list[Part]) -> list[P
         "seed": run.seed,
         "files": {part.name: {"sha256": part.sha256, "bytes": part.size} for part in found},
     }
-    return [_at_hand("manifest.json", _json(manifest)), *found]
+    return [_document("manifest.json", _json(manifest)), *found]
 
 
 def zipped(found: list[Part], files: Files) -> Iterator[bytes]:
     """The zip file, piece by piece."""
-    line = _Line()
-    with zipfile.ZipFile(line, "w", zipfile.ZIP_STORED) as archive:
+    outbox = _Outbox()
+    with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
         for part in found:
             entry = zipfile.ZipInfo(part.name, TIME)
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w", force_zip64=part.size > 1 << 30) as out:
                 for piece in files.stream(part.sha256) if part.content is None else [part.content]:
                     out.write(piece)
-                    yield from line.take()
-            yield from line.take()
-    yield from line.take()
+                    yield from outbox.take()
+            yield from outbox.take()
+    yield from outbox.take()
 
 
-class _Line:
-    """What a zip file is written to: it remembers nothing but what was not yet sent."""
+class _Outbox:
+    """What a zip file is written to: it keeps only the bytes that were not sent yet."""
 
     def __init__(self) -> None:
         self.waiting = bytearray()
@@ -114,10 +118,10 @@ class _Line:
         return self.written
 
     def flush(self) -> None:
-        """Nothing waits but for take."""
+        """Do nothing: `take` empties it."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no file behind it."""
 
     def take(self) -> Iterator[bytes]:
         if self.waiting:
@@ -125,9 +129,96 @@ class _Line:
             self.waiting.clear()
 
 
-def _at_hand(name: str, content: bytes) -> Part:
+def _document(name: str, content: bytes) -> Part:
     return Part(name, hashlib.sha256(content).hexdigest(), len(content), content)
 
 
 def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+ROUNDING_ERROR = 1e-12
+SUMMARY = (
+    ("connections", "connections left"),
+    ("modules", "modules"),
+    ("modularity", "modularity Q"),
+    ("selectivity", "mean selectivity of the modules"),
+    ("connection_cost", "connection cost"),
+)
+
+
+def card_of_run(rows: Session, run: Run) -> str:
+    """The card of a run, whether published or not. Raises the problem that nothing was found yet."""
+    or_not_yet(runs.body(rows, run.id, "effects"), run)
+    job = rows.get_one(Job, run.job_id)
+    lines = [f"# {_plain(job.name)}, seed {run.seed}", "", f"Run `{run.id}` of job `{job.id}`.", ""]
+    return _whole([*lines, *_found(rows, run), *_training(run)])
+
+
+def card_of_version(rows: Session, model: Model, version: ModelVersion, run: Run) -> str:
+    """The card of a version, with what its author says of it."""
+    author = teams.names(rows, {version.member_id}).get(version.member_id, "")
+    words = [word for word, number in models.aliases(rows, model).items() if number == version.number]
+    lines = [
+        f"# {model.name}, version {version.number}",
+        "",
+        f"Published {version.created_at:%Y-%m-%d} by {author}{', known as ' + ', '.join(words) if words else ''}.",
+        "",
+    ]
+    if version.card:
+        lines += [version.card.rstrip(), ""]
+    return _whole([*lines, *_found(rows, run), *_verified(version), *_training(run)])
+
+
+def _whole(lines: list[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _found(rows: Session, run: Run) -> list[str]:
+    lines = ["## What was found", "", "| | |", "|---|---|"]
+    if run.test_metric_name and run.test_metric is not None:
+        lines.append(f"| {run.test_metric_name.replace('_', ' ')} | {_number(run.test_metric)} |")
+    lines += [
+        f"| {words} | {_number(getattr(run, name))} |" for name, words in SUMMARY if getattr(run, name) is not None
+    ]
+    return [*lines, "", *_modules(rows, run)]
+
+
+def _modules(rows: Session, run: Run) -> list[str]:
+    found = runs.modules(rows, run.id)
+    if not found:
+        return []
+    lines = [f"- **{module.name}** ({module.neurons} neurons): {module.reading or 'no reading'}." for module in found]
+    return ["Modules, each held still to see what is lost:", "", *lines, ""]
+
+
+def _verified(version: ModelVersion) -> list[str]:
+    if version.verification is None or version.verified_at is None:
+        return []
+    said = "agree" if version.verification.get("agrees") else "do NOT agree"
+    return [f"Worked out again from the stored weights on {version.verified_at:%Y-%m-%d}: the claims {said}.", ""]
+
+
+def _training(run: Run) -> list[str]:
+    strength = "as the spec says" if run.cost_strength is None else f"{run.cost_strength:g}"
+    beside = f", {run.replicas} runs of its job side by side" if (run.replicas or 1) > 1 else ""
+    return [
+        "## How it was trained",
+        "",
+        f"Method {run.method or 'unknown'}, seed {run.seed}, cost strength {strength}, {run.steps:,} steps "
+        f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper{beside}.",
+        "",
+        "```json",
+        json.dumps(run.spec, indent=2, ensure_ascii=False),
+        "```",
+    ]
+
+
+def _plain(name: str) -> str:
+    """A name that means nothing in Markdown, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(name.split()))
+
+
+def _number(value: Any) -> str:
+    """Four digits; a rounding error such as 2e-16 is written as 0."""
+    return f"{0.0 if abs(value) < ROUNDING_ERROR else value:.4g}" if isinstance(value, float) else str(value)

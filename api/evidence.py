@@ -1,27 +1,151 @@
-"""What was found in a run, as answers: the same whether it is asked for as a run, a version of a model, or by a link.
-
-Whoever calls has decided that the asker may see this run.
-"""
+"""What was found in a run, as answers; the routes are written once and mounted for runs, versions and shared links."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Response, request
+from pydantic import Field
 from sqlalchemy.orm import Session
 
-from api.door import answer
+from api.auth import Access
 from api.problems import Problem
-from api.schemas.runs import EffectsOut, GraphOut, GraphQuery, ModuleOut, ModulesOut
+from api.routing import Resource, answer, binary
+from api.schemas import InPath, Query, ResponseModel
 from api.services import services
 from bimt_engine.analysis.graph import Graph
 from store import runs
+from store.errors import DamagedFile, NotFound
 from store.tables import Run
 
+
+class GraphQuery(Query):
+    """In which format, and which part of the network."""
+
+    format: Literal["json", "graphml", "dot"] = "json"
+    connections: int | None = Field(default=None, ge=0, le=1_000_000, description="Only so many, the heaviest.")
+    module: Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[A-Za-z0-9]+$")] | None = Field(
+        default=None, description="Only this module."
+    )
+
+
+class ScoreOut(ResponseModel):
+    """How well one target is predicted, by one network on some rows."""
+
+    r2: float | None = Field(default=None, description="Regression: share of the target's variance explained.")
+    recall: float | None = Field(default=None, description="Classes: share of its rows that are called by its name.")
+    precision: float | None = Field(default=None, description="Classes: share of the rows so called that are its own.")
+    mistaken: float | None = Field(default=None, description="Classes: share of all other rows that are so called.")
+    standard_error: float | None = Field(
+        default=None,
+        description="Of what is gained over a constant answer: of its squared errors less the network's, as a share of "
+        "the variance, or of `recall` − `mistaken`.",
+    )
+    learnt: bool | None = Field(
+        default=None,
+        description="Whether that gain is above its standard error and `r2`, or `recall` − `mistaken`, at least 0.05; "
+        "null: no row can tell.",
+    )
+
+
+class OutputOut(ResponseModel):
+    """A target (a number, or one class), and how well it is predicted."""
+
+    output: str
+    reached: bool = Field(description="Whether a connection of the pruned network leads to it.")
+    learnt: bool | None = Field(description="Of the pruned network, on held-out rows; the verdict names what is not.")
+    measure: Literal["r2", "recall"]
+    rows: int = Field(description="Held-out rows; of a class, its own.")
+    pruned: ScoreOut = Field(description="The pruned network, on held-out rows.")
+    trained: ScoreOut = Field(description="The network as trained, before it was pruned, on the same rows.")
+    trained_on_training_rows: ScoreOut = Field(
+        description="The network as trained, on the rows that it was trained on."
+    )
+
+
+class PruneCurveOut(ResponseModel):
+    """How the loss rises as connections go: one row for each size of network."""
+
+    rows: list[dict[str, Any]]
+
+
+class ModuleOut(ResponseModel):
+    """A cluster of neurons, what it reads and what it decides."""
+
+    name: str
+    neurons: list[str] = Field(default=[])
+    inputs: list[str] = Field(default=[])
+    outputs: list[str] = Field(default=[])
+    connections: int = 0
+    effects: dict[str, Any] = Field(
+        default={},
+        description="For each target: the share of its variance that moves when the module is set to `zero`, to its "
+        "`mean`, or to values from other examples (`resample`) in the pruned network, where modules are apart by "
+        "construction; and when the same neurons are set to their mean in the network as trained, before it was pruned "
+        "(`trained`), which no cut has decided. `p`: how often a random group of its size does as well in this one "
+        "cell of the pruned network; `p_holm`: the same, corrected (Holm) for the number of cells that "
+        "were looked at. The verdict and the sentence read `p_holm`.",
+    )
+    selectivity: float | None = None
+    sufficiency: float | None = Field(default=None, description="Share of its outputs left when all else is off.")
+    trained_effect: float | None = Field(
+        default=None,
+        description="In the network as trained, the share of the variance of its outputs that its neurons move, of the "
+        "output that they move least; a supported module moves 0.5 at least.",
+    )
+    trained_leak: float | None = Field(
+        default=None,
+        description="The same for the output of other modules that they move most; of a supported module below 0.01. "
+        "Null: there are no others.",
+    )
+    supported: bool | None = Field(
+        default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
+    )
+    why_not: str | None = Field(default=None, description="Where it did not: why.")
+    random_groups: int | None = Field(default=None, description="Groups of neurons of its size it was held against.")
+    reading: str = Field(default="", description="All of this in one sentence.")
+
+
+class ModulesOut(ResponseModel):
+    """The modules of a run, and how it was parted into them."""
+
+    modules: list[ModuleOut]
+    communities: dict[str, Any] = Field(default={})
+
+
+class EffectsOut(ResponseModel):
+    """What each module does to each target."""
+
+    effects: dict[str, Any] = Field(
+        description="`modules` are the rows of every matrix and `outputs` its columns. `matrices` (`zero`, `mean`, "
+        "`resample`): the share of the output's variance that moves when the module is held so; `judged_by` says which "
+        "of them the verdict reads; all are of the pruned network, where modules are apart by construction. `trained`: "
+        "the same in the network as trained, before it was pruned, which no cut has decided. `p`: the share of "
+        "`random_groups` groups of equal size that do as much to an output of the module's own and as little to the "
+        "others, or that leave another output as much alone; `p_holm`: the same, corrected (Holm) for the number of "
+        "claims, which is what the verdict reads. Both are those of the modules. "
+        "`selectivity`, `sufficiency`, `interaction` and `upstream` are described with the modules; `limits` are what "
+        "the verdict held them against."
+    )
+
+
+class GraphOut(ResponseModel):
+    """The pruned network as a node-link document."""
+
+    format: str
+    directed: bool
+    multigraph: bool
+    graph: dict[str, Any]
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+
+
 T = TypeVar("T")
+Reply = Callable[[Session, Run, str, Any], Response]
 FIGURE_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
-# A figure is opened by itself too; whatever its text says, nothing in it may run.
+# A figure may be opened by itself; no script in it may run.
 FIGURE_SECURITY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 # How the two are documented. An address that answers with GRAPH names GraphOut among its `models`.
@@ -40,28 +164,13 @@ FIGURE: dict[str, Any] = {
         "image/png": {"schema": {"type": "string", "format": "binary"}},
     },
 }
+WEIGHTS = binary("application/octet-stream", "The pruned and refitted network.")
 
 
 def numbers(rows: Session, run: Run) -> dict[str, Any]:
     """`metrics` and `outputs` of a run: its numbers by name, and how well each target is predicted."""
     found = dict(runs.body(rows, run.id, "metrics") or {})
     return {"outputs": found.pop("outputs", []), "metrics": found}
-
-
-def graph(rows: Session, run: Run, query: GraphQuery, *, name: str, module: str | None = None) -> Response:
-    """The pruned network in the format that was asked for; a download is called `name`.
-
-    module   only this module's neurons and what joins them. Raises the problem that there is none of this letter.
-    """
-    found = graph_of(rows, run)
-    if module is not None:
-        found = one_module(found, module)
-    found = heaviest(found, query.connections)
-    if query.format == "graphml":
-        return download(found.to_graphml().encode(), "application/graphml+xml", f"{name}.graphml")
-    if query.format == "dot":
-        return download(found.to_dot().encode(), "text/vnd.graphviz", f"{name}.dot")
-    return answer(GraphOut.model_validate(found.to_json()))
 
 
 def graph_of(rows: Session, run: Run) -> Graph:
@@ -90,39 +199,6 @@ def one_module(graph: Graph, name: str) -> Graph:
     )
 
 
-def modules(rows: Session, run: Run) -> ModulesOut:
-    """The modules, and how the network was parted into them. Raises the problem that they are not there yet."""
-    or_not_yet(runs.body(rows, run.id, "effects"), run)
-    found = [ModuleOut.model_validate(row.body) for row in runs.modules(rows, run.id)]
-    return ModulesOut(modules=found, communities=runs.body(rows, run.id, "communities") or {})
-
-
-def effects(rows: Session, run: Run) -> EffectsOut:
-    """What each module does to each target. Raises the problem that it is not there yet."""
-    return EffectsOut(effects=or_not_yet(runs.body(rows, run.id, "effects"), run))
-
-
-def figure(rows: Session, run: Run, name: str, suffix: str) -> Response:
-    """A picture of the run. Raises the problem that it has none of this name."""
-    file_name = f"{name}.{suffix}"
-    known = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
-    if file_name not in known:
-        raise Problem(
-            "not-found", f"The run has no figure {file_name}; it has {', '.join(sorted(known)) or 'none yet'}."
-        )
-    response = stored_bytes(known[file_name], FIGURE_TYPES[suffix])
-    response.headers["Content-Security-Policy"] = FIGURE_SECURITY
-    return response
-
-
-def file(rows: Session, run: Run, file_name: str, *, name: str) -> Response:
-    """A published file, as a download called `name`. Raises the problem that it is not there yet."""
-    files = {file.name: file.sha256 for file in runs.published_files(rows, run.id)}
-    response = stored_bytes(or_not_yet(files.get(file_name), run), "application/octet-stream")
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
 def or_not_yet(thing: T | None, run: Run) -> T:
     """The thing, or the problem that the run has not come that far."""
     if thing is None:
@@ -130,16 +206,32 @@ def or_not_yet(thing: T | None, run: Run) -> T:
     return thing
 
 
-def stored_bytes(sha256: str, content_type: str) -> Response:
-    """Bytes of the file store. Their name is their hash, so a browser that has them need not fetch them again."""
+def stored_bytes(sha256: str, content_type: str, what: str = "file") -> Response:
+    """Bytes of the file store, checked before the status is sent. A browser that has them is answered with 304.
+
+    what   the name of the file, for the problem that it is missing or damaged
+    """
     response = Response(content_type=content_type)
     response.set_etag(sha256)
     response.headers["Cache-Control"] = "private, max-age=3600"
     if sha256 in request.if_none_match:
         response.status_code = 304
         return response
+    check_stored(sha256, what)
     response.response = services().files.stream(sha256)
     return response
+
+
+def check_stored(sha256: str, what: str) -> None:
+    """Raises the problem that a stored file is missing or damaged; `what` is its name."""
+    try:
+        services().check_stored(sha256)
+    except NotFound:
+        sentence = f"The stored file `{what}` is missing; an admin can restore it from a backup."
+        raise Problem("file-missing", sentence) from None
+    except DamagedFile:
+        sentence = f"The stored file `{what}` is damaged; an admin can restore it from a backup."
+        raise Problem("file-damaged", sentence) from None
 
 
 def download(content: bytes, content_type: str, name: str) -> Response:
@@ -147,3 +239,108 @@ def download(content: bytes, content_type: str, name: str) -> Response:
     response = Response(content, content_type=content_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
+
+
+# --- the routes -----------------------------------------------------------------------------------------------
+
+OF_A_LINK = ("graph", "modules", "effects", "figure")  # what a shared link shows
+ALL = (*OF_A_LINK, "prune_curve", "weights")
+
+
+def mount(
+    api: Resource,
+    at: str,
+    *,
+    prefix: str,
+    path: type[InPath],
+    requires: Access,
+    find: Callable[[Session, Any], tuple[Run, str]],
+    only: tuple[str, ...] = ALL,
+    finish: Callable[[Response], Response] = lambda response: response,
+) -> None:
+    """Declare the evidence routes below one address.
+
+    prefix   begins the operation ids, such as `run` in `run_graph`
+    path     the model of the address's parameters
+    find     (rows, path) → the run, and the name that its downloads have. Raises NotFound.
+    finish   what is done to every response
+    """
+
+    class FigurePath(path):  # type: ignore[misc, valid-type]
+        """A figure of this run."""
+
+        name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,60}$")]
+        suffix: Literal["svg", "png"]
+
+    def declare(name: str, rule: str, documented: Any, **parameters: Any) -> Callable[[Reply], Reply]:
+        """The decorator of one route; `parameters`: the models of path and query where they are not the usual ones."""
+
+        def decorate(reply: Reply) -> Reply:
+            def view(path: Any, query: Any = None) -> Response:
+                with services().database.read() as rows:
+                    run, called = find(rows, path)
+                    return finish(reply(rows, run, called, path if query is None else query))
+
+            view.__name__, view.__doc__ = f"{prefix}_{name}", reply.__doc__
+            view.__annotations__ = {"path": path, **parameters}
+            models = (GraphOut,) if name == "graph" else ()
+            api.route(
+                "get", f"{at}/{rule}", requires=requires, answers={200: documented}, problems=(409, 410), models=models
+            )(view)
+            return reply
+
+        return decorate if name in only else lambda reply: reply
+
+    @declare("graph", "graph", GRAPH, query=GraphQuery)
+    def graph(rows: Session, run: Run, called: str, query: GraphQuery) -> Response:
+        """The pruned network or one module of it, as JSON (node-link), GraphML or DOT."""
+        found = graph_of(rows, run)
+        if query.module is not None:
+            found = one_module(found, query.module)
+        found = heaviest(found, query.connections)
+        if query.format == "graphml":
+            return download(found.to_graphml().encode(), "application/graphml+xml", f"{called}.graphml")
+        if query.format == "dot":
+            return download(found.to_dot().encode(), "text/vnd.graphviz", f"{called}.dot")
+        return answer(GraphOut.model_validate(found.to_json()))
+
+    @declare("prune_curve", "prune-curve", PruneCurveOut)
+    def prune_curve(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """How the loss rises as connections are taken away, smallest first."""
+        curve = runs.body(rows, run.id, "prune_curve")
+        if curve is None and run.state == "succeeded":
+            curve = []  # nothing was pruned
+        return answer(PruneCurveOut(rows=or_not_yet(curve, run)))
+
+    @declare("modules", "modules", ModulesOut)
+    def modules(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """The modules: their neurons, what they read, what they decide, in words and numbers."""
+        or_not_yet(runs.body(rows, run.id, "effects"), run)
+        found = [ModuleOut.model_validate(row.body) for row in runs.modules(rows, run.id)]
+        return answer(ModulesOut(modules=found, communities=runs.body(rows, run.id, "communities") or {}))
+
+    @declare("effects", "effects", EffectsOut)
+    def effects(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """What every target loses when a module is set to zero, to its mean, or resampled."""
+        return answer(EffectsOut(effects=or_not_yet(runs.body(rows, run.id, "effects"), run)))
+
+    @declare("figure", "figures/<string:name>.<string:suffix>", FIGURE, path=FigurePath)
+    def figure(rows: Session, run: Run, called: str, path: FigurePath) -> Response:
+        """A picture, such as network.svg."""
+        name = f"{path.name}.{path.suffix}"
+        known = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none yet"
+            raise Problem("not-found", f"The run has no figure {name}; it has {names}.")
+        response = stored_bytes(known[name], FIGURE_TYPES[path.suffix], name)
+        response.headers["Content-Security-Policy"] = FIGURE_SECURITY
+        return response
+
+    @declare("weights", "weights.safetensors", WEIGHTS)
+    def weights(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """The weights of the pruned network as safetensors; the spec stands in its metadata."""
+        files = {file.name: file.sha256 for file in runs.published_files(rows, run.id)}
+        sha256 = or_not_yet(files.get("weights.safetensors"), run)
+        response = stored_bytes(sha256, "application/octet-stream", "weights.safetensors")
+        response.headers["Content-Disposition"] = f'attachment; filename="{called}.safetensors"'
+        return response

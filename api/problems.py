@@ -1,4 +1,4 @@
-"""Everything that can go wrong, said in one form: RFC 9457 problem documents, and every refusal turned into one here.
+"""Every error as an RFC 9457 problem document.
 
 Resources raise; `answer_problem` is the only place that makes an answer out of what was raised.
 """
@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from bimt_engine.errors import BimtError
-from store.errors import Conflict, NotFound, QuotaExceeded, StoreError
+from store.errors import Conflict, DamagedFile, NotFound, QuotaExceeded, StoreError
 
 log = logging.getLogger("api")
 
@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "no-token",
             401,
-            "Who is asking?",
+            "The caller is unknown",
             False,
             "The request carries no token, or one that is unknown, expired or revoked.",
             "Send `Authorization: Bearer bimt_…` with a token of yours, or sign in on the page /login.",
@@ -97,7 +97,23 @@ KINDS: dict[str, Kind] = {
             False,
             "What you ask for contradicts what is stored: a job that has ended cannot be cancelled, a data set in use "
             "cannot be deleted, an Idempotency-Key belongs to another request.",
-            "Read the sentence, look at the present state, and decide anew.",
+            "Read the sentence, look at the present state, and decide again.",
+        ),
+        Kind(
+            "file-missing",
+            410,
+            "The stored file is missing",
+            False,
+            "The database names a file whose bytes are no longer in the file store.",
+            "Ask an admin to restore the file from a backup (docs/operations.md), or make it again.",
+        ),
+        Kind(
+            "file-damaged",
+            500,
+            "The stored file is damaged",
+            False,
+            "The bytes in the file store do not have the SHA-256 under which they were stored, so they are not sent.",
+            "Ask an admin to restore the file from a backup (docs/operations.md), or upload or make it again.",
         ),
         Kind(
             "too-large",
@@ -105,7 +121,8 @@ KINDS: dict[str, Kind] = {
             "The body is larger than allowed",
             False,
             "The limit is enforced while the body arrives, so that the answer comes early. Nothing is kept.",
-            "Send less, or ask whoever runs the service to raise the limit (docs/operations.md).",
+            "Send a file in parts (POST /api/v1/uploads), or ask the operators of the service to raise the limit "
+            "(docs/operations.md).",
         ),
         Kind(
             "media-type",
@@ -122,7 +139,7 @@ KINDS: dict[str, Kind] = {
             False,
             "The request can be read, but some of its fields cannot be used. `errors` lists every one of them, each "
             "with a JSON Pointer into the body (or the name of the query parameter).",
-            "Mend each field that is named. The schema of a spec is at /api/v1/spec-schema.",
+            "Correct each field that is named. The schema of a spec is at /api/v1/spec-schema.",
         ),
         Kind(
             "unusable-data",
@@ -131,7 +148,7 @@ KINDS: dict[str, Kind] = {
             False,
             "The file was read, but it is not a usable table or set of arrays. `errors` names row and column; rows "
             "count from 1, the header not included. Nothing of the file is kept.",
-            "Mend the file at the rows and columns that are named, and upload it again.",
+            "Correct the file at the rows and columns that are named, and upload it again.",
         ),
         Kind(
             "rate-limit",
@@ -154,21 +171,21 @@ KINDS: dict[str, Kind] = {
             500,
             "The service made a mistake",
             True,
-            "Something happened that nobody foresaw. It is in the service's log under the request id of this answer.",
+            "An unexpected error. It is in the service's log under the request id of this answer.",
             "Try again; if it persists, report it together with the request id.",
         ),
         Kind(
             "unavailable",
             503,
-            "A part of the service is away",
+            "A part of the service is unavailable",
             True,
-            "The database or the file store does not answer at the moment.",
+            "The database or the file store does not answer now.",
             "Try again in a few seconds. What was accepted before is not lost.",
         ),
     )
 }
 
-_BY_STATUS = {
+BY_STATUS = {
     400: "malformed-request",
     401: "no-token",
     403: "scope",
@@ -176,6 +193,7 @@ _BY_STATUS = {
     405: "method",
     409: "conflict",
     411: "malformed-request",
+    410: "file-missing",
     413: "too-large",
     415: "media-type",
     422: "invalid-fields",
@@ -200,7 +218,7 @@ class Problem(Exception):
         return KINDS[self.slug]
 
     def document(self) -> dict[str, Any]:
-        """The problem as it goes over the wire."""
+        """The problem document."""
         kind = self.kind
         document: dict[str, Any] = {
             "type": f"/problems/{kind.slug}",
@@ -302,7 +320,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 
 
 def as_problem(error: Exception) -> Problem:
-    """The problem that an exception means to the one who asked."""
+    """The problem document that tells the caller about an exception."""
     match error:
         case Problem():
             return error
@@ -312,12 +330,14 @@ def as_problem(error: Exception) -> Problem:
             return Problem("quota", str(error))
         case Conflict():
             return Problem("conflict", str(error))
+        case DamagedFile():
+            return Problem("file-damaged", str(error))
         case StoreError():
             return Problem("conflict", str(error))
         case BimtError():
             return Problem("invalid-fields", str(error), [wrong("", str(error))])
         case DatabaseDataError():
-            # A value that the database cannot hold although the schema lets it pass: the asker's, not ours.
+            # The schema allows the value, but the database cannot hold it: an error of the caller.
             return invalid("", "A value is outside what can be stored.")
         case SQLAlchemyError() if _is_away(error):
             log.exception("the database does not answer")
@@ -342,7 +362,7 @@ def _is_away(error: SQLAlchemyError) -> bool:
 
 def _of_http(error: HTTPException) -> Problem:
     status = error.code or 500
-    slug = _BY_STATUS.get(status, "internal" if status >= 500 else "malformed-request")
+    slug = BY_STATUS.get(status, "internal" if status >= 500 else "malformed-request")
     headers: dict[str, str] = {}
     detail = error.description or HTTPStatus(status).phrase
     if status == 404:
@@ -367,7 +387,7 @@ def answer_problem(problem: Problem) -> Response:
 
 
 def is_for_programs() -> bool:
-    """Whether the asker is a program: everything but the pages."""
+    """Whether the address is for programs: all but the pages."""
     return request.path.startswith(("/api/", "/healthz", "/readyz", "/metrics", "/openapi.json"))
 
 

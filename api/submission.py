@@ -1,29 +1,105 @@
-"""From what a person asks for to what is queued: data filled in, every default written out, one spec for each run."""
+"""What a job asks for, and from there to what is queued: data filled in, defaults written out, one spec per run."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 from sqlalchemy.orm import Session
 
-from api.checks import amended_roles, settle_roles, uploaded_spec
+from api.datasets import Roles
 from api.problems import Problem, field_errors, fields_problem, invalid
-from api.resources.recipes import known_recipe
-from api.schemas.datasets import Roles
-from api.schemas.jobs import JobIn
-from api.schemas.models import ForkIn
-from bimt_engine.recipes.shelf import Recipe
-from bimt_engine.spec import Spec, UploadedData
+from api.recipes import known_recipe
+from api.schemas import (
+    Body,
+    DatasetId,
+    Label,
+    Tag,
+)
+from api.upload_check import amended_roles, settle_roles, uploaded_spec
+from bimt_engine.recipes import Recipe
+from bimt_engine.spec import DatasetSpec, Spec, UploadedData
 from store import datasets, jobs
-from store.jobs import JobNow, NewRun
+from store.jobs import JobView, NewRun
 from store.tables import Dataset, Run
 from store.teams import Caller
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> JobNow:
-    """The job that is asked for, queued in this transaction and marked as announced: tell the workers after the commit.
+
+CostStrength = Annotated[float, Field(ge=0, le=1e6)]
+
+
+MAX_RUNS = 256  # networks in one job; a sweep beyond that is several jobs
+
+
+class JobSpec(Spec):
+    """A spec whose data may be named by the job instead."""
+
+    dataset: DatasetSpec | None = None  # type: ignore[assignment]
+
+
+class JobIn(Body):
+    """What to train. Name the data by `dataset` or inside `spec`; say how by `spec` or `recipe`, or leave both out."""
+
+    dataset: DatasetId | None = Field(default=None, description="A data set of your team.")
+    roles: Roles | None = Field(default=None, description="Other column roles than the data set's own.")
+    spec: JobSpec | None = Field(default=None, description="Everything else; see /api/v1/spec-schema.")
+    recipe: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
+        default=None, description="The name of a recipe, whose spec is used."
+    )
+    seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MAX_RUNS, description="One run for each.")
+    cost_strengths: list[CostStrength] = Field(
+        default=[],
+        max_length=MAX_RUNS,
+        description="λ of the first phase that costs anything; the others keep their proportion to it. "
+        "One run for each, times the seeds. Empty: as the spec says.",
+    )
+    priority: int = Field(default=5, ge=0, le=9, description="9 is the most urgent.")
+    name: Label | None = None
+    tags: list[Tag] = Field(default=[], max_length=20)
+
+    @field_validator("seeds", "cost_strengths", "tags")
+    @classmethod
+    def _each_once(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError("Every value must be there only once.")
+        return values
+
+    @model_validator(mode="after")
+    def _one_way_each(self) -> JobIn:
+        if self.spec is not None and self.recipe is not None:
+            raise ValueError("Give either `spec` or `recipe`, not both.")
+        if self.dataset is not None and self.spec is not None and self.spec.dataset is not None:
+            raise ValueError("Name the data either in `dataset` or in `spec/dataset`, not in both.")
+        if self.roles is not None and self.dataset is None:
+            raise ValueError("`roles` are roles of columns of an uploaded data set; name it in `dataset`.")
+        if len(self.seeds) * max(1, len(self.cost_strengths)) > MAX_RUNS:
+            raise ValueError(
+                f"{len(self.seeds)} seeds × {len(self.cost_strengths)} cost strengths are more than {MAX_RUNS} runs; "
+                "split them over several jobs."
+            )
+        return self
+
+
+class ForkIn(Body):
+    """What should differ. Nothing: the same training with the same seed."""
+
+    changes: dict[str, Any] = Field(
+        default={}, description="A JSON merge patch (RFC 7396) on the spec: null takes a field away."
+    )
+    dataset: DatasetId | None = Field(default=None, description="Other data: a data set of your team.")
+    roles: Roles | None = Field(default=None, description="With `dataset`: other column roles than its own.")
+    seeds: list[Seed] | None = Field(default=None, min_length=1, max_length=256, description="Null: the same seed.")
+    cost_strengths: list[CostStrength] = Field(default=[], max_length=256)
+    name: Label | None = None
+    tags: list[Tag] = Field(default=[], max_length=20)
+    priority: int = Field(default=5, ge=0, le=9)
+
+
+def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> JobView:
+    """The requested job, queued in this transaction and marked as sent: send its message after the commit.
 
     Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
     QuotaExceeded, and Conflict for a key that was used for another request.
@@ -91,7 +167,7 @@ def merge_patch(document: Any, patch: Any) -> Any:
 
 
 def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None]:
-    """The whole spec that a job asks for, and the id of its data set when it is one of the team's.
+    """The complete spec of a requested job, and the id of its data set when it is one of the team's.
 
     Raises the problem of every field that is wrong or missing, and NotFound for a data set of another team.
     """

@@ -1,14 +1,14 @@
-"""What gunicorn serves: `gunicorn --config python:api.serving api.wsgi:app`."""
+"""The WSGI app for a server of your own choice; `python -m api` is the service's own way to serve it."""
 
 from __future__ import annotations
 
 import os
 
-from api.app import create_app
-from api.logs import log_records
+from api.app import create_app, request_fields
+from store import log
 from store.settings import Settings
 
 settings = Settings.from_env(os.environ)
-log_records(settings.log_level)
+log.set_up(settings.log_level, processors=[request_fields])
 app = create_app(settings)
-app.extensions["bimt"].checker.look()  # checks of uploads that the end of another process has cut short
+app.extensions["bimt"].upload_checker.wake()  # checks that were cut off by the end of another process

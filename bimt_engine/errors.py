@@ -1,12 +1,12 @@
-"""What can go wrong in the engine, said so that a person can act on it."""
+"""The engine's errors. Their text is for users: what is wrong, with which input, what to do."""
 
 
 class BimtError(Exception):
-    """A sentence for people: what is wrong, which thing it is, what to do."""
+    """The base of all errors whose text may be shown to a user."""
 
 
 class SpecError(BimtError):
-    """What was asked for cannot be built."""
+    """The spec asks for something that cannot be built."""
 
 
 class DataError(BimtError):
@@ -21,7 +21,7 @@ class DataError(BimtError):
 
 
 class FormulaError(BimtError):
-    """A formula says something that formulas may not say."""
+    """A formula that cannot be read."""
 
 
 class TrainingDiverged(BimtError):

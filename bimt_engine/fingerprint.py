@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 
 SOURCES = (".py", ".cpp", ".h")
-NOT_THE_SCIENCE = ("figures",)  # a changed picture changes no number
+WITHOUT_EFFECT = ("figures",)  # a changed picture changes no number
 
 
 @cache
@@ -23,7 +23,7 @@ def code_hash() -> str:
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.suffix in SOURCES and not set(NOT_THE_SCIENCE) & set(path.relative_to(root).parts):
+        if path.suffix in SOURCES and not set(WITHOUT_EFFECT) & set(path.relative_to(root).parts):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a researcher asks for: plain data, every default filled, every bad field named.
+"""The spec of a run: plain data, every default filled, every bad field named.
 
 A `Spec` says everything about a training but the seed. Importing this module loads no torch.
 Names are the field's own (docs/glossary.md); numbers are those of arXiv 2305.08746 and its notebooks.
@@ -6,236 +6,30 @@ Names are the field's own (docs/glossary.md); numbers are those of arXiv 2305.08
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from bimt_engine.datasets.formulas import check_formula, check_values
-from bimt_engine.datasets.groups import check_group
+from bimt_engine.data.kinds.uploaded import UploadedData as UploadedData
+from bimt_engine.data.registry import DatasetSpec as DatasetSpec
+from bimt_engine.networks.architecture import MAX_WIDTH, Architecture, architectures
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.spec_part import Name as Name
+from bimt_engine.spec_part import Part as Part
 
 MOST_KEPT = {"log_every": 20_000, "snapshot_every": 2_000, "checkpoint_every": 10_000}  # records of one run
 MAX_STEPS = 10_000_000  # a month of kernel time on a small network; more is a mistake
-MAX_WIDTH = 4096  # neurons in one layer; relocation solves an assignment of this size
 MAX_PARAMETERS = 20_000_000
 MAX_WEIGHT_STEPS = 10**14  # parameters × steps × examples a step would be days of one core
 
-Name = Annotated[str, Field(min_length=1, max_length=120)]
-
-
-class Part(BaseModel):
-    """A part of a spec: unknown fields are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-# --- data ---------------------------------------------------------------------------------------
-
-
-class Drawn(Part):
-    """A data set that is drawn at random."""
-
-    seed: int | None = Field(
-        default=None, ge=0, lt=2**32, description="Seed of the draw; null: each run draws anew with its own seed."
-    )
-
-
-def _readable(formula: str, info: Any) -> str:  # a ValidationInfo, which no type check at run time can take
-    if (inputs := info.data.get("inputs")) is not None:  # None: that field is wrong, and says so itself
-        check_formula(formula, inputs=inputs)
-    return formula
-
-
-Formula = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_readable)]
-
-
-class FormulaData(Drawn):
-    """Targets computed from uniform inputs by formulas such as `(x1 + x3)**3`."""
-
-    kind: Literal["formula"] = "formula"
-    inputs: int = Field(ge=1, le=256, description="How many inputs: x1 … xn.")  # the formulas are read against it
-    formulas: list[Formula] = Field(min_length=1, max_length=64)
-    low: float = -1.0
-    high: float = 1.0
-    train: int = Field(default=100, ge=2, le=1_000_000)
-    test: int = Field(default=100, ge=1, le=1_000_000)
-
-    @model_validator(mode="after")
-    def _values_are_finite(self) -> FormulaData:
-        if not self.low < self.high:
-            raise ValueError(f"`low` ({self.low}) must be below `high` ({self.high}).")
-        if not math.isfinite(self.high - self.low):
-            raise ValueError("`low` and `high` are further apart than a number can say; bring them together.")
-        for formula in self.formulas:
-            check_values(formula, inputs=self.inputs, low=self.low, high=self.high)
-        return self
-
-
-class TwoMoonsData(Drawn):
-    kind: Literal["two_moons"] = "two_moons"
-    noise: float = Field(default=0.1, ge=0, le=10)
-    train: int = Field(default=200, ge=2, le=1_000_000)
-    test: int = Field(default=200, ge=1, le=1_000_000)
-
-
-class ModularAdditionData(Drawn):
-    """All pairs (a, b) with the label (a + b) mod p."""
-
-    kind: Literal["modular_addition"] = "modular_addition"
-    modulus: int = Field(default=59, ge=2, le=512)
-    train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-
-class GroupData(Drawn):
-    """All pairs of a finite group with their product: Z_n, S_n, D_n (of order 2n), Q8, or a Cayley table."""
-
-    kind: Literal["group"] = "group"
-    group: str = Field(default="S4", pattern=r"^(Z|S|D)[1-9][0-9]{0,2}$|^Q8$|^table$")
-    cayley_table: list[list[int]] | None = Field(default=None, description="With group `table`: row · column.")
-    train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _is_a_group(self) -> GroupData:
-        check_group(self.group, self.cayley_table)
-        return self
-
-
-class InContextRegressionData(Drawn):
-    """Sequences (x₁, y₁), (x₂, ?) with y = w·x and one w for each sequence: predict y₂."""
-
-    kind: Literal["in_context_regression"] = "in_context_regression"
-    sequences: int = Field(default=10_000, ge=10, le=1_000_000)
-    train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-
-class TwoMemoriesData(Drawn):
-    """Sequences of two numbers and two things to remember: the first, one step later, and a fading sum of the second.
-
-    y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1). The last step's are predicted.
-    """
-
-    kind: Literal["two_memories"] = "two_memories"
-    time: int = Field(default=6, ge=2, le=256, description="Steps of each sequence.")
-    train: int = Field(default=200, ge=2, le=1_000_000)
-    test: int = Field(default=200, ge=1, le=1_000_000)
-
-
-class DigitsData(Drawn):
-    """scikit-learn's 1 797 handwritten digits of 8×8 pixels."""
-
-    kind: Literal["digits"] = "digits"
-    train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-
-class ImagesData(Part):
-    """The MNIST files from the folder that `BIMT_MNIST` names, or uploaded IDX/NPZ images."""
-
-    kind: Literal["mnist"] = "mnist"
-    train: int | None = Field(default=None, ge=10, description="Use only this many; null: all.")
-    test: int | None = Field(default=None, ge=10)
-    deskew: bool = Field(default=False, description="Take the slant out of every image and centre it, test images too.")
-
-
-class UploadedData(Drawn):
-    """A table or a set of arrays that a team uploaded, with the roles of its columns."""
-
-    kind: Literal["uploaded"] = "uploaded"
-    dataset_id: Annotated[str, Field(pattern=r"^[a-z]+_[0-9a-z]{26}$")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    format: Literal["csv", "npz", "parquet", "idx", "cayley"]
-    inputs: list[Name] | None = Field(default=None, description="Columns to read; null: all that are not targets.")
-    targets: list[Name] = Field(min_length=1, max_length=256)
-    task: Literal["regression", "classification"]
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)
-    standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
-
-
-DatasetSpec = Annotated[
-    FormulaData
-    | TwoMoonsData
-    | ModularAdditionData
-    | GroupData
-    | InContextRegressionData
-    | TwoMemoriesData
-    | DigitsData
-    | ImagesData
-    | UploadedData,
-    Field(discriminator="kind"),
-]
-
 # --- network ------------------------------------------------------------------------------------
 
-Activation = Literal["silu", "relu", "tanh", "gelu", "gelu_tanh"]
-Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-Geometry = Literal["line", "hemispheres", "grid", "ring", "box"]
-
-
-class MlpNetwork(Part):
-    """A multilayer perceptron; inputs and outputs are as wide as the data. Neuron layers lie on lines unless told.
-
-    embedding_width   with token data: each token becomes a learned vector of this width; the vectors of one
-                      example lie side by side and share one set of positions (a fold).
-    """
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: list[Width] = Field(default=[20, 20], max_length=16)
-    activation: Activation = "silu"
-    embedding_width: int | None = Field(default=None, ge=1, le=1024)
-    geometry: Geometry = Field(default="line", description="Where the hidden and input neurons lie.")
-    output_geometry: Geometry | None = Field(default=None, description="Null: as `geometry`.")
-    coordinates: list[list[list[float]]] | None = Field(
-        default=None, description="Custom positions: neuron layer × neuron × axis; replaces both geometries."
-    )
-    move_inputs: bool = True
-    move_outputs: bool = True
-
-
-class GridMlpNetwork(Part):
-    """Sheets of neurons on 2-D grids, inputs fixed on theirs, outputs on a ring of radius 0.25."""
-
-    kind: Literal["grid_mlp"] = "grid_mlp"
-    hidden: list[Width] = Field(default=[100, 100], max_length=16)
-    activation: Activation = "silu"
-    move_inputs: bool = False
-    move_outputs: bool = True
-
-
-class TransformerNetwork(Part):
-    """A causal transformer whose residual stream is one neuron layer."""
-
-    kind: Literal["transformer"] = "transformer"
-    width: int = Field(default=32, ge=1, le=1024)
-    blocks: int = Field(default=2, ge=1, le=24)
-    heads: int = Field(default=1, ge=1, le=64)
-    layer_norm: bool = False
-    activation: Activation = "gelu_tanh"
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> TransformerNetwork:
-        if self.width % self.heads:
-            raise ValueError(f"`heads` ({self.heads}) must divide `width` ({self.width}).")
-        return self
-
-
-class RecurrentNetwork(Part):
-    """One sheet of hidden neurons that read the sequence and one another."""
-
-    kind: Literal["recurrent"] = "recurrent"
-    hidden: Width = 32
-    activation: Activation = "tanh"
-    geometry: Geometry = "line"
-
-
-NetworkSpec = Annotated[
-    MlpNetwork | GridMlpNetwork | TransformerNetwork | RecurrentNetwork, Field(discriminator="kind")
-]
+if TYPE_CHECKING:
+    NetworkSpec = Architecture
+else:
+    NetworkSpec = Annotated[reduce(or_, architectures()), Field(discriminator="kind")]
 
 # --- training -----------------------------------------------------------------------------------
 
@@ -270,7 +64,10 @@ class RelocationSpec(Part):
     judged_by_locality: float | None = Field(
         default=None, ge=0, le=1e3, description="Locality that exchanges are judged by; null: the trained one."
     )
-    carry_moments: bool = Field(default=True, description="False: as published, Adam's moments stay behind.")
+    carry_moments: bool = Field(
+        default=True,
+        description="False: as published, Adam's moments stay in their slots, but for those of an embedding.",
+    )
     final_restarts: int = Field(default=8, ge=0, le=256, description="Restarts of the layout after training.")
 
 
@@ -357,14 +154,32 @@ class TrainingSpec(Part):
 
 # --- evidence -----------------------------------------------------------------------------------
 
+OLD_REFIT_LIMIT = 60  # what any larger `refit_steps` of the previous version came to
+
 
 class EvidenceSpec(Part):
     """How the trained network is pruned and its modules are tested."""
 
     tolerance: float = Field(default=5e-4, gt=0, lt=1, description="ε: the loss may rise by this share of Var(y).")
-    refit_steps: int = Field(default=1_000, ge=0, le=100_000, description="Steps of refit after each removal.")
+    refit_evaluations: int = Field(
+        default=OLD_REFIT_LIMIT,
+        ge=0,
+        le=10_000,
+        description="Gradient evaluations in one refit after a removal. Small perceptrons are refitted to the minimum.",
+    )
     random_groups: int = Field(default=200, ge=0, le=10_000, description="Random groups for each p-value.")
     leiden_seeds: int = Field(default=20, ge=1, le=1_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_refit_steps(cls, fields: Any) -> Any:
+        """The previous version's `refit_steps`, with the effect that it had: 60 at most, whatever was asked for."""
+        if not isinstance(fields, dict) or "refit_steps" not in fields:
+            return fields
+        fields = dict(fields)
+        steps = fields.pop("refit_steps")
+        fields.setdefault("refit_evaluations", min(steps, OLD_REFIT_LIMIT) if isinstance(steps, int) else steps)
+        return fields
 
 
 class Spec(Part):

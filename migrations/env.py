@@ -1,8 +1,8 @@
-"""How Alembic meets our database: one locked transaction, alike on SQLite and PostgreSQL.
+"""Alembic's environment: all migrations in one locked transaction, alike on SQLite and PostgreSQL.
 
-SQLite     its driver would begin transactions when it likes, and a failed migration would stay half applied; so BEGIN
-           is ours. Tables are changed by being copied (batch mode), which needs foreign keys off until the check.
-PostgreSQL an advisory lock makes two starting processes migrate one after the other.
+SQLite     its driver begins transactions implicitly, which would leave a failed migration half applied, so BEGIN is
+           issued here. Tables are changed by copying (batch mode), with foreign keys off until the check at the end.
+PostgreSQL an advisory lock makes concurrent processes migrate one after the other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sqlalchemy import Connection, create_engine, event, pool
 
 from store.tables import Base
 
-LOCK = 0x62696D74  # "bimt"; any number that nobody else locks
+LOCK = 0x62696D74  # "bimt" in ASCII; any number that no other lock uses
 
 
 def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
-    """Write plain types into migrations, so that they go on working when our own types change or go."""
+    """Write plain types into migrations, so that they do not depend on types of the store, which may change."""
     if kind != "type":
         return False
     name = type(item).__name__
@@ -56,7 +56,7 @@ def main() -> None:
     engine = create_engine(url, poolclass=pool.NullPool)
     sqlite = engine.dialect.name == "sqlite"
     if sqlite:
-        event.listen(engine, "connect", _take_begin_from_the_driver)
+        event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         with engine.begin() as connection:
@@ -69,7 +69,7 @@ def main() -> None:
         engine.dispose()
 
 
-def _take_begin_from_the_driver(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA busy_timeout=60000")

@@ -1,11 +1,12 @@
 """`python -m standalone demo`: real data in, modules and pictures out, then everything stops.
 
-Everything goes the way a user's things go: over HTTP, through the queue, to a worker and back.
+Everything takes the way of a user's own data: over HTTP, through the queue, to a worker and back.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from standalone.memory import tree_bytes
 from standalone.supervisor import AskedToStop, CannotStart, Plan, Supervisor, stop_at_signals
 from store.settings import table
 
@@ -37,11 +38,11 @@ class Unexpected(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody pressed Ctrl-C."""
+    """Ctrl-C was pressed."""
 
 
 @dataclass(frozen=True)
-class Question:
+class DemoJob:
     """One of the two jobs: its name, its title for people, and the body of POST /jobs."""
 
     name: str
@@ -127,23 +128,23 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
         table_file = write_diabetes(self.folder / "diabetes.csv")
         dataset = self.upload(table_file, targets=["progression"])
-        questions = [
-            Question(
+        demo_jobs = [
+            DemoJob(
                 "diabetes",
                 "Which measurements tell how a diabetes goes on?",
                 {"dataset": dataset["id"], "recipe": "table", "seeds": [0], "name": "diabetes"},
             ),
-            Question(
+            DemoJob(
                 "independence",
                 "Two formulas in one network: y1 = (x1 + x3)³, y2 = x2² + sin(πx4)",
                 {"recipe": "independence", "seeds": [0], "name": "independence"},
             ),
         ]
-        jobs = [self.send("POST", "/jobs", json=question.body) for question in questions]
+        jobs = [self.send("POST", "/jobs", json=demo_job.body) for demo_job in demo_jobs]
         jobs = self.watch(jobs)
-        for question, job in zip(questions, jobs, strict=True):
-            modules = self.show(question, job)
-            if question.name == "independence" and reads_and_decides(modules) != TWO_MODULES:
+        for demo_job, job in zip(demo_jobs, jobs, strict=True):
+            modules = self.show(demo_job, job)
+            if demo_job.name == "independence" and reads_and_decides(modules) != TWO_MODULES:
                 raise Unexpected(
                     "independence must fall apart into {x1, x3} → y1 and {x2, x4} → y2, "
                     f"but it came out as {describe(modules)}."
@@ -194,19 +195,19 @@ class Demo:
                 )
         return jobs
 
-    def show(self, question: Question, job: dict[str, Any]) -> list[dict[str, Any]]:
+    def show(self, demo_job: DemoJob, job: dict[str, Any]) -> list[dict[str, Any]]:
         """Print what was found, and write the pictures; returns the modules."""
         run = self.send("GET", f"/jobs/{job['id']}/runs")["items"][0]
         modules: list[dict[str, Any]] = self.send("GET", f"/runs/{run['id']}/modules")["modules"]
         pictures = []
         for suffix in ("svg", "png"):
-            pictures.append(self.folder / f"{question.name}.{suffix}")
+            pictures.append(self.folder / f"{demo_job.name}.{suffix}")
             pictures[-1].write_bytes(self.fetch(f"/runs/{run['id']}/figures/network.{suffix}"))
         metrics = self.send("GET", f"/runs/{run['id']}")["metrics"]
         explained = metrics.get("test_r2")
         share = f"  ({100 * explained:.1f} % of the variance explained)" if explained is not None else ""
         say = partial(self.console.print, soft_wrap=True)
-        say(f"\n[bold]{question.name}[/]  {escape(question.title)}")
+        say(f"\n[bold]{demo_job.name}[/]  {escape(demo_job.title)}")
         say(f"  {run['test_metric_name']:22} {run['test_metric']:.4g}{share}")
         say(f"  {'connections kept':22} {run['connections']}")
         say(f"  {'modules':22} {len(modules)}")
@@ -221,6 +222,7 @@ class Demo:
         return self._send(method, address, **how).json()
 
     def fetch(self, address: str) -> bytes:
+        """The bytes of an answer. Raises Unexpected."""
         return self._send("GET", address).content
 
     def _send(self, method: str, address: str, **how: Any) -> httpx.Response:
@@ -230,8 +232,8 @@ class Demo:
         return response
 
     def pause(self) -> None:
-        """A moment in which the processes are looked after. Raises Interrupted."""
-        self.supervisor.tend()
+        """Wait a little; processes that have crashed are started again. Raises Interrupted."""
+        self.supervisor.restart_crashed()
         self.peak_bytes = max(self.peak_bytes, tree_bytes())
         if self.supervisor.stopping.wait(LOOK_SECONDS):
             raise Interrupted
@@ -272,3 +274,23 @@ def describe(modules: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+def tree_bytes() -> int:
+    """Bytes of this process and its descendants. On Linux shared pages count once, in shares; elsewhere in each."""
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError, ValueError):
+            total += _proportional(process.pid) or process.memory_info().rss
+    return total
+
+
+def _proportional(pid: int) -> int | None:
+    rollup = Path(f"/proc/{pid}/smaps_rollup")
+    if not rollup.exists():
+        return None
+    for line in rollup.read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None

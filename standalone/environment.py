@@ -89,7 +89,7 @@ def install_torch(python: pathlib.Path) -> None:
             subprocess.run(uv, check=True)
             return
         except subprocess.CalledProcessError:
-            print("environment: that was not to be had; pip's own build follows, which is large", flush=True)
+            print("environment: uv had none; pip's own build follows, which is large", flush=True)
     print(f"environment: installing {wanted}", flush=True)
     pip(python, "install", wanted)
 
@@ -132,10 +132,12 @@ def fingerprint(chosen: str) -> str:
 
 
 def lock(chosen: str) -> pathlib.Path:
+    """The lock file of a set."""
     return REPOSITORY / "requirements" / f"{chosen}.txt"
 
 
 def stamp(venv: pathlib.Path, chosen: str) -> pathlib.Path:
+    """The file that says which lock an environment was made from."""
     return venv / f".bimt-{chosen}"
 
 

@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from standalone.tether import die_with_parent
+from standalone.parent_death_signal import die_with_parent
 
 __all__ = ["Process", "die_with_parent"]
 
-TETHER = Path(__file__).with_name("tether.py")
+START = Path(__file__).with_name("parent_death_signal.py")
 
 
 class Process:
@@ -53,7 +53,7 @@ class Process:
         self._asked = False
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), *self.command],
+                [sys.executable, "-I", "-S", str(START), str(os.getpid()), *self.command],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -72,7 +72,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. One that ended stays unreaped until `kill`, so its number cannot pass to a stranger."""
+        """Whether it runs. One that ended is reaped by `kill` alone, so its number is not given to another process."""
         if self._popen is None or self._popen.returncode is not None:
             return False
         if not hasattr(os, "waitid"):  # macOS

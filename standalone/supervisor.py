@@ -1,9 +1,9 @@
 """The whole on one machine as one tree of processes: started in order, watched, stopped in the opposite order.
 
-    supervisor ─ broker · API (gunicorn) · scheduler · errand worker · workers, each with its training process
+    supervisor ─ broker · API · scheduler · interactive worker · workers, each with its training process
 
-Whoever ends the supervisor ends the tree: politely by Ctrl-C or SIGTERM, and by SIGKILL through the kernel, which
-every part asked for a signal at its parent's death.
+Ctrl-C or SIGTERM to the supervisor stops the tree in order; after SIGKILL the kernel signals every part, each of which
+asked for that when it started.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ from store.database import Database
 from store.settings import Settings, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it hands back
-API_SECONDS = 7.0  # open answers, event streams among them, may go on for five: see api/serving.py
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # before a part that died is started again; doubles while it dies young
-GROWN_UP_SECONDS = 20.0  # a part that lived so long starts again at once
+DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it releases
+API_SECONDS = 7.0  # open answers, event streams among them, may go on for five
+FIRST_PAUSE, LONGEST_PAUSE = (
+    0.5,
+    15.0,
+)  # before a part that died starts again; doubles while it dies early
+STABLE_SECONDS = 20.0  # a part that ran so long starts again at once
 READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
 
 
@@ -47,7 +50,7 @@ class CannotStart(Exception):
 
 
 class AskedToStop(Exception):
-    """Somebody asked for the end before everything was up."""
+    """A stop was asked for before everything was up."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Plan:
 class Supervisor:
     """Starts, watches and stops the parts. Start it from the main thread, before any other thread is started.
 
-    stopping   set by whoever wants the end: see `stop_at_signals`.
+    stopping   set to end everything: see `stop_at_signals`.
     """
 
     def __init__(
@@ -117,27 +120,27 @@ class Supervisor:
             raise
 
     def _start(self) -> str | None:
-        self._take_the_folder()
+        self._lock_home()
         began = time.monotonic()
         self._listen()
         self._start_broker()
         self.settings = Settings.from_env(self._environ)
-        self._go_on()
+        self._raise_if_stopping()
         migrate.upgrade(self.settings.database_url)
         self.say(f"database   {_without_password(self.settings.database_url)}")
         for part in self._make_parts():
-            self._go_on()
+            self._raise_if_stopping()
             part.start()
             self._parts.append(part)
         self._wait_until_ready()
         self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
         return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
 
-    def _go_on(self) -> None:
+    def _raise_if_stopping(self) -> None:
         if self.stopping.is_set():
             raise AskedToStop
 
-    def _take_the_folder(self) -> None:
+    def _lock_home(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = (self.home / "lock").open("a+")
         try:
@@ -156,7 +159,7 @@ class Supervisor:
 
     def _start_broker(self) -> None:
         if self._environ.get("BIMT_BROKER_URL"):
-            self.say(f"broker     {_without_password(self._environ['BIMT_BROKER_URL'])} (not ours to start)")
+            self.say(f"broker     {_without_password(self._environ['BIMT_BROKER_URL'])} (given; not started here)")
             return
         self._broker = Broker(self.home)
         self._broker.start()
@@ -187,6 +190,7 @@ class Supervisor:
 
     @property
     def address(self) -> str:
+        """Where the API answers, as a URL without a path."""
         assert self._socket is not None
         host = f"[{self.plan.host}]" if ":" in self.plan.host else self.plan.host
         return f"http://{host}:{self._socket.getsockname()[1]}"
@@ -197,14 +201,14 @@ class Supervisor:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir()
         descriptor = self._socket.fileno()
-        gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:api.serving"]
-        gunicorn += ["--workers", str(self.plan.api), "--bind", f"fd://{descriptor}"]
-        gunicorn += ["--worker-tmp-dir", str(self.home), "api.wsgi:app"]
+        api = [sys.executable, "-m", "api", "--fd", str(descriptor)]
+        metrics_files = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} if self.plan.api > 1 else {}
         parts = [
-            self._part("api", gunicorn, API_SECONDS, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, (descriptor,)),
-            self._part("scheduler", [sys.executable, "-m", "worker.scheduler"], 5.0),
+            self._part(f"api{number or ''}", api, API_SECONDS, metrics_files, (descriptor,))
+            for number in range(self.plan.api)
         ]
-        parts.append(self._worker("errands", "errands", {}))
+        parts.append(self._part("scheduler", [sys.executable, "-m", "worker.scheduler"], 5.0))
+        parts.append(self._worker("operations", "interactive", {}))
         for number in range(self.plan.workers):
             parts.append(self._worker(f"cpu{number}", "cpu", {}))
         for number, device in enumerate(self.plan.gpus):
@@ -239,7 +243,7 @@ class Supervisor:
         """Wait until the API answers. Raises CannotStart with the last lines of a part that died instead."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            self._go_on()
+            self._raise_if_stopping()
             for part in self._parts:
                 if not part.alive:
                     raise CannotStart(
@@ -256,10 +260,10 @@ class Supervisor:
     def watch(self, *, until: Callable[[], bool] = lambda: False, every_seconds: float = 0.2) -> None:
         """Start again what dies, until told to stop or `until` says so."""
         while not self.stopping.is_set() and not until():
-            self.tend()
+            self.restart_crashed()
             self.stopping.wait(every_seconds)
 
-    def tend(self) -> None:
+    def restart_crashed(self) -> None:
         """Look once at every part, and start again those that died."""
         now = time.monotonic()
         if self._broker is not None and not self._broker.alive and now >= self._next_start.get("broker", 0.0):
@@ -272,7 +276,7 @@ class Supervisor:
             if part.alive:
                 continue
             if part.name not in self._next_start:
-                young = now - part.started_at < GROWN_UP_SECONDS
+                young = now - part.started_at < STABLE_SECONDS
                 pause = min(self._pause.get(part.name, 0) * 2 or FIRST_PAUSE, LONGEST_PAUSE) if young else FIRST_PAUSE
                 self._pause[part.name] = pause
                 self._next_start[part.name] = now + pause
@@ -285,7 +289,7 @@ class Supervisor:
     # --- stop ------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stop everything: workers first, for they hand their jobs back, then scheduler, API and broker."""
+        """Stop everything: workers first, for they release their jobs, then scheduler, API and broker."""
         self.stopping.set()
         workers = [part for part in self._parts if part.name.startswith("worker")]
         for part in workers:
@@ -305,7 +309,7 @@ class Supervisor:
 
 
 def stop_at_signals() -> threading.Event:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set. Call it before anything is begun that must be ended."""
+    """An event that Ctrl-C, SIGTERM and a closed terminal set. Call it before the first process is started."""
     stopping = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""Everything that is kept, in one folder, and back again: `python -m store.backup save FOLDER`, `… restore FOLDER`.
+"""Backup and restore of all rows and files: `python -m store.backup save FOLDER`, `… restore FOLDER`.
 
-The rows are written as text that knows no database, so what was saved from SQLite may be restored into PostgreSQL.
-Files lie under the name of their content: saving again into the same folder copies only what is new. Services may
-run while one saves; the rows are those of one moment, and jobs that ran then go on from their last checkpoint.
+Rows are written as text that is independent of the database, so a backup of SQLite can be restored into PostgreSQL.
+Files are stored under their SHA-256: saving again into the same folder copies only new ones. The service may run during
+a backup; all rows are read in one snapshot, and jobs that were running resume from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FORMAT = 1
 
 
 class BackupError(StoreError):
-    """The folder holds no whole backup, or there is no room for it where it should go."""
+    """The folder holds no complete backup, or the target is not empty."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Report:
     rows: int
     files: int
     bytes: int
-    missing: tuple[str, ...]  # files that rows speak of and the store has lost or damaged
+    missing: tuple[str, ...]  # files that rows refer to and that are lost or damaged
 
 
 def save(database_url: str, files: Files, folder: Path, *, now: datetime) -> Report:
-    """Write all rows and files into the folder; a backup that is there already is replaced when this one is whole.
+    """Write all rows and files into the folder; an earlier backup in it is replaced when this one is complete.
 
-    Raises BackupError where the database has no tables.
+    Raises BackupError if the database has no tables.
     """
     revision = migrate.current(database_url)
     if revision is None:
@@ -87,7 +87,7 @@ def save(database_url: str, files: Files, folder: Path, *, now: datetime) -> Rep
         "counts": counts,
         "missing": copied.missing,
     }
-    _write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
+    _write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
     for old in folder.glob("rows-*"):
         if old.name != rows_name:
             shutil.rmtree(old)
@@ -95,9 +95,9 @@ def save(database_url: str, files: Files, folder: Path, *, now: datetime) -> Rep
 
 
 def restore(folder: Path, database_url: str, files: Files) -> Report:
-    """Put a backup into an empty database and a file store, and bring its tables to this version.
+    """Restore a backup into an empty database and a file store, and migrate it to this version.
 
-    Raises BackupError where the folder holds no backup or the database holds a team.
+    Raises BackupError if the folder holds no backup or the database holds a team.
     """
     manifest = _manifest(folder)
     if migrate.current(database_url) is not None:
@@ -123,7 +123,7 @@ def restore(folder: Path, database_url: str, files: Files) -> Report:
 
 
 def main(arguments: list[str]) -> int:
-    """Save or restore what BIMT_HOME, BIMT_DATABASE_URL and BIMT_FILES_URL name."""
+    """Save or restore the database and file store that the settings name."""
     parser = argparse.ArgumentParser(prog="python -m store.backup", description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=["save", "restore"])
     parser.add_argument("folder", type=Path)
@@ -146,13 +146,13 @@ def main(arguments: list[str]) -> int:
 
 
 class _snapshot:
-    """A connection that sees the rows of one moment, however long it reads."""
+    """A connection that reads one snapshot of the database, however long it takes."""
 
     def __init__(self, url: str) -> None:
         self.sqlite = make_url(url).get_backend_name() == "sqlite"
         level = {} if self.sqlite else {"isolation_level": "REPEATABLE READ"}
         self.engine = create_engine(url, poolclass=pool.NullPool, **level)
-        if self.sqlite:  # its driver begins no transaction for reading, so we do
+        if self.sqlite:  # its driver begins no transaction for reads
             event.listen(self.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
             event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN DEFERRED"))
 
@@ -168,7 +168,7 @@ class _snapshot:
 
 
 def _reflected(connection: Connection) -> MetaData:
-    """The tables as the database has them: a backup is of its own version, not of the one that runs."""
+    """The tables as the database has them, which may be of another version than the declared ones."""
     tables = MetaData()
     tables.reflect(connection)
     tables.remove(tables.tables["alembic_version"])
@@ -221,8 +221,8 @@ def _from_text(value: Any, kind: TypeEngine[Any], naive: bool) -> Any:
     if value is None:
         return None
     if isinstance(kind, DateTime):
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=None) if naive else moment
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=None) if naive else time
     return base64.b64decode(value) if isinstance(kind, LargeBinary) else value
 
 
@@ -243,7 +243,7 @@ def _copy_files(files: Files, folder: Path, names: list[str]) -> Report:
 
 
 def _copy_file(files: Files, name: str, target: Path) -> bool:
-    """Copy one file whole; False where the store has lost or damaged it."""
+    """Copy one file; False if it is lost or damaged in the store."""
     unfinished, digest = target.with_suffix(".unfinished"), hashlib.sha256()
     try:
         with unfinished.open("wb") as out:
@@ -263,13 +263,13 @@ def _copy_file(files: Files, name: str, target: Path) -> bool:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise BackupError(f"There is no whole backup in {folder}: it has no manifest.json.")
+        raise BackupError(f"There is no complete backup in {folder}: it has no manifest.json.")
     manifest: dict[str, Any] = json.loads(path.read_text())
     if manifest.get("format") != FORMAT:
         raise BackupError(f"The backup in {folder} has format {manifest.get('format')}; this version reads {FORMAT}.")
     for table in manifest["counts"]:
         if not (path := folder / manifest["rows"] / f"{table}.jsonl.gz").is_file():
-            raise BackupError(f"{path} is missing, so this backup is not whole. Restore from another one.")
+            raise BackupError(f"{path} is missing, so this backup is not complete. Restore from another one.")
     return manifest
 
 
@@ -285,7 +285,7 @@ def _refuse_unless_empty(database_url: str) -> None:
         engine.dispose()
 
 
-def _write_whole(path: Path, content: str) -> None:
+def _write_atomically(path: Path, content: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(content)
     os.replace(unfinished, path)

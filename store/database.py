@@ -1,9 +1,9 @@
-"""The way to the rows: one writing and one reading session, alike on SQLite and PostgreSQL.
+"""Database sessions, one that writes and one that reads, alike on SQLite and PostgreSQL; and lists in pages.
 
 SQLite   WAL, and every writing transaction begins IMMEDIATE: with the driver's default two processes that read,
-         then write, lose updates in silence.
-Postgres writes in READ COMMITTED; reads commit by themselves on connections that refuse to write, so that a read
-         is one trip to the server.
+         then write, silently lose updates.
+Postgres writes in READ COMMITTED; reads use autocommit on connections that refuse to write, so that a read is one
+         round trip.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Select, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from store.columns import Base, to_json
 
 BUSY_SECONDS = 30.0  # a SQLite writer waits this long for the others
-IDLE_SECONDS = 5.0  # a connection that rested longer is asked whether it still lives
+IDLE_SECONDS = 5.0  # a pooled connection that was idle for longer is tested before use
+LONGEST_NUMBER = 9  # digits that fit an INTEGER of every database
+
+Row = TypeVar("Row")
 
 
 class Database:
@@ -34,16 +38,20 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._writer, self._reader = _sqlite_engines(url, pool)
-            # Threads of one process queue here, in turn; SQLite itself would let them poll against one another.
-            self._turn: AbstractContextManager[Any] = _Turn()
+            # Writing threads of one process wait for this lock; SQLite itself would let them poll.
+            self._write_lock: AbstractContextManager[Any] = _WriteLock()
         else:
             self._writer, self._reader = _postgres_engines(url, pool)
-            self._turn = nullcontext()
+            self._write_lock = nullcontext()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session whose changes are committed together at the end, or not at all. Rows stay readable afterwards."""
-        with self._turn, Session(self._writer, expire_on_commit=False, autoflush=False) as session, session.begin():
+        with (
+            self._write_lock,
+            Session(self._writer, expire_on_commit=False, autoflush=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
@@ -53,7 +61,7 @@ class Database:
             yield session
 
     def answers(self) -> bool:
-        """Whether the database can be reached just now."""
+        """Whether the database can be reached now."""
         try:
             with self._reader.connect() as connection:
                 connection.execute(text("SELECT 1"))
@@ -62,7 +70,7 @@ class Database:
         return True
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._writer.dispose()
         self._reader.dispose()
 
@@ -74,12 +82,12 @@ class Database:
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:
-    """An INSERT that may say what happens on a conflict. The two databases word it alike, SQLAlchemy in two classes."""
+    """An INSERT that accepts ON CONFLICT, which SQLAlchemy offers in one class for each database."""
     return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
 
 
-class _Turn:
-    """A lock that gives up with a sentence instead of hanging."""
+class _WriteLock:
+    """A lock that raises TimeoutError after BUSY_SECONDS instead of blocking for ever."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -151,18 +159,18 @@ def _postgres_engines(url: str, pool: int) -> tuple[Engine, Engine]:
         **options,
     )
     for engine in (writer, reader):
-        event.listen(engine, "checkin", _note_rest)
-        event.listen(engine, "checkout", _ask_whether_it_lives)
+        event.listen(engine, "checkin", _note_checkin)
+        event.listen(engine, "checkout", _test_if_idle)
     return writer, reader
 
 
-def _note_rest(_connection: object, record: Any) -> None:
-    record.info["rests_since"] = time.monotonic()
+def _note_checkin(_connection: object, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
 
 
-def _ask_whether_it_lives(connection: Any, record: Any, _proxy: object) -> None:
-    """After a rest, one cheap question; a dead connection is replaced before anybody uses it."""
-    since = record.info.get("rests_since")
+def _test_if_idle(connection: Any, record: Any, _proxy: object) -> None:
+    """Test a connection that was idle; the pool replaces one for which this raises DisconnectionError."""
+    since = record.info.get("idle_since")
     if since is None or time.monotonic() - since < IDLE_SECONDS:
         return
     try:
@@ -171,3 +179,54 @@ def _ask_whether_it_lives(connection: Any, record: Any, _proxy: object) -> None:
             connection.rollback()
     except Exception as error:
         raise DisconnectionError(str(error)) from error
+
+
+# --- pages of a list ---
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """Some rows of a list. `after` is the key to ask the next page with; None on the last page."""
+
+    rows: list[Row]
+    after: str | None
+
+
+def newest_first(
+    session: Session, query: Select[Row], key: InstrumentedAttribute[Any], *, after: str | None, limit: int
+) -> Page[Row]:
+    """One page of a query by falling keys. Rows inserted meanwhile have greater keys and shift no later page."""
+    return _page(session, query.order_by(key.desc()), key, key.__lt__, after=after, limit=limit)
+
+
+def oldest_first(
+    session: Session, query: Select[Row], key: InstrumentedAttribute[Any], *, after: str | None, limit: int
+) -> Page[Row]:
+    """One page of a query by rising keys. Rows inserted meanwhile have greater keys and come on later pages."""
+    return _page(session, query.order_by(key), key, key.__gt__, after=after, limit=limit)
+
+
+def _page(
+    session: Session, query: Select[Row], key: InstrumentedAttribute[Any], beyond: Any, *, after: str | None, limit: int
+) -> Page[Row]:
+    if after is not None:
+        where = _as_key(key, after)
+        if where is None:
+            return Page([], None)
+        query = query.where(beyond(where))
+    rows = list(session.scalars(query.limit(limit + 1)))
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(rows, str(getattr(rows[-1], key.key)) if more else None)
+
+
+def _as_key(key: InstrumentedAttribute[Any], after: str) -> Any:
+    """The cursor in the type of the key column; None for text where the key is a number: nothing comes after it."""
+    if key.type.python_type is not int:
+        return after
+    return int(after) if after.isdecimal() and len(after) <= LONGEST_NUMBER else None
+
+
+def matches(column: InstrumentedAttribute[Any], words: str) -> Any:
+    """The condition that a column contains this text, ignoring case; % and _ are taken literally."""
+    return column.icontains(words, autoescape=True)

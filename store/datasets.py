@@ -1,19 +1,94 @@
-"""What there is to learn from: a team's uploaded files and the makers it named."""
+"""Data sets of a team (uploaded files and generated data) and uploads that arrive in parts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, func, or_, select, update
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Mapped, Session, mapped_column, undefer
 
 from store import files, teams
+from store.columns import Base, CompressedJson, Identifier, Utc, new_id, one_of, small_json
+from store.database import Page, matches, newest_first
 from store.errors import Conflict, NotFound, QuotaExceeded
-from store.identifiers import new_id
-from store.pages import Page, matches, newest_first
-from store.tables import Dataset, Job
-from store.usage import stored_bytes
+from store.files import Files, StoredFile
+from store.jobs.tables import Job
+from store.runs.tables import Run
+
+DATASET_KINDS = ("uploaded", "made")
+DATASET_STATES = ("checking", "ready", "refused")
+MAX_PARTS = 10_000  # of one upload; a part is a row and a file
+
+
+class Dataset(Base):
+    """Data to train on: an uploaded file with the roles of its columns, or the parameters of a generator (`maker`)."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (
+        one_of("kind", DATASET_KINDS),
+        one_of("state", DATASET_STATES),
+        CheckConstraint("(kind = 'uploaded') = (sha256 IS NOT NULL)", name="uploaded_has_a_file"),
+        CheckConstraint("(kind = 'made') = (maker IS NOT NULL)", name="made_has_a_maker"),
+        Index(None, "team_id", "id"),
+        Index(None, "state", "checked_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    maker: Mapped[dict[str, Any] | None] = mapped_column(CompressedJson)
+    sha256: Mapped[str | None] = mapped_column(ForeignKey("file.sha256", ondelete="RESTRICT"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str | None] = mapped_column(String(16))
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    columns: Mapped[int | None]
+    task: Mapped[str | None] = mapped_column(String(16))
+    roles: Mapped[dict[str, Any] | None] = mapped_column(small_json())
+    preview: Mapped[dict[str, Any] | None] = mapped_column(CompressedJson, deferred=True)
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(CompressedJson, deferred=True)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    checked_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class Upload(Base):
+    """A file that arrives in parts, so that a broken connection costs one part only."""
+
+    __tablename__ = "upload"
+    __table_args__ = (
+        CheckConstraint("bytes >= 0", name="bytes"),
+        Index(None, "team_id", "id"),
+        Index(None, "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
+    name: Mapped[str] = mapped_column(String(200))
+    bytes: Mapped[int] = mapped_column(BigInteger)  # declared length of the whole file
+    format: Mapped[str | None] = mapped_column(String(16))
+    roles: Mapped[dict[str, Any] | None] = mapped_column(small_json())
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    expires_at: Mapped[datetime] = mapped_column(Utc)
+
+
+class UploadPart(Base):
+    """One part that has arrived completely."""
+
+    __tablename__ = "upload_part"
+    __table_args__ = (CheckConstraint("start >= 0", name="start"), CheckConstraint("bytes > 0", name="bytes"))
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("upload.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(ForeignKey("file.sha256", ondelete="RESTRICT"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Utc)
 
 
 def register(
@@ -38,13 +113,13 @@ def register(
 ) -> Dataset:
     """A new data set of the team: `uploaded` with a stored file, or `made` with a maker.
 
-    state      `checking` where the file is still to be looked at; see `judge`.
-    reserved   bytes that the team's quota counts for it already, because they were announced as an upload.
+    state      `checking` while the file is still to be checked: see `set_check_result`.
+    reserved   bytes that the team's quota counts for it already, because they were declared by an upload.
     Raises QuotaExceeded.
     """
     if sha256 is not None:
         check_quota(session, team_id, bytes - reserved)
-        files.remember(session, files.StoredFile(sha256, bytes), now=now)
+        files.upsert(session, StoredFile(sha256, bytes), now=now)
     dataset = Dataset(
         id=new_id("dataset"),
         team_id=team_id,
@@ -70,7 +145,7 @@ def register(
     return dataset
 
 
-def judge(
+def set_check_result(
     session: Session,
     dataset_id: str,
     *,
@@ -82,8 +157,8 @@ def judge(
     columns: int | None = None,
     errors: list[dict[str, Any]] | None = None,
 ) -> bool:
-    """The check is over: `ready`, or `refused` where there are errors. False where it was judged before."""
-    verdict = {
+    """End the check: `ready`, or `refused` if there are errors. False if the data set no longer waits for a check."""
+    result = {
         "state": "refused" if errors else "ready",
         "preview": preview,
         "task": task,
@@ -93,11 +168,11 @@ def judge(
         "checked_at": now,
     }
     if roles is not None:
-        verdict["roles"] = roles
+        result["roles"] = roles
     changed = (
         update(Dataset)
         .where(Dataset.id == dataset_id, Dataset.state == "checking")
-        .values(verdict)
+        .values(result)
         .returning(Dataset.id)
         .execution_options(synchronize_session=False)
     )
@@ -105,7 +180,7 @@ def judge(
 
 
 def change(session: Session, dataset: Dataset, **values: Any) -> Dataset:
-    """Write these columns of a data set that is as it was read. Raises Conflict where it has changed meanwhile."""
+    """Update these columns of a data set. Raises Conflict if it was changed after it was read."""
     as_read = (Dataset.id == dataset.id, Dataset.state == dataset.state, Dataset.checked_at == dataset.checked_at)
     changed = update(Dataset).where(*as_read).values(values).returning(Dataset.id)
     if session.scalar(changed.execution_options(synchronize_session=False)) is None:
@@ -115,16 +190,16 @@ def change(session: Session, dataset: Dataset, **values: Any) -> Dataset:
 
 
 def take_check(session: Session, *, now: datetime, silent_since: datetime) -> Dataset | None:
-    """The oldest data set that waits for its check, ours from now on; None where there is none.
+    """Claim the oldest data set that waits for its check; None if there is none.
 
-    While a check is under way `checked_at` is the last sign of life of whoever does it. One that was silent since
-    `silent_since` is gone, and its check begins anew here.
+    During a check `checked_at` is the last heartbeat of the process that runs it. A check without a heartbeat since
+    `silent_since` is started again here. To be deleted once checks are operations of kind `check_upload`.
     """
-    nobody = or_(Dataset.checked_at.is_(None), Dataset.checked_at < silent_since)
-    oldest = select(Dataset.id).where(Dataset.state == "checking", nobody).order_by(Dataset.id).limit(1)
+    unclaimed = or_(Dataset.checked_at.is_(None), Dataset.checked_at < silent_since)
+    oldest = select(Dataset.id).where(Dataset.state == "checking", unclaimed).order_by(Dataset.id).limit(1)
     taken = (
         update(Dataset)
-        .where(Dataset.id.in_(oldest.with_for_update(skip_locked=True)), Dataset.state == "checking", nobody)
+        .where(Dataset.id.in_(oldest.with_for_update(skip_locked=True)), Dataset.state == "checking", unclaimed)
         .values(checked_at=now)
         .returning(Dataset)
         .execution_options(synchronize_session=False)
@@ -133,9 +208,9 @@ def take_check(session: Session, *, now: datetime, silent_since: datetime) -> Da
 
 
 def hold_check(session: Session, dataset_id: str, *, since: datetime, now: datetime | None) -> bool:
-    """Say that its check goes on; `now` None gives it back, for anybody to begin. False where it is no longer ours.
+    """Renew the claim on a check; `now` None releases it. False if another process has claimed it.
 
-    since   the moment of our last sign of life
+    since   time of the claim's last heartbeat
     """
     ours = (Dataset.id == dataset_id, Dataset.state == "checking", Dataset.checked_at == since)
     held = update(Dataset).where(*ours).values(checked_at=now).returning(Dataset.id)
@@ -173,18 +248,19 @@ def page(
 
 
 def with_content(session: Session, team_id: str, sha256: str) -> Dataset | None:
-    """The team's newest data set with these bytes, if it has one."""
+    """The team's newest data set with these bytes, or None."""
     query = select(Dataset).where(Dataset.team_id == team_id, Dataset.sha256 == sha256)
     return session.scalar(query.order_by(Dataset.id.desc()).limit(1))
 
 
 def delete(session: Session, team_id: str, dataset_id: str) -> str | None:
-    """Forget a data set; the name of its file, which can be freed afterwards unless others need it: see files.free.
+    """Delete a data set; returns the SHA-256 of its file, to be freed afterwards unless others need it: see files.free.
 
-    Raises NotFound, and Conflict while jobs wait for it or learn from it.
+    Raises NotFound, and Conflict while queued or running trainings use it.
     """
     dataset = get(session, team_id, dataset_id)
-    busy = select(Job.id).where(Job.dataset_id == dataset_id, Job.state.in_(("queued", "running")))
+    is_active = (Job.kind == "training", Job.state.in_(("queued", "running")))
+    busy = select(Job.id).where(Job.dataset_id == dataset_id, *is_active)
     if (job_id := session.scalar(busy.limit(1))) is not None:
         raise Conflict(f"Job `{job_id}` still needs data set `{dataset_id}`; cancel it or wait until it has ended.")
     session.delete(dataset)
@@ -193,10 +269,133 @@ def delete(session: Session, team_id: str, dataset_id: str) -> str | None:
 
 
 def check_quota(session: Session, team_id: str, more: int) -> None:
-    """Raises QuotaExceeded where so many bytes more would be too many."""
+    """Raises QuotaExceeded if so many more bytes do not fit into the team's quota."""
     limit = teams.get_team(session, team_id).max_stored_bytes
     if limit is not None and (used := stored_bytes(session, team_id)) + more > limit:
         raise QuotaExceeded(
             "stored_bytes",
             f"The team stores {used} of its {limit} bytes, and {more} more do not fit; delete data sets or jobs.",
         )
+
+
+def stored_bytes(session: Session, team_id: str) -> int:
+    """Bytes of the team's data, declared uploads and run results. Content that two rows share counts twice."""
+    sums = (
+        select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.team_id == team_id),
+        select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id),
+        select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.team_id == team_id, Upload.dataset_id.is_(None)),
+    )
+    return sum(int(session.scalar(one) or 0) for one in sums)
+
+
+# --- uploads in parts ---
+
+
+def begin_upload(
+    session: Session,
+    *,
+    team_id: str,
+    member_id: str,
+    name: str,
+    bytes: int,
+    format: str | None,
+    roles: dict[str, Any] | None,
+    expires_at: datetime,
+    now: datetime,
+) -> Upload:
+    """Declare a file of so many bytes, which count against the quota from now on. Raises QuotaExceeded."""
+    check_quota(session, team_id, bytes)
+    upload = Upload(
+        id=new_id("upload"),
+        team_id=team_id,
+        member_id=member_id,
+        name=name,
+        bytes=bytes,
+        format=format,
+        roles=roles,
+        created_at=now,
+        expires_at=expires_at,
+    )
+    session.add(upload)
+    session.flush()
+    return upload
+
+
+def get_upload(session: Session, team_id: str, upload_id: str, *, lock: bool = False) -> Upload:
+    """An upload of the team; with `lock` unclaimed else adds to it until the transaction ends. Raises NotFound."""
+    query = select(Upload).where(Upload.id == upload_id, Upload.team_id == team_id)
+    upload = session.scalar(query.with_for_update() if lock else query)
+    if upload is None:
+        raise NotFound("upload", upload_id)
+    return upload
+
+
+def received_bytes(session: Session, upload: Upload) -> int:
+    """Bytes that have arrived; the next part starts there."""
+    query = select(func.coalesce(func.sum(UploadPart.bytes), 0)).where(UploadPart.upload_id == upload.id)
+    return int(session.scalar(query) or 0)
+
+
+def add_part(session: Session, team_id: str, upload_id: str, *, start: int, file: StoredFile, now: datetime) -> int:
+    """Add a part; returns the bytes received so far. Adding the same part twice has no effect.
+
+    Raises NotFound, and Conflict for a gap, an overlap, or bytes beyond the declared end.
+    """
+    upload = get_upload(session, team_id, upload_id, lock=True)
+    so_far = received_bytes(session, upload)
+    if start < so_far:
+        there = session.get(UploadPart, (upload_id, start))
+        if there is not None and there.sha256 == file.sha256:
+            return so_far
+    if start != so_far:
+        raise Conflict(f"Upload `{upload_id}` has {so_far} bytes, so the next part starts there and not at {start}.")
+    count = session.scalar(select(func.count()).where(UploadPart.upload_id == upload_id)) or 0
+    if count >= MAX_PARTS:
+        raise Conflict(f"Upload `{upload_id}` has {count} parts already; start again with larger ones.")
+    if so_far + file.bytes > upload.bytes:
+        raise Conflict(f"Upload `{upload_id}` was declared with {upload.bytes} bytes; this part goes beyond that.")
+    if file.bytes:
+        files.upsert(session, file, now=now)
+        part = UploadPart(upload_id=upload_id, start=start, bytes=file.bytes, sha256=file.sha256, created_at=now)
+        session.add(part)
+        session.flush()
+    return so_far + file.bytes
+
+
+def drop_part(session: Session, upload_id: str, start: int) -> None:
+    """Delete a part whose bytes were lost; the client sends it again."""
+    session.execute(delete_rows(UploadPart).where(UploadPart.upload_id == upload_id, UploadPart.start == start))
+
+
+def upload_parts(session: Session, upload: Upload) -> list[StoredFile]:
+    """The parts that have arrived, in order."""
+    query = select(UploadPart.sha256, UploadPart.bytes).where(UploadPart.upload_id == upload.id)
+    return [StoredFile(sha256, size) for sha256, size in session.execute(query.order_by(UploadPart.start))]
+
+
+def upload_content(session: Session, upload: Upload, store: Files) -> Iterator[bytes]:
+    """The bytes of all parts, one after another. Raises Conflict, before the first byte, if parts are missing."""
+    so_far = received_bytes(session, upload)
+    if so_far != upload.bytes:
+        raise Conflict(f"Upload `{upload.id}` has {so_far} of {upload.bytes} bytes; send the rest first.")
+    query = select(UploadPart.sha256).where(UploadPart.upload_id == upload.id).order_by(UploadPart.start)
+    names = list(session.scalars(query))
+    return (chunk for name in names for chunk in store.stream(name))
+
+
+def complete_upload(session: Session, upload: Upload, dataset_id: str) -> None:
+    """Link the upload to the data set that was made of it, and delete its parts."""
+    session.execute(delete_rows(UploadPart).where(UploadPart.upload_id == upload.id))
+    upload.dataset_id = dataset_id
+    session.flush()
+
+
+def delete_upload(session: Session, team_id: str, upload_id: str) -> None:
+    """Delete an upload. Raises NotFound."""
+    session.delete(get_upload(session, team_id, upload_id))
+    session.flush()
+
+
+def delete_expired_uploads(session: Session, *, now: datetime) -> None:
+    """Delete uploads that were not completed in time; garbage collection frees their bytes."""
+    session.execute(delete_rows(Upload).where(Upload.expires_at < now))

@@ -1,14 +1,14 @@
-"""What can go wrong with what is remembered, said so that a person can act on it."""
+"""Errors of the store. Their text is a sentence that can be shown to users."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """A sentence for people: what is wrong, which thing it is, what to do."""
+    """Base class. The text says what is wrong, with which thing, and what to do."""
 
 
 class NotFound(StoreError):
-    """There is no such thing, or it belongs to another team: the two look the same from outside."""
+    """There is no such thing, or it belongs to another team: the two cannot be told apart from outside."""
 
     def __init__(self, noun: str, thing_id: str) -> None:
         super().__init__(f"There is no {noun} `{thing_id}` in your team. Check the id, or list what there is.")
@@ -21,7 +21,7 @@ class Conflict(StoreError):
 
 
 class LostLease(StoreError):
-    """This attempt no longer owns its job: stop at once and write nothing more."""
+    """This attempt no longer owns its job; it must stop and write nothing more."""
 
     def __init__(self, job_id: str, fence: int) -> None:
         super().__init__(f"Job `{job_id}` is no longer owned by the attempt with fence {fence}; stop working on it.")
@@ -30,7 +30,7 @@ class LostLease(StoreError):
 
 
 class QuotaExceeded(StoreError):
-    """The team has used up what it was given. `quota` names which one."""
+    """A limit of the team or of the service is reached. `quota` names which one."""
 
     def __init__(self, quota: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -46,4 +46,11 @@ class TooLarge(StoreError):
 
 
 class DamagedFile(StoreError):
-    """The bytes under a name do not have that name's SHA-256."""
+    """The bytes of a stored file do not have the SHA-256 that they are stored under."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(
+            f"The stored file `{sha256}` is damaged: its bytes no longer have the hash they were stored under. "
+            "Upload the same content again, or restore it from a backup."
+        )
+        self.sha256 = sha256

@@ -1,6 +1,8 @@
-"""Bytes by the name of their content: the same bytes are stored once, in a folder or in a bucket.
+"""Content-addressed files: the same bytes are stored once, in a folder or in an S3 bucket, under their SHA-256.
 
-A file becomes visible only when it is whole. What a user sends never becomes part of a path: names are SHA-256.
+A file becomes visible only when it is complete. Nothing that a user sends becomes part of a path. A process that opens
+a file for work gets bytes whose hash was compared with its name, once per process as long as the file does not change
+(size and modification time in a folder, size and ETag in a bucket).
 """
 
 from __future__ import annotations
@@ -20,23 +22,36 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import obstore
 from obstore.store import LocalStore, S3Store
-from sqlalchemy import ForeignKey, delete, exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, delete, exists, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from store.columns import Base, Sha256, Utc
 from store.database import insert_into
 from store.errors import DamagedFile, NotFound, TooLarge
-from store.tables import Base, File
 
-CHUNK = 1 << 20  # bytes moved at once
+CHUNK = 1 << 20  # bytes read or written at once
 PART = 8 << 20  # bytes of one part of an upload to a bucket
-FRESH = timedelta(hours=1)  # in a bucket, a file older than this is sent anew when it comes in again
+FRESH = timedelta(hours=1)  # in a bucket, a file older than this is uploaded again when it is put again
+MAX_VERIFIED = 100_000  # entries of the table of verified files; it is emptied when it is full
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 
 
+class File(Base):
+    """The row of a stored file, which is needed as long as any row refers to it by a foreign key."""
+
+    __tablename__ = "file"
+    __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"), Index(None, "seen_at"))
+
+    sha256: Mapped[str] = mapped_column(Sha256, primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    seen_at: Mapped[datetime] = mapped_column(Utc)  # the last time that the same bytes were put
+
+
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that lies whole in the store."""
+    """Name and size of a file that is completely stored."""
 
     sha256: str
     bytes: int
@@ -45,7 +60,7 @@ class StoredFile:
 class Files:
     """The file store at an address: file:///FOLDER or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.
 
-    spool   folder for what is on its way; by default beside the files, or the machine's temporary folder.
+    spool   folder for incomplete files; by default beside the files, or the machine's temporary folder.
     """
 
     def __init__(self, url: str, *, spool: str | os.PathLike[str] | None = None) -> None:
@@ -63,9 +78,10 @@ class Files:
         default = self._folder.parent / "spool" if self._folder else Path(tempfile.gettempdir())
         self.spool = Path(spool) if spool is not None else default
         self.spool.mkdir(parents=True, exist_ok=True)
+        self._verified: dict[str, tuple[Any, ...]] = {}  # SHA-256 -> the state in which the hash was last compared
 
     def put_stream(self, stream: IO[bytes] | Iterable[bytes], *, limit: int | None = None) -> StoredFile:
-        """Keep a stream in constant memory, and say its name and size. Raises TooLarge as soon as it is too long."""
+        """Store a stream, in constant memory. Raises TooLarge as soon as it is longer than `limit` bytes."""
         with tempfile.NamedTemporaryFile(dir=self.spool) as spooled:
             digest, size = hashlib.sha256(), 0
             for chunk in _chunks(stream):
@@ -80,72 +96,100 @@ class Files:
         return stored
 
     def put_bytes(self, content: bytes) -> StoredFile:
-        """Keep some bytes that are at hand."""
+        """Store these bytes."""
         stored = StoredFile(hashlib.sha256(content).hexdigest(), len(content))
         self._keep(stored, content)
         return stored
 
     def put_path(self, path: Path, *, limit: int | None = None) -> StoredFile:
-        """Keep a copy of a file on this machine."""
+        """Store a copy of a local file. Raises TooLarge."""
         with path.open("rb") as stream:
             return self.put_stream(stream, limit=limit)
 
     def read(self, sha256: str) -> bytes:
-        """The whole content, checked. Raises NotFound, DamagedFile."""
+        """The whole content, whose hash is compared each time. Raises NotFound, DamagedFile."""
+        state = self._state(sha256)
         content = b"".join(self.stream(sha256))
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise DamagedFile(
-                f"File `{sha256}` is damaged: its bytes do not have that SHA-256; restore it from a backup."
-            )
+        self._compare(sha256, hashlib.sha256(content).hexdigest(), state)
         return content
 
+    def verify(self, sha256: str, *, again: bool = False) -> int:
+        """Size in bytes of a file whose hash is right. Raises NotFound, DamagedFile.
+
+        The hash is computed once per process and state of the file, or now with `again`.
+        """
+        state = self._state(sha256)
+        if again or self._verified.get(sha256) != state:
+            digest = hashlib.sha256()
+            for chunk in self._ranges(sha256, 0, state[0]):
+                digest.update(chunk)
+            self._compare(sha256, digest.hexdigest(), state)
+        return int(state[0])
+
+    def open(self, sha256: str) -> tuple[int, Iterator[bytes]]:
+        """(size in bytes, chunks) of a verified file. Raises NotFound, DamagedFile at once, not at the first chunk.
+
+        For answers made of several files: open all of them, then send the status. In a folder the file stays readable
+        even if it is deleted meanwhile.
+        """
+        size = self.verify(sha256)
+        if self._folder is None:
+            return size, self._ranges(sha256, 0, size)
+        try:
+            chunks = _closing((self._folder / _key(sha256)).open("rb"))
+        except FileNotFoundError:
+            raise NotFound("file", sha256) from None
+        next(chunks)  # enter its `with`, so that the file is closed even if it is never read
+        return size, chunks
+
     def stream(self, sha256: str, *, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The content from `start` up to, not including, `end`, in chunks. Raises NotFound before the first chunk."""
+        """The bytes from `start` up to, not including, `end`, in chunks, not verified. Raises NotFound at once."""
         size = self.size(sha256)
         end = size if end is None else min(end, size)
         return self._ranges(sha256, start, end)
 
     @contextmanager
     def path(self, sha256: str) -> Iterator[Path]:
-        """A path on this machine to read the content from; in a bucket it is fetched and checked first. Never write."""
+        """A local path to read the verified content from; never write to it. Raises NotFound, DamagedFile.
+
+        A file in a bucket is downloaded first and deleted at the end.
+        """
         if self._folder is not None:
-            path = self._folder / _key(sha256)
-            if not path.is_file():
-                raise NotFound("file", sha256)
-            yield path
+            self.verify(sha256)
+            yield self._folder / _key(sha256)
             return
+        state = self._state(sha256)
         with tempfile.NamedTemporaryFile(dir=self.spool) as local:
             digest = hashlib.sha256()
-            for chunk in self.stream(sha256):
+            for chunk in self._ranges(sha256, 0, state[0]):
                 digest.update(chunk)
                 local.write(chunk)
             local.flush()
-            if digest.hexdigest() != sha256:
-                raise DamagedFile(f"File `{sha256}` came damaged from the bucket; try again or restore it.")
+            self._compare(sha256, digest.hexdigest(), state)
             yield Path(local.name)
 
     def size(self, sha256: str) -> int:
-        """Bytes of the content. Raises NotFound."""
+        """Size in bytes. Raises NotFound."""
         found = self._head(sha256)
         if found is None:
             raise NotFound("file", sha256)
         return int(found["size"])
 
     def exists(self, sha256: str) -> bool:
-        """Whether the store has it."""
+        """Whether there is such a file; its content is not looked at."""
         return self._head(sha256) is not None
 
     def delete(self, sha256: str) -> bool:
-        """Free the bytes; False where there were none. Whether anybody needs them is the caller's question."""
+        """Delete a file; False if there was none. The caller makes sure that no row refers to it."""
         if not self.exists(sha256):
             return False
         obstore.delete(self._store, _key(sha256))
         return True
 
     def delete_unused(self, sha256: str, *, since: datetime) -> bool:
-        """Free bytes that have not come in since then; False where they have, or where there are none.
+        """Delete a file that was last put before `since`; False if it was put later or if there is none.
 
-        In a folder nothing can slip between the look and the deed. In a bucket a few milliseconds remain.
+        In a folder this is atomic. In a bucket a put within a few milliseconds of the deletion can be lost.
         """
         found = self._head(sha256)
         if found is None or found["last_modified"] >= since:
@@ -159,7 +203,7 @@ class Files:
             path.rename(aside)
         except FileNotFoundError:
             return False
-        if aside.stat().st_mtime >= since.timestamp():  # it came in again while we looked
+        if aside.stat().st_mtime >= since.timestamp():  # it was put again after the check above
             aside.replace(path)
             return False
         aside.unlink()
@@ -172,7 +216,7 @@ class Files:
                 yield entry["path"].rsplit("/", 1)[-1], int(entry["size"]), entry["last_modified"]
 
     def answers(self) -> bool:
-        """Whether the store can be written to and read from just now."""
+        """Whether the store can be written to and read from now."""
         try:
             obstore.put(self._store, "check/alive", b"alive")
             return bytes(obstore.get(self._store, "check/alive").bytes()) == b"alive"
@@ -180,14 +224,46 @@ class Files:
             return False
 
     def _keep(self, stored: StoredFile, content: Path | bytes) -> None:
-        """Make the bytes visible under their name; where they are already, note that they came in again."""
+        """Make the bytes visible under their name. A copy that is there already is kept only if it is undamaged."""
+        if not self._is_kept(stored):
+            obstore.put(self._store, _key(stored.sha256), content, chunk_size=PART, use_multipart=stored.bytes > PART)
+
+    def _is_kept(self, stored: StoredFile) -> bool:
+        """Whether an undamaged copy is there; its modification time is renewed, so that it is not collected."""
         found = self._head(stored.sha256)
-        if found is not None and found["size"] == stored.bytes:
-            if self._folder is None and datetime.now(UTC) - found["last_modified"] < FRESH:
-                return
-            if self._folder is not None and _touch(self._folder / _key(stored.sha256)):
-                return
-        obstore.put(self._store, _key(stored.sha256), content, chunk_size=PART, use_multipart=stored.bytes > PART)
+        if found is None or found["size"] != stored.bytes:
+            return False
+        if self._folder is None:  # uploading again costs no more than downloading to compare
+            is_fresh = datetime.now(UTC) - found["last_modified"] < FRESH
+            return is_fresh and self._verified.get(stored.sha256) == self._state(stored.sha256)
+        try:
+            self.verify(stored.sha256, again=True)
+            os.utime(self._folder / _key(stored.sha256))
+        except (FileNotFoundError, NotFound, DamagedFile):
+            return False
+        return True
+
+    def _state(self, sha256: str) -> tuple[Any, ...]:
+        """(size, …) of a file; differs after every change that its file system or bucket knows of. Raises NotFound."""
+        if self._folder is not None:
+            try:
+                found = (self._folder / _key(sha256)).stat()
+            except FileNotFoundError:
+                raise NotFound("file", sha256) from None
+            return found.st_size, found.st_mtime_ns, found.st_ino
+        head = self._head(sha256)
+        if head is None:
+            raise NotFound("file", sha256)
+        return int(head["size"]), head["e_tag"], head["last_modified"]
+
+    def _compare(self, sha256: str, computed: str, state: tuple[Any, ...]) -> None:
+        """Remember that the hash was right in this state. Raises DamagedFile."""
+        if computed != sha256:
+            self._verified.pop(sha256, None)
+            raise DamagedFile(sha256)
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.clear()
+        self._verified[sha256] = state
 
     def _head(self, sha256: str) -> Any:
         try:
@@ -198,22 +274,24 @@ class Files:
     def _ranges(self, sha256: str, start: int, end: int) -> Iterator[bytes]:
         while start < end:
             stop = min(start + 4 * CHUNK, end)
-            chunk = bytes(obstore.get_range(self._store, _key(sha256), start=start, end=stop))
+            try:
+                yield bytes(obstore.get_range(self._store, _key(sha256), start=start, end=stop))
+            except FileNotFoundError:
+                raise NotFound("file", sha256) from None
             start = stop
-            yield chunk
 
 
-def remember(session: Session, stored: StoredFile, *, now: datetime) -> None:
-    """The row of a file, so that other rows can refer to it; for bytes that came again, the time is renewed."""
+def upsert(session: Session, stored: StoredFile, *, now: datetime) -> None:
+    """The row of a file, so that other rows can refer to it; if there is one already, its time is renewed."""
     row = insert_into(session, File).values(sha256=stored.sha256, bytes=stored.bytes, created_at=now, seen_at=now)
     session.execute(row.on_conflict_do_update(index_elements=[File.sha256], set_={"seen_at": now}))
 
 
 def collect_garbage(session: Session, files: Files, *, now: datetime, grace: timedelta, limit: int = 1000) -> list[str]:
-    """Delete files that no row refers to and that have not come in since `now - grace`; their names.
+    """Delete files that no row refers to and that were last put before `now - grace`; returns their names.
 
-    Bytes come in before their row does, so the bytes are asked, too, when they last came. A grace of hours is what
-    an upload needs between the two.
+    Bytes are put before their row is written, so the modification time of the file counts, too. The grace must be
+    longer than an upload takes between the two: hours.
     """
     needed = [exists().where(column == File.sha256) for column in _references()]
     candidates = select(File.sha256).where(File.seen_at < now - grace, *(~one for one in needed)).limit(limit)
@@ -225,9 +303,9 @@ def collect_garbage(session: Session, files: Files, *, now: datetime, grace: tim
 
 
 def free(session: Session, files: Files, names: Iterable[str]) -> None:
-    """Delete those of these files that no row refers to, at once: whoever deletes a thing has its bytes back.
+    """Delete at once those of these files that no row refers to, so that deleting a thing frees its bytes.
 
-    Whoever puts the same bytes at this very moment looks afterwards whether they are there: see Files.exists.
+    A concurrent put of the same bytes has to check afterwards that they are there: see Files.exists.
     """
     needed = [exists().where(column == File.sha256) for column in _references()]
     for name in dict.fromkeys(names):
@@ -237,15 +315,18 @@ def free(session: Session, files: Files, names: Iterable[str]) -> None:
             files.delete(name)
 
 
-def collect_strays(session: Session, files: Files, *, now: datetime, grace: timedelta) -> list[str]:
-    """Delete bytes that never got a row, because a process died between the two; their names. Lists the whole store."""
+def collect_orphans(session: Session, files: Files, *, now: datetime, grace: timedelta) -> list[str]:
+    """Delete files without a row, left by a process that died before it wrote one; returns their names.
+
+    Lists the whole store.
+    """
     old = [name for name, _, modified in files.each() if modified < now - grace]
-    strays = []
+    orphans = []
     for start in range(0, len(old), 500):
         some = old[start : start + 500]
         known = set(session.scalars(select(File.sha256).where(File.sha256.in_(some))))
-        strays += [name for name in some if name not in known and files.delete_unused(name, since=now - grace)]
-    return strays
+        orphans += [name for name in some if name not in known and files.delete_unused(name, since=now - grace)]
+    return orphans
 
 
 def _references() -> list[Any]:
@@ -260,19 +341,10 @@ def _references() -> list[Any]:
 
 
 def _key(sha256: str) -> str:
-    """The place of a file inside the store. Raises NotFound for anything that is not the name of a file."""
+    """Path of a file inside the store. Raises NotFound for anything that is not a SHA-256."""
     if not _SHA256.match(sha256):
         raise NotFound("file", sha256[:80])
     return f"cas/{sha256[:2]}/{sha256}"
-
-
-def _touch(path: Path) -> bool:
-    """Note that a file came in again; False where it has gone meanwhile."""
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _chunks(stream: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
@@ -286,8 +358,14 @@ def _chunks(stream: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
+def _closing(stream: IO[bytes]) -> Iterator[bytes]:
+    with stream:
+        yield b""
+        yield from _chunks(stream)
+
+
 def _bucket(name: str, prefix: str, options: dict[str, list[str]]) -> S3Store:
-    """A bucket; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, never from the address."""
+    """A bucket; the credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, never from the URL."""
     endpoint = options.get("endpoint", [None])[0]
     region = options.get("region", [os.environ.get("AWS_REGION", "us-east-1")])[0]
     plain = bool(endpoint and endpoint.startswith("http://"))

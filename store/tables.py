@@ -1,13 +1,27 @@
-"""Every table of the service in one place; the rows themselves are described by noun next door."""
+"""Every table of the service; each is declared with its noun. Importing this makes `Base.metadata` complete."""
 
 from __future__ import annotations
 
 from store.columns import Base
-from store.data_tables import Dataset, File, Upload, UploadPart
-from store.job_tables import Attempt, HistoryChunk, Job, JobBody, JobTag, LogChunk, Run, Snapshot, Worker
-from store.model_tables import Annotation, Model, ModelAlias, ModelVersion, Share
-from store.people_tables import AuditEntry, IdempotencyKey, Member, Team, Token, Webhook, WebhookDelivery
-from store.result_tables import Clustering, Effect, Figure, Graph, Module, RunBody, RunFile
+from store.datasets import Dataset, Upload, UploadPart
+from store.files import File
+from store.jobs.tables import Attempt, IdempotencyKey, Job, JobBody, JobTag, Worker
+from store.models import Annotation, Model, ModelAlias, ModelVersion, Share
+from store.runs.tables import (
+    Clustering,
+    Effect,
+    Figure,
+    Graph,
+    HistoryChunk,
+    LogChunk,
+    Module,
+    Run,
+    RunBody,
+    RunFile,
+    Snapshot,
+)
+from store.teams import AuditEntry, Member, Team, Token
+from store.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "Annotation",

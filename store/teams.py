@@ -1,7 +1,7 @@
-"""Who may come in: teams, members, tokens.
+"""Teams, their members and tokens, and the audit log of what members did.
 
-A token reads `bimt_IDENT_SECRETCHECKSUM`. The secret has 256 random bits, so a fast hash of it is enough; the
-checksum lets scanners and typing errors be told from wrong tokens without a question to the database.
+A token reads `bimt_IDENT_SECRETCHECKSUM`. The secret has 256 random bits, so a fast hash of it is enough; the checksum
+tells typing errors from wrong tokens without a query, and lets scanners recognise leaked tokens.
 """
 
 from __future__ import annotations
@@ -14,69 +14,115 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from store.columns import Base, CompressedJson, Identifier, Utc, new_id, one_of, small_json
+from store.database import Page, newest_first
 from store.errors import Conflict, NotFound
-from store.identifiers import new_id
-from store.pages import Page, newest_first
-from store.statements import Statement
-from store.tables import Member, Team, Token
 
 ROLE_SCOPES = {
     "admin": frozenset(("read", "submit", "share", "admin")),
     "member": frozenset(("read", "submit", "share")),
     "reader": frozenset(("read",)),
 }
+TOKEN_KINDS = ("api", "session")
 USE_NOTED_EVERY = timedelta(minutes=10)  # finer would write a row at every request
 
 _TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})\Z")
 
 
-class _Alive(NamedTuple):
-    """What one must know of a token that is not revoked and whose member is not disabled."""
+class Team(Base):
+    """The owner of all other rows. A quota that is null is no limit."""
 
-    id: str
-    secret_sha256: bytes
-    scopes: list[str]
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    team_id: str
-    member_id: str
-    role: str
-
-
-_ALIVE = (
-    select(
-        Token.id,
-        Token.secret_sha256,
-        Token.scopes,
-        Token.expires_at,
-        Token.last_used_at,
-        Member.team_id,
-        Member.id,
-        Member.role,
+    __tablename__ = "team"
+    __table_args__ = (
+        CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
+        CheckConstraint("max_queued_steps >= 0", name="max_queued_steps"),
+        CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
     )
-    .join(Member, Member.id == Token.member_id)
-    .where(Token.revoked_at.is_(None), Member.disabled_at.is_(None))
-)
-_BY_IDENT = Statement(_ALIVE.where(Token.ident == bindparam("ident")), _Alive._make)
-_BY_ID = Statement(_ALIVE.where(Token.id == bindparam("token_id")), _Alive._make)
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    max_queued_jobs: Mapped[int | None]
+    max_queued_steps: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Member(Base):
+    """One person in one team. Members are disabled, never deleted: their jobs and models keep their author."""
+
+    __tablename__ = "member"
+    __table_args__ = (one_of("role", tuple(ROLE_SCOPES)),)
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"), index=True)
+    name: Mapped[str] = mapped_column(String(120))
+    email: Mapped[str | None] = mapped_column(String(254), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    disabled_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class Token(Base):
+    """A member's credential: an API token or a browser session. Only a hash of the secret is stored."""
+
+    __tablename__ = "token"
+    __table_args__ = (one_of("kind", TOKEN_KINDS),)
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(120))
+    ident: Mapped[str] = mapped_column(String(12), unique=True)
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    scopes: Mapped[list[str]] = mapped_column(small_json())
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    expires_at: Mapped[datetime | None] = mapped_column(Utc)
+    revoked_at: Mapped[datetime | None] = mapped_column(Utc)
+    last_used_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class AuditEntry(Base):
+    """One action of a member. Rows are only ever added."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (Index(None, "team_id", "id"), Index(None, "thing_id", "id"))
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"))
+    member_id: Mapped[str | None] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
+    at: Mapped[datetime] = mapped_column(Utc)
+    action: Mapped[str] = mapped_column(String(64))
+    thing_id: Mapped[str | None] = mapped_column(String(200))
+    address: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any] | None] = mapped_column(CompressedJson)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and what they may do: the scopes of the token that the member's role also grants."""
+    """The authenticated member of a request; `scopes` are those of the token that the member's role grants too."""
 
     team_id: str
     member_id: str
     role: str
     scopes: frozenset[str]
     token_id: str
-    use_is_stale: bool = False  # last_used_at is old enough to be worth a write: see note_use
+    use_is_stale: bool = False  # last_used_at is old enough to be written again: see note_use
 
 
 def create_team(
@@ -110,7 +156,7 @@ def named(session: Session, name: str) -> Team:
 
 
 def first_of_admins(session: Session, team_id: str) -> Member:
-    """The admin who is there longest. Raises NotFound."""
+    """The enabled admin who was created first. Raises NotFound."""
     admins = select(Member).where(Member.team_id == team_id, Member.role == "admin", Member.disabled_at.is_(None))
     member = session.scalar(admins.order_by(Member.id).limit(1))
     if member is None:
@@ -126,7 +172,6 @@ def create_member(
     role: str,
     now: datetime,
     email: str | None = None,
-    password_hash: str | None = None,
 ) -> Member:
     """A new member. Raises NotFound for the team, Conflict where the mail address is taken."""
     if role not in ROLE_SCOPES:
@@ -139,7 +184,6 @@ def create_member(
         name=name,
         email=email.lower() if email else None,
         role=role,
-        password_hash=password_hash,
         created_at=now,
     )
     _insert(session, member, f"There is already a member with the address `{email}`; use another one.")
@@ -156,7 +200,7 @@ def mint_token(
     name: str = "",
     kind: str = "api",
 ) -> tuple[str, Token]:
-    """A new token of a member: its text, which is never seen again, and its row.
+    """A new token of a member: its text, which is not stored, and its row.
 
     Raises NotFound for the member, Conflict for scopes that the member's role does not grant.
     """
@@ -187,32 +231,32 @@ def mint_token(
 
 
 def authenticate(session: Session, token_text: str, now: datetime) -> Caller | None:
-    """Who shows this token; None where it is unknown, expired, revoked, or its member disabled. Writes nothing."""
+    """The owner of this token; None if it is unknown, expired, revoked, or its member disabled. Writes nothing."""
     parts = _TOKEN.match(token_text)
     if parts is None:
         return None
     ident, secret, checksum = parts.groups()
     if checksum != _checksum(secret):
         return None
-    row = _BY_IDENT.first(session, ident=ident)
-    if row is None or not hmac.compare_digest(row.secret_sha256, hashlib.sha256(secret.encode()).digest()):
+    found = _usable(session, Token.ident == ident, now)
+    if found is None or not hmac.compare_digest(found[0].secret_sha256, hashlib.sha256(secret.encode()).digest()):
         return None
-    return _caller(row, now)
+    return _caller(*found, now)
 
 
 def caller_of_token(session: Session, token_id: str, *, now: datetime) -> Caller | None:
-    """Who signed in with this token; for browser sessions, which remember the id alone."""
-    row = _BY_ID.first(session, token_id=token_id)
-    return None if row is None else _caller(row, now)
+    """The owner of the token with this id; for browser sessions, whose cookie holds the id alone."""
+    found = _usable(session, Token.id == token_id, now)
+    return None if found is None else _caller(*found, now)
 
 
 def note_use(session: Session, caller: Caller, now: datetime) -> None:
-    """Remember that the token was used just now. Worth calling only where `caller.use_is_stale`."""
+    """Record that the token was used now. Needed only if `caller.use_is_stale`."""
     session.execute(update(Token).where(Token.id == caller.token_id).values(last_used_at=now))
 
 
 def revoke_token(session: Session, team_id: str, token_id: str, now: datetime) -> Token:
-    """From now on the token opens nothing. Revoking twice is the same. Raises NotFound."""
+    """Make the token invalid from now on. Revoking twice has no effect. Raises NotFound."""
     token = get_token(session, team_id, token_id)
     token.revoked_at = token.revoked_at or now
     session.flush()
@@ -245,13 +289,13 @@ def get_member(session: Session, team_id: str, member_id: str) -> Member:
 
 
 def names(session: Session, member_ids: Iterable[str]) -> dict[str, str]:
-    """Member id → name, for those that there are."""
+    """Member id → name, for those ids that exist."""
     query = select(Member.id, Member.name).where(Member.id.in_(list(member_ids)))
     return {member_id: name for member_id, name in session.execute(query)}
 
 
 def member_with_email(session: Session, email: str) -> Member | None:
-    """The member who signs in with this address, unless disabled."""
+    """The enabled member with this address, or None."""
     return session.scalar(select(Member).where(Member.email == email.lower(), Member.disabled_at.is_(None)))
 
 
@@ -263,7 +307,6 @@ def change_member(
     *,
     role: str | None = None,
     name: str | None = None,
-    password_hash: str | None = None,
     disabled: bool | None = None,
 ) -> Member:
     """Change what is given. Raises NotFound, and Conflict where it would leave the team without an admin."""
@@ -275,10 +318,9 @@ def change_member(
             Member.team_id == team_id, Member.role == "admin", Member.disabled_at.is_(None)
         )
         if set(session.scalars(admins.with_for_update())) <= {member_id}:
-            raise Conflict(f"`{member.name}` is the last admin of the team; make somebody else admin first.")
+            raise Conflict(f"`{member.name}` is the last admin of the team; make another member admin first.")
     member.role = role or member.role
     member.name = name or member.name
-    member.password_hash = password_hash or member.password_hash
     if disabled is not None:
         member.disabled_at = now if disabled else None
     session.flush()
@@ -307,7 +349,7 @@ def page_tokens(
 
 
 def first_admin(session: Session, now: datetime) -> str | None:
-    """At the very first start: a team, its admin, and the text of the admin's token. Later: None."""
+    """In an empty database: a team and its admin; returns the text of the admin's token. None if there is a team."""
     if session.scalar(select(Team.id).limit(1)) is not None:
         return None
     team = create_team(session, "team", now=now)
@@ -317,7 +359,7 @@ def first_admin(session: Session, now: datetime) -> str | None:
 
 
 def new_secret(word: str) -> tuple[str, str, bytes]:
-    """(ident to look it up by, text to show once, hash to keep) of a fresh secret."""
+    """(ident to look it up by, text to show once, hash to store) of a new secret."""
     ident = secrets.token_hex(6)
     secret = secrets.token_urlsafe(32)
     return ident, f"{word}_{ident}_{secret}{_checksum(secret)}", hashlib.sha256(secret.encode()).digest()
@@ -327,24 +369,81 @@ def _checksum(secret: str) -> str:
     return f"{zlib.crc32(secret.encode()) & 0xFFFFFFFF:08x}"
 
 
-def _caller(row: _Alive, now: datetime) -> Caller | None:
-    if row.expires_at is not None and row.expires_at <= now:
+def _usable(session: Session, which: ColumnElement[bool], now: datetime) -> tuple[Token, Member] | None:
+    """A token with its member, if it is neither revoked nor expired and the member not disabled."""
+    query = select(Token, Member).join(Member, Member.id == Token.member_id)
+    row = session.execute(query.where(which, Token.revoked_at.is_(None), Member.disabled_at.is_(None))).one_or_none()
+    if row is None or (row.Token.expires_at is not None and row.Token.expires_at <= now):
         return None
+    return row.Token, row.Member
+
+
+def _caller(token: Token, member: Member, now: datetime) -> Caller:
     return Caller(
-        team_id=row.team_id,
-        member_id=row.member_id,
-        role=row.role,
-        scopes=frozenset(row.scopes) & ROLE_SCOPES[row.role],
-        token_id=row.id,
-        use_is_stale=row.last_used_at is None or now - row.last_used_at > USE_NOTED_EVERY,
+        team_id=member.team_id,
+        member_id=member.id,
+        role=member.role,
+        scopes=frozenset(token.scopes) & ROLE_SCOPES[member.role],
+        token_id=token.id,
+        use_is_stale=token.last_used_at is None or now - token.last_used_at > USE_NOTED_EVERY,
     )
 
 
 def _insert(session: Session, row: Team | Member, sentence: str) -> None:
-    """Add the row; where a UNIQUE refuses it, say the sentence and leave the transaction usable."""
+    """Insert the row; if a UNIQUE constraint refuses it, raise Conflict and leave the transaction usable."""
     try:
         with session.begin_nested():
             session.add(row)
             session.flush()
     except IntegrityError:
         raise Conflict(sentence) from None
+
+
+# --- audit ---
+
+
+def record_audit(
+    session: Session,
+    *,
+    team_id: str,
+    member_id: str | None,
+    action: str,
+    now: datetime,
+    thing_id: str | None = None,
+    address: str | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Add one entry, in the transaction of the action. `action` reads noun.verb, such as `job.cancel`."""
+    entry = AuditEntry(
+        id=new_id("audit"),
+        team_id=team_id,
+        member_id=member_id,
+        at=now,
+        action=action,
+        thing_id=thing_id,
+        address=address,
+        detail=detail,
+    )
+    session.add(entry)
+    session.flush()
+
+
+def page_audit(
+    session: Session,
+    team_id: str,
+    *,
+    action: str | None = None,
+    member_id: str | None = None,
+    thing_id: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> Page[AuditEntry]:
+    """The team's entries, newest first."""
+    query = select(AuditEntry).where(AuditEntry.team_id == team_id)
+    if action is not None:
+        query = query.where(AuditEntry.action == action)
+    if member_id is not None:
+        query = query.where(AuditEntry.member_id == member_id)
+    if thing_id is not None:
+        query = query.where(AuditEntry.thing_id == thing_id)
+    return newest_first(session, query, AuditEntry.id, after=after, limit=limit)

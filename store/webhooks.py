@@ -1,7 +1,8 @@
-"""Whom to tell when something ended. Messages are rows first, written with the deed; a sender takes them from there.
+"""Webhooks: addresses that a team registers, and the messages that are sent to them.
 
-A message is sent at least once: `take_due` counts the try and moves the row's `due_at` on before anything is sent, so a
-sender that dies between sending and `record` costs one pause, and the receiver hears it again under the same id.
+A message is a row that is written in the transaction of its event; the sender reads it from there. It is sent at least
+once: `take_due` counts the try and postpones `due_at` before anything is sent, so a sender that dies between sending
+and `record` costs one pause, and the receiver gets the message again under the same id.
 """
 
 from __future__ import annotations
@@ -13,27 +14,65 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, String, Text, func, or_, select, update
 from sqlalchemy import delete as delete_rows
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from store.columns import Base, CompressedJson, Identifier, Utc, new_id, one_of, small_json
+from store.database import Page, newest_first
 from store.errors import Conflict, NotFound, QuotaExceeded
-from store.identifiers import new_id
-from store.pages import Page, newest_first
-from store.tables import Webhook, WebhookDelivery
 
 EVENTS = ("job.succeeded", "job.failed", "job.cancelled")
-PING = "ping"  # an event that is sent when somebody asks for it, whatever the webhook wants to hear
-PAUSES = (30, 120, 600, 3600, 6 * 3600, 24 * 3600)  # seconds before each further try; after the last it is given up
-MOST_WEBHOOKS = 20  # of one team
-GONE = 410  # the status by which a receiver says that it wants nothing any more
+PING = "ping"  # an event that is sent on request, whatever events the webhook subscribes to
+PAUSES = (30, 120, 600, 3600, 6 * 3600, 24 * 3600)  # seconds before each further try; then `given_up`
+MAX_WEBHOOKS = 20  # of one team
+DELIVERY_STATES = ("waiting", "delivered", "given_up")
+GONE = 410  # HTTP status of a receiver that wants no more messages
 
 _UNSYNCHRONISED = {"synchronize_session": False}
 
 
+class Webhook(Base):
+    """A URL that receives a team's events. The secret is stored in clear text: messages are signed with it."""
+
+    __tablename__ = "webhook"
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("team.id", ondelete="RESTRICT"), index=True)
+    member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="RESTRICT"))
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(120))
+    events: Mapped[list[str]] = mapped_column(small_json())
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    disabled_at: Mapped[datetime | None] = mapped_column(Utc)
+    disabled_reason: Mapped[str | None] = mapped_column(String(500))
+
+
+class WebhookDelivery(Base):
+    """One message to one webhook, tried until it is accepted or given up."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        one_of("state", DELIVERY_STATES),
+        Index(None, "state", "due_at"),
+        Index(None, "webhook_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhook.id", ondelete="CASCADE"))
+    event: Mapped[str] = mapped_column(String(64))
+    body: Mapped[dict[str, Any]] = mapped_column(CompressedJson)
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    due_at: Mapped[datetime] = mapped_column(Utc)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+    answer: Mapped[str | None] = mapped_column(String(500))
+
+
 @dataclass(frozen=True)
 class Delivery:
-    """One message that is due, with all that is needed to send it."""
+    """One message that is due, with everything that is needed to send it."""
 
     id: str
     webhook_id: str
@@ -47,26 +86,26 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one try. `status` is None where nobody answered; `sentence` says it for people."""
+    """The result of one try: HTTP status, None without a response, and a sentence about it."""
 
     status: int | None
     sentence: str
 
     @property
     def accepted(self) -> bool:
-        """Whether the receiver has taken the message."""
+        """Whether the receiver accepted the message."""
         return self.status is not None and 200 <= self.status < 300
 
 
-# --- addresses to tell ----------------------------------------------------------------------------------
+# --- webhooks ---
 
 
 def create(
     session: Session, *, team_id: str, member_id: str, url: str, events: Iterable[str], now: datetime
 ) -> Webhook:
-    """A new address to tell. Its secret is made here and signs every message. Raises QuotaExceeded."""
+    """A new webhook with a random secret, which signs its messages. Raises QuotaExceeded."""
     count = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.team_id == team_id)) or 0
-    if count >= MOST_WEBHOOKS:
+    if count >= MAX_WEBHOOKS:
         raise QuotaExceeded("webhooks", f"The team has {count} webhooks, which is as many as it may; delete one first.")
     webhook = Webhook(
         id=new_id("webhook"),
@@ -107,7 +146,7 @@ def change(
     disabled: bool | None = None,
     now: datetime,
 ) -> Webhook:
-    """Change what is not None. What waits stays while it is disabled, and is due at once when it is enabled again.
+    """Change what is not None. Waiting messages stay while it is disabled and are due at once when it is enabled.
 
     Raises NotFound.
     """
@@ -126,25 +165,16 @@ def change(
 
 
 def delete(session: Session, team_id: str, webhook_id: str) -> None:
-    """Forget an address and what was still to be sent there. Raises NotFound."""
+    """Delete a webhook with its messages. Raises NotFound."""
     session.delete(get(session, team_id, webhook_id))
     session.flush()
 
 
-# --- what is to be said ---------------------------------------------------------------------------------
-
-
-def job_ended(
-    session: Session, *, job_id: str, team_id: str, kind: str, name: str, state: str, reason: str | None, now: datetime
-) -> None:
-    """Tell that a training has ended; of an errand nobody is told."""
-    if kind == "training":
-        body = {"job_id": job_id, "name": name, "state": state, "reason": reason}
-        enqueue(session, team_id=team_id, event=f"job.{state}", body=body, now=now)
+# --- messages ---
 
 
 def enqueue(session: Session, *, team_id: str, event: str, body: dict[str, Any], now: datetime) -> None:
-    """A message for each of the team's webhooks that wants this event; part of the transaction of the deed."""
+    """A message to each of the team's webhooks that subscribes to this event, in the caller's transaction."""
     for webhook in session.scalars(select(Webhook).where(Webhook.team_id == team_id, Webhook.disabled_at.is_(None))):
         if event in webhook.events:
             session.add(_message(webhook, event, body, now))
@@ -152,7 +182,7 @@ def enqueue(session: Session, *, team_id: str, event: str, body: dict[str, Any],
 
 
 def ping(session: Session, team_id: str, webhook_id: str, *, now: datetime) -> WebhookDelivery:
-    """A message that says nothing, to see whether it arrives. Raises NotFound, Conflict where it is disabled."""
+    """A test message. Raises NotFound, Conflict if the webhook is disabled."""
     webhook = get(session, team_id, webhook_id)
     _must_be_enabled(webhook)
     message = _message(webhook, PING, {"webhook_id": webhook_id}, now)
@@ -164,14 +194,14 @@ def ping(session: Session, team_id: str, webhook_id: str, *, now: datetime) -> W
 def deliveries(
     session: Session, team_id: str, webhook_id: str, *, after: str | None = None, limit: int = 50
 ) -> Page[WebhookDelivery]:
-    """What was sent to an address, newest first. Raises NotFound."""
+    """The messages to a webhook, newest first. Raises NotFound."""
     get(session, team_id, webhook_id)
     query = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id)
     return newest_first(session, query, WebhookDelivery.id, after=after, limit=limit)
 
 
 def delivery(session: Session, team_id: str, webhook_id: str, delivery_id: str) -> WebhookDelivery:
-    """One message to an address. Raises NotFound."""
+    """One message to a webhook. Raises NotFound."""
     get(session, team_id, webhook_id)
     query = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id, WebhookDelivery.webhook_id == webhook_id)
     message = session.scalar(query.execution_options(populate_existing=True))
@@ -181,9 +211,9 @@ def delivery(session: Session, team_id: str, webhook_id: str, delivery_id: str) 
 
 
 def redeliver(session: Session, team_id: str, webhook_id: str, delivery_id: str, *, now: datetime) -> WebhookDelivery:
-    """Send a message again, under its own id, with all its tries; one that waits is tried now.
+    """Make a message due now, under the same id, with all its tries left.
 
-    Raises NotFound, Conflict where the webhook is disabled.
+    Raises NotFound, Conflict if the webhook is disabled.
     """
     message = delivery(session, team_id, webhook_id, delivery_id)
     _must_be_enabled(get(session, team_id, webhook_id))
@@ -210,7 +240,7 @@ def _must_be_enabled(webhook: Webhook) -> None:
         raise Conflict(f"Webhook `{webhook.id}` is disabled: {webhook.disabled_reason} Enable it first.")
 
 
-# --- sending --------------------------------------------------------------------------------------------
+# --- sending ---
 
 
 def _due(now: datetime, busy: Collection[str]) -> tuple[ColumnElement[bool], ...]:
@@ -220,14 +250,14 @@ def _due(now: datetime, busy: Collection[str]) -> tuple[ColumnElement[bool], ...
 
 
 def is_due(session: Session, *, now: datetime, busy: Collection[str] = ()) -> bool:
-    """Whether `take_due` would find something; costs no write."""
+    """Whether `take_due` would find something; writes nothing."""
     return session.scalar(select(WebhookDelivery.id).where(*_due(now, busy)).limit(1)) is not None
 
 
 def take_due(session: Session, *, now: datetime, limit: int = 20, busy: Collection[str] = ()) -> list[Delivery]:
-    """The oldest message that is due at each webhook, counted as tried and moved on by a pause.
+    """The oldest due message of each webhook, with the try counted and `due_at` postponed.
 
-    busy   webhooks to leave alone, for instance because a message is on its way there
+    busy   webhooks to skip, for instance because a message to them is being sent
     """
     oldest = (
         select(func.min(WebhookDelivery.id).label("id"))
@@ -251,10 +281,10 @@ def take_due(session: Session, *, now: datetime, limit: int = 20, busy: Collecti
 
 
 def record(session: Session, sent: Delivery, answer: Answer, *, now: datetime) -> None:
-    """What came of a try. After the last one in vain the message is given up.
+    """Record the result of a try. After the last failed try the message is given up.
 
-    A receiver that failed is left alone for the first pause, with its other messages too. A webhook is disabled, with
-    the reason, when it says 410, or when a message is given up and no other has arrived since it was written.
+    After a failure the webhook's other messages wait for the first pause too. A webhook is disabled, with the reason,
+    when it responds 410, or when a message is given up and no other was delivered since it was written.
     """
     ours = (WebhookDelivery.id == sent.id, WebhookDelivery.state == "waiting")
     change = update(WebhookDelivery).where(*ours).returning(WebhookDelivery.id)
@@ -268,31 +298,31 @@ def record(session: Session, sent: Delivery, answer: Answer, *, now: datetime) -
     _due_at(session, soonest, WebhookDelivery.webhook_id == sent.webhook_id, WebhookDelivery.due_at < soonest)
     if over and (answer.status == GONE or not _arrived_since(session, sent.webhook_id, sent.created_at)):
         why = f"Nothing has arrived since {sent.created_at:%Y-%m-%d %H:%M} UTC"
-        why = f"Its receiver says that it is gone ({GONE})" if answer.status == GONE else why
+        why = f"Its receiver answers that it is gone ({GONE})" if answer.status == GONE else why
         reason = f"{why}; `{sent.event}` was given up after {sent.attempts} tries. The last one: {answer.sentence}"
         disable = update(Webhook).where(Webhook.id == sent.webhook_id, Webhook.disabled_at.is_(None))
         disable = disable.values(disabled_at=now, disabled_reason=reason[:500])
         session.execute(disable, execution_options=_UNSYNCHRONISED)
 
 
-def forget(session: Session, *, before: datetime) -> int:
-    """Drop messages of before that time, but for those that will still be sent; how many."""
+def delete_old(session: Session, *, before: datetime) -> int:
+    """Delete messages due before that time, except those that will still be sent; returns their number."""
     disabled = select(Webhook.id).where(Webhook.disabled_at < before)
     over = or_(WebhookDelivery.state != "waiting", WebhookDelivery.webhook_id.in_(disabled))
     old = delete_rows(WebhookDelivery).where(WebhookDelivery.due_at < before, over)
     return len(session.scalars(old.returning(WebhookDelivery.id), execution_options=_UNSYNCHRONISED).all())
 
 
-def _arrived_since(session: Session, webhook_id: str, moment: datetime) -> bool:
+def _arrived_since(session: Session, webhook_id: str, at: datetime) -> bool:
     arrived = select(WebhookDelivery.id).where(
         WebhookDelivery.webhook_id == webhook_id,
         WebhookDelivery.state == "delivered",
-        WebhookDelivery.ended_at >= moment,
+        WebhookDelivery.ended_at >= at,
     )
     return session.scalar(arrived.limit(1)) is not None
 
 
-def _due_at(session: Session, moment: datetime, *which: ColumnElement[bool]) -> None:
-    """Waiting messages of this kind are due at that moment."""
+def _due_at(session: Session, at: datetime, *which: ColumnElement[bool]) -> None:
+    """Set `due_at` of the waiting messages that match these conditions."""
     waiting = update(WebhookDelivery).where(WebhookDelivery.state == "waiting", *which)
-    session.execute(waiting.values(due_at=moment), execution_options=_UNSYNCHRONISED)
+    session.execute(waiting.values(due_at=at), execution_options=_UNSYNCHRONISED)

@@ -1,4 +1,4 @@
-"""A worker that answers questions, for tests of the whole and of the API: one bench for all tests, since it takes
+"""A worker that answers operations, for tests of the whole and of the API: one process for all tests, since it takes
 seconds to start."""
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from bimt_engine.spec import Spec
 from store.database import Database
 from store.files import Files
 from store.settings import Settings
-from worker.desk import Desk
-from worker.engine_process import EngineProcess
-from worker.workplace import Workplace
+from worker.context import WorkerContext
+from worker.engine_process import EngineProcess, operation_process
+from worker.operation_queue import INTERACTIVE, OperationQueue
+from worker.protocol import OperationMessage, Ready
 
-BENCH = (sys.executable, "-m", "worker.bench")
+COMMAND = (sys.executable, "-m", "worker.operation_process")
 
 
-class SharedBench:
-    """One real bench, started anew only where it died."""
+class SharedProcess:
+    """One real operation process, started again only where it died."""
 
     def __init__(self, folder) -> None:
         self.folder = folder
-        self.process: EngineProcess | None = None
+        self.process: EngineProcess[OperationMessage] | None = None
         self.lock = threading.Lock()
 
-    def get(self) -> EngineProcess:
-        """The bench, ready. Called first from the main thread: it dies with the thread that started it."""
+    def get(self) -> EngineProcess[OperationMessage]:
+        """The process, ready. Called first from the main thread: it dies with the thread that started it."""
         with self.lock:
             if self.process is None or not self.process.alive:
-                self.process = EngineProcess(self.folder, command=BENCH, called="bench")
-                assert self.process.hear(240) == {"say": "ready"}
+                self.process = operation_process(self.folder, COMMAND)
+                assert self.process.next_message(240) == Ready()
             return self.process
 
     def end(self) -> None:
@@ -43,41 +44,41 @@ class SharedBench:
             self.process = None
 
 
-class DeskForTests(Desk):
-    """Both queues share the one bench, so one thread serves them."""
+class QueueForTests(OperationQueue):
+    """Both queues share the one process, so one thread serves them."""
 
-    def __init__(self, here: Workplace, shared: SharedBench) -> None:
-        super().__init__(here)
+    def __init__(self, context: WorkerContext, shared: SharedProcess) -> None:
+        super().__init__(context)
         self.shared = shared
 
-    def bench(self, queue: str) -> EngineProcess:
+    def process(self, queue: str) -> EngineProcess[OperationMessage]:
         return self.shared.get()
 
-    def clear(self, queue: str) -> None:
-        if queue == "errands":
+    def end_process(self, queue: str) -> None:
+        if queue == INTERACTIVE:
             self.shared.end()
 
 
 @pytest.fixture(scope="session")
-def shared_bench(tmp_path_factory) -> Iterator[SharedBench]:
-    bench = SharedBench(tmp_path_factory.mktemp("bench"))
-    bench.get()
-    yield bench
-    bench.end()
+def shared_process(tmp_path_factory) -> Iterator[SharedProcess]:
+    shared = SharedProcess(tmp_path_factory.mktemp("operations"))
+    shared.get()
+    yield shared
+    shared.end()
 
 
-def desk_on(settings: Settings, database: Database, files: Files, bench: SharedBench) -> DeskForTests:
-    return DeskForTests(Workplace(settings, database, files, name="desk@here"), bench)
+def operations_on(settings: Settings, database: Database, files: Files, shared: SharedProcess) -> QueueForTests:
+    return QueueForTests(WorkerContext(settings, database, files, name="operations@here"), shared)
 
 
 @lru_cache
 def untrained_weights(spec: str, seed: int = 0) -> bytes:
-    """A weights file of the spec, as JSON, with a network as it is born: enough to be asked."""
+    """A weights file of the spec, as JSON, of an untrained network: enough to be asked."""
     import torch
 
-    from bimt_engine.datasets.catalogue import make_dataset
+    from bimt_engine.data.registry import make_dataset
     from bimt_engine.exports.weights import weights_file
-    from bimt_engine.networks.build import build_network
+    from bimt_engine.networks.network import build_network
 
     whole = Spec.model_validate_json(spec)
     dataset = make_dataset(whole.dataset, seed=seed)

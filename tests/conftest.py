@@ -1,4 +1,4 @@
-"""What every test of the house shares: shapes are checked, one thread is used, data are looked for in one place."""
+"""What every test shares: shapes are checked, one thread is used, data are looked for in one place."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # An example that takes long on a crowded machine is not a wrong one.
-settings.register_profile("house", deadline=None)
-settings.load_profile("house")
+settings.register_profile("bimt", deadline=None)
+settings.load_profile("bimt")
 
 try:
     from jaxtyping import install_import_hook
@@ -37,8 +37,8 @@ def repository() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
-    """The folder of reference trajectories: BIMT_GOLDEN, or shared/golden beside the clone."""
-    return pathlib.Path(os.environ.get("BIMT_GOLDEN", REPOSITORY.parent / "shared" / "golden"))
+    """The folder of reference trajectories: tests/golden, or any other of the same form that BIMT_GOLDEN names."""
+    return pathlib.Path(os.environ.get("BIMT_GOLDEN", REPOSITORY / "tests" / "golden"))
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,44 @@
-"""`python -m worker`: one worker process, which does one job at a time; or errands, and a chore beside."""
+"""`python -m worker`: one worker process, which runs one job at a time; or operations, one of each of their queues."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Work until SIGTERM, which makes a checkpoint of the job at hand and hands it back."""
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Do jobs until told to stop.")
-    parser.add_argument("--queue", choices=("cpu", "gpu", "errands"), help="what it does; default BIMT_QUEUE, or cpu")
-    parser.add_argument("--name", help="how it is called in lists; default its queue and process number")
+    """Work until SIGTERM, which makes the running job write a checkpoint and return to the queue."""
+    from worker.context import DEPRECATED_QUEUES
+
+    queues = ("cpu", "gpu", *DEPRECATED_QUEUES.values(), *DEPRECATED_QUEUES)
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until told to stop.")
+    parser.add_argument(
+        "--queue",
+        choices=queues,
+        metavar="QUEUE",
+        help="cpu, gpu, or interactive (operations; also serves batch); default BIMT_QUEUE, or cpu",
+    )
+    parser.add_argument("--name", help="its name in lists; default its queue and process number")
+    parser.add_argument("--no-waiting-process", action="store_true", help="start a new training process for each job")
     options = parser.parse_args(arguments)
     if options.queue:
         os.environ["BIMT_QUEUE"] = options.queue
     if options.name:
         os.environ["BIMT_WORKER_NAME"] = options.name
+    if options.no_waiting_process:
+        os.environ["BIMT_WAITING_PROCESS"] = "no"
 
-    from worker.app import app, settings
-    from worker.records import log_records
-    from worker.workplace import workplace
+    from store.log import set_up
+    from worker.app import app, context, settings
 
-    log_records(settings.log_level)
-    queues = ",".join(workplace().queues)
-    words = ["worker", "--queues", queues, "--hostname", workplace().name, "--loglevel", settings.log_level]
+    set_up(settings.log_level)
+    if options.queue in DEPRECATED_QUEUES:
+        new = DEPRECATED_QUEUES[options.queue]
+        logging.getLogger("worker").warning("the queue `%s` is called `%s` now", options.queue, new)
+    words = ["worker", "--queues", ",".join(context.queues), "--hostname", context.name]
+    words += ["--loglevel", settings.log_level]
     app.worker_main([*words, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     return 0
 

@@ -1,32 +1,33 @@
-"""The Celery app. Messages are hints: acknowledged at once, without results; the row of the job is the truth."""
+"""The Celery app and its one task. Messages are hints, acknowledged at once; the row of the job is the truth."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from celery import Celery
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-from store.queue import queue_settings
-from store.settings import Settings
-from worker.desk import desk
-from worker.workplace import workplace
+from store.jobs.outbox import TASK, queue_settings
+from store.settings import OPERATION_QUEUES
+from worker.context import worker_context
+from worker.job_runner import run_job
+from worker.operation_queue import operation_queue
 
-settings = Settings.from_env(os.environ)
-app = Celery("bimt", broker=settings.broker_url, include=["worker.tasks"])
+context = worker_context()
+settings = context.settings
+app = Celery("bimt", broker=settings.broker_url)
 app.conf.update(queue_settings())
 app.conf.update(
-    # A lost message is announced again by the scheduler; a message that comes twice claims nothing the second time.
+    # A lost message is sent again by the scheduler; a message that comes twice claims nothing the second time.
     task_acks_late=False,
     result_backend=None,
-    # One job at a time of each queue, and none held back in a worker that is busy. Threads, because the training is a
-    # process of its own: the task's thread only listens to it, and a forked pool would be a third that does nothing.
+    # One job at a time of each queue, and none prefetched by a busy worker. Threads, because the training is a process
+    # of its own: the task's thread only reads its messages, and a forked pool would be one idle process more.
     worker_pool="threads",
-    worker_concurrency=len(workplace().queues),
+    worker_concurrency=len(context.queues),
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    # A broker that is away is waited for, for ever: the running job goes on meanwhile.
+    # A broker that is away is waited for without limit: the running job continues meanwhile.
     broker_connection_max_retries=None,
     worker_enable_remote_control=False,
     worker_send_task_events=False,
@@ -34,21 +35,35 @@ app.conf.update(
 )
 
 
+@app.task(name=TASK, bind=True)
+def handle_message(self: Any, job_id: str) -> None:
+    """Run the job, if it still waits; or what else waits in its queue."""
+    queue = self.request.delivery_info["routing_key"]
+    if queue in OPERATION_QUEUES:
+        operation_queue().serve(queue)
+    else:
+        run_job(job_id, context=context)
+
+
 @worker_ready.connect
-def _arrive(**_: Any) -> None:
-    workplace().be_present()
-    if "errands" in workplace().queues:
-        desk().open()
+def _start(**_: Any) -> None:
+    context.start_heartbeat()
+    if context.serves_operations:
+        operation_queue().open()
+    else:
+        context.training_processes.start_waiting()
 
 
 @worker_shutting_down.connect
-def _go_home(**_: Any) -> None:
-    """SIGTERM: the running job makes a checkpoint and goes back to the queue; Celery waits for that."""
-    workplace().going_home.set()
+def _drain(**_: Any) -> None:
+    """SIGTERM: the running job writes a checkpoint and returns to the queue; Celery waits for that."""
+    context.shutting_down.set()
 
 
 @worker_shutdown.connect
-def _leave(**_: Any) -> None:
-    workplace().leave()
-    if "errands" in workplace().queues:
-        desk().close()
+def _end(**_: Any) -> None:
+    context.end_heartbeat()
+    if context.serves_operations:
+        operation_queue().close()
+    else:
+        context.training_processes.close()

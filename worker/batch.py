@@ -1,64 +1,188 @@
-"""Runs that are trained side by side, as replicas of one training, and examined one after another.
+"""The runs of a job that train side by side, as replicas of one training, and are evaluated one after another.
 
-A run that trains by itself is a batch of one; there is no other way.
+A run that trains alone is a batch of one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimt_engine.errors import BimtError, CheckpointError
-from worker.bar import RunBar
-from worker.examination import examine
-from worker.reporter import Reporter
-from worker.run import Run, ids
-from worker.speech import Stopped
+from worker.protocol import (
+    ActiveRuns,
+    CheckpointWritten,
+    HistoryRow,
+    RunRequest,
+    RunsFailed,
+    RunsProgress,
+    Sends,
+    SnapshotWritten,
+    Stopped,
+    TrainingStarted,
+    write_whole,
+)
+from worker.run_progress import RunProgress
 
 if TYPE_CHECKING:
-    from bimt_engine.datasets.dataset import Dataset
-    from bimt_engine.training.loop import Moment, Training
+    from bimt_engine.data.dataset import Dataset
+    from bimt_engine.spec import Spec
+    from bimt_engine.training.loop import Training, TrainingUpdate
 
-log = logging.getLogger("worker.child")
+log = logging.getLogger("worker.training")
+PROGRESS_SECONDS = 0.5  # a bar that moves twice a second looks alive
+
+
+class Run:
+    """One run of the request. `left`: it has not ended; those that have are members of their batch all the same."""
+
+    def __init__(self, request: RunRequest, content: Path | None = None) -> None:
+        self.id, self.seed, self.left = request.id, request.seed, request.left
+        self.checkpoint, self.checkpoint_step = request.checkpoint, request.checkpoint_step
+        self._request, self._content = request, content
+        self._dataset: Dataset | None = None
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Its spec."""
+        from bimt_engine.spec import Spec
+
+        return Spec.model_validate(self._request.spec)
+
+    def dataset(self, *, keep: bool = False) -> Dataset:
+        """Its data. `keep`: hold them for the next call, which releases them. Raises DataError."""
+        from bimt_engine.data.registry import make_dataset
+
+        made = self._dataset or make_dataset(self.spec.dataset, seed=self.seed, content=self._content)
+        self._dataset = made if keep else None
+        return made
+
+
+def ids(runs: Iterable[Run]) -> list[str]:
+    """The ids of runs."""
+    return [run.id for run in runs]
+
+
+class Reporter:
+    """Reports on runs, writes their files, and knows whether to stop.
+
+    evidence_seconds   what evidence and figures of the previous run took; None where there was none.
+    """
+
+    def __init__(self, folder: Path, writer: Sends, stop: threading.Event) -> None:
+        self.folder = folder
+        self.send = writer.send
+        self.stop = stop
+        self.evidence_seconds: float | None = None
+        self._progress_sent_at = 0.0
+        self._stage: tuple[object, ...] = ()
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file whole or not at all, and return its name."""
+        return write_whole(self.folder, name, content)
+
+    def set_active(self, runs: Sequence[Run]) -> None:
+        """Report which runs are worked on from now on: an error until the next call is an error in them."""
+        self.send(ActiveRuns(runs=ids(runs)))
+
+    def progress(self, runs: Sequence[Run], fraction: float, note: str) -> None:
+        """Report how far each of these runs is: at most every PROGRESS_SECONDS, and whenever a new stage begins."""
+        now, stage = time.monotonic(), (note.partition(":")[0], *ids(runs))
+        if now - self._progress_sent_at >= PROGRESS_SECONDS or stage != self._stage:
+            self._progress_sent_at, self._stage = now, stage
+            self.send(RunsProgress(runs=ids(runs), fraction=round(fraction, 4), note=note))
+
+    def fail(self, runs: Sequence[Run], sentence: str) -> None:
+        """These runs have ended without a result."""
+        for run in runs:
+            run.left = False
+        if runs:
+            self.send(RunsFailed(runs=ids(runs), sentence=sentence))
+
+    def stop_if_asked(self) -> None:
+        """Raises Stopped."""
+        if self.stop.is_set():
+            raise Stopped
+
+    @contextmanager
+    def fail_on_error(self, runs: Sequence[Run]) -> Iterator[None]:
+        """An error inside fails those of these runs that are left, with a sentence, and no others."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as error:
+            left = [run for run in runs if run.left]
+            self.fail(left, _sentence(error, len(left)))
+
+
+def _sentence(error: Exception, runs: int) -> str:
+    """What users read of an error: the engine's sentence, what to do where memory is short, or a fault of ours."""
+    if isinstance(error, BimtError):
+        return str(error)
+    log.error("%s", traceback.format_exc())
+    if is_out_of_memory(error):
+        if runs > 1:
+            return (
+                f"Memory did not suffice to train these {runs} runs side by side: submit fewer seeds and cost "
+                "strengths in one job, or make the network, the data or `batch_size` smaller."
+            )
+        return "Memory did not suffice for this run: make the network, the data or `batch_size` smaller."
+    those = f"these {runs} runs" if runs > 1 else "this run"
+    return f"A fault of the service ended {those} ({type(error).__name__}: {error}); the job's log says where."
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's exception, torch's for a device, or torch's for the CPU, which only its text tells apart."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 class Batch:
     """From data to results, for those of its runs that are left.
 
-    members    all its runs, replica by replica. Those that have ended train along, because the last bits of the others
-               depend on how many replicas there are; nothing is said of them.
+    members    all its runs, one per replica. Those that have ended train too, because the last bits of the others
+               depend on the number of replicas; nothing is reported of them.
     """
 
     def __init__(self, members: Sequence[Run], reporter: Reporter) -> None:
         self.members = list(members)
         self.reporter = reporter
-        self._kept_at: int | None = None  # the step of the newest checkpoint
+        self._checkpoint_step: int | None = None  # of the newest checkpoint
 
     @property
     def left(self) -> list[Run]:
         """Those that have not ended."""
         return [run for run in self.members if run.left]
 
-    def do(self) -> None:
-        """Train, then gather the evidence run by run. A run that cannot be done is told as failed. Raises Stopped."""
+    def run(self) -> None:
+        """Train, then evaluate run by run. A run that cannot be trained or evaluated has failed. Raises Stopped."""
+        from worker.evaluation import evaluate
+
         reporter = self.reporter
-        reporter.turn_to(self.left)
-        with reporter.ending_only(self.members):
+        reporter.set_active(self.left)
+        with reporter.fail_on_error(self.members):
             datasets = self._data()
             if not self.left:
                 return
             training = self._training(datasets)
-            bar = RunBar(reporter.evidence_seconds, abreast=len(self.left))
-            self._train(training, bar)
+            progress = RunProgress(reporter.evidence_seconds, replicas=len(self.left))
+            self._train(training, progress)
         for replica, run in enumerate(self.members):
             if run.left:
-                with reporter.ending_only([run]), training.state.showing(replica):
-                    examine(run, datasets[replica], training, reporter=reporter, bar=bar)
+                with reporter.fail_on_error([run]), training.state.showing(replica):
+                    evaluate(run, datasets[replica], training, reporter=reporter, run_progress=progress)
 
     def _data(self) -> list[Dataset]:
-        """The data of each member. A run whose data cannot be made has failed, and is a member no more."""
-        from bimt_engine.datasets.catalogue import differs_by_seed
+        """The data of each member. A run whose data cannot be made has failed, and leaves the batch."""
+        from bimt_engine.data.registry import differs_by_seed
 
         datasets: list[Dataset] = []
         members: list[Run] = []
@@ -77,21 +201,24 @@ class Batch:
     # --- training ---------------------------------------------------------------------------------------
 
     def _training(self, datasets: list[Dataset]) -> Training:
-        """The training where it goes on, or from its beginning; says which."""
+        """The training, resumed or new; reports which."""
         from bimt_engine.training.loop import Training
 
         specs, seeds = [run.spec for run in self.members], [run.seed for run in self.members]
         training = self._resumed(specs, datasets, seeds)
         if training is None:
             training = Training.begin_replicas(specs, datasets, seeds=seeds)
-        how = {"stepper": training.stepper_name, "replicas": len(seeds), "step": training.state.step}
-        self.reporter.voice.say("began", runs=ids(self.left), **how)
+        self.reporter.send(
+            TrainingStarted(
+                runs=ids(self.left), stepper=training.stepper_name, replicas=len(seeds), step=training.state.step
+            )
+        )
         return training
 
     def _resumed(self, specs: list[Any], datasets: list[Dataset], seeds: list[int]) -> Training | None:
         """The training at its checkpoint; None where there is none, or none that this version can read.
 
-        All that are left have the same one, unless some failed before and are tried again: then they go on from the
+        All that are left have the same one, unless some failed before and are retried: then they resume from the
         oldest, so that no curve has a gap.
         """
         from bimt_engine.training.loop import Training
@@ -103,45 +230,45 @@ class Batch:
         try:
             return Training.resume_replicas(specs, datasets, content, seeds=seeds)
         except CheckpointError as error:
-            log.warning("The checkpoint cannot be used, so training begins anew: %s", error)
+            log.warning("The checkpoint cannot be used, so training starts from the beginning: %s", error)
             return None
 
-    def _train(self, training: Training, bar: RunBar) -> None:
-        """Train to the end, saying rows, snapshots and checkpoints as they come. Raises Stopped."""
+    def _train(self, training: Training, run_progress: RunProgress) -> None:
+        """Train to the end, and report rows, snapshots and checkpoints. Raises Stopped."""
         reporter = self.reporter
-        if training.finished:  # only evidence was missing
-            reporter.progress(self.left, bar.training(1.0, training.seconds), "training")
+        if training.finished:  # only its evidence is missing
+            reporter.progress(self.left, run_progress.training(1.0, training.seconds), "training")
             return
-        for moment in training.moments():
-            self._tell(moment)
+        for update in training.moments():
+            self._report(update)
             if not self.left:
                 return
-            reporter.progress(self.left, bar.training(moment.fraction, training.seconds), "training")
-            stopping = reporter.ears.stop.is_set()
-            if moment.checkpoint_due or stopping:
+            reporter.progress(self.left, run_progress.training(update.fraction, training.seconds), "training")
+            stopping = reporter.stop.is_set()
+            if update.checkpoint_due or stopping:
                 self._checkpoint(training)
             if stopping:
                 raise Stopped
-        if self._kept_at != training.state.step:  # evidence can be gathered from here without training again
+        if self._checkpoint_step != training.state.step:  # from here the evaluation can be repeated without training
             self._checkpoint(training)
 
-    def _tell(self, moment: Moment) -> None:
-        """Say what is new of each run that is left. One that has diverged ends here, alone."""
+    def _report(self, update: TrainingUpdate) -> None:
+        """Report what is new of each run that is left. One that has diverged ends here, alone."""
         reporter = self.reporter
         for replica, run in enumerate(self.members):
             if not run.left:
                 continue
-            if replica in moment.diverged:
-                reporter.fail([run], moment.diverged[replica])
-            if replica in moment.rows:
-                reporter.voice.say("row", run=run.id, row=moment.rows[replica])
-            if replica in moment.snapshots:
-                name = reporter.leave(f"{run.id}-snapshot-{moment.step}", moment.snapshots[replica].to_bytes())
-                reporter.voice.say("snapshot", run=run.id, step=moment.step, file=name)
+            if replica in update.diverged:
+                reporter.fail([run], update.diverged[replica])
+            if replica in update.rows:
+                reporter.send(HistoryRow(run=run.id, row=update.rows[replica]))
+            if replica in update.snapshots:
+                name = reporter.write(f"{run.id}-snapshot-{update.step}", update.snapshots[replica].to_bytes())
+                reporter.send(SnapshotWritten(run=run.id, step=update.step, file=name))
 
     def _checkpoint(self, training: Training) -> None:
-        """Leave one for the whole batch, those that have ended included."""
+        """Write one for the whole batch, runs that have ended included."""
         step = training.state.step
-        name = self.reporter.leave(f"{self.members[0].id}-checkpoint-{step}", training.checkpoint())
-        self.reporter.voice.say("checkpoint", runs=ids(self.left), step=step, file=name)
-        self._kept_at = step
+        name = self.reporter.write(f"{self.members[0].id}-checkpoint-{step}", training.checkpoint())
+        self.reporter.send(CheckpointWritten(runs=ids(self.left), step=step, file=name))
+        self._checkpoint_step = step

@@ -1,6 +1,6 @@
-"""`python -m worker.health`: exit 0 while the worker of this host, or with `--scheduler` the scheduler, does its work.
+"""`python -m worker.health`: exit 0 while a worker of this host, or with `--scheduler` the scheduler, is well.
 
-For a container's health check. The answer is read from the rows, so that a process that lives but hangs is found too.
+For a container's health check. The rows answer, so that a process that exists but hangs is found too.
 """
 
 from __future__ import annotations
@@ -13,56 +13,57 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from store import jobs, presence
+from store import jobs
 from store.database import Database
+from store.jobs import leases
 from store.settings import Settings
 from store.tables import Job
 
-WORKER_SILENCE = timedelta(seconds=60)  # a worker says every few seconds that it is there
-MISSED_TURNS = 4  # a job that went unannounced for so many times BIMT_RESEND_SECONDS: nobody sweeps
+WORKER_SILENCE = timedelta(seconds=60)  # twelve heartbeats
+MISSED_TURNS = 4  # a job that was not announced for so many times BIMT_RESEND_SECONDS: no scheduler runs
 
 
 def main(arguments: list[str]) -> int:
-    """Say in one sentence how it is; 1 when it is not well."""
+    """Print one sentence; 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m worker.health", description="Exit 0 while all is well.")
-    parser.add_argument("--scheduler", action="store_true", help="ask for the scheduler, not for a worker of this host")
+    parser.add_argument("--scheduler", action="store_true", help="check the scheduler, not a worker of this host")
     options = parser.parse_args(arguments)
     settings = Settings.from_env(os.environ)
     database = Database(settings.database_url)
     try:
         with database.read() as session:
             now = datetime.now(UTC)
-            complaint = (
-                scheduler_complaint(session, now=now, resend_seconds=settings.resend_seconds)
+            problem = (
+                scheduler_problem(session, now=now, resend_seconds=settings.resend_seconds)
                 if options.scheduler
-                else worker_complaint(session, now=now, host=socket.gethostname())
+                else worker_problem(session, now=now, host=socket.gethostname())
             )
     finally:
         database.close()
-    print(complaint or "well")
-    return int(complaint is not None)
+    print(problem or "well")
+    return int(problem is not None)
 
 
-def worker_complaint(session: Session, *, now: datetime, host: str) -> str | None:
-    """None when some worker of this host was heard of in the last minute."""
-    names = [worker.name for worker in presence.workers(session, seen_since=now - WORKER_SILENCE)]
+def worker_problem(session: Session, *, now: datetime, host: str) -> str | None:
+    """None when a worker of this host has sent a heartbeat in the last minute."""
+    names = [worker.name for worker in leases.workers(session, seen_since=now - WORKER_SILENCE)]
     if any(name.endswith(f"@{host}") for name in names):
         return None
-    return f"No worker of {host} was heard of for {WORKER_SILENCE.seconds} s."
+    return f"No worker of {host} has sent a heartbeat for {WORKER_SILENCE.seconds} s."
 
 
-def scheduler_complaint(session: Session, *, now: datetime, resend_seconds: float) -> str | None:
-    """None when no job waits unannounced for much longer than the scheduler lets it."""
+def scheduler_problem(session: Session, *, now: datetime, resend_seconds: float) -> str | None:
+    """None when no job has waited much longer for its message than the scheduler allows."""
     longest = MISSED_TURNS * resend_seconds
-    unannounced = jobs.to_announce(session, now=now, resend_after=longest, limit=1)
+    unannounced = jobs.unsent(session, now=now, resend_after=longest, limit=1)
     if unannounced and _queued_before(session, unannounced[0].id, now - timedelta(seconds=longest)):
-        return f"Job {unannounced[0].id} waits, and was not announced for {longest:.0f} s."
+        return f"Job {unannounced[0].id} waits, and has not been announced for {longest:.0f} s."
     return None
 
 
-def _queued_before(session: Session, job_id: str, moment: datetime) -> bool:
+def _queued_before(session: Session, job_id: str, at: datetime) -> bool:
     job = session.get(Job, job_id)
-    return job is not None and job.queued_at < moment
+    return job is not None and job.queued_at < at
 
 
 if __name__ == "__main__":

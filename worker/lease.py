@@ -1,4 +1,4 @@
-"""A claim kept alive: a thread renews it, tells the progress, and hears whether somebody wants the job cancelled."""
+"""A claim kept alive: a thread renews it, reports the progress, and learns whether the job is to be cancelled."""
 
 from __future__ import annotations
 
@@ -11,91 +11,101 @@ from types import TracebackType
 from typing import Any
 
 from store.errors import LostLease
-from worker.pace import Pace
+from worker.run_progress import Eta
 
 log = logging.getLogger("worker.lease")
-BEAT_SECONDS = 1.0  # cancel is heard and progress is told at every beat
-LONGEST_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never more than a quarter of the lease
+BEAT_SECONDS = 1.0  # how soon a cancel is noticed and progress is reported
+MAX_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never more than a quarter of the lease
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the next beat tells about the job."""
+    """What the next renewal reports about the job."""
 
-    fraction: float | None = None  # None: nothing new, which leaves it where it was
+    fraction: float | None = None  # None: unchanged
     losses: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     seconds_left: float | None = None
 
 
-# Renews the claim and returns whether cancel was asked for; raises LostLease where the claim is no longer ours.
+# Renews the claim and returns whether cancel was requested; raises LostLease where another attempt holds the job.
 Renew = Callable[[Progress], bool]
 
 
 class Lease:
     """Renews from entry to exit, at least at every quarter of the lease.
 
-    reached  the fraction where the attempts before this one came to; no smaller one is told.
-    lost     set once the store says that another attempt owns the job: whatever is done from then on is void.
-    cancel   set once somebody asked for cancel.
+    reached   the fraction that earlier attempts reached; no smaller one is reported.
+    lost      set once another attempt holds the job: whatever is done from then on is void.
+    cancel    set once the job is to be cancelled.
+    wait      waits for so many seconds and returns whether the lease has ended meanwhile; for tests.
 
-    While the store is away the thread tries on. A process that was stopped for longer than its lease finds out at
-    its first beat.
+    While the store is away the thread keeps trying. A process that was suspended for longer than its lease learns it
+    at its next renewal.
     """
 
-    def __init__(self, renew: Renew, *, seconds: float, reached: float = 0.0) -> None:
+    def __init__(
+        self,
+        renew: Renew,
+        *,
+        seconds: float,
+        reached: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
         self._renew = renew
         self._reached = reached
-        self._pace = Pace()
+        self._eta = Eta(clock)
         self._beat = min(BEAT_SECONDS, seconds / 4)
-        self._longest_pause = min(LONGEST_PAUSE_SECONDS, seconds / 4)
+        self._max_pause = min(MAX_PAUSE_SECONDS, seconds / 4)
         self._over = threading.Event()
+        self._wait = wait or self._over.wait
         self._lock = threading.Lock()
         self._progress = Progress()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._lost_why: LostLease | None = None
+        self._lost_error: LostLease | None = None
         self.lost = threading.Event()
         self.cancel = threading.Event()
 
-    def tell(self, **changes: Any) -> None:
-        """Remember how far the job is (fields of Progress); the next beat tells the store, and how long it will take.
+    def report(self, **changes: Any) -> None:
+        """Note the job's progress (fields of Progress) for the next renewal, which adds the time that is left.
 
-        The bar waits where it is while work is done again that was lost; the pace is that of the work.
+        The fraction does not fall while lost work is repeated; the time that is left follows the work.
         """
         with self._lock:
             if "fraction" in changes:
-                self._pace.see(changes["fraction"])
+                self._eta.observe(changes["fraction"])
                 changes["fraction"] = self._reached = max(self._reached, changes["fraction"])
             self._progress = replace(self._progress, **changes)
 
     def check(self) -> None:
-        """Raise LostLease where the job is no longer ours."""
-        if self._lost_why is not None:
-            raise self._lost_why
+        """Raise LostLease where another attempt holds the job."""
+        if self._lost_error is not None:
+            raise self._lost_error
 
     def _keep(self) -> None:
         pause = self._beat
-        away_since: float | None = None
-        while not self._over.wait(pause):
+        away = False
+        while not self._wait(pause):
             with self._lock:
-                progress = replace(self._progress, seconds_left=self._pace.seconds_left())
+                progress = replace(self._progress, seconds_left=self._eta.seconds_left())
             try:
                 if self._renew(progress):
                     self.cancel.set()
             except LostLease as error:
-                self._lost_why = error
+                self._lost_error = error
                 self.lost.set()
                 return
-            except Exception as error:  # a heartbeat that dies of a surprise would give the job away
-                if away_since is None:
-                    away_since = time.monotonic()
-                    log.warning("The lease cannot be renewed (%s: %s); training goes on.", type(error).__name__, error)
-                pause = min(pause * 2, self._longest_pause)
+            except Exception as error:  # whatever it is: a thread that ended here would lose the job
+                if not away:
+                    log.warning(
+                        "The lease cannot be renewed (%s: %s); training continues.", type(error).__name__, error
+                    )
+                away, pause = True, min(pause * 2, self._max_pause)
                 continue
-            if away_since is not None:
-                log.info("The lease is renewed again after %.1f s.", time.monotonic() - away_since)
-                away_since = None
-            pause = self._beat
+            if away:
+                log.info("The lease is renewed again.")
+            away, pause = False, self._beat
 
     def __enter__(self) -> Lease:
         self._thread.start()

@@ -1,7 +1,8 @@
-"""What a training says, written into the store: gathered for a moment, files first, then one transaction."""
+"""Writes a training process's reports into the store: collected for a second, files first, then one transaction."""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,19 +12,23 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from store import progress, runs
+from store import runs
 from store.errors import LostLease
-from store.leases import Claim
-from worker.patience import Patience
-from worker.workplace import Workplace
+from store.files import Files, StoredFile
+from store.jobs.leases import Claim
+from store.runs import RunResult
+from worker.context import WorkerContext
+from worker.retry import StoreRetry, is_outage
 
 log = logging.getLogger("worker")
 FLUSH_SECONDS = 1.0  # a curve that grows once a second looks alive
-FLUSH_SHARE = 0.02  # of the job's age: long jobs are written down more rarely, in larger pieces
+FLUSH_SHARE = 0.02  # of the job's age: long jobs are written less often, in larger pieces
 MAX_LINE = 4000  # characters of one log line that are kept
+# What runs are listed by, taken from the metrics where the evidence has it; the first that is there names the test.
+TEST_METRICS = {"classification": ("test_accuracy", "test_prediction_loss"), "regression": ("test_prediction_loss",)}
 
 
-class Kept(NamedTuple):
+class StoredCheckpoint(NamedTuple):
     """A checkpoint in the store."""
 
     step: int
@@ -31,114 +36,190 @@ class Kept(NamedTuple):
 
 
 @dataclass
-class Heap:
-    """What is not written down yet, in the order it was said."""
+class PendingWrites:
+    """What is not in the store yet, in the order of the reports."""
 
     started: list[str] = field(default_factory=list)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     snapshots: list[tuple[str, int, str]] = field(default_factory=list)
-    checkpoints: dict[str, tuple[int, str]] = field(default_factory=dict)  # only the newest of each run counts
+    checkpoints: dict[str, tuple[int, str]] = field(default_factory=dict)  # the newest of each run
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any((self.started, self.rows, self.snapshots, self.checkpoints, self.lines))
 
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that belong to it, each once."""
+        names = [file for _, _, file in self.snapshots] + [file for _, file in self.checkpoints.values()]
+        return list(dict.fromkeys(names))
+
 
 class Recorder:
-    """Gathers and writes. While the store is away the heap grows, and nothing that was said is lost.
+    """Collects and writes. While the store is away the pending writes grow, and nothing is lost.
 
     folder       where the training process leaves its files; they are deleted once they are in the store.
+    retry        how an absent store is waited for.
     checkpoints  run → its newest checkpoint in the store.
     """
 
-    def __init__(self, here: Workplace, claim: Claim, folder: Path, patience: Patience) -> None:
-        self._here = here
+    def __init__(self, context: WorkerContext, claim: Claim, folder: Path, retry: StoreRetry) -> None:
+        self._context = context
         self._claim = claim
         self._folder = folder
-        self.patience = patience
-        self._heap = Heap()
+        self.retry = retry
+        self._pending = PendingWrites()
         self._began = self._flushed_at = time.monotonic()
-        self.checkpoints: dict[str, Kept] = {
-            run.id: Kept(run.checkpoint_step or 0, run.checkpoint_sha256) for run in claim.runs if run.checkpoint_sha256
+        self.checkpoints: dict[str, StoredCheckpoint] = {
+            run.id: StoredCheckpoint(run.checkpoint_step or 0, run.checkpoint_sha256)
+            for run in claim.runs
+            if run.checkpoint_sha256
         }
 
     def start(self, run_id: str) -> None:
-        """The run begins, or begins again at its checkpoint: what lies after that is forgotten at the next flush."""
-        self._heap.started.append(run_id)
-        self._heap.rows.pop(run_id, None)
-        self._heap.snapshots = [kept for kept in self._heap.snapshots if kept[0] != run_id]
+        """The run starts, or resumes at its checkpoint: what was recorded after that is dropped at the next flush."""
+        self._pending.started.append(run_id)
+        self._pending.rows.pop(run_id, None)
+        self._pending.snapshots = [kept for kept in self._pending.snapshots if kept[0] != run_id]
 
     def row(self, run_id: str, row: dict[str, Any]) -> None:
-        self._heap.rows.setdefault(run_id, []).append(row)
+        """A row of the run's learning curve."""
+        self._pending.rows.setdefault(run_id, []).append(row)
 
     def snapshot(self, run_id: str, step: int, file: str) -> None:
-        self._heap.snapshots.append((run_id, step, file))
+        """A frame of the run's film."""
+        self._pending.snapshots.append((run_id, step, file))
 
     def checkpoint(self, run_ids: Sequence[str], step: int, file: str) -> None:
-        """Remember it, one for all these runs, in place of older ones that are not written down yet.
+        """A checkpoint of all these runs; it replaces older ones that are still pending.
 
-        All get it in one transaction: runs that train side by side go on from one step.
+        All get it in one transaction: runs that train side by side resume from one step.
         """
-        before = {old for _, old in self._heap.checkpoints.values()}
-        self._heap.checkpoints |= dict.fromkeys(run_ids, (step, file))
-        for old in before - {new for _, new in self._heap.checkpoints.values()}:
+        before = {old for _, old in self._pending.checkpoints.values()}
+        self._pending.checkpoints |= dict.fromkeys(run_ids, (step, file))
+        for old in before - {new for _, new in self._pending.checkpoints.values()}:
             (self._folder / old).unlink(missing_ok=True)
 
     def log(self, level: str, text: str, run_id: str | None = None) -> None:
-        """A line of the job's log, which people read."""
-        line = {"at": self._here.now().isoformat(timespec="milliseconds"), "level": level, "text": text[:MAX_LINE]}
-        self._heap.lines.append(line | ({"run_id": run_id} if run_id else {}))
+        """A line of the job's log, which users read."""
+        at = self._context.now().isoformat(timespec="milliseconds")
+        line = {"at": at, "level": level, "text": text[:MAX_LINE]}
+        self._pending.lines.append(line | ({"run_id": run_id} if run_id else {}))
         log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "%s", text)
 
-    def flush_now_and_then(self) -> None:
-        """Write the heap down when it is time to; where the store is away, try again a little later."""
+    def flush_if_due(self) -> None:
+        """Write what is pending when it is time to; where the store is away, try again a little later."""
         age = time.monotonic() - self._began
         due = self._flushed_at + max(FLUSH_SECONDS, FLUSH_SHARE * age)
-        if self._heap and time.monotonic() >= due:
+        if self._pending and time.monotonic() >= due:
             try:
                 self._write()
             except LostLease:
                 raise
             except Exception as error:
-                if not Patience.is_about_the_store(error):
+                if not is_outage(error):
                     raise
                 self._flushed_at = time.monotonic()
-                log.warning("the store is away (%s); training goes on", type(error).__name__)
+                log.warning("the store is away (%s); training continues", type(error).__name__)
 
     def flush(self) -> None:
-        """Write the heap down now, however long the store takes to come back."""
-        if self._heap:
-            self.patience.until_done(self._write)
+        """Write what is pending now; an absent store is waited for."""
+        if self._pending:
+            self.retry(self._write)
 
-    def patiently(self, deed: Callable[[Session], object]) -> None:
-        """After the heap, one transaction more, however long the store takes to come back."""
+    def commit_with_retry(self, function: Callable[[Session], object]) -> None:
+        """Flush, then run one more transaction; an absent store is waited for."""
         self.flush()
 
         def write() -> None:
-            with self._here.database.write() as session:
-                deed(session)
+            with self._context.database.write() as session:
+                function(session)
 
-        self.patience.until_done(write)
+        self.retry(write)
 
     def _write(self) -> None:
-        heap, here, claim, now = self._heap, self._here, self._claim, self._here.now()
-        put = {file: here.files.put_path(self._folder / file) for file in dict.fromkeys(self._files(heap))}
-        with here.database.write() as session:
-            for run_id in heap.started:
+        pending, context, claim, now = self._pending, self._context, self._claim, self._context.now()
+        put = {file: context.files.put_path(self._folder / file) for file in pending.files}
+        with context.database.write() as session:
+            for run_id in pending.started:
                 runs.start(session, claim, run_id, now)
-            for run_id, rows in heap.rows.items():
-                progress.append_history(session, claim, run_id, rows)
-            for run_id, step, file in heap.snapshots:
-                progress.append_snapshot(session, claim, run_id, step, put[file], now=now)
-            for run_id, (step, file) in heap.checkpoints.items():
-                progress.save_checkpoint(session, claim, run_id, step, put[file], now=now)
-            progress.append_log(session, claim, heap.lines, now=now)
-        self.checkpoints |= {run: Kept(step, put[file].sha256) for run, (step, file) in heap.checkpoints.items()}
+            for run_id, rows in pending.rows.items():
+                runs.append_history(session, claim, run_id, rows)
+            for run_id, step, file in pending.snapshots:
+                runs.append_snapshot(session, claim, run_id, step, put[file], now=now)
+            for run_id, (step, file) in pending.checkpoints.items():
+                runs.save_checkpoint(session, claim, run_id, step, put[file], now=now)
+            runs.append_log(session, claim, pending.lines, now=now)
+        for run_id, (step, file) in pending.checkpoints.items():
+            self.checkpoints[run_id] = StoredCheckpoint(step, put[file].sha256)
         for file in put:
             (self._folder / file).unlink(missing_ok=True)
-        self._heap = Heap()
+        self._pending = PendingWrites()
         self._flushed_at = time.monotonic()
 
-    @staticmethod
-    def _files(heap: Heap) -> list[str]:
-        return [file for _, _, file in heap.snapshots] + [file for _, file in heap.checkpoints.values()]
+
+def read_result(path: Path, files: Files) -> RunResult:
+    """The result that the training process left, its files put into the store."""
+    result = json.loads(path.read_text())
+    document = result["document"]
+    graph = document["graph"]
+    nodes, connections = len(graph["nodes"]), len(graph.get("edges", graph.get("links", [])))
+    communities = document.get("communities") or {}
+    return RunResult(
+        metrics=document["metrics"],
+        summary=_summary(result, connections),
+        graph={"neurons": nodes, "connections": connections, "body": graph},
+        clusterings=_clusterings(document["modules"], communities),
+        modules=document["modules"],
+        effects=document["effects"],
+        prune_curve=document["prune_curve"],
+        bodies={
+            "communities": communities,
+            "readout": document.get("readout") or {},
+            "dataset": result["dataset"],
+        },
+        files=_put(result["files"], path.parent, files),
+        figures=_put(result["figures"], path.parent, files),
+        stepper=result["stepper"],
+        device=result["device"],
+        replicas=result["replicas"],
+        training_seconds=result["training_seconds"],
+        evidence_seconds=result["evidence_seconds"],
+    )
+
+
+def _put(names: dict[str, str], folder: Path, files: Files) -> dict[str, StoredFile]:
+    return {name: files.put_path(folder / file) for name, file in names.items()}
+
+
+def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
+    document, metrics = result["document"], result["document"]["metrics"]
+    modules = document["modules"]
+    name = next((name for name in TEST_METRICS[result["dataset"]["task"]] if name in metrics), None)
+    selectivities = [module["selectivity"] for module in modules if module.get("selectivity") is not None]
+    return {
+        "test_metric_name": name,
+        "test_metric": metrics.get(name) if name else None,
+        "connections": connections,
+        "modules": len(modules),
+        "modularity": (document.get("communities") or {}).get("modularity"),
+        "selectivity": sum(selectivities) / len(selectivities) if selectivities else None,
+        "connection_cost": metrics.get("connection_cost"),
+    }
+
+
+def _clusterings(modules: list[dict[str, Any]], communities: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ways in which the neurons were grouped: by what hangs together, and by Leiden's communities."""
+    groups = {module["name"]: module["neurons"] for module in modules}
+    found = [{"method": "components", "modules": len(groups), "modularity": None, "body": {"groups": groups}}]
+    if communities:
+        members = communities.get("groups") or communities.get("communities") or []
+        found.append(
+            {
+                "method": "leiden",
+                "modules": len(members),
+                "modularity": communities.get("modularity"),
+                "body": communities,
+            }
+        )
+    return found

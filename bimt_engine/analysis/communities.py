@@ -1,47 +1,53 @@
 """Communities: what Leiden sees in the weights alone, with the nulls it must be held against.
 
 Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
-network that falls apart for good is hardly more modular than its own shuffle. What a module is FOR is told by
-`modules`; this file tells how the weights alone would be grouped, and how little or much that means.
+network in disconnected pieces is hardly more modular than its own shuffle. What a module is FOR is told by
+`modules/find.py`; this file tells how the weights alone would be grouped, and how little or much that means.
 
-igraph and leidenalg (both GPL) are imported here and nowhere else.
+igraph and leidenalg (both GPL) are imported in `leiden` and nowhere else. No torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import igraph
-import leidenalg
 import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy.cluster.vq import kmeans2
 
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.k_means import k_means
-from bimt_engine.analysis.partitions import relabelled, variation_of_information
-from bimt_engine.analysis.significance import p_value
+from bimt_engine.analysis.modules.significance import p_value
+from bimt_engine.analysis.report import CommunitiesDocument, NullDocument
+from bimt_engine.analysis.statements import CAUTION, communities_statement, too_large
 
-Array = np.ndarray
+Labels = Int[np.ndarray, " neurons"]
+"""The number of each neuron's group."""
+
 NULLS = 59  # graphs of each kind of chance; p can be no smaller than 1 in 60
 NULL_SEEDS = 2  # Leiden runs on each of them, and as many count of our own when the two are compared
 NULL_WORK = 200_000  # connections in all null graphs of one kind together, at most
 FEWEST_NULLS = 19  # p = 0.05 can be reached; and all that is spent on a null kept for parity only
 SWAPS = 10  # tried exchanges for each connection when a graph is rewired, and again when its strengths are annealed
+K_MEANS_STARTS = 10
+K_MEANS_ROUNDS = 50
+MAX_CONNECTIONS = 200_000  # beyond, rewiring FEWEST_NULLS graphs of each kind takes more than an hour
+MAX_SPECTRAL_NEURONS = 4_000  # whose dense eigenvalue problem is solved
 
 
 @dataclass(frozen=True)
 class Slice:
     """One weight matrix as connections: |weight| from source to target; numbers of neurons in one common list."""
 
-    source: Array
-    target: Array
-    weight: Array
-    sources: Array  # all neurons of the two neuron layers, connected or not: what an all-entry shuffle may use
-    targets: Array
+    source: Int[np.ndarray, " connections"]
+    target: Int[np.ndarray, " connections"]
+    weight: Float[np.ndarray, " connections"]
+    sources: Int[np.ndarray, " _"]  # all neurons of the two neuron layers: what an all-entry shuffle may use
+    targets: Int[np.ndarray, " _"]
 
     @property
     def total(self) -> float:
+        """The sum of all weights."""
         return float(self.weight.sum())
 
 
@@ -54,10 +60,12 @@ class Layered:
 
     @property
     def total(self) -> float:
+        """The sum of all weights."""
         return sum(s.total for s in self.slices)
 
     @property
     def connections(self) -> int:
+        """How many there are, over all weight matrices."""
         return sum(s.weight.size for s in self.slices)
 
 
@@ -84,7 +92,7 @@ def layered(graph: Graph) -> tuple[Layered, list[str]]:
     return Layered(len(ids), tuple(slices)), ids
 
 
-def layered_modularity(net: Layered, labels: Array, *, resolution: float = 1.0) -> float:
+def layered_modularity(net: Layered, labels: Labels, *, resolution: float = 1.0) -> float:
     """Q_L = Σ_l (W_l/W) Q_l with Q_l = (1/W_l) Σ_ij (A_ij - γ s_i^out s_j^in / W_l) δ(c_i, c_j).
 
     Within each weight matrix chance keeps what every source gives and every target takes; W is the sum of all weights.
@@ -101,13 +109,13 @@ def layered_modularity(net: Layered, labels: Array, *, resolution: float = 1.0) 
     return float(found / net.total) if net.total else 0.0
 
 
-def directed_modularity(net: Layered, labels: Array) -> float:
+def directed_modularity(net: Layered, labels: Labels) -> float:
     """Leicht and Newman's Q of the whole directed graph: one null over all weight matrices, blind to the layers."""
-    whole = Slice(*_joined(net), np.empty(0), np.empty(0))
+    whole = Slice(*_joined(net), np.empty(0, int), np.empty(0, int))
     return layered_modularity(Layered(net.neurons, (whole,)), labels)
 
 
-def normalised_cut(net: Layered, labels: Array) -> float:
+def normalised_cut(net: Layered, labels: Labels) -> float:
     """Σ over groups of cut / volume of the undirected graph; groups without volume do not count."""
     source, target, weight = _joined(net)
     groups = int(labels.max()) + 1
@@ -119,7 +127,7 @@ def normalised_cut(net: Layered, labels: Array) -> float:
     return float((cut[volume > 0] / volume[volume > 0]).sum())
 
 
-def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Array]:
+def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Labels]:
     """A normalised cut into so many groups by spectral clustering, and the labels."""
     source, target, weight = _joined(net)
     adjacency = np.zeros((net.neurons, net.neurons))
@@ -133,12 +141,15 @@ def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Array]
     return normalised_cut(net, labels), relabelled(labels)
 
 
-def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tuple[Array, float, list[Array]]:
+def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tuple[Labels, float, list[Labels]]:
     """The best of several Leiden partitions by layered modularity: labels, Q, and all partitions found."""
+    import igraph  # here, because the operations that only compare partitions do without
+    import leidenalg
+
     graphs = [
         igraph.Graph(net.neurons, np.column_stack((s.source, s.target)).tolist(), directed=True) for s in net.slices
     ]
-    found: list[Array] = []
+    found: list[Labels] = []
     for seed in seeds:
         # Not normalised by each slice's weight, so slices of equal say add up to W · Q_L.
         partitions = [
@@ -234,8 +245,8 @@ def _annealed(s: Slice, like: Slice, generator: np.random.Generator) -> Slice:
 
 
 def null_scores(
-    net: Layered, labels: Array, kind: str, count: int, *, generator: np.random.Generator
-) -> tuple[Array, Array]:
+    net: Layered, labels: Labels, kind: str, count: int, *, generator: np.random.Generator
+) -> tuple[Float[np.ndarray, " graphs"], Float[np.ndarray, " graphs"]]:
     """Layered Q of chance graphs: re-optimised for each, and for this partition held fixed."""
     free, fixed = np.empty(count), np.empty(count)
     for i in range(count):
@@ -248,13 +259,10 @@ def null_scores(
 
 # --- the document -----------------------------------------------------------------------------------
 
-CAUTION = (
-    "Rejecting a null says that the weights are not placed at random. It does not say that these groups are the right "
-    "ones, or that they do anything: that is what the effects of the modules are for."
-)
 
-
-def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS) -> dict[str, Any]:
+def find_communities(
+    graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS
+) -> CommunitiesDocument:
     """Leiden's groups of the pruned graph with scores, nulls and stability, as a JSON-able document.
 
     seeds      runs of Leiden; the best is kept.
@@ -262,13 +270,16 @@ def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, 
     """
     net, ids = layered(graph)
     if net.connections == 0:
-        return {"groups": [], "modularity": None, "reading": "No connection is left, so there is nothing to group."}
+        nothing: CommunitiesDocument = {"groups": [], "modularity": None}
+        return nothing | {"reading": communities_statement(nothing)}
+    if net.connections > MAX_CONNECTIONS:
+        return skipped_communities(too_large("the number of connections", net.connections, MAX_CONNECTIONS))
     generator = np.random.default_rng([seed, 4])
     labels, score, runs = leiden(net, seeds=[seed * 1000 + i for i in range(seeds)])
     count = int(np.clip(NULL_WORK // net.connections, FEWEST_NULLS, nulls)) if nulls else 0
     # The best of twenty runs against the best of two would call luck in searching a structure.
     as_hard = max(layered_modularity(net, run) for run in runs[:NULL_SEEDS])
-    chance = {}
+    chance: dict[str, NullDocument] = {}
     for kind in NULL_KINDS if count else ():
         parity = kind == "all_entry_shuffle"
         drawn = min(count, FEWEST_NULLS) if parity else count
@@ -288,7 +299,7 @@ def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, 
         {"name": str(g + 1), "neurons": [i for i, label in zip(ids, labels, strict=True) if label == g]}
         for g in range(int(labels.max()) + 1)
     ]
-    document: dict[str, Any] = {
+    document: CommunitiesDocument = {
         "method": "leiden",
         "groups": groups,
         "modularity": score,
@@ -304,7 +315,9 @@ def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, 
         "variation_of_information_to_modules": variation_of_information(labels, modules),
         "caution": CAUTION,
     }
-    if 2 <= cut_into < net.neurons:
+    if net.neurons > MAX_SPECTRAL_NEURONS:
+        document["spectral"] = {"skipped": too_large("the number of neurons", net.neurons, MAX_SPECTRAL_NEURONS)}
+    elif 2 <= cut_into < net.neurons:
         cut, cut_labels = spectral_cut(net, cut_into, seed=seed)
         document["spectral"] = {
             "groups": [
@@ -313,26 +326,70 @@ def find_communities(graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, 
             ],
             "normalised_cut": cut,
         }
-    document["reading"] = _reading(document)
+    document["reading"] = communities_statement(document)
     return document
 
 
-def _reading(document: dict[str, Any]) -> str:
-    groups, score = len(document["groups"]), document["modularity"]
-    start = f"Leiden parts the weights into {groups} group{'s' if groups > 1 else ''} (layered Q = {score:.3f})"
-    if not document["nulls"]:
-        return f"{start}; no null was drawn, so this says nothing yet."
-    p = document["nulls"]["degree_preserving"]["p"]
-    chance = document["nulls"]["degree_preserving"]["mean"]
-    if p < 0.05:
-        return f"{start}, more than rewired graphs reach ({chance:.3f}, p = {p:.3g}). {CAUTION}"
-    return (
-        f"{start}, no more than rewired graphs reach ({chance:.3f}, p = {p:.3g}): by weights alone the groups are not "
-        "distinguishable from chance. Trust the effects of the modules instead."
-    )
-
-
-def _joined(net: Layered) -> tuple[Array, Array, Array]:
+def _joined(
+    net: Layered,
+) -> tuple[Int[np.ndarray, " connections"], Int[np.ndarray, " connections"], Float[np.ndarray, " connections"]]:
+    """Source, target and weight of all connections of all weight matrices."""
     parts = zip(*((s.source, s.target, s.weight) for s in net.slices), strict=True)
     source, target, weight = (np.concatenate(part) for part in parts)
     return source, target, weight
+
+
+def skipped_communities(reason: str) -> CommunitiesDocument:
+    """The document of communities that were not sought."""
+    document: CommunitiesDocument = {"skipped": reason, "groups": [], "modularity": None}
+    return document | {"reading": communities_statement(document)}
+
+
+# --- partitions -------------------------------------------------------------------------------------
+
+
+def relabelled(labels: Shaped[np.ndarray, " neurons"]) -> Labels:
+    """The same groups numbered in the order in which they first appear."""
+    order = {old: new for new, old in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([order[old] for old in labels.tolist()])
+
+
+def adjusted_rand(one: Labels, other: Labels) -> float:
+    """Hubert and Arabie's index: 1 for equal partitions, 0 on average for random ones."""
+    table = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
+    np.add.at(table, (one, other), 1)
+
+    def pairs(counts: Shaped[np.ndarray, " ..."]) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    both, left, right = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    chance = left * right / max(pairs(np.array([len(one)])), 1e-300)
+    top = (left + right) / 2
+    return 1.0 if top == chance else (both - chance) / (top - chance)
+
+
+def variation_of_information(one: Labels, other: Labels) -> float:
+    """H(one | other) + H(other | one) in nats."""
+    joint = np.zeros((int(one.max()) + 1, int(other.max()) + 1))
+    np.add.at(joint, (one, other), 1 / len(one))
+
+    def entropy(p: Float[np.ndarray, " _"]) -> float:
+        p = p[p > 0]
+        return -float((p * np.log(p)).sum())
+
+    return max(0.0, 2 * entropy(joint.reshape(-1)) - entropy(joint.sum(0)) - entropy(joint.sum(1)))
+
+
+def k_means(points: Float[np.ndarray, "neurons axes"], groups: int, *, generator: np.random.Generator) -> Labels:
+    """A group for each point, so that the squares of the distances to the groups' means sum to little.
+
+    The best of K_MEANS_STARTS runs of SciPy's k-means. scikit-learn's own would be the only reason to import it in
+    every training process: a second and 130 MB. There are fewer groups where there are fewer different points.
+    """
+    groups = min(groups, len(np.unique(points, axis=0)))
+    found = [kmeans2(points, groups, iter=K_MEANS_ROUNDS, minit="++", rng=generator)[1] for _ in range(K_MEANS_STARTS)]
+    return min(found, key=lambda labels: _spread(points, labels))
+
+
+def _spread(points: Float[np.ndarray, "neurons axes"], labels: Labels) -> float:
+    return float(sum(((points[labels == g] - points[labels == g].mean(axis=0)) ** 2).sum() for g in np.unique(labels)))

@@ -1,66 +1,40 @@
-"""The whole evidence for one run: prune, graph, modules, effects, communities, readout, in one call and document."""
+"""The whole evidence for one run: prune, graph, modules, effects, communities, readout, in one call and document.
+
+Everything after the pruning is one part of several. A part that fails, or that would be too large, is left out with the
+reason in its document (`skipped`); the other parts are computed all the same. What is too large is decided by counting
+operations and sizes beforehand, never by a clock, so that equal runs have equal evidence.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.ablation import ablation_effects
-from bimt_engine.analysis.communities import NULLS, find_communities
-from bimt_engine.analysis.effects import Probe
+from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
+from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.learnt import learnt, not_learnt_in_words
-from bimt_engine.analysis.modules import examine_modules
-from bimt_engine.analysis.plain_json import without_infinities
-from bimt_engine.analysis.pruning import Pruned, prune
-from bimt_engine.analysis.readout import readout
-from bimt_engine.analysis.relaying import relay
-from bimt_engine.analysis.subject import Subject
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.analysis.modules.effects import Probe, ablation_effects
+from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
+from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.pruning.search import Pruned, prune
+from bimt_engine.analysis.readout.formulas import readout, skipped_readout
+from bimt_engine.analysis.report import Evidence, OutputScore
+from bimt_engine.analysis.statements import not_learnt
+from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import Spec
 from bimt_engine.training.connection_cost import prices
 
 Progress = Callable[[float, str], None]
-MANY_CONNECTIONS = 5_000  # beyond, ablation one by one costs more than it tells
+Result = TypeVar("Result")
+MAX_ABLATED = 5_000  # connections; beyond, ablation one by one costs more than it shows
 
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a run gives back.
-
-    network   pruned and refitted, float64; its masks are the graph's connections.
-    metrics   numbers of the run by name, and under `outputs` a row for each target: how well it is predicted, see
-              learnt.py; modules, effects, communities, readout, prune_curve are JSON-able like them.
-    """
-
-    network: Network
-    metrics: dict[str, Any]
-    prune_curve: list[dict[str, Any]]
-    graph: Graph
-    modules: list[dict[str, Any]]
-    effects: dict[str, Any]
-    communities: dict[str, Any]
-    readout: dict[str, Any]
-
-    def document(self) -> dict[str, Any]:
-        """Everything but the network, for JSON: no NaN, no infinity."""
-        return without_infinities(
-            {
-                "metrics": self.metrics,
-                "prune_curve": self.prune_curve,
-                "graph": self.graph.to_json(),
-                "modules": self.modules,
-                "effects": self.effects,
-                "communities": self.communities,
-                "readout": self.readout,
-            }
-        )
+log = logging.getLogger(__name__)
 
 
 def gather_evidence(
@@ -74,8 +48,8 @@ def gather_evidence(
 ) -> Evidence:
     """Prune the trained network and test what is left. The network is not changed. Equal by seed, bit for bit.
 
-    progress   is told a fraction and what is being done; whatever it raises goes through.
-    nulls      chance graphs that the communities are held against.
+    progress   called with a fraction and what is being done; what it raises is not caught.
+    nulls      chance graphs that the communities are compared with.
     """
     with threadpool_limits(1):  # the matrices are small: more threads only wait for one another
         return _gather(network, dataset, spec, seed, progress, nulls)
@@ -83,38 +57,62 @@ def gather_evidence(
 
 def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int) -> Evidence:
     asked = spec.evidence
-    subject = Subject.of(network, dataset, loss=spec.training.loss, seed=seed)
+    subject = AnalysisContext.of(network, dataset, loss=spec.training.loss, seed=seed)
     pruned = prune(
         subject,
         tolerance=asked.tolerance,
-        refit_steps=asked.refit_steps,
+        refit_evaluations=asked.refit_evaluations,
         seed=seed,
         progress=lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"),
     )
     progress(0.5, "graph")
-    few = pruned.chosen.connections <= MANY_CONNECTIONS
-    effects_of_connections = ablation_effects(subject, pruned.values, pruned.masks) if few else {}
-    graph = extract_graph(subject, pruned.values, pruned.masks, effects=effects_of_connections)
+    connections = pruned.chosen.connections
+
+    def ablated() -> dict[str, Any]:
+        return ablation_effects(subject, pruned.values, pruned.masks) if connections <= MAX_ABLATED else {}
+
+    ablations = _part("ablation", ablated, lambda reason: {})
+    graph = extract_graph(subject, pruned.values, pruned.masks, effects=ablations)
     progress(0.55, "modules")
-    report = examine_modules(
-        subject,
-        Probe(subject, pruned.network, seed=seed),
-        Probe(subject, subject.network, seed=seed),
-        pruned.masks,
-        random_group_count=asked.random_groups,
-        seed=seed,
-    )
+
+    def examined() -> ModuleReport:
+        return examine_modules(
+            subject,
+            Probe(subject, pruned.network, seed=seed),
+            Probe(subject, subject.network, seed=seed),
+            pruned.masks,
+            random_group_count=asked.random_groups,
+            seed=seed,
+        )
+
+    report = _part("modules", examined, lambda reason: skipped_modules(dataset.target_names, reason))
     graph = graph.with_modules(report.module_of)
     progress(0.65, "communities")
-    communities = find_communities(
-        graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules)), nulls=nulls
+    communities = _part(
+        "communities",
+        lambda: find_communities(
+            graph, seeds=asked.leiden_seeds, seed=seed, cut_into=max(2, len(report.modules)), nulls=nulls
+        ),
+        skipped_communities,
     )
     progress(0.85, "readout")
-    read = readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed)
+    read = _part(
+        "readout",
+        lambda: readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed),
+        skipped_readout,
+    )
     progress(0.98, "summing up")
     reached = [output for module in report.modules for output in module["outputs"]]
-    outputs = learnt(subject, pruned.values, reached=reached)
-    missed = not_learnt_in_words(outputs, spec, connections=pruned.chosen.connections)
+    no_scores: list[OutputScore] = []
+    outputs = _part(
+        "output scores", lambda: score_outputs(subject, pruned.values, reached=reached), lambda reason: no_scores
+    )
+    missed = not_learnt(
+        outputs,
+        connections=connections,
+        tolerance=asked.tolerance,
+        cost_strength=next((p.cost_strength for p in spec.expanded().training.phases if p.cost_strength > 0), None),
+    )
     of_modules = report.verdict if report.modules or missed is None else None
     verdict = " ".join(filter(None, (missed, of_modules)))
     metrics = _metrics(subject, spec, pruned, seed) | {
@@ -127,10 +125,22 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     effects = report.effects | {"verdict": verdict}
     curve = [step.document() for step in pruned.curve]
     progress(1.0, "done")
-    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read)
+    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read, subject.network)
 
 
-def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[str, Any]:
+def _part(name: str, compute: Callable[[], Result], skipped: Callable[[str], Result]) -> Result:
+    """What one part finds; where it fails, its document without results, with the reason.
+
+    A trained run is worth more than any one part of its evidence, so no error of a part may lose it.
+    """
+    try:
+        return compute()
+    except Exception as error:
+        log.warning("part %r of the evidence failed", name, exc_info=True)
+        return skipped(f"failed: {type(error).__name__}: {error}")
+
+
+def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) -> dict[str, Any]:
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
@@ -161,6 +171,12 @@ def _metrics(subject: Subject, spec: Spec, pruned: Pruned, seed: int) -> dict[st
     for name, values in (("connection_cost", pruned.values), ("trained_connection_cost", trained)):
         found[name] = float(sum((priced[p].numpy() * np.abs(values[p])).sum() for p in priced))
     for prefix, network in (("", pruned.network), ("trained_", subject.network)):
-        found |= {f"{prefix}{name}": value for name, value in relay(network, seed=seed).document().items()}
+        found |= {f"{prefix}{name}": value for name, value in _wiring(network, seed).items()}
     found["trained_connections"] = pruned.curve[0].connections
     return found
+
+
+def _wiring(network: Network, seed: int) -> dict[str, float | None]:
+    """The wiring of a network by name, null where no layout could be computed."""
+    unknown = WiringEfficiency(None, None).document()
+    return _part("wiring efficiency", lambda: relayout(network, seed=seed).document(), lambda reason: unknown)

@@ -1,4 +1,4 @@
-"""From a pruned network to its graph: who is left, where it sits, what it is called, what it does."""
+"""From a pruned network to its graph: the neurons left, their positions, names and activation statistics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bimt_engine.analysis.activity import activation_statistics
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.evaluator import Array, Masks, Values
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
-from bimt_engine.analysis.paths import Masks, by_neuron, copies
-from bimt_engine.analysis.plain_mlp import Array, Values
-from bimt_engine.analysis.subject import Subject
+from bimt_engine.analysis.reachability import touched_places
 
 
 def neuron_id(layer: str, slot: int) -> str:
@@ -20,7 +19,7 @@ def neuron_id(layer: str, slot: int) -> str:
 
 
 def extract_graph(
-    subject: Subject,
+    context: AnalysisContext,
     values: Values,
     masks: Masks,
     *,
@@ -32,19 +31,18 @@ def extract_graph(
     Every input and output stands in it, read or not; of the neurons between, those that a connection touches.
     effects   (parameter, row, column) -> what the loss gains without that connection.
     """
-    wiring = subject.wiring
-    touched = touched_places(subject, masks)
-    statistics = activation_statistics(subject, values)
+    wiring = context.wiring
+    touched = touched_places(wiring, masks)
+    statistics = context.evaluator.activation_statistics(values, context.train.inputs)
     neurons, layers = [], []
     for depth, layer in enumerate(wiring.neuron_layers):
-        places = layer.neurons * copies(wiring, layer.name)
         at_an_end = layer is wiring.input_layer or layer is wiring.output_layer
-        order = subject.network.orders[layer.name].cpu().numpy()
+        order = context.network.orders[layer.name].cpu().numpy()
         positions = layer.positions.double().numpy()
-        bias = _bias_of(subject, values, layer.name)
+        bias = _bias_of(context, values, layer.name)
         mean, std = statistics[layer.name]
-        layers.append({"name": layer.name, "neurons": places, "depth": depth})
-        for slot in range(places):
+        layers.append({"name": layer.name, "neurons": layer.places, "depth": depth})
+        for slot in range(layer.places):
             if not (at_an_end or touched[layer.name][slot]):
                 continue
             copy, within = divmod(slot, layer.neurons)
@@ -55,7 +53,7 @@ def extract_graph(
                     slot=slot,
                     neuron=int(order[within]),
                     position=tuple(float(x) for x in positions[within]),
-                    name=_name(subject, layer.name, int(order[within]), copy),
+                    name=_name(context, layer.name, slot, int(order[within])),
                     bias=None if bias is None else float(bias[within]),
                     mean=float(mean[slot]),
                     std=float(std[slot]),
@@ -64,34 +62,23 @@ def extract_graph(
             )
     described = {
         "layers": layers,
-        "inputs": list(subject.dataset.feature_names),
-        "outputs": list(subject.dataset.target_names),
-        "task": subject.dataset.task,
+        "inputs": list(context.dataset.feature_names),
+        "outputs": list(context.dataset.target_names),
+        "task": context.dataset.task,
     }
-    return Graph(tuple(neurons), _connections(subject, values, masks, effects or {}), described | dict(meta or {}))
-
-
-def touched_places(subject: Subject, masks: Masks) -> dict[str, Array]:
-    """Per neuron layer: the places that a kept connection leaves or enters."""
-    wiring = subject.wiring
-    touched = {n.name: np.zeros(n.neurons * copies(wiring, n.name), bool) for n in wiring.neuron_layers}
-    for weights in wiring.weight_layers:
-        mask = by_neuron(masks[weights.parameter], weights, wiring)
-        touched[weights.target] |= mask.any(axis=1)
-        touched[weights.source] |= mask.any(axis=0)
-    return touched
+    return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described | dict(meta or {}))
 
 
 def _connections(
-    subject: Subject, values: Values, masks: Masks, effects: Mapping[tuple[str, int, int], float]
+    context: AnalysisContext, values: Values, masks: Masks, effects: Mapping[tuple[str, int, int], float]
 ) -> tuple[Connection, ...]:
-    wiring = subject.wiring
+    wiring = context.wiring
     found = []
     for weights in wiring.weight_layers:
         name = weights.parameter
         lengths = wiring.lengths(weights).numpy()
         targets = wiring.layer(weights.target).neurons
-        sources = wiring.layer(weights.source).neurons * copies(wiring, weights.source)
+        sources = wiring.layer(weights.source).places
         for row, column in zip(*np.nonzero(masks[name]), strict=True):
             found.append(
                 Connection(
@@ -108,20 +95,20 @@ def _connections(
     return tuple(found)
 
 
-def _bias_of(subject: Subject, values: Values, layer: str) -> Array | None:
+def _bias_of(context: AnalysisContext, values: Values, layer: str) -> Array | None:
     """The bias of a layer's neurons, where one weight layer brings exactly one for each."""
-    names = [w.bias for w in subject.wiring.into(layer) if w.bias is not None]
-    if len(names) == 1 and values[names[0]].size == subject.wiring.layer(layer).neurons:
+    names = [w.bias for w in context.wiring.into(layer) if w.bias is not None]
+    if len(names) == 1 and values[names[0]].size == context.wiring.layer(layer).neurons:
         return values[names[0]].reshape(-1)
     return None
 
 
-def _name(subject: Subject, layer: str, neuron: int, copy: int) -> str:
-    wiring, dataset = subject.wiring, subject.dataset
+def _name(context: AnalysisContext, layer: str, place: int, neuron: int) -> str:
+    """The feature or target that a place at an end stands for; "" inside."""
+    wiring, names = context.wiring, context.dataset.feature_names
     if layer == wiring.input_layer.name:
-        if dataset.tokens is not None:
-            return f"{dataset.feature_names[copy]}[{neuron}]"  # one coordinate of a token's vector
-        return dataset.feature_names[neuron] if neuron < len(dataset.feature_names) else ""
-    if layer == wiring.output_layer.name and neuron < len(dataset.target_names):
-        return dataset.target_names[neuron]
-    return ""
+        features = context.features(place)
+        if wiring.embeddings:
+            return f"{names[features[0]]}[{neuron}]"  # one coordinate of a token's vector
+        return names[features[0]] if len(features) == 1 else f"{names[features[0]]} … {names[features[-1]]}"
+    return context.dataset.target_names[neuron] if layer == wiring.output_layer.name else ""

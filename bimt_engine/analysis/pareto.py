@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-Array = np.ndarray
+from bimt_engine.analysis.statements import empty_runs
 
 
 def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.05) -> dict[str, Any]:
@@ -35,18 +36,18 @@ def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.05) -> d
         "knee": None if bend is None else rows[int(front[bend])],
         "suggested_cost_strength": largest_harmless(usable, tolerance=tolerance),
         "tolerance": tolerance,
-        "reading": _told(int(empty.sum()), len(usable)),
+        "reading": empty_runs(int(empty.sum()), len(usable)),
     }
 
 
-def non_dominated(values: Array) -> Array:
+def non_dominated(values: Float[np.ndarray, "points measures"]) -> Bool[np.ndarray, " points"]:
     """For each row, whether no other row is at least as low in every column and lower in one."""
     return np.array(
         [not ((values <= row).all(axis=1) & (values < row).any(axis=1)).any() for row in values], dtype=bool
     )
 
 
-def knee(front: Array) -> int | None:
+def knee(front: Float[np.ndarray, "points 2"]) -> int | None:
     """The point of a front (loss, wiring) that lies farthest below the chord between its ends, both on log scales.
 
     None for fewer than three points or a front without a bend.
@@ -79,13 +80,6 @@ def largest_harmless(points: Sequence[Mapping[str, Any]], *, tolerance: float) -
 
 def _empty(point: Mapping[str, Any]) -> bool:
     return point.get("connections") == 0 or float(point["wiring"]) == 0
-
-
-def _told(empty: int, runs: int) -> str | None:
-    """A sentence where runs found nothing."""
-    if not empty:
-        return None
-    return f"{empty} of {runs} runs kept no connection: they answer a constant, and their loss is that of a constant."
 
 
 def _finite(value: Any) -> bool:

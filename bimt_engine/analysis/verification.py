@@ -10,21 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.effects import DOS, Probe
-from bimt_engine.analysis.modules import ModuleReport, examine_modules
-from bimt_engine.analysis.plain_json import without_infinities
-from bimt_engine.analysis.subject import Subject
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.modules.effects import DOS, Probe
+from bimt_engine.analysis.modules.find import ModuleReport, examine_modules
+from bimt_engine.analysis.report import Evidence
+from bimt_engine.analysis.statements import verification_statement
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
-
-if TYPE_CHECKING:
-    from bimt_engine.analysis.evidence import Evidence
+from bimt_engine.json_utils import finite_json
 
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
@@ -43,6 +42,7 @@ class Check:
     needed: bool = True
 
     def document(self) -> dict[str, Any]:
+        """The check as plain data."""
         return {**self.__dict__}
 
 
@@ -62,11 +62,11 @@ def verify(
     """
     progress(0.0, "the stored network")
     with threadpool_limits(1):
-        subject = Subject.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)
+        subject = AnalysisContext.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)
         report = _examined(saved, subject)
         checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
     if again:
-        # Here, because it brings half of all that the engine imports, and a bench that is only asked does without.
+        # Here, because it brings half of all that the engine imports, which other operations do without.
         from bimt_engine.analysis.evidence import gather_evidence
 
         evidence = gather_evidence(
@@ -79,13 +79,17 @@ def verify(
         )
         checks += _pruned_again(evidence, claimed)
     agrees = all(check.agrees for check in checks if check.needed)
-    document = {"agrees": agrees, "checks": [check.document() for check in checks], "pruned_again": again}
-    document["reading"] = _reading(checks, agrees)
+    document: dict[str, Any] = {
+        "agrees": agrees,
+        "checks": [check.document() for check in checks],
+        "pruned_again": again,
+    }
+    document["reading"] = verification_statement(document)
     progress(1.0, "done")
-    return dict(without_infinities(document))
+    return dict(finite_json(document))
 
 
-def _examined(saved: SavedNetwork, subject: Subject) -> ModuleReport:
+def _examined(saved: SavedNetwork, subject: AnalysisContext) -> ModuleReport:
     masks = {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers}
     pruned = saved.network.double().eval()
     return examine_modules(
@@ -110,7 +114,9 @@ def _data_checks(saved: SavedNetwork, dataset: Dataset) -> list[Check]:
     return found
 
 
-def _stored_checks(saved: SavedNetwork, subject: Subject, report: ModuleReport, claimed: Document) -> list[Check]:
+def _stored_checks(
+    saved: SavedNetwork, subject: AnalysisContext, report: ModuleReport, claimed: Document
+) -> list[Check]:
     """What the stored, pruned network does, against what was said of it."""
     checks: list[Check] = []
     if metrics := claimed.get("metrics"):
@@ -153,7 +159,7 @@ def _pruned_again(evidence: Evidence, claimed: Document) -> list[Check]:
     return checks
 
 
-def _measured(subject: Subject, values: dict[str, np.ndarray]) -> dict[str, float]:
+def _measured(subject: AnalysisContext, values: dict[str, np.ndarray]) -> dict[str, float]:
     found = {}
     for part, examples in (("", subject.train), ("test_", subject.held_out)):
         outputs = subject.outputs(values, examples)
@@ -192,12 +198,3 @@ def _matrix(what: str, claimed: Any, found: Any) -> Check:
         return Check(what, list(theirs.shape), list(ours.shape), False)
     gap = float(np.nanmax(np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs)))) if ours.size else 0.0
     return Check(f"{what}: largest difference", 0.0, gap, gap <= NEAR)
-
-
-def _reading(checks: Sequence[Check], agrees: bool) -> str:
-    if agrees:
-        other = [check.what for check in checks if not check.agrees]
-        note = f" Not the same, and not needed: {', '.join(other)}." if other else ""
-        return f"What was claimed is what the stored weights give.{note}"
-    wrong = ", ".join(check.what for check in checks if check.needed and not check.agrees)
-    return f"The stored weights do not give what was claimed: {wrong}."

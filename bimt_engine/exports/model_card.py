@@ -1,7 +1,8 @@
 """A model card in Markdown: what a network is, what it was trained on, what it does, and what is not known of it.
 
-Made from the plain documents of a run; no torch. Every sentence about modules is the evidence's own, so the card can
-claim no more than was tested.
+The one card of runs and published versions. Made from the plain documents of a run; no torch, no numpy. Every sentence
+about modules, outputs, formulas and communities is made by `analysis/statements.py`, so the card claims no more than
+was tested.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bimt_engine.analysis.statements import (
+    FORMULA_UNITS,
+    communities_statement,
+    formula_statements,
+    module_statement,
+    output_statement,
+    sentence,
+    verification_statement,
+)
+
 Document = Mapping[str, Any]
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
-MOST_LISTED = 20  # names or modules in one list
+MAX_LISTED = 20  # names or modules in one list
+DUST = 1e-12  # a number below is zero but for rounding
 
 METRICS = (
     ("test_prediction_loss", "prediction loss, held out"),
@@ -28,45 +40,49 @@ METRICS = (
     ("wiring_efficiency", "wiring / shortest wiring found (1: none shorter)"),
     ("random_mask_loss", "loss of as many connections kept at random"),
 )
-UNITS = {
-    "data": "Columns and targets are in the units of the data. R² is against the network.",
-    "scores": "Scores of classes, for columns in the units of the data. R² is against the network.",
-    None: "In the units that the network was trained in: standardised ones, where its data were standardised.",
-}
 
 
 def model_card(
     *,
     name: str,
     spec: Document,
-    dataset: Document,
     metrics: Document,
     modules: Sequence[Document],
+    dataset: Document | None = None,
     effects: Document | None = None,
     communities: Document | None = None,
     readout: Document | None = None,
+    verification: Document | None = None,
     seed: int | None = None,
+    trained_by: Document | None = None,
     hashes: Mapping[str, str] | None = None,
+    about: Sequence[str] = (),
     notes: str = "",
 ) -> str:
-    """The card. Nothing that people wrote is read as Markdown but `notes`, which is theirs.
+    """The card. Nothing that people wrote is read as Markdown but `about` and `notes`.
 
-    dataset   {task, features, targets, train, test}, as runs publish it.
-    hashes    SHA-256 by what it is of: data, code, weights.
+    dataset      {task, features, targets, train, test}, as runs publish it.
+    verification the stored document of the last one, with the date under `on`.
+    trained_by   {device, stepper, replicas}, as runs record it.
+    hashes       SHA-256 by what it is of: data, code, weights.
+    about        sentences under the title, Markdown: which run this is, who published it.
+    notes        what the author says, Markdown.
     """
     sections = [
         f"# {safe(name)}",
+        " ".join(about),
+        notes.strip(),
         _summary(metrics, modules),
-        _data(dataset, spec),
-        _training(spec, seed),
+        _data(dataset, spec) if dataset else "",
+        _training(spec, seed, trained_by or {}),
         _numbers(metrics),
         _outputs(metrics.get("outputs") or ()),
         _modules(modules, effects or {}),
         _formulas(readout or {}),
         _weights_alone(communities or {}),
-        _limits(metrics, modules, dataset),
+        _verified(verification or {}),
+        _limits(metrics, modules, dataset or {}),
         _origin(hashes or {}, spec),
-        f"## Notes\n\n{notes.strip()}" if notes.strip() else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -96,7 +112,7 @@ def _data(dataset: Document, spec: Document) -> str:
     return "## Data\n\n" + "\n".join(lines)
 
 
-def _training(spec: Document, seed: int | None) -> str:
+def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
     training, network = spec.get("training") or {}, spec.get("network") or {}
     cost = training.get("cost") or {}
     phases = ", ".join(f"{p['cost_strength']:g} until {p['until']:g}" for p in training.get("phases") or ())
@@ -106,6 +122,10 @@ def _training(spec: Document, seed: int | None) -> str:
         f"- cost strength λ (cost is a {safe(cost.get('reduction'))}): {phases}",
         f"- locality {cost.get('locality')}, layer spacing {cost.get('layer_spacing')}",
     ]
+    if trained_by.get("device"):
+        beside = f", {trained_by['replicas']} runs side by side" if (trained_by.get("replicas") or 1) > 1 else ""
+        stepper = safe(trained_by.get("stepper") or "unknown")
+        lines.append(f"- computed on {safe(trained_by['device'])} by the {stepper} stepper{beside}")
     if pruning := training.get("pruning"):
         lines.append(f"- pruned while training to {pruning['connections']} connections")
     return "## Training\n\n" + "\n".join(lines)
@@ -117,29 +137,23 @@ def _numbers(metrics: Document) -> str:
 
 
 def _outputs(outputs: Sequence[Document]) -> str:
-    lines = []
-    for output in outputs[:MOST_LISTED]:
-        measure = output["measure"]
-        name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
-        held_out, before = (output[which].get(measure) for which in ("pruned", "trained"))
-        learnt = {True: "", False: ", not learnt", None: ", too few rows to tell"}[output["learnt"]]
-        lines.append(
-            f"- {safe(output['output'])}: {name} {_figure(held_out)} held out, {_figure(before)} before{learnt}"
-        )
-    if len(outputs) > MOST_LISTED:
-        lines.append(f"- and {len(outputs) - MOST_LISTED} more")
+    said = [output_statement(output) for output in outputs[:MAX_LISTED]]
+    lines = [f"- {safe(s.output)}: {safe(s.text)}{'' if s.learnt else f', {s.verdict}'}" for s in said]
+    if len(outputs) > MAX_LISTED:
+        lines.append(f"- and {len(outputs) - MAX_LISTED} more")
     return "## How well each output is predicted\n\n" + "\n".join(lines) if lines else ""
 
 
 def _modules(modules: Sequence[Document], effects: Document) -> str:
     if not modules:
-        return "## Modules\n\nNone: no connection is left."
-    lines = [
-        f"- **{safe(m['name'])}**, {'supported' if m.get('supported') else 'not supported'}: {safe(m['reading'])}"
-        for m in modules[:MOST_LISTED]
-    ]
-    if len(modules) > MOST_LISTED:
-        lines.append(f"- and {len(modules) - MOST_LISTED} more")
+        return f"## Modules\n\n{safe(sentence(effects.get('skipped') or 'None: no connection is left'))}"
+    lines = []
+    for module in modules[:MAX_LISTED]:
+        neurons, said = len(module.get("neurons") or ()), safe(module_statement(module, len(modules)).text)
+        supported = " Supported." if module.get("supported") else ""
+        lines.append(f"- **{safe(module['name'])}** ({neurons} neurons): {said}.{supported}")
+    if len(modules) > MAX_LISTED:
+        lines.append(f"- and {len(modules) - MAX_LISTED} more")
     how = (
         "Each module was held at its mean and the harm to every output measured"
         f" ({safe(effects.get('measure', 'share of the variance of each output'))}); p-values are against random groups"
@@ -153,35 +167,37 @@ def _formulas(readout: Document) -> str:
     if not readout.get("outputs"):
         return f"## Formulas\n\n{safe(readout['reading'])}" if readout.get("reading") else ""
     lines = []
-    for output in readout["outputs"]:
-        formula = output["formula"]
-        if formula.get("accepted"):
-            lines.append(f"- {safe(output['output'])} = {_code(formula['text'])} (held-out R² {formula['r2']:.5f})")
-        elif formula.get("predicted") is False:
-            lines.append(f"- {safe(output['output'])}: nothing was read out; {safe(formula.get('reason') or '')}")
-        else:
-            lines.append(f"- {safe(output['output'])}: no formula was accepted; {safe(formula.get('reason') or '')}")
-    told = (
-        UNITS.get(readout.get("units"), UNITS[None])
-        if any(o["formula"].get("accepted") for o in readout["outputs"])
-        else ""
-    )
-    return "## Formulas\n\n" + "\n".join(lines) + (f"\n\n{told}" if told else "")
+    said = formula_statements(readout)
+    for formula in said:
+        written = f" = {_code(formula.formula)}" if formula.formula else ""
+        lines.append(f"- {safe(formula.output)}{written}, {formula.verdict}: {safe(formula.evidence[0])}")
+    units = FORMULA_UNITS.get(readout.get("units"), FORMULA_UNITS[None]) if any(f.formula for f in said) else ""
+    return "## Formulas\n\n" + "\n".join(lines) + (f"\n\n{units}" if units else "")
 
 
 def _weights_alone(communities: Document) -> str:
-    return f"## What the weights alone say\n\n{safe(communities['reading'])}" if communities.get("reading") else ""
+    if "groups" not in communities:
+        return ""
+    return f"## What the weights alone say\n\n{safe(communities.get('reading') or communities_statement(communities))}"
+
+
+def _verified(verification: Document) -> str:
+    if "agrees" not in verification:
+        return ""
+    on = f" on {verification['on']}" if verification.get("on") else ""
+    said = f"Computed again from the stored weights{on}. {verification_statement(verification)}"
+    return f"## Verification\n\n{safe(said)}"
 
 
 def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -> str:
     lines = [
         "- What is said of modules holds where there were data; elsewhere nothing was tested.",
-        f"- The held-out part has {dataset.get('test')} examples, and pruning looked at them: it is no pure test.",
+        f"- The held-out part has {dataset.get('test', 'some')} examples, and pruning used them: it is no pure test.",
     ]
     unsupported = [safe(m["name"]) for m in modules if not m.get("supported")]
     if unsupported:
         lines.append(
-            f"- Not supported by the tests: {', '.join(unsupported[:MOST_LISTED])}. Do not rely on these parts."
+            f"- Not supported by the tests: {', '.join(unsupported[:MAX_LISTED])}. Do not rely on these parts."
         )
     if metrics.get("within_tolerance") is False:
         lines.append("- No pruned network stayed within its tolerance, so nothing that is needed was pruned.")
@@ -196,8 +212,8 @@ def _origin(hashes: Mapping[str, str], spec: Document) -> str:
 
 
 def _listed(names: Sequence[Any]) -> str:
-    shown = ", ".join(safe(name) for name in names[:MOST_LISTED])
-    return shown + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "") or "none"
+    shown = ", ".join(safe(name) for name in names[:MAX_LISTED])
+    return shown + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "") or "none"
 
 
 def _code(text: Any) -> str:
@@ -210,4 +226,5 @@ def _measured(key: str, value: Any) -> str:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else safe(value)
+    """Four digits; what is zero but for rounding is zero."""
+    return f"{0.0 if abs(value) < DUST else value:.4g}" if isinstance(value, float) else safe(value)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.errors import BimtError
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import weights_file
-from bimt_engine.networks.build import Network, build_network
-from bimt_engine.networks.mlp import Mlp
-from bimt_engine.spec import MlpNetwork, Spec
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.spec import Spec
 
 
 class ModuleAloneError(BimtError):
@@ -58,21 +58,23 @@ def module_alone(
     trained   the network as training left it, its neurons in the same slots; None: the pruned one again.
     Raises ModuleAloneError for networks other than perceptrons, and for neurons that are not a module.
     """
-    if not isinstance(network, Mlp):
+    chain = network.wiring.chain
+    if chain is None:
         raise ModuleAloneError(
             "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
         )
     places = _places(network, neurons)
     width = network.wiring.input_layer.neurons
-    if network.embedded:
-        tokens = np.flatnonzero(places["input"].reshape(network.fold, width).any(axis=1))
-        live = np.flatnonzero(places["input"].reshape(network.fold, width).any(axis=0))
+    if chain.embedding is not None:
+        tokens = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=1))
+        live = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=0))
         columns = np.concatenate([live + copy * width for copy in tokens])
         read = tokens
     else:
         live = columns = np.flatnonzero(places["input"])
         read = network.input_order.cpu().numpy()[live]
-    kept = [columns, *(np.flatnonzero(places[name]) for name in network.hidden_names), np.flatnonzero(places["output"])]
+    after = network.wiring.neuron_layers[1:]
+    kept = [columns, *(np.flatnonzero(places[layer.name]) for layer in after)]
     decided = network.output_order.cpu().numpy()[kept[-1]]
     if any(len(slots) == 0 for slots in kept):
         raise ModuleAloneError("These neurons are no module: a module has some in every layer, inputs and outputs too.")
@@ -84,12 +86,12 @@ def module_alone(
     ]
     asked = MlpNetwork(
         hidden=[len(slots) for slots in kept[1:-1]],
-        activation=network.activation,
-        embedding_width=len(live) if network.embedded else None,
+        activation=chain.activation,
+        embedding_width=len(live) if chain.embedding is not None else None,
         coordinates=coordinates,
     )
     cut = spec.model_copy(update={"network": asked})
-    orders = {"output": _ranks(decided)} | ({} if network.embedded else {"input": _ranks(read)})
+    orders = {"output": _ranks(decided)} | ({} if chain.embedding is not None else {"input": _ranks(read)})
 
     def built(whole: Network) -> Network:
         return _filled(asked, data, whole, kept, live, orders)
@@ -122,10 +124,8 @@ def _filled(
     return small.eval()
 
 
-def _places(network: Mlp, neurons: Sequence[str]) -> dict[str, np.ndarray]:
-    sizes = {layer.name: layer.neurons for layer in network.wiring.neuron_layers}
-    if network.embedded:
-        sizes["input"] *= network.fold
+def _places(network: Network, neurons: Sequence[str]) -> dict[str, np.ndarray]:
+    sizes = {layer.name: layer.places for layer in network.wiring.neuron_layers}
     places = {name: np.zeros(size, bool) for name, size in sizes.items()}
     for identifier in neurons:
         layer, _, slot = identifier.rpartition(":")

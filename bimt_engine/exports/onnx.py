@@ -9,8 +9,8 @@ from copy import deepcopy
 import numpy as np
 import torch
 
-from bimt_engine.datasets.dataset import Dataset
-from bimt_engine.networks.build import Network
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.networks.network import Network
 from bimt_engine.networks.units import in_units_of_data
 
 
@@ -18,21 +18,21 @@ def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None =
     """The network as ONNX with a free batch axis: input `x`, rows of raw columns; output `y`, what one would predict.
 
     data    shape, names and scalings; no rows are looked at. The scalings are nodes of the graph.
-    about   where the network comes from; told in the metadata beside the names of its columns
+    about   where the network comes from; written into the metadata beside the names of its columns
 
     Numbers are float64 at both ends, where they are scaled, and float32 between; tokens are int64. Parameters keep
     their names. The order of neurons and the pruned zeros are folded into the graph, so masks are lost: the safetensors
-    file stays the source. Raises CannotBeWritten for a network of other operations.
+    file stays the source. Raises NotExportable for a network of other operations.
     """
     from onnx import helper
 
-    from bimt_engine.exports.sketch import BATCH, Sketch
+    from bimt_engine.exports.onnx_tracer import BATCH, OnnxTracer
 
     x = torch.from_numpy(np.zeros((BATCH, *data.train_inputs.shape[1:]), np.int64 if data.tokens else np.float64))
     twin = deepcopy(network).cpu().float().eval()
-    with torch.no_grad(), Sketch(twin, x) as sketch:
+    with torch.no_grad(), OnnxTracer(twin, x) as tracer:
         y = in_units_of_data(twin, data, x)
-    file = sketch.whole(y)
+    file = tracer.model(y)
     file.graph.input[0].doc_string = f"as they stand in the data: {', '.join(data.feature_names)}"
     answers = "the probability of each class" if data.task == "classification" else "the targets"
     file.graph.output[0].doc_string = f"{answers}: {', '.join(data.target_names)}"

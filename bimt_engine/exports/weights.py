@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.errors import BimtError
 from bimt_engine.fingerprint import code_hash, data_hash
-from bimt_engine.networks.build import Network, build_network
+from bimt_engine.networks.network import Network, build_network
 from bimt_engine.spec import Spec
 
 FORMAT = "bimt-network/1"
@@ -96,10 +97,12 @@ def load_weights(content: bytes) -> SavedNetwork:
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    """What the header says beside the tensors; the library reads it from paths only."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return dict(json.loads(header.get("__metadata__", {}).get("bimt", "{}")))
+    """What stands in the file's header beside the tensors. The library reads metadata from files only."""
+    with NamedTemporaryFile(suffix=".safetensors") as file:
+        file.write(content)
+        file.flush()
+        with safe_open(file.name, framework="pt") as opened:
+            return dict(json.loads((opened.metadata() or {}).get("bimt", "{}")))
 
 
 def _build(spec: Spec, data: Dataset, tensors: dict[str, Tensor], *, prefix: str) -> Network:
@@ -120,6 +123,7 @@ def _build(spec: Spec, data: Dataset, tensors: dict[str, Tensor], *, prefix: str
 
 
 def _shape(dataset: Dataset) -> dict[str, Any]:
+    """Everything of a data set but its rows, as `_without_rows` reads it."""
     return {
         "example": list(dataset.train_inputs.shape[1:]),
         "target": list(dataset.train_targets.shape[1:]),

@@ -1,4 +1,4 @@
-"""The training as curves: prediction loss, connection cost and accuracy, over the phases of λ."""
+"""Curves: losses, cost and accuracy over the steps of the training, and the loss as connections are pruned."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from bimt_engine.figures.style import NEGATIVE, POSITIVE, QUIET, our_style, pale
+from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, pale
 
 WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches
 SHADE = "#8c8470"
+PRUNE_HEIGHT = 3.9  # inches
+MANY_CONNECTIONS = 200  # connections; beyond, the axis is logarithmic
 
 
 def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
@@ -24,7 +27,7 @@ def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Fig
     """
     rows = sorted(history, key=lambda row: row["step"])
     panels = ["loss", *(["accuracy"] if any("test_accuracy" in row for row in rows) else []), "cost"]
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(panels)), layout="constrained")
         all_axes: list[Axes] = list(figure.subplots(len(panels), sharex=True))
         for axes, panel in zip(all_axes, panels, strict=True):
@@ -100,3 +103,71 @@ def _log_where_positive(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+# --- pruning ----------------------------------------------------------------------------------------
+
+
+def draw_prune_curve(
+    curve: Sequence[Mapping[str, Any]],
+    *,
+    chosen: int | None = None,
+    limits: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
+    """Training and held-out loss against the number of kept connections, dense on the left; modules below.
+
+    curve    points with connections, train_loss, held_out_loss, modules, refitted.
+    chosen   k*, the number of connections of the pruned network.
+    limits   {"train_loss", "held_out_loss"}: what the losses were allowed to be at k*.
+    """
+    points = sorted((p for p in curve if p.get("refitted", True)), key=lambda p: -p["connections"])
+    trained = next((p for p in curve if not p.get("refitted", True)), None)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, PRUNE_HEIGHT), layout="constrained")
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+        kept = np.array([p["connections"] for p in points], dtype=float)
+        for key, label, colour, line in (
+            ("train_loss", "training", POSITIVE, "-"),
+            ("held_out_loss", "held out", NEGATIVE, "--"),
+        ):
+            losses = np.array([p[key] for p in points], dtype=float)
+            style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "markersize": 2.6, "marker": "o"}
+            above.plot(kept, losses, line, label=f"{label}, refitted", **style)
+            if trained is not None and len(kept):
+                said = f"{label}, as trained with {trained['connections']:,}"
+                above.plot(1.06 * kept.max(), trained[key], marker="D", color=colour, markersize=4.5,
+                           markerfacecolor="white", linewidth=0, label=said, clip_on=False)  # fmt: skip
+            if limits and key in limits:
+                above.axhline(limits[key], color=colour, linewidth=0.7, linestyle=":")
+        everything = [float(p[key]) for p in curve for key in ("train_loss", "held_out_loss")]
+        if everything and min(everything) > 0:
+            above.set_yscale("log")
+        above.set_ylabel("prediction loss")
+        below.step(kept, [p["modules"] for p in points], where="mid", color=INK, linewidth=1.2)
+        below.set_ylabel("modules")
+        below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        below.set_ylim(bottom=0)
+        below.set_xlabel("connections kept")
+        if len(kept) and kept.max() > MANY_CONNECTIONS and kept.max() > 8 * kept.min() > 0:
+            below.set_xscale("log")
+        below.invert_xaxis()
+        if chosen is not None:
+            for axes in (above, below):
+                axes.axvline(chosen, color=INK, linewidth=0.8, zorder=1)
+            above.annotate(
+                f"k* = {chosen:,}",
+                (chosen, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                fontweight="bold",
+            )
+        if limits:
+            above.plot([], [], ":", color=QUIET, linewidth=0.9, label="allowed")
+        above.legend(loc="best", fontsize=7.5)
+        if title:
+            figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure

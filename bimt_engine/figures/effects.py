@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bimt_engine.figures.style import INK, letter_colour, module_colour, our_style, pretty
+from bimt_engine.figures.style import INK, figure_style, letter_colour, module_colour, pretty
 
 CELL = 0.62  # inches
 FEW = 12  # columns; beyond, numbers would not fit their cells
@@ -34,7 +34,7 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
     moves = float((effects.get("limits") or {}).get("exclusive", MOVES))
     matrix = _numbers(effects["matrices"][chosen], len(modules), len(outputs))
     p_values = _numbers(effects.get("p_holm") or [[None] * len(outputs)] * len(modules), len(modules), len(outputs))
-    with our_style():
+    with figure_style():
         few = len(outputs) <= FEW
         cell = CELL if few else max(6.5 / len(outputs), 0.11)
         height = CELL * max(len(modules), 1)
@@ -71,7 +71,7 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
 
 
 def _nothing(title: str) -> Figure:
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(3.6, 1.2), layout="constrained")
         figure.text(0.5, 0.4, "no module is left to test", ha="center", fontsize=9)
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")

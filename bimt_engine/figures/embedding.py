@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from bimt_engine.figures.style import QUIET, letter_colour, our_style, pale, pretty
+from bimt_engine.figures.style import QUIET, figure_style, letter_colour, pale, pretty
 
 PANEL = 2.35  # inches
 MOST_PANELS = 3
@@ -27,16 +27,16 @@ CARRIED = 0.4  # of the variance; noise over 59 tokens gives its three strongest
 ROUND = colormaps["twilight_shifted"]  # ends in the colour it begins with, as a circle does
 
 
-def draw_embedding(embedding: NDArray[np.floating], names: Sequence[str], *, title: str = "") -> Figure:
+def draw_embedding(embedding: Float[np.ndarray, "tokens width"], names: Sequence[str], *, title: str = "") -> Figure:
     """Tokens on the planes of their embedding that matter most; a ring is a cyclic group read by one frequency.
 
-    embedding   (tokens, width), of the dimensions that the network reads.
+    embedding   of the dimensions that the network reads.
     Where a few frequencies over the tokens' numbers carry the embedding, the planes are theirs, and colour goes once
     round as the wave does. Otherwise they are spanned by pairs of principal directions, coloured by number.
     """
     tokens = len(embedding)
     planes = frequency_planes(embedding) or principal_planes(embedding)
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(PANEL * len(planes) + 0.3, PANEL + 0.6), layout="constrained")
         for axes, plane in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
             colours = ROUND((np.arange(tokens) * max(plane.frequency, 1) % tokens) / tokens)
@@ -64,12 +64,12 @@ class Plane:
     """A plane through the embedding: where the tokens lie on it, and how much of their variance it holds."""
 
     name: str
-    points: NDArray[np.float64]
+    points: Float[np.ndarray, "tokens 2"]
     share: float
     frequency: int = 0
 
 
-def frequency_planes(embedding: NDArray[np.floating]) -> list[Plane]:
+def frequency_planes(embedding: Float[np.ndarray, "tokens width"]) -> list[Plane]:
     """The planes of the strongest frequencies; none where frequencies carry no more of the embedding than they must.
 
     The wave of frequency k moves the embedding along two directions, that of its cosine and that of its sine.
@@ -94,7 +94,7 @@ def frequency_planes(embedding: NDArray[np.floating]) -> list[Plane]:
     return planes
 
 
-def principal_planes(embedding: NDArray[np.floating]) -> list[Plane]:
+def principal_planes(embedding: Float[np.ndarray, "tokens width"]) -> list[Plane]:
     """Planes spanned by pairs of principal directions, as many as hold anything; at least one."""
     centred = embedding - embedding.mean(axis=0)
     directions, sizes, _ = np.linalg.svd(np.pad(centred, ((0, 0), (0, 2))), full_matrices=False)
@@ -112,18 +112,18 @@ def principal_planes(embedding: NDArray[np.floating]) -> list[Plane]:
     ]
 
 
-def draw_strips(embedding: NDArray[np.floating], names: Sequence[str], *, title: str = "") -> Figure:
-    """One strip for each embedding dimension that tells tokens apart, widest first; tokens stand at their values.
+def draw_strips(embedding: Float[np.ndarray, "tokens width"], names: Sequence[str], *, title: str = "") -> Figure:
+    """One strip for each embedding dimension that separates tokens, widest first; tokens stand at their values.
 
-    embedding   (tokens, width), of the dimensions that the network reads.
-    Tokens that a dimension does not tell apart stand above one another.
+    embedding   of the dimensions that the network reads.
+    Tokens that a dimension does not separate stand above one another.
     """
     spread = embedding.std(axis=0)
     chosen = [int(i) for i in np.argsort(-spread, kind="stable") if spread[i] > 1e-3 * max(float(spread.max()), 1e-12)]
     chosen = chosen[:MOST_STRIPS] or [0]
     stacks = [stacked(embedding[:, i]) for i in chosen]
     few = len(names) <= 40
-    with our_style():
+    with figure_style():
         heights = [
             max(2.0, 1 + float(levels[~_too_high(*stack)].max(initial=0))) for stack in stacks for levels in stack[1:]
         ]
@@ -156,7 +156,9 @@ def draw_strips(embedding: NDArray[np.floating], names: Sequence[str], *, title:
     return figure
 
 
-def stacked(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def stacked(
+    values: Float[np.ndarray, " tokens"],
+) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
     """Where each value is shown, and how high: values that lie close together form one stack at their mean."""
     order = np.argsort(values, kind="stable")
     near = SAME * float(np.ptp(values))
@@ -171,6 +173,8 @@ def stacked(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[
     return places, levels
 
 
-def _too_high(places: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _too_high(
+    places: Float[np.ndarray, " tokens"], levels: Float[np.ndarray, " tokens"]
+) -> Bool[np.ndarray, " tokens"]:
     """The tokens in stacks of more than TALLEST."""
     return np.isin(places, np.unique(places[levels >= TALLEST]))

@@ -1,4 +1,4 @@
-"""What the first hidden sheet looks for in an image: the incoming weights of its neurons, each as a small image."""
+"""What the first hidden sheet responds to in an image: the incoming weights of its neurons, each as a small image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from bimt_engine.figures.style import FAINT, NEGATIVE, POSITIVE, our_style
+from bimt_engine.figures.style import FAINT, NEGATIVE, POSITIVE, figure_style
 
 TILE = 0.72  # inches
 COLUMNS = 10
@@ -19,16 +19,16 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [NEGATIVE, "#ffffff", POSIT
 
 
 def draw_features(
-    weights: NDArray[np.floating],
+    weights: Float[np.ndarray, "neurons pixels"],
     shape: tuple[int, int],
     *,
-    importance: NDArray[np.floating] | None = None,
+    importance: Float[np.ndarray, " neurons"] | None = None,
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
     """The neurons with the greatest importance first; blue where ink excites a neuron, orange where it inhibits.
 
-    weights      (neurons, pixels), pixels in the order of the image, row by row
+    weights      pixels in the order of the image, row by row
     shape        rows and columns of the image
     importance   of each neuron; None: the sum of its incoming |w|. Neurons of none are left out.
     """
@@ -36,7 +36,7 @@ def draw_features(
     chosen = [int(i) for i in np.argsort(-importance, kind="stable") if importance[i] > 0][:MOST_TILES]
     columns = max(min(COLUMNS, len(chosen)), 1)
     rows = max(math.ceil(len(chosen) / columns), 1)
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(TILE * columns + 0.2, TILE * 1.12 * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
         for axes in grid:

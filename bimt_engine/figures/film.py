@@ -1,49 +1,51 @@
 """The training as a film: connections fade and grow, and neurons are seen trading places.
 
-A snapshot tells who sits in which slot. Between two snapshots every neuron glides from its old slot to its new one and
-takes its connections along; a ring marks it while it moves.
+A snapshot says which neuron sits in which slot. Between two snapshots every neuron glides from its old slot to its new
+one and takes its connections along; a ring marks it while it moves. Frames become MP4 for the page and GIF for slides.
+(arXiv 2305.08746, the films beside the paper)
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
-from bimt_engine.analysis.graph import Connection, Graph, Neuron
+from bimt_engine.analysis.graph import Graph
 from bimt_engine.figures.curves import shade_phases
-from bimt_engine.figures.encode import Frame
-from bimt_engine.figures.layout import Layout, Row, lay_out, places
+from bimt_engine.figures.layout import Row, coordinates, lay_out_wiring
 from bimt_engine.figures.network import draw_background, set_limits
-from bimt_engine.figures.style import DASH, INK, NEGATIVE, POSITIVE, QUIET, module_colour, our_style, pretty
-from bimt_engine.networks.wiring import WeightLayer, Wiring
+from bimt_engine.figures.style import DASH, INK, NEGATIVE, POSITIVE, QUIET, figure_style, module_colour, pretty
+from bimt_engine.networks.wiring import Wiring
 from bimt_engine.training.snapshot import Snapshot
+
+Frame = UInt8[np.ndarray, "height width 3"]
 
 STILL, MOVING = 2, 7  # frames from one snapshot to the next, without and with neurons that are seen to move
 LAST = 36  # frames that the end stands still
-MOST_FRAMES = 480  # twenty seconds; with many snapshots neurons move faster
-MOST_SNAPSHOTS = 160  # more are thinned out evenly; the film stays under a minute
-MOST_LINES = 800  # connections of a frame, the heaviest
+MAX_FRAMES = 480  # twenty seconds; with many snapshots neurons move faster
+MAX_SNAPSHOTS = 160  # more are thinned out evenly; the film stays under a minute
+MAX_LINES = 800  # connections of a frame, the heaviest
 CROWD = 80  # connections; with more, lines grow thinner and paler
 DASHED = 0.15  # of the heaviest of a row; on lighter, thinner lines no eye finds a dash, and it costs time
 SEEN = 0.02  # of the heaviest of a row; lighter connections could not be seen
 SIZE, DOTS_PER_INCH = (8.0, 6.4), 100  # inches; even numbers of dots, which H.264 asks for
-
-
-@dataclass(frozen=True)
-class Joint:
-    """A weight layer in the picture: between which rows its connections run."""
-
-    weights: WeightLayer
-    source_row: int
-    target_row: int
+FRAMES_PER_SECOND = 24
+GIF_EVERY, GIF_WIDTH = 3, 480  # frames; dots
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ def draw_film(
     history     rows of the training, for the loss below the network.
     graph       the pruned network: its modules give the neurons their colours from the start.
     """
-    with our_style():
-        stage = _Stage(wiring, names or {}, sorted(history, key=lambda row: row["step"]), graph)
+    with figure_style():
+        canvas = _Canvas(wiring, names or {}, sorted(history, key=lambda row: row["step"]), graph)
         before, frame = None, None
         for instant in instants(_thinned(snapshots), wiring):
             if frame is None or instant is not before:  # the end stands still: one picture, many frames
-                before, frame = instant, stage.draw(instant)
+                before, frame = instant, canvas.draw(instant)
             yield frame
 
 
@@ -87,16 +89,16 @@ def draw_film(
 
 
 def _thinned(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    if len(snapshots) <= MOST_SNAPSHOTS:
+    if len(snapshots) <= MAX_SNAPSHOTS:
         return list(snapshots)
-    chosen = np.unique(np.linspace(0, len(snapshots) - 1, MOST_SNAPSHOTS).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(snapshots) - 1, MAX_SNAPSHOTS).round().astype(int))
     return [snapshots[i] for i in chosen]
 
 
 def instants(snapshots: Sequence[Snapshot], wiring: Wiring) -> Iterator[Instant]:
     """Every moment that is shown: between two snapshots weights and places go over into one another smoothly."""
     before = _by_identity(snapshots[0], wiring)
-    quick = int(np.clip(MOST_FRAMES // len(snapshots), STILL, MOVING))
+    quick = int(np.clip(MAX_FRAMES // len(snapshots), STILL, MOVING))
     yield before
     for snapshot in snapshots[1:]:
         after = _by_identity(snapshot, wiring)
@@ -163,10 +165,10 @@ def _folded(order: np.ndarray, fold: int) -> np.ndarray:
     return np.concatenate([copy * len(order) + order for copy in range(fold)])
 
 
-# --- the stage ----------------------------------------------------------------------------------
+# --- the canvas ---------------------------------------------------------------------------------
 
 
-class _Stage:
+class _Canvas:
     """The picture that stays, and on it the artists that change from frame to frame."""
 
     def __init__(
@@ -177,7 +179,7 @@ class _Stage:
         graph: Graph | None,
     ) -> None:
         self.wiring, self.history = wiring, history
-        self.layout, self.joints = _lay_out_wiring(wiring)
+        self.layout, self.joints = lay_out_wiring(wiring)
         self.figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH)
         self.canvas = FigureCanvasAgg(self.figure)
         below = 0.19 if history else 0.03
@@ -185,7 +187,7 @@ class _Stage:
         draw_background(self.axes, self.layout)
         set_limits(self.axes, self.layout)
         low, high = self.axes.get_ylim()
-        self.axes.set_ylim(low - 0.12, high + 0.12)  # room for the names, which no layout engine makes here
+        self.axes.set_ylim(low - 0.12, high + 0.12)  # space for the names; no layout engine runs here
         self.caption = self.figure.text(0.03, 0.955, "", fontsize=11)
         self.cursor: Any = self._draw_history() if history else None
         self.lines = LineCollection([], zorder=2)
@@ -245,7 +247,7 @@ class _Stage:
     def draw(self, instant: Instant) -> Frame:
         self.canvas.restore_region(self.ground)
         where = {
-            (number, which): places(instant.positions[row.layer], row, number, which, sheets=self.layout.sheets)
+            (number, which): _places(instant.positions[row.layer], row, number, which, sheets=self.layout.sheets)
             for row, number, which in self.spots
         }
         self._set_lines(instant, where)
@@ -279,7 +281,7 @@ class _Stage:
             shares.append(share[rows, columns])
             positive.append(matrix[rows, columns] > 0)
         share = np.concatenate(shares) if shares else np.zeros(0)
-        chosen = np.argsort(share, kind="stable")[-MOST_LINES:]
+        chosen = np.argsort(share, kind="stable")[-MAX_LINES:]
         share, plus = share[chosen], np.concatenate(positive)[chosen]
         self.lines.set_segments(list(np.concatenate(segments)[chosen]))
         crowd = min(1.0, (CROWD / max(len(share), 1)) ** 0.5)  # 1 in a sparse picture, towards 0 in a dense one
@@ -306,28 +308,89 @@ def _ends(
     return all_places[np.minimum(which, len(all_places) - 1), entries % neurons]
 
 
-def _lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
-    """Rows for the wiring, found by laying out a graph with one connection for every role of every weight layer."""
-    folds = {layer.name: 1 for layer in wiring.neuron_layers}
-    for weights in wiring.weight_layers:
-        folds[weights.source] = max(folds[weights.source], weights.source_fold)
-    neurons = [
-        Neuron(
-            f"{layer.name}:{copy * layer.neurons + i}", layer.name, copy * layer.neurons + i, i,
-            tuple(float(x) for x in layer.positions[i]), copy=copy,
+def _places(
+    positions: Float[np.ndarray, "neurons axes"], row: Row, number: int, which: int, *, sheets: bool
+) -> Float[np.ndarray, "neurons 2"]:
+    """x and y of all neurons of a layer, drawn as copy or role `which` of row `number`."""
+    deep = positions[:, 1] if positions.shape[1] > 1 else np.full(len(positions), 0.5)
+    return np.stack(coordinates(positions[:, 0], deep, row, number, which, sheets=sheets), axis=1)
+
+
+# --- frames to files ------------------------------------------------------------------------------
+
+
+def write_film(frames: Iterable[Frame], *, frames_per_second: int = FRAMES_PER_SECOND) -> tuple[bytes, bytes]:
+    """The film as MP4 (H.264) and as a smaller GIF. The same frames give the same bytes on the same machine."""
+    kept: list[Image.Image] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        with _Encoder(path, frames_per_second) as encoder:
+            for number, frame in enumerate(frames):
+                encoder.take(frame)
+                if number % GIF_EVERY == 0:
+                    height = round(GIF_WIDTH * frame.shape[0] / frame.shape[1])
+                    kept.append(Image.fromarray(frame).resize((GIF_WIDTH, height), Image.Resampling.BOX))
+        if not kept:
+            raise ValueError("a film has at least one frame")
+        return path.read_bytes(), _gif(kept, 1000 * GIF_EVERY // frames_per_second)
+
+
+class _Encoder:
+    """ffmpeg, from imageio-ffmpeg's wheel, as a child that is fed frames.
+
+    It gets a session of its own: with a terminal in reach it would try to change its settings and be stopped.
+    """
+
+    def __init__(self, path: Path, frames_per_second: int) -> None:
+        self._path, self._rate = path, frames_per_second
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Encoder:
+        return self
+
+    def take(self, frame: Frame) -> None:
+        """One more frame; all have the size of the first."""
+        if self._child is None:
+            self._child = self._start(frame.shape[1], frame.shape[0])
+        try:
+            self._child.stdin.write(np.ascontiguousarray(frame).data)  # type: ignore[union-attr]
+        except BrokenPipeError:
+            self._child.wait()
+            raise self._failed() from None
+
+    def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._rate), "-i", "pipe:0"]
+        coded = ["-c:v", "libx264", "-preset", "fast", "-crf", "21", "-pix_fmt", "yuv420p", "-threads", "1"]
+        exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"]
+        quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
+        return subprocess.Popen(
+            [imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *raw, *coded, *exact, str(self._path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        for layer in wiring.neuron_layers
-        for copy in range(folds[layer.name])
-        for i in range(layer.neurons)
-    ]  # fmt: skip
-    connections = [
-        Connection(
-            f"{w.source}:0", f"{w.target}:0", 1.0, parameter=w.parameter, row=role * wiring.layer(w.target).neurons
-        )
-        for w in wiring.weight_layers
-        for role in range(w.target_fold)
-    ]
-    layers = [{"name": n.name, "neurons": n.neurons * folds[n.name]} for n in wiring.neuron_layers]
-    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers}))
-    rows_of = {s.connection.parameter: (s.source[1], s.target[1]) for s in layout.strands}
-    return layout, [Joint(weights, *rows_of[weights.parameter]) for weights in wiring.weight_layers]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._child is None:
+            return
+        with self._child as child:  # closes the pipes and waits
+            if kind is not None:
+                child.kill()
+                return
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()  # type: ignore[union-attr]
+            if child.wait():
+                raise self._failed()
+
+    def _failed(self) -> RuntimeError:
+        said = self._child.stderr.read().decode(errors="replace")  # type: ignore[union-attr]
+        return RuntimeError(f"ffmpeg could not write the film: {said[-500:]}")
+
+
+def _gif(images: list[Image.Image], milliseconds: int) -> bytes:
+    palette = images[-1].quantize(64)  # one palette for all, so that colours do not flicker
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    written = io.BytesIO()
+    first.save(written, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, optimize=False)
+    return written.getvalue()

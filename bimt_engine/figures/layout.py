@@ -1,18 +1,22 @@
-"""Where everything stands in a picture of a network: rows from input to output, and a place for each neuron on them.
+"""The layout of a picture of a network: rows from input to output, and a place for each neuron on them.
 
-A network that runs straight on has one row for each neuron layer. One that comes back to a layer, as a transformer
-comes back to its residual stream and a recurrent network to its sheet, is unrolled: the layer gets a row each time.
+A feed-forward network has one row for each neuron layer. One that returns to a layer, as a transformer returns to its
+residual stream and a recurrent network to its sheet, is unrolled: the layer gets a row each time.
+
+All pictures of networks take their layout from here, those of the web pages too: no torch, numpy or matplotlib.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-
-import numpy as np
-from jaxtyping import Float
+from typing import TYPE_CHECKING, Any
 
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
+
+if TYPE_CHECKING:
+    from bimt_engine.networks.wiring import WeightLayer, Wiring
+
 
 SHEET_HEIGHT = 0.5  # of the distance between rows that a sheet takes up
 LEAN = 0.22  # how much narrower the far edge of a sheet is than the near one
@@ -49,7 +53,7 @@ class Strand:
 
 @dataclass(frozen=True)
 class Place:
-    """Where something is drawn: x across in widths of the picture, y up in rows."""
+    """A point of the picture: x across in widths of the picture, y up in rows."""
 
     x: float
     y: float
@@ -57,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a picture needs to know of a graph.
+    """Everything that a picture needs to know of a graph.
 
     sheets   whether neurons lie on planes, not lines.
     slots    layer -> how many neurons it had before pruning, copies counted once.
@@ -101,27 +105,25 @@ def lay_out(graph: Graph) -> Layout:
 
 
 def place(position: tuple[float, ...], row: Row, number: int, which: int, *, sheets: bool) -> Place:
-    """Where a neuron at this position stands when it is drawn as copy or role `which` of row `number`."""
-    ((x, y),) = places(np.array([position or (0.5,)], dtype=np.float64), row, number, which, sheets=sheets).tolist()
-    return Place(x, y)
+    """The place of a neuron at this position, drawn as copy or role `which` of row `number`."""
+    across = float(position[0]) if position else 0.5
+    deep = float(position[1]) if len(position) > 1 else 0.5
+    return Place(*coordinates(across, deep, row, number, which, sheets=sheets))
 
 
-def places(
-    positions: Float[np.ndarray, "neurons axes"], row: Row, number: int, which: int, *, sheets: bool
-) -> Float[np.ndarray, "neurons 2"]:
-    """The same for many neurons at once: x and y of each."""
-    across = positions[:, 0]
+def coordinates(across: Any, deep: Any, row: Row, number: int, which: int, *, sheets: bool) -> tuple[Any, Any]:
+    """The same for numbers or arrays: x and y of neurons whose positions are `across`, and on sheets `deep`."""
     if row.panels > 1:
         across = (which + 0.5 + FILLED * (across - 0.5)) / row.panels
     if sheets:
-        far = 1 - (positions[:, 1] if positions.shape[1] > 1 else np.full(len(positions), 0.5))
-        return np.stack([0.5 + (across - 0.5) * (1 - LEAN * far), number + SHEET_HEIGHT * (far - 0.5)], axis=1)
+        far = 1 - deep
+        return 0.5 + (across - 0.5) * (1 - LEAN * far), number + SHEET_HEIGHT * (far - 0.5)
     up = number + ROLE_STEP * (which - (row.roles - 1) / 2) * (row.roles > 1)
-    return np.stack([across, np.full(len(positions), up)], axis=1)
+    return across, up + 0 * across
 
 
 def on_sheet(x: float, y: float, number: int) -> Place:
-    """A point of the sheet of row `number`, seen from before and above; y = 0, an image's top, is the far edge."""
+    """A point of the sheet of row `number`, seen from the front and above; y = 0, an image's top, is the far edge."""
     return place((x, y), Row(""), number, 0, sheets=True)
 
 
@@ -181,3 +183,42 @@ def _unroll(
     if names[-1] not in at:
         rows.append(Row(names[-1], copies[names[-1]]))
     return rows, strands
+
+
+# --- of a wiring, without a graph -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A weight layer in the picture: between which rows its connections run."""
+
+    weights: WeightLayer
+    source_row: int
+    target_row: int
+
+
+def lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
+    """The layout of a network before pruning, from a graph with one connection for every role of every weight layer."""
+    folds = {layer.name: 1 for layer in wiring.neuron_layers}
+    for weights in wiring.weight_layers:
+        folds[weights.source] = max(folds[weights.source], weights.source_fold)
+    neurons = [
+        Neuron(
+            f"{layer.name}:{copy * layer.neurons + i}", layer.name, copy * layer.neurons + i, i,
+            tuple(float(x) for x in layer.positions[i]), copy=copy,
+        )
+        for layer in wiring.neuron_layers
+        for copy in range(folds[layer.name])
+        for i in range(layer.neurons)
+    ]  # fmt: skip
+    connections = [
+        Connection(
+            f"{w.source}:0", f"{w.target}:0", 1.0, parameter=w.parameter, row=role * wiring.layer(w.target).neurons
+        )
+        for w in wiring.weight_layers
+        for role in range(w.target_fold)
+    ]
+    layers = [{"name": n.name, "neurons": n.neurons * folds[n.name]} for n in wiring.neuron_layers]
+    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers}))
+    rows_of = {s.connection.parameter: (s.source[1], s.target[1]) for s in layout.strands}
+    return layout, [Joint(weights, *rows_of[weights.parameter]) for weights in wiring.weight_layers]

@@ -31,9 +31,9 @@ from bimt_engine.figures.style import (
     SHEET,
     UNUSED,
     blank_figure,
+    figure_style,
     letter_colour,
     module_colour,
-    our_style,
     pale,
     pretty,
 )
@@ -51,7 +51,7 @@ ROLES = ("query", "key", "value")
 
 def draw_network(graph: Graph, *, title: str = "") -> Figure:
     """The whole graph: neurons where their slots lie, in their modules' colours; connections by weight and sign."""
-    with our_style():
+    with figure_style():
         layout = lay_out(graph)
         rows = layout.rows
         wide = layout.sheets or any(layout.slots.get(row.layer, 1) * row.panels > MANY_SLOTS for row in rows)
@@ -72,6 +72,7 @@ def draw_network(graph: Graph, *, title: str = "") -> Figure:
 
 
 def set_limits(axes: Axes, layout: Layout) -> None:
+    """Leave room around the outermost neurons, and hide the axes."""
     edge = 0.34 if layout.sheets else 0.12
     axes.set_axis_off()
     axes.set_xlim(-0.02, 1.02)
@@ -162,7 +163,7 @@ def draw_strands(axes: Axes, layout: Layout, *, heaviest: Mapping[int, float] | 
 
 
 def draw_neurons(axes: Axes, layout: Layout) -> None:
-    """Filled circles where something is connected, with the module's letter where there is room; else open ones."""
+    """Filled circles where something is connected, with the module's letter where it fits; else open ones."""
     touched, spots, neurons = layout.touched(), layout.spots, layout.neurons
     modules = {neuron.module for neuron in neurons.values() if neuron.module}
     lettered = len(spots) <= MANY_LETTERS and len(modules) > 1

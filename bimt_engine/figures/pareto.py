@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Real
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from bimt_engine.figures.style import QUIET, our_style
+from bimt_engine.figures.style import QUIET, figure_style
 
 WIDTH, HEIGHT = 5.6, 3.8  # inches
 
@@ -21,13 +22,13 @@ def draw_pareto(
     wiring: str = "connections",
     title: str = "",
 ) -> Figure:
-    """Each run as a point: wiring across, loss up, its cost strength as colour; the runs that none betters are joined.
+    """Each run as a point: wiring across, loss up, its cost strength as colour; undominated runs are joined.
 
     runs     with `cost_strength` and the two named numbers; those that lack one are left out.
     loss     the number that stands up; lower is better. wiring: the number that stands across, the same.
     """
     whole = [run for run in runs if run.get(loss) is not None and run.get(wiring) is not None]
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         x, y = (np.array([float(run[key]) for run in whole]) for key in (wiring, loss))
@@ -48,7 +49,7 @@ def draw_pareto(
     return figure
 
 
-def unbettered(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def unbettered(x: Real[np.ndarray, " runs"], y: Real[np.ndarray, " runs"]) -> Int[np.ndarray, " front"]:
     """Indices of the points that no other beats in both, from left to right."""
     best = np.inf
     front = []

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from bimt_engine.figures.style import MODULE_COLOURS, our_style
+from bimt_engine.figures.style import MODULE_COLOURS, figure_style
 
 WIDTH, HEIGHT = 6.4, 3.2  # inches
 LINES = ("-", "--", "-.", ":")
-MOST_POINTS = 2_000
+MAX_POINTS = 2_000
 SMALLEST = 1e-8  # of the heaviest; a true zero cannot stand on a logarithmic axis
 
 
 def draw_weight_ranks(
-    weights: Mapping[str, NDArray[np.floating]], *, kept: int | None = None, title: str = ""
+    weights: Mapping[str, Float[np.ndarray, "_ _"]], *, kept: int | None = None, title: str = ""
 ) -> Figure:
     """|w| by rank for each weight matrix, and for all together.
 
     weights   name -> matrix
     kept      how many connections the pruned network has; marked.
     """
-    with our_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         everything = np.concatenate([np.abs(w).reshape(-1) for w in weights.values()]) if weights else np.zeros(1)
@@ -47,7 +47,7 @@ def draw_weight_ranks(
     return figure
 
 
-def _ranked(axes: object, values: NDArray[np.floating], floor: float, **style: object) -> None:
+def _ranked(axes: object, values: Float[np.ndarray, " entries"], floor: float, **style: object) -> None:
     ordered = np.maximum(np.sort(values)[::-1], floor)
-    ranks = np.unique(np.geomspace(1, len(ordered), MOST_POINTS).astype(int))
+    ranks = np.unique(np.geomspace(1, len(ordered), MAX_POINTS).astype(int))
     axes.plot(ranks, ordered[ranks - 1], **style)  # type: ignore[attr-defined]

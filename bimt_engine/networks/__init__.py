@@ -1,0 +1,1 @@
+"""Networks that declare their wiring: one file per architecture, and what all of them share."""

@@ -1,88 +1,142 @@
-"""The multilayer perceptron, plain or over learned token embeddings."""
+"""The multilayer perceptron, on lines or other shapes, plain or over learned token embeddings; and on grids.
+
+    y = W_L(… σ(W_0 x + b_0) …) + b_L
+
+Parameters: `embedding` (tokens, width) with token inputs only; `weights.i` (target, source) and `biases.i` for each
+weight layer. (arXiv 2305.08746, sections 2 and 3)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from pydantic import Field
 
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
-from bimt_engine.networks.geometry import place_layers
-from bimt_engine.networks.network import ACTIVATIONS, Edit, Network, new_bias, new_weight, note
+from bimt_engine.networks.architecture import (
+    Activation,
+    Architecture,
+    Draw,
+    Float,
+    Geometry,
+    Network,
+    Tap,
+    Tensor,
+    Width,
+)
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
-from bimt_engine.spec import MlpNetwork
 
 
-class Mlp(Network):
-    """y = W_L(… σ(W_0 x + b_0) …) + b_L.
+class MlpNetwork(Architecture):
+    """A multilayer perceptron; inputs and outputs are as wide as the data. Neuron layers lie on lines unless told.
 
-    weights, biases   one per weight layer, rows as in `nn.Linear`.
-    embedding         (tokens, width), with token inputs only.
-    fold              how many vectors one example brings; they lie side by side and share the positions of the
-                      input layer. With tokens: one vector for each token.
+    embedding_width   with token data: each token becomes a learned vector of this width; the vectors of one
+                      example lie side by side and share one set of positions (a fold).
     """
 
-    def __init__(
-        self,
-        positions: Sequence[Float[Tensor, "_ axes"]],
-        *,
-        activation: str,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-        tokens: int | None = None,
-        fold: int = 1,
-        move_inputs: bool = True,
-        move_outputs: bool = True,
-    ) -> None:
-        sizes = [place.shape[0] for place in positions]
-        super().__init__(
-            mlp_wiring(
-                positions, fold=fold, embedded=tokens is not None, move_inputs=move_inputs, move_outputs=move_outputs
+    kind: Literal["mlp"] = "mlp"
+    hidden: list[Width] = Field(default=[20, 20], max_length=16)
+    activation: Activation = "silu"
+    embedding_width: int | None = Field(default=None, ge=1, le=1024)
+    geometry: Geometry = Field(default="line", description="Where the hidden and input neurons lie.")
+    output_geometry: Geometry | None = Field(default=None, description="Null: as `geometry`.")
+    coordinates: list[list[list[float]]] | None = Field(
+        default=None, description="Custom positions: neuron layer × neuron × axis; replaces both geometries."
+    )
+    move_inputs: bool = True
+    move_outputs: bool = True
+
+    def build(self, data: Dataset, draw: Draw) -> Network:
+        """The perceptron of this spec. Raises SpecError for sequences, and where `embedding_width` does not fit."""
+        from bimt_engine.networks.geometry import place_layers
+
+        if data.is_sequence:
+            raise SpecError("An `mlp` reads single examples, but these data are sequences: ask for a transformer.")
+        if data.tokens is None and self.embedding_width is not None:
+            raise SpecError("`embedding_width` is for token data, but these inputs are numbers: leave it out.")
+        if data.tokens is not None and self.embedding_width is None:
+            raise SpecError(
+                "These inputs are tokens: set `embedding_width`, the length of the vector each token becomes."
             )
+        width = self.embedding_width if data.tokens is not None else None
+        sizes = [width or data.inputs, *self.hidden, data.targets]
+        shapes = [self.geometry] * (len(sizes) - 1) + [self.output_geometry or self.geometry]
+        return perceptron(
+            self,
+            place_layers(sizes, shapes, coordinates=self.coordinates),
+            draw,
+            tokens=data.tokens,
+            fold=data.inputs if data.tokens is not None else 1,
         )
-        self.activation = activation
-        self.fold = fold
-        self.hidden_names = tuple(layer.name for layer in self.wiring.neuron_layers[1:-1])
-        if tokens is not None:
-            drawn = torch.randn(tokens, sizes[0], dtype=torch.float64, generator=generator)
-            self.embedding = nn.Parameter(drawn.to(dtype))
-        columns = [sizes[0] * fold, *sizes[1:-1]]
-        weights, biases = [], []
-        for rows, fan_in in zip(sizes[1:], columns, strict=True):
-            weights.append(new_weight(rows, fan_in, dtype=dtype, generator=generator))
-            biases.append(new_bias(rows, fan_in, dtype=dtype, generator=generator))
-        self.weights = nn.ParameterList(weights)
-        self.biases = nn.ParameterList(biases)
 
-    @property
-    def embedded(self) -> bool:
-        """Whether the inputs are tokens."""
-        return "embedding" in self._parameters
+    def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
+        """Tokens are looked up, all vectors of one example are laid side by side, and so through the layers."""
+        return _compute(network, x, tap)
 
-    def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
-        # Embeddings lie in slot order already; features of the data are brought into it here.
-        if self.embedded:
-            here = self.embedding[x]
-        else:
-            here = self._enter(x if self.fold == 1 else x.unflatten(-1, (self.fold, -1)))
-        here = note("input", here, edit, seen)
-        if self.fold > 1:
-            here = here.flatten(-2)
-        act = ACTIVATIONS[self.activation]
-        last = len(self.weights) - 1
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            here = nn.functional.linear(here, weight, bias)
-            if number < last:
-                here = note(self.hidden_names[number], act(here), edit, seen)
-        return self._leave(note("output", here, edit, seen))
+
+class GridMlpNetwork(Architecture):
+    """Sheets of neurons on 2-D grids, inputs fixed on theirs, outputs on a ring of radius 0.25."""
+
+    kind: Literal["grid_mlp"] = "grid_mlp"
+    hidden: list[Width] = Field(default=[100, 100], max_length=16)
+    activation: Activation = "silu"
+    move_inputs: bool = False
+    move_outputs: bool = True
+
+    def build(self, data: Dataset, draw: Draw) -> Network:
+        """The perceptron whose inputs and hidden layers are grids. Raises SpecError for sequences and tokens."""
+        from bimt_engine.networks.geometry import place_layers
+
+        if data.is_sequence or data.tokens is not None:
+            raise SpecError("A `grid_mlp` reads images or tables of numbers: ask for another network.")
+        sizes = [data.inputs, *self.hidden, data.targets]
+        return perceptron(self, place_layers(sizes, ["grid"] * (len(sizes) - 1) + ["ring"]), draw)
+
+    def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
+        """As any perceptron."""
+        return _compute(network, x, tap)
+
+
+def perceptron(
+    spec: MlpNetwork | GridMlpNetwork,
+    positions: Sequence[Float[Tensor, "_ axes"]],
+    draw: Draw,
+    *,
+    tokens: int | None = None,
+    fold: int = 1,
+) -> Network:
+    """A perceptron with its neurons at these positions.
+
+    tokens   size of the vocabulary; None: the inputs are numbers.
+    fold     how many vectors one example brings; they lie side by side and share the positions of the input layer.
+             With tokens: one vector for each token.
+    """
+    from bimt_engine.networks.network import Network
+
+    sizes = [place.shape[0] for place in positions]
+    wiring = mlp_wiring(
+        positions,
+        activation=spec.activation,
+        fold=fold,
+        embedded=tokens is not None,
+        move_inputs=spec.move_inputs,
+        move_outputs=spec.move_outputs,
+    )
+    parameters: dict[str, Tensor] = {}
+    if tokens is not None:
+        parameters["embedding"] = draw.normal(tokens, sizes[0])
+    for number, (rows, columns) in enumerate(zip(sizes[1:], [sizes[0] * fold, *sizes[1:-1]], strict=True)):
+        parameters[f"weights.{number}"] = draw.uniform(rows, columns, fan_in=columns)
+        parameters[f"biases.{number}"] = draw.uniform(rows, fan_in=columns)
+    return Network(spec, wiring, parameters)
 
 
 def mlp_wiring(
     positions: Sequence[Float[Tensor, "_ axes"]],
     *,
+    activation: Activation,
     fold: int = 1,
     embedded: bool = False,
     move_inputs: bool = True,
@@ -100,8 +154,17 @@ def mlp_wiring(
             ports += [Port(f"weights.{number - 1}", 0), Port(f"biases.{number - 1}", 0)]
         if number < last:
             ports.append(Port(f"weights.{number}", 1, fold if number == 0 else 1))
-        movable = (number > 0 or move_inputs) and (number < last or move_outputs)
-        neuron_layers.append(NeuronLayer(name, place, tuple(ports), movable=movable))
+        neuron_layers.append(
+            NeuronLayer(
+                name,
+                place,
+                tuple(ports),
+                movable=(number > 0 or move_inputs) and (number < last or move_outputs),
+                axis=2 if number == 0 and (embedded or fold > 1) else 1,
+                copies=fold if number == 0 else 1,
+                activation=activation if 0 < number < last else "identity",
+            )
+        )
     weight_layers = tuple(
         WeightLayer(
             f"weights.{number}",
@@ -115,24 +178,25 @@ def mlp_wiring(
     return Wiring(tuple(neuron_layers), weight_layers, ("embedding",) if embedded else ())
 
 
-def build_mlp(spec: MlpNetwork, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator) -> Mlp:
-    """The perceptron of this spec, as wide at both ends as the data. Raises SpecError when they do not fit."""
-    if dataset.is_sequence:
-        raise SpecError("An `mlp` reads single examples, but these data are sequences: ask for a transformer.")
-    if dataset.tokens is None and spec.embedding_width is not None:
-        raise SpecError("`embedding_width` is for token data, but these inputs are numbers: leave it out.")
-    if dataset.tokens is not None and spec.embedding_width is None:
-        raise SpecError("These inputs are tokens: set `embedding_width`, the length of the vector each token becomes.")
-    width = spec.embedding_width if dataset.tokens is not None else None
-    sizes = [width or dataset.inputs, *spec.hidden, dataset.targets]
-    shapes = [spec.geometry] * (len(sizes) - 1) + [spec.output_geometry or spec.geometry]
-    return Mlp(
-        place_layers(sizes, shapes, coordinates=spec.coordinates),
-        activation=spec.activation,
-        dtype=dtype,
-        generator=generator,
-        tokens=dataset.tokens,
-        fold=dataset.inputs if dataset.tokens is not None else 1,
-        move_inputs=spec.move_inputs,
-        move_outputs=spec.move_outputs,
-    )
+def _compute(network: Network, x: Tensor, tap: Tap) -> Tensor:
+    from torch.nn.functional import linear
+
+    from bimt_engine.networks.network import ACTIVATIONS
+
+    chain = network.wiring.chain
+    assert chain is not None
+    # Embeddings lie in slot order already; features of the data are brought into it here.
+    if chain.embedding is not None:
+        here = network.embedding[x]
+    else:
+        here = network.permute_inputs(x if chain.fold == 1 else x.unflatten(-1, (chain.fold, -1)))
+    here = tap("input", here)
+    if here.dim() > 2:
+        here = here.flatten(-2)
+    act = ACTIVATIONS[chain.activation]
+    last = len(network.weights) - 1
+    for number, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+        here = linear(here, weight, bias)
+        if number < last:
+            here = tap(f"hidden{number + 1}", act(here))
+    return network.permute_outputs(tap("output", here))

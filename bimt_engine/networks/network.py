@@ -1,18 +1,23 @@
-"""What every architecture is: named parameters, a wiring, and who sits in which slot."""
+"""A network: named parameters, a wiring, which neuron sits in which slot, and its architecture's computation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.networks.architecture import Architecture
 from bimt_engine.networks.wiring import Wiring
 
-Edit = Callable[[str, Tensor], Tensor]
-"""`edit(neuron layer, activation in slot order)` returns the activation that flows on in its place."""
+ActivationHook = Callable[[str, Tensor], Tensor]
+"""`hook(neuron layer, activation in slot order)` returns the activation that flows on in its place."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -21,87 +26,166 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass
+class Tap:
+    """What an architecture passes every activation through, so that hooks can replace and record it.
+
+    hook          None: activations are left as they are.
+    activations   neuron layer -> its activation when it was last seen; None: nothing is recorded.
+    """
+
+    hook: ActivationHook | None = None
+    activations: dict[str, Tensor] | None = field(default_factory=dict)
+
+    def __call__(self, layer: str, activation: Tensor) -> Tensor:
+        """Replace and record an activation on its way."""
+        return self.record(layer, self.replace(layer, activation))
+
+    def replace(self, layer: str, activation: Tensor) -> Tensor:
+        """Only what the hook makes of it: for a part of an activation, such as one time step."""
+        return activation if self.hook is None else self.hook(layer, activation)
+
+    def record(self, layer: str, activation: Tensor) -> Tensor:
+        """Only record it: for a whole whose parts have been through `replace`."""
+        if self.activations is not None:
+            self.activations[layer] = activation
+        return activation
+
+
+PASS_THROUGH = Tap(activations=None)
+
+
+class ParameterGroup(nn.Module):
+    """The parameters whose names begin alike: `network.weights[0]` is `weights.0`."""
+
+    def __getitem__(self, number: int) -> Tensor | ParameterGroup:
+        """The member of this number."""
+        return getattr(self, str(number))
+
+    def __setitem__(self, number: int, value: Tensor) -> None:
+        """Put a parameter in the place of a member."""
+        setattr(self, str(number), value)
+
+    def __len__(self) -> int:
+        """How many members there are."""
+        return len(self._parameters) + len(self._modules)
+
+    def __iter__(self) -> Iterator[Tensor | nn.Module | None]:
+        """All members in the order in which they were named."""
+        return iter([*self._parameters.values(), *self._modules.values()])
 
 
 class Network(nn.Module):
-    """A network that knows its wiring.
+    """A network that knows its wiring. Its parameters lie in slot order; inputs and outputs are in that of the data.
 
-    orders   neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
-             outputs the identity is the number of the feature or target. Integers: no optimiser ever sees them.
-    A subclass computes `_compute(x, edit, seen)`; its parameters lie in slot order throughout, and its inputs and
-    outputs are in the order of the data.
+    architecture   what it was built from, and how it computes.
+    wiring         what relocation, cost, pruning and every analysis read about it.
+    parameters     name -> tensor, in the order of θ. Dots in a name make groups. A running statistic, which a port of
+                   the wiring marks as a buffer, is a parameter that takes no gradient: it lies in θ with the others, so
+                   replicas, checkpoints, relocation and weights files treat it as they treat all.
+    orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
+                   outputs the identity is the number of the feature or target. Integers: no optimiser ever sees them.
     """
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, architecture: Architecture, wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.architecture = architecture
         self.wiring = wiring
+        statistics = wiring.buffers
+        for name, value in parameters.items():
+            group: nn.Module = self
+            *path, last = name.split(".")
+            for step in path:
+                if step not in group._modules:
+                    group.add_module(step, ParameterGroup())
+                group = group.get_submodule(step)
+            group.register_parameter(last, nn.Parameter(value, requires_grad=name not in statistics))
         for layer in wiring.neuron_layers:
             self.register_buffer(f"order_{layer.name}", torch.arange(layer.neurons))
+        self.eval()  # a training that knows of batches says so
 
     @property
-    def orders(self) -> dict[str, Tensor]:
+    def kind(self) -> str:
+        """The kind of its architecture, as in a spec."""
+        return self.architecture.kind
+
+    @property
+    def orders(self) -> dict[str, Int64[Tensor, " _"]]:
+        """Which neuron sits in which slot, by neuron layer."""
         return {layer.name: getattr(self, f"order_{layer.name}") for layer in self.wiring.neuron_layers}
 
     @property
-    def input_order(self) -> Tensor:
-        """Who sits in which slot of the first neuron layer."""
-        return getattr(self, f"order_{self.wiring.neuron_layers[0].name}")
+    def input_order(self) -> Int64[Tensor, " inputs"]:
+        """Which neuron sits in which slot of the first neuron layer."""
+        return getattr(self, f"order_{self.wiring.input_layer.name}")
 
     @property
-    def output_order(self) -> Tensor:
-        """Who sits in which slot of the last neuron layer."""
-        return getattr(self, f"order_{self.wiring.neuron_layers[-1].name}")
+    def output_order(self) -> Int64[Tensor, " outputs"]:
+        """Which neuron sits in which slot of the last neuron layer."""
+        return getattr(self, f"order_{self.wiring.output_layer.name}")
 
-    def adopt_orders(self, orders: Mapping[str, Tensor]) -> None:
+    def adopt_orders(self, orders: Mapping[str, Int64[Tensor, " _"]]) -> None:
         """From now on these tensors are the orders; they are not copied."""
         for name, order in orders.items():
             setattr(self, f"order_{name}", order)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs in the order of the data's targets."""
-        return self._compute(x, None, None)
+        return self.architecture.compute(self, x, PASS_THROUGH)
 
-    def run(self, x: Tensor, edit: Edit | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Outputs in the order of the data's targets, and the activation of every neuron layer in slot order.
+    def forward_with_hooks(self, x: Tensor, hook: ActivationHook | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Outputs, and the activation of every neuron layer when it was last seen, its axes as the wiring declares.
 
-        The last axis of an activation runs over the slots; a folded layer has its copies on the axis before.
+        A hook is called for an activation whenever it has changed (a residual stream after each block, a recurrent
+        layer at each time step), and what it returns flows on.
         """
-        seen: dict[str, Tensor] = {}
-        outputs = self._compute(x, edit, seen)
-        return outputs, seen
+        tap = Tap(hook)
+        outputs = self.architecture.compute(self, x, tap)
+        assert tap.activations is not None
+        return outputs, tap.activations
 
-    def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
-        raise NotImplementedError
-
-    def _enter(self, x: Tensor) -> Tensor:
-        """Inputs in the order of the data -> in slot order."""
+    def permute_inputs(self, x: Tensor) -> Tensor:
+        """Inputs in the order of the data -> in slot order, along the last axis."""
         return x.index_select(-1, self.input_order)
 
-    def _leave(self, y: Tensor) -> Tensor:
-        """Outputs in slot order -> in the order of the data."""
+    def permute_outputs(self, y: Tensor) -> Tensor:
+        """Outputs in slot order -> in the order of the data, along the last axis."""
         return y.index_select(-1, torch.argsort(self.output_order))
 
 
-def note(name: str, activation: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
-    """Let an activation be edited and remembered on its way."""
-    if edit is not None:
-        activation = edit(name, activation)
-    if seen is not None:
-        seen[name] = activation
-    return activation
+@dataclass(frozen=True)
+class Draw:
+    """Draws initial parameters as `nn.Linear` does: uniform within ±1/√fan_in.
+
+    Drawn at float64 whatever the precision, so that a float32 run starts where its float64 twin does.
+    """
+
+    dtype: torch.dtype
+    generator: torch.Generator
+
+    def uniform(self, *shape: int, fan_in: int) -> Float[Tensor, "*_"]:
+        """A weight or a bias of neurons that each read `fan_in` numbers."""
+        drawn = torch.rand(shape, dtype=torch.float64, generator=self.generator)
+        return ((2 * drawn - 1) / math.sqrt(fan_in)).to(self.dtype)
+
+    def normal(self, *shape: int) -> Float[Tensor, "*_"]:
+        """An embedding: standard normal."""
+        return torch.randn(shape, dtype=torch.float64, generator=self.generator).to(self.dtype)
+
+    def full(self, *shape: int, value: float) -> Float[Tensor, "*_"]:
+        """What starts at one value, such as the gain of a norm; nothing is drawn."""
+        return torch.full(shape, value, dtype=self.dtype)
 
 
-def new_weight(rows: int, columns: int, *, dtype: torch.dtype, generator: torch.Generator) -> nn.Parameter:
-    """A weight matrix as `nn.Linear` draws it: uniform within ±1/√columns."""
-    return _uniform((rows, columns), columns, dtype, generator)
-
-
-def new_bias(rows: int, columns: int, *, dtype: torch.dtype, generator: torch.Generator) -> nn.Parameter:
-    """The bias beside such a matrix, drawn from the same range."""
-    return _uniform((rows,), columns, dtype, generator)
-
-
-def _uniform(shape: tuple[int, ...], fan_in: int, dtype: torch.dtype, generator: torch.Generator) -> nn.Parameter:
-    # Drawn at float64 whatever the precision, so that a float32 run starts where its float64 twin does.
-    drawn = torch.rand(shape, dtype=torch.float64, generator=generator)
-    return nn.Parameter(((2 * drawn - 1) / math.sqrt(fan_in)).to(dtype))
+def build_network(
+    spec: Architecture,
+    dataset: Dataset,
+    *,
+    precision: Literal["float32", "float64"] = "float64",
+    generator: torch.Generator,
+) -> Network:
+    """A freshly drawn network that fits the data, on the CPU. Raises SpecError when the two do not fit."""
+    return spec.build(dataset, Draw(DTYPES[precision], generator))

@@ -1,63 +1,81 @@
-"""A recurrent network: one sheet of hidden neurons that read the sequence and one another.
+"""A recurrent network: one layer of hidden neurons that read the sequence and one another. Not in the paper.
 
-The paper has none. It is here to show that a new architecture is one file that lists its ports: the recurrent matrix
-simply runs along the same neuron layer on both of its axes.
+    h_t = σ(read_in x_t + recur h_{t-1} + hidden_bias),  y_t = read_out h_t + output_bias,  h_0 = 0
+
+The recurrent matrix runs along the same neuron layer on both of its axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional
-
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
-from bimt_engine.networks.geometry import place_layers
-from bimt_engine.networks.network import ACTIVATIONS, Edit, Network, new_bias, new_weight, note
+from bimt_engine.networks.architecture import (
+    Activation,
+    Architecture,
+    Draw,
+    Float,
+    Geometry,
+    Network,
+    Tap,
+    Tensor,
+    Width,
+)
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
-from bimt_engine.spec import RecurrentNetwork
 
 
-class Recurrent(Network):
-    """h_t = σ(read_in x_t + recur h_{t-1} + bias), y_t = read_out h_t + bias, with h_0 = 0."""
+class RecurrentNetwork(Architecture):
+    """One sheet of hidden neurons that read the sequence and one another."""
 
-    def __init__(
-        self,
-        positions: Sequence[Float[Tensor, "_ axes"]],
-        *,
-        activation: str,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(recurrent_wiring(positions))
-        inputs, hidden, outputs = (place.shape[0] for place in positions)
-        self.activation = activation
-        self.read_in = new_weight(hidden, inputs, dtype=dtype, generator=generator)
-        self.recur = new_weight(hidden, hidden, dtype=dtype, generator=generator)
-        self.hidden_bias = new_bias(hidden, hidden, dtype=dtype, generator=generator)
-        self.read_out = new_weight(outputs, hidden, dtype=dtype, generator=generator)
-        self.output_bias = new_bias(outputs, hidden, dtype=dtype, generator=generator)
+    kind: Literal["recurrent"] = "recurrent"
+    hidden: Width = 32
+    activation: Activation = "tanh"
+    geometry: Geometry = "line"
 
-    def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
+    def build(self, data: Dataset, draw: Draw) -> Network:
+        """The recurrent network of this spec. Raises SpecError unless the data are sequences."""
+        from bimt_engine.networks.geometry import place_layers
+        from bimt_engine.networks.network import Network
+
+        if not data.is_sequence:
+            raise SpecError(
+                "A `recurrent` network reads sequences, but these data are single examples: ask for an mlp."
+            )
+        inputs, hidden, outputs = data.inputs, self.hidden, data.targets
+        parameters = {
+            "read_in": draw.uniform(hidden, inputs, fan_in=inputs),
+            "recur": draw.uniform(hidden, hidden, fan_in=hidden),
+            "hidden_bias": draw.uniform(hidden, fan_in=hidden),
+            "read_out": draw.uniform(outputs, hidden, fan_in=hidden),
+            "output_bias": draw.uniform(outputs, fan_in=hidden),
+        }
+        return Network(self, recurrent_wiring(place_layers([inputs, hidden, outputs], [self.geometry] * 3)), parameters)
+
+    def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
+        """One time step after another; a hook sees the hidden layer step by step, so that what it changes flows on."""
+        import torch
+        from torch.nn.functional import linear
+
+        from bimt_engine.networks.network import ACTIVATIONS
+
         act = ACTIVATIONS[self.activation]
-        here = note("input", self._enter(x), edit, seen)
-        driven = functional.linear(here, self.read_in, self.hidden_bias)
-        hidden = x.new_zeros(x.shape[0], self.recur.shape[0])
+        recur = network.recur
+        driven = linear(tap("input", network.permute_inputs(x)), network.read_in, network.hidden_bias)
+        hidden = x.new_zeros(x.shape[0], recur.shape[0])
         states = []
         for time in range(x.shape[1]):
-            hidden = act(driven[:, time] + functional.linear(hidden, self.recur))
-            if edit is not None:  # an edit sees one time step at a time, so that what it changes flows on
-                hidden = edit("hidden1", hidden[:, None])[:, 0]
+            hidden = act(driven[:, time] + linear(hidden, recur))
+            if tap.hook is not None:
+                hidden = tap.replace("hidden1", hidden[:, None])[:, 0]
             states.append(hidden)
-        sheet = note("hidden1", torch.stack(states, dim=1), None, seen)
-        return self._leave(note("output", functional.linear(sheet, self.read_out, self.output_bias), edit, seen))
+        sheet = tap.record("hidden1", torch.stack(states, dim=1))
+        return network.permute_outputs(tap("output", linear(sheet, network.read_out, network.output_bias)))
 
 
 def recurrent_wiring(positions: Sequence[Float[Tensor, "_ axes"]]) -> Wiring:
-    """input → hidden1 ⟲ → output."""
+    """input → hidden1 ⟲ → output; every activation is (batch, time, neurons)."""
     inputs, hidden, outputs = positions
     ports = (
         Port("read_in", 0),
@@ -68,25 +86,13 @@ def recurrent_wiring(positions: Sequence[Float[Tensor, "_ axes"]]) -> Wiring:
     )
     return Wiring(
         (
-            NeuronLayer("input", inputs, (Port("read_in", 1),)),
-            NeuronLayer("hidden1", hidden, ports),
-            NeuronLayer("output", outputs, (Port("read_out", 0), Port("output_bias", 0))),
+            NeuronLayer("input", inputs, (Port("read_in", 1),), axis=2, samples=(1,)),
+            NeuronLayer("hidden1", hidden, ports, axis=2, samples=(1,)),
+            NeuronLayer("output", outputs, (Port("read_out", 0), Port("output_bias", 0)), axis=2, samples=(1,)),
         ),
         (
             WeightLayer("read_in", "input", "hidden1", bias="hidden_bias"),
             WeightLayer("recur", "hidden1", "hidden1"),
             WeightLayer("read_out", "hidden1", "output", bias="output_bias"),
         ),
-    )
-
-
-def build_recurrent(
-    spec: RecurrentNetwork, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator
-) -> Recurrent:
-    """The recurrent network of this spec. Raises SpecError unless the data are sequences."""
-    if not dataset.is_sequence:
-        raise SpecError("A `recurrent` network reads sequences, but these data are single examples: ask for an mlp.")
-    sizes = [dataset.inputs, spec.hidden, dataset.targets]
-    return Recurrent(
-        place_layers(sizes, [spec.geometry] * 3), activation=spec.activation, dtype=dtype, generator=generator
     )

@@ -1,110 +1,145 @@
 """A causal transformer whose residual stream is one neuron layer with many ports.
 
+    x ← x + attention(x), x ← x + mlp(x), block after block
+
 No positional encoding: the published network has none, and its data need none. (arXiv 2305.08746, section 3.4)
+
+Neuron layers: input, residual, then attention{b} and hidden{b} of each block, output; every activation is (batch, time,
+neurons). Parameters: read_in, attend.{b} (query, key, value), gather.{b} (out of the heads), expand.{b}, contract.{b},
+read_out, each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}. Norms are not applied otherwise.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from pydantic import Field, model_validator
 
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
-from bimt_engine.networks.geometry import line
-from bimt_engine.networks.network import ACTIVATIONS, Edit, Network, new_bias, new_weight, note
+from bimt_engine.networks.architecture import (
+    Activation,
+    Architecture,
+    Draw,
+    Float,
+    Network,
+    ParameterGroup,
+    Tap,
+    Tensor,
+)
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
-from bimt_engine.spec import TransformerNetwork
 
 QKV = 3  # query, key and value rows of one neuron lie in one matrix, a layer's width apart
 MLP_WIDTH = 4  # hidden neurons per residual neuron
+NORM_EPSILON = 1e-5  # as in `nn.LayerNorm`
 
 
-class Affine(nn.Module):
-    """A weight and a bias, drawn as `nn.Linear` draws them but by a generator of ours."""
+class TransformerNetwork(Architecture):
+    """A causal transformer whose residual stream is one neuron layer."""
 
-    def __init__(self, rows: int, columns: int, *, dtype: torch.dtype, generator: torch.Generator) -> None:
-        super().__init__()
-        self.weight = new_weight(rows, columns, dtype=dtype, generator=generator)
-        self.bias = new_bias(rows, columns, dtype=dtype, generator=generator)
+    kind: Literal["transformer"] = "transformer"
+    width: int = Field(default=32, ge=1, le=1024)
+    blocks: int = Field(default=2, ge=1, le=24)
+    heads: int = Field(default=1, ge=1, le=64)
+    layer_norm: bool = False
+    activation: Activation = "gelu_tanh"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> TransformerNetwork:
+        if self.width % self.heads:
+            raise ValueError(f"`heads` ({self.heads}) must divide `width` ({self.width}).")
+        return self
 
+    def build(self, data: Dataset, draw: Draw) -> Network:
+        """The transformer of this spec. Raises SpecError unless the data are sequences."""
+        from bimt_engine.networks.network import Network
 
-class Transformer(Network):
-    """x ← x + attention(x), x ← x + mlp(x), block after block.
+        if not data.is_sequence:
+            raise SpecError("A `transformer` reads sequences, but these data are single examples: ask for an mlp.")
+        width, blocks = self.width, range(self.blocks)
+        parameters: dict[str, Tensor] = {}
 
-    Neuron layers: input, residual, then attention{b} and hidden{b} of each block, output. Parameters:
-    read_in, attend.{b} (query, key, value), gather.{b} (out of the heads), expand.{b}, contract.{b}, read_out,
-    each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}. Norms are not applied otherwise.
-    """
+        def affine(name: str, rows: int, columns: int) -> None:
+            parameters[f"{name}.weight"] = draw.uniform(rows, columns, fan_in=columns)
+            parameters[f"{name}.bias"] = draw.uniform(rows, fan_in=columns)
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        width: int,
-        blocks: int,
-        heads: int,
-        layer_norm: bool,
-        activation: str,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(transformer_wiring(inputs, outputs, width, blocks, heads, layer_norm=layer_norm))
-        self.width, self.blocks, self.heads = width, blocks, heads
-        self.layer_norm, self.activation = layer_norm, activation
+        affine("read_in", width, data.inputs)
+        for name, rows, columns in (
+            ("attend", QKV * width, width),
+            ("gather", width, width),
+            ("expand", MLP_WIDTH * width, width),
+            ("contract", width, MLP_WIDTH * width),
+        ):
+            for block in blocks:
+                affine(f"{name}.{block}", rows, columns)
+        affine("read_out", data.targets, width)
+        if self.layer_norm:
+            for number in range(2 * self.blocks + 1):
+                parameters[f"norms.{number}.weight"] = draw.full(width, value=1.0)
+                parameters[f"norms.{number}.bias"] = draw.full(width, value=0.0)
+        wiring = transformer_wiring(
+            data.inputs, data.targets, width, self.blocks, self.heads, layer_norm=self.layer_norm
+        )
+        return Network(self, wiring, parameters)
 
-        def affine(rows: int, columns: int) -> Affine:
-            return Affine(rows, columns, dtype=dtype, generator=generator)
+    def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
+        """The stream is tapped whenever it has changed: a hook holds all along, what is recorded is its last state."""
+        from torch.nn.functional import layer_norm
 
-        self.read_in = affine(width, inputs)
-        self.attend = nn.ModuleList([affine(QKV * width, width) for _ in range(blocks)])
-        self.gather = nn.ModuleList([affine(width, width) for _ in range(blocks)])
-        self.expand = nn.ModuleList([affine(MLP_WIDTH * width, width) for _ in range(blocks)])
-        self.contract = nn.ModuleList([affine(width, MLP_WIDTH * width) for _ in range(blocks)])
-        self.read_out = affine(outputs, width)
-        if layer_norm:
-            self.norms = nn.ModuleList([nn.LayerNorm(width, dtype=dtype) for _ in range(2 * blocks + 1)])
+        from bimt_engine.networks.network import ACTIVATIONS
 
-    def _compute(self, x: Tensor, edit: Edit | None, seen: dict[str, Tensor] | None) -> Tensor:
         act = ACTIVATIONS[self.activation]
-        here = note("input", self._enter(x), edit, seen)
-        # The stream is noted whenever it has changed: an edit holds all along, what is seen is its last state.
-        stream = note("residual", self.read_in(here), edit, seen)
+
+        def normed(stream: Tensor, number: int) -> Tensor:
+            if not self.layer_norm:
+                return stream
+            norm = network.norms[number]
+            return layer_norm(stream, (self.width,), weight=norm.weight, bias=norm.bias, eps=NORM_EPSILON)
+
+        here = tap("input", network.permute_inputs(x))
+        stream = tap("residual", _affine(network.read_in, here))
         for block in range(self.blocks):
-            mixed = self._attention(self._normed(stream, 2 * block), block)
-            mixed = note(f"attention{block + 1}", mixed, edit, seen)
-            stream = note("residual", stream + self.gather[block](mixed), edit, seen)
-            hidden = act(self.expand[block](self._normed(stream, 2 * block + 1)))
-            hidden = note(f"hidden{block + 1}", hidden, edit, seen)
-            stream = note("residual", stream + self.contract[block](hidden), edit, seen)
-        outputs = self.read_out(self._normed(stream, 2 * self.blocks))
-        return self._leave(note("output", outputs, edit, seen))
+            mixed = attention(_affine(network.attend[block], normed(stream, 2 * block)), self.heads)
+            mixed = tap(f"attention{block + 1}", mixed)
+            stream = tap("residual", stream + _affine(network.gather[block], mixed))
+            hidden = act(_affine(network.expand[block], normed(stream, 2 * block + 1)))
+            hidden = tap(f"hidden{block + 1}", hidden)
+            stream = tap("residual", stream + _affine(network.contract[block], hidden))
+        outputs = _affine(network.read_out, normed(stream, 2 * self.blocks))
+        return network.permute_outputs(tap("output", outputs))
 
-    def _normed(self, stream: Tensor, number: int) -> Tensor:
-        return self.norms[number](stream) if self.layer_norm else stream
 
-    def _attention(self, stream: Tensor, block: int) -> Tensor:
-        """What the heads read, side by side: causal, scores divided by the root of a head's width."""
-        batch, time, width = stream.shape
-        size = width // self.heads
-        rows = self.attend[block](stream).view(batch, time, QKV, self.heads, size)
-        query, key, value = rows.permute(2, 0, 3, 1, 4)
-        scores = query @ key.transpose(-2, -1) / math.sqrt(size)
-        future = torch.ones(time, time, dtype=torch.bool, device=stream.device).triu(1)
-        weights = scores.masked_fill(future, -math.inf).softmax(-1)
-        return (weights @ value).transpose(1, 2).reshape(batch, time, width)
+def _affine(part: ParameterGroup, x: Tensor) -> Tensor:
+    from torch.nn.functional import linear
+
+    return linear(x, part.weight, part.bias)
+
+
+def attention(rows: Float[Tensor, "batch time qkv"], heads: int) -> Float[Tensor, "batch time width"]:
+    """What the heads read, side by side: causal, scores divided by the root of a head's width.
+
+    rows   queries, keys and values of all heads, one width after another.
+    """
+    import torch
+
+    batch, time, size = rows.shape[0], rows.shape[1], rows.shape[2] // (QKV * heads)
+    query, key, value = rows.view(batch, time, QKV, heads, size).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(size)
+    future = torch.ones(time, time, dtype=torch.bool, device=rows.device).triu(1)
+    weights = scores.masked_fill(future, -math.inf).softmax(-1)
+    return (weights @ value).transpose(1, 2).reshape(batch, time, heads * size)
 
 
 def transformer_wiring(
     inputs: int, outputs: int, width: int, blocks: int, heads: int, *, layer_norm: bool = False
 ) -> Wiring:
     """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write."""
+    from bimt_engine.networks.geometry import line
+
+    def layer(name: str, neurons: int, *ports: Port, blocks: int = 1) -> NeuronLayer:
+        return NeuronLayer(name, line(neurons), ports, blocks=blocks, axis=2, samples=(1,))
+
     residual = [Port("read_in.weight", 0), Port("read_in.bias", 0)]
     inner: list[NeuronLayer] = []
     weights = [WeightLayer("read_in.weight", "input", "residual", bias="read_in.bias")]
@@ -114,9 +149,9 @@ def transformer_wiring(
         residual += [Port(f"{attend}.weight", 1), Port(f"{gather}.weight", 0), Port(f"{gather}.bias", 0)]
         residual += [Port(f"{expand}.weight", 1), Port(f"{contract}.weight", 0), Port(f"{contract}.bias", 0)]
         ports = (Port(f"{attend}.weight", 0, QKV), Port(f"{attend}.bias", 0, QKV), Port(f"{gather}.weight", 1))
-        inner.append(NeuronLayer(attention, line(width), ports, blocks=heads))
+        inner.append(layer(attention, width, *ports, blocks=heads))
         ports = (Port(f"{expand}.weight", 0), Port(f"{expand}.bias", 0), Port(f"{contract}.weight", 1))
-        inner.append(NeuronLayer(hidden, line(MLP_WIDTH * width), ports))
+        inner.append(layer(hidden, MLP_WIDTH * width, *ports))
         weights += [
             WeightLayer(f"{attend}.weight", "residual", attention, target_fold=QKV, bias=f"{attend}.bias"),
             WeightLayer(f"{gather}.weight", attention, "residual", bias=f"{gather}.bias"),
@@ -130,29 +165,10 @@ def transformer_wiring(
     weights.append(WeightLayer("read_out.weight", "residual", "output", bias="read_out.bias"))
     return Wiring(
         (
-            NeuronLayer("input", line(inputs), (Port("read_in.weight", 1),)),
-            NeuronLayer("residual", line(width), tuple(residual)),
+            layer("input", inputs, Port("read_in.weight", 1)),
+            layer("residual", width, *residual),
             *inner,
-            NeuronLayer("output", line(outputs), (Port("read_out.weight", 0), Port("read_out.bias", 0))),
+            layer("output", outputs, Port("read_out.weight", 0), Port("read_out.bias", 0)),
         ),
         tuple(weights),
-    )
-
-
-def build_transformer(
-    spec: TransformerNetwork, dataset: Dataset, *, dtype: torch.dtype, generator: torch.Generator
-) -> Transformer:
-    """The transformer of this spec, as wide at both ends as the data. Raises SpecError unless these are sequences."""
-    if not dataset.is_sequence:
-        raise SpecError("A `transformer` reads sequences, but these data are single examples: ask for an mlp.")
-    return Transformer(
-        dataset.inputs,
-        dataset.targets,
-        width=spec.width,
-        blocks=spec.blocks,
-        heads=spec.heads,
-        layer_norm=spec.layer_norm,
-        activation=spec.activation,
-        dtype=dtype,
-        generator=generator,
     )

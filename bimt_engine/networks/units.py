@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.networks.network import Network
 
 

@@ -2,15 +2,26 @@
 
 A neuron layer is a set of slots at fixed positions. A port is one axis of one parameter that runs along the slots.
 To exchange two neurons is to apply one index list to every port of their layer; positions stay where they are.
+A layer also says on which axis of its activation its neurons are found, and how copies of it lie there, so that every
+analysis reads activations through the wiring and asks nothing about the architecture. (arXiv 2305.08746, section 2)
+
+This module loads no torch: architectures declare wirings in files that the API reads.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+else:  # looked up only where tests check shapes, and jaxtyping is installed there
+    Float = Tensor = Any
+    with suppress(ModuleNotFoundError):
+        from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -19,22 +30,30 @@ class Port:
 
     fold   how many copies of the layer lie side by side on that axis; entry `copy * neurons + slot`
            belongs to `slot`. Query, key and value rows of one matrix are a fold of 3.
+    buffer True: a running statistic (of a batch norm), which follows the neurons but takes no gradient.
     """
 
     parameter: str
     axis: int
     fold: int = 1
+    buffer: bool = False
 
 
 @dataclass(frozen=True)
 class NeuronLayer:
     """Neurons that may trade places with one another.
 
-    positions  where the slots are; unit: one layer width.
-    ports      every parameter axis that follows the neurons.
-    movable    False: the neurons stay in the slots they were born in.
-    blocks     attention heads: the slots fall into so many equal runs; whole runs may trade places,
-               and neurons within a run, but no neuron leaves its run alone.
+    positions   where the slots are; unit: one layer width.
+    ports       every parameter axis that follows the neurons, those of running statistics included.
+    movable     False: the neurons stay in the slots they were born in.
+    blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
+                a run, but no neuron leaves its run alone.
+    axis        of the layer's activation, along which its slots lie; axis 0 is the batch.
+    samples     axes along which the same neuron is seen again: time steps, pixels of a channel. Statistics pool them,
+                and what is done to a neuron is done at all of them.
+    copies      how many places each neuron has: an input layer that is folded has one for each token. They lie on the
+                one axis that is left, and place `copy * neurons + slot` stands for itself in graphs and groups.
+    activation  the function applied to Σ w·x + b, `identity` for none; None: the layer computes something else.
     """
 
     name: str
@@ -42,14 +61,41 @@ class NeuronLayer:
     ports: tuple[Port, ...]
     movable: bool = True
     blocks: int = 1
-
-    @property
-    def neurons(self) -> int:
-        return self.positions.shape[0]
+    axis: int = 1
+    samples: tuple[int, ...] = ()
+    copies: int = 1
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if self.neurons % self.blocks:
             raise ValueError(f"neuron layer {self.name!r}: {self.blocks} blocks do not divide {self.neurons} neurons")
+        if self.axis in (0, *self.samples):
+            raise ValueError(f"neuron layer {self.name!r}: axis {self.axis} cannot hold its neurons and something else")
+
+    @property
+    def neurons(self) -> int:
+        """How many slots the layer has."""
+        return self.positions.shape[0]
+
+    @property
+    def places(self) -> int:
+        """How many places its neurons have, copies counted."""
+        return self.neurons * self.copies
+
+    def to_places(self, activation: Float[Tensor, "*_"]) -> Float[Tensor, "batch *samples places"]:
+        """The layer's activation with its places on the last axis and everything that is pooled before it."""
+        return activation.permute(self._axes(activation.dim())).flatten(1 + len(self.samples))
+
+    def from_places(self, values: Float[Tensor, "batch *samples places"]) -> Float[Tensor, "*_"]:
+        """The inverse of `to_places`."""
+        folded = any(axis not in (self.axis, *self.samples) for axis in range(1, self.axis + 1))
+        apart = values.unflatten(-1, (self.copies, self.neurons)) if folded else values
+        axes = self._axes(apart.dim())
+        return apart.permute([axes.index(axis) for axis in range(len(axes))])
+
+    def _axes(self, dimensions: int) -> list[int]:
+        copies = [axis for axis in range(1, dimensions) if axis != self.axis and axis not in self.samples]
+        return [0, *self.samples, *copies, self.axis]
 
 
 @dataclass(frozen=True)
@@ -57,6 +103,8 @@ class WeightLayer:
     """A matrix of connections from one neuron layer into another, rows as in `nn.Linear`: one per target.
 
     source, target  names of neuron layers; they may be the same one (a recurrent matrix).
+    A convolution is such a matrix too: its kernel taps are a source fold, so that a connection between two channels
+    pays for the sum of |w| over its taps.
     source_fold     columns: so many copies of the source layer side by side; target_fold the same for rows.
     bias            the parameter that is added to the targets, if any.
     pays_length     False: distance costs nothing in this matrix.
@@ -69,6 +117,23 @@ class WeightLayer:
     target_fold: int = 1
     bias: str | None = None
     pays_length: bool = True
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A wiring in which each layer is computed from the one before and nothing else: a perceptron.
+
+    embedding        the table that tokens are looked up in; None: the inputs are numbers.
+    fold             how many vectors one example brings, laid side by side before the first weight layer.
+    weights, biases  parameter names, in order.
+    activation       of all hidden layers.
+    """
+
+    embedding: str | None
+    fold: int
+    weights: tuple[str, ...]
+    biases: tuple[str, ...]
+    activation: str
 
 
 @dataclass(frozen=True)
@@ -92,11 +157,44 @@ class Wiring:
 
     @property
     def input_layer(self) -> NeuronLayer:
+        """The layer that the data enter."""
         return self.neuron_layers[0]
 
     @property
     def output_layer(self) -> NeuronLayer:
+        """The layer that holds the targets."""
         return self.neuron_layers[-1]
+
+    @cached_property
+    def buffers(self) -> frozenset[str]:
+        """The parameters that take no gradient: running statistics."""
+        return frozenset(port.parameter for layer in self.neuron_layers for port in layer.ports if port.buffer)
+
+    @cached_property
+    def chain(self) -> Chain | None:
+        """What fast paths need to know of a perceptron; None where the wiring is more than that."""
+        layers, weights = self.neuron_layers, self.weight_layers
+        if len(weights) != len(layers) - 1 or len(self.embeddings) > 1:
+            return None
+        activations = {layer.activation for layer in layers[1:-1]}
+        steps = zip(weights, layers, layers[1:], strict=False)
+        plain = (
+            all((w.source, w.target) == (source.name, target.name) for w, source, target in steps)
+            and all(w.target_fold == 1 and w.source_fold == layers[n].copies for n, w in enumerate(weights))
+            and len(activations) <= 1
+            and None not in activations
+            and layers[-1].activation == "identity"
+        )
+        biases = tuple(w.bias for w in weights if w.bias is not None)
+        if not plain or len(biases) != len(weights):
+            return None
+        return Chain(
+            embedding=self.embeddings[0] if self.embeddings else None,
+            fold=weights[0].source_fold,
+            weights=tuple(w.parameter for w in weights),
+            biases=biases,
+            activation=next(iter(activations), None) or "silu",  # without a hidden layer it is never applied
+        )
 
     def into(self, name: str) -> tuple[WeightLayer, ...]:
         """The weight layers whose connections enter this neuron layer."""

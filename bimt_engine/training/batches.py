@@ -16,15 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
-from bimt_engine.networks.build import DTYPES
-from bimt_engine.networks.network import Network
-from bimt_engine.randomness import numpy_generator
+from bimt_engine.networks.network import DTYPES, Network
+from bimt_engine.random import numpy_generator
 from bimt_engine.spec import TrainingSpec
+from bimt_engine.training.state import TrainingState
 
 Loss = Literal["mse", "cross_entropy"]
 LOGGED_EXAMPLES = 4096  # a log row in mid-training looks at no more of either part; the last row looks at all
+STEPS_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the memory of a long call
 CHUNK = 16_384  # examples in one forward pass without gradients; bounds the memory of a large test set
 
 
@@ -98,10 +99,12 @@ class TensorData:
 
     @property
     def replicas(self) -> int:
+        """How many replicas there are."""
         return len(self.seeds)
 
     @property
     def examples(self) -> int:
+        """How many training examples each replica has."""
         return self.train_inputs.shape[1]
 
     def batches(self, first_step: int, steps: int) -> Int64[np.ndarray, "R steps batch"] | None:
@@ -141,6 +144,14 @@ class TensorData:
                     row[accuracy_prefix + "accuracy"] = int(right.sum()) / right.numel()
         return row
 
+    def evaluate_replicas(self, state: TrainingState, *, everything: bool = False) -> list[dict[str, float]]:
+        """The same for every replica of a training: one row each."""
+        rows = []
+        for replica in range(state.replicas):
+            with state.showing(replica) as network:
+                rows.append(self.evaluate(network, replica=replica, everything=everything))
+        return rows
+
 
 def prediction_loss(
     outputs: Tensor, targets: Tensor, loss: Loss, predicted_positions: tuple[int, ...] | None = None
@@ -154,13 +165,13 @@ def prediction_loss(
 
 
 def batch(seed: int, step: int, size: int, examples: int) -> Int64[np.ndarray, " batch"]:
-    """The examples of this step: each pass over the data in an order of its own, a short rest at its end left out."""
-    a_pass = examples // size
-    order = _pass_order(seed, step // a_pass, examples)
-    start = (step % a_pass) * size
+    """The examples of this step: each epoch in an order of its own, a short rest at its end left out."""
+    steps_per_epoch = examples // size
+    order = _epoch_order(seed, step // steps_per_epoch, examples)
+    start = (step % steps_per_epoch) * size
     return order[start : start + size]
 
 
 @lru_cache(maxsize=8)
-def _pass_order(seed: int, number: int, examples: int) -> Int64[np.ndarray, " examples"]:
+def _epoch_order(seed: int, number: int, examples: int) -> Int64[np.ndarray, " examples"]:
     return numpy_generator(seed, f"pass {number} over the data").permutation(examples)

@@ -1,6 +1,6 @@
-"""A checkpoint: everything a training needs to go on as if it had never stopped, bit for bit. Never a pickle.
+"""A checkpoint: everything a training needs to resume, bit for bit as if it had never stopped. Never a pickle.
 
-Random draws depend on seed and step alone (bimt_engine/randomness.py), so no generator's state has to be kept.
+Random draws depend on seed and step alone (bimt_engine/random.py), so no generator's state has to be kept.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a checkpoint says beside the tensors.
+class CheckpointHeader:
+    """What a checkpoint holds beside the tensors.
 
-    stepper    the one that was used; going on with another would part from the bits of an undisturbed run.
+    stepper    the one that was used; another one would not give the bits of an undisturbed run.
     finished   the last step and the final layout are done.
     seconds    of training so far.
     """
@@ -42,15 +42,15 @@ class Progress:
 
 
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
-    """Names a training: its networks, data, schedule and seeds; not its stepper, its device or when it is told of."""
-    told_when = {"log_every", "snapshot_every", "checkpoint_every"}
-    free: dict[str, Any] = {"training": {"stepper", "device", *told_when}, "evidence": True}
-    said = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a training: its networks, data, schedule and seeds; not its stepper, device or reporting intervals."""
+    intervals = {"log_every", "snapshot_every", "checkpoint_every"}
+    free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
+    identity = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def write_checkpoint(state: TrainingState, progress: Progress) -> bytes:
-    """safetensors: θ, both moments, mask and orders, with the progress as JSON metadata."""
+def write_checkpoint(state: TrainingState, header: CheckpointHeader) -> bytes:
+    """safetensors: θ, both moments, mask and orders, with the header as JSON metadata."""
     tensors = {
         "theta": state.theta,
         "first_moment": state.first_moment,
@@ -60,28 +60,28 @@ def write_checkpoint(state: TrainingState, progress: Progress) -> bytes:
     if state.mask is not None:
         tensors["mask"] = state.mask
     arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
-    return save(arrays, metadata={"bimt": json.dumps({"format": FORMAT, **vars(progress)})})
+    return save(arrays, metadata={"bimt": json.dumps({"format": FORMAT, **vars(header)})})
 
 
-def read_progress(content: bytes) -> Progress:
-    """How far a checkpoint had come. Raises CheckpointError when the bytes are damaged or of another format."""
+def read_header(content: bytes) -> CheckpointHeader:
+    """A checkpoint's header. Raises CheckpointError when the bytes are damaged or of another format."""
     metadata, _ = read_safetensors(content)
     if metadata.pop("format", None) != FORMAT:
         raise CheckpointError("This checkpoint was written by another version: start the run anew.")
     try:
-        return Progress(**{**metadata, "seeds": tuple(metadata["seeds"])})
+        return CheckpointHeader(**{**metadata, "seeds": tuple(metadata["seeds"])})
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"This checkpoint's description is incomplete ({error}): start the run anew.") from error
 
 
-def read_checkpoint(content: bytes, state: TrainingState, expected: str) -> Progress:
+def read_checkpoint(content: bytes, state: TrainingState, expected: str) -> CheckpointHeader:
     """Put a checkpoint into a fresh state of the same network, in place.
 
-    expected   the fingerprint of the training that wants to go on.
+    expected   the fingerprint of the training that is resumed.
     Raises CheckpointError when the bytes are damaged, of another format or of another training.
     """
-    progress = read_progress(content)
-    if progress.fingerprint != expected:
+    header = read_header(content)
+    if header.fingerprint != expected:
         raise CheckpointError("This checkpoint belongs to another spec or seed: resume it with the spec that wrote it.")
     _, arrays = read_safetensors(content)
     wanted = {"theta": state.theta, "first_moment": state.first_moment, "second_moment": state.second_moment}
@@ -93,6 +93,6 @@ def read_checkpoint(content: bytes, state: TrainingState, expected: str) -> Prog
             tensor.copy_(torch.from_numpy(arrays[name]))
         if "mask" in arrays:
             state.mask = torch.from_numpy(arrays["mask"]).to(state.theta.device)
-    state.step = progress.step
+    state.step = header.step
     state.orders_version += 1
-    return progress
+    return header

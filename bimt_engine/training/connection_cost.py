@@ -7,15 +7,17 @@ A price vector is made once for each (wiring, cost, biases counted or not); step
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bimt_engine.networks.wiring import WeightLayer, Wiring
 from bimt_engine.spec import CostSpec
-from bimt_engine.training.state import Layout
+from bimt_engine.training.state import Layout, Place
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -84,3 +86,31 @@ def flat_prices(
 def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape."""
     return {place.name: place.shape for place in layout}
+
+
+@dataclass(frozen=True)
+class WeightView:
+    """One weight layer by slots: its connections from neuron layer `source` into `target`, folds added up.
+
+    source, target   numbers of neuron layers in the wiring.
+    folds     target fold, targets, source fold, sources: the shape of the parameter taken apart.
+    lengths   distance · what a unit of length costs, for a strength of 1.
+    """
+
+    place: Place
+    source: int
+    target: int
+    folds: tuple[int, int, int, int]
+    lengths: Float[np.ndarray, "target source"]
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Both neuron layers, source first."""
+        return self.source, self.target
+
+    def strengths(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "target source"]:
+        """Σ|w| over the folds, for each pair of slots."""
+        strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.folds)
+        if self.folds[0] == 1 and self.folds[2] == 1:
+            return strength[0, :, 0]
+        return strength.sum(axis=(0, 2))

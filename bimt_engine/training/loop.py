@@ -1,44 +1,49 @@
-"""The training loop: stepper, schedule and relocation in turn, told moment by moment to whoever watches."""
+"""The training loop: stepper, schedule and relocation in turn, reported as a stream of updates."""
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError, TrainingDiverged
-from bimt_engine.networks.build import build_network
-from bimt_engine.networks.network import Network
-from bimt_engine.randomness import numpy_generator, torch_generator
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.random import numpy_generator, torch_generator
 from bimt_engine.spec import Spec
+from bimt_engine.training.backends import alike, choose_stepper, resolve_device
 from bimt_engine.training.batches import TensorData
-from bimt_engine.training.checkpoint import Progress, fingerprint, read_checkpoint, read_progress, write_checkpoint
+from bimt_engine.training.checkpoint import (
+    CheckpointHeader,
+    fingerprint,
+    read_checkpoint,
+    read_header,
+    write_checkpoint,
+)
 from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
 from bimt_engine.training.pruning import Pruning
 from bimt_engine.training.relocation import Relocation
-from bimt_engine.training.replicas import alike
 from bimt_engine.training.schedule import Due, Schedule, Stage
 from bimt_engine.training.snapshot import Snapshot
 from bimt_engine.training.state import TrainingState
-from bimt_engine.training.steppers import choose_stepper, resolve_device
 
-BREATH = 0.5  # seconds between two moments at most, so that a watcher can renew a lease or cancel in time
+MAX_UPDATE_INTERVAL = 0.5  # seconds between two updates at most, so that a caller can renew a lease or cancel in time
 Row = dict[str, float | int]
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingUpdate:
     """The training after `step` steps.
 
     rows, snapshots   of each replica that still trains, where they are due; else empty.
-    diverged          replica -> a sentence, for those that were found to have diverged since the moment before.
+    diverged          replica -> a sentence, for those found to have diverged since the update before.
     checkpoint_due    now is the time to call `Training.checkpoint()`.
-    Some moments carry nothing: they let the watcher breathe.
+    Some updates carry nothing: they come so that a caller is never without one for long.
     """
 
     step: int
@@ -55,18 +60,19 @@ class Moment:
 
     @property
     def snapshot(self) -> Snapshot | None:
+        """The snapshot of the only, or first, replica."""
         return self.snapshots.get(0)
 
 
 class Training:
-    """One network, or several of one shape side by side, on its way from drawn weights to the final layout.
+    """The training of one network, or of several of one shape side by side, from drawn weights to the final layout.
 
     network        of the first replica; always up to date.
     stepper_name   autograd, batched or kernel; to be recorded with the run.
     device         where θ lies.
-    diverged       replica -> a sentence, for those whose weights or loss are no numbers any more. Replicas know nothing
-                   of one another, so the others go on, with the same bits; these are left as they are. After a
-                   checkpoint they are found again where anything is due next.
+    diverged       replica -> a sentence, for those whose weights or loss are no longer finite. Replicas are
+                   independent, so the others go on, with the same bits; these are left as they are. After a resume
+                   they are found again at the next step at which anything is due.
     """
 
     def __init__(
@@ -142,71 +148,78 @@ class Training:
         seeds: Sequence[int] | None = None,
     ) -> Training:
         """The same for several side by side."""
-        told = read_progress(checkpoint)
-        training = cls(specs, datasets, told.seeds if seeds is None else seeds, stepper=told.stepper)
+        saved = read_header(checkpoint)
+        training = cls(specs, datasets, saved.seeds if seeds is None else seeds, stepper=saved.stepper)
         read_checkpoint(checkpoint, training.state, training._fingerprint())
-        training.finished, training._seconds = told.finished, told.seconds
+        training.finished, training._seconds = saved.finished, saved.seconds
         return training
 
     @property
     def network(self) -> Network:
+        """The network of the first replica."""
         return self.state.network
 
     @property
-    def living(self) -> list[int]:
+    def active(self) -> list[int]:
         """The replicas that have not diverged."""
         return [replica for replica in range(self.state.replicas) if replica not in self.diverged]
 
     @property
     def seconds(self) -> float:
-        """Spent on its steps so far; what came before a checkpoint counts."""
+        """Wall-clock seconds spent on its steps so far, those before a resume included."""
         return self._seconds
 
     @property
     def stepper_name(self) -> str:
+        """Which stepper trains: autograd, batched or kernel."""
         return self.stepper.name
 
-    def moments(self) -> Iterator[Moment]:
-        """Train to the end, the final layout included, and stop now and then to tell.
+    def updates(self) -> Iterator[TrainingUpdate]:
+        """Train to the end, the final layout included, and yield an update at least every MAX_UPDATE_INTERVAL.
 
-        Raises TrainingDiverged when nobody is left who has not diverged.
+        Raises TrainingDiverged when every replica has diverged.
         """
         steps = self.schedule.steps
         if self.state.step == 0:
-            yield self._moment(0, self.schedule.due(0))
-            self._refuse_unless_somebody_lives()
-        pace = 0.0  # seconds a step, as last measured
+            yield self._update(0, self.schedule.due(0))
+            self._require_active()
+        step_seconds = 0.0  # as last measured; 0: not yet
         while not self.finished:
             started = time.perf_counter()
             step = self.state.step
             stop = self.schedule.next_stop(step) if step < steps else steps
-            if pace:
-                stop = min(stop, step + max(1, int(BREATH / pace)))
+            if step_seconds:
+                stop = min(stop, step + max(1, int(MAX_UPDATE_INTERVAL / step_seconds)))
             elif stop - step > 32:
-                stop = step + 32  # the pace is not known yet
+                stop = step + 32
             if stop > step:
                 self._advance(stop - step, self.schedule.stage(step))
                 self._synchronise()
-                pace = (time.perf_counter() - started) / (stop - step)
+                step_seconds = (time.perf_counter() - started) / (stop - step)
             due, known = self.schedule.due(stop), len(self.diverged)
             if due.anything:
-                self._part_with(self._without_numbers(), stop)
+                self._mark_diverged(self._not_finite(), stop)
             if due.prune and self.pruning is not None:
                 self.pruning.prune(self.schedule.prunings[stop])
             if due.relocate:
-                for replica in self.living:
+                for replica in self.active:
                     self.relocation.relocate(self.state, replica)
-            if stop == steps and self.living:
+            if stop == steps and self.active:
                 self._lay_out()
             self._seconds += time.perf_counter() - started
-            yield self._moment(stop, due, known)
-            self._refuse_unless_somebody_lives()
+            yield self._update(stop, due, known)
+            self._require_active()
+
+    def moments(self) -> Iterator[TrainingUpdate]:
+        """Deprecated name of `updates`."""
+        warnings.warn("Training.moments() is now called updates()", DeprecationWarning, stacklevel=2)
+        return self.updates()
 
     def checkpoint(self) -> bytes:
-        """Everything needed to go on from here, bit for bit."""
+        """Everything needed to resume from here, bit for bit."""
         return write_checkpoint(
             self.state,
-            Progress(
+            CheckpointHeader(
                 step=self.state.step,
                 seeds=self.seeds,
                 stepper=self.stepper_name,
@@ -221,13 +234,13 @@ class Training:
         """The final layout: relocation from many starts, for methods that relocate at all."""
         spec = self.training.relocation
         if spec.relocate_every is not None and spec.final_restarts:
-            for replica in self.living:
+            for replica in self.active:
                 generator = numpy_generator(self.seeds[replica], "final layout")
                 self.relocation.relocate_with_restarts(self.state, generator, replica)
         self.finished = True
 
     def _advance(self, steps: int, stage: Stage) -> None:
-        """So many steps at the learning rate of this stage. A stepper keeps nothing of its own, so it is made anew."""
+        """So many steps at the learning rate of this stage. A stepper holds no state of its own, so it is made anew."""
         if stage.learning_rate != self._learning_rate:
             self._learning_rate = stage.learning_rate
             optimiser = self.training.optimiser.model_copy(update={"learning_rate": stage.learning_rate})
@@ -247,27 +260,27 @@ class Training:
             self._priced = (stage, priced)
         return self._priced[1]
 
-    def _moment(self, step: int, due: Due, known: int = 0) -> Moment:
-        """What is to be told after this step. known: so many divergences have been told of."""
+    def _update(self, step: int, due: Due, known: int = 0) -> TrainingUpdate:
+        """The update after this step. known: how many divergences earlier updates have reported."""
         rows = self._rows(step) if due.log else {}
-        return Moment(
+        return TrainingUpdate(
             step,
             step / self.schedule.steps,
             rows=rows,
-            snapshots={r: Snapshot.of(self.state, r) for r in self.living} if due.snapshot else {},
+            snapshots={r: Snapshot.of(self.state, r) for r in self.active} if due.snapshot else {},
             diverged=dict(list(self.diverged.items())[known:]),
             checkpoint_due=due.checkpoint,
         )
 
     def _rows(self, step: int) -> dict[int, Row]:
-        """A row of each replica that still trains. One whose loss is no number any more is parted with and has none."""
+        """A row of each active replica. One whose loss is no longer finite is marked as diverged and has none."""
         stage = self.schedule.stage(step)
         costs = connection_cost(self.state.theta, self._prices[stage.bias_cost]).tolist()
         losses = self.stepper.losses(everything=step == self.schedule.steps)
         finite = [math.isfinite(loss["prediction_loss"] + cost) for loss, cost in zip(losses, costs, strict=True)]
-        self._part_with([replica for replica in self.living if not finite[replica]], step)
+        self._mark_diverged([replica for replica in self.active if not finite[replica]], step)
         rows = {}
-        for replica in self.living:
+        for replica in self.active:
             strength = self._schedules[replica].stage(step).cost_strength
             rows[replica] = {
                 "step": step,
@@ -279,14 +292,14 @@ class Training:
             }
         return rows
 
-    def _without_numbers(self) -> list[int]:
-        """The replicas whose weights are no numbers any more, without those that are known."""
+    def _not_finite(self) -> list[int]:
+        """The active replicas whose weights are no longer finite."""
         if math.isfinite(float(self.state.theta.sum())):
             return []
         finite = self.state.theta.sum(dim=1).isfinite().tolist()
-        return [replica for replica in self.living if not finite[replica]]
+        return [replica for replica in self.active if not finite[replica]]
 
-    def _part_with(self, replicas: Iterable[int], step: int) -> None:
+    def _mark_diverged(self, replicas: Iterable[int], step: int) -> None:
         """Leave these replicas as they are from now on."""
         for replica in replicas:
             self.diverged[replica] = (
@@ -294,14 +307,14 @@ class Training:
                 "lower `learning_rate` or the cost strengths."
             )
 
-    def _refuse_unless_somebody_lives(self) -> None:
-        if not self.living:
+    def _require_active(self) -> None:
+        if not self.active:
             raise TrainingDiverged(" ".join(self.diverged.values()))
 
     def _fingerprint(self) -> str:
         return fingerprint(self.specs, self.seeds)
 
     def _synchronise(self) -> None:
-        """Wait for the device, so that the pace measured is the real one."""
+        """Wait for the device, so that the time measured is that of the steps."""
         if self.device == "cuda":
             torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""Pruning while the network still learns: the weakest connections go for good, fewer and fewer at a time.
+"""Pruning during training: the weakest connections are removed for good, fewer and fewer at a time.
 
-The network closes each gap before the next one, so that far fewer connections do than when they are cut at the end.
-What has gone stays at zero through the mask, which steppers, relocation and checkpoints know. After training,
-analysis/pruning.py asks another question: how few do without losing anything.
+The network adapts between two removals, so that fewer connections are needed than when they are cut at the end. What is
+removed stays at zero through the mask, which steppers, relocation and checkpoints honour. Pruning after training
+(bimt_engine/analysis) is another question: how few connections keep the loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bimt_engine.training.state import TrainingState
 
 
 class Pruning:
-    """Which entries of θ are connections, and how many of them are to be left when."""
+    """Which entries of θ are connections, and how many of them are left at which step."""
 
     def __init__(self, state: TrainingState, data: TensorData, spec: PruningSpec) -> None:
         """Raises SpecError when the network has no more connections than are to be left."""
@@ -39,14 +39,14 @@ class Pruning:
         return self.spec.connections + round(more * (1 - share) ** 3)
 
     def prune(self, share: float) -> None:
-        """Take the weakest connections away from every replica, down to as many as this share of the way asks for."""
+        """Remove the weakest connections of every replica, down to as many as are left at this share of the way."""
         state = self.state
         if state.mask is None:
             state.mask = torch.ones_like(state.theta, dtype=torch.bool)
         for replica in range(state.replicas):
             with state.showing(replica) as network:
                 strength = strengths(network, self.data.train_inputs[replica, :LOGGED_EXAMPLES])
-            strength[~state.mask[replica, self.entries]] = -1.0  # has gone before
+            strength[~state.mask[replica, self.entries]] = -1.0  # removed before
             weakest = torch.argsort(strength, stable=True)[: self.entries.numel() - self.left(share)]
             state.mask[replica, self.entries[weakest]] = False
         state.apply_mask()
@@ -57,9 +57,10 @@ def strengths(network: Network, inputs: Tensor) -> Float[Tensor, " connections"]
     parameters = dict(network.named_parameters())
     found = []
     with torch.no_grad():
-        _, activations = network.run(inputs)
+        _, activations = network.forward_with_hooks(inputs)
         for weights in network.wiring.weight_layers:
             weight = parameters[weights.parameter]
-            carried = activations[weights.source].reshape(-1, weight.shape[1]).std(dim=0, correction=0)
-            found.append((weight.abs() * carried).reshape(-1))
+            places = network.wiring.layer(weights.source).to_places(activations[weights.source])
+            std = places.flatten(0, -2).std(dim=0, correction=0)
+            found.append((weight.abs() * std.tile(weight.shape[1] // std.numel())).reshape(-1))
     return torch.cat(found)

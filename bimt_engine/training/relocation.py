@@ -1,10 +1,10 @@
-"""Relocation: neurons trade places wherever that shortens the wiring; what is computed does not change.
+"""Relocation: neurons of a layer exchange slots where that lowers the connection cost; the function does not change.
 
-With its neighbours fixed, the cost of putting neuron u of a layer into slot s is a table C[u, s], one matrix product
+With the other layers fixed, the cost of putting neuron u of a layer into slot s is a table C[u, s], one matrix product
 for every weight layer that touches the layer. `greedy` takes the published decisions from the table; `optimal` solves
-it as a linear assignment and sweeps the layers until nothing gets shorter. (arXiv 2305.08746, section 2)
+it as a linear assignment and sweeps the layers until the cost no longer falls. (arXiv 2305.08746, section 2)
 
-Layer spacing and biases are blind to where a neuron sits, so only length times locality enters here.
+Layer spacing and biases do not depend on a neuron's slot, so only length times locality enters here.
 """
 
 from __future__ import annotations
@@ -16,36 +16,29 @@ from itertools import pairwise
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
 
 from bimt_engine.networks.wiring import NeuronLayer, Wiring
 from bimt_engine.spec import CostSpec, RelocationSpec
-from bimt_engine.training.arrangement import (
-    NOTHING,
-    Table,
-    best_assignment,
-    blockwise,
-    changes_within,
-    folded,
-    greedy_order,
-    lowest,
-    most_important,
-)
-from bimt_engine.training.compiled_relocation import CompiledRelocation, whats_in_the_way
-from bimt_engine.training.connection_cost import length_factor, shapes_of
-from bimt_engine.training.kernel_build import KernelUnavailable, Precision
-from bimt_engine.training.link import Link
+from bimt_engine.training.backends.kernel import KernelUnavailable, Precision
+from bimt_engine.training.backends.kernel.relocation import CompiledRelocation, unsupported_reason
+from bimt_engine.training.connection_cost import WeightView, length_factor, shapes_of
 from bimt_engine.training.state import Layout, TrainingState
 
 log = logging.getLogger(__name__)
 
-Arrangement = list[Int64[np.ndarray, " _"]]
-"""For each neuron layer: arrangement[slot] = the slot its neuron sat in before."""
+SlotOrders = list[Int64[np.ndarray, " _"]]
+"""For each neuron layer: order[slot] = the slot that its neuron was in before."""
+
+Table = Float[np.ndarray, "neurons slots"]
+
+REL_TOLERANCE = 1e-12  # of a layer's cost: a gain below this is rounding
 
 
 class Relocation:
     """Everything about relocating one network that does not change while it is trained.
 
-    compiled   decide in the compiled kernel where there is one and it takes this wiring; else in numpy.
+    compiled   use the compiled kernel where there is one and it takes this wiring; else numpy.
     """
 
     def __init__(
@@ -55,13 +48,13 @@ class Relocation:
         shapes = shapes_of(layout)
         places = {place.name: place for place in layout}
         number = {layer.name: index for index, layer in enumerate(wiring.neuron_layers)}
-        self.links: list[Link] = []
+        self.views: list[WeightView] = []
         for weights in wiring.weight_layers:
             factor = length_factor(wiring, weights, shapes, cost, locality=spec.judged_by_locality)
             base = np.ascontiguousarray(wiring.distances(weights).numpy())
             targets, sources = base.shape
-            self.links.append(
-                Link(
+            self.views.append(
+                WeightView(
                     places[weights.parameter],
                     number[weights.source],
                     number[weights.target],
@@ -72,27 +65,27 @@ class Relocation:
         self.layers: tuple[NeuronLayer, ...] = wiring.neuron_layers
         self.movable = [index for index, layer in enumerate(self.layers) if layer.movable and layer.neurons > 1]
         self.touching = [
-            [index for index, link in enumerate(self.links) if layer in (link.source, link.target)]
+            [index for index, view in enumerate(self.views) if layer in (view.source, view.target)]
             for layer in range(len(self.layers))
         ]
-        # What a table is made of: for each weight layer its strengths, turned so that the layer's own slots come first,
-        # times these lengths. Links of a layer to itself are not in.
+        # What a table is made of: for each weight layer its strengths, transposed so that the layer's own slots come
+        # first, times these lengths. Connections of a layer to itself are not included.
         self.sides = [
             [
-                (index, layer == self.links[index].target, self._side(layer, self.links[index]))
+                (index, layer == self.views[index].target, self._side(layer, self.views[index]))
                 for index in touching
-                if self.links[index].source != self.links[index].target
+                if self.views[index].source != self.views[index].target
             ]
             for layer, touching in enumerate(self.touching)
         ]
         self.neighbours = [
-            sorted({end for index in touching for end in self.links[index].ends} & set(self.movable) - {layer})
+            sorted({end for index in touching for end in self.views[index].ends} & set(self.movable) - {layer})
             for layer, touching in enumerate(self.touching)
         ]
-        self.wired_to_itself = {link.source for link in self.links if link.source == link.target}
-        self.compiled = compiled and whats_in_the_way(self.layers, self.links) is None
+        self.self_connected = {view.source for view in self.views if view.source == view.target}
+        self.compiled = compiled and unsupported_reason(self.layers, self.views) is None
         self._kernels: dict[np.dtype, CompiledRelocation | None] = {}
-        self.at_home: Arrangement = [np.arange(layer.neurons) for layer in self.layers]
+        self.unmoved: SlotOrders = [np.arange(layer.neurons) for layer in self.layers]
         size = layout[-1].offset + layout[-1].size
         self._places = {place.name: (place.slice, place.shape) for place in layout}
         ends = np.cumsum([0, *(layer.neurons for layer in self.layers)]).tolist()
@@ -100,29 +93,29 @@ class Relocation:
         self._in_place = np.arange(size, dtype=np.int64)
 
     @staticmethod
-    def _side(layer: int, link: Link) -> Float[np.ndarray, "others slots"]:
-        return np.ascontiguousarray(link.lengths.T if layer == link.target else link.lengths)
+    def _side(layer: int, view: WeightView) -> Float[np.ndarray, "others slots"]:
+        return np.ascontiguousarray(view.lengths.T if layer == view.target else view.lengths)
 
     def relocate(self, state: TrainingState, replica: int = 0) -> float:
         """One pass on one replica, in place. Returns the cost saved, before λ."""
-        arrangement, before, after = self._decide(state, replica, self.at_home, greedy=True)
-        return before - after if self.apply(state, replica, arrangement) else 0.0
+        orders, before, after = self._decide(state, replica, self.unmoved, greedy=True)
+        return before - after if self.apply(state, replica, orders) else 0.0
 
     def relocate_with_restarts(self, state: TrainingState, generator: np.random.Generator, replica: int = 0) -> float:
-        """The shortest layout found from here and from `final_restarts` random ones. Returns the cost saved."""
-        best, before, shortest = self._decide(state, replica, self.at_home, greedy=True)
+        """The cheapest layout found from this and `final_restarts` random ones. Returns the cost saved, before λ."""
+        best, before, lowest_cost = self._decide(state, replica, self.unmoved, greedy=True)
         for _ in range(self.spec.final_restarts):
             tried, _, cost = self._decide(state, replica, self._shuffled(generator), greedy=False)
-            if cost < shortest - NOTHING * before:
-                best, shortest = tried, cost
-        return before - shortest if self.apply(state, replica, best) else 0.0
+            if cost < lowest_cost - REL_TOLERANCE * before:
+                best, lowest_cost = tried, cost
+        return before - lowest_cost if self.apply(state, replica, best) else 0.0
 
     def _decide(
-        self, state: TrainingState, replica: int, start: Arrangement, *, greedy: bool
-    ) -> tuple[Arrangement, float, float]:
-        """Who should sit where, starting from an arrangement, and the cost there and before.
+        self, state: TrainingState, replica: int, start: SlotOrders, *, greedy: bool
+    ) -> tuple[SlotOrders, float, float]:
+        """The orders to apply, the cost at `start` and the cost after.
 
-        `optimal` goes on from where the published pass ends, so it never ends above it.
+        `optimal` continues from where the published pass ends, so its cost is never higher.
         """
         theta = state.theta[replica].detach().cpu().numpy()
         candidates = self.spec.relocation_candidates if greedy else 0
@@ -131,15 +124,15 @@ class Relocation:
         if kernel is not None:
             flat, before, after = kernel.decide(theta, np.concatenate(start), candidates=candidates, optimal=optimal)
             return [flat[first:end] for first, end in self._runs], before, after
-        board = self.board(theta)
+        arrangement = self.arrangement(theta)
         for layer, order in enumerate(start):
-            board.place(layer, order)
-        before = board.cost()
+            arrangement.permute(layer, order)
+        before = arrangement.cost()
         if greedy:
-            board.greedy(candidates)
+            arrangement.greedy(candidates)
         if optimal:
-            board.optimal()
-        return board.arrangement, before, board.cost()
+            arrangement.optimal()
+        return arrangement.orders, before, arrangement.cost()
 
     def _kernel(self, dtype: np.dtype) -> CompiledRelocation | None:
         """The kernel for weights of this type, opened at first use; None where there is none."""
@@ -149,64 +142,72 @@ class Relocation:
             try:
                 precision: Precision = "float32" if dtype == np.float32 else "float64"
                 self._kernels[dtype] = CompiledRelocation(
-                    self.layers, self.links, {place.name: place for place in self.layout}, precision
+                    self.layers, self.views, {place.name: place for place in self.layout}, precision
                 )
             except KernelUnavailable as error:
                 log.info("relocation is decided in numpy: %s", error)
                 self._kernels[dtype] = None
         return self._kernels[dtype]
 
-    def _shuffled(self, generator: np.random.Generator) -> Arrangement:
+    def _shuffled(self, generator: np.random.Generator) -> SlotOrders:
         """Every movable layer in a random order; heads stay whole."""
-        arrangement = list(self.at_home)
+        orders = list(self.unmoved)
         for layer in self.movable:
-            runs = self.at_home[layer].reshape(self.layers[layer].blocks, -1)
+            runs = self.unmoved[layer].reshape(self.layers[layer].blocks, -1)
             runs = generator.permuted(runs[generator.permutation(len(runs))], axis=1)
-            arrangement[layer] = runs.reshape(-1)
-        return arrangement
+            orders[layer] = runs.reshape(-1)
+        return orders
 
     def cost(self, strengths: list[Float[np.ndarray, "_ _"]]) -> float:
         """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""
-        return float(sum(np.vdot(strength, link.lengths) for strength, link in zip(strengths, self.links, strict=True)))
+        return float(sum(np.vdot(strength, view.lengths) for strength, view in zip(strengths, self.views, strict=True)))
 
-    def board(self, theta: Float[np.ndarray, " P"]) -> Board:
-        """The exchanges of one replica, tried on slots and strengths alone."""
-        return Board(self, [link.strengths(theta) for link in self.links])
+    def arrangement(self, theta: Float[np.ndarray, " P"]) -> Arrangement:
+        """The present arrangement of one replica, on which exchanges are tried without touching θ."""
+        return Arrangement(self, [view.strengths(theta) for view in self.views])
 
-    def exchange_index(self, arrangement: Arrangement) -> Int64[np.ndarray, " P"] | None:
-        """Where each entry of θ comes from when the neurons take these places; None when nobody moves.
+    def exchange_index(self, orders: SlotOrders) -> Int64[np.ndarray, " P"] | None:
+        """Where each entry of θ comes from when these orders are applied; None when no neuron moves.
 
-        The same list moves weights, moments and mask.
+        The same index moves weights, moments and mask.
         """
-        moved = [index for index, order in enumerate(arrangement) if _moves(order)]
+        moved = [index for index, order in enumerate(orders) if _moves(order)]
         if not moved:
             return None
         index = self._in_place.copy()
         kernel = next((kernel for kernel in self._kernels.values() if kernel is not None), None)
         if kernel is not None:
-            kernel.permute(index, np.concatenate(arrangement))
+            kernel.permute(index, np.concatenate(orders))
             return index
         for number in moved:
             for port in self.layers[number].ports:
                 entries, shape = self._places[port.parameter]
                 view = index[entries].reshape(shape)
-                view[...] = view.take(folded(arrangement[number], port.fold), axis=port.axis)
+                view[...] = view.take(folded(orders[number], port.fold), axis=port.axis)
         return index
 
-    def apply(self, state: TrainingState, replica: int, arrangement: Arrangement) -> bool:
-        """Let the neurons of one replica take their new places: every port of θ, both moments, the mask, the orders.
+    def apply(self, state: TrainingState, replica: int, orders: SlotOrders) -> bool:
+        """Apply the orders to one replica: θ, both moments, the mask, the orders. Returns whether any neuron moved.
 
-        Returns whether anybody moved.
+        With `carry_moments: false` the moments stay, as in the published code, but for those of an embedding: there the
+        published code leaves the embedding's columns in place and changes `in_perm` alone, so the moments still belong
+        to their columns; here the columns move, and their moments with them.
         """
-        index = self.exchange_index(arrangement)
+        index = self.exchange_index(orders)
         if index is None:
             return False
         moving = [(state.theta, index)]
         if self.spec.carry_moments:
             moving += [(state.first_moment, index), (state.second_moment, index)]
+        elif self.wiring.embeddings:
+            carried = self._in_place.copy()
+            for name in self.wiring.embeddings:
+                entries, _ = self._places[name]
+                carried[entries] = index[entries]
+            moving += [(state.first_moment, carried), (state.second_moment, carried)]
         if state.mask is not None:
             moving.append((state.mask, index))
-        for layer, order in zip(self.layers, arrangement, strict=True):
+        for layer, order in zip(self.layers, orders, strict=True):
             if _moves(order):
                 moving.append((state.orders[layer.name], order))
         for rows, taken in moving:
@@ -221,19 +222,19 @@ class Relocation:
         return True
 
 
-class Board:
-    """One replica's strengths in their present slots; exchanges are tried here and applied to the weights once."""
+class Arrangement:
+    """One replica's connection strengths by slot; exchanges are tried here, and applied to the weights once."""
 
     def __init__(self, plan: Relocation, strengths: list[Float[np.ndarray, "_ _"]]) -> None:
         self.plan = plan
         self.strengths = strengths
-        self.arrangement: Arrangement = list(plan.at_home)
-        self._tables: list[Table | None] = [None] * len(plan.layers)  # of the present arrangement; None: not made yet
+        self.orders: SlotOrders = list(plan.unmoved)
+        self._tables: list[Table | None] = [None] * len(plan.layers)  # of the present orders; None: not computed yet
 
-    def copy(self) -> Board:
-        """The same arrangement, to go on from without changing this one. Arrays are never changed in place."""
-        twin = Board(self.plan, list(self.strengths))
-        twin.arrangement, twin._tables = list(self.arrangement), list(self._tables)
+    def copy(self) -> Arrangement:
+        """An independent copy. Arrays are never changed in place."""
+        twin = Arrangement(self.plan, list(self.strengths))
+        twin.orders, twin._tables = list(self.orders), list(self._tables)
         return twin
 
     def cost(self) -> float:
@@ -241,9 +242,9 @@ class Board:
         return self.plan.cost(self.strengths)
 
     def table(self, layer: int) -> Table:
-        """C[u, s]: what the neuron that now sits in slot u would cost in slot s, everybody else staying.
+        """C[u, s]: what the neuron that is now in slot u would cost in slot s, all other layers unchanged.
 
-        Connections of a layer to itself are left out: what they cost depends on two places of the same layer.
+        Connections of a layer to itself are left out: their cost depends on two slots of the same layer.
         """
         table = self._tables[layer]
         if table is None:
@@ -262,36 +263,36 @@ class Board:
         own = np.diag(table)
         change = table + table.T - own[:, None] - own
         for index in self.plan.touching[layer]:
-            link = self.plan.links[index]
-            if link.source == link.target:
-                change += changes_within(self.strengths[index], link.lengths)
+            view = self.plan.views[index]
+            if view.source == view.target:
+                change += changes_within(self.strengths[index], view.lengths)
         return change
 
     def importance(self, layer: int) -> Float[np.ndarray, " neurons"]:
         """Σ|w in| + Σ|w out| of the neuron in each slot."""
         total = np.zeros(self.plan.layers[layer].neurons)
         for index in self.plan.touching[layer]:
-            link, strength = self.plan.links[index], self.strengths[index]
-            if link.target == layer:
+            view, strength = self.plan.views[index], self.strengths[index]
+            if view.target == layer:
                 total += strength.sum(axis=1)
-            if link.source == layer:
+            if view.source == layer:
                 total += strength.sum(axis=0)
         return total
 
-    def place(self, layer: int, order: Int64[np.ndarray, " neurons"]) -> None:
-        """Slot s of the layer takes the neuron that sat in slot order[s]."""
+    def permute(self, layer: int, order: Int64[np.ndarray, " neurons"]) -> None:
+        """Slot s of the layer takes the neuron that was in slot order[s]."""
         if not _moves(order):
             return
-        self.arrangement[layer] = self.arrangement[layer][order]
+        self.orders[layer] = self.orders[layer][order]
         own = self._tables[layer]
         for near in self.plan.neighbours[layer]:
             self._tables[near] = None
         self._tables[layer] = None if own is None else own[order]
         for index in self.plan.touching[layer]:
-            link = self.plan.links[index]
-            if link.target == layer:
+            view = self.plan.views[index]
+            if view.target == layer:
                 self.strengths[index] = self.strengths[index][order]
-            if link.source == layer:
+            if view.source == layer:
                 self.strengths[index] = self.strengths[index][:, order]
 
     def greedy(self, candidates: int) -> None:
@@ -302,74 +303,184 @@ class Board:
         """
         for layer in self.plan.movable:
             importance = self.importance(layer)
-            if layer in self.plan.wired_to_itself:
+            if layer in self.plan.self_connected:
                 for slot in most_important(importance, candidates):
                     change = self.exchange_changes(layer)[slot]
-                    self._exchange(layer, int(slot), lowest(change, NOTHING * self.cost()))
+                    self._exchange(layer, int(slot), lowest(change, REL_TOLERANCE * self.cost()))
                 continue
             blocks = self.plan.layers[layer].blocks
             if blocks > 1:  # heads first, whole; then neurons within them
                 heads = blockwise(self.table(layer), blocks)
                 order = greedy_order(heads, most_important(importance.reshape(blocks, -1).sum(1), candidates))
                 size = importance.size // blocks
-                self.place(layer, (order[:, None] * size + np.arange(size)).reshape(-1))
+                self.permute(layer, (order[:, None] * size + np.arange(size)).reshape(-1))
                 importance = self.importance(layer)
-            self.place(layer, greedy_order(self.table(layer), most_important(importance, candidates), blocks))
+            self.permute(layer, greedy_order(self.table(layer), most_important(importance, candidates), blocks))
 
     def optimal(self) -> None:
-        """Give every layer its best arrangement, its neighbours fixed, over and over until nothing gets shorter."""
-        waiting = list(self.plan.movable)
-        while waiting:
-            layer = waiting.pop(0)
-            if self._settle(layer):
-                waiting += [near for near in self.plan.neighbours[layer] if near not in waiting]
-                waiting.sort(key=lambda near: (near <= layer, near))
+        """Give every layer its best order, the others fixed, again and again until the cost no longer falls."""
+        queue = list(self.plan.movable)
+        while queue:
+            layer = queue.pop(0)
+            if self._improve(layer):
+                queue += [near for near in self.plan.neighbours[layer] if near not in queue]
+                queue.sort(key=lambda near: (near <= layer, near))
 
-    def _settle(self, layer: int) -> bool:
-        """Put one layer into its best arrangement. Returns whether the wiring got shorter."""
-        if layer in self.plan.wired_to_itself:
-            return self._settle_by_exchanges(layer)
+    def _improve(self, layer: int) -> bool:
+        """Give one layer its best order. Returns whether the cost fell."""
+        if layer in self.plan.self_connected:
+            return self._improve_by_exchanges(layer)
         table = self.table(layer)
         now = float(np.add.reduce(table.diagonal()))
-        order = best_assignment(table, self.plan.layers[layer].blocks, below=now * (1 - NOTHING))
+        order = best_assignment(table, self.plan.layers[layer].blocks, below=now * (1 - REL_TOLERANCE))
         if order is None:
             return False
-        self.place(layer, order)
+        self.permute(layer, order)
         return True
 
-    def _settle_by_exchanges(self, layer: int) -> bool:
-        """The same for a layer wired to itself, which is no linear assignment: on to a fixed point of exchanges."""
+    def _improve_by_exchanges(self, layer: int) -> bool:
+        """The same for a layer connected to itself, which is no linear assignment: exchanges up to a fixed point."""
         start = now = self.cost()
         guess = self.copy()
         guide = self.table(layer).copy()
         for index in self.plan.touching[layer]:
-            link, strength = self.plan.links[index], self.strengths[index]
-            if link.source == link.target:
-                guide += strength @ link.lengths.T + strength.T @ link.lengths
+            view, strength = self.plan.views[index], self.strengths[index]
+            if view.source == view.target:
+                guide += strength @ view.lengths.T + strength.T @ view.lengths
         order = best_assignment(guide)
-        assert order is not None  # nothing was asked of it
-        guess.place(layer, order)
+        assert order is not None  # no bound was given
+        guess.permute(layer, order)
         if guess.cost() < now:
-            self.strengths, self.arrangement, self._tables = guess.strengths, guess.arrangement, guess._tables
+            self.strengths, self.orders, self._tables = guess.strengths, guess.orders, guess._tables
         while True:
             change = self.exchange_changes(layer)
             slot, other = divmod(int(np.argmin(change)), change.shape[1])
-            if not change[slot, other] < -NOTHING * start:
+            if not change[slot, other] < -REL_TOLERANCE * start:
                 break
             self._exchange(layer, slot, other)
-        return self.cost() < start - NOTHING * start
+        return self.cost() < start - REL_TOLERANCE * start
 
     def _exchange(self, layer: int, slot: int, other: int) -> None:
         order = np.arange(self.plan.layers[layer].neurons)
         order[[slot, other]] = order[[other, slot]]
-        self.place(layer, order)
+        self.permute(layer, order)
 
 
 def _moves(order: Int64[np.ndarray, " neurons"]) -> bool:
-    """Whether anybody changes places."""
-    return order.tobytes() != _nobody_moves(order.size)  # a fifth of what comparing small arrays costs
+    """Whether the order is not the identity."""
+    return order.tobytes() != _identity(order.size)  # a fifth of what comparing small arrays costs
 
 
 @lru_cache(maxsize=256)
-def _nobody_moves(neurons: int) -> bytes:
+def _identity(neurons: int) -> bytes:
     return np.arange(neurons, dtype=np.int64).tobytes()
+
+
+# --- decisions from a cost table: C[u, s] is what neuron u would cost in slot s --------------------
+
+
+def most_important(importance: Float[np.ndarray, " slots"], candidates: int) -> Int64[np.ndarray, " chosen"]:
+    """The slots of the most important neurons, falling; of equals the highest slot first, as in the published code."""
+    return np.argsort(importance, kind="stable")[::-1][:candidates]
+
+
+def lowest(change: Float[np.ndarray, " slots"], rounding: float) -> int:
+    """The first slot whose change is the smallest, up to rounding."""
+    return int(np.argmax(change <= change.min() + rounding))
+
+
+def greedy_order(table: Table, chosen: Int64[np.ndarray, " chosen"], blocks: int = 1) -> Int64[np.ndarray, " slots"]:
+    """The order after each chosen slot, in turn, has taken its best exchange; with blocks, within its block only."""
+    neurons = table.shape[0]
+    rounding = REL_TOLERANCE * float(table.max())
+    reach = _reach(neurons, blocks) if blocks > 1 else None
+    # All chosen slots at once first: most of the time none of them, or only the last few, have a better slot.
+    # The change is what the two neurons would cost in each other's slots, less what they cost now.
+    own = table.diagonal()
+    change = table[chosen] + table[:, chosen].T - own - own[chosen, None]
+    if reach is not None:
+        change += reach[chosen]
+    best = (change <= change.min(axis=1, keepdims=True) + rounding).argmax(axis=1)
+    moving = np.flatnonzero(best != chosen)
+    occupant = np.arange(neurons)
+    if not moving.size:
+        return occupant
+    here, own = table.copy(), own.copy()  # by slot from now on
+    for slot in chosen[moving[0] :]:
+        change_here = here[slot] + here[:, slot] - own - own[slot]
+        if reach is not None:
+            change_here += reach[slot]
+        other = lowest(change_here, rounding)
+        if other != slot:
+            pair, swapped = [slot, other], [other, slot]
+            occupant[pair], here[pair] = occupant[swapped], here[swapped]
+            own[slot], own[other] = here[slot, slot], here[other, other]
+    return occupant
+
+
+def _reach(neurons: int, blocks: int) -> Float[np.ndarray, "{neurons} {neurons}"]:
+    """0 between slots of one block, infinite between blocks: no neuron leaves its head alone."""
+    run = np.arange(neurons) // (neurons // blocks)
+    return np.where(run[:, None] == run, 0.0, np.inf)
+
+
+def blockwise(table: Table, blocks: int) -> Float[np.ndarray, "{blocks} {blocks}"]:
+    """The table of whole blocks: what the neurons of one would cost in the slots of another, in the same order."""
+    size = table.shape[0] // blocks
+    return np.einsum("aibi->ab", table.reshape(blocks, size, blocks, size))
+
+
+def changes_within(strength: Table, length: Table) -> Table:
+    """How much Σ strength · length of a layer connected to itself changes when slots j and k trade places."""
+    total = np.zeros_like(length)
+    for b, d in ((strength, length), (strength.T, length.T)):
+        product = b @ d.T
+        own = np.diag(product)
+        total += product + product.T - own[:, None] - own[None, :]
+        # Connections between slots j and k themselves are counted below.
+        total -= (b.T - np.diag(b)[:, None]) * (np.diag(d)[:, None] - d.T)
+        total -= (np.diag(b)[None, :] - b) * (d - np.diag(d)[None, :])
+    b, d = strength, length
+    bj, bk, dj, dk = np.diag(b)[:, None], np.diag(b)[None, :], np.diag(d)[:, None], np.diag(d)[None, :]
+    return total + (bk - bj) * (dj - dk) + (b.T - b) * (d - d.T)
+
+
+def best_assignment(table: Table, blocks: int = 1, *, below: float = np.inf) -> Int64[np.ndarray, " slots"] | None:
+    """The neuron for each slot so that the sum of the table's entries is smallest; heads stay whole.
+
+    Neurons that cost nothing in any slot (no connections left) take the free slots in rising order.
+    below   None is returned unless the sum is lower than this.
+    """
+    if blocks > 1:
+        return _best_blocks(table, blocks, below)
+    mover, slot = linear_sum_assignment(table)
+    if not np.add.reduce(table[mover, slot]) < below:
+        return None
+    order = np.empty_like(slot)
+    order[slot] = mover
+    idle = np.logical_not(table.any(axis=1))
+    if idle.any():
+        order[idle[order]] = np.flatnonzero(idle)
+    return order
+
+
+def _best_blocks(table: Table, blocks: int, below: float) -> Int64[np.ndarray, " slots"] | None:
+    """The same for blocks of slots: every block of neurons at its best in every block of slots, then the blocks."""
+    size = table.shape[0] // blocks
+    parts = table.reshape(blocks, size, blocks, size)
+    inner = [[best_assignment(parts[run, :, seat]) for seat in range(blocks)] for run in range(blocks)]
+    slots = np.arange(size)
+    between = np.array(
+        [[parts[run, :, seat][inner[run][seat], slots].sum() for seat in range(blocks)] for run in range(blocks)]
+    )
+    seated = best_assignment(between, below=below)
+    if seated is None:
+        return None
+    return np.concatenate([seated[seat] * size + inner[seated[seat]][seat] for seat in range(blocks)])
+
+
+def folded(order: Int64[np.ndarray, " neurons"], fold: int) -> Int64[np.ndarray, " entries"]:
+    """The same order for every copy of the layer along a folded axis."""
+    if fold == 1:
+        return order
+    return (np.arange(fold)[:, None] * order.size + order).reshape(-1)

@@ -1,4 +1,4 @@
-"""When λ changes, when biases begin to pay, and when something is due: a table of steps made before the first one.
+"""When λ changes, when biases begin to pay, and when something is due: a table of steps computed before the first one.
 
 Step t is the update from the t-th weights to the next; "after step t" means after t updates.
 """
@@ -36,6 +36,7 @@ class Due:
 
     @property
     def anything(self) -> bool:
+        """Whether anything is due at all."""
         return self.prune or self.relocate or self.log or self.snapshot or self.checkpoint
 
 

@@ -1,4 +1,4 @@
-"""A snapshot: a training at one step, to look at. (To go on from, there are checkpoints.)"""
+"""A snapshot: the weights and orders of a training at one step, for display. (Checkpoints are for resuming.)"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER = "order."  # tensor names: parameters as in the network, and `order.<neur
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights in slot order, and who sits in which slot, so that a film can show two neurons trading places.
+    """Weights in slot order, and the neuron in each slot, so that a film can show two neurons exchanging slots.
 
     weights   parameter name -> float32.
     orders    neuron layer name -> order[slot] = identity.
@@ -29,6 +29,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: TrainingState, replica: int = 0) -> Snapshot:
+        """The present snapshot of one replica, copied."""
         flat = state.theta[replica].detach().to("cpu").float().numpy().copy()
         weights = {place.name: flat[place.slice].reshape(place.shape) for place in state.layout}
         orders = {name: order[replica].cpu().numpy().copy() for name, order in state.orders.items()}
@@ -42,7 +43,7 @@ class Snapshot:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Snapshot:
-        """Raises CheckpointError when the bytes are damaged."""
+        """The snapshot that `to_bytes` wrote. Raises CheckpointError when the bytes are damaged."""
         metadata, tensors = read_safetensors(content)
         return cls(
             int(metadata["step"]),
@@ -52,10 +53,10 @@ class Snapshot:
 
 
 def read_safetensors(content: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    """Our metadata and the tensors. Raises CheckpointError when the bytes are damaged or not ours."""
+    """The `bimt` metadata and the tensors. Raises CheckpointError when the bytes are damaged or not the engine's."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = json.loads(header["__metadata__"]["bimt"])
         return metadata, load(content)
-    except Exception as error:  # safetensors raises its own kinds; whichever it is, the bytes are no good
-        raise CheckpointError(f"These {len(content)} bytes are no whole file of ours ({error}).") from error
+    except Exception as error:  # safetensors raises several kinds; all mean damaged bytes
+        raise CheckpointError(f"These {len(content)} bytes are no snapshot or checkpoint ({error}).") from error

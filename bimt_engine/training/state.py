@@ -1,7 +1,7 @@
-"""All that changes while a network is trained: one flat vector for each replica, and who sits where.
+"""All that changes while a network is trained: one flat vector for each replica, and the neuron in each slot.
 
 `theta[r]` is every parameter of replica r, one after another. The network's own parameters are views of row 0,
-so that a stepper may work on flat memory and everybody else on named parameters, with nothing copied.
+so that a stepper works on flat memory and all else on named parameters, without a copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from bimt_engine.networks.build import Network
+from bimt_engine.networks.network import Network
 
 
 class Place(NamedTuple):
@@ -28,10 +28,12 @@ class Place(NamedTuple):
 
     @property
     def size(self) -> int:
+        """How many numbers the parameter holds."""
         return prod(self.shape)
 
     @property
     def slice(self) -> slice:
+        """Its entries in the flat vector."""
         return slice(self.offset, self.offset + self.size)
 
 
@@ -71,7 +73,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, networks: Network | Sequence[Network]) -> TrainingState:
-        """Take networks of one shape in as the replicas; from now on the first one's parameters live in `theta`."""
+        """The state of networks of one shape as replicas; the first one's parameters become views of `theta`."""
         replicas = [networks] if isinstance(networks, Network) else list(networks)
         layout = layout_of(replicas[0])
         with torch.no_grad():
@@ -85,6 +87,7 @@ class TrainingState:
 
     @property
     def replicas(self) -> int:
+        """How many replicas there are."""
         return self.theta.shape[0]
 
     @property
@@ -94,10 +97,11 @@ class TrainingState:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in the order of the layout."""
         return tuple(place.name for place in self.layout)
 
     def bind(self, replica: int = 0) -> None:
-        """Make the network's parameters and orders views of one row, row 0 unless told."""
+        """Make the network's parameters and orders views of one row, row 0 by default."""
         parameters = dict(self.network.named_parameters())
         for place in self.layout:
             parameters[place.name].data = self.theta[replica, place.slice].view(place.shape)
@@ -105,7 +109,7 @@ class TrainingState:
 
     @contextmanager
     def showing(self, replica: int) -> Iterator[Network]:
-        """The network with the weights and orders of one replica, for a while; afterwards it is row 0 again."""
+        """The network with the weights and orders of one replica within the block; afterwards it is row 0 again."""
         if replica:
             self.bind(replica)
         try:
@@ -115,6 +119,7 @@ class TrainingState:
                 self.bind()
 
     def place(self, name: str) -> Place:
+        """Where a parameter lies. Raises KeyError that lists the names."""
         for place in self.layout:
             if place.name == name:
                 return place

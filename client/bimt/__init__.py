@@ -1,8 +1,10 @@
-"""The client of a BIMT service: `from bimt import Client`. Light: torch, networkx and pandas only where asked for."""
+"""The client of a BIMT service: `from bimt import Client`. torch, networkx and pandas are imported only when needed."""
+
+from typing import Any
 
 from .datasets import Dataset
+from .deprecated import lookup
 from .errors import (
-    AnswerFailed,
     BimtError,
     Conflict,
     InvalidFields,
@@ -12,25 +14,25 @@ from .errors import (
     NotFound,
     NotInstalled,
     NotLoggedIn,
+    OperationFailed,
     Refused,
     ServiceFault,
     TooLarge,
     TooMany,
     Unreachable,
     UploadBroken,
+    WeightsError,
     WrongField,
 )
-from .following import Moment
-from .jobs import Job
+from .events import JobEvent
+from .http import RetryPolicy
+from .jobs import Job, Recipe
 from .models import Model, Version
-from .patience import Patience
-from .recipes import Recipe
 from .runs import Figure, Module, Run
 from .service import Client
 from .webhooks import Webhook
 
 __all__ = [
-    "AnswerFailed",
     "BimtError",
     "Client",
     "Conflict",
@@ -40,16 +42,17 @@ __all__ = [
     "InvalidSignature",
     "Job",
     "JobEnded",
+    "JobEvent",
     "Model",
     "Module",
-    "Moment",
     "NotAllowed",
     "NotFound",
     "NotInstalled",
     "NotLoggedIn",
-    "Patience",
+    "OperationFailed",
     "Recipe",
     "Refused",
+    "RetryPolicy",
     "Run",
     "ServiceFault",
     "TooLarge",
@@ -58,5 +61,10 @@ __all__ = [
     "UploadBroken",
     "Version",
     "Webhook",
+    "WeightsError",
     "WrongField",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return lookup(name)

@@ -1,7 +1,8 @@
-"""Data sets: upload a file, name a maker, look at what was understood."""
+"""Data sets: upload a file, whole or in parts, or name a maker; look at how the service reads them."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,25 +10,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .bars import Told, byte_bar
-from .errors import InvalidFields, wrong_fields
-from .things import Thing
-from .uploads import UPLOAD_SILENCE, in_parts
-from .wire import CountedFile, Wire
+from .errors import Conflict, InvalidFields, ServiceFault, Unreachable, UploadBroken, wrong_fields
+from .http import CountedFile, HttpClient
+from .progress import OnBytes, byte_bar
+from .resource import Resource
 
-LOOK_EVERY = 1.0  # seconds, while a large file is checked
-IN_PARTS_FROM = 32 * 1024**2  # bytes; a smaller file is sent whole, and again from its beginning
+CHECK_POLL_SECONDS = 1.0  # while a large file is checked
+IN_PARTS_FROM = 32 * 1024**2  # bytes; a smaller file is sent whole, and after a broken connection again from its start
+PART = 8 * 1024**2  # bytes held in memory, and sent again after a broken connection
+UPLOAD_TIMEOUT = 600.0  # seconds; the service stores a large file before it answers
+# Format by the end of the file's own name: the name of the data set need not have an ending.
+ENDINGS = {
+    **{".csv": "csv", ".tsv": "csv", ".txt": "csv", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"},
+    **{".idx": "idx", ".idx.gz": "idx", "-ubyte": "idx", "-ubyte.gz": "idx", ".cayley": "cayley", ".json": "cayley"},
+}
+ROLES = ("inputs", "targets", "task", "test_fraction", "standardise")
 
 
 @dataclass(frozen=True, repr=False)
-class Dataset(Thing):
-    """Data to learn from.
+class Dataset(Resource):
+    """Data to train on.
 
     kind    `uploaded` or `made`
     state   `checking` becomes `ready` or `refused`
     roles   of an uploaded one: which columns are inputs and targets
     maker   of a made one: what computes it
-    notes   what was decided for you: columns left out, the target chosen
+    notes   what the service decided: columns left out, the target chosen
     """
 
     name: str
@@ -44,19 +52,19 @@ class Dataset(Thing):
     notes: list[str] | None
     created_at: datetime
 
-    def _told(self) -> tuple[Any, ...]:
+    def _summary(self) -> tuple[Any, ...]:
         size = f"{self.rows} × {self.columns}" if self.rows is not None else None
         return (self.name, size, self.task, self.state if self.state != "ready" else None)
 
     def refresh(self) -> Dataset:
-        """The same as it is now."""
-        return Dataset.of(self.wire.get(f"/datasets/{self.id}"), self.wire)
+        """The data set as it is now."""
+        return Dataset.of(self.http.get(f"/datasets/{self.id}"), self.http)
 
     def until_checked(self) -> Dataset:
-        """The same once the service has looked at all of it. Raises InvalidFields where it is no usable data."""
+        """The data set once the service has checked all of it. Raises InvalidFields where it is no usable data."""
         now = self
         while now.state == "checking":
-            time.sleep(LOOK_EVERY)
+            time.sleep(CHECK_POLL_SECONDS)
             now = now.refresh()
         if now.state == "refused":
             raise InvalidFields(
@@ -69,30 +77,30 @@ class Dataset(Thing):
 
     def preview(self) -> dict[str, Any]:
         """Columns with their types and ranges, the roles that would fit, the first rows."""
-        return dict(self.wire.get(f"/datasets/{self.id}/preview"))
+        return dict(self.http.get(f"/datasets/{self.id}/preview"))
 
     def change(self, **roles: Any) -> Dataset:
         """Other roles for its columns (`inputs`, `targets`, `task`, `test_fraction`, `standardise`) or another `name`.
 
-        Large files are looked at again: see `until_checked`. Jobs that exist keep the roles they were made with.
+        Large files are checked again: see `until_checked`. Jobs that exist keep the roles they were made with.
         """
-        return Dataset.of(self.wire.patch(f"/datasets/{self.id}", roles), self.wire)
+        return Dataset.of(self.http.patch(f"/datasets/{self.id}", roles), self.http)
 
     def download(self, path: str | Path | None = None) -> Path:
         """The bytes as they were uploaded, in a file."""
         target = Path(path) if path is not None else Path(f"{self.id}.{self.format or 'bin'}")
-        return self.wire.download(f"/datasets/{self.id}/content", target)
+        return self.http.download(f"/datasets/{self.id}/content", target)
 
     def delete(self) -> None:
-        """Forget it. Jobs that used it keep their results."""
-        self.wire.delete(f"/datasets/{self.id}")
+        """Delete it. Jobs that used it keep their results."""
+        self.http.delete(f"/datasets/{self.id}")
 
 
 class Datasets:
-    """`client.datasets`"""
+    """`client.datasets`."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
 
     def upload(
         self,
@@ -110,15 +118,15 @@ class Datasets:
     ) -> Dataset:
         """Send a file; the data set once the service has checked it.
 
-        A large file goes up in parts: what a dropped line breaks is one part, which is sent again, and bytes that your
-        team has already are not sent at all.
+        A large file goes up in parts: a broken connection costs one part, which is sent again, and bytes that your
+        team has stored already are not sent at all.
 
-        inputs, targets   names of columns; left out, one called like a target (`y`, `label` …) is it, else the last
-                          that can be predicted; the data set's `notes` say why it was not the last
-        task              left out, what the target's column looks like
-        progress          a bar; None: where somebody is looking
-        resume            id of an upload in parts that was broken off, as its error named it: goes on where that was
-        Raises InvalidFields with the row and column of every fault, UploadBroken where a large file got stuck.
+        inputs, targets   names of columns. Without `targets`, a column named like a target (`y`, `label` …) is taken,
+                          else the last one that can be predicted; the data set's `notes` say which and why
+        task              None: by the target's values
+        progress          show a bar; None: where standard error is a terminal
+        resume            id of an interrupted upload, as UploadBroken names it: sends the rest of its bytes
+        Raises InvalidFields with the row and column of every fault, UploadBroken where a large upload stopped.
         """
         path = Path(path)
         roles = {
@@ -131,37 +139,101 @@ class Datasets:
         about = {"name": name or path.name, "format": format} | roles
         given = {key: value for key, value in about.items() if value is not None}
         size = path.stat().st_size
-        with byte_bar(f"upload {path.name}", size, wanted=progress) as told:
+        with byte_bar(f"upload {path.name}", size, wanted=progress) as on_progress:
             if resume is not None or size > IN_PARTS_FROM:
-                sent = Dataset.of(in_parts(self._wire, path, given, told, resume=resume), self._wire)
+                sent = Dataset.of(upload_in_parts(self._http, path, given, on_progress, resume=resume), self._http)
             else:
-                sent = self._whole(path, given, told)
+                sent = self._upload_whole(path, given, on_progress)
         return sent.until_checked()
 
-    def _whole(self, path: Path, about: dict[str, Any], told: Told) -> Dataset:
+    def _upload_whole(self, path: Path, about: dict[str, Any], on_progress: OnBytes) -> Dataset:
         """The file in one request, read from the disk while it is sent."""
         fields = {key: str(value).lower() if isinstance(value, bool) else value for key, value in about.items()}
         with path.open("rb") as file:
 
             def body() -> dict[str, Any]:
                 file.seek(0)
-                return {"files": {"file": (path.name, CountedFile(file, told))}, "data": fields}
+                return {"files": {"file": (path.name, CountedFile(file, on_progress))}, "data": fields}
 
-            response = self._wire.send("POST", "/datasets", body=body, timeout=UPLOAD_SILENCE)
-        return Dataset.of(response.json(), self._wire)
+            response = self._http.send("POST", "/datasets", body=body, timeout=UPLOAD_TIMEOUT)
+        return Dataset.of(response.json(), self._http)
 
     def make(self, name: str, maker: dict[str, Any] | None = None, **fields: Any) -> Dataset:
-        """A data set that a maker of the catalogue computes, such as
+        """A data set that a maker of the service computes, such as
 
         client.datasets.make("two formulas", kind="formula", inputs=4, formulas=["(x1+x3)**3", "x2**2"])
         """
         body = {"name": name, "maker": (maker or {}) | fields}
-        return Dataset.of(self._wire.post("/datasets", body), self._wire)
+        return Dataset.of(self._http.post("/datasets", body), self._http)
 
     def get(self, dataset_id: str) -> Dataset:
-        return Dataset.of(self._wire.get(f"/datasets/{dataset_id}"), self._wire)
+        """A data set by its id."""
+        return Dataset.of(self._http.get(f"/datasets/{dataset_id}"), self._http)
 
     def search(self, q: str | None = None, *, state: str | None = None, limit: int | None = None) -> Iterator[Dataset]:
         """The team's data sets, newest first; `q` is a part of the name."""
-        for document in self._wire.items("/datasets", q=q, state=state, limit=limit):
-            yield Dataset.of(document, self._wire)
+        for document in self._http.items("/datasets", q=q, state=state, limit=limit):
+            yield Dataset.of(document, self._http)
+
+
+# --- uploads in parts -------------------------------------------------------------------------------------
+
+
+def upload_in_parts(
+    http: HttpClient, path: Path, about: dict[str, Any], on_progress: OnBytes, *, resume: str | None
+) -> dict[str, Any]:
+    """Send a large file: announce it, send its parts, complete it. Returns the data set's document.
+
+    about    `name`, `format` and roles; of a resumed upload, those of its announcement count
+    resume   id of an upload to resume
+    Raises UploadBroken with that id where the service stays unreachable, ValueError where the file is another one.
+    """
+    upload = http.get(f"/uploads/{resume}") if resume else _announce(http, path, about)
+    if upload["bytes"] != path.stat().st_size:
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes; {upload['id']} is of a file of {upload['bytes']:,}."
+        )
+    try:
+        received = _send_parts(http, path, upload, on_progress)
+        done = http.send("POST", f"/uploads/{upload['id']}/complete", repeatable=True, timeout=UPLOAD_TIMEOUT)
+    except (Unreachable, ServiceFault) as error:
+        arrived = f"{upload['received']:,} of {upload['bytes']:,} bytes have arrived"
+        again = f"client.datasets.upload({str(path)!r}, resume={upload['id']!r})"
+        raise UploadBroken(
+            f"{error} {arrived}. Resume it: {again}, or `bimt upload {path} --resume {upload['id']}`.",
+            upload=upload["id"],
+        ) from error
+    on_progress(received)
+    document: dict[str, Any] = done.json()
+    return document
+
+
+def _announce(http: HttpClient, path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    roles = {name: about[name] for name in ROLES if name in about}
+    by_ending = next((form for ending, form in ENDINGS.items() if path.name.lower().endswith(ending)), None)
+    form = about.get("format") or by_ending
+    body = {"name": about["name"], "bytes": path.stat().st_size, "sha256": sha256, "format": form}
+    announced: dict[str, Any] = http.post("/uploads", body | {"roles": roles or None})
+    return announced
+
+
+def _send_parts(http: HttpClient, path: Path, upload: dict[str, Any], on_progress: OnBytes) -> int:
+    """Send the missing bytes; updates `received` in `upload` and returns it."""
+    part = min(PART, upload["largest_part"])
+    with path.open("rb") as file:
+        while upload["received"] < upload["bytes"]:
+            start = upload["received"]
+            on_progress(start)
+            file.seek(start)
+            address = f"/uploads/{upload['id']}/parts/{start}"
+            headers = {"Content-Type": "application/octet-stream"}
+            try:
+                answer = http.send("PUT", address, content=file.read(part), headers=headers, timeout=UPLOAD_TIMEOUT)
+            except Conflict:  # the service has other bytes than we think, as when two processes send one upload
+                answer = http.send("GET", f"/uploads/{upload['id']}")
+                if answer.json()["received"] == start:
+                    raise
+            upload |= answer.json()
+    return int(upload["received"])

@@ -1,14 +1,16 @@
-"""What can go wrong, each with a sentence that says what to do.
+"""The exceptions of the client, each with a sentence that says what to do.
 
 BimtError
-  Refused          the service answered, and said no: its sentence, and every wrong field
+  Refused          the service refused: its sentence, and every wrong field
     NotAllowed, NotFound, Conflict, TooLarge, InvalidFields, TooMany, ServiceFault
-  Unreachable      nobody answered
-  AnswerFailed     a question to a network found no answer
+  Unreachable      no answer, after every retry
+    UploadBroken   the same in the middle of a large upload, which can be resumed
+  OperationFailed  a worker could not compute what was asked of a network
   JobEnded         a job that was waited for failed or was cancelled
-  InvalidSignature a message to a webhook is not the service's
+  InvalidSignature a message to a webhook is not signed by the service
   NotLoggedIn      no address or no token was given
-  NotInstalled     something that is optional is needed now
+  NotInstalled     a package of an optional extra is missing
+  WeightsError     bytes that are no network of the service
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 
 class BimtError(Exception):
-    """A sentence for people: what went wrong, and what to do."""
+    """The base of all exceptions here; its text says what went wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class WrongField:
     def __str__(self) -> str:
         where = self.pointer or self.place
         cell = [f"row {self.row}" if self.row is not None else "", f"column {self.column}" if self.column else ""]
-        said = ", ".join(part for part in (where, *cell) if part)
-        return f"{said}: {self.detail}"
+        place = ", ".join(part for part in (where, *cell) if part)
+        return f"{place}: {self.detail}"
 
 
 class Refused(BimtError):
-    """The service said no.
+    """The service refused the request.
 
     status       of HTTP
     slug         the kind of problem, such as `invalid-fields`; the service explains it at /problems/<slug>
@@ -53,8 +55,8 @@ class Refused(BimtError):
     detail       the sentence about this very request
     retryable    whether the same request may succeed later
     fields       every wrong field, not only the first
-    request_id   under which the service's own log knows the request
-    retry_after  seconds after which to come back, where the service says so
+    request_id   names the request in the service's log
+    retry_after  seconds to wait before the next try, where the service says so
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Refused(BimtError):
     def __str__(self) -> str:
         sentence = self.detail or self.title or f"The service answered with status {self.status}."
         if [field.detail for field in self.fields] == [self.detail]:
-            # The sentence is that of the only wrong field: where it is wrong is all there is to add.
+            # The sentence is that of the only wrong field; only its place is missing.
             return f"{sentence} ({self.fields[0].pointer or self.fields[0].place})"
         return "\n".join([sentence, *(f"  {field}" for field in self.fields)])
 
@@ -92,7 +94,7 @@ class NotAllowed(Refused):
 
 
 class NotFound(Refused):
-    """404: nothing of this id belongs to your team."""
+    """404: your team has nothing with this id."""
 
 
 class Conflict(Refused):
@@ -112,15 +114,15 @@ class TooMany(Refused):
 
 
 class ServiceFault(Refused):
-    """5xx: the service made a mistake, or a part of it is away."""
+    """5xx: a fault of the service, or a part of it is down."""
 
 
 class Unreachable(BimtError):
-    """Nobody answered, again and again."""
+    """The service did not answer, after every retry."""
 
 
 class UploadBroken(Unreachable):
-    """A large file got stuck on its way. `upload` is the id to go on with: what has arrived stays for two days."""
+    """The upload of a large file stopped. `upload` is its id, to resume it within two days."""
 
     def __init__(self, sentence: str, *, upload: str) -> None:
         self.upload = upload
@@ -128,23 +130,27 @@ class UploadBroken(Unreachable):
 
 
 class InvalidSignature(BimtError):
-    """A message that says to come from the service does not, or is old: do nothing that it says."""
+    """A webhook message is not signed by the service, or is old: ignore it."""
 
 
 class NotLoggedIn(BimtError):
-    """It is not said where the service is, or who asks."""
+    """The address of the service or the token is missing."""
 
 
 class NotInstalled(BimtError, ImportError):
-    """A package that only some need is needed now."""
+    """A package is missing that only an extra of this client brings."""
 
 
-class AnswerFailed(BimtError):
-    """A question to a network that no worker could answer."""
+class OperationFailed(BimtError):
+    """A worker could not compute what was asked of a network."""
+
+
+class WeightsError(BimtError):
+    """These bytes are no network that this client can read."""
 
 
 class JobEnded(BimtError):
-    """The job that was waited for did not succeed. `state` is `failed` or `cancelled`."""
+    """The job that was waited for did not succeed: `state` is `failed` or `cancelled`."""
 
     def __init__(self, job_id: str, state: str, reason: str | None) -> None:
         self.job_id = job_id
@@ -168,16 +174,16 @@ BY_STATUS: dict[int, type[Refused]] = {
 
 
 def refusal(status: int, document: Any, headers: Mapping[str, str]) -> Refused:
-    """The error that an answer means. `document` is its JSON, or anything else where a proxy answered."""
+    """The exception for an answer of 4xx or 5xx. `document` is its JSON, or anything else where a proxy answered."""
     kind = BY_STATUS.get(status, ServiceFault if status >= 500 else Refused)
-    said = document if isinstance(document, dict) else {}
+    problem = document if isinstance(document, dict) else {}
     return kind(
         status,
-        slug=str(said.get("type", "")).rpartition("/")[2],
-        title=str(said.get("title", "")),
-        detail=str(said.get("detail", "")),
-        retryable=said.get("retryable"),
-        fields=wrong_fields(said.get("errors")),
+        slug=str(problem.get("type", "")).rpartition("/")[2],
+        title=str(problem.get("title", "")),
+        detail=str(problem.get("detail", "")),
+        retryable=problem.get("retryable"),
+        fields=wrong_fields(problem.get("errors")),
         request_id=headers.get("X-Request-Id"),
         retry_after=_seconds(headers.get("Retry-After")),
     )

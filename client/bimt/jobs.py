@@ -1,29 +1,29 @@
-"""Jobs: submit, watch, wait, cancel, try again."""
+"""Jobs and recipes: take a complete spec, change it, submit it, watch it, cancel it, queue it again."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from .bars import job_bar
 from .datasets import Dataset
 from .errors import JobEnded
-from .following import ENDED, Moment, follow
+from .events import ENDED, JobEvent, follow
+from .http import HttpClient
+from .progress import job_bar
+from .resource import Resource
 from .runs import Run
-from .things import Thing
-from .wire import Wire
 
 
 @dataclass(frozen=True, repr=False)
-class Job(Thing):
-    """What is queued: one spec, trained for every seed and every cost strength.
+class Job(Resource):
+    """One spec, trained for every seed and every cost strength.
 
     state      queued, running, succeeded, failed or cancelled
     progress   from 0 to 1
-    reason     why it ended as it did
+    reason     why it failed or was cancelled
     """
 
     name: str
@@ -43,75 +43,76 @@ class Job(Thing):
     started_at: datetime | None
     ended_at: datetime | None
 
-    def _told(self) -> tuple[Any, ...]:
+    def _summary(self) -> tuple[Any, ...]:
         return (self.name, f"{self.state} {100 * self.progress:.0f} %" if self.state == "running" else self.state)
 
     @property
     def ended(self) -> bool:
+        """Whether it succeeded, failed or was cancelled."""
         return self.state in ENDED
 
     def refresh(self) -> Job:
-        """The same as it is now."""
-        return Job.of(self.wire.get(f"/jobs/{self.id}"), self.wire)
+        """The job as it is now."""
+        return Job.of(self.http.get(f"/jobs/{self.id}"), self.http)
 
-    def events(self, *, timeout: float | None = None) -> Iterator[Moment]:
-        """Every change until it has ended, each once, over lines that break.
+    def events(self, *, timeout: float | None = None) -> Iterator[JobEvent]:
+        """Every change until it has ended, each once, across broken connections.
 
         timeout   seconds after which TimeoutError is raised; the job goes on
         """
-        return follow(self.wire, self.id, timeout=timeout)
+        return follow(self.http, self.id, timeout=timeout)
 
     def wait(self, *, timeout: float | None = None, progress: bool | None = None) -> Job:
         """The job once it has succeeded. Ctrl-C ends the waiting, not the job.
 
-        progress   a bar; None: where somebody is looking
+        progress   show a bar; None: where standard error is a terminal
         Raises JobEnded where it failed or was cancelled, TimeoutError after `timeout` seconds.
         """
-        with job_bar(self.name, wanted=progress) as told:
-            for moment in self.events(timeout=timeout):
-                told(moment)
+        with job_bar(self.name, wanted=progress) as show:
+            for event in self.events(timeout=timeout):
+                show(event)
         job = self.refresh()
         if job.state in ("failed", "cancelled"):
             raise JobEnded(job.id, job.state, job.reason)
         return job
 
     def cancel(self) -> Job:
-        """Ask for its end. A waiting job ends at once, a running one within a second or two."""
-        return Job.of(self.wire.post(f"/jobs/{self.id}/cancel", repeatable=True), self.wire)
+        """Request its end. A queued job ends at once, a running one within a second or two."""
+        return Job.of(self.http.post(f"/jobs/{self.id}/cancel", repeatable=True), self.http)
 
     def retry(self) -> Job:
         """Queue it again after it failed or was cancelled; runs that succeeded stay as they are."""
-        return Job.of(self.wire.post(f"/jobs/{self.id}/retry"), self.wire)
+        return Job.of(self.http.post(f"/jobs/{self.id}/retry"), self.http)
 
     def change(self, **fields: Any) -> Job:
         """Another `name`, other `tags`, `pinned` so that it never expires; while it waits, another `priority`."""
-        return Job.of(self.wire.patch(f"/jobs/{self.id}", fields), self.wire)
+        return Job.of(self.http.patch(f"/jobs/{self.id}", fields), self.http)
 
     def runs(self) -> list[Run]:
         """Its networks, in the order of seeds and cost strengths."""
-        return [Run.of(document, self.wire) for document in self.wire.items(f"/jobs/{self.id}/runs")]
+        return [Run.of(document, self.http) for document in self.http.items(f"/jobs/{self.id}/runs")]
 
     def stability(self) -> dict[str, Any]:
-        """How far its runs agree: the modules that come back, the connections, a sentence in `reading`."""
-        return dict(self.wire.made(f"/jobs/{self.id}/stability")["stability"])
+        """How far its runs agree: recurring modules, shared connections, a sentence in `reading`."""
+        return dict(self.http.derived(f"/jobs/{self.id}/stability")["stability"])
 
     def pareto(self, *, tolerance: float = 0.05) -> dict[str, Any]:
-        """Loss against wiring over its runs: `points`, the `knee`, the largest λ whose loss is still harmless.
+        """Loss against wiring over its runs: `points`, the `knee`, the largest λ within the tolerance.
 
-        tolerance   how far above the best a harmless loss may be, as a share of the targets' variance
+        tolerance   how far a loss may exceed the best one, as a share of the targets' variance
         """
-        return dict(self.wire.made(f"/jobs/{self.id}/pareto", tolerance=tolerance))
+        return dict(self.http.derived(f"/jobs/{self.id}/pareto", tolerance=tolerance))
 
     def logs(self) -> Iterator[dict[str, Any]]:
-        """What the workers said, oldest first: `at`, `level`, `text`, `run_id`."""
-        return self.wire.items(f"/jobs/{self.id}/logs")
+        """The log lines of its workers, oldest first: `at`, `level`, `text`, `run_id`."""
+        return self.http.items(f"/jobs/{self.id}/logs")
 
 
 class Jobs:
-    """`client.jobs`"""
+    """`client.jobs`."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
 
     def submit(
         self,
@@ -129,11 +130,11 @@ class Jobs:
     ) -> Job:
         """Queue a job: one run for every seed and every cost strength.
 
-        recipe, spec      how to train: one of them, or neither for what is usual
-        dataset           what to learn from, unless the recipe or the spec names it
-        roles             other columns than the data set's own: `inputs`, `targets`, `task`, …
-        idempotency_key   sending the same again with the same key gives the same job. Without one a key is made for
-                          this call, so that a line that breaks on the way never makes two jobs.
+        recipe, spec      how to train: one of them, or neither for the defaults
+        dataset           the data, unless the recipe or the spec names it
+        roles             instead of the data set's own: `inputs`, `targets`, `task`, …
+        idempotency_key   the same request with the same key gives the same job. Without one a key is made for this
+                          call, so that a retry after a broken connection never makes two jobs.
         """
         body: dict[str, Any] = {"seeds": list(seeds), "priority": priority}
         more = {
@@ -146,10 +147,11 @@ class Jobs:
             "tags": list(tags) or None,
         }
         body |= {key: value for key, value in more.items() if value is not None}
-        return Job.of(self._wire.post("/jobs", body, key=idempotency_key or uuid.uuid4().hex), self._wire)
+        return Job.of(self._http.post("/jobs", body, key=idempotency_key or uuid.uuid4().hex), self._http)
 
     def get(self, job_id: str) -> Job:
-        return Job.of(self._wire.get(f"/jobs/{job_id}"), self._wire)
+        """A job by its id."""
+        return Job.of(self._http.get(f"/jobs/{job_id}"), self._http)
 
     def search(
         self,
@@ -165,5 +167,46 @@ class Jobs:
         q       part of the name
         owner   id of a member; `client.me()["member_id"]` is your own
         """
-        for document in self._wire.items("/jobs", q=q, state=state, tag=tag, owner=owner, limit=limit):
-            yield Job.of(document, self._wire)
+        for document in self._http.items("/jobs", q=q, state=state, tag=tag, owner=owner, limit=limit):
+            yield Job.of(document, self._http)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete spec with a name, known to show what its `claim` says.
+
+    needs_dataset   whether the job must name the data
+    spec            with every default filled in; empty in a list of recipes
+    """
+
+    name: str
+    title: str
+    claim: str
+    needs_dataset: bool
+    spec: dict[str, Any] = field(default_factory=dict, repr=False)
+    document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Recipe:
+        """The recipe that a JSON document describes."""
+        names = ("name", "title", "claim", "needs_dataset")
+        return cls(**{name: document[name] for name in names}, spec=document.get("spec") or {}, document=document)
+
+
+class Recipes:
+    """`client.recipes`."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    def all(self) -> list[Recipe]:
+        """Every recipe, without its spec."""
+        return [Recipe.of(document) for document in self._http.items("/recipes")]
+
+    def get(self, name: str) -> Recipe:
+        """One recipe with its spec, which can be changed and submitted."""
+        return Recipe.of(self._http.get(f"/recipes/{name}"))
+
+    def spec_schema(self) -> dict[str, Any]:
+        """JSON Schema of a spec."""
+        return dict(self._http.get("/spec-schema"))

@@ -1,4 +1,4 @@
-"""Where the service is and who asks: from the call, else the environment, else what `bimt login` wrote."""
+"""The address and the token: from the call, else the environment, else the file that `bimt login` wrote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import NotLoggedIn
-from .wire import is_this_machine
+from .http import is_this_machine
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Login:
 
 
 def find_login(url: str | None = None, token: str | None = None, *, environ: Mapping[str, str] | None = None) -> Login:
-    """The address and the token. Raises NotLoggedIn with the three ways to say them.
+    """The address and the token. Raises NotLoggedIn with the three ways to give them.
 
-    A token of the file is only ever sent to the address that stands beside it.
+    A token from the file is only sent to the address that is stored with it.
     """
     environ = os.environ if environ is None else environ
     url = url or environ.get("BIMT_URL") or None
@@ -49,7 +49,7 @@ def whole_address(text: str) -> str:
         text = f"http://{text}" if is_this_machine(f"http://{text}") else f"https://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise NotLoggedIn(f"`{text}` is no address; it should read like http://127.0.0.1:8080.")
+        raise NotLoggedIn(f"`{text}` is no address; it should look like http://127.0.0.1:8080.")
     return text.rstrip("/").removesuffix("/api/v1")
 
 
@@ -63,7 +63,7 @@ def login_file(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def read_login(environ: Mapping[str, str] | None = None) -> Login | None:
-    """What was written; None: nothing that can be read."""
+    """The stored login; None where there is none, or a damaged file."""
     try:
         saved = json.loads(login_file(environ).read_text(encoding="utf-8"))
         return Login(str(saved["url"]), str(saved["token"]))
@@ -72,7 +72,7 @@ def read_login(environ: Mapping[str, str] | None = None) -> Login | None:
 
 
 def write_login(login: Login, environ: Mapping[str, str] | None = None) -> Path:
-    """Keep it for the next time, readable by nobody else: the file never exists with more rights than 0600."""
+    """Store the login; the file never exists with more rights than 0600."""
     path = login_file(environ)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.new")
@@ -83,8 +83,8 @@ def write_login(login: Login, environ: Mapping[str, str] | None = None) -> Path:
 
 
 def forget_login(environ: Mapping[str, str] | None = None) -> bool:
-    """Delete it; whether there was one."""
+    """Delete the stored login; True where there was one."""
     path = login_file(environ)
-    there = path.exists()
+    existed = path.exists()
     path.unlink(missing_ok=True)
-    return there
+    return existed

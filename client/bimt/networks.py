@@ -1,31 +1,33 @@
-"""A downloaded network as a torch module that gives the service's own numbers. Only this file needs torch.
+"""A weights file as a torch module with the same outputs as the service's. Only this module needs torch.
 
-The file says what the network is; here stands how each kind computes, and nothing of how it was trained.
+The file is a safetensors file; its metadata says what the network is, `FORWARD` computes each kind. Nothing of the
+training is here.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from .errors import NotInstalled, WeightsError
+from .resource import install_hint
 
-from .weights_file import RawTensor, WeightsError, read_weights
+try:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError as error:
+    raise NotInstalled(f"bimt.networks needs {error.name}: {install_hint('torch')}", name=error.name) from None
 
 if TYPE_CHECKING:
     import pandas
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-}
+FORMAT = "bimt-network/1"
+STATISTICS = (".mean", ".variance")  # ends of the names of running statistics, which take no gradient
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "relu": functional.relu,
@@ -45,25 +47,25 @@ class LoadedNetwork(nn.Module):
     feature_names, target_names   in the order of columns of x and of what comes out; for a classifier the classes
     masks                         parameter → which of its entries were kept
     spec, seed                    how it was trained
-    The parameters have the names of the file, so `state_dict()` can be compared with it; all of torch applies.
+    Parameters have the names of the file; the module can be trained, moved and saved like any other.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         super().__init__()
-        self.spec: dict[str, Any] = said["spec"]
-        self.seed: int = said["seed"]
-        self.data: dict[str, Any] = said["data"]
+        self.spec: dict[str, Any] = metadata["spec"]
+        self.seed: int = metadata["seed"]
+        self.data: dict[str, Any] = metadata["data"]
         self.kind: str = self.spec["network"]["kind"]
-        if self.kind not in COMPUTE:
+        if self.kind not in FORWARD:
             raise WeightsError(f"This client knows no `{self.kind}` network; a newer one may.")
-        self.feature_names: list[str] = list(self.data["feature_names"])  # lists: pandas takes a tuple for one key
+        self.feature_names: list[str] = list(self.data["feature_names"])  # pandas takes a tuple for one key
         self.target_names: list[str] = list(self.data["target_names"])
         self.masks = {name.removeprefix("mask."): kept for name, kept in tensors.items() if name.startswith("mask.")}
-        # The outputs sit in slots that training may have exchanged; so do the inputs, unless they are tokens.
+        # Training may have moved outputs to other slots, and inputs too unless they are tokens.
         self.register_buffer("input_order", tensors["order.input"])
         self.register_buffer("output_places", torch.argsort(tensors["order.output"]))
         for name in self.masks:
-            _put(self, name, nn.Parameter(tensors[name]))
+            _put(self, name, nn.Parameter(tensors[name], requires_grad=not name.endswith(STATISTICS)))
         for part, scaling in (("input", self.data["input_scaling"]), ("target", self.data["target_scaling"])):
             for name in ("mean", "std"):
                 value = torch.tensor(scaling[name], dtype=torch.float64) if scaling else None
@@ -71,13 +73,14 @@ class LoadedNetwork(nn.Module):
 
     @property
     def activation(self) -> Callable[[Tensor], Tensor]:
+        """The activation function of the spec."""
         return ACTIVATIONS[self.spec["network"]["activation"]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs in the order of `target_names`; inputs in the order of `feature_names`, standardised if they were."""
         if x.is_floating_point():
             x = x.to(self.get_parameter(next(iter(self.masks))).dtype)
-        return COMPUTE[self.kind](self, x).index_select(-1, self.get_buffer("output_places"))
+        return FORWARD[self.kind](self, x).index_select(-1, self.get_buffer("output_places"))
 
     @torch.no_grad()
     def predict(self, x: Tensor | Sequence[Any] | pandas.DataFrame) -> Tensor:
@@ -94,10 +97,10 @@ class LoadedNetwork(nn.Module):
         rows = given.to(kind) if isinstance(given, Tensor) else torch.tensor(given, dtype=kind)
         if self.data["input_scaling"]:
             rows = (rows - self.get_buffer("input_mean")) / self.get_buffer("input_std")
-        return self._said(self(rows))
+        return self._in_data_units(self(rows))
 
-    def _said(self, outputs: Tensor) -> Tensor:
-        """What the network computes, in the units of the data, at the steps that were to be predicted."""
+    def _in_data_units(self, outputs: Tensor) -> Tensor:
+        """Outputs in the units of the data, of classes as probabilities, at the predicted steps."""
         if self.data["predicted_positions"] is not None:
             outputs = outputs[:, self.data["predicted_positions"]]
         if self.data["task"] == "classification":
@@ -106,38 +109,51 @@ class LoadedNetwork(nn.Module):
             outputs = outputs * self.get_buffer("target_std") + self.get_buffer("target_mean")
         return outputs
 
-    def enter(self, x: Tensor) -> Tensor:
-        """Inputs in the order of the data, brought into that of the slots."""
+    def permute_inputs(self, x: Tensor) -> Tensor:
+        """Inputs in the order of the slots, given in the order of the data."""
         return x.index_select(-1, self.get_buffer("input_order"))
 
     def linear(self, x: Tensor, weight: str, bias: str | None) -> Tensor:
+        """x Wᵀ + b, with the parameters of these names."""
         return functional.linear(x, self.get_parameter(weight), None if bias is None else self.get_parameter(bias))
 
     def affine(self, x: Tensor, name: str) -> Tensor:
+        """The same with the parameters `NAME.weight` and `NAME.bias`."""
         return self.linear(x, f"{name}.weight", f"{name}.bias")
 
 
 def load_network(content: bytes, *, trained: bool = False) -> LoadedNetwork:
     """The network of a weights file.
 
-    trained   as training left it, before anything was pruned
-    Raises WeightsError when the bytes are something else.
+    trained   the network before pruning
+    Raises WeightsError where the bytes are no such file.
     """
-    raw, said = read_weights(content)
-    tensors = {name: _as_tensor(tensor) for name, tensor in raw.items()}
+    tensors, metadata = read_weights(content)
     if trained:
         tensors |= {name.removeprefix("trained."): t for name, t in tensors.items() if name.startswith("trained.")}
     try:
-        network = LoadedNetwork(tensors, said)
+        network = LoadedNetwork(tensors, metadata)
     except KeyError as missing:
         raise WeightsError(f"The file lacks {missing}, which its network needs.") from missing
     return network.eval()
 
 
-def _as_tensor(raw: RawTensor) -> Tensor:
-    if not len(raw.data):
-        return torch.empty(raw.shape, dtype=DTYPES[raw.dtype])
-    return torch.frombuffer(bytearray(raw.data), dtype=DTYPES[raw.dtype]).reshape(raw.shape)
+def read_weights(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name, and the metadata of the service: `spec`, `seed`, `data`. Raises WeightsError."""
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise WeightsError(f"This is no safetensors file, or it is damaged ({error}): download it again.") from error
+    # The library has checked the header; it gives the metadata of files on disk only.
+    length = int.from_bytes(content[:8], "little")
+    try:
+        metadata = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("bimt", "{}"))
+    except ValueError as error:
+        raise WeightsError(f"The metadata of the file is damaged ({error}): download it again.") from error
+    found = metadata.get("format", "no format at all") if isinstance(metadata, dict) else "no format at all"
+    if found != FORMAT:
+        raise WeightsError(f"The file names {found}; this client reads {FORMAT}. A newer client may read it.")
+    return tensors, metadata
 
 
 def _put(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -150,28 +166,28 @@ def _put(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
     module.register_parameter(last, parameter)
 
 
-# --- what each kind computes ------------------------------------------------------------------------------
+# --- the forward pass of each kind ---------------------------------------------------------------------------
 
 
 def _mlp(network: LoadedNetwork, x: Tensor) -> Tensor:
-    """y = W_L(… σ(W_0 x + b_0) …) + b_L; token vectors lie side by side."""
+    """y = W_L(… σ(W_0 x + b_0) …) + b_L; the vectors of tokens are concatenated."""
     if network.data["tokens"] is not None:
-        here = network.get_parameter("embedding")[x]
+        hidden = network.get_parameter("embedding")[x]
         if x.shape[-1] > 1:
-            here = here.flatten(-2)
+            hidden = hidden.flatten(-2)
     else:
-        here = network.enter(x)
+        hidden = network.permute_inputs(x)
     last = sum(name.startswith("weights.") for name in network.masks) - 1
     for number in range(last + 1):
-        here = network.linear(here, f"weights.{number}", f"biases.{number}")
+        hidden = network.linear(hidden, f"weights.{number}", f"biases.{number}")
         if number < last:
-            here = network.activation(here)
-    return here
+            hidden = network.activation(hidden)
+    return hidden
 
 
 def _recurrent(network: LoadedNetwork, x: Tensor) -> Tensor:
     """h_t = σ(read_in x_t + recur h_{t-1} + bias), y_t = read_out h_t + bias, with h_0 = 0."""
-    driven = network.linear(network.enter(x), "read_in", "hidden_bias")
+    driven = network.linear(network.permute_inputs(x), "read_in", "hidden_bias")
     hidden = torch.zeros_like(driven[:, 0])
     states = []
     for time in range(x.shape[1]):
@@ -190,7 +206,7 @@ def _transformer(network: LoadedNetwork, x: Tensor) -> Tensor:
         weight, bias = (network.get_parameter(f"norms.{number}.{part}") for part in ("weight", "bias"))
         return functional.layer_norm(stream, weight.shape, weight, bias)
 
-    stream = network.affine(network.enter(x), "read_in")
+    stream = network.affine(network.permute_inputs(x), "read_in")
     for block in range(spec["blocks"]):
         mixed = _attention(network.affine(normed(stream, 2 * block), f"attend.{block}"), spec["heads"])
         stream = stream + network.affine(mixed, f"gather.{block}")
@@ -200,7 +216,7 @@ def _transformer(network: LoadedNetwork, x: Tensor) -> Tensor:
 
 
 def _attention(rows: Tensor, heads: int) -> Tensor:
-    """What the heads read, side by side: causal. `rows` holds queries, keys and values, a width apart."""
+    """Causal attention, the heads concatenated. `rows` holds queries, keys and values, one width each."""
     batch, time, width = rows.shape[0], rows.shape[1], rows.shape[2] // 3
     query, key, value = rows.view(batch, time, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     scores = query @ key.transpose(-2, -1) / math.sqrt(width // heads)
@@ -209,9 +225,38 @@ def _attention(rows: Tensor, heads: int) -> Tensor:
     return (weights @ value).transpose(1, 2).reshape(batch, time, width)
 
 
-COMPUTE: dict[str, Callable[[LoadedNetwork, Tensor], Tensor]] = {
+def _conv(network: LoadedNetwork, x: Tensor) -> Tensor:
+    """Stages on square images: convolution, residual block, pooling; at the end y = read_out · flatten(x) + bias."""
+    spec = network.spec["network"]
+    pool = functional.max_pool2d if spec["pooling"] == "max" else functional.avg_pool2d
+    size = math.isqrt(x.shape[-1] // spec["colours"])
+    image = x.reshape(-1, spec["colours"], size, size).index_select(1, network.get_buffer("input_order"))
+    for stage in range(len(spec["channels"])):
+        stream = network.activation(_convolved(network, f"enter.{stage}", image))
+        if spec["residual"]:
+            inner = network.activation(_convolved(network, f"inner.{stage}", stream))
+            stream = stream + _convolved(network, f"back.{stage}", inner)
+        image = pool(stream, 2) if stream.shape[-1] > 1 else stream
+    return network.affine(image.permute(0, 2, 3, 1).flatten(1), "read_out")
+
+
+def _convolved(network: LoadedNetwork, name: str, image: Tensor) -> Tensor:
+    """One convolution that keeps the size, with its batch norm. Column `tap · channels + channel` of the weight."""
+    spec = network.spec["network"]
+    taps = spec["kernel"]
+    kernel = network.get_parameter(f"{name}.weight").view(-1, taps, taps, image.shape[1]).permute(0, 3, 1, 2)
+    bias = network.get_parameter(f"{name}.bias")
+    if not spec["batch_norm"]:
+        return functional.conv2d(image, kernel, bias, padding=taps // 2)
+    mean, variance, gain = (network.get_parameter(f"{name}.{part}") for part in ("mean", "variance", "gain"))
+    convolved = functional.conv2d(image, kernel, padding=taps // 2)
+    return functional.batch_norm(convolved, mean, variance, gain, bias, training=network.training)
+
+
+FORWARD: dict[str, Callable[[LoadedNetwork, Tensor], Tensor]] = {
     "mlp": _mlp,
     "grid_mlp": _mlp,
     "recurrent": _recurrent,
     "transformer": _transformer,
+    "conv": _conv,
 }

@@ -1,4 +1,4 @@
-"""Runs: one trained network each, and everything that was found in it."""
+"""Runs: one trained network each, its evidence, its files, and operations on it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import NotFound
-from .things import Thing, optional
-from .wire import Wire
+from .http import HttpClient
+from .resource import Resource, optional
 
 if TYPE_CHECKING:
     import networkx
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Module:
-    """A cluster of neurons.
+    """A module of the network: a group of neurons that computes some of the outputs.
 
-    inputs, outputs   names of what it reads and decides
+    inputs, outputs   names of the inputs it reads and the outputs it computes
     reading           the same as a sentence
-    effects           for every target: the share of its variance that moves when the module is set to `zero`, to its
-                      `mean`, or resampled in the pruned network, where it is apart by construction, and when the same
-                      neurons are set to their mean in the network as trained (`trained`); `p` against random groups of
-                      its size, and `p_holm`, the same corrected for the number of cells
+    effects           for every target: the share of its variance that changes when the module is set to `zero`, to its
+                      `mean`, or resampled, in the pruned network, where modules are separate by construction; and
+                      when the same neurons are set to their mean in the network as trained (`trained`). `p` is
+                      against random groups of its size, `p_holm` the same corrected for the number of cells
     supported         whether it passed every test
-    trained_effect    how much of its outputs' variance its neurons move in the network as trained; `trained_leak`: of
-                      the outputs of others, at most
+    trained_effect    share of its own outputs' variance that its neurons change in the network as trained;
+                      `trained_leak`: the largest share of any other output
     """
 
     name: str
@@ -53,14 +53,14 @@ class Module:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture. In a notebook it shows itself."""
+    """A picture. A notebook displays it."""
 
     name: str
     format: str
     content: bytes
 
     def save(self, path: str | Path | None = None) -> Path:
-        """Write it into a file; without a path, one of its own name here."""
+        """Write it to a file, by default `NAME.FORMAT` in the working directory."""
         target = Path(path) if path is not None else Path(f"{self.name}.{self.format}")
         target.write_bytes(self.content)
         return target
@@ -76,17 +76,17 @@ class Figure:
 
 
 @dataclass(frozen=True, repr=False)
-class Run(Thing):
+class Run(Resource):
     """One network, trained with one seed and one cost strength.
 
     cost_strength        λ of the first phase that costs; None: as the spec says
     test_metric          of the pruned network on the test examples; `test_metric_name` says which
-    connections          that were kept
+    connections          kept by pruning
     modules_found        how many modules; `modules()` gives them
     outputs              how well each target is predicted, pruned and before: `refresh()` fetches them, as `metrics`
     modularity           Q of the communities
-    connection_cost      wiring that is left
-    training_seconds     spent on its steps, over all attempts; `evidence_seconds`: on what was found afterwards
+    connection_cost      of the pruned network
+    training_seconds     spent on training steps, over all attempts; `evidence_seconds`: on the analysis afterwards
     """
 
     job_id: str
@@ -114,155 +114,155 @@ class Run(Thing):
 
     @property
     def modules_found(self) -> int | None:
+        """How many modules were found; None before the analysis."""
         return self.document.get("modules")
 
-    def _told(self) -> tuple[Any, ...]:
+    def _summary(self) -> tuple[Any, ...]:
         found = f"{self.connections} connections, {self.modules_found} modules" if self.connections is not None else ""
         strength = f"λ {self.cost_strength:g}" if self.cost_strength is not None else ""
         return (f"seed {self.seed}", strength, found or self.state)
 
-    def refresh(self) -> Run:
-        """The same as it is now, with its spec, its metrics and the names of its files."""
-        return Run.of(self.wire.get(f"/runs/{self.id}"), self.wire)
+    def _optional(self, package: str, what: str, extra: str, otherwise: str) -> Any:
+        return optional(package, what=what, extra=extra, url=self.http.url, otherwise=otherwise)
 
-    # --- what was found ---------------------------------------------------------------------------------
+    def refresh(self) -> Run:
+        """The run as it is now, with its spec, its metrics and the names of its files."""
+        return Run.of(self.http.get(f"/runs/{self.id}"), self.http)
+
+    # --- evidence ---------------------------------------------------------------------------------------
 
     def modules(self) -> list[Module]:
-        """Its modules: what each reads, what it decides, how strongly."""
+        """Its modules: what each reads, what it computes, how strong its effects are."""
         names = Module.__dataclass_fields__
-        found = self.wire.get(f"/runs/{self.id}/modules")["modules"]
+        found = self.http.get(f"/runs/{self.id}/modules")["modules"]
         return [Module(**{name: entry.get(name) for name in names}) for entry in found]
 
     def communities(self) -> dict[str, Any]:
-        """What Leiden sees in the weights alone, with the nulls it must be held against."""
-        return dict(self.wire.get(f"/runs/{self.id}/modules").get("communities") or {})
+        """Communities found by the Leiden algorithm in the weights alone, with null models for comparison."""
+        return dict(self.http.get(f"/runs/{self.id}/modules").get("communities") or {})
 
     def effects(self) -> dict[str, Any]:
-        """What every target loses when a module is set to zero, to its mean, or resampled, as matrices.
+        """The effect on every target of setting a module to zero, to its mean, or resampling it, as matrices.
 
         `p` is of each cell by itself, `p_holm` corrected for the number of claims; the modules have the same two.
         """
-        return dict(self.wire.get(f"/runs/{self.id}/effects")["effects"])
+        return dict(self.http.get(f"/runs/{self.id}/effects")["effects"])
 
     def prune_curve(self) -> list[dict[str, Any]]:
         """The loss against the number of connections left, one row for each size of network."""
-        return list(self.wire.get(f"/runs/{self.id}/prune-curve")["rows"])
+        return list(self.http.get(f"/runs/{self.id}/prune-curve")["rows"])
 
     def history_rows(self) -> list[dict[str, Any]]:
-        """The learning curve, one row for each step that was logged; also while it trains."""
-        return list(self.wire.get(f"/runs/{self.id}/history")["rows"])
+        """The learning curve, one row for each logged step; also while it trains."""
+        return list(self.http.get(f"/runs/{self.id}/history")["rows"])
 
     def history(self) -> pandas.DataFrame:
         """The learning curve as a table with the step as its index; also while it trains. Needs pandas."""
-        frames = optional(
-            "pandas", what="run.history()", extra="tables", otherwise="run.history_rows() gives the same as plain data."
-        )
+        frames = self._optional("pandas", "run.history()", "tables", "run.history_rows() gives the same as plain data.")
         rows = self.history_rows()
         return frames.DataFrame(rows).set_index("step") if rows else frames.DataFrame()
 
     def graph_document(self, *, connections: int | None = None) -> dict[str, Any]:
-        """The pruned network as a node-link document; `connections`: only so many, the heaviest."""
-        return dict(self.wire.get(f"/runs/{self.id}/graph", connections=connections))
+        """The pruned network as a node-link document; `connections`: only that many, those of the largest weights."""
+        return dict(self.http.get(f"/runs/{self.id}/graph", connections=connections))
 
     def graph(self, *, connections: int | None = None) -> networkx.MultiDiGraph:
         """The pruned network as a networkx graph: neurons with layer, position and module; weights on edges."""
-        networks = optional(
-            "networkx", what="run.graph()", extra="graphs", otherwise="run.graph_document() gives the same as JSON."
-        )
+        networks = self._optional("networkx", "run.graph()", "graphs", "run.graph_document() gives the same as JSON.")
         return networks.node_link_graph(self.graph_document(connections=connections), edges="edges")
 
     def figure(self, name: str = "network", format: Literal["svg", "png"] = "svg") -> Figure:
         """A picture, such as `network`; `run.refresh().document["figures"]` names all of them."""
-        return Figure(name, format, self.wire.content(f"/runs/{self.id}/figures/{name}.{format}"))
+        return Figure(name, format, self.http.content(f"/runs/{self.id}/figures/{name}.{format}"))
 
     def readout(self) -> dict[str, Any]:
-        """Its outputs as formulas, where the network confirmed some, its symmetries; where not, why.
+        """Formulas for its outputs, where the network confirms some, and its symmetries; where not, the reason.
 
-        All in the units of the data: columns as they were uploaded go in, and the target as it was uploaded comes out;
-        of classes, their scores before the softmax.
+        In the units of the data: inputs are columns as uploaded, the output is the target as uploaded; of classes, the
+        scores before the softmax.
         """
-        return dict(self.wire.get(f"/runs/{self.id}/readout")["readout"])
+        return dict(self.http.get(f"/runs/{self.id}/readout")["readout"])
 
     def embedding(self) -> dict[str, Any]:
-        """Of networks that read tokens: the vector of each, and the frequencies in them."""
-        return dict(self.wire.made(f"/runs/{self.id}/embedding"))
+        """Of networks that read tokens: the embedding vector of each, and its Fourier frequencies."""
+        return dict(self.http.derived(f"/runs/{self.id}/embedding"))
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """The network at one step of its training: its weights, and which neuron sat in which slot."""
-        return dict(self.wire.get(f"/runs/{self.id}/snapshots/{step}"))
+        """The network at one step of its training: its weights, and which neuron is in which slot."""
+        return dict(self.http.get(f"/runs/{self.id}/snapshots/{step}"))
 
     def snapshots(self) -> Iterator[dict[str, Any]]:
-        """The steps of which the network is kept, oldest first."""
-        return self.wire.items(f"/runs/{self.id}/snapshots")
+        """The steps of which a snapshot is kept, oldest first."""
+        return self.http.items(f"/runs/{self.id}/snapshots")
 
-    # --- questions to the network -------------------------------------------------------------------------
+    # --- operations on the network ------------------------------------------------------------------------
 
     def predict(
         self, rows: Sequence[Any] | pandas.DataFrame, *, network: Literal["pruned", "trained"] = "pruned"
     ) -> dict[str, Any]:
-        """What the network says of some rows, in the units of the data, computed by the service.
+        """The predictions of the network for some rows, in the units of the data, computed by the service.
 
         rows   lists in the order of the features, or objects by their names; an array, or a data frame by its names
-        Gives `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`. Of sequences, the predicted
-        steps only: rows × steps × targets.
+        Returns `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`. Of sequences only the
+        predicted steps: rows × steps × targets.
         """
         given: Any = rows
         if hasattr(given, "columns"):
             given = given.to_dict("records")
-        elif hasattr(given, "tolist"):  # JSON knows no number of numpy or torch
+        elif hasattr(given, "tolist"):  # JSON has no numbers of numpy or torch
             given = given.tolist()
         body = {"inputs": [row if isinstance(row, dict) else list(row) for row in given], "network": network}
-        return dict(self.wire.ask(f"/runs/{self.id}/predict", body))
+        return dict(self.http.operation(f"/runs/{self.id}/predict", body))
 
-    def intervene(self, **asked: Any) -> dict[str, Any]:
-        """What becomes of every metric and output when something inside is changed; nothing is modified.
+    def intervene(self, **request: Any) -> dict[str, Any]:
+        """The change of every metric and output under an intervention; the stored network stays as it is.
 
-        asked   `trials`, a list of lists of changes, or `each`: one trial for every part of a kind
+        request   `trials`, a list of lists of changes, or `each`: one trial for every part of a kind
         """
-        return dict(self.wire.ask(f"/runs/{self.id}/interventions", asked))
+        return dict(self.http.operation(f"/runs/{self.id}/interventions", request))
 
     # --- the network itself -----------------------------------------------------------------------------
 
     def weights(self) -> bytes:
         """The pruned network as a safetensors file, with the spec in its metadata."""
-        return self.wire.content(f"/runs/{self.id}/weights.safetensors")
+        return self.http.content(f"/runs/{self.id}/weights.safetensors")
 
     def load(self) -> LoadedNetwork:
-        """The pruned network as a torch module that gives the service's own numbers. Needs torch."""
-        optional("torch", what="run.load()", extra="torch", otherwise="run.weights() gives the file itself.")
+        """The pruned network as a torch module with the same outputs as the service's. Needs torch."""
+        self._optional("torch", "run.load()", "torch", "run.weights() gives the file itself.")
         from .networks import load_network
 
         return load_network(self.weights())
 
-    # --- made when first asked for ----------------------------------------------------------------------
+    # --- files, some made on the first request ------------------------------------------------------------
 
     def film(self, path: str | Path | None = None, *, format: Literal["mp4", "gif"] = "mp4") -> Path:
-        """The training as a film, in a file. The first time it takes some ten seconds to be made."""
-        return self._made(path, f"film.{format}", f"{self.id}.{format}")
+        """The training as a film, in a file. The first request takes some ten seconds."""
+        return self._derived_file(path, f"film.{format}", f"{self.id}.{format}")
 
     def onnx(self, path: str | Path | None = None, *, module: str | None = None) -> Path:
         """The pruned network, or one module of it alone, as an ONNX file for other programs."""
         name = f"{self.id}.onnx" if module is None else f"{self.id}-{module}.onnx"
-        return self._made(path, "model.onnx" if module is None else f"modules/{module}/model.onnx", name)
+        return self._derived_file(path, "model.onnx" if module is None else f"modules/{module}/model.onnx", name)
 
     def module_weights(self, module: str, path: str | Path | None = None) -> Path:
-        """One module alone as a network of its own, in a safetensors file."""
-        return self._made(path, f"modules/{module}/weights.safetensors", f"{self.id}-{module}.safetensors")
+        """One module as a network of its own, in a safetensors file."""
+        return self._derived_file(path, f"modules/{module}/weights.safetensors", f"{self.id}-{module}.safetensors")
 
-    def _made(self, path: str | Path | None, address: str, name: str) -> Path:
-        return self.wire.made_file(f"/runs/{self.id}/{address}", Path(path) if path is not None else Path(name))
+    def _derived_file(self, path: str | Path | None, address: str, name: str) -> Path:
+        return self.http.derived_file(f"/runs/{self.id}/{address}", Path(path) if path is not None else Path(name))
 
     def card(self) -> str:
-        """What it is, what was found and how it was trained, as a text in Markdown."""
-        return self.wire.content(f"/runs/{self.id}/card.md").decode("utf-8")
+        """The model card, in Markdown: what it is, what was found, how it was trained."""
+        return self.http.content(f"/runs/{self.id}/card.md").decode("utf-8")
 
     def bundle(self, path: str | Path | None = None) -> Path:
-        """Everything of it in one ZIP file: weights, graph, evidence, curves, pictures, card, and all their hashes."""
+        """All its files in one ZIP file: weights, graph, evidence, curves, pictures, card, and their hashes."""
         target = Path(path) if path is not None else Path(f"{self.id}.zip")
-        return self.wire.download(f"/runs/{self.id}/bundle.zip", target)
+        return self.http.download(f"/runs/{self.id}/bundle.zip", target)
 
     def download(self, folder: str | Path | None = None) -> list[Path]:
-        """Everything that can be had of it, in a folder of its own: weights, graph, modules, curves, pictures, card."""
+        """All its files in a folder, by default one named like the run: weights, graph, evidence, pictures, card."""
         into = Path(folder) if folder is not None else Path(self.id)
         whole = self.refresh()
         parts = {
@@ -276,23 +276,24 @@ class Run(Thing):
             "weights.safetensors": "/weights.safetensors",
         }
         parts |= {f"figures/{figure}": f"/figures/{figure}" for figure in whole.document.get("figures") or []}
-        written = [self.wire.download(f"/runs/{self.id}/graph", into / "graph.graphml", format="graphml")]
+        written = [self.http.download(f"/runs/{self.id}/graph", into / "graph.graphml", format="graphml")]
         for name, address in parts.items():
             try:
-                written.append(self.wire.download(f"/runs/{self.id}{address}", into / name))
+                written.append(self.http.download(f"/runs/{self.id}{address}", into / name))
             except NotFound:
-                continue  # of an older run, which has no such part
+                continue  # a run of an older version, without this part
         return written
 
 
 class Runs:
-    """`client.runs`"""
+    """`client.runs`."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
 
     def get(self, run_id: str) -> Run:
-        return Run.of(self._wire.get(f"/runs/{run_id}"), self._wire)
+        """A run by its id."""
+        return Run.of(self._http.get(f"/runs/{run_id}"), self._http)
 
     def search(
         self,
@@ -303,8 +304,8 @@ class Runs:
         limit: int | None = None,
     ) -> Iterator[Run]:
         """The team's runs, newest first, by what was found in them."""
-        found = self._wire.items(
+        found = self._http.items(
             "/runs", state=state, min_modules=min_modules, max_connections=max_connections, limit=limit
         )
         for document in found:
-            yield Run.of(document, self._wire)
+            yield Run.of(document, self._http)

@@ -1,4 +1,4 @@
-"""The service as Python sees it: `Client(url, token)`, and a noun for each kind of thing."""
+"""`Client(url, token)`: the service, with one attribute for each kind of resource."""
 
 from __future__ import annotations
 
@@ -6,62 +6,66 @@ from types import TracebackType
 from typing import Any
 
 from .datasets import Datasets
-from .jobs import Jobs
+from .deprecated import renamed
+from .http import HttpClient, RetryPolicy, retry_policy
+from .jobs import Jobs, Recipes
 from .login import find_login
 from .models import Models
-from .patience import Patience
-from .recipes import Recipes
 from .runs import Runs
 from .webhooks import Webhooks
-from .wire import Wire
 
 
 class Client:
-    """A service, and who asks.
+    """A service, and the token to use it with.
 
         client = Client("http://127.0.0.1:8080", "bimt_…")      # or Client(): BIMT_URL and BIMT_TOKEN, or `bimt login`
         job = client.jobs.submit(recipe="independence", seeds=[0, 1, 2]).wait()
         for run in job.runs():
             print(run.modules())
 
-    patience   how often a request is sent again when the line breaks
-    timeout    seconds for an answer to begin
-    Raises NotLoggedIn where the address or the token is nowhere said.
+    retry     how often a request is sent again after a broken connection, 429 or 503
+    timeout   seconds for an answer to begin
+    patience  deprecated spelling of `retry`
+    Raises NotLoggedIn where no address or no token is given.
     """
+
+    wire = renamed("wire", "http")
 
     def __init__(
         self,
         url: str | None = None,
         token: str | None = None,
         *,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         timeout: float = 30.0,
+        patience: RetryPolicy | None = None,
     ) -> None:
         login = find_login(url, token)
-        self.wire = Wire(login.url, login.token, patience=patience, timeout=timeout)
-        self.datasets = Datasets(self.wire)
-        self.recipes = Recipes(self.wire)
-        self.jobs = Jobs(self.wire)
-        self.runs = Runs(self.wire)
-        self.models = Models(self.wire)
-        self.webhooks = Webhooks(self.wire)
+        self.http = HttpClient(login.url, login.token, retry=retry_policy(retry, patience), timeout=timeout)
+        self.datasets = Datasets(self.http)
+        self.recipes = Recipes(self.http)
+        self.jobs = Jobs(self.http)
+        self.runs = Runs(self.http)
+        self.models = Models(self.http)
+        self.webhooks = Webhooks(self.http)
 
     @property
     def url(self) -> str:
-        return self.wire.url
+        """The address of the service."""
+        return self.http.url
 
     def me(self) -> dict[str, Any]:
-        """Who asks: member, team, and what the token may do."""
-        return dict(self.wire.get("/me"))
+        """The owner of the token: member, team, and what the token may do."""
+        return dict(self.http.get("/me"))
 
     def mint_token(self, name: str, scopes: list[str], *, expires_in_days: int | None = 90) -> dict[str, Any]:
-        """A new token of yours; its text, in `token`, is shown this once."""
+        """A new token of yours; its text, in `token`, is shown only now."""
         body = {"name": name, "scopes": scopes, "expires_in_days": expires_in_days}
-        return dict(self.wire.post("/tokens", body))
+        return dict(self.http.post("/tokens", body))
 
     def close(self) -> None:
-        """Give the lines back; leaving a `with` block does it too."""
-        self.wire.close()
+        """Close the connections; leaving a `with` block does it too."""
+        self.http.close()
 
     def __enter__(self) -> Client:
         return self

@@ -1,4 +1,4 @@
-"""Webhooks: addresses of yours that are told when a job has ended, and whether a message is the service's own."""
+"""Webhooks: addresses that receive a message when a job ends, and the check of its signature."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import Any
 
 from .errors import InvalidSignature
-from .things import Thing
-from .wire import Wire
+from .http import HttpClient
+from .resource import Resource
 
-OLDEST_SECONDS = 300.0  # of a message's time stamp; somebody who sends an older one again has recorded it
+OLDEST_SECONDS = 300.0  # of a message's time stamp; an older one may be a replay
 
 
 def verify(
@@ -28,7 +28,7 @@ def verify(
     now: float | None = None,
     oldest_seconds: float = OLDEST_SECONDS,
 ) -> dict[str, Any]:
-    """What a message says: `type`, `timestamp` and `data`. Call it with the raw body, before anything else reads it.
+    """The verified content of a message: `type`, `timestamp` and `data`. Call it with the raw body.
 
     headers   of the request; `webhook-id` is the same when a message comes twice
     Raises InvalidSignature for a message that is not signed with this secret, or is minutes old.
@@ -40,7 +40,7 @@ def verify(
         age = (time.time() if now is None else now) - int(stamp)
         signatures = [text.partition(",")[2] for text in given["webhook-signature"].split() if text.startswith("v1,")]
     except KeyError as error:
-        raise InvalidSignature(f"The header {error} is missing; this message is none of the service.") from None
+        raise InvalidSignature(f"The header {error} is missing; the message is not from the service.") from None
     except (ValueError, binascii.Error):
         raise InvalidSignature("The secret or a header of the message cannot be read.") from None
     if abs(age) > oldest_seconds:
@@ -53,11 +53,11 @@ def verify(
 
 
 @dataclass(frozen=True, repr=False)
-class Webhook(Thing):
-    """An address that is told when jobs end.
+class Webhook(Resource):
+    """An address that receives a message when jobs end.
 
-    secret            only at the moment it was made; `verify` needs it
-    disabled_reason   why nothing is sent any more
+    secret            for `verify`; only in the answer to `create`
+    disabled_reason   why the service stopped sending
     """
 
     url: str
@@ -67,46 +67,46 @@ class Webhook(Thing):
     disabled_at: datetime | None
     disabled_reason: str | None
 
-    def _told(self) -> tuple[Any, ...]:
+    def _summary(self) -> tuple[Any, ...]:
         return (self.url, "disabled" if self.disabled_at else None)
 
     def ping(self) -> dict[str, Any]:
-        """Have it sent a message that says nothing; what came of it is in `deliveries`."""
-        return dict(self.wire.post(f"/webhooks/{self.id}/ping"))
+        """Send it an empty test message; the result is in `deliveries`."""
+        return dict(self.http.post(f"/webhooks/{self.id}/ping"))
 
     def deliveries(self, *, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """What was sent, newest first: `state`, `attempts`, what the receiver answered."""
-        return self.wire.items(f"/webhooks/{self.id}/deliveries", limit=limit)
+        """The messages, newest first: `state`, `attempts`, the receiver's answer."""
+        return self.http.items(f"/webhooks/{self.id}/deliveries", limit=limit)
 
     def redeliver(self, delivery_id: str) -> dict[str, Any]:
-        """Have a message sent again."""
-        return dict(self.wire.post(f"/webhooks/{self.id}/deliveries/{delivery_id}/redeliver"))
+        """Send a message again."""
+        return dict(self.http.post(f"/webhooks/{self.id}/deliveries/{delivery_id}/redeliver"))
 
     def enable(self) -> Webhook:
-        """Have it told again, after its receiver was mended."""
-        return Webhook.of(self.wire.patch(f"/webhooks/{self.id}", {"disabled": False}), self.wire)
+        """Send to it again, after its receiver was repaired."""
+        return Webhook.of(self.http.patch(f"/webhooks/{self.id}", {"disabled": False}), self.http)
 
     def delete(self) -> None:
-        """Forget it, and what was still to be sent."""
-        self.wire.delete(f"/webhooks/{self.id}")
+        """Delete it, with the messages still to be sent."""
+        self.http.delete(f"/webhooks/{self.id}")
 
 
 class Webhooks:
-    """`client.webhooks`"""
+    """`client.webhooks`."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
 
     def create(self, url: str, events: Sequence[str] | None = None) -> Webhook:
-        """Have an address told of `job.succeeded`, `job.failed`, `job.cancelled`, or of some. Keep its `secret`."""
+        """Send `job.succeeded`, `job.failed`, `job.cancelled`, or some of them, to an address. Keep its `secret`."""
         body = {"url": url} | ({} if events is None else {"events": list(events)})
-        return Webhook.of(self._wire.post("/webhooks", body), self._wire)
+        return Webhook.of(self._http.post("/webhooks", body), self._http)
 
     def list(self) -> Iterator[Webhook]:
         """The team's webhooks, newest first."""
-        for document in self._wire.items("/webhooks"):
-            yield Webhook.of(document, self._wire)
+        for document in self._http.items("/webhooks"):
+            yield Webhook.of(document, self._http)
 
     def get(self, webhook_id: str) -> Webhook:
         """A webhook by its id."""
-        return Webhook.of(self._wire.get(f"/webhooks/{webhook_id}"), self._wire)
+        return Webhook.of(self._http.get(f"/webhooks/{webhook_id}"), self._http)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,15 +22,14 @@ from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
 from api.app import create_app
+from api.operations import BATCH, INTERACTIVE
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 from bimt_engine.spec import Spec
-from store import jobs, progress, runs, teams
+from store import jobs, runs, teams
 from store.database import Database
 from store.files import Files
-from store.job_tables import ERRAND_QUEUES
-from store.leases import ClaimedRun
+from store.runs.tables import Run
 from store.settings import NO_LIMIT, Settings
-from store.tables import Run
 
 SCOPES = {
     "reader": ("read",),
@@ -53,17 +51,17 @@ class House:
     members: dict[tuple[str, str], str]
     teams: dict[str, str]
     announced: list[tuple[str, str, int]] = field(default_factory=list)
-    worker: Callable[[str], None] | None = None  # hears of the queue of an errand, where a test has a worker
+    worker: Callable[[str], None] | None = None  # called with the queue of an operation, where a test has a worker
 
     def hear(self, job_id: str, queue: str, priority: int) -> None:
         """What the service announces."""
         self.announced.append((job_id, queue, priority))
-        if self.worker is not None and queue in ERRAND_QUEUES:
+        if self.worker is not None and queue in (INTERACTIVE, BATCH):
             threading.Thread(target=self.worker, args=(queue,)).start()
 
     def close(self) -> None:
         """Stop what goes on in the background, and let go of the database."""
-        self.app.extensions["bimt"].checker.stop()
+        self.app.extensions["bimt"].upload_checker.stop()
         self.database.close()
 
     def client(self) -> FlaskClient:
@@ -71,7 +69,7 @@ class House:
         return self.app.test_client()
 
     def headers(self, role: str = "admin", team: str = "ours", **more: str) -> dict[str, str]:
-        """The headers of somebody."""
+        """The headers of a member with this role."""
         return {"Authorization": f"Bearer {self.tokens[team, role]}", **more}
 
     def stored_files(self) -> list[Path]:
@@ -97,7 +95,14 @@ def make_house(
     settings = Settings.from_env(quiet | {"BIMT_DATABASE_URL": database_url} | (environ or {}), home=home)
     database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
     heard: list[Callable[..., None]] = []
-    app = create_app(settings, database=database, files=files, announce=lambda *what: heard[0](*what), now=clock)
+    app = create_app(
+        settings,
+        database=database,
+        files=files,
+        announce=lambda *what: heard[0](*what),
+        now=clock,
+        check_wait_seconds=60,  # no test depends on how long a check takes
+    )
     tokens, members, team_ids = {}, {}, {}
     with database.write() as rows:
         for name in ("ours", "theirs"):
@@ -246,7 +251,7 @@ def publish_runs(
 def publish_run(
     house: House,
     claim: jobs.Claim,
-    run: ClaimedRun,
+    run: Run,
     *,
     figures: dict[str, bytes] | None = None,
     weights: bytes = b"not really weights",
@@ -259,12 +264,12 @@ def publish_run(
     graph = two_modules(run.seed)
     with house.database.write() as rows:
         runs.start(rows, claim, run.id, now())
-        progress.append_history(rows, claim, run.id, history_rows(steps))
-        progress.append_snapshot(
+        runs.append_history(rows, claim, run.id, history_rows(steps))
+        runs.append_snapshot(
             rows, claim, run.id, steps, house.files.put_bytes(f"snapshot {run.seed}".encode()), now=now()
         )
         line = {"at": now().isoformat(), "level": "info", "text": f"seed {run.seed} begins", "run_id": run.id}
-        progress.append_log(rows, claim, [line], now=now())
+        runs.append_log(rows, claim, [line], now=now())
         runs.publish(rows, claim, run.id, _result(graph, run.seed, kept, drawn), now())
 
 
@@ -370,26 +375,35 @@ def run_of(house: House, run_id: str) -> Run:
 
 
 @contextlib.contextmanager
-def serving(house: House, *, processes: int = 1, port: int | None = None) -> Iterator[int]:
-    """The service behind gunicorn, as it is run in earnest; gives the port, which is any free one unless named."""
-    if port is None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:api.serving", "--workers", str(processes)]
-    command += ["--bind", f"127.0.0.1:{port}", "api.wsgi:app"]
-    environ = house.settings.environment() | {"BIMT_API_THREADS": "16", "BIMT_LOG_LEVEL": "warning"}
-    child = subprocess.Popen(
-        command,
-        env=os.environ | environ,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    try:
-        for _ in range(400):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
-                break
-            time.sleep(0.1)
+def serving(house: House, *options: str, threads: int = 16, **environ: str) -> Iterator[int]:
+    """The service as a process of its own, `python -m api`; gives the port. It must stop with status 0."""
+    with serving_process(house, *options, threads=threads, **environ) as (port, process):
         yield port
+    assert process.returncode == 0
+
+
+@contextlib.contextmanager
+def serving_process(
+    house: House, *options: str, threads: int = 16, listener: socket.socket | None = None, **environ: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The same; gives the process, too. It listens already, so the first request waits until it serves.
+
+    listener   a socket that another process may serve, too; this one closes its own.
+    """
+    own = listener or socket.create_server(("127.0.0.1", 0), backlog=1024)
+    port, descriptor = own.getsockname()[1], own.fileno()
+    settings = house.settings.environment() | {"BIMT_API_THREADS": str(threads), "BIMT_LOG_LEVEL": "warning"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api", "--fd", str(descriptor), *options],
+        env=os.environ | settings | environ,
+        cwd=Path(__file__).resolve().parents[2],
+        pass_fds=(descriptor,),
+    )
+    if listener is None:
+        own.close()
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=120).close()
+        yield port, process
     finally:
-        child.terminate()
-        child.wait(30)
+        process.terminate()
+        process.wait(60)

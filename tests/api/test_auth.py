@@ -9,9 +9,11 @@ from datetime import timedelta
 import pytest
 from werkzeug.test import TestResponse
 
+from api.aliases import ADDRESSES
 from api.auth import Access, decisions
-from store import datasets, errands, models, shares, teams, uploads, webhooks
-from store.identifiers import new_id
+from api.operations import INTERACTIVE
+from store import datasets, models, operations, teams, webhooks
+from store.columns import new_id
 from store.tables import Model
 from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
 
@@ -26,10 +28,19 @@ BODIES: dict[str, dict[str, object]] = {
 }
 # Addresses that would wait for a worker; there is none.
 WAITING = (
-    *("/interventions", "/predict", "/errands/<string:errand_id>", "/embedding", "/probe", "/film.mp4", "/film.gif"),
+    *(
+        "/interventions",
+        "/predict",
+        "/operations/<string:operation_id>",
+        "/embedding",
+        "/probe",
+        "/film.mp4",
+        "/film.gif",
+    ),
     *("/runs/<string:run_id>/model.onnx", "/<string:module>/model.onnx", "/<string:module>/weights.safetensors"),
     *("/pareto", "/stability"),
     "/verify",
+    *ADDRESSES.values(),
 )
 
 
@@ -45,12 +56,18 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         _, token = teams.mint_token(rows, who["member_id"], scopes=["read"], expires_at=None, now=now(), name="spare")
         version = models.publish(rows, **who, run_id=run_id, name="shown", now=now())
         models.point(rows, rows.get(Model, version.model_id), "stable", 1, member_id=who["member_id"], now=now())
-        link, share = shares.create(rows, version, **who, view={}, expires_at=None, now=now())
+        link, share = models.create_share(rows, version, **who, view={}, expires_at=None, now=now())
         order = {"run_id": run_id}
-        errand = errands.send(rows, **who, kind="predict", about="", order=order, queue="errands", now=now())
-        ids = {"dataset_id": made.id, "errand_id": errand.id, "token_id": token.id, "share_id": share.id, "token": link}
+        asked = operations.submit(rows, **who, kind="predict", about="", request=order, queue=INTERACTIVE, now=now())
+        ids = {
+            "dataset_id": made.id,
+            "operation_id": asked.id,
+            "token_id": token.id,
+            "share_id": share.id,
+            "token": link,
+        }
         later = now() + timedelta(days=1)
-        sending = uploads.begin(
+        sending = datasets.begin_upload(
             rows, **who, name="a.csv", bytes=3, format="csv", roles=None, expires_at=later, now=now()
         )
         hook = webhooks.create(rows, **who, url="https://hooks.example.org/", events=["job.failed"], now=now())
@@ -112,6 +129,7 @@ def test_what_is_open_to_anyone_is_a_short_list(house: House) -> None:
         "POST /login",
         "POST /logout",
         "GET /s/<string:token>",
+        "GET /client/<string:name>",
         "GET /api/v1/s/<string:token>",
         "GET /api/v1/s/<string:token>/graph",
         "GET /api/v1/s/<string:token>/modules",

@@ -152,7 +152,7 @@ def test_a_file_within_the_body_s_limit_but_beyond_its_own_is_refused(make: Call
 
 def test_an_endless_stream_is_cut_at_the_limit(make: Callable[..., House]) -> None:
     """Nobody announces two gigabytes: they just keep coming, and the answer comes long before their end."""
-    limits = {"BIMT_MAX_UPLOAD_BYTES": str(4 << 20), "BIMT_CHECK_AT_ONCE_BYTES": str(1 << 20)}
+    limits = {"BIMT_MAX_UPLOAD_BYTES": str(4 << 20), "BIMT_MAX_PART_BYTES": str(4 << 20)}
     house = make(**limits)
     part = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="big.csv"\r\n\r\na,b,y\n'
     rows = b"1.5,2.5,4.0\n" * 5_000
@@ -194,7 +194,7 @@ def test_a_line_that_is_cut_leaves_nothing(house: House) -> None:
 
 
 def _settled(house: House, dataset_id: str) -> dict[str, object]:
-    house.app.extensions["bimt"].checker.wait()
+    house.app.extensions["bimt"].upload_checker.wait()
     return house.client().get(f"/api/v1/datasets/{dataset_id}", headers=house.headers()).json
 
 

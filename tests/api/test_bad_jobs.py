@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from store.identifiers import new_id
+from store.columns import new_id
 from store.tables import Dataset, Job, Run
 from tests.api.makers import House
 from tests.api.test_thread import upload
@@ -257,5 +257,5 @@ def test_what_is_too_large_is_said_in_one_way(make: Callable[..., House]) -> Non
     assert [answer.status_code for answer in said] == [413] * 4
     assert [answer.json["detail"] for answer in said] == [
         f"The {what} is larger than the {limit} bytes that are allowed. Nothing of it was kept."
-        for what, limit in (("body", "2,000"), ("upload", "3,000,000"), ("upload", "3,000,000"), ("part", "100"))
+        for what, limit in (("body", "2,000"), ("upload", "100"), ("upload", "3,000,000"), ("part", "100"))
     ]

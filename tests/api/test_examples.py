@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
 from tests.api.makers import House, independence_spec, publish_runs, submit_job
 
 HOUSES = "rooms,age,price\n" + "".join(
@@ -75,11 +75,11 @@ def document(repository: Path) -> str:
 def test_every_example_of_the_document_does_what_it_shows(
     house: House,
     document: str,
-    shared_bench: SharedBench,  # noqa: F811
+    shared_process: SharedProcess,  # noqa: F811
 ) -> None:
     weights = untrained_weights(independence_spec().model_dump_json())
     [run_id] = publish_runs(house, submit_job(house, name="earlier"), weights=weights)
-    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
+    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
     known = {"BIMT_URL": "http://here", "BIMT_TOKEN": house.tokens["ours", "admin"], "RUN": run_id}
     found = examples(document)
     assert len(found) > 12

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from api.paging import cursor
+from api.routing import cursor
 from store import jobs
 from tests.api.makers import House, now, publish_runs, submit_job, work_on
 
@@ -41,7 +41,7 @@ def test_a_job_is_accepted_although_the_broker_is_away(house: House) -> None:
     answer = house.client().post("/api/v1/jobs", headers=headers, json=RECIPE)
     assert answer.status_code == 202
     with house.database.read() as rows:
-        assert [a.id for a in jobs.to_announce(rows, now=now(), resend_after=30)] == [answer.json["id"]]
+        assert [a.id for a in jobs.unsent(rows, now=now(), resend_after=30)] == [answer.json["id"]]
 
     object.__setattr__(here, "announce", heard)
     assert house.client().post("/api/v1/jobs", headers=headers, json=RECIPE).json["id"] == answer.json["id"]

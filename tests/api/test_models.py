@@ -11,9 +11,9 @@ from datetime import timedelta
 import pytest
 from werkzeug.test import TestResponse
 
-from api.comparing import differences, matched
-from api.paging import cursor
+from api.routing import cursor
 from api.submission import merge_patch
+from api.versions import differences, matched
 from tests.api.makers import House, make_house, now, publish_runs, submit_job
 
 
@@ -259,7 +259,7 @@ def test_a_verification_is_asked_of_a_worker_once(house: House) -> None:
     first, second = (call(house, "POST", at, "submitter") for _ in range(2))
     assert (first.status_code, first.json["kind"], first.json["state"]) == (202, "verify", "queued")
     assert second.json["id"] == first.json["id"]
-    assert first.headers["Location"] == f"/api/v1/errands/{first.json['id']}"
+    assert first.headers["Location"] == f"/api/v1/operations/{first.json['id']}"
     assert call(house, "POST", at, "reader").status_code == 403
 
 

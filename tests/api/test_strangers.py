@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from api.auth import SAFE_METHODS, Access, decisions
-from store import shares, teams
+from store import models, teams
 from store.tables import ModelVersion
 from tests.api.makers import House, now, serving
 from tests.api.test_auth import ask, sign_in, things
@@ -74,7 +74,7 @@ def test_no_address_of_a_link_opens_when_the_link_is_lost(house: House, how: str
             version = rows.get(ModelVersion, (ids["model"], 1))
             who = {"team_id": house.teams["ours"], "member_id": house.members["ours", "admin"]}
             past = now() - timedelta(seconds=1)
-            ids["token"], _ = shares.create(rows, version, **who, view={}, expires_at=past, now=now())
+            ids["token"], _ = models.create_share(rows, version, **who, view={}, expires_at=past, now=now())
     elif how == "never made":
         ids["token"] = ids["token"][:-1] + ("0" if ids["token"][-1] != "0" else "1")
     else:

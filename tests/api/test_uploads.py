@@ -173,7 +173,7 @@ def test_a_gigabyte_passes_in_constant_memory_resumes_after_a_cut_and_is_stored_
         return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True) if is_api(child))
 
     def is_api(child: psutil.Process) -> bool:
-        return "gunicorn" in " ".join(child.cmdline())
+        return "-m api " in " ".join(child.cmdline())
 
     def send(port: int, upload_id: str, until: float) -> None:
         nonlocal most

@@ -27,7 +27,7 @@ def made(house: House, **more: object) -> dict:
 
 
 def send(house: House, answer: Answer) -> None:
-    """What the courier would write down."""
+    """Record what the sender would."""
     with house.database.write() as rows:
         for message in webhooks.take_due(rows, now=now()):
             webhooks.record(rows, message, answer, now=now())
@@ -106,7 +106,7 @@ def test_a_network_that_is_permitted_may_be_named(make: Callable[..., House]) ->
 
 
 def test_a_team_has_so_many_and_deletes_them(house: House) -> None:
-    hooks = [made(house) for _ in range(webhooks.MOST_WEBHOOKS)]
+    hooks = [made(house) for _ in range(webhooks.MAX_WEBHOOKS)]
     full = call(house, "POST", json={"url": URL})
     assert (full.status_code, full.json["type"]) == (429, "/problems/quota")
     assert call(house, "DELETE", f"/{hooks[0]['id']}").status_code == 204

@@ -1,4 +1,4 @@
-"""A real service for the tests of the client, all of it as `up` starts it."""
+"""A complete service for the tests of the client, as `up` starts it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bimt import Client, Job, Patience, Run
+from bimt import Client, Job, RetryPolicy, Run
 from tests.client.proxy import Proxy
-from tests.whole.test_supervisor import Up, served
+from tests.end_to_end.test_supervisor import Up, served
 
 TINY = {
     "dataset": {"kind": "formula", "formulas": ["x1*x1", "x2+x3"], "inputs": 3, "train": 40, "test": 40, "seed": 7},
@@ -25,12 +25,12 @@ TINY = {
     "evidence": {"tolerance": 0.02, "refit_steps": 50, "random_groups": 20, "leiden_seeds": 2},
 }
 LONG = TINY | {"training": TINY["training"] | {"steps": 3_000_000, "log_every": 2000, "snapshot_every": None}}
-QUICK = Patience(first=0.02, longest=0.2)
+QUICK = RetryPolicy(initial=0.02, max=0.2)
 
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Up]:
-    """A service that serves all tests of a session."""
+    """One service for all tests of a session."""
     with served(BIMT_WEBHOOK_NETWORKS="127.0.0.1/32") as up:
         yield up
 
@@ -38,7 +38,7 @@ def service() -> Iterator[Up]:
 @pytest.fixture(scope="session")
 def client(service: Up) -> Iterator[Client]:
     """The client of that service's first admin."""
-    with Client(service.address, service.token, patience=QUICK) as made:
+    with Client(service.address, service.token, retry=QUICK) as made:
         yield made
 
 
@@ -74,7 +74,7 @@ def long_job(client: Client) -> Iterator[Callable[..., Job]]:
 
 @pytest.fixture
 def proxy(service: Up) -> Iterator[Proxy]:
-    """A line to the service that a test can cut."""
+    """A connection to the service that a test can cut."""
     with Proxy(service.address) as made:
         yield made
 

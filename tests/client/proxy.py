@@ -1,4 +1,4 @@
-"""A line that breaks when a test says so: a TCP proxy between client and service, in threads of its own."""
+"""A TCP proxy between client and service that cuts connections when a test says so, in threads of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PIECE = 64 * 1024
 
 
 class Proxy:
-    """Hands bytes through, until it is told otherwise.
+    """Passes bytes on, until a test sets one of its attributes.
 
     address        what the client is given
-    connections    how many lines were opened so far
-    refuse         how many of the next lines are closed at once
-    up_limit       bytes from client to service after which the next line is cut, once
+    connections    how many connections were opened so far
+    refuse         how many of the next connections are closed at once
+    up_limit       bytes from client to service after which all connections are cut, once
     cut_then       is called right before that cut
     down_limit     the same from service to client
-    hold           nothing more is handed to the client, and the lines stay open, as behind a proxy that buffers
+    hold           nothing more is passed to the client, and the connections stay open, as behind a proxy that buffers
     """
 
     def __init__(self, service: str) -> None:
@@ -54,12 +54,12 @@ class Proxy:
         self.cut()
 
     def cut(self) -> int:
-        """Break every line that is open; how many there were."""
+        """Break every open connection; returns how many there were."""
         with self._lock:
-            lines, self._open = self._open, []
-        for line in lines:
-            reset(line)
-        return len(lines) // 2
+            open_sockets, self._open = self._open, []
+        for each in open_sockets:
+            reset(each)
+        return len(open_sockets) // 2
 
     def _accept(self) -> None:
         while True:
@@ -108,9 +108,9 @@ class Proxy:
             near.shutdown(socket.SHUT_WR)
 
 
-def reset(line: socket.socket) -> None:
-    """Close a line the hard way, so that both ends see it break rather than end."""
+def reset(connection: socket.socket) -> None:
+    """Close with RST, so that both ends see a broken connection rather than its end."""
     with contextlib.suppress(OSError):
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        line.shutdown(socket.SHUT_RDWR)
-    line.close()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

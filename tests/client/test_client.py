@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 
 import networkx
 import pandas
@@ -22,12 +21,13 @@ from bimt import (
     NotLoggedIn,
     Unreachable,
 )
+from bimt.http import version
 from bimt.login import Login, find_login, forget_login, login_file, write_login
 from tests.client.conftest import QUICK, TINY
 
 torch = pytest.importorskip("torch")
 
-# --- who asks ---------------------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------------------
 
 
 def test_me_is_the_member_of_the_token(client):
@@ -37,7 +37,7 @@ def test_me_is_the_member_of_the_token(client):
 
 
 def test_an_unknown_token_is_refused_with_the_service_s_sentence(service):
-    with Client(service.address, "bimt_nobody", patience=QUICK) as stranger, pytest.raises(NotAllowed) as refused:
+    with Client(service.address, "bimt_unknown", retry=QUICK) as stranger, pytest.raises(NotAllowed) as refused:
         stranger.me()
     assert refused.value.status == 401
     assert "unknown, expired or revoked" in str(refused.value)
@@ -79,9 +79,9 @@ def test_what_is_no_address_is_said_to_be_none(address):
         Client(address, "bimt_x")
 
 
-def test_where_nobody_listens_the_sentence_says_so(tmp_path):
-    with Client("http://127.0.0.1:9", "bimt_x", patience=QUICK) as nobody, pytest.raises(Unreachable) as gone:
-        nobody.me()
+def test_a_service_that_does_not_listen_is_named_in_a_sentence(tmp_path):
+    with Client("http://127.0.0.1:9", "bimt_x", retry=QUICK) as nowhere, pytest.raises(Unreachable) as gone:
+        nowhere.me()
     assert "http://127.0.0.1:9 did not answer 6 times" in str(gone.value)
 
 
@@ -132,7 +132,7 @@ def test_a_list_is_read_only_as_far_as_it_is_asked_for(client):
         client.datasets.make(name, kind="two_moons")
     found = list(client.datasets.search("page ", limit=3))
     assert [each.name for each in found] == ["page 4", "page 3", "page 2"]
-    one_by_one = itertools.chain(client.wire.items("/datasets", q="page ", limit=2))
+    one_by_one = itertools.chain(client.http.items("/datasets", q="page ", limit=2))
     assert len(list(one_by_one)) == 2
     assert len(list(client.datasets.search("page "))) == 5
 
@@ -222,7 +222,7 @@ def test_a_history_is_a_table_with_the_step_as_its_index(run):
     assert {"prediction_loss", "connection_cost", "cost_strength"} <= set(history.columns)
 
 
-def test_modules_speak_in_words(run):
+def test_modules_are_described_in_words(run):
     modules = run.modules()
     assert len(modules) == run.modules_found
     assert all(str(module).startswith(f"module {module.name}") for module in modules)
@@ -262,7 +262,7 @@ def test_the_runs_of_a_job_say_together_how_far_they_agree_and_what_wiring_costs
     assert trained.stability() == stability
 
 
-def test_pictures_show_themselves(run, tmp_path):
+def test_pictures_are_displayed_by_notebooks(run, tmp_path):
     drawn = run.figure("network")
     assert "<svg" in drawn._repr_svg_()
     assert drawn._repr_png_() is None
@@ -299,7 +299,10 @@ def test_runs_are_found_by_what_was_found_in_them(client, run):
 
 def test_a_package_that_is_absent_is_asked_for_in_a_sentence(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "networkx", None)
-    with pytest.raises(NotInstalled, match=re.escape("pip install 'bimt-client[graphs]'")) as absent:
+    with pytest.raises(NotInstalled, match=r"needs networkx: pip install") as absent:
         run.graph()
+    served = f"{run.http.url}/client/bimt_client-{version()}-py3-none-any.whl"
+    assert f'pip install "bimt-client[graphs] @ {served}"' in str(absent.value)
+    assert "pip install './client[graphs]'" in str(absent.value)
     assert "run.graph_document()" in str(absent.value)
     assert isinstance(absent.value, ImportError)

@@ -1,8 +1,7 @@
-"""`bimt` as people and scripts use it: in a pseudo-terminal, in a pipe, and with its answers as JSON."""
+"""`bimt` as people and scripts use it: in a pseudo-terminal, in a pipe, and with `--json`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pty
@@ -12,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +18,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from bimt.bars import LineBar, duration, in_words
-from bimt.command import shown
-from bimt.command.main import EXIT_CODES, VERBS
-from bimt.following import Moment
+from bimt import formatting
+from bimt.command import EXIT_CODES, cli
+from bimt.events import JobEvent
+from bimt.formatting import Args
+from bimt.progress import LineBar, duration, in_words
 from bimt.runs import Module
 from tests.client.conftest import TINY
 
@@ -32,7 +31,7 @@ BIMT = [sys.executable, "-m", "bimt.command"]
 
 
 class Terminal:
-    """A command in a pseudo-terminal, as a person has one before them."""
+    """A command in a pseudo-terminal. Waiting has no limit of its own: pytest's timeout ends a test that hangs."""
 
     def __init__(self, words: list[str], environ: dict[str, str]) -> None:
         self.text = ""
@@ -42,20 +41,20 @@ class Terminal:
         )
         os.close(follower)
 
-    def until(self, pattern: str, seconds: float = 60) -> str:
-        deadline = time.monotonic() + seconds
+    def until(self, pattern: str) -> str:
+        """Read until the output matches; returns all of it."""
         while not re.search(pattern, self.text):
-            assert time.monotonic() < deadline, self.text
             assert self._read(1.0) or self.popen.poll() is None, self.text
         return self.text
 
     def type(self, text: str) -> None:
+        """Send text as if it were typed."""
         os.write(self.leader, text.encode())
 
-    def end(self, seconds: float = 60) -> int:
-        deadline = time.monotonic() + seconds
+    def end(self) -> int:
+        """Read to the end; returns the exit code."""
         while self._read(0.2) or self.popen.poll() is None:
-            assert time.monotonic() < deadline, self.text
+            pass
         os.close(self.leader)
         return self.popen.wait()
 
@@ -97,12 +96,13 @@ def bimt(environ, tmp_path):
 
 
 def said(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
+    """The output of a command that succeeded, or the errors of one that ended with this code."""
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout if code == 0 else done.stderr
 
 
-def test_the_road_of_a_script_from_file_to_pictures(bimt, table, tmp_path):
-    dataset = json.loads(said(bimt("upload", str(table), "--target", "price", "--task", "regression", "--json")))
+def test_a_script_goes_from_a_file_to_pictures(bimt, table, tmp_path):
+    dataset = json.loads(said(bimt("upload", str(table), "--targets", "price", "--task", "regression", "--json")))
     assert dataset["rows"] == 40
     spec = {name: part for name, part in TINY.items() if name != "dataset"}
     words = ("submit", "--spec", "-", "--dataset", dataset["id"], "--seeds", "0-1", "--name", "houses", "--json")
@@ -138,22 +138,23 @@ def test_a_table_in_a_pipe_is_neither_cut_nor_wrapped(bimt, trained):
 
 def test_runs_of_different_metrics_say_which_is_theirs(capsys):
     def of(name: str, value: float) -> SimpleNamespace:
-        told = {"id": "run_1", "seed": 0, "cost_strength": None, "state": "succeeded", "connections": 12}
+        facts = {"id": "run_1", "seed": 0, "cost_strength": None, "state": "succeeded", "connections": 12}
         found = {"modules_found": 1, "modularity": 0.2, "selectivity": 0.0}
-        return SimpleNamespace(**told, **found, test_metric_name=name, test_metric=value)
+        return SimpleNamespace(**facts, **found, test_metric_name=name, test_metric=value)
 
-    asked = argparse.Namespace(json=False)
-    shown.runs(asked, [of("test_accuracy", 0.98), of("test_prediction_loss", 0.02)])
+    args = Args()
+    formatting.runs(args, [of("test_accuracy", 0.98), of("test_prediction_loss", 0.02)])
     mixed = capsys.readouterr().out.splitlines()
     assert "test_accuracy 0.98" in mixed[1]
     assert "test_prediction_loss 0.02" in mixed[2]
-    shown.runs(asked, [of("test_accuracy", 0.98)])
+    formatting.runs(args, [of("test_accuracy", 0.98)])
     alike = capsys.readouterr().out.splitlines()
     assert "test_accuracy" in alike[0]
     assert "test_accuracy" not in alike[1]
 
 
 def modules_of(outputs: list[str], shares: list[list[float]]) -> list[Module]:
+    """Modules A and B with these effects on the outputs."""
     effects = [{name: {"mean": share} for name, share in zip(outputs, row, strict=True)} for row in shares]
     return [
         Module(letter, [], ["a"], outputs, 3, f"module {letter}", 0.5, 0.5, found)
@@ -161,11 +162,12 @@ def modules_of(outputs: list[str], shares: list[list[float]]) -> list[Module]:
     ]
 
 
-def shown_run(modules: list[Module], monkeypatch, capsys, *, columns: int, **told: object) -> str:
+def shown_run(modules: list[Module], monkeypatch, capsys, *, columns: int, **more: object) -> str:
+    """What `bimt show` prints of a run in a terminal of this width."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    facts = {"connections": 12, "connection_cost": 3.0, "modularity": 0.2, "selectivity": 0.0, "outputs": []} | told
+    facts = {"connections": 12, "connection_cost": 3.0, "modularity": 0.2, "selectivity": 0.0, "outputs": []} | more
     run = SimpleNamespace(id="run_1", seed=0, metrics={}, test_metric_name="test_accuracy", test_metric=0.98, **facts)
-    shown.run(argparse.Namespace(json=False), run, modules, page="http://127.0.0.1:1/runs/run_1")
+    formatting.run(Args(), run, modules, page="http://127.0.0.1:1/runs/run_1")
     return capsys.readouterr().out
 
 
@@ -208,7 +210,7 @@ def test_what_is_not_learnt_comes_first_and_what_modules_did_as_trained_stands_b
     assert re.search(r"the same as trained +y1 *\n +module A +▒▒▒▒ 0.43", text)
 
 
-def test_the_dust_of_arithmetic_is_nothing(monkeypatch, capsys):
+def test_rounding_errors_are_shown_as_zero(monkeypatch, capsys):
     text = shown_run([], monkeypatch, capsys, columns=80, selectivity=-2.2e-16)
     assert re.search(r"selectivity +0\n", text)
 
@@ -247,7 +249,7 @@ def test_login_asks_for_the_token_and_keeps_it_for_its_owner_alone(environ, serv
 def test_a_watched_job_has_a_bar_and_ends_with_its_runs(environ, client):
     job = client.jobs.submit(spec=TINY, name="bar")
     terminal = Terminal([*BIMT, "watch", job.id], environ)
-    assert terminal.end(120) == 0, terminal.text
+    assert terminal.end() == 0, terminal.text
     assert "━" in terminal.text
     assert "bar has succeeded." in terminal.text
     assert job.runs()[0].id in terminal.text
@@ -278,18 +280,15 @@ def test_exit_codes_are_those_that_the_help_lists(bimt, client, long_job, tmp_pa
     listed = {int(code) for code in re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)}
     job = long_job()
     job.cancel()
-    nobody = {"BIMT_URL": "http://127.0.0.1:9"}
     found = {
         0: bimt("jobs"),
         1: bimt("show", "run_" + "0" * 26),
         2: bimt("submit", "--seeds", "none"),
-        4: bimt("jobs", BIMT_TOKEN="bimt_nobody"),
+        4: bimt("jobs", BIMT_TOKEN="bimt_unknown"),
         5: bimt("watch", job.id),
         3: subprocess.run(
             [*BIMT, "login", "127.0.0.1:9", "--with-token", "x"],
-            env=os.environ
-            | nobody
-            | {"PYTHONPATH": str(REPOSITORY / "client"), "BIMT_LOGIN_FILE": str(tmp_path / "x")},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY / "client"), "BIMT_LOGIN_FILE": str(tmp_path / "x")},
             capture_output=True,
             text=True,
         ),
@@ -302,20 +301,21 @@ def test_exit_codes_are_those_that_the_help_lists(bimt, client, long_job, tmp_pa
 
 
 def test_wrong_fields_are_named_with_their_pointers_for_people_and_for_programs(bimt):
-    words = ("submit", "--recipe", "independence", "--priority", "12", "--tag", "no good")
+    words = ("submit", "--recipe", "independence", "--priority", "12", "--tags", "no good")
     text = said(bimt(*words), 1)
     assert "/priority" in text
     assert "/tags/0" in text
-    told = json.loads(said(bimt(*words, "--json"), 1))
-    assert [field["pointer"] for field in told["fields"]] == ["/priority", "/tags/0"]
+    problem = json.loads(said(bimt(*words, "--json"), 1))
+    assert [field["pointer"] for field in problem["fields"]] == ["/priority", "/tags/0"]
 
 
 def test_a_file_that_is_not_there_is_a_sentence(bimt):
     assert "nowhere.csv" in said(bimt("upload", "nowhere.csv"), 1)
-    assert "is no JSON" in said(bimt("submit", "--spec", "-", given="{"), 1)
+    assert "- is no JSON: " in said(bimt("submit", "--spec", "-", given="{"), 1)
+    assert "- is no JSON object." in said(bimt("submit", "--spec", "-", given="[]"), 1)
 
 
-@pytest.mark.parametrize("verb", ["recipes", "recipes --json", "completion bash"])
+@pytest.mark.parametrize("verb", ["recipes", "recipes --json", "completion bash", "jobs nothing-of-this-name"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_who_has_seen_enough_is_no_error(environ, verb, unbuffered):
     # The reader is gone before the first word is written, so that no race decides where the pipe breaks.
@@ -334,47 +334,87 @@ def test_a_reader_who_has_seen_enough_is_no_error(environ, verb, unbuffered):
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+def test_old_spellings_work_with_a_note_on_standard_error(bimt, table):
+    done = bimt("upload", str(table), "--target", "price", "--input", "rooms", "--json")
+    roles = json.loads(said(done))["roles"]
+    assert (roles["targets"], roles["inputs"]) == (["price"], ["rooms"])
+    assert "DeprecationWarning" in done.stderr
+    assert "Use --targets." in done.stderr
+    assert "Use --inputs." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("submit --seeds none", "`none` is no list of whole numbers"),
+        ("submit --cost-strengths x", "`x` is no list of numbers"),
+        ("jobs --state lost", "'lost' is not one of 'queued'"),
+        ("show", "Missing argument 'RUN'"),
+        ("nonsense", "No such command 'nonsense'"),
+        ("jobs --nonsense", "No such option '--nonsense'"),
+        ("", "Usage: bimt"),
+    ],
+)
+def test_a_wrong_command_line_is_a_sentence_and_exit_code_2(words, sentence):
+    done = subprocess.run(
+        [*BIMT, *words.split()],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "client")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
 # --- completion and words ------------------------------------------------------------------------------------
 
 
-def completed(bimt, *words: str) -> list[str]:
-    """What bash offers after these words."""
-    script = said(bimt("completion", "bash"))
-    listed = " ".join(f"'{word}'" for word in ("bimt", *words))
-    ask = f'COMP_WORDS=({listed}); COMP_CWORD={len(words)}; _bimt; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
-def test_bash_completes_verbs_and_options(bimt):
-    assert completed(bimt, "s") == ["submit", "show", "stability", "share"]
-    assert set(completed(bimt, "")) == {verb.name for verb in VERBS}
-    assert "--cost-strengths" in completed(bimt, "submit", "--")
-    assert completed(bimt, "completion", "f") == ["fish"]
-    assert completed(bimt, "jobs", "--state", "") == ["queued", "running", "succeeded", "failed", "cancelled"]
-
-
 @pytest.fixture
-def shell_script(bimt, tmp_path):
-    """The script of a shell that is here, in a file beside one that can be uploaded."""
+def shell_script(tmp_path):
+    """The completion script of a shell, with `bimt` on the PATH, and a file that can be uploaded. Skips without it."""
 
-    def write(shell):
-        text = said(bimt("completion", shell))
-        assert all(verb.name in text for verb in VERBS)
+    def write(shell: str) -> tuple[Path, dict[str, str]]:
+        environ = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "TERM": "dumb"}
+        environ |= {"PYTHONPATH": str(REPOSITORY / "client"), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        (tmp_path / "bimt").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bimt.command "$@"\n')
+        (tmp_path / "bimt").chmod(0o755)
+        done = subprocess.run(["bimt", "completion", shell], env=environ, capture_output=True, text=True, check=True)
+        assert "_BIMT_COMPLETE" in done.stdout
         if shutil.which(shell) is None:
-            pytest.skip(f"no {shell} here to read it")
+            pytest.skip(f"no {shell} on this machine")
         (tmp_path / "houses.csv").write_text("")
-        (tmp_path / "script").write_text(text)
-        return tmp_path / "script"
+        (tmp_path / "script").write_text(done.stdout)
+        return tmp_path / "script", environ
 
     return write
 
 
-def test_fish_completes_verbs_options_and_files(shell_script):
-    path = shell_script("fish")
+def test_bash_completes_verbs_options_choices_and_files(shell_script):
+    path, environ = shell_script("bash")
 
-    def offered(line):
-        environ = os.environ | {"HOME": str(path.parent), "XDG_CONFIG_HOME": str(path.parent)}
+    def completed(*words: str) -> list[str]:
+        """What bash offers after these words; `file` where it completes files itself."""
+        listed = " ".join(f"'{word}'" for word in ("bimt", *words))
+        ask = (
+            f'COMP_WORDS=({listed}); COMP_CWORD={len(words)}; _bimt_completion bimt; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        )
+        program = f'compopt() {{ echo "$@"; }}; source {path}\n{ask}'
+        done = subprocess.run(["bash", "-c", program], env=environ, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("s") == ["submit", "stability", "show", "share"]
+    assert completed("") == list(cli.commands)
+    assert "--cost-strengths" in completed("submit", "--")
+    assert "--target" not in completed("upload", "--"), "old spellings are not offered"
+    assert completed("completion", "f") == ["fish"]
+    assert completed("jobs", "--state", "") == ["queued", "running", "succeeded", "failed", "cancelled"]
+    assert completed("upload", "hou") == ["-o", "default"]
+
+
+def test_fish_completes_verbs_options_and_files(shell_script):
+    path, environ = shell_script("fish")
+
+    def offered(line: str) -> set[str]:
         ask = f"source {path}; complete -C '{line}'"
         done = subprocess.run(
             ["fish", "-c", ask], cwd=path.parent, env=environ, capture_output=True, text=True, check=True
@@ -390,8 +430,7 @@ def test_fish_completes_verbs_options_and_files(shell_script):
 
 
 def test_zsh_completes_verbs_options_and_files(shell_script):
-    path = shell_script("zsh")
-    environ = os.environ | {"HOME": str(path.parent), "TERM": "dumb"}
+    path, environ = shell_script("zsh")
     zsh = Terminal(["zsh", "-f", "-i"], environ)
     zsh.type(f"cd {path.parent}; source {path} && print read$((1))\n")
     zsh.until("read1")
@@ -408,12 +447,12 @@ def test_zsh_completes_verbs_options_and_files(shell_script):
     assert zsh.end() == 0
 
 
-def test_a_moment_is_told_in_words():
-    assert in_words(Moment(1, "queued", 0.0, queue_position=0)) == "next in the queue"
-    assert in_words(Moment(1, "queued", 0.0, queue_position=2)) == "2 before it in the queue"
-    running = Moment(2, "running", 0.4, eta_seconds=200.0, losses={"test_prediction_loss": 0.0312}, note="seed 2")
+def test_an_event_is_described_in_words():
+    assert in_words(JobEvent(1, "queued", 0.0, queue_position=0)) == "next in the queue"
+    assert in_words(JobEvent(1, "queued", 0.0, queue_position=2)) == "2 before it in the queue"
+    running = JobEvent(2, "running", 0.4, eta_seconds=200.0, losses={"test_prediction_loss": 0.0312}, note="seed 2")
     assert in_words(running) == "seed 2 · loss 0.0312 · 3 min to go"
-    assert [duration(s) for s in (0.2, 59, 100, 4000, 86400 * 3)] == ["a moment", "59 s", "2 min", "67 min", "3 d"]
+    assert [duration(s) for s in (0.2, 59, 100, 4000, 86400 * 3)] == ["under 1 s", "59 s", "2 min", "67 min", "3 d"]
 
 
 def test_a_claim_is_told_in_a_cell():
@@ -421,17 +460,17 @@ def test_a_claim_is_told_in_a_cell():
         {"name": "A", "inputs": ["x1", "x3"], "outputs": ["y1"]},
         {"name": "B", "inputs": ["x2"], "outputs": ["y2"]},
     ]
-    assert shown.brief(modules) == "x1, x3 → y1 | x2 → y2"
-    assert [shown.brief(value) for value in (0.000422703, 19, None, [], [True, False])] == [
+    assert formatting.brief(modules) == "x1, x3 → y1 | x2 → y2"
+    assert [formatting.brief(value) for value in (0.000422703, 19, None, [], [True, False])] == [
         "0.000423", "19", "", "[]", "[True, False]",
     ]  # fmt: skip
-    assert shown.brief("5eea5c9c58056cadb4f992a5" + 40 * "0") == "5eea5c9c58056cadb4f992a5…"
+    assert formatting.brief("5eea5c9c58056cadb4f992a5" + 40 * "0") == "5eea5c9c58056cadb4f992a5…"
 
 
 def test_in_a_notebook_the_bar_is_one_line_written_over_itself(capsys):
     bar = LineBar("job", sys.stderr)
-    bar(Moment(1, "running", 0.5, note="a long note about something"))
-    bar(Moment(2, "succeeded", 1.0))
+    bar(JobEvent(1, "running", 0.5, note="a long note about something"))
+    bar(JobEvent(2, "succeeded", 1.0))
     first, second = capsys.readouterr().err.split("\r")[1:]
     assert first.startswith("job ████████████░░░░░░░░░░░░  50 %")
     assert len(second) == len(first)

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def version(client, run):
+    """The run, published."""
     return client.models.publish(run, "squares-and-sums", card="Two formulas.")
 
 
@@ -29,7 +30,7 @@ def test_a_published_run_is_found_by_its_evidence(client, version, run):
     assert client.models.get("squares-and-sums").version().card == "Two formulas."
 
 
-def test_versions_are_found_by_number_and_by_word(client, version, trained):
+def test_versions_are_found_by_number_and_by_alias(client, version, trained):
     second = client.models.publish(trained.runs()[1], "squares-and-sums")
     model = client.models.get("squares-and-sums")
     assert (second.number, model.versions) == (2, 2)
@@ -78,8 +79,8 @@ def test_a_version_is_verified_from_its_weights(bimt, client, version):  # noqa:
     found = version.verify()
     assert found["agrees"], found["reading"]
     assert len(found["checks"]) > 5
-    told = said(bimt("verify", "squares-and-sums@1"))
-    assert re.search(r"^modules +\S.* → \S+ .* yes$", told, re.MULTILINE), told
+    printed = said(bimt("verify", "squares-and-sums@1"))
+    assert re.search(r"^modules +\S.* → \S+ .* yes$", printed, re.MULTILINE), printed
     assert client.models.version("squares-and-sums@1").document["agrees"] is True
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bimt.networks import load_network
-from bimt.weights_file import WeightsError, read_weights
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt import WeightsError
+from bimt.networks import load_network, read_weights
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.exports.weights import load_weights, weights_file
-from bimt_engine.networks.build import build_network
+from bimt_engine.networks.network import build_network
 from bimt_engine.spec import Spec
 from worker.predicting import predict
 
@@ -20,6 +20,7 @@ ROWS = 9
 
 
 def table() -> Dataset:
+    """A standardised regression of two targets on four columns."""
     inputs = np.random.default_rng(0).normal(3, 2, (ROWS, 4))
     targets = inputs[:, :2] * 5 - 1
     scaled = Scaling.of(inputs), Scaling.of(targets)
@@ -31,15 +32,25 @@ def table() -> Dataset:
 
 
 def tokens() -> Dataset:
+    """Sums modulo 5 of two tokens."""
     inputs = np.random.default_rng(1).integers(0, 5, (ROWS, 2))
     labels = inputs.sum(1) % 5
     return Dataset(inputs, labels, inputs, labels, "classification", ("a", "b"), tuple("01234"), tokens=5)
 
 
 def sequences() -> Dataset:
+    """Sequences of four steps, of which the third is predicted."""
     inputs = np.random.default_rng(2).normal(size=(ROWS, 4, 3))
     targets = inputs[..., :1]
     return Dataset(inputs, targets, inputs, targets, "regression", ("a", "b", "c"), ("y",), predicted_positions=(2,))
+
+
+def images() -> Dataset:
+    """Three colours of 6 × 6 pixels, one after another."""
+    inputs = np.random.default_rng(3).normal(size=(ROWS, 108))
+    names = tuple(f"pixel {number}" for number in range(108))
+    labels = np.arange(ROWS) % 4
+    return Dataset(inputs, labels, inputs, labels, "classification", names, tuple("abcd"))
 
 
 KINDS = {
@@ -49,6 +60,18 @@ KINDS = {
     "grid_mlp": ({"kind": "grid_mlp", "hidden": [9], "activation": "relu"}, table),
     "recurrent": ({"kind": "recurrent", "hidden": 6}, sequences),
     "transformer": ({"kind": "transformer", "width": 8, "blocks": 2, "heads": 2}, sequences),
+    "conv": ({"kind": "conv", "channels": [4, 5], "colours": 3}, images),
+    "conv without norm": (
+        {
+            "kind": "conv",
+            "channels": [4, 3, 3],
+            "colours": 3,
+            "batch_norm": False,
+            "residual": False,
+            "pooling": "mean",
+        },
+        images,
+    ),
     "transformer with norms": ({"kind": "transformer", "width": 6, "layer_norm": True}, sequences),
 }
 
@@ -148,6 +171,7 @@ def test_a_loaded_network_can_go_on_being_trained_and_moved_to_another_precision
 
 
 def damaged(content: bytes) -> dict[str, bytes]:
+    """The file, damaged in every way that is named."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
 
@@ -183,7 +207,7 @@ def test_damaged_bytes_are_refused_with_a_sentence(how):
         load_network(damaged(CONTENT)[how])
 
 
-def test_reading_a_file_s_header_needs_no_torch():
-    tensors, said = read_weights(CONTENT)
+def test_tensors_and_metadata_of_a_file_can_be_read_without_building_the_network():
+    tensors, metadata = read_weights(CONTENT)
     assert tensors["weights.0"].shape == (6, 4)
-    assert said["spec"]["network"]["hidden"] == [6, 5]
+    assert metadata["spec"]["network"]["hidden"] == [6, 5]

@@ -16,6 +16,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "examples" / "first_ru
 
 
 def cells(kind: str | None = None) -> list[dict[str, Any]]:
+    """The cells of a kind; by default all."""
     found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     return [cell for cell in found if kind in (None, cell["cell_type"])]
 

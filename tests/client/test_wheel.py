@@ -1,4 +1,4 @@
-"""The wheel of the client, alone in an environment with its two dependencies and what those need."""
+"""The wheel of the client, alone in an environment with its dependencies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def environment(tmp_path_factory) -> Path:
     install = [*pip, "--python", str(made / "bin" / "python"), "install", "-q", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     [packages] = made.glob("lib/python*/site-packages")
-    for name in closure(["httpx", "rich"]):
+    for name in closure(["click", "httpx", "rich", "tenacity"]):
         distribution = metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or [] if file.parts[0] != ".."} - {"__pycache__"}:
             if not (packages / top).exists():
@@ -51,6 +51,7 @@ def environment(tmp_path_factory) -> Path:
 
 
 def call(environment: Path, *words: str, **environ: str) -> str:
+    """The output of a program of the environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BIMT_", "PYTHON"))}
     done = subprocess.run(
         [str(environment / "bin" / words[0]), *words[1:]],
@@ -77,6 +78,27 @@ def test_nothing_heavy_is_needed_for_a_round_trip(environment, service, run, tmp
     assert "module A reads" in call(environment, "bimt", "show", run.id, **known)
     pulled = call(environment, "bimt", "pull", run.id, str(tmp_path), **known)
     assert "weights.safetensors" in pulled
-    load = f"Client().runs.get('{run.id}').load()"
-    ask = f"from bimt import Client, NotInstalled\ntry: {load}\nexcept NotInstalled as e: print(e)"
-    assert "pip install 'bimt-client[torch]'" in call(environment, "python", "-c", ask, **known)
+
+
+@pytest.mark.parametrize(
+    ("method", "package", "extra"),
+    [("load", "torch", "torch"), ("graph", "networkx", "graphs"), ("history", "pandas", "tables")],
+)
+def test_without_its_extra_a_method_says_what_to_install_and_from_where(
+    environment, service, run, method, package, extra
+):
+    ask = (
+        "from bimt import Client, NotInstalled\n"
+        f"try: Client().runs.get('{run.id}').{method}()\n"
+        "except NotInstalled as error: print(error)"
+    )
+    sentence = call(environment, "python", "-c", ask, BIMT_URL=service.address, BIMT_TOKEN=service.token)
+    wheel = f"{service.address}/client/bimt_client-{metadata.version('bimt')}-py3-none-any.whl"
+    assert sentence.startswith(f'run.{method}() needs {package}: pip install "bimt-client[{extra}] @ {wheel}", or ')
+    assert f"pip install './client[{extra}]' in a checkout" in sentence
+
+
+def test_the_loader_of_networks_says_what_it_needs_when_it_is_imported(environment):
+    ask = "try: import bimt.networks\nexcept ImportError as error: print(type(error).__name__, error)"
+    sentence = call(environment, "python", "-c", ask)
+    assert sentence.startswith("NotInstalled bimt.networks needs torch: pip install './client[torch]'")

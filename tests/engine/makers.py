@@ -7,18 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from bimt_engine.datasets.dataset import Dataset
-from bimt_engine.networks.build import Network, build_network
-from bimt_engine.spec import (
-    FormulaData,
-    GridMlpNetwork,
-    MlpNetwork,
-    NetworkSpec,
-    RecurrentNetwork,
-    Spec,
-    TrainingSpec,
-    TransformerNetwork,
-)
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.kinds.synthetic import FormulaData
+from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.recurrent import RecurrentNetwork
+from bimt_engine.networks.transformer import TransformerNetwork
+from bimt_engine.spec import NetworkSpec, Spec, TrainingSpec
 
 
 def table_data(

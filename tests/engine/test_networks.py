@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from bimt_engine.errors import SpecError
-from bimt_engine.networks.build import build_network
 from bimt_engine.networks.geometry import SHAPES, place_layers
-from bimt_engine.spec import GridMlpNetwork, MlpNetwork, RecurrentNetwork, TransformerNetwork
+from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
+from bimt_engine.networks.network import build_network
+from bimt_engine.networks.recurrent import RecurrentNetwork
+from bimt_engine.networks.transformer import TransformerNetwork, attention
 from tests.engine.makers import build, sequence_data, table_data, token_data
 
 
@@ -48,14 +50,17 @@ def test_weight_layers_and_ports_tell_the_same_story(architecture: str) -> None:
             assert any(p.parameter == weights.bias for p in target.ports)
 
 
-def test_run_gives_the_outputs_of_forward_and_every_activation(architecture: str) -> None:
+def test_hooks_see_the_outputs_of_forward_and_every_activation(architecture: str) -> None:
     network, data = build(architecture)
     x = as_tensor(data)
-    outputs, seen = network.run(x)
+    outputs, seen = network.forward_with_hooks(x)
     assert torch.equal(outputs, network(x))
     assert set(seen) == {layer.name for layer in network.wiring.neuron_layers}
     for layer in network.wiring.neuron_layers:
-        assert seen[layer.name].shape[-1] == layer.neurons
+        places = layer.to_places(seen[layer.name])
+        assert places.dim() == 2 + len(layer.samples)
+        assert places.shape[-1] == layer.places
+        assert torch.equal(layer.from_places(places), seen[layer.name])
 
 
 def test_an_edit_flows_on(architecture: str) -> None:
@@ -63,9 +68,9 @@ def test_an_edit_flows_on(architecture: str) -> None:
     x = as_tensor(data)
     plain = network(x)
     for layer in network.wiring.neuron_layers:
-        same, _ = network.run(x, lambda name, activation: activation)
+        same, _ = network.forward_with_hooks(x, lambda name, activation: activation)
         assert torch.equal(same, plain)
-        changed, _ = network.run(
+        changed, _ = network.forward_with_hooks(
             x, lambda name, activation, at=layer.name: torch.zeros_like(activation) if name == at else activation
         )
         assert not torch.allclose(changed, plain), layer.name
@@ -97,11 +102,11 @@ def test_a_causal_transformer_does_not_look_ahead() -> None:
 
 def test_attention_agrees_with_torch() -> None:
     network, _ = build("transformer")
-    stream = torch.randn(5, 3, network.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = network.attend[0](stream).chunk(3, dim=-1)
-    query, key, value = (part.view(5, 3, network.heads, -1).transpose(1, 2) for part in rows)
+    heads = network.architecture.heads
+    rows = torch.randn(5, 3, 3 * 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    query, key, value = (part.view(5, 3, heads, -1).transpose(1, 2) for part in rows.chunk(3, dim=-1))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    torch.testing.assert_close(network._attention(stream, 0), expected.transpose(1, 2).reshape(5, 3, -1))
+    torch.testing.assert_close(attention(rows, heads), expected.transpose(1, 2).reshape(5, 3, -1))
 
 
 def test_the_recurrent_network_agrees_with_torch() -> None:
@@ -113,7 +118,7 @@ def test_the_recurrent_network_agrees_with_torch() -> None:
         reference.weight_hh_l0.copy_(network.recur)
         reference.bias_ih_l0.copy_(network.hidden_bias)
         reference.bias_hh_l0.zero_()
-    torch.testing.assert_close(network.run(x)[1]["hidden1"], reference(x)[0])
+    torch.testing.assert_close(network.forward_with_hooks(x)[1]["hidden1"], reference(x)[0])
 
 
 def test_a_line_puts_neuron_i_of_n_at_i_and_a_half() -> None:

@@ -1,4 +1,4 @@
-"""Each test has a house of its own, and the bits that an undisturbed run of the same spec gave."""
+"""Each test has a service of its own, and the bits that an undisturbed run of the same spec gave."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bimt_engine.spec import Spec
 from standalone.broker import Broker
 from standalone.database import DatabaseError, PostgresServer, install_folder
 from store import migrate
+from tests.end_to_end.processes import Service, wild_spec
 from tests.servers import (  # noqa: F401 - fixtures are found by name
     broker,
     short_folder,
     sqlite_template,
     sqlite_url,
 )
-from tests.whole.house import House, wild_spec
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str, broker: Broker) -> Iterator[House]:  # noqa: F811
-    """A house on SQLite, with nothing started but the broker."""
-    house = House(tmp_path / "home", sqlite_url, broker)
+def house(tmp_path: Path, sqlite_url: str, broker: Broker) -> Iterator[Service]:  # noqa: F811
+    """A service on SQLite, with nothing started but the broker."""
+    house = Service(tmp_path / "home", sqlite_url, broker)
     yield house
     house.close()
 
@@ -42,12 +42,12 @@ def postgres_away() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:  # noqa: F811
-    """A house with one worker, in which nothing goes wrong."""
+def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:  # noqa: F811
+    """A service with one worker, in which nothing goes wrong."""
     home = tmp_path_factory.mktemp("undisturbed")
     (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
     with short_folder() as folder, Broker(folder) as running:
-        house = House(home, f"sqlite:///{home / 'bimt.sqlite'}", running)
+        house = Service(home, f"sqlite:///{home / 'bimt.sqlite'}", running)
         try:
             house.worker()
             yield house
@@ -56,8 +56,8 @@ def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(quiet_house: House) -> list[str]:
-    """The SHA-256 of the weights of the tiny job's seeds 0 and 1, trained without any mishap."""
+def undisturbed(quiet_house: Service) -> list[str]:
+    """The SHA-256 of the weights of the tiny job's seeds 0 and 1, trained without interruption."""
     job = quiet_house.submit(seeds=(0, 1))
     assert quiet_house.until_ended(job).state == "succeeded", quiet_house.job(job).reason
     assert len(quiet_house.attempts(job)) == 1
@@ -65,8 +65,8 @@ def undisturbed(quiet_house: House) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def side_by_side_undisturbed(quiet_house: House) -> tuple[Spec, list[Any]]:
-    """A spec whose seed 5 diverges, trained beside 4 and 0 without any other mishap, and what came of it."""
+def side_by_side_undisturbed(quiet_house: Service) -> tuple[Spec, list[Any]]:
+    """A spec whose seed 5 diverges, trained beside 4 and 0 without interruption, and its outcome."""
     spec = wild_spec(steps=60_000, snapshot_every=20_000, checkpoint_every=500)
     job = quiet_house.submit(spec, seeds=(4, 5, 0))
     assert quiet_house.until_ended(job).state == "failed"

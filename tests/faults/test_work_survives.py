@@ -1,4 +1,4 @@
-"""Whatever is killed, a job ends exactly once, with the very bits of a run that nothing happened to."""
+"""Whichever process is killed, a job ends exactly once, with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import psutil
 import pytest
 import redis
 
-from tests.whole.house import TINY_STEPS, House, tiny_spec
+from tests.end_to_end.processes import TINY_STEPS, Service, tiny_spec
 
 pytestmark = pytest.mark.faults
+LEASE_SECONDS = 4.0  # of the service of these tests
 
 
-def succeeded_once(house: House, job_id: str, weights: list[str]) -> None:
+def succeeded_once(house: Service, job_id: str, weights: list[str]) -> None:
     """The job has succeeded; every run was published once, with these weights; one attempt alone succeeded."""
     job = house.until_ended(job_id)
     assert job.state == "succeeded", job.reason
@@ -81,6 +82,7 @@ def test_a_worker_that_slept_longer_than_its_lease_is_fenced_off(house, undistur
     sleeper = house.worker("sleeper")
     job = house.submit()
     house.until_checkpoint(job)
+    training = house.training_of(sleeper)
     sleeper.send(signal.SIGSTOP)
     house.until(lambda: house.job(job).state == "queued", "the lease of the sleeper lapses")
     house.worker("second")
@@ -89,19 +91,16 @@ def test_a_worker_that_slept_longer_than_its_lease_is_fenced_off(house, undistur
     succeeded_once(house, job, undisturbed[:1])
     assert [attempt.ended_how for attempt in house.attempts(job)] == ["lease_lost", "succeeded"]
     house.until(lambda: "no longer owned" in sleeper.last_lines(40), "the sleeper learns that it was fenced off")
-    house.until(lambda: not house.trainings(sleeper), "the sleeper ends its training")
+    house.until(lambda: not training.is_running(), "the sleeper ends its training")
 
 
-def test_a_worker_told_to_end_hands_its_job_back_within_seconds(house, undisturbed):
+def test_a_worker_told_to_end_releases_its_job(house, undisturbed):
     worker = house.worker("first")
     job = house.submit()
     house.until_checkpoint(job)
     assert house.job(job).state == "running", "the tiny job is too tiny for this machine"
-    told = time.monotonic()
     worker.ask_to_stop()
-    house.until(lambda: not worker.alive, "the worker ends", seconds=10)
-    seconds = time.monotonic() - told
-    assert seconds < 8
+    house.until(lambda: not worker.alive, "the worker ends")
     assert house.job(job).state == "queued"
     step = house.runs(job)[0].checkpoint_step
     assert [attempt.ended_how for attempt in house.attempts(job)] == ["handed_back"]
@@ -111,28 +110,27 @@ def test_a_worker_told_to_end_hands_its_job_back_within_seconds(house, undisturb
     assert f"goes on at step {step}" in house.log(job)
 
 
-def test_a_running_job_is_cancelled_within_two_seconds(house):
+def test_a_running_job_is_cancelled_and_the_next_is_run(house):
     worker = house.worker()
     job = house.submit(tiny_spec(steps=1_000_000))
     house.until_checkpoint(job)
     training = house.training_of(worker)
-    asked = time.monotonic()
     house.cancel(job)
     assert house.until_ended(job).state == "cancelled"
-    assert time.monotonic() - asked < 5  # two, and some for a machine that does other things as well
     assert [run.state for run in house.runs(job)] == ["cancelled"]
     house.until(lambda: not training.is_running(), "the training is gone")
     following = house.submit(tiny_spec(steps=100))
     assert house.until_ended(following).state == "succeeded"
 
 
-def test_a_running_job_does_not_notice_that_the_broker_died(house, undisturbed):
+def test_a_running_job_goes_on_while_the_broker_is_dead(house, undisturbed):
     house.scheduler()
     house.worker()
     job = house.submit()
     house.until_checkpoint(job)
     house.broker.kill()
-    time.sleep(1)
+    step = house.until_checkpoint(job)
+    house.until(lambda: house.runs(job)[0].checkpoint_step > step, "the training goes on without the broker")
     house.broker.start()
     succeeded_once(house, job, undisturbed[:1])
     assert len(house.attempts(job)) == 1
@@ -149,7 +147,7 @@ def test_a_flushed_broker_costs_delay_only(house, undisturbed):
     succeeded_once(house, job, undisturbed[:1])
 
 
-def test_messages_that_come_twice_are_worth_one(house, undisturbed):
+def test_a_message_that_comes_twice_runs_the_job_once(house, undisturbed):
     house.worker("first")
     house.worker("second")
     job = house.submit()
@@ -160,8 +158,8 @@ def test_messages_that_come_twice_are_worth_one(house, undisturbed):
 
 
 def test_training_goes_on_while_the_database_is_away(tmp_path, broker, postgres_away, undisturbed):
-    """The database is gone for longer than the lease, and nobody takes the job away when it is back."""
-    house = House(tmp_path / "home", postgres_away.url, broker)
+    """The database is away for longer than the lease, and the job is not requeued when it is back."""
+    house = Service(tmp_path / "home", postgres_away.url, broker)
     try:
         house.scheduler()
         house.worker()
@@ -169,7 +167,7 @@ def test_training_goes_on_while_the_database_is_away(tmp_path, broker, postgres_
         house.until_checkpoint(job)
         house.database.close()
         postgres_away.kill()
-        time.sleep(6)
+        time.sleep(1.5 * LEASE_SECONDS)
         postgres_away.start()
         succeeded_once(house, job, undisturbed[:1])
         assert len(house.attempts(job)) == 1

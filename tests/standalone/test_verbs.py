@@ -1,4 +1,4 @@
-"""`python -m standalone VERB`: each verb that is listed can be done, and says how."""
+"""`python -m standalone VERB`, `python -m measurements VERB`: each verb that is listed says what it takes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,35 @@ import sys
 
 import pytest
 
-from standalone.__main__ import VERBS
+from measurements.__main__ import VERBS as MEASUREMENTS
+from standalone.__main__ import MOVED
+from standalone.__main__ import VERBS as STANDALONE
+
+EVERY_VERB = [("standalone", verb) for verb in STANDALONE] + [("measurements", verb) for verb in MEASUREMENTS]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_says_what_it_takes(verb: str) -> None:
-    words = [sys.executable, "-m", "standalone", verb, "--help"]
-    asked = subprocess.run(words, capture_output=True, text=True)
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("package", "verb"), EVERY_VERB)
+def test_every_verb_says_what_it_takes(package: str, verb: str) -> None:
+    asked = call(package, verb, "--help")
     assert (asked.returncode, asked.stderr) == (0, "")
-    assert asked.stdout.startswith("usage: ")
+    assert asked.stdout.startswith(f"usage: python -m {package} {verb}")
 
 
-def test_another_word_is_answered_with_the_verbs_there_are() -> None:
-    asked = subprocess.run([sys.executable, "-m", "standalone", "fly"], capture_output=True, text=True)
+@pytest.mark.parametrize(("package", "verbs"), [("standalone", STANDALONE), ("measurements", MEASUREMENTS)])
+def test_another_word_is_answered_with_the_verbs_there_are(package: str, verbs: dict[str, str]) -> None:
+    asked = call(package, "fly")
     assert asked.returncode == 2
     assert "There is no verb `fly`." in asked.stderr
-    assert all(verb in asked.stdout for verb in VERBS)
+    assert all(verb in asked.stdout for verb in verbs)
+
+
+def test_the_measurements_that_stood_here_still_run_and_say_where_they_are_now() -> None:
+    assert set(MOVED) == set(MEASUREMENTS)
+    asked = call("standalone", "bench", "--help")
+    assert asked.returncode == 0
+    assert "is now `python -m measurements bench`" in asked.stderr
+    assert asked.stdout.startswith("usage: python -m measurements bench")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from store import jobs, runs, teams
 from store.files import Files
-from store.leases import Claim
+from store.jobs.leases import Claim
 
 LEASE = 60.0
 
@@ -35,7 +35,7 @@ def new_runs(count: int = 1, *, steps: int = 100) -> list[jobs.NewRun]:
     return [{"seed": seed, "cost_strength": 1e-3, "spec": {"seed": seed}, "steps": steps} for seed in range(count)]
 
 
-def submit(session: Session, people: People, now: datetime, **wanted: Any) -> jobs.JobNow:
+def submit(session: Session, people: People, now: datetime, **wanted: Any) -> jobs.JobView:
     given: dict[str, Any] = {
         "team_id": people.team,
         "member_id": people.member,

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, text
 
-from store import backup, datasets, jobs, migrate, models, progress, runs, teams
+from store import backup, datasets, jobs, migrate, models, runs, teams
 from store.database import Database
 from store.files import Files
 from store.models import Reader
@@ -44,7 +44,7 @@ def lived_in(database, people, clock, files):
             now=clock.now, card="# λ",
         )  # fmt: skip
         running = claim(session, submit(session, people, clock.now, runs=new_runs(2)).id, clock.now)
-        progress.save_checkpoint(session, running, running.runs[0].id, 40, files.put_bytes(b"half way"), now=clock.now)
+        runs.save_checkpoint(session, running, running.runs[0].id, 40, files.put_bytes(b"half way"), now=clock.now)
     return token, got.runs[0].id, running.job_id
 
 
@@ -85,7 +85,7 @@ def test_saving_again_copies_what_is_new_and_drops_what_is_gone(database, people
     kept = {path: path.stat().st_ino for path in (folder / "files").rglob("*") if path.is_file()}
     with database.write() as session:
         got = claim(session, submit(session, people, clock.now).id, clock.now)
-        progress.append_snapshot(session, got, got.runs[0].id, 0, files.put_bytes(b"new"), now=clock.now)
+        runs.append_snapshot(session, got, got.runs[0].id, 0, files.put_bytes(b"new"), now=clock.now)
         session.execute(text("UPDATE run SET checkpoint_sha256 = NULL, checkpoint_step = NULL"))
         session.execute(text("DELETE FROM file WHERE sha256 = :name"), {"name": files.put_bytes(b"half way").sha256})
     second = backup.save(database.url, files, folder, now=clock.now + timedelta(seconds=1))
@@ -126,7 +126,7 @@ def test_nothing_is_ever_restored_over_a_team(database, clock, files, lived_in, 
 
 
 def test_saving_goes_on_beside_writers(database, people, clock, files, lived_in, tmp_path):
-    """The rows are those of one moment: a job that comes in meanwhile is there with all its runs, or not at all."""
+    """The rows are one snapshot: a job submitted meanwhile is in it with all its runs, or not at all."""
     script = (
         "import sys\nfrom datetime import UTC, datetime\nfrom store.database import Database\n"
         "from tests.store.makers import People, new_runs, submit\n"

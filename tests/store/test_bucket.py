@@ -58,13 +58,32 @@ def test_unused_bytes_go_and_fresh_ones_stay(bucket):
     assert list(bucket.each()) == []
 
 
-def test_bytes_that_were_damaged_in_the_bucket_are_noticed(bucket):
+def path_of(bucket, name):
+    with bucket.path(name) as path:
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [Files.read, path_of, Files.open],
+    ids=["read", "path", "open"],
+)
+def test_one_flipped_bit_in_the_bucket_is_never_worked_with_and_the_same_upload_heals_it(bucket, work):
+    name = bucket.put_bytes(b"precious").sha256
+    work(bucket, name)
+    obstore.put(bucket._store, f"cas/{name[:2]}/{name}", b"precioux")
+    with pytest.raises(DamagedFile, match="no longer have the hash they were stored under"):
+        work(bucket, name)
+    bucket.put_bytes(b"precious")
+    work(bucket, name)
+    assert bucket.read(name) == b"precious"
+
+
+def test_an_upload_heals_damage_in_the_bucket_that_this_process_has_not_noticed(bucket):
     name = bucket.put_bytes(b"precious").sha256
     obstore.put(bucket._store, f"cas/{name[:2]}/{name}", b"precioux")
-    with pytest.raises(DamagedFile):
-        bucket.read(name)
-    with pytest.raises(DamagedFile), bucket.path(name):
-        pass
+    bucket.put_bytes(b"precious")
+    assert bucket.read(name) == b"precious"
 
 
 def test_a_bucket_that_is_away_says_so(tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def test_a_job_is_one_small_transaction(postgres_url, clock):
         with database.write() as session:
             statements.clear()
             job = submit(session, people, clock.now)
-        assert len(statements) <= 3, statements
+        assert len(statements) <= 4, statements
         with database.read() as session:
             event.listen(session.get_bind(), "before_cursor_execute", count)
             statements.clear()

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from store import datasets, teams, uploads, usage
+from store import datasets, jobs, teams
 from store import files as stored_files
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.tables import File, UploadPart
@@ -73,7 +73,7 @@ def test_a_check_that_was_left_undone_is_found_once(database, people, clock, fil
     since, later = clock.now, clock.pass_seconds(40)
     with database.write() as session:
         assert datasets.hold_check(session, left, since=since, now=later)
-        assert not datasets.hold_check(session, left, since=since, now=later), "somebody has it already"
+        assert not datasets.hold_check(session, left, since=since, now=later), "another process has claimed it"
     clock.pass_seconds(40)
     assert taken() is None, "it goes on"
     clock.pass_seconds(40)
@@ -83,7 +83,7 @@ def test_a_check_that_was_left_undone_is_found_once(database, people, clock, fil
     assert taken() == left, "it was given back"
     later = clock.now
     with database.write() as session:
-        assert datasets.judge(session, left, now=later, errors=[{"detail": "row 3: no number", "row": 3}])
+        assert datasets.set_check_result(session, left, now=later, errors=[{"detail": "row 3: no number", "row": 3}])
     with database.read() as session:
         found = datasets.get(session, people.team, left)
         assert (found.state, found.errors[0]["row"]) == ("refused", 3)
@@ -98,13 +98,13 @@ def test_bytes_count_against_the_quota(database, people, clock, files):
             uploaded(session, people, clock, files, b"12345")
         with pytest.raises(QuotaExceeded):
             begin(session, people, clock, 5)
-        assert usage.usage(session, people.team) == usage.Usage(0, 0, 6)
+        assert jobs.usage(session, people.team) == jobs.Usage(0, 0, 6)
         datasets.delete(session, people.team, made.id)
         uploaded(session, people, clock, files, b"1234567890")
 
 
 def begin(session, people, clock, size):
-    return uploads.begin(
+    return datasets.begin_upload(
         session, team_id=people.team, member_id=people.member, name="big.csv", bytes=size, format="csv", roles=None,
         expires_at=clock.now + timedelta(days=1), now=clock.now,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def test_parts_in_order_make_the_file(database, people, clock, files):
     def send(start, end):
         part = files.put_bytes(content[start:end])
         with database.write() as session:
-            return uploads.add_part(session, people.team, upload.id, start=start, file=part, now=clock.now)
+            return datasets.add_part(session, people.team, upload.id, start=start, file=part, now=clock.now)
 
     assert send(0, 40) == 40
     assert send(0, 40) == 40  # the answer was lost, the part was not
@@ -126,17 +126,19 @@ def test_parts_in_order_make_the_file(database, people, clock, files):
         with pytest.raises(Conflict, match="has 40 bytes"):
             send(start, end)
     with pytest.raises(Conflict, match="40 of 100"), database.read() as session:
-        uploads.content(session, upload, files)
+        datasets.upload_content(session, upload, files)
     assert send(40, 99) == 99
     with pytest.raises(Conflict, match="beyond"), database.write() as session:
-        uploads.add_part(session, people.team, upload.id, start=99, file=files.put_bytes(b"xx"), now=clock.now)
+        datasets.add_part(session, people.team, upload.id, start=99, file=files.put_bytes(b"xx"), now=clock.now)
     assert send(99, 100) == 100
     assert send(100, 100) == 100
     with database.write() as session:
-        whole = files.put_stream(uploads.content(session, uploads.get(session, people.team, upload.id), files))
+        whole = files.put_stream(
+            datasets.upload_content(session, datasets.get_upload(session, people.team, upload.id), files)
+        )
         assert whole.sha256 == hashlib.sha256(content).hexdigest()
         made = uploaded(session, people, clock, files, content)
-        uploads.complete(session, uploads.get(session, people.team, upload.id), made.id)
+        datasets.complete_upload(session, datasets.get_upload(session, people.team, upload.id), made.id)
     clock.now = datetime.now(UTC) + timedelta(hours=2)
     with database.write() as session:
         gone = stored_files.collect_garbage(session, files, now=clock.now, grace=timedelta(hours=1))
@@ -147,17 +149,17 @@ def test_parts_in_order_make_the_file(database, people, clock, files):
 def test_uploads_belong_to_their_team_and_end(database, people, clock, files):
     with database.write() as session:
         upload = begin(session, people, clock, 3)
-        for ask in (uploads.get, uploads.delete):
+        for ask in (datasets.get_upload, datasets.delete_upload):
             with pytest.raises(NotFound):
                 ask(session, people.other_team, upload.id)
         part = files.put_bytes(b"abc")
         with pytest.raises(NotFound):
-            uploads.add_part(session, people.other_team, upload.id, start=0, file=part, now=clock.now)
-        uploads.add_part(session, people.team, upload.id, start=0, file=part, now=clock.now)
+            datasets.add_part(session, people.other_team, upload.id, start=0, file=part, now=clock.now)
+        datasets.add_part(session, people.team, upload.id, start=0, file=part, now=clock.now)
     with database.write() as session:
-        uploads.forget_expired(session, now=clock.now)
-        uploads.get(session, people.team, upload.id)
-        uploads.forget_expired(session, now=clock.pass_seconds(2 * 86400))
+        datasets.delete_expired_uploads(session, now=clock.now)
+        datasets.get_upload(session, people.team, upload.id)
+        datasets.delete_expired_uploads(session, now=clock.pass_seconds(2 * 86400))
         with pytest.raises(NotFound):
-            uploads.get(session, people.team, upload.id)
+            datasets.get_upload(session, people.team, upload.id)
         assert session.scalar(select(func.count()).select_from(UploadPart)) == 0

@@ -1,4 +1,4 @@
-"""Files: once, whole, limited, checked, and gone when nobody needs them."""
+"""Files: stored once, complete, limited, verified, healed, and deleted when no row refers to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import datasets, leases, progress, runs
+from store import datasets, runs
 from store import files as stored_files
 from store.errors import DamagedFile, NotFound, TooLarge
 from store.files import Files, StoredFile
+from store.jobs import leases
 from store.runs import RunResult
 from store.tables import Base, File
 from tests.store.makers import new_runs, submit
@@ -98,15 +99,71 @@ def test_a_missing_file_is_not_found_before_the_first_byte(files):
     assert not files.delete(absent)
 
 
-def test_damaged_bytes_are_noticed_and_mended_by_the_same_upload(files, tmp_path):
-    stored = files.put_bytes(b"precious")
-    place = next((tmp_path / "files").rglob(stored.sha256))
-    place.write_bytes(b"precioux")
+def flip_a_bit(path, *, keep_time=False):
+    """Damage a stored file as a disk does."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def opened(files, name):
+    with files.path(name) as path:
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [Files.read, opened, Files.open, Files.verify],
+    ids=["read", "path", "open", "verify"],
+)
+def test_one_flipped_bit_is_never_worked_with_and_the_same_upload_heals_it(files, work):
+    name = files.put_bytes(b"weights of a network").sha256
+    work(files, name)
+    place = files._folder / "cas" / name[:2] / name
+    flip_a_bit(place)
+    with pytest.raises(DamagedFile, match="its bytes no longer have the hash they were stored under"):
+        work(files, name)
+    files.put_bytes(b"weights of a network")
+    work(files, name)
+    assert files.read(name) == b"weights of a network"
+
+
+def test_an_upload_heals_damage_that_this_process_has_not_noticed(files):
+    name = files.put_bytes(b"weights of a network").sha256
+    files.verify(name)
+    flip_a_bit(files._folder / "cas" / name[:2] / name, keep_time=True)
     with pytest.raises(DamagedFile):
-        files.read(stored.sha256)
-    place.write_bytes(b"prec")  # cut short
+        files.verify(name, again=True)
+    files.put_stream([b"weights of ", b"a network"])
+    assert files.read(name) == b"weights of a network"
+
+
+def test_a_file_that_was_cut_short_is_damaged_and_healed(files):
+    name = files.put_bytes(b"precious").sha256
+    (files._folder / "cas" / name[:2] / name).write_bytes(b"prec")
+    with pytest.raises(DamagedFile):
+        files.verify(name)
     files.put_bytes(b"precious")
-    assert files.read(stored.sha256) == b"precious"
+    assert files.read(name) == b"precious"
+
+
+def test_a_hash_is_computed_once_as_long_as_the_file_does_not_change(files, monkeypatch):
+    name = files.put_bytes(b"large").sha256
+    files.verify(name)
+    monkeypatch.setattr(files, "_ranges", lambda *_: pytest.fail("the file was read again"))
+    assert files.verify(name) == 5
+    assert opened(files, name) == b"large"
+
+
+def test_an_opened_file_can_be_read_to_its_end_though_it_is_deleted_meanwhile(files):
+    name = files.put_bytes(b"part of a bundle").sha256
+    size, chunks = files.open(name)
+    files.delete(name)
+    assert (size, b"".join(chunks)) == (16, b"part of a bundle")
+    with pytest.raises(NotFound):
+        files.open(name)
 
 
 def test_a_file_goes_when_nothing_refers_to_it_any_more(database, people, clock, files):
@@ -149,7 +206,7 @@ def test_a_checkpoint_of_several_runs_stays_as_long_as_one_of_them_may_go_on_fro
         claimed = leases.claim(session, job.id, worker="w", now=clock.now, lease_seconds=10**6)
         together = files.put_bytes(b"three of them at step 50")
         for run in claimed.runs:
-            progress.save_checkpoint(session, claimed, run.id, 50, together, now=clock.now)
+            runs.save_checkpoint(session, claimed, run.id, 50, together, now=clock.now)
     assert collect() == []
     for run, gone in zip(claimed.runs, ([], [], [together.sha256]), strict=True):
         with database.write() as session:
@@ -163,7 +220,7 @@ def test_a_file_that_just_came_in_is_left_alone(database, people, clock, files):
     with database.write() as session:
         upload(session, people, clock, files, b"young")
         datasets.delete(session, people.team, upload(session, people, clock, files, b"young"))
-        stored_files.remember(session, files.put_bytes(b"fresh"), now=clock.now)
+        stored_files.upsert(session, files.put_bytes(b"fresh"), now=clock.now)
     with database.write() as session:
         assert stored_files.collect_garbage(session, files, now=clock.now, grace=timedelta(hours=1)) == []
 
@@ -172,25 +229,25 @@ def test_bytes_that_never_got_a_row_are_swept(database, people, clock, files):
     stray, kept = files.put_bytes(b"stray"), files.put_bytes(b"kept")
     modified = next(at for name, _, at in files.each() if name == stray.sha256)
     with database.write() as session:
-        stored_files.remember(session, kept, now=clock.now)
+        stored_files.upsert(session, kept, now=clock.now)
         now = modified + timedelta(minutes=30)
-        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == []
+        assert stored_files.collect_orphans(session, files, now=now, grace=timedelta(hours=1)) == []
         now += timedelta(hours=1)
-        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == [stray.sha256]
+        assert stored_files.collect_orphans(session, files, now=now, grace=timedelta(hours=1)) == [stray.sha256]
     assert everything_in(files) == {kept.sha256}
 
 
 def test_bytes_that_come_in_again_are_never_swept_under_the_sender(database, people, clock, files):
     """The sender has put the bytes and is about to write the row; the collector passes by."""
     with database.write() as session:
-        stored_files.remember(session, files.put_bytes(b"old"), now=clock.now)
+        stored_files.upsert(session, files.put_bytes(b"old"), now=clock.now)
     clock.pass_seconds(10**6)
     age(files, clock.now - timedelta(days=9))
     again = files.put_bytes(b"old")
     now = datetime.now(UTC) + timedelta(minutes=1)
     with database.write() as session:
         assert stored_files.collect_garbage(session, files, now=now, grace=timedelta(hours=1)) == []
-        assert stored_files.collect_strays(session, files, now=now, grace=timedelta(hours=1)) == []
+        assert stored_files.collect_orphans(session, files, now=now, grace=timedelta(hours=1)) == []
     assert files.read(again.sha256) == b"old"
 
 

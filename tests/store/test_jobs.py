@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
-from store import datasets, jobs, progress, runs, teams
+from store import datasets, jobs, runs, teams
+from store.columns import new_id
 from store.errors import Conflict, NotFound, QuotaExceeded
 from store.files import StoredFile
-from store.identifiers import new_id
 from store.tables import Attempt, IdempotencyKey, Job, JobTag, Run
 from tests.store.makers import claim, new_runs, result, submit
 
@@ -171,7 +171,7 @@ def test_a_retried_job_shows_what_of_it_is_kept(database, people, clock, files, 
         runs.publish(session, claimed, done, result(files), clock.now)
         if checkpoint is not None:
             file = files.put_bytes(b"state")
-            progress.save_checkpoint(session, claimed, failing, checkpoint, file, now=clock.now)
+            runs.save_checkpoint(session, claimed, failing, checkpoint, file, now=clock.now)
         jobs.renew(session, claimed, now=clock.now, lease_seconds=60, progress=shown)
         runs.fail(session, claimed, failing, reason="it diverged", now=clock.now)
         jobs.finish(session, claimed, state="failed", reason="a run failed", now=clock.now)
@@ -201,12 +201,14 @@ def test_the_position_in_the_queue_counts_the_more_urgent_and_the_older(database
         urgent = submit(session, people, clock.now, priority=9)
         elsewhere = submit(session, people, clock.now, priority=9, queue="gpu")
     with database.read() as session:
-        positions = [jobs.look(session, people.team, job.id).queue_position for job in (urgent, old, new, elsewhere)]
+        positions = [
+            jobs.get_view(session, people.team, job.id).queue_position for job in (urgent, old, new, elsewhere)
+        ]
         assert positions == [0, 1, 2, 0]
-        assert jobs.look(session, people.team, new.id, at_most=1).queue_position == 1
+        assert jobs.get_view(session, people.team, new.id, at_most=1).queue_position == 1
     with database.write() as session:
         jobs.request_cancel(session, people.team, new.id, clock.now)
-        assert jobs.look(session, people.team, new.id).queue_position is None
+        assert jobs.get_view(session, people.team, new.id).queue_position is None
 
 
 def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, people, clock):
@@ -216,18 +218,18 @@ def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, peopl
 
     def due():
         with database.read() as session:
-            return jobs.to_announce(session, now=clock.now, resend_after=30, limit=10)
+            return jobs.unsent(session, now=clock.now, resend_after=30, limit=10)
 
-    assert due() == [jobs.Announcement(slow.id, "cpu", 1), jobs.Announcement(fast.id, "gpu", 9)]
+    assert due() == [jobs.Message(slow.id, "cpu", 1), jobs.Message(fast.id, "gpu", 9)]
     with database.write() as session:
-        jobs.mark_announced(session, [fast.id, slow.id], at=clock.now)
+        jobs.mark_sent(session, [fast.id, slow.id], at=clock.now)
     assert due() == []
     clock.pass_seconds(31)
     with database.write() as session:
         newest = submit(session, people, clock.now).id
     assert [one.id for one in due()] == [newest, slow.id, fast.id]
     with database.write() as session:
-        jobs.mark_announced(session, [newest], at=clock.now)
+        jobs.mark_sent(session, [newest], at=clock.now)
     with database.write() as session:
         claim(session, fast.id, clock.now)
     assert [one.id for one in due()] == [slow.id]
@@ -237,8 +239,8 @@ def test_who_announces_right_after_the_commit_says_so_beforehand(database, peopl
     with database.write() as session:
         job = submit(session, people, clock.now, announced_at=clock.now)
     with database.read() as session:
-        assert jobs.to_announce(session, now=clock.now, resend_after=30) == []
-        due = jobs.to_announce(session, now=clock.pass_seconds(31), resend_after=30)
+        assert jobs.unsent(session, now=clock.now, resend_after=30) == []
+        due = jobs.unsent(session, now=clock.pass_seconds(31), resend_after=30)
         assert [one.id for one in due] == [job.id]
 
 
@@ -337,9 +339,28 @@ def test_a_stored_file_is_data_of_a_job_only_when_checked(database, people, cloc
         )  # fmt: skip
         with pytest.raises(Conflict, match="is checking, not ready"):
             submit(session, people, clock.now, dataset_id=data.id)
-        assert datasets.judge(
+        assert datasets.set_check_result(
             session, data.id, now=clock.now, preview={"rows": 3}, rows=3, columns=2, task="regression"
         )
-        assert not datasets.judge(session, data.id, now=clock.now, errors=[{"detail": "late"}])
+        assert not datasets.set_check_result(session, data.id, now=clock.now, errors=[{"detail": "late"}])
     with database.write() as session:
         assert submit(session, people, clock.now, dataset_id=data.id).dataset_id == data.id
+
+
+def test_a_job_with_too_many_runs_is_refused_with_both_numbers(database, people, clock):
+    with database.write() as session:
+        submit(session, people, clock.now, runs=new_runs(3), max_runs=3)
+        with pytest.raises(QuotaExceeded, match="asks for 4 runs .* at most 3") as refused:
+            submit(session, people, clock.now, runs=new_runs(4), max_runs=3)
+    assert refused.value.quota == "runs"
+
+
+def test_a_view_has_the_values_of_the_row(database, people, clock):
+    with database.write() as session:
+        job_id = submit(session, people, clock.now, tags=["b", "a"], spec={"a": [1.5, None]}).id
+        session.execute(text("UPDATE job SET progress = 0.25, losses = :losses"), {"losses": '{"train": 0.5}'})
+    with database.read() as session:
+        view, row = jobs.get_view(session, people.team, job_id), jobs.get(session, people.team, job_id)
+    assert view.queue_position == 0
+    assert {name: getattr(row, name) for name in view._fields[:-1]} == dict(list(view._asdict().items())[:-1])
+    assert (type(view.pinned), view.losses) == (bool, {"train": 0.5})

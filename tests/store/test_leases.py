@@ -1,4 +1,4 @@
-"""Who works on a job: one claimer at a time, nobody after the loss, nothing lost with a worker."""
+"""Claims and leases: one owner at a time, no writes after a lost lease, nothing lost with a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from store import jobs, progress, runs
+from store import jobs, runs
 from store.database import Database
 from store.errors import LostLease
 from store.files import StoredFile
@@ -102,10 +102,10 @@ def test_a_silent_worker_loses_its_job_and_can_write_nothing_more(database, peop
         old = claim(session, job.id, clock.now, worker="old")
         run = old.runs[0].id
         runs.start(session, old, run, clock.now)
-        progress.append_history(session, old, run, [{"step": 10, "prediction_loss": 1.0}])
-        progress.save_checkpoint(session, old, run, 10, FILE, now=clock.now)
-        progress.append_history(session, old, run, [{"step": 20, "prediction_loss": 0.9}])
-        progress.append_snapshot(session, old, run, 20, FILE, now=clock.now)
+        runs.append_history(session, old, run, [{"step": 10, "prediction_loss": 1.0}])
+        runs.save_checkpoint(session, old, run, 10, FILE, now=clock.now)
+        runs.append_history(session, old, run, [{"step": 20, "prediction_loss": 0.9}])
+        runs.append_snapshot(session, old, run, 20, FILE, now=clock.now)
     with database.write() as session:
         assert jobs.reap(session, now=clock.pass_seconds(LEASE - 1)) == []
         assert jobs.reap(session, now=clock.pass_seconds(2)) == [job.id]
@@ -116,22 +116,22 @@ def test_a_silent_worker_loses_its_job_and_can_write_nothing_more(database, peop
         runs.start(session, new, run, clock.now)
     writes = [
         lambda session: jobs.renew(session, old, now=clock.now, lease_seconds=60),
-        lambda session: progress.append_history(session, old, run, [{"step": 99}]),
-        lambda session: progress.append_snapshot(session, old, run, 99, FILE, now=clock.now),
-        lambda session: progress.save_checkpoint(session, old, run, 99, FILE, now=clock.now),
-        lambda session: progress.append_log(session, old, [{"text": "still here"}], now=clock.now),
+        lambda session: runs.append_history(session, old, run, [{"step": 99}]),
+        lambda session: runs.append_snapshot(session, old, run, 99, FILE, now=clock.now),
+        lambda session: runs.save_checkpoint(session, old, run, 99, FILE, now=clock.now),
+        lambda session: runs.append_log(session, old, [{"text": "still here"}], now=clock.now),
         lambda session: runs.start(session, old, run, clock.now),
         lambda session: runs.publish(session, old, run, result(files), clock.now),
         lambda session: runs.fail(session, old, run, reason="no", now=clock.now),
         lambda session: jobs.finish(session, old, state="failed", now=clock.now),
-        lambda session: jobs.hand_back(session, old, reason="no", now=clock.now),
+        lambda session: jobs.release(session, old, reason="no", now=clock.now),
     ]
     for write in writes:
         with pytest.raises(LostLease), database.write() as session:
             write(session)
     with database.read() as session:
-        assert progress.history(session, run) == [{"step": 10, "prediction_loss": 1.0}]
-        assert progress.snapshots(session, run) == []
+        assert runs.history(session, run) == [{"step": 10, "prediction_loss": 1.0}]
+        assert runs.snapshots(session, run) == []
         tries = jobs.attempts(session, jobs.get(session, people.team, job.id))
         assert [(one.worker, one.ended_how) for one in tries] == [("old", "lease_lost"), ("new", None)]
 
@@ -155,7 +155,7 @@ def test_a_job_that_is_not_worked_on_is_never_due(database, people, clock, how):
         assert jobs.get(session, people.team, got.job_id).due_at == due
     with database.write() as session:
         if how == "hand back":
-            jobs.hand_back(session, got, reason="the worker shuts down", now=clock.now)
+            jobs.release(session, got, reason="the worker shuts down", now=clock.now)
         elif how == "reap":
             jobs.reap(session, now=clock.pass_seconds(LEASE + 1))
         else:
@@ -188,7 +188,7 @@ def test_handing_back_costs_no_attempt(database, people, clock):
         for _ in range(9):
             got = claim(session, job.id, clock.now)
             runs.start(session, got, got.runs[0].id, clock.now)
-            jobs.hand_back(session, got, reason="the worker shuts down", now=clock.now)
+            jobs.release(session, got, reason="the worker shuts down", now=clock.now)
         claim(session, job.id, clock.now)
         jobs.reap(session, now=clock.pass_seconds(LEASE + 1), max_attempts=2)
         found = jobs.get(session, people.team, job.id)
@@ -205,7 +205,7 @@ def test_a_job_that_was_to_be_cancelled_does_not_wait_again(database, people, cl
         if how == "reap":
             jobs.reap(session, now=clock.pass_seconds(LEASE + 1), max_attempts=1)
         else:
-            jobs.hand_back(session, got, reason="the worker shuts down", now=clock.now)
+            jobs.release(session, got, reason="the worker shuts down", now=clock.now)
         found = jobs.get(session, people.team, job.id)
         assert (found.state, found.reason) == ("cancelled", None)
         assert [run.state for run in runs.of_job(session, people.team, job.id)] == ["cancelled"]
@@ -291,7 +291,7 @@ class Lives(RuleBasedStateMachine):
         with self.database.write() as session:
             try:
                 if state == "hand_back":
-                    jobs.hand_back(session, got, reason="drain", now=self.clock.now)
+                    jobs.release(session, got, reason="drain", now=self.clock.now)
                 else:
                     jobs.finish(session, got, state=state, now=self.clock.now)
                 held = True

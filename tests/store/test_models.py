@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from store import annotations, jobs, models, runs, shares, teams
+from store import jobs, models, runs, teams
 from store.errors import Conflict, NotFound
 from store.models import Reader
 from tests.store.makers import claim, new_runs, result, submit
@@ -162,7 +162,7 @@ def test_a_word_points_to_a_version_and_remembers_what_it_meant(database, people
         assert [one.number for one in models.alias_history(session, model, "old").rows] == [None, 1]
 
 
-def test_a_model_is_renamed_verified_and_described_anew(database, people, clock, run_id, me):
+def test_a_model_is_renamed_verified_and_gets_a_new_card(database, people, clock, run_id, me):
     with database.write() as session:
         version = publish(session, people, clock, run_id)
         publish(session, people, clock, run_id, name="other")
@@ -179,10 +179,10 @@ def test_a_model_is_renamed_verified_and_described_anew(database, people, clock,
         assert (found.card, found.verification, found.verified_at) == ("# Moons", {"agrees": True}, clock.now)
 
 
-def test_notes_keep_their_history_and_nobody_overwrites_unseen(database, people, clock, run_id):
+def test_annotations_keep_their_history_and_are_not_overwritten_unseen(database, people, clock, run_id):
     def note(session, text, **wanted):
         given = {"about": "module", "target": "A", "member_id": people.member, "now": clock.now}
-        return annotations.annotate(session, version, text=text, **(given | wanted))
+        return models.annotate(session, version, text=text, **(given | wanted))
 
     with database.write() as session:
         version = publish(session, people, clock, run_id)
@@ -196,15 +196,15 @@ def test_notes_keep_their_history_and_nobody_overwrites_unseen(database, people,
         note(session, "", target="B", replaces=gone.number)
     with database.read() as session:
         now = [("A", "reads x1 and x3"), ("hidden1:7", "the hub")]
-        assert [(one.target, one.text) for one in annotations.current(session, version)] == now
-        first = annotations.page(session, version, limit=1)
+        assert [(one.target, one.text) for one in models.current_annotations(session, version)] == now
+        first = models.page_annotations(session, version, limit=1)
         assert [(one.target, one.text) for one in first.rows] == now[1:]
-        rest = annotations.page(session, version, after=first.after, limit=1)
+        rest = models.page_annotations(session, version, after=first.after, limit=1)
         assert [(one.target, one.text) for one in rest.rows] == now[:1]
         assert rest.after is None
-        old = annotations.history(session, version, about="module", target="A", limit=1)
+        old = models.annotation_history(session, version, about="module", target="A", limit=1)
         assert [one.text for one in old.rows] == ["reads x1 and x3"]
-        old = annotations.history(session, version, about="module", target="A", after=old.after)
+        old = models.annotation_history(session, version, about="module", target="A", after=old.after)
         assert [one.text for one in old.rows] == ["reads x1"]
 
 
@@ -213,7 +213,7 @@ def test_a_link_opens_until_it_expires_or_is_revoked(database, people, clock, ru
         version = publish(session, people, clock, run_id)
 
         def link(expires_at):
-            return shares.create(
+            return models.create_share(
                 session, version, team_id=people.team, member_id=people.member, view={"module": "A"},
                 expires_at=expires_at, now=clock.now,
             )  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_link_opens_until_it_expires_or_is_revoked(database, people, clock, ru
 
     def opened(text):
         with database.read() as session:
-            return shares.open(session, text, clock.now)
+            return models.open_share(session, text, clock.now)
 
     assert opened(lasting).view == opened(short).view == {"module": "A"}
     assert opened(lasting + "\n") is opened("") is opened(lasting.replace("share", "bimt")) is None
@@ -231,9 +231,9 @@ def test_a_link_opens_until_it_expires_or_is_revoked(database, people, clock, ru
     assert opened(short) is None
     with database.write() as session:
         with pytest.raises(NotFound):
-            shares.revoke(session, people.other_team, row.id, clock.now)
-        shares.revoke(session, people.team, row.id, clock.now)
+            models.revoke_share(session, people.other_team, row.id, clock.now)
+        models.revoke_share(session, people.team, row.id, clock.now)
     assert opened(lasting) is None
     with database.read() as session:
-        assert len(shares.page(session, people.team, model_id=version.model_id).rows) == 2
-        assert shares.page(session, people.other_team).rows == []
+        assert len(models.page_shares(session, people.team, model_id=version.model_id).rows) == 2
+        assert models.page_shares(session, people.other_team).rows == []

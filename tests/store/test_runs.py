@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from store import jobs, progress, runs
+from store import jobs, runs
 from store.errors import NotFound
 from store.tables import Effect, Figure, File, Graph, Module, Run, RunBody
 from tests.store.makers import claim, new_runs, result, submit
@@ -96,7 +96,7 @@ def test_a_run_of_another_job_or_one_that_failed_cannot_be_published(database, p
         for write in (
             lambda session, run_id=run_id: runs.publish(session, claimed, run_id, result(files), clock.now),
             lambda session, run_id=run_id: runs.start(session, claimed, run_id, clock.now),
-            lambda session, run_id=run_id: progress.append_history(session, claimed, run_id, [{"step": 1}]),
+            lambda session, run_id=run_id: runs.append_history(session, claimed, run_id, [{"step": 1}]),
         ):
             with pytest.raises(NotFound), database.write() as session:
                 write(session)
@@ -118,7 +118,7 @@ def test_another_team_sees_none_of_it(database, people, clock, claimed):
         with pytest.raises(NotFound):
             runs.of_job(session, people.other_team, claimed.job_id)
         with pytest.raises(NotFound):
-            progress.log_chunks(session, people.other_team, claimed.job_id)
+            runs.log_chunks(session, people.other_team, claimed.job_id)
         assert runs.page(session, people.other_team).rows == []
 
 
@@ -146,14 +146,14 @@ def test_the_learning_curve_keeps_each_step_once_in_order(database, people, cloc
         return {"step": step, "prediction_loss": loss}
 
     with database.write() as session:
-        progress.append_history(session, claimed, run_id, [row(0, 3.0), row(10, 2.0)])
-        progress.append_history(session, claimed, run_id, [row(20, 1.5), row(30, 1.0)])
-        progress.append_history(session, claimed, run_id, [])
-        progress.append_history(session, claimed, run_id, [row(20, 1.4), row(30, 0.9), row(40, float("nan"))])
+        runs.append_history(session, claimed, run_id, [row(0, 3.0), row(10, 2.0)])
+        runs.append_history(session, claimed, run_id, [row(20, 1.5), row(30, 1.0)])
+        runs.append_history(session, claimed, run_id, [])
+        runs.append_history(session, claimed, run_id, [row(20, 1.4), row(30, 0.9), row(40, float("nan"))])
     with database.read() as session:
-        losses = [(one["step"], one["prediction_loss"]) for one in progress.history(session, run_id)]
+        losses = [(one["step"], one["prediction_loss"]) for one in runs.history(session, run_id)]
         assert losses == [(0, 3.0), (10, 2.0), (20, 1.4), (30, 0.9), (40, None)]
-        assert [one["step"] for one in progress.history(session, run_id, after=10)] == [20, 30, 40]
+        assert [one["step"] for one in runs.history(session, run_id, after=10)] == [20, 30, 40]
         assert runs.get(session, people.team, run_id).step == 40
 
 
@@ -161,24 +161,24 @@ def test_snapshots_are_listed_after_a_step(database, people, clock, files, claim
     run_id = claimed.runs[0].id
     with database.write() as session:
         for step in (0, 10, 20, 10):
-            progress.append_snapshot(session, claimed, run_id, step, files.put_bytes(b"%d" % step), now=clock.now)
+            runs.append_snapshot(session, claimed, run_id, step, files.put_bytes(b"%d" % step), now=clock.now)
     with database.read() as session:
-        assert [one.step for one in progress.snapshots(session, run_id)] == [0, 10, 20]
-        assert [files.read(one.sha256) for one in progress.snapshots(session, run_id, after=0)] == [b"10", b"20"]
+        assert [one.step for one in runs.snapshots(session, run_id)] == [0, 10, 20]
+        assert [files.read(one.sha256) for one in runs.snapshots(session, run_id, after=0)] == [b"10", b"20"]
 
 
 def test_the_log_is_read_on_from_where_one_was(database, people, clock, claimed):
     with database.write() as session:
-        progress.append_log(session, claimed, [{"level": "info", "text": "one"}], now=clock.now)
-        progress.append_log(session, claimed, [{"level": "info", "text": "two"}], now=clock.now)
-        progress.append_log(session, claimed, [], now=clock.now)
+        runs.append_log(session, claimed, [{"level": "info", "text": "one"}], now=clock.now)
+        runs.append_log(session, claimed, [{"level": "info", "text": "two"}], now=clock.now)
+        runs.append_log(session, claimed, [], now=clock.now)
     with database.read() as session:
-        first, second = progress.log_chunks(session, people.team, claimed.job_id)
+        first, second = runs.log_chunks(session, people.team, claimed.job_id)
         assert [line["text"] for line in first.lines + second.lines] == ["one", "two"]
-        assert progress.log_chunks(session, people.team, claimed.job_id, after=first.id) == [second]
-        newest = progress.last_log_lines(session, people.team, claimed.job_id, limit=1)
+        assert runs.log_chunks(session, people.team, claimed.job_id, after=first.id) == [second]
+        newest = runs.last_log_lines(session, people.team, claimed.job_id, limit=1)
         assert newest == second.lines[-1:]
-        every = progress.last_log_lines(session, people.team, claimed.job_id, limit=9)
+        every = runs.last_log_lines(session, people.team, claimed.job_id, limit=9)
         assert every == [*first.lines, *second.lines]
 
 

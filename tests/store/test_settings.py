@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.columns import to_json
-from store.identifiers import PREFIXES, is_id, new_id
-from store.settings import Settings, SettingsError, broker_socket, table
+from store.columns import PREFIXES, is_id, new_id, to_json
+from store.settings import DEPRECATED_NAMES, Settings, SettingsError, broker_socket, table
 
 
 def test_without_any_variable_everything_lies_in_the_home(tmp_path):
@@ -58,6 +59,48 @@ def test_a_child_with_our_environment_has_our_settings_a_limit_that_is_off_too(t
 def test_a_value_that_cannot_be_used_names_its_variable(name, text, tmp_path):
     with pytest.raises(SettingsError, match=f"{name}='{text}'"):
         Settings.from_env({name: text}, tmp_path)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(DEPRECATED_NAMES.items()))
+def test_a_deprecated_name_still_works_with_a_warning_and_the_new_one_wins(old, new, tmp_path, capsys):
+    attribute = new.removeprefix("BIMT_").lower()
+    assert getattr(Settings.from_env({old: "7"}, tmp_path), attribute) == 7
+    assert f"{old} is deprecated" in capsys.readouterr().err
+    assert getattr(Settings.from_env({old: "7", new: "8"}, tmp_path), attribute) == 8
+
+
+@pytest.mark.parametrize(("old", "new"), [("errands", "interactive"), ("chores", "batch")])
+def test_a_worker_with_a_deprecated_queue_name_serves_the_present_one(old, new, tmp_path, capsys):
+    assert Settings.from_env({"BIMT_QUEUE": old}, tmp_path).queue == new
+    assert f"BIMT_QUEUE={old} is deprecated" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="cpu, gpu, interactive, batch"):
+        Settings.from_env({"BIMT_QUEUE": "other"}, tmp_path)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_setting_is_documented_and_so_is_every_deprecated_name():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert [line.name for line in table() if f"| `{line.name}` |" not in page] == []
+    assert [old for old in DEPRECATED_NAMES if f"`{old}`" not in page] == []
+
+
+def test_every_setting_is_read_somewhere():
+    code = "".join(
+        path.read_text()
+        for folder in ("api", "worker", "store", "standalone")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != ROOT / "store" / "settings.py"
+    )
+    unread = [one.name for one in fields(Settings) if not re.search(rf"settings\.{one.name}\b", code)]
+    assert unread == []
+
+
+def test_a_name_for_a_time_says_its_unit():
+    kinds = {one.metadata["name"]: one.default for one in fields(Settings)}
+    times = [name for name, default in kinds.items() if isinstance(default, float)]
+    assert [name for name in times if not name.endswith(("_SECONDS", "_HOURS", "_DAYS"))] == []
 
 
 def test_every_setting_has_a_name_a_default_and_a_meaning():

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from store import audit, teams
+from store import teams
 from store.errors import Conflict, NotFound
 from store.tables import Token
 
@@ -166,12 +166,12 @@ def test_another_team_s_people_and_tokens_are_not_found(database, people, clock,
 def test_what_was_done_is_listed_newest_first(database, people, clock):
     with database.write() as session:
         for number in range(3):
-            audit.record(
+            teams.record_audit(
                 session, team_id=people.team, member_id=people.member, action="job.cancel", thing_id=f"job_{number}",
                 now=clock.now, address="127.0.0.1", detail={"number": number},
             )  # fmt: skip
-        audit.record(session, team_id=people.other_team, member_id=None, action="job.cancel", now=clock.now)
+        teams.record_audit(session, team_id=people.other_team, member_id=None, action="job.cancel", now=clock.now)
     with database.read() as session:
-        assert [one.detail["number"] for one in audit.page(session, people.team).rows] == [2, 1, 0]
-        assert [one.detail["number"] for one in audit.page(session, people.team, thing_id="job_1").rows] == [1]
-        assert audit.page(session, people.team, action="job.retry").rows == []
+        assert [one.detail["number"] for one in teams.page_audit(session, people.team).rows] == [2, 1, 0]
+        assert [one.detail["number"] for one in teams.page_audit(session, people.team, thing_id="job_1").rows] == [1]
+        assert teams.page_audit(session, people.team, action="job.retry").rows == []

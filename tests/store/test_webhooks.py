@@ -1,4 +1,4 @@
-"""Messages to a team's addresses: written with the deed, tried again, given up in the end. And workers' presence."""
+"""Webhooks: messages are written with their event, tried again and finally given up. Heartbeats of workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from store import jobs, presence, webhooks
+from store import jobs, webhooks
 from store.errors import Conflict, NotFound, QuotaExceeded
+from store.jobs import leases
 from store.webhooks import Answer
 from tests.store.makers import claim, submit
 
@@ -31,8 +32,8 @@ def test_the_end_of_a_job_is_told_to_those_who_asked(database, people, clock, we
         jobs.finish(session, failed, state="failed", now=clock.now)
         done = claim(session, submit(session, people, clock.now).id, clock.now)
         jobs.finish(session, done, state="succeeded", now=clock.now)
-        errand = claim(session, submit(session, people, clock.now, kind="predict", runs=()).id, clock.now)
-        jobs.finish(session, errand, state="succeeded", now=clock.now)
+        operation = claim(session, submit(session, people, clock.now, kind="predict", runs=()).id, clock.now)
+        jobs.finish(session, operation, state="succeeded", now=clock.now)
     with database.write() as session:
         due = [*webhooks.take_due(session, now=clock.now), *webhooks.take_due(session, now=clock.now)]
         assert [(one.event, one.body["job_id"]) for one in due] == [
@@ -48,7 +49,7 @@ def test_a_cancelled_job_whose_worker_hands_it_back_or_is_lost_is_told(database,
         claims = [claim(session, submit(session, people, clock.now).id, clock.now) for _ in range(2)]
         for one in claims:
             jobs.request_cancel(session, people.team, one.job_id, clock.now)
-        jobs.hand_back(session, claims[0], reason="Shutting down.", now=clock.now)
+        jobs.release(session, claims[0], reason="Shutting down.", now=clock.now)
         jobs.reap(session, now=clock.pass_seconds(1000))
         told = [one.body["job_id"] for _ in claims for one in webhooks.take_due(session, now=clock.now)]
     assert told == [one.job_id for one in claims]
@@ -68,7 +69,7 @@ def test_one_message_at_a_time_goes_to_each_and_a_busy_one_is_left_alone(databas
         assert not webhooks.is_due(session, now=clock.now)
 
 
-def test_a_message_is_sent_again_when_somebody_asks(database, people, clock, webhook):
+def test_a_message_is_sent_again_on_request(database, people, clock, webhook):
     with database.write() as session:
         ping = webhooks.ping(session, people.team, webhook.id, now=clock.now)
         [one] = webhooks.take_due(session, now=clock.now)
@@ -86,7 +87,7 @@ def test_a_message_is_sent_again_when_somebody_asks(database, people, clock, web
 
 def test_a_team_has_so_many_webhooks_and_no_more(database, people, clock):
     with database.write() as session:
-        for _ in range(webhooks.MOST_WEBHOOKS):
+        for _ in range(webhooks.MAX_WEBHOOKS):
             made = {"team_id": people.team, "member_id": people.member, "url": "https://example.org", "events": []}
             webhooks.create(session, **made, now=clock.now)
         with pytest.raises(QuotaExceeded):
@@ -134,18 +135,18 @@ def test_another_team_s_addresses_are_not_found(database, people, clock, webhook
 
 def test_workers_are_there_while_they_say_so(database, clock):
     with database.write() as session:
-        presence.beat(session, "w1", queues=["cpu", "gpu"], device="cpu", doing=None, now=clock.now)
-        presence.beat(session, "w2", queues=["cpu"], device="cpu", doing="job_1", now=clock.now)
-        presence.beat(session, "w2", queues=["cpu"], device="cpu", doing="job_2", now=clock.pass_seconds(30))
+        leases.heartbeat(session, "w1", queues=["cpu", "gpu"], device="cpu", doing=None, now=clock.now)
+        leases.heartbeat(session, "w2", queues=["cpu"], device="cpu", doing="job_1", now=clock.now)
+        leases.heartbeat(session, "w2", queues=["cpu"], device="cpu", doing="job_2", now=clock.pass_seconds(30))
 
     def there(seconds):
         with database.read() as session:
-            found = presence.workers(session, seen_since=clock.now - timedelta(seconds=seconds))
+            found = leases.workers(session, seen_since=clock.now - timedelta(seconds=seconds))
             return [(one.name, one.queue, one.doing) for one in found]
 
     assert there(10) == [("w2", "cpu", "job_2")]
     assert there(60) == [("w1", "cpu", None), ("w2", "cpu", "job_2"), ("w1", "gpu", None)]
     with database.write() as session:
-        presence.leave(session, "w2")
-        presence.forget(session, silent_since=clock.now)
+        leases.delete_worker(session, "w2")
+        leases.delete_silent_workers(session, silent_since=clock.now)
     assert there(10**6) == []

@@ -1,10 +1,11 @@
-"""The worker is tested on both databases, with a training process that says what the test wants."""
+"""The worker is tested on both databases, with a training process that sends the messages of the test."""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,18 +25,21 @@ from tests.servers import (  # noqa: F401 - fixtures are found by name
     sqlite_url,
 )
 from tests.store.makers import People, make_people
-from worker.workplace import Workplace
+from worker.context import WorkerContext
 
-SAYING = """
+# A training process without the engine: it takes one job and then does what the test wrote.
+SCRIPT = """
 import json, os, pathlib, signal, sys, time
-folder = pathlib.Path(sys.argv[1])
-order = json.loads((folder / "order.json").read_text())
-left = [run for run in order["runs"] if run["left"]]
-def say(what, **fields):
-    print(json.dumps({"say": what, **fields}), flush=True)
-def leave(name, content=b"bytes"):
+folder = pathlib.Path(json.loads(sys.stdin.readline())["folder"])
+request = json.loads((folder / "request.json").read_text())
+left = [run for run in request["runs"] if run["left"]]
+def send(type, **fields):
+    print(json.dumps({"type": type, **fields}), flush=True)
+def write(name, content=b"bytes"):
     (folder / name).write_bytes(content)
     return name
+def wait_to_be_ended():
+    signal.pause()
 """
 
 
@@ -46,29 +50,35 @@ def people(database: Database) -> People:  # noqa: F811
 
 
 @pytest.fixture
-def workplace(database: Database, files: Files, tmp_path: Path, people: People) -> Iterator[Workplace]:  # noqa: F811
-    """A worker's place with a short lease."""
+def context(database: Database, files: Files, tmp_path: Path, people: People) -> Iterator[WorkerContext]:  # noqa: F811
+    """The context of a worker with a short lease."""
     environ = {"BIMT_DATABASE_URL": database.url, "BIMT_LEASE_SECONDS": "2", "BIMT_CANCEL_SECONDS": "0.5"}
-    environ |= {"BIMT_DRAIN_SECONDS": "1", "BIMT_SILENCE_SECONDS": "3"}
-    place = Workplace(Settings.from_env(environ, home=tmp_path / "home"), database, files, name="tester@here")
-    yield place
-    place.going_home.set()
+    environ |= {"BIMT_DRAIN_SECONDS": "1", "BIMT_IDLE_SECONDS": "3"}
+    made = WorkerContext(Settings.from_env(environ, home=tmp_path / "home"), database, files, name="tester@here")
+    yield made
+    made.shutting_down.set()
 
 
 @pytest.fixture
-def training_says(workplace: Workplace, tmp_path: Path) -> Callable[[str], None]:
-    """Make the training process do these lines of Python, which know `order`, `left`, `say`, `leave` and `folder`."""
+def training_does(context: WorkerContext, tmp_path: Path) -> Callable[[str], None]:
+    """Make the training process run these lines of Python, which know the names of SCRIPT."""
 
     def write(lines: str) -> None:
         script = tmp_path / "training.py"
-        script.write_text(SAYING + textwrap.dedent(lines))
-        workplace.training = (sys.executable, "-S", str(script))
+        script.write_text(SCRIPT + textwrap.dedent(lines))
+        context.training_command = (sys.executable, "-S", str(script))
 
     return write
 
 
-def in_the_background(deed: Callable[[], object]) -> threading.Thread:
-    """Do something on a thread while the test looks on."""
-    thread = threading.Thread(target=deed, daemon=True)
+def in_the_background(function: Callable[[], object]) -> threading.Thread:
+    """Run a function on a thread."""
+    thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    """Return once `look` returns something true; a test that hangs is ended by its time limit."""
+    while not look():
+        time.sleep(0.01)

@@ -1,99 +1,174 @@
-"""The parent's hold on a training process."""
+"""The worker's handle on a training process."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from worker.engine_process import EngineDied, EngineProcess
-from worker.scratch import scratch_folder, sweep
+from worker.engine_process import (
+    MAX_JOBS,
+    MAX_RESIDENT_BYTES,
+    EngineDied,
+    EngineProcess,
+    TrainingProcesses,
+    scratch_folder,
+    sweep,
+    training_process,
+)
+from worker.protocol import JobStopped, TrainingMessage
 
 
-def start(folder: Path, lines: str) -> EngineProcess:
+def start(folder: Path, lines: str) -> EngineProcess[TrainingMessage]:
     script = folder / "script.py"
-    script.write_text("import json, os, sys, time\n" + textwrap.dedent(lines))
-    return EngineProcess(folder, command=(sys.executable, "-S", str(script)))
+    script.write_text("import json, os, signal, sys\n" + textwrap.dedent(lines))
+    return training_process(folder, (sys.executable, "-S", str(script)))
 
 
-def test_it_never_waits_for_whoever_listens(tmp_path):
+def ended(process: EngineProcess[TrainingMessage]) -> str:
+    """How the process is said to have ended."""
+    try:
+        while process.next_message(60) is not None:
+            pass
+    except EngineDied as death:
+        return str(death)
+    pytest.fail("it has not ended")
+
+
+def test_it_never_waits_for_its_reader(tmp_path):
     many = """
     for number in range(20_000):
-        print(json.dumps({"say": "row", "number": number, "padding": "x" * 100}))
-    open(sys.argv[1] + "/finished", "w").close()
+        print(json.dumps({"type": "history_row", "run": "x" * 100, "row": {"step": number}}))
     """
     with start(tmp_path, many) as training:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "finished").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert [training.hear(5)["number"] for _ in range(20_000)] == list(range(20_000))
+        training._popen.wait()  # it has ended before anything is read here
+        assert [training.next_message(60).row["step"] for _ in range(20_000)] == list(range(20_000))
 
 
 def test_a_line_cut_by_a_kill_is_no_line(tmp_path):
     cut = """
-    print(json.dumps({"say": "row"}), flush=True)
-    os.write(1, b'{"say": "ro')
+    print(json.dumps({"type": "job_stopped"}), flush=True)
+    os.write(1, b'{"type": "job_st')
     os.kill(os.getpid(), 9)
     """
     with start(tmp_path, cut) as training:
-        assert training.hear(5) == {"say": "row"}
-        with pytest.raises(EngineDied, match="killed by signal 9"):
-            training.hear(5)
+        assert training.next_message(60) == JobStopped()
+        assert "killed by signal 9" in ended(training)
 
 
-def test_its_last_words_are_quoted(tmp_path):
-    with start(tmp_path, 'sys.exit("out of memory at step 7")') as training, pytest.raises(EngineDied) as death:
-        training.hear(10)
-    assert "ended with code 1" in str(death.value)
-    assert "out of memory at step 7" in str(death.value)
+def test_the_last_line_of_its_output_is_quoted(tmp_path):
+    with start(tmp_path, 'sys.exit("out of memory at step 7")') as training:
+        sentence = ended(training)
+    assert "ended with code 1" in sentence
+    assert "out of memory at step 7" in sentence
 
 
-def test_it_does_not_outlive_the_hold(tmp_path):
-    with start(tmp_path, "time.sleep(60)") as training:
+def test_it_knows_no_secret_of_the_worker(tmp_path, monkeypatch):
+    for name in ("BIMT_DATABASE_URL", "BIMT_SECRET_KEY", "AWS_SECRET_ACCESS_KEY", "BIMT_BROKER_URL", "MY_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("BIMT_KERNEL_CACHE", "/kernels")
+    lines = 'print(json.dumps({"type": "log", "level": "info", "text": json.dumps(dict(os.environ))}))'
+    with start(tmp_path, lines) as training:
+        environment = json.loads(training.next_message(60).text)
+    assert "secret" not in environment.values()
+    assert environment["BIMT_KERNEL_CACHE"] == "/kernels"
+    assert environment["TMPDIR"] == str(tmp_path / "tmp")
+
+
+def test_it_ends_with_its_handle(tmp_path):
+    with start(tmp_path, "signal.pause()") as training:
         pid = training.pid
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_real_one_ends_when_its_parent_is_killed(tmp_path, number):
-    """The parent here waits before the training has imported anything, and later; both must end."""
-    parent_script = tmp_path / "parent.py"
-    parent_script.write_text(
+def test_the_real_one_ends_when_its_worker_is_killed(tmp_path, number):
+    worker_script = tmp_path / "parent.py"
+    worker_script.write_text(
         textwrap.dedent(
             """
-            import json, os, pathlib, subprocess, sys, time
+            import pathlib, signal, sys
+            from worker.engine_process import training_process
             folder = pathlib.Path(sys.argv[1])
-            order = {"parent": os.getpid(), "content": None, "content_sha256": None, "runs": []}
-            (folder / "order.json").write_text(json.dumps(order))
-            wait = "import sys, time, pathlib, worker.speech as s; s.die_with_parent(%d); s.Ears(); time.sleep(60)"
-            training = subprocess.Popen([sys.executable, "-c", wait % os.getpid()], stdin=subprocess.PIPE)
-            print(training.pid, flush=True)
-            time.sleep(60)
+            print(training_process(folder, (sys.executable, "-m", "worker.training_process")).pid, flush=True)
+            signal.pause()
             """
         )
     )
     root = Path(__file__).resolve().parent.parent.parent
     with subprocess.Popen(
-        [sys.executable, str(parent_script), str(tmp_path)],
+        [sys.executable, str(worker_script), str(tmp_path)],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(root)},
-    ) as parent:
-        assert parent.stdout is not None
-        training = psutil.Process(int(parent.stdout.readline()))
-        time.sleep(0.5)
-        parent.send_signal(number)
-        parent.wait(10)
-        _, alive = psutil.wait_procs([training], timeout=10)
-        assert not alive
+    ) as worker:
+        assert worker.stdout is not None
+        training = psutil.Process(int(worker.stdout.readline()))
+        worker.send_signal(number)
+        worker.wait()
+        psutil.wait_procs([training])
+
+
+class Pool:
+    """TrainingProcesses whose processes do nothing, and the process that each job had."""
+
+    def __init__(self, spool: Path, *, keep_waiting: bool = True) -> None:
+        command = (sys.executable, "-S", "-c", "import sys; sys.stdin.read()")
+        self.processes = TrainingProcesses(spool=spool, command=command, keep_waiting=keep_waiting)
+
+    def job(self, resident_bytes: int | None = 1) -> int:
+        """The process id of a job that ends well with so much memory; None: that does not end well."""
+        with self.processes.borrow() as process:
+            if resident_bytes is not None:
+                self.processes.keep(resident_bytes)
+            return process.pid
+
+
+@pytest.fixture
+def pool(tmp_path):
+    made = Pool(tmp_path / "spool")
+    yield made
+    made.processes.close()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_one_process_serves_jobs_until_one_does_not_end_well(pool):
+    first = [pool.job(), pool.job(), pool.job(None)]
+    assert len(set(first)) == 1
+    assert pool.job() != first[0]
+
+
+def test_a_process_that_has_grown_is_replaced(pool):
+    first = [pool.job(MAX_RESIDENT_BYTES), pool.job(MAX_RESIDENT_BYTES + 1)]
+    assert first[0] == first[1] != pool.job()
+
+
+def test_a_process_is_replaced_after_its_last_job(pool):
+    pids = [pool.job() for _ in range(MAX_JOBS + 1)]
+    assert len(set(pids[:MAX_JOBS])) == 1
+    assert pids[MAX_JOBS] != pids[0]
+
+
+def test_a_process_that_died_while_it_waited_is_replaced(pool):
+    pool.processes.start_waiting()
+    waiting = pool.processes._process
+    psutil.Process(waiting.pid).kill()
+    waiting._popen.wait()
+    assert pool.job() != waiting.pid
+
+
+def test_without_the_setting_each_job_has_a_process_of_its_own(tmp_path):
+    pool = Pool(tmp_path, keep_waiting=False)
+    pool.processes.start_waiting()
+    assert pool.processes._process is None
+    assert pool.job() != pool.job()
 
 
 def test_a_folder_whose_worker_is_gone_is_swept_and_no_other(tmp_path):

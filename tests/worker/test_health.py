@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from store import jobs, migrate, presence
+from store import jobs, migrate
 from store.database import Database
+from store.jobs import leases
 from tests.store.makers import make_people, submit
-from worker.health import main, scheduler_complaint, worker_complaint
+from worker.health import main, scheduler_problem, worker_problem
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -25,13 +26,13 @@ def rows(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def test_a_worker_is_well_while_it_is_heard_of(rows):
+def test_a_worker_is_well_while_it_sends_heartbeats(rows):
     with rows.write() as session:
-        presence.beat(session, "cpu-7@node1", queues=["cpu"], device="cpu", doing=None, now=NOON)
+        leases.heartbeat(session, "cpu-7@node1", queues=["cpu"], device="cpu", doing=None, now=NOON)
     with rows.read() as session:
-        assert worker_complaint(session, now=NOON + timedelta(seconds=30), host="node1") is None
-        assert "node1" in worker_complaint(session, now=NOON + timedelta(seconds=90), host="node1")
-        assert "node2" in worker_complaint(session, now=NOON, host="node2")
+        assert worker_problem(session, now=NOON + timedelta(seconds=30), host="node1") is None
+        assert "node1" in worker_problem(session, now=NOON + timedelta(seconds=90), host="node1")
+        assert "node2" in worker_problem(session, now=NOON, host="node2")
 
 
 def test_the_scheduler_is_well_until_a_job_waits_unannounced(rows):
@@ -40,12 +41,12 @@ def test_the_scheduler_is_well_until_a_job_waits_unannounced(rows):
 
     def complaint(seconds: float) -> str | None:
         with rows.read() as session:
-            return scheduler_complaint(session, now=NOON + timedelta(seconds=seconds), resend_seconds=30)
+            return scheduler_problem(session, now=NOON + timedelta(seconds=seconds), resend_seconds=30)
 
     assert complaint(20) is None
     assert job in complaint(200)
     with rows.write() as session:
-        jobs.mark_announced(session, [job], at=NOON + timedelta(seconds=190))
+        jobs.mark_sent(session, [job], at=NOON + timedelta(seconds=190))
     assert complaint(200) is None
 
 

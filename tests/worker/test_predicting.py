@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.networks.network import Network
 from tests.engine.makers import build
 from worker.predicting import Refusal, predict

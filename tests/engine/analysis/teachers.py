@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bimt_engine.datasets.dataset import Dataset
-from bimt_engine.networks.build import build_network
-from bimt_engine.networks.mlp import Mlp
-from bimt_engine.spec import FormulaData, MlpNetwork, Spec
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.kinds.synthetic import FormulaData
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.spec import Spec
 
 RESIDUE = 1e-3  # what AdamW with a |w| subgradient leaves in place of zeros
 
@@ -23,7 +24,7 @@ TWO_MODULES = (
 TANGLED = (*TWO_MODULES, (1, 4, 0, 1.2))
 
 
-def teacher(connections=TWO_MODULES, *, hidden: int = 8, residue: float = 0.0, seed: int = 0) -> Mlp:
+def teacher(connections=TWO_MODULES, *, hidden: int = 8, residue: float = 0.0, seed: int = 0) -> Network:
     """A 4-h-h-2 perceptron with these connections, and noise of this size on all others."""
     draw = np.random.default_rng(seed)
     network = build_network(
@@ -41,7 +42,7 @@ def teacher(connections=TWO_MODULES, *, hidden: int = 8, residue: float = 0.0, s
     return network
 
 
-def data_of(network: Mlp | None, *, examples: int = 100, seed: int = 0) -> Dataset:
+def data_of(network: Network | None, *, examples: int = 100, seed: int = 0) -> Dataset:
     """Random inputs and what the network says to them (or nothing yet)."""
     draw = np.random.default_rng(seed)
     x = draw.uniform(-1, 1, (2 * examples, 4))
@@ -55,7 +56,7 @@ def data_of(network: Mlp | None, *, examples: int = 100, seed: int = 0) -> Datas
     )  # fmt: skip
 
 
-def student_and_data(connections=TWO_MODULES, *, seed: int = 0) -> tuple[Mlp, Dataset]:
+def student_and_data(connections=TWO_MODULES, *, seed: int = 0) -> tuple[Network, Dataset]:
     """A network with residue on every weight, and the data of its sparse teacher."""
     return teacher(connections, residue=RESIDUE, seed=seed), data_of(teacher(connections, seed=seed), seed=seed)
 

@@ -9,11 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from bimt_engine.analysis.answering import answer_interventions
-from bimt_engine.analysis.asked import MOST_TRIALS, InterventionError, read_asked
-from bimt_engine.analysis.intervention import Change, Intervention
-from bimt_engine.analysis.subject import Subject
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.intervention_request import MAX_TRIALS, InterventionError, read_request
+from bimt_engine.analysis.modules.interventions import Change, Intervention, run_interventions
+from bimt_engine.data.dataset import Dataset
 from tests.engine.analysis.teachers import TWO_MODULES, data_of, teacher
 from tests.engine.makers import build
 
@@ -29,8 +28,8 @@ def test_the_answer_is_that_of_the_intervention_and_survives_json() -> None:
             [{"kind": "neuron", "id": "hidden1:4", "do": "scale", "value": 0.5}, {"kind": "module", "id": "A"}],
         ]
     }
-    answer = json.loads(json.dumps(answer_interventions(network, data, asked, modules=MODULES), allow_nan=False))
-    subject = Subject.of(network, data)
+    answer = json.loads(json.dumps(run_interventions(network, data, asked, modules=MODULES), allow_nan=False))
+    subject = AnalysisContext.of(network, data)
     by_hand = Intervention(subject, subject.values(), modules={"A": MODULES[0]["neurons"]}).run(
         [
             [Change("connection", "weights.0[0,0]")],
@@ -46,7 +45,7 @@ def test_the_answer_is_that_of_the_intervention_and_survives_json() -> None:
 
 def test_each_connection_that_is_kept_has_a_trial() -> None:
     network = teacher()
-    answer = answer_interventions(network, data_of(network), {"each": {"kind": "connection"}})
+    answer = run_interventions(network, data_of(network), {"each": {"kind": "connection"}})
     keys = {trial["changes"][0]["id"] for trial in answer["trials"]}
     assert keys == {f"weights.{layer}[{target},{source}]" for layer, target, source, _ in TWO_MODULES}
     loss = [trial["metrics"]["prediction_loss"] for trial in answer["trials"]]
@@ -55,7 +54,7 @@ def test_each_connection_that_is_kept_has_a_trial() -> None:
 
 def test_each_neuron_is_one_between_the_ends_that_a_connection_touches() -> None:
     network = teacher()
-    answer = answer_interventions(network, data_of(network), {"each": {"kind": "neuron", "do": "mean"}})
+    answer = run_interventions(network, data_of(network), {"each": {"kind": "neuron", "do": "mean"}})
     ids = {trial["changes"][0]["id"] for trial in answer["trials"]}
     assert ids == {f"hidden{layer}:{slot}" for layer in (1, 2) for slot in (0, 1, 4, 5)}
 
@@ -66,9 +65,9 @@ def test_every_architecture_answers(architecture: str, kind: str) -> None:
     inner = [layer.name for layer in network.wiring.neuron_layers][1:-1]
     if kind == "neuron" and not inner:
         with pytest.raises(InterventionError, match="no neuron to change"):
-            answer_interventions(network, data, {"each": {"kind": kind}})
+            run_interventions(network, data, {"each": {"kind": kind}})
         return
-    answer = answer_interventions(network, data, {"each": {"kind": kind}})
+    answer = run_interventions(network, data, {"each": {"kind": kind}})
     assert len(answer["trials"]) > 3
     assert np.isfinite([list(trial["effects"].values()) for trial in answer["trials"]]).all()
 
@@ -85,12 +84,12 @@ def test_every_architecture_answers(architecture: str, kind: str) -> None:
             {"trials": [[{"kind": "neuron", "id": "hidden1:0", "do": "set", "value": float("inf")}]]},
             "/trials/0/0/value",
         ),
-        ({"trials": [[]] * (MOST_TRIALS + 1)}, "/trials"),
+        ({"trials": [[]] * (MAX_TRIALS + 1)}, "/trials"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(asked: dict, pointer: str) -> None:
     with pytest.raises(InterventionError) as caught:
-        read_asked(asked)
+        read_request(asked)
     assert caught.value.problems[0][0] == pointer
 
 
@@ -103,7 +102,7 @@ def test_every_change_that_cannot_be_made_is_told_at_once() -> None:
         ]
     }
     with pytest.raises(InterventionError) as caught:
-        answer_interventions(network, data_of(network), asked, modules=MODULES)
+        run_interventions(network, data_of(network), asked, modules=MODULES)
     assert [place for place, _ in caught.value.problems] == ["/trials/0/1", "/trials/1/0"]
     assert "no module 'Q'; this network has A" in caught.value.problems[1][1]
 
@@ -115,17 +114,17 @@ def test_more_than_can_be_answered_soon_is_refused_with_what_can() -> None:
         x, np.zeros((4096, small.targets)), x, np.zeros((4096, small.targets)), "regression", small.feature_names,
         small.target_names,
     )  # fmt: skip
-    import bimt_engine.analysis.answering as answering
+    import bimt_engine.analysis.modules.interventions as interventions
 
-    before = answering.MOST_WORK
-    answering.MOST_WORK = 1e8
+    before = interventions.MAX_WORK
+    interventions.MAX_WORK = 1e8
     try:
         with pytest.raises(InterventionError, match="ask for at most [0-9]+ at once"):
-            answer_interventions(network, data, {"each": {"kind": "connection"}})
+            run_interventions(network, data, {"each": {"kind": "connection"}})
     finally:
-        answering.MOST_WORK = before
+        interventions.MAX_WORK = before
 
 
 def test_what_may_be_asked_is_read_without_torch() -> None:
-    code = "import bimt_engine.analysis.asked, sys; assert 'torch' not in sys.modules"
+    code = "import bimt_engine.analysis.intervention_request, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

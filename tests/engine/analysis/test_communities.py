@@ -24,13 +24,14 @@ from bimt_engine.analysis.communities import (
     leiden,
     normalised_cut,
     null_scores,
+    relabelled,
     spectral_cut,
+    variation_of_information,
 )
+from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.partitions import relabelled, variation_of_information
-from bimt_engine.analysis.significance import p_value
-from bimt_engine.analysis.subject import Subject
+from bimt_engine.analysis.modules.significance import p_value
 from tests.engine.analysis.teachers import data_of, teacher
 
 
@@ -244,7 +245,7 @@ def test_planted_groups_are_significant_and_random_weights_are_not() -> None:
 
 def test_the_document_holds_every_connected_neuron_once_and_is_equal_by_seed() -> None:
     network = teacher()
-    subject = Subject.of(network, data_of(network))
+    subject = AnalysisContext.of(network, data_of(network))
     masks = {name: value != 0 for name, value in subject.values().items() if name.startswith("weights")}
     graph = extract_graph(subject, subject.values(), masks)
     one, two = (find_communities(graph, seeds=5, seed=1, nulls=19) for _ in range(2))

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bimt_engine.analysis.components import component_labels, count_modules
-from bimt_engine.analysis.effects import (
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.extraction import extract_graph
+from bimt_engine.analysis.modules.effects import (
     DOS,
     Probe,
     complement,
@@ -24,12 +25,10 @@ from bimt_engine.analysis.effects import (
     union,
     upstream_effects,
 )
-from bimt_engine.analysis.extraction import extract_graph, touched_places
-from bimt_engine.analysis.modules import examine_modules, find_modules, letter, listed
-from bimt_engine.analysis.paths import full_masks
-from bimt_engine.analysis.pruning import prune
-from bimt_engine.analysis.significance import holm, p_value, random_groups, specific_effect
-from bimt_engine.analysis.subject import Subject
+from bimt_engine.analysis.modules.find import examine_modules, find_modules, letter, listed
+from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
+from bimt_engine.analysis.pruning.search import prune
+from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
 
@@ -38,15 +37,15 @@ from tests.engine.makers import build
 def test_a_target_predicted_at_several_steps_is_one_claim(name: str) -> None:
     network, data = build(name)
     data = dataclasses.replace(data, predicted_positions=(0, 2))
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     probe = Probe(subject, subject.network, seed=1)
-    group = {"hidden1": np.arange(probe.places("hidden1")) < 2}
-    [answers] = probe.answers([group], "zero").reshape(1, -1, 2, 2)
+    group = {"hidden1": np.arange(subject.wiring.layer("hidden1").places) < 2}
+    [answers] = probe.outputs_without([group], "zero").reshape(1, -1, 2, 2)
     plain = subject.network(probe.inputs).detach().numpy()[:, [0, 2]]
     lost = ((answers - plain) ** 2).mean(axis=0).sum(axis=0) / plain.var(axis=0).sum(axis=0)
     np.testing.assert_allclose(probe.effects([group], "zero").matrix, lost[None], rtol=1e-12)
 
-    pruned = prune(subject, tolerance=0.05, refit_steps=20, seed=0)
+    pruned = prune(subject, tolerance=0.05, refit_evaluations=20, seed=0)
     report = examine_modules(
         subject, Probe(subject, pruned.network, seed=1), probe, pruned.masks, random_group_count=5, seed=0
     )
@@ -57,7 +56,7 @@ def test_a_target_predicted_at_several_steps_is_one_claim(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "classifier", "grid mlp"])
 def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) -> None:
     network, data = build(name)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     probe = Probe(subject, subject.network, seed=1)
     size = subject.wiring.layer("hidden1").neurons
     groups = [{"hidden1": np.arange(size) == slot} for slot in range(size)]
@@ -66,7 +65,7 @@ def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) ->
 
     x = torch.from_numpy(np.concatenate([data.train_inputs, data.test_inputs]))
     with torch.no_grad():
-        first = network.run(x)[1]["hidden1"]
+        first = network.forward_with_hooks(x)[1]["hidden1"]
         before = network(x).numpy()
     for row, group in enumerate(groups):
         places = torch.from_numpy(group["hidden1"])
@@ -84,13 +83,13 @@ def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) ->
             return changed
 
         with torch.no_grad():
-            after = network.run(x, switch_off)[0].numpy()
+            after = network.forward_with_hooks(x, switch_off)[0].numpy()
         brute = ((after - before) ** 2).mean(0) / before.var(0)
         np.testing.assert_allclose(matrix[row], brute, rtol=1e-10)
 
 
 def test_every_example_is_resampled_from_another_one() -> None:
-    subject = Subject.of(*build("mlp"))
+    subject = AnalysisContext.of(*build("mlp"))
     for seed in range(5):
         partner = Probe(subject, subject.network, seed=seed).partner
         assert (partner != torch.arange(len(partner))).all()
@@ -99,23 +98,23 @@ def test_every_example_is_resampled_from_another_one() -> None:
 
 def test_an_empty_group_does_nothing_and_a_mean_of_everything_leaves_a_constant(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     probe = Probe(subject, subject.network, seed=0)
     ends = (subject.wiring.input_layer.name, subject.wiring.output_layer.name)
-    sizes = {layer.name: probe.places(layer.name) for layer in subject.wiring.neuron_layers}
+    sizes = {layer.name: layer.places for layer in subject.wiring.neuron_layers}
     nothing = {layer: np.zeros(size, bool) for layer, size in sizes.items()}
     everything = {layer: np.ones(size, bool) for layer, size in sizes.items() if layer != ends[1]}
     assert probe.effects([nothing], "zero").matrix == pytest.approx(0.0, abs=1e-20)
-    answers = probe.answers([everything], "zero")
+    answers = probe.outputs_without([everything], "zero")
     np.testing.assert_allclose(answers.std(axis=1), 0.0, atol=1e-12)
 
 
 def test_all_groups_at_once_are_the_same_as_one_by_one(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     probe = Probe(subject, subject.network, seed=0)
     layer = subject.wiring.neuron_layers[1].name
-    size = probe.places(layer)
+    size = subject.wiring.layer(layer).places
     groups = [{layer: np.arange(size) == slot} for slot in range(size)]
     for do in DOS:
         together = probe.effects(groups, do).matrix
@@ -125,12 +124,12 @@ def test_all_groups_at_once_are_the_same_as_one_by_one(architecture: str) -> Non
 
 def test_class_effects_are_the_rise_of_cross_entropy_on_the_examples_of_the_class() -> None:
     network, data = build("classifier")
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     probe = Probe(subject, subject.network, seed=0)
     group = {"hidden1": np.arange(8) == 3}
     effects = probe.effects([group], "zero")
     y = torch.from_numpy(np.concatenate([data.train_targets, data.test_targets]))
-    after = torch.from_numpy(probe.answers([group], "zero")[0])
+    after = torch.from_numpy(probe.outputs_without([group], "zero")[0])
     before = torch.from_numpy(probe.outputs)
     for label in range(4):
         of = y == label
@@ -149,7 +148,7 @@ def test_selectivity_is_one_for_one_output_and_zero_for_all_alike() -> None:
 
 def test_two_modules_are_exclusive_sufficient_and_do_not_interact() -> None:
     network = teacher()
-    subject = Subject.of(network, data_of(network))
+    subject = AnalysisContext.of(network, data_of(network))
     masks = {name: value != 0 for name, value in subject.values().items() if name.startswith("weights")}
     modules = find_modules(subject, masks)
     assert [(m.name, m.inputs, m.outputs, m.connections) for m in modules] == [
@@ -173,7 +172,7 @@ def test_two_modules_are_exclusive_sufficient_and_do_not_interact() -> None:
 
 def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
     network, data = student_and_data()
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
     report = examine_modules(
         subject, Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0), pruned.masks,
@@ -197,7 +196,7 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
 
 def test_a_module_has_the_p_values_of_the_matrix_both_raw_and_corrected() -> None:
     network, data = student_and_data()
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
     probes = Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0)
     report = examine_modules(subject, *probes, pruned.masks, random_group_count=200, seed=0)
@@ -217,8 +216,8 @@ def test_a_separation_that_pruning_made_is_not_supported() -> None:
     data = data_of(network)
     with torch.no_grad():  # a rotation between the neurons of the last hidden layer: every neuron now serves both
         network.weights[2] += 0.8 * torch.randn(2, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    trained = Subject.of(network, data)
-    clean = Subject.of(teacher(), data)
+    trained = AnalysisContext.of(network, data)
+    clean = AnalysisContext.of(teacher(), data)
     masks = {name: value != 0 for name, value in clean.values().items() if name.startswith("weights")}
     report = examine_modules(
         trained, Probe(clean, clean.network, seed=0), Probe(trained, trained.network, seed=0), masks,
@@ -230,7 +229,7 @@ def test_a_separation_that_pruning_made_is_not_supported() -> None:
 
 def test_a_network_in_one_piece_has_no_separate_module() -> None:
     network, data = student_and_data(TANGLED)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
     report = examine_modules(
         subject, Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0), pruned.masks,
@@ -242,7 +241,7 @@ def test_a_network_in_one_piece_has_no_separate_module() -> None:
 
 def test_components_are_those_of_networkx(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     draw = np.random.default_rng(0)
     values = subject.values()
     for _ in range(10):
@@ -270,7 +269,7 @@ def test_components_are_those_of_networkx(architecture: str) -> None:
 
 def test_a_graph_holds_what_the_wiring_says(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     values = subject.values()
     masks = full_masks(subject.wiring, values)
     graph = extract_graph(subject, values, masks)
@@ -293,7 +292,7 @@ def test_exchanged_neurons_keep_their_names_and_identities() -> None:
     network = teacher()
     data = data_of(network)
     network.adopt_orders({"input": torch.tensor([2, 0, 3, 1]), "output": torch.tensor([1, 0])})
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     masks = {name: value != 0 for name, value in subject.values().items() if name.startswith("weights")}
     graph = extract_graph(subject, subject.values(), masks)
     assert [n.name for n in graph.neurons if n.layer == "input"] == ["x3", "x1", "x4", "x2"]
@@ -301,7 +300,7 @@ def test_exchanged_neurons_keep_their_names_and_identities() -> None:
     modules = find_modules(subject, masks)
     # Slots 0 and 2 hold x3 and x4 now, and lead to slot 0, which holds y2.
     assert {(m.inputs, m.outputs) for m in modules} == {((2, 3), (1,)), ((0, 1), (0,))}
-    touched = touched_places(subject, masks)
+    touched = touched_places(subject.wiring, masks)
     assert touched["hidden1"].sum() == 4
 
 
@@ -348,7 +347,7 @@ def test_a_specific_effect_counts_no_more_than_all_there_is() -> None:
 @pytest.mark.slow
 def test_p_is_uniform_when_the_module_is_itself_a_random_group() -> None:
     network = teacher(residue=0.7, hidden=14, seed=5)
-    subject = Subject.of(network, data_of(network))
+    subject = AnalysisContext.of(network, data_of(network))
     probe = Probe(subject, subject.network, seed=0)
     pool = {"hidden1": np.ones(14, bool), "hidden2": np.ones(14, bool)}
     draw = np.random.default_rng(0)

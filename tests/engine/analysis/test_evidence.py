@@ -10,7 +10,7 @@ import torch
 
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.plain_json import without_infinities
+from bimt_engine.json_utils import finite_json
 from tests.engine.analysis.teachers import plain_spec, student_and_data
 from tests.engine.makers import build
 
@@ -82,4 +82,4 @@ def test_what_progress_raises_goes_through() -> None:
 
 def test_infinities_become_null() -> None:
     thing = {"a": [float("nan"), np.float64("inf"), np.int64(3)], "b": (True, np.bool_(False), "x", None)}
-    assert without_infinities(thing) == {"a": [None, None, 3], "b": [True, False, "x", None]}
+    assert finite_json(thing) == {"a": [None, None, 3], "b": [True, False, "x", None]}

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bimt_engine.analysis.effects import Probe
-from bimt_engine.analysis.intervention import Change, Intervention, InterventionError
-from bimt_engine.analysis.subject import Subject
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.hooked_network import as_tensor
+from bimt_engine.analysis.intervention_request import InterventionError
+from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.interventions import Change, Intervention
 from tests.engine.analysis.teachers import data_of, teacher
 from tests.engine.makers import build
 
@@ -24,7 +26,7 @@ def value_for(do: str) -> float | None:
 @pytest.mark.parametrize("do", DOS)
 def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     if architecture in ("transformer", "normed transformer"):
         layer = "attention1"
     else:
@@ -32,7 +34,7 @@ def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> Non
     done = Intervention(subject, subject.values())
     (outcome,) = done.run([[Change("neuron", f"{layer}:1", do, value_for(do))]])
 
-    x = subject.tensor(done.inputs)
+    x = as_tensor(done.inputs)
     plain: list[torch.Tensor] = []
 
     def keep(name: str, activation: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,7 @@ def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> Non
         return activation
 
     with torch.no_grad():
-        network.run(x, keep)
+        network.forward_with_hooks(x, keep)
     steps = iter(plain)
 
     def by_hand(name: str, activation: torch.Tensor) -> torch.Tensor:
@@ -62,7 +64,7 @@ def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> Non
         return changed
 
     with torch.no_grad():
-        outputs = subject.rows(network.run(x, by_hand)[0])
+        outputs = subject.general.rows(network.forward_with_hooks(x, by_hand)[0])
     expected = subject.losses(outputs[: len(data.train_inputs)], subject.train).mean()
     assert outcome.metrics["prediction_loss"] == pytest.approx(expected, rel=1e-9)
 
@@ -70,7 +72,7 @@ def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> Non
 @pytest.mark.parametrize("do", ["set", "scale", "zero"])
 def test_a_changed_connection_is_a_changed_weight(architecture: str, do: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     name = subject.wiring.weight_layers[0].parameter
     done = Intervention(subject, subject.values())
     (outcome,) = done.run([[Change("connection", f"{name}[2,1]", do, value_for(do))]])
@@ -81,7 +83,7 @@ def test_a_changed_connection_is_a_changed_weight(architecture: str, do: str) ->
 
 
 def test_replacing_all_that_a_neuron_sends_is_replacing_the_neuron() -> None:
-    subject = Subject.of(*build("mlp"))
+    subject = AnalysisContext.of(*build("mlp"))
     done = Intervention(subject, subject.values())
     for do in ("zero", "mean", "resample"):
         sent = [Change("connection", f"weights.1[{row},3]", do) for row in range(5)]
@@ -92,7 +94,7 @@ def test_replacing_all_that_a_neuron_sends_is_replacing_the_neuron() -> None:
 
 def test_a_module_is_its_inner_neurons_and_agrees_with_its_effect() -> None:
     network = teacher()
-    subject = Subject.of(network, data_of(network))
+    subject = AnalysisContext.of(network, data_of(network))
     modules = {"A": ["input:0", "input:2", "hidden1:0", "hidden1:1", "hidden2:0", "hidden2:1", "output:0"]}
     done = Intervention(subject, subject.values(), modules=modules)
     (outcome,) = done.run([[Change("module", "A", "mean")]])
@@ -105,7 +107,7 @@ def test_a_module_is_its_inner_neurons_and_agrees_with_its_effect() -> None:
 def test_an_embedding_dimension_is_one_neuron_for_all_tokens() -> None:
     network, data = build("embedded mlp")
     network.adopt_orders({"input": torch.tensor([2, 0, 3, 1])})
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     done = Intervention(subject, subject.values())
     (outcome,) = done.run([[Change("embedding", "3")]])  # born as 3, it sits in slot 2 now
     values = subject.values()
@@ -116,7 +118,7 @@ def test_an_embedding_dimension_is_one_neuron_for_all_tokens() -> None:
 
 
 def test_trials_side_by_side_are_the_same_as_one_by_one() -> None:
-    subject = Subject.of(*build("deep mlp"))
+    subject = AnalysisContext.of(*build("deep mlp"))
     done = Intervention(subject, subject.values())
     trials = [
         [],
@@ -135,7 +137,7 @@ def test_trials_side_by_side_are_the_same_as_one_by_one() -> None:
 
 def test_of_what_cannot_be_computed_nothing_is_said(architecture: str) -> None:
     network, data = build(architecture)
-    done = Intervention(Subject.of(network, data), Subject.of(network, data).values())
+    done = Intervention(AnalysisContext.of(network, data), AnalysisContext.of(network, data).values())
     huge, twice = Change("neuron", "output:0", "set", 1e308), Change("neuron", "output:0", "scale", 1e308)
     beyond, far, after = done.run([[huge, twice], [huge], []])
     assert np.isnan([*beyond.metrics.values(), *beyond.effects.values()]).all()
@@ -145,7 +147,7 @@ def test_of_what_cannot_be_computed_nothing_is_said(architecture: str) -> None:
 
 def test_nothing_is_modified(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     values = subject.values()
     kept = {name: value.copy() for name, value in values.items()}
     parameter = subject.wiring.weight_layers[-1].parameter
@@ -171,14 +173,14 @@ def test_nothing_is_modified(architecture: str) -> None:
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused_with_a_sentence(change: Change, sentence: str) -> None:
-    subject = Subject.of(*build("mlp"))
+    subject = AnalysisContext.of(*build("mlp"))
     with pytest.raises(InterventionError, match=sentence):
         Intervention(subject, subject.values()).run([[change]])
 
 
 def test_a_thousand_ablations_take_well_under_a_second() -> None:
     network = teacher(hidden=20)
-    subject = Subject.of(network, data_of(network))
+    subject = AnalysisContext.of(network, data_of(network))
     done = Intervention(subject, subject.values())
     keys = [f"weights.1[{row},{column}]" for row in range(20) for column in range(20)]
     keys += [f"weights.0[{row},{column}]" for row in range(20) for column in range(4)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from bimt_engine.analysis.k_means import k_means
+from bimt_engine.analysis.communities import k_means
 
 
 def spread(points: np.ndarray, labels: np.ndarray) -> float:

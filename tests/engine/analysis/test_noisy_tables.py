@@ -7,26 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from bimt_engine.analysis.learnt import learnt
-from bimt_engine.analysis.modules import find_modules
-from bimt_engine.analysis.pruning import Pruned, prune
-from bimt_engine.analysis.subject import Subject
-from bimt_engine.datasets.catalogue import make_dataset
-from bimt_engine.datasets.dataset import Dataset
-from bimt_engine.recipes.shelf import load_recipe
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.modules.find import find_modules
+from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.pruning.search import Pruned, prune
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.registry import make_dataset
+from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import UploadedData
 from bimt_engine.training.loop import Training
 from standalone.demo import write_diabetes
 
 
-def trained_and_pruned(asked: UploadedData, table: Path, seed: int) -> tuple[Subject, Pruned]:
+def trained_and_pruned(asked: UploadedData, table: Path, seed: int) -> tuple[AnalysisContext, Pruned]:
     """A run of the recipe `table`, as far as its pruned network."""
     spec = load_recipe("table").spec_for(asked).expanded()
     data = make_dataset(asked, seed=seed, content=table)
     training = Training.begin(spec, data, seed=seed)
-    for _ in training.moments():
+    for _ in training.updates():
         pass
-    subject = Subject.of(training.network, data, seed=seed)
+    subject = AnalysisContext.of(training.network, data, seed=seed)
     pruned = prune(subject, tolerance=spec.evidence.tolerance, seed=seed)
     assert pruned.within_tolerance
     return subject, pruned
@@ -79,7 +79,7 @@ def test_two_formulas_of_a_table_are_both_learnt_and_told_apart(tmp_path: Path) 
     apart = 0
     for seed in range(5):
         subject, pruned = trained_and_pruned(of_table(table, ["crop", "colour"]), table, seed)
-        outputs = learnt(subject, pruned.values, reached=())
+        outputs = score_outputs(subject, pruned.values, reached=())
         assert min(row["pruned"]["r2"] for row in outputs) > 0.95
         found = {(module.inputs, module.outputs) for module in find_modules(subject, pruned.masks)}
         apart += found == {((0, 1), (0,)), ((2, 3), (1,))}

@@ -10,24 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimt_engine.analysis.ablation import ablation_effects
-from bimt_engine.analysis.losses import loss_per_example, loss_scale
-from bimt_engine.analysis.narrow import NarrowMlp, refit_narrow
-from bimt_engine.analysis.paths import drop_dead_ends, full_masks, reached_from_inputs, reaching_outputs, settle_mlp
-from bimt_engine.analysis.plain_mlp import ACTIVATIONS, forward, split
-from bimt_engine.analysis.pruning import prune
-from bimt_engine.analysis.refit import (
+from bimt_engine.analysis.context import AnalysisContext, loss_per_example, loss_scale
+from bimt_engine.analysis.modules.effects import ablation_effects
+from bimt_engine.analysis.numpy_mlp import ACTIVATIONS, forward, split, without_dead_neurons
+from bimt_engine.analysis.pruning.compact_mlp import CompactMlp, refit_compact
+from bimt_engine.analysis.pruning.refit import (
     GradientProblem,
-    SmallProblem,
+    LeastSquaresProblem,
     kept_weights,
-    refit_large,
-    refit_small,
+    refit_by_gradient,
+    refit_least_squares,
     removal_costs,
 )
-from bimt_engine.analysis.subject import Subject
-from bimt_engine.networks.build import build_network
+from bimt_engine.analysis.pruning.search import prune
+from bimt_engine.analysis.reachability import drop_dead_ends, full_masks, reached_from_inputs, reaching_outputs
+from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import ACTIVATIONS as TORCH_ACTIVATIONS
-from bimt_engine.spec import MlpNetwork
+from bimt_engine.networks.network import build_network
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build, table_data
 
@@ -36,7 +35,7 @@ from tests.engine.makers import build, table_data
 @pytest.mark.parametrize("seed", range(3))
 def test_the_teacher_s_dependencies_come_back(connections, seed: int) -> None:
     network, data = student_and_data(connections, seed=seed)
-    pruned = prune(Subject.of(network, data), tolerance=5e-4)
+    pruned = prune(AnalysisContext.of(network, data), tolerance=5e-4)
     truth = reach(teacher_masks(connections))
     assert (reach(pruned.masks) == truth).all()
     assert pruned.chosen.connections <= len(connections)
@@ -46,7 +45,7 @@ def test_the_teacher_s_dependencies_come_back(connections, seed: int) -> None:
 
 def test_the_curve_runs_from_dense_to_sparse_and_shows_the_cliff() -> None:
     network, data = student_and_data()
-    pruned = prune(Subject.of(network, data), tolerance=5e-4)
+    pruned = prune(AnalysisContext.of(network, data), tolerance=5e-4)
     kept = [step.connections for step in pruned.curve]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] == 4 * 8 + 8 * 8 + 8 * 2
@@ -60,13 +59,13 @@ def test_the_curve_runs_from_dense_to_sparse_and_shows_the_cliff() -> None:
 def test_the_network_handed_in_is_not_touched() -> None:
     network, data = student_and_data()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    prune(Subject.of(network, data), tolerance=5e-4)
+    prune(AnalysisContext.of(network, data), tolerance=5e-4)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_pruning_twice_gives_the_same_bits() -> None:
     network, data = student_and_data()
-    one, two = (prune(Subject.of(network, data), tolerance=5e-4, seed=3) for _ in range(2))
+    one, two = (prune(AnalysisContext.of(network, data), tolerance=5e-4, seed=3) for _ in range(2))
     assert one.curve == two.curve
     assert one.random_masks == two.random_masks
     assert all((one.values[name] == two.values[name]).all() for name in one.values)
@@ -74,14 +73,14 @@ def test_pruning_twice_gives_the_same_bits() -> None:
 
 def test_random_masks_do_much_worse() -> None:
     network, data = student_and_data()
-    pruned = prune(Subject.of(network, data), tolerance=5e-4)
+    pruned = prune(AnalysisContext.of(network, data), tolerance=5e-4)
     assert np.median(pruned.random_masks) > 20 * pruned.chosen.train_loss
 
 
 def test_every_architecture_is_pruned_to_live_paths(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
-    pruned = prune(subject, tolerance=0.05, refit_steps=10)
+    subject = AnalysisContext.of(network, data)
+    pruned = prune(subject, tolerance=0.05, refit_evaluations=10)
     ahead = reached_from_inputs(subject.wiring, pruned.masks)
     behind = reaching_outputs(subject.wiring, pruned.masks)
     if not pruned.within_tolerance:  # nothing could go; then nothing has gone
@@ -114,7 +113,7 @@ def masked_networks(draw: st.DrawFn):
 def test_dropping_dead_ends_never_changes_the_answer(masked) -> None:
     values, masks, inputs = masked
     cut = {name: np.where(masks[name], value, 0.0) for name, value in values.items()}
-    settled, live = settle_mlp(values, masks, "silu")
+    settled, live = without_dead_neurons(values, masks, "silu")
     before = forward(*split(cut), inputs, "silu")[0][-1]
     after = forward(*split(settled), inputs, "silu")[0][-1]
     np.testing.assert_allclose(after, before, atol=1e-10)
@@ -130,10 +129,10 @@ def test_dropping_dead_ends_never_changes_the_answer(masked) -> None:
 @settings(max_examples=25)
 def test_levenberg_marquardt_keeps_the_mask_and_never_raises_the_objective(masked, seed: int) -> None:
     values, masks, inputs = masked
-    settled, live = settle_mlp(values, masks, "silu")
+    settled, live = without_dead_neurons(values, masks, "silu")
     targets = np.random.default_rng(seed).normal(size=(len(inputs), settled[f"biases.{len(values) // 2 - 1}"].size))
-    problem = SmallProblem(inputs, targets, "silu", "mse", 1e-6)
-    found = refit_small(problem, settled, live)
+    problem = LeastSquaresProblem(inputs, targets, "silu", "mse", 1e-6)
+    found = refit_least_squares(problem, settled, live)
     for name, value in found.values.items():
         assert (value[~live[name]] == 0).all()
     ridge = sum(0.5e-6 * ((settled[n] ** 2).sum() - (found.values[n] ** 2).sum()) for n in settled)
@@ -148,7 +147,7 @@ def test_on_a_linear_network_one_refit_is_the_closed_form() -> None:
     masks = {name: np.ones(value.shape, bool) for name, value in values.items()}
     masks["weights.0"][0, 1] = False
     values["weights.0"][0, 1] = 0.0
-    found = refit_small(SmallProblem(x, y, "silu", "mse", 0.0), values, masks, settled=1e-14)
+    found = refit_least_squares(LeastSquaresProblem(x, y, "silu", "mse", 0.0), values, masks, settled=1e-14)
     for output, columns in ((0, [0, 2, 3]), (1, [0, 1, 2, 3])):
         design = np.column_stack((x[:, columns], np.ones(50)))
         exact = np.linalg.lstsq(design, y[:, output], rcond=None)[0]
@@ -160,13 +159,13 @@ def test_on_a_linear_network_removal_costs_are_what_a_refit_then_loses() -> None
     x, y = draw.normal(size=(40, 3)), draw.normal(size=(40, 2))
     values = {"weights.0": np.zeros((2, 3)), "biases.0": np.zeros(2)}
     masks = {name: np.ones(value.shape, bool) for name, value in values.items()}
-    problem = SmallProblem(x, y, "silu", "mse", 0.0)
-    full = refit_small(problem, values, masks, settled=1e-14)
+    problem = LeastSquaresProblem(x, y, "silu", "mse", 0.0)
+    full = refit_least_squares(problem, values, masks, settled=1e-14)
     for cost, (name, row, column) in zip(removal_costs(full, masks), kept_weights(masks), strict=True):
         without = {n: m.copy() for n, m in masks.items()}
         without[name][row, column] = False
         start = {n: np.where(without[n], v, 0.0) for n, v in full.values.items()}
-        refitted = refit_small(problem, start, without, settled=1e-14)
+        refitted = refit_least_squares(problem, start, without, settled=1e-14)
         assert cost == pytest.approx((refitted.loss - full.loss) * 80 / 2, rel=1e-4)
 
 
@@ -175,22 +174,22 @@ def test_both_roads_of_refitting_lead_to_one_place(loss: str) -> None:
     """On a network without hidden layers, where there is one place only."""
     data = table_data(5, 3, classes=loss == "cross_entropy")
     network = build_network(MlpNetwork(hidden=[]), data, generator=torch.Generator().manual_seed(0))
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     values = subject.values()
     masks = {name: np.ones(value.shape, bool) for name, value in values.items()}
     masks["weights.0"][1, 2] = False
     ridge = 1e-3
-    small = SmallProblem(
+    small = LeastSquaresProblem(
         subject.plain.inputs_in_slots(subject.train.inputs),
         subject.plain.targets_in_slots(subject.train.targets),
         subject.plain.activation, loss, ridge,
     )  # fmt: skip
     large = GradientProblem(
-        subject.with_values(values), subject.train.inputs, subject.train.targets, loss=loss, ridge=ridge
+        subject.general.with_values(values), subject.train.inputs, subject.train.targets, loss=loss, ridge=ridge
     )
     assert small.losses(values) == pytest.approx(large.losses(values), rel=1e-12)
-    one = refit_small(small, values, masks, steps=300, settled=1e-14)
-    two = refit_large(large, values, masks, steps=3000)
+    one = refit_least_squares(small, values, masks, steps=300, settled=1e-14)
+    two = refit_by_gradient(large, values, masks, steps=3000)
     assert one.loss == pytest.approx(two.loss, rel=1e-3)
     np.testing.assert_allclose(one.values["weights.0"], two.values["weights.0"], atol=2e-2)
 
@@ -198,7 +197,7 @@ def test_both_roads_of_refitting_lead_to_one_place(loss: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "embedded mlp", "grid mlp", "classifier", "shallow mlp"])
 def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str) -> None:
     network, data = build(name)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     draw = np.random.default_rng(0)
     values = subject.values()
     masks = {n: draw.random(m.shape) < 0.3 for n, m in full_masks(subject.wiring, values).items()}
@@ -207,13 +206,13 @@ def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str)
     for i in range(len(network.weights) - 1):  # a dead neuron's bias would reach nothing
         values[f"biases.{i}"] = values[f"biases.{i}"] * masks[f"weights.{i}"].any(axis=1)
     problem = GradientProblem(
-        subject.with_values(values), subject.train.inputs, subject.train.targets, loss=subject.loss, ridge=1e-4
+        subject.general.with_values(values), subject.train.inputs, subject.train.targets, loss=subject.loss, ridge=1e-4
     )
-    narrow = problem.of(NarrowMlp(problem.network, masks))
+    narrow = problem.of(CompactMlp(problem.network, network.wiring.chain, masks))
     assert narrow.losses({n: values[n][p] for n, p in narrow.network.places.items()}) == pytest.approx(
         problem.losses(values), rel=1e-12
     )
-    one, two = (refit(problem, values, masks, steps=15) for refit in (refit_large, refit_narrow))
+    one, two = (refit(problem, values, masks, steps=15) for refit in (refit_by_gradient, refit_compact))
     assert problem.losses(two.values) == pytest.approx(two.loss, rel=1e-12)
     assert two.loss == pytest.approx(one.loss, rel=0.02)
     assert all((two.values[n][~m] == 0).all() for n, m in masks.items())
@@ -221,7 +220,7 @@ def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str)
 
 def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str) -> None:
     network, data = build(architecture)
-    subject = Subject.of(network, data)
+    subject = AnalysisContext.of(network, data)
     values = subject.values()
     effects = ablation_effects(subject, values, full_masks(subject.wiring, values))
     assert len(effects) == sum(values[w.parameter].size for w in subject.wiring.weight_layers)
@@ -232,7 +231,7 @@ def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str) -> 
             parameters = dict(subject.network.named_parameters())
             kept = parameters[name][row, column].item()
             parameters[name][row, column] = 0.0
-            outputs = subject.network_outputs(subject.network, subject.train.inputs)
+            outputs = subject.general.network_outputs(subject.network, subject.train.inputs)
             parameters[name][row, column] = kept
         brute = subject.losses(outputs, subject.train).mean() - base
         assert effects[name, row, column] == pytest.approx(brute, abs=1e-12)

@@ -8,17 +8,20 @@ import json
 import pytest
 import torch
 
-from bimt_engine.analysis.evidence import Evidence, gather_evidence
+from bimt_engine.analysis.evidence import gather_evidence
+from bimt_engine.analysis.report import Evidence
 from bimt_engine.analysis.verification import verify
-from bimt_engine.datasets.dataset import Dataset
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.exports.weights import SavedNetwork, load_weights, weights_file
-from bimt_engine.networks.mlp import Mlp
-from bimt_engine.spec import FormulaData, MlpNetwork, Spec
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.network import Network
+from bimt_engine.spec import Spec
 from tests.engine.analysis.teachers import data_of, student_and_data
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[Mlp, Dataset, Spec, Evidence]:
+def run() -> tuple[Network, Dataset, Spec, Evidence]:
     spec = Spec.model_validate(
         {
             "dataset": FormulaData(formulas=["x1", "x2"], inputs=4),

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from bimt.networks import load_network
-from bimt_engine.datasets.dataset import Scaling
+from bimt_engine.data.dataset import Scaling
+from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.exports.module_alone import ModuleAloneError, module_alone
 from bimt_engine.exports.weights import load_weights
-from bimt_engine.spec import FormulaData, MlpNetwork, Spec
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.spec import Spec
 from tests.engine.analysis.teachers import data_of, teacher
 from tests.engine.makers import build
 from worker.predicting import predict

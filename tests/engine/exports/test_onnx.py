@@ -12,9 +12,9 @@ import onnx
 import pytest
 import torch
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.exports.onnx import onnx_file
-from bimt_engine.exports.sketch import CannotBeWritten
+from bimt_engine.exports.onnx_tracer import NotExportable
 from bimt_engine.networks.network import ACTIVATIONS, Network
 from tests.engine.makers import ARCHITECTURES, build
 from worker.predicting import predict
@@ -105,12 +105,12 @@ def test_what_cannot_be_written_is_named() -> None:
     network, dataset = build("mlp")
     for strange, said in ((lambda x: x.cumsum(-1), "uses `cumsum`"), (lambda x: x.reshape(-1, 1), "joins the batch")):
         network.forward = lambda x, strange=strange: strange(x)
-        with pytest.raises(CannotBeWritten, match=said):
+        with pytest.raises(NotExportable, match=said):
             onnx_file(network, dataset)
 
 
 def test_no_compiler_is_imported_for_it() -> None:
-    """They are three seconds of the first file, and a hundred megabytes of every bench."""
+    """They are three seconds of the first file, and a hundred megabytes of every operation process."""
     look = (
         "import sys; from tests.engine.makers import build; from bimt_engine.exports.onnx import onnx_file;"
         "onnx_file(*build('transformer'));"

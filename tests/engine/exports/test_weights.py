@@ -1,4 +1,4 @@
-"""A weights file gives back the very network that was saved, or a sentence."""
+"""A weights file restores exactly the network that was saved, or is refused with a sentence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bimt_engine.datasets.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.exports.weights import WeightsError, load_weights, weights_file
-from bimt_engine.networks.build import Network, build_network
-from bimt_engine.spec import MlpNetwork, Spec
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.spec import Spec
 
 
 @pytest.fixture

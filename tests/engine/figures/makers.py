@@ -6,7 +6,7 @@ from bimt_engine.analysis.graph import Connection, Graph, Neuron
 
 
 def line_graph() -> Graph:
-    """4-6-6-2 with two modules; the second input is read by nobody."""
+    """4-6-6-2 with two modules; the second input has no connection."""
     layers = {"input": 4, "hidden1": 6, "hidden2": 6, "output": 2}
     kept = {
         "input": {0: ("x1", "A"), 1: ("x2", None), 2: ("x3", "A"), 3: ("x4", "B")},

@@ -14,7 +14,7 @@ from bimt_engine.figures.embedding import (
     stacked,
 )
 from bimt_engine.figures.features import draw_features
-from bimt_engine.figures.render import to_png, to_svg
+from bimt_engine.figures.style import to_png, to_svg
 
 TOKENS = 59
 ANGLE = 2 * np.pi * np.arange(TOKENS) / TOKENS

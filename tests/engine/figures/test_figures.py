@@ -11,15 +11,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bimt_engine.figures.curves import draw_curves, phases_of
-from bimt_engine.figures.decision import draw_decision
+from bimt_engine.figures.curves import draw_curves, draw_prune_curve, phases_of
 from bimt_engine.figures.effects import draw_effects
-from bimt_engine.figures.fit import draw_fit, r_squared
 from bimt_engine.figures.network import draw_network
 from bimt_engine.figures.pareto import draw_pareto, unbettered
-from bimt_engine.figures.prune_curve import draw_prune_curve
+from bimt_engine.figures.predictions import draw_decision, draw_fit, r_squared
 from bimt_engine.figures.ranks import draw_weight_ranks
-from bimt_engine.figures.render import to_png, to_svg
+from bimt_engine.figures.style import to_png, to_svg
 from tests.engine.figures.makers import line_graph
 
 HISTORY = [
@@ -88,7 +86,7 @@ def test_the_same_numbers_give_the_same_bytes(name):
 def test_another_process_gives_the_same_bytes_and_none_asks_for_a_screen():
     code = (
         "import sys, hashlib; from tests.engine.figures.makers import line_graph;"
-        "from bimt_engine.figures.network import draw_network; from bimt_engine.figures.render import to_png, to_svg;"
+        "from bimt_engine.figures.network import draw_network; from bimt_engine.figures.style import to_png, to_svg;"
         "figure = draw_network(line_graph());"
         "print(hashlib.sha256(to_svg(figure)).hexdigest(), hashlib.sha256(to_png(figure)).hexdigest());"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"

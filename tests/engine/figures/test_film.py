@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bimt_engine.figures.encode import FRAMES_PER_SECOND, write_film
 from bimt_engine.figures.film import (
+    FRAMES_PER_SECOND,
     LAST,
-    MOST_FRAMES,
-    MOST_SNAPSHOTS,
+    MAX_FRAMES,
+    MAX_SNAPSHOTS,
     MOVING,
     STILL,
     _thinned,
     draw_film,
     instants,
+    write_film,
 )
 from bimt_engine.networks.network import Network
 from bimt_engine.training.snapshot import Snapshot
@@ -63,24 +64,24 @@ def test_a_movement_changes_places_but_no_connection():
     for layer in wiring.neuron_layers:
         for port in layer.ports:  # the neuron of identity order[slot] now sits in slot
             weights[port.parameter] = np.take(weights[port.parameter], orders[layer.name], axis=port.axis)
-    moments = list(instants([first, Snapshot(100, weights, orders)], wiring))
-    for moment in moments:
+    states = list(instants([first, Snapshot(100, weights, orders)], wiring))
+    for state in states:
         for joint in wiring.weight_layers:
-            np.testing.assert_allclose(moment.weights[joint.parameter], first.weights[joint.parameter], rtol=1e-6)
-    assert len(moments) == 1 + MOVING + LAST
+            np.testing.assert_allclose(state.weights[joint.parameter], first.weights[joint.parameter], rtol=1e-6)
+    assert len(states) == 1 + MOVING + LAST
     for layer in wiring.neuron_layers:
         ended = np.asarray(layer.positions)[np.argsort(orders[layer.name])]
-        np.testing.assert_array_equal(moments[-1].positions[layer.name], ended)
+        np.testing.assert_array_equal(states[-1].positions[layer.name], ended)
 
 
 def test_neurons_glide_between_their_slots_and_are_marked_only_on_the_way():
     network, _ = build("mlp")
-    moments = list(instants(snapshots_of(network), network.wiring))
-    assert any(moved.any() for moved in moments[2].moving.values())
-    assert not any(moved.any() for moment in (moments[0], moments[-1]) for moved in moment.moving.values())
-    for name, start in moments[0].positions.items():
-        path = np.array([moment.positions[name] for moment in moments[: 1 + MOVING]])
-        assert (np.diff(path, axis=0) * np.sign(path[-1] - start) >= -1e-12).all()  # nobody turns round on the way
+    states = list(instants(snapshots_of(network), network.wiring))
+    assert any(moved.any() for moved in states[2].moving.values())
+    assert not any(moved.any() for state in (states[0], states[-1]) for moved in state.moving.values())
+    for name, start in states[0].positions.items():
+        path = np.array([state.positions[name] for state in states[: 1 + MOVING]])
+        assert (np.diff(path, axis=0) * np.sign(path[-1] - start) >= -1e-12).all()  # no neuron turns round on the way
 
 
 def test_the_film_tells_step_and_loss_and_both_formats_can_be_played():
@@ -117,9 +118,9 @@ def test_a_film_of_nothing_or_of_uneven_frames_is_refused():
 
 def test_a_long_training_is_thinned_out():
     network, _ = build("shallow mlp")
-    moments = list(instants(snapshots_of(network, count=2) * 1, network.wiring))
-    assert len(moments) < MOST_FRAMES
+    states = list(instants(snapshots_of(network, count=2) * 1, network.wiring))
+    assert len(states) < MAX_FRAMES
     snapshots = snapshots_of(network, count=400)
     shown = _thinned(snapshots)
-    assert len(shown) == MOST_SNAPSHOTS
+    assert len(shown) == MAX_SNAPSHOTS
     assert (shown[0], shown[-1]) == (snapshots[0], snapshots[-1])

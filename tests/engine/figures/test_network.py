@@ -14,8 +14,7 @@ from matplotlib.colors import to_hex
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 from bimt_engine.figures.layout import lay_out
 from bimt_engine.figures.network import MOST, draw_network
-from bimt_engine.figures.render import to_png, to_svg
-from bimt_engine.figures.style import MODULE_COLOURS, NEGATIVE, POSITIVE, letter_colour, module_colour
+from bimt_engine.figures.style import MODULE_COLOURS, NEGATIVE, POSITIVE, letter_colour, module_colour, to_png, to_svg
 from tests.engine.figures.makers import GRAPHS, line_graph, sheet_graph, token_graph, transformer_graph
 
 
@@ -42,7 +41,7 @@ def test_neurons_stand_where_their_slots_lie():
         at = layout.spots.get((neuron.id, row, 0))
         if at is not None:
             assert (at.x, at.y) == (neuron.position[0], row)
-    assert ("input:1", 0, 0) in layout.spots  # an input that nobody reads is shown all the same
+    assert ("input:1", 0, 0) in layout.spots  # an input without connections is shown all the same
 
 
 def test_sign_is_told_by_colour_and_by_dash():

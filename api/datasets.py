@@ -1,0 +1,314 @@
+"""Data sets: list, look at, change, delete, or make one by a generator of the catalogue."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+
+from flask import Response, request
+from pydantic import Field, ValidationError, model_validator
+from sqlalchemy.orm import Session
+
+from api.auth import Access, audit, caller
+from api.evidence import check_stored
+from api.problems import Problem, field_errors, fields_problem, invalid
+from api.routing import Resource, answer, binary, cursor, key_of
+from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
+from api.services import services
+from api.upload_check import amended_roles, settle_roles
+from bimt_engine.spec import (
+    DatasetSpec,
+    UploadedData,
+)
+from store import datasets
+from store.files import free
+from store.tables import Dataset
+
+Column = Annotated[str, Field(min_length=1, max_length=120)]
+Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
+DatasetState = Literal["checking", "ready", "refused"]
+
+# Every kind of data that a spec may name but an upload: bimt_engine/spec.py has the one list.
+if TYPE_CHECKING:
+    MakerSpec = DatasetSpec
+else:
+    _KINDS = tuple(kind for kind in get_args(get_args(DatasetSpec)[0]) if kind is not UploadedData)
+    MakerSpec = Annotated[Union[_KINDS], Field(discriminator="kind")]  # noqa: UP007
+
+
+class MadeDataset(Body):
+    """A data set that a maker of the catalogue computes."""
+
+    name: Label
+    maker: MakerSpec
+
+
+class Roles(RequestModel):
+    """What the columns of an uploaded table are for. What is left out keeps what the upload understood."""
+
+    inputs: list[Column] | None = Field(
+        default=None, min_length=1, max_length=10_000, description="Columns to read; null: all that are not targets."
+    )
+    targets: list[Column] | None = Field(default=None, min_length=1, max_length=256)
+    task: Literal["regression", "classification"] | None = None
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of the rows that is kept for the test.")
+    standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
+
+    @model_validator(mode="after")
+    def _nothing_is_both(self) -> Roles:
+        for name in ("inputs", "targets"):
+            given = getattr(self, name) or []
+            if len(set(given)) < len(given):
+                raise ValueError(f"`{name}` names a column twice.")
+        both = sorted(set(self.inputs or []) & set(self.targets or []))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be input and target at once.")
+        return self
+
+
+class DatasetChange(Roles):
+    """What to change of a data set; what is left out stays. New targets make inputs and task follow, unless named."""
+
+    name: Label | None = None
+
+
+class DatasetPath(InPath):
+    """Which data set."""
+
+    dataset_id: DatasetId
+
+
+class DatasetsQuery(Query):
+    """Which data sets."""
+
+    q: Annotated[str, Field(max_length=120)] | None = Field(default=None, description="Part of the name.")
+    state: DatasetState | None = None
+    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class DatasetItem(ResponseModel):
+    """A data set in a list."""
+
+    id: DatasetId
+    name: str
+    kind: Literal["uploaded", "made"]
+    state: DatasetState = Field(description="`checking` becomes `ready` or `refused`.")
+    format: str | None = None
+    bytes: int
+    rows: int | None = None
+    columns: int | None = None
+    task: str | None = None
+    sha256: str | None = None
+    member_id: MemberId
+    created_at: datetime
+    checked_at: datetime | None = None
+
+
+class DatasetOut(DatasetItem):
+    """A data set."""
+
+    maker: dict[str, Any] | None = Field(default=None, description="For a made one: what makes it.")
+    roles: dict[str, Any] | None = Field(default=None, description="For an uploaded one: what its columns are for.")
+    notes: list[str] = Field(default=[], description="What was decided for you: columns left out, the target chosen.")
+    errors: list[dict[str, Any]] = Field(default=[], description="For a refused one: why.")
+
+
+class DatasetPage(Page):
+    """A part of the list of data sets, newest first."""
+
+    items: list[DatasetItem]
+
+
+class PreviewColumn(ResponseModel):
+    """One column as it was understood."""
+
+    name: str
+    type: str
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    distinct: int | None = None
+    shape: list[int] | None = Field(default=None, description="Of one example, for arrays.")
+    most: list[str] | None = Field(default=None, description="The most frequent words, for text.")
+
+
+class PreviewOut(ResponseModel):
+    """What was understood of a data set."""
+
+    rows: int | None = None
+    train_rows: int | None = Field(default=None, description="Where the upload itself says which rows to train on.")
+    columns: list[PreviewColumn] = Field(default=[])
+    suggested: dict[str, Any] = Field(default={}, description="Roles that would fit.")
+    first_rows: list[dict[str, Any]] = Field(default=[], description="The first rows, each by column.")
+    notes: list[str] = Field(default=[], description="What else is worth knowing.")
+
+
+api = Resource("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")
+
+# What a check writes to the row.
+CHECKED_COLUMNS = ("roles", "state", "preview", "task", "rows", "columns", "errors", "checked_at")
+
+
+@api.route("get", "/datasets", requires=Access.READ, answers={200: DatasetPage})
+def list_datasets(query: DatasetsQuery) -> Response:
+    """The team's data sets, newest first."""
+    here = services()
+    with here.database.read() as rows:
+        page = datasets.page(
+            rows, caller().team_id, state=query.state, q=query.q, after=key_of(query.after), limit=query.limit
+        )
+        items = [DatasetItem.model_validate(row) for row in page.rows]
+        return answer(DatasetPage(items=items, next=cursor(page.after)))
+
+
+@api.route("get", "/datasets/<string:dataset_id>", requires=Access.READ, answers={200: DatasetOut})
+def get_dataset(path: DatasetPath) -> Response:
+    """One data set."""
+    here = services()
+    with here.database.read() as rows:
+        row = datasets.get(rows, caller().team_id, path.dataset_id)
+    if row.state == "checking":
+        here.upload_checker.wake()
+    return answer(shown(row))
+
+
+@api.route(
+    "get", "/datasets/<string:dataset_id>/preview", requires=Access.READ, answers={200: PreviewOut}, problems=(409,)
+)
+def preview_dataset(path: DatasetPath) -> Response:
+    """What was understood of it: columns, their types and ranges, the first rows."""
+    with services().database.read() as rows:
+        row = datasets.get(rows, caller().team_id, path.dataset_id)
+        if row.state != "ready":
+            raise Problem("conflict", f"The data set is {row.state}; there is no preview of it.")
+        return answer(PreviewOut.model_validate(row.preview or {}))
+
+
+@api.route(
+    "get",
+    "/datasets/<string:dataset_id>/content",
+    requires=Access.READ,
+    answers={200: binary("application/octet-stream", "The bytes as they were uploaded.")},
+    problems=(409,),
+)
+def dataset_content(path: DatasetPath) -> Response:
+    """The bytes as they were uploaded."""
+    here = services()
+    with here.database.read() as rows:
+        row = datasets.get(rows, caller().team_id, path.dataset_id)
+        if row.sha256 is None:
+            raise Problem("conflict", f"`{row.name}` was not uploaded; its maker computes it anew in every run.")
+        sha256, size, form = row.sha256, row.bytes, row.format or "bin"
+    check_stored(sha256, row.name)
+    response = Response(here.files.stream(sha256), content_type="application/octet-stream", direct_passthrough=True)
+    response.content_length = size
+    response.headers["Content-Disposition"] = f'attachment; filename="{path.dataset_id}.{form}"'
+    response.set_etag(sha256)
+    return response
+
+
+@api.route(
+    "patch",
+    "/datasets/<string:dataset_id>",
+    requires=Access.SUBMIT,
+    answers={200: DatasetOut, 202: DatasetOut},
+    problems=(409,),
+)
+def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
+    """Change its name, or what its columns are for; jobs that are there keep what they were submitted with.
+
+    A large file whose inputs, targets or task change is looked at again: 202 and the state `checking`. One that was
+    refused may become usable by roles that leave the faulty columns out.
+    """
+    here, who = services(), caller()
+    asked = body.model_dump(exclude_unset=True)
+    name = asked.pop("name", None)
+    with here.database.read() as rows:
+        row = datasets.get(rows, who.team_id, path.dataset_id)
+    before = {column: getattr(row, column) for column in CHECKED_COLUMNS}
+    values: dict[str, Any] = {} if name is None else {"name": name}
+    if asked:
+        values |= _with_roles(row, asked)
+    if values:
+        with here.database.write() as rows:
+            row = datasets.change(rows, row, **values)
+            audit(rows, "dataset.change", row.id, changed=sorted(body.model_fields_set))
+    if values.get("state") == "checking":
+
+        def undo(rows: Session) -> None:
+            datasets.change(rows, datasets.get(rows, who.team_id, row.id), **before)
+
+        row = here.upload_checker.begin(row, undo=undo)
+    if row.state != "checking":
+        return answer(shown(row))
+    return answer(shown(row), 202, Location=address(row))
+
+
+@api.route("delete", "/datasets/<string:dataset_id>", requires=Access.SUBMIT, answers={204: None}, problems=(409,))
+def delete_dataset(path: DatasetPath) -> Response:
+    """Delete it. Jobs that used it keep their results; bytes that nothing else needs are freed."""
+    here = services()
+    with here.database.write() as rows:
+        sha256 = datasets.delete(rows, caller().team_id, path.dataset_id)
+        audit(rows, "dataset.delete", path.dataset_id)
+    if sha256 is not None:
+        with here.database.write() as rows:
+            free(rows, here.files, [sha256])
+    return Response(status=204)
+
+
+def make_dataset() -> Response:
+    """The data set that a request names a generator for. Raises the problem of every wrong field."""
+    try:
+        body = MadeDataset.model_validate(request.get_json())
+    except ValidationError as error:
+        raise fields_problem(field_errors(error, request.get_json())) from None
+    here, who = services(), caller()
+    with here.database.write() as rows:
+        row = datasets.register(
+            rows,
+            team_id=who.team_id,
+            member_id=who.member_id,
+            name=body.name,
+            kind="made",
+            maker=body.maker.model_dump(mode="json"),
+            state="ready",
+            now=here.now(),
+        )
+        audit(rows, "dataset.make", row.id)
+        return answer(shown(row), 201, Location=address(row))
+
+
+def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a data set's row when these roles are asked for. Raises the problem of impossible roles."""
+    if row.sha256 is None:
+        sentence = f"`{row.name}` is made, not uploaded: its columns have no roles to change."
+        raise invalid(f"/{next(iter(asked))}", sentence)
+    if row.state == "checking":
+        raise Problem("conflict", "The data set is still being checked; change its roles when it is ready or refused.")
+    before = dict(row.roles or {})
+    roles = amended_roles(before, asked)
+    if row.state == "ready":
+        roles = settle_roles(row.preview or {}, roles)
+        if all(roles[name] == before.get(name) for name in ("inputs", "targets", "task")):
+            return {"roles": roles}  # the same columns: no second check
+    return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}
+
+
+def shown(row: Dataset) -> DatasetOut:
+    """The response for a data set."""
+    item = DatasetItem.model_validate(row)
+    return DatasetOut(
+        **item.model_dump(),
+        maker=row.maker,
+        roles=row.roles,
+        notes=(row.preview or {}).get("notes", []),
+        errors=(row.errors or []) if row.state == "refused" else [],
+    )
+
+
+def address(row: Dataset) -> str:
+    """Where the data set is found."""
+    return f"/api/v1/datasets/{row.id}"

@@ -1,0 +1,262 @@
+"""Pages of jobs and data sets: what is running, one job with all its runs, what can be trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+from flask import Blueprint, render_template, request
+from markupsafe import Markup
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.auth import Access, caller, decide
+from api.pages.charts import Axis, Series, line_chart
+from api.pages.filters import after, duration, known, measured, number, pretty
+from api.pages.presenters import headline
+from api.recipes import complete_spec
+from api.schemas import DatasetId, JobId
+from api.services import services
+from bimt_engine.analysis.statements import metric_label, pareto_statement
+from bimt_engine.recipes import load_recipe, recipe_names
+from store import datasets, jobs, runs, teams
+from store.jobs.tables import STATES
+from store.jobs.views import JobView
+from store.tables import Job, Run
+
+MAX_PICTURES = 24  # networks that the page of a job shows beside one another
+MAX_LOG_LINES = 200  # of a job's log that its page shows, the newest
+
+pages = Blueprint("job_pages", __name__, template_folder="templates")
+
+# --- lists -------------------------------------------------------------------------------------------
+
+
+@pages.get("/")
+@decide(Access.READ)
+def overview() -> str:
+    """The start page: running jobs, and the networks that were trained."""
+    team_id = caller().team_id
+    cursor = after()
+    with services().database.read() as rows:
+        active = [
+            job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows
+        ]
+        page = runs.page(rows, team_id, state="succeeded", after=cursor, limit=24)
+        names = _job_names(rows, team_id, {run.job_id for run in page.rows})
+        failed = jobs.page(rows, team_id, state="failed", limit=3).rows if cursor is None else []
+        return render_template(
+            "overview.html",
+            active=active,
+            runs=page.rows,
+            names=names,
+            next_page=page.after,
+            first=cursor is None,
+            failed=failed,
+        )
+
+
+@pages.get("/jobs")
+@decide(Access.READ)
+def job_list() -> str:
+    """All jobs, with filters."""
+    filters = {name: request.args.get(name, "")[:120] for name in ("state", "tag", "q")}
+    state = filters["state"] if filters["state"] in STATES else None
+    with services().database.read() as rows:
+        page = jobs.page(
+            rows,
+            caller().team_id,
+            state=state,
+            tag=filters["tag"] or None,
+            q=filters["q"] or None,
+            after=after(),
+            limit=40,
+        )
+        return render_template("jobs.html", jobs=page.rows, next_page=page.after, filters=filters, states=STATES)
+
+
+@pages.get("/datasets")
+@decide(Access.READ)
+def dataset_list() -> str:
+    """All data sets, and the form to upload one."""
+    with services().database.read() as rows:
+        page = datasets.page(rows, caller().team_id, after=after(), limit=40)
+        return render_template(
+            "datasets.html", datasets=page.rows, next_page=page.after, limit_bytes=services().settings.max_upload_bytes
+        )
+
+
+# --- one job, one data set, the form -------------------------------------------------------------------
+
+
+@pages.get("/jobs/<string:job_id>")
+@decide(Access.READ)
+def job_page(job_id: str) -> str:
+    """One job with its runs; a script keeps it up to date while it runs."""
+    team_id = caller().team_id
+    with services().database.read() as rows:
+        job = jobs.get_view(rows, team_id, known(job_id, JobId))
+        found = runs.of_job(rows, team_id, job.id)
+        tries = jobs.attempts(rows, job)
+        owner = teams.get_member(rows, team_id, job.member_id).name
+        dataset = datasets.get(rows, team_id, job.dataset_id) if job.dataset_id else None
+        return render_template(
+            "job.html",
+            job=job,
+            runs=found,
+            position=job.queue_position,
+            tries=tries,
+            lines=runs.last_log_lines(rows, team_id, job.id, limit=MAX_LOG_LINES),
+            owner=owner,
+            dataset=dataset,
+            spec=pretty(job.spec),
+            headline=headline(job.spec),
+            shown=[run for run in found if run.state == "succeeded"][:MAX_PICTURES],
+            metric=metric_heading(found),
+            summaries=summaries(found),
+            columns=COLUMNS,
+            comparison=comparison(rows, job, found),
+        )
+
+
+@pages.get("/datasets/<string:dataset_id>")
+@decide(Access.READ)
+def dataset_page(dataset_id: str) -> str:
+    """One data set: its columns, their roles and the first rows."""
+    team_id = caller().team_id
+    with services().database.read() as rows:
+        dataset = datasets.get(rows, team_id, known(dataset_id, DatasetId))
+        owner = teams.get_member(rows, team_id, dataset.member_id).name
+        used = jobs.page(rows, team_id, dataset_id=dataset.id, limit=10).rows
+        return render_template(
+            "dataset.html",
+            dataset=dataset,
+            owner=owner,
+            preview=dataset.preview or {},
+            roles=dataset.roles or {},
+            maker=pretty(dataset.maker) if dataset.maker else None,
+            used=used,
+        )
+
+
+@pages.get("/new")
+@decide(Access.SUBMIT)
+def new_job() -> str:
+    """The form that uploads a data set and submits a job."""
+    recipes = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        recipes.append((recipe, json.dumps(complete_spec(recipe))))
+    recipes.sort(key=lambda pair: (not pair[0].needs_dataset, not pair[0].figure, pair[0].figure))
+    with services().database.read() as rows:
+        ready = datasets.page(rows, caller().team_id, state="ready", limit=100).rows
+    chosen = request.args.get("dataset", "")
+    return render_template(
+        "new.html", recipes=recipes, datasets=ready, chosen=chosen, limit_bytes=services().settings.max_upload_bytes
+    )
+
+
+def _job_names(rows: Any, team_id: str, ids: set[str]) -> dict[str, tuple[str, int]]:
+    """Job id → its name and its number of runs."""
+    query = select(Job.id, Job.name, func.count(Run.id)).join(Run, Run.job_id == Job.id)
+    found = rows.execute(query.where(Job.team_id == team_id, Job.id.in_(ids)).group_by(Job.id, Job.name))
+    return {job_id: (name, count) for job_id, name, count in found}
+
+
+# --- all runs of a job together ------------------------------------------------------------------------
+
+COLUMNS = ("test_metric", "connections", "modules", "modularity", "training_seconds", "evidence_seconds")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, smallest and largest of some numbers, as text."""
+
+    median: str
+    least: str
+    most: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The succeeded runs at one cost strength: their number, and the spread of every column that they have."""
+
+    cost_strength: float | None
+    runs: int
+    columns: dict[str, Spread]
+
+
+def summaries(found: Sequence[Run]) -> list[Summary]:
+    """One for each cost strength at which two or more runs have succeeded, in the order of the runs."""
+    ended: dict[float | None, list[Run]] = {}
+    for run in found:
+        if run.state == "succeeded":
+            ended.setdefault(run.cost_strength, []).append(run)
+    return [
+        Summary(strength, len(group), {name: spread for name in COLUMNS if (spread := _spread(group, name))})
+        for strength, group in ended.items()
+        if len(group) > 1
+    ]
+
+
+def _spread(group: Sequence[Run], name: str) -> Spread | None:
+    values = [float(value) for run in group if (value := getattr(run, name)) is not None and math.isfinite(value)]
+    if not values:
+        return None
+    measure = partial(measured, group[0].test_metric_name)
+    in_words: Callable[[float], str] = (
+        measure if name == "test_metric" else duration if name.endswith("_seconds") else number
+    )
+    return Spread(in_words(median(values)), in_words(min(values)), in_words(max(values)))
+
+
+def metric_heading(found: Sequence[Run]) -> str:
+    """The heading of the column of test metrics; all runs of a job have the same metric."""
+    name = metric_label(next((run.test_metric_name for run in found if run.test_metric_name), "test_metric"))
+    return name[0].upper() + name[1:]
+
+
+def comparison(rows: Session, job: JobView, found: Sequence[Run]) -> dict[str, Any] | None:
+    """Stability of modules over seeds and loss against wiring; None with fewer than two succeeded runs.
+
+    `missing` names the documents that are not stored yet; the script of the page requests them.
+    """
+    ids = [run.id for run in found if run.state == "succeeded"]
+    if len(ids) < 2 or job.state in ("queued", "running"):
+        return None
+    kept = {kind: jobs.body(rows, job.id, kind) for kind in ("stability", "pareto")}
+    documents = {kind: body["document"] for kind, body in kept.items() if body and body["run_ids"] == ids}
+    pareto = documents.get("pareto") or {}
+    return {
+        "missing": [kind for kind in kept if kind not in documents],
+        "stability": documents.get("stability"),
+        "pareto": pareto_statement(pareto),
+        "chart": pareto_chart(pareto.get("points") or []),
+    }
+
+
+def pareto_chart(points: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Loss against wiring, a dot for each run; the Pareto-efficient runs are joined."""
+
+    def places(kept: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+        pairs = [(point.get("wiring"), point.get("loss")) for point in kept]
+        return sorted((a, b) for a, b in pairs if a is not None and b is not None and math.isfinite(a + b))
+
+    efficient = [point for point in points if point.get("efficient")]
+    lines = [
+        Series("Pareto-efficient", places(efficient), tone=1, dots=True),
+        Series(
+            "dominated by another run",
+            places([p for p in points if not p.get("efficient")]),
+            tone=2,
+            dots=True,
+            joined=False,
+        ),
+    ]
+    lines = [line for line in lines if line.points]
+    return line_chart("Loss against wiring", lines, x=Axis("wiring"), y=Axis("loss", log=True)) if lines else None

@@ -1,0 +1,314 @@
+"""Pages of one network: as a run, as a version of a model, behind a link; the list of models; two side by side."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, get_args
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response as Redirect
+
+from api import shares
+from api.auth import Access, caller, decide, may
+from api.evidence import heaviest, stored_bytes
+from api.models import ModelName, ModelsQuery, VersionWord, reader
+from api.pages import presenters
+from api.pages.filters import after, known, pretty
+from api.pages.network_svg import module_tones, network_picture, picture_file
+from api.problems import Problem, field_errors
+from api.schemas import RunId
+from api.services import services
+from api.versions import CompareQuery, compare, side_of
+from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.statements import network_statement
+from bimt_engine.spec import DatasetSpec, Method
+from store import datasets, jobs, models, runs, teams
+from store import models as annotation_rows
+from store import models as links
+from store.tables import Job, Run
+
+pages = Blueprint("network_pages", __name__, template_folder="templates")
+
+DRAWN_BY_THE_PAGE = ("network.svg", "effects.svg", "prune-curve.svg")
+MAX_SWITCHES = 200  # connections that are listed to be switched off one by one, the most harmful ones
+DRAWN_BY_THE_BROWSER = ("mlp", "grid_mlp")  # kinds of networks whose training film.js can draw …
+MAX_WEIGHTS = 60_000  # … up to this size; of others a worker makes a film
+
+# Filters of the list of models: (query parameter, label).
+MODEL_FILTERS = (
+    ("min_modules", "Modules, at least"),
+    ("max_modules", "Modules, at most"),
+    ("max_connections", "Connections, at most"),
+    ("min_modularity", "Modularity Q, at least"),
+    ("min_selectivity", "Selectivity, at least"),
+)
+_KINDS = TypeAdapter(DatasetSpec).json_schema()["discriminator"]["mapping"]
+DATASET_KINDS = {kind: kind.replace("_", " ") for kind in _KINDS}  # label of every kind that a spec may have
+VISIBILITIES = {
+    "private": "only its author",
+    "team": "the team",
+    "unlisted": "anyone who knows its id",
+    "public": "everyone",
+}
+
+
+# --- runs ----------------------------------------------------------------------------------------------
+
+
+@pages.get("/runs/<string:run_id>")
+@decide(Access.READ)
+def run_page(run_id: str) -> str:
+    """One run: its network, its evidence, how it was trained, its downloads."""
+    team_id = caller().team_id
+    with services().database.read() as rows:
+        run = runs.get(rows, team_id, known(run_id, RunId))
+        job = jobs.get(rows, team_id, run.job_id)
+        siblings = [(other.id, other.number) for other in runs.of_job(rows, team_id, job.id)]
+        shown_as = models.showing(rows, reader(), run.id)
+        found = evidence(rows, run, title=f"The network of {job.name}, seed {run.seed}")
+        files = {file.name: file.bytes for file in runs.published_files(rows, run.id)}
+        history = runs.history(rows, run.id)
+        filmed = run.state == "succeeded" and len(runs.snapshots(rows, run.id, limit=2)) > 1
+    return render_template(
+        "run.html",
+        run=run,
+        job=job,
+        shown_as=shown_as,
+        name=_model_name(job),
+        siblings=siblings,
+        learning=presenters.learning_chart(history, run.spec),
+        accuracy=presenters.accuracy_chart(history),
+        cost=presenters.cost_chart(history),
+        weights_bytes=files.get("weights.safetensors"),
+        filmed=filmed,
+        switchable=run.state == "succeeded",
+        spec=pretty(run.spec),
+        headline=presenters.headline(run.spec),
+        **found,
+    )
+
+
+def evidence(rows: Session, run: Run, *, title: str, connections: int | None = None) -> dict[str, Any]:
+    """What the templates of a run, a version and a link show of the evidence.
+
+    connections   draw only this many connections, the heaviest; None: all.
+    """
+    stored = runs.graph(rows, run.id)
+    whole = None if stored is None else Graph.from_json(stored.body)
+    graph = None if whole is None else heaviest(whole, connections)
+    documents = runs.bodies(rows, run.id)
+    found = [module.body for module in runs.modules(rows, run.id)]
+    figures = [figure.name for figure in runs.figures(rows, run.id)]
+    metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
+    return {
+        "picture": network_picture(graph, title=title) if graph else None,
+        "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
+        "in_words": network_statement(graph) if graph else "",
+        "drawn_here": graph is not None and _is_drawn_here(run, graph),
+        "switches": switches(graph) if graph else [],
+        "modules": presenters.modules(found, module_tones(whole) if whole else {}),
+        "verdict": metrics.get("verdict"),
+        "random_groups": effects.get("random_groups"),
+        "matrices": presenters.effect_matrices(found, str(effects.get("judged_by") or "mean")),
+        "metrics": presenters.metrics(metrics, run),
+        "outputs": presenters.outputs(metrics.get("outputs") or []),
+        "formulas": presenters.formulas(documents.get("readout") or {}),
+        "no_formula": (documents.get("readout") or {}).get("reading"),
+        "pruning": presenters.prune_chart(documents.get("prune_curve") or [], run.connections),
+        "figures": figures,
+        "pictures": [name for name in figures if name.endswith(".svg") and name not in DRAWN_BY_THE_PAGE],
+    }
+
+
+def switches(graph: Graph) -> list[dict[str, Any]]:
+    """The connections that can be switched off one by one, the most harmful first, each with its own effect."""
+    called = {n.id: n.name or n.id.replace(":", " ") for n in graph.neurons}
+    ranked = sorted(graph.connections, key=lambda c: (-(c.effect or 0.0), -abs(c.weight), c.key))[:MAX_SWITCHES]
+    return [
+        {"key": c.key, "what": f"{called[c.source]} → {called[c.target]}", "weight": c.weight, "effect": c.effect}
+        for c in ranked
+    ]
+
+
+def _is_drawn_here(run: Run, graph: Graph) -> bool:
+    """Whether film.js can draw the training of this network step by step."""
+    sizes = [int(layer["neurons"]) for layer in graph.meta.get("layers", ())]
+    weights = sum(a * b for a, b in itertools.pairwise(sizes))
+    return run.spec.get("network", {}).get("kind") in DRAWN_BY_THE_BROWSER and 0 < weights <= MAX_WEIGHTS
+
+
+def _model_name(job: Job) -> str:
+    """The job's name with every letter replaced that a model's name may not have: the suggestion of the form."""
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in job.name)
+    return kept.strip("-._")[:60]
+
+
+@pages.get("/runs/<string:run_id>/thumbnail.svg")
+@decide(Access.READ)
+def thumbnail(run_id: str) -> Response:
+    """The network as a small picture, which follows the colour theme. It never changes, so browsers may keep it."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, known(run_id, RunId))
+        etag = f"thumbnail-4-{run.id}"
+        if etag in request.if_none_match:
+            response = Response(status=304)
+            response.set_etag(etag)
+            return response
+        stored = runs.graph(rows, run.id)
+        if stored is None:
+            raise Problem("not-found", "There is no picture of this run yet.")
+        figures = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
+        drawn = picture_file(Graph.from_json(stored.body))
+    if drawn is None:
+        if "network.png" not in figures:
+            raise Problem("not-found", "This network is too large for a small picture.")
+        return stored_bytes(figures["network.png"], "image/png")
+    response = Response(drawn, content_type="image/svg+xml")
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = "private, max-age=86400"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+    return response
+
+
+# --- models and links ------------------------------------------------------------------------------------
+
+
+@pages.get("/models")
+@decide(Access.READ)
+def model_list() -> str:
+    """All models, filtered by the evidence of their newest version."""
+    asked = {name: text for name, text in request.args.items() if text.strip() and name != "after"}
+    try:
+        query, wrong = ModelsQuery.model_validate(asked), []
+    except ValidationError as error:
+        query, wrong = ModelsQuery(), field_errors(error, asked, place="query")
+    evidence_asked = query.model_dump(exclude={"q", "everybody", "dataset", "after", "limit"})
+    with services().database.read() as rows:
+        found = models.page(
+            rows,
+            reader(),
+            q=query.q,
+            everybody=query.everybody,
+            dataset_id=query.dataset,
+            after=after(),
+            limit=40,
+            **evidence_asked,
+        )
+        newest = models.newest(rows, found.rows)
+        names = teams.names(rows, {model.member_id for model in found.rows})
+        ready = datasets.page(rows, caller().team_id, limit=100).rows
+    return render_template(
+        "models.html",
+        found=[(model, *newest[model.id]) for model in found.rows],
+        next_page=found.after,
+        asked=request.args,
+        model_filters=MODEL_FILTERS,
+        methods=get_args(Method),
+        dataset_kinds=DATASET_KINDS,
+        datasets=ready,
+        authors=names,
+        team=caller().team_id,
+        wrong=wrong,
+    )
+
+
+@pages.get("/models/<string:name>")
+@decide(Access.READ)
+def model_page(name: str) -> str:
+    """One version of a model: evidence, card, notes, links, downloads, and forms to change it."""
+    alias = known(request.args.get("version") or models.NEWEST, VersionWord)
+    with services().database.read() as rows:
+        model = models.get(rows, reader(), known(name, ModelName))
+        version = models.find_version(rows, model, alias)
+        run = models.run_of(rows, version)
+        ours = model.team_id == caller().team_id
+        all_versions = models.versions(rows, model, limit=200).rows
+        aliases = models.aliases(rows, model)
+        notes = annotation_rows.current_annotations(rows, version)
+        shown_links = (
+            links.page_shares(rows, caller().team_id, model_id=model.id, limit=50).rows if _may_change(ours) else []
+        )
+        people = {model.member_id, version.member_id, *(note.member_id for note in notes)}
+        return render_template(
+            "model.html",
+            model=model,
+            model_version=version,
+            run=run,
+            ours=ours,
+            may_change=_may_change(ours),
+            address=f"/api/v1/models/{model.id}/versions/{version.number}",
+            all_versions=all_versions,
+            aliases=aliases,
+            history={each: models.alias_history(rows, model, each).rows for each in aliases},
+            notes=notes,
+            note_numbers={f"{note.about}:{note.target}": note.number for note in notes},
+            links=shown_links,
+            verification=version.verification,
+            authors=teams.names(rows, people),
+            visibilities=VISIBILITIES,
+            headline=presenters.headline(run.spec),
+            spec=pretty(run.spec),
+            **evidence(rows, run, title=f"The network of {model.name}, version {version.number}"),
+        )
+
+
+@pages.get("/models/<string:name>/versions/<string:word>")
+@decide(Access.READ)
+def version_page(name: str, word: str) -> Redirect:
+    """Redirects from the path that the API has for a version."""
+    return redirect(f"/models/{known(name, ModelName)}?version={known(word, VersionWord)}")
+
+
+@pages.get("/compare")
+@decide(Access.READ)
+def compare_page() -> str:
+    """Two runs or versions side by side; the form alone until both are given."""
+    asked = {side: request.args.get(side, "").strip() for side in ("a", "b")}
+    wrong: list[dict[str, Any]] = []
+    both = None
+    if all(asked.values()):
+        try:
+            both = CompareQuery.model_validate(asked)
+        except ValidationError as error:
+            wrong = field_errors(error, asked, place="query")
+    with services().database.read() as rows:
+        offered = [f"{model.name}@{model.versions}" for model in models.page(rows, reader(), limit=100).rows]
+        if both is None:
+            return render_template("compare.html", asked=asked, wrong=wrong, offered=offered, found=None)
+        a, b = side_of(rows, both.a), side_of(rows, both.b)
+        return render_template(
+            "compare.html",
+            asked=asked,
+            wrong=[],
+            offered=offered,
+            found=compare(rows, a, b),
+            pictures=[_picture(rows, side.run, side.what) for side in (a, b)],
+        )
+
+
+def _may_change(ours: bool) -> bool:
+    return ours and may(caller(), Access.SHARE)
+
+
+def _picture(rows: Session, run: Run, title: str) -> Any:
+    stored = runs.graph(rows, run.id)
+    graph = None if stored is None else Graph.from_json(stored.body)
+    return network_picture(graph, title=f"The network of {title}", grips=False) if graph else None
+
+
+@pages.get("/s/<string:token>")
+@decide(Access.ANYONE)
+def shared_page(token: str) -> Response:
+    """The network in the view that was chosen when the link was made."""
+    with services().database.read() as rows:
+        share, model, version, run = shares.shared(rows, token)
+        shown = shares.shown(rows, share, model, version, run)
+        found = evidence(rows, run, title=f"The network of {shown.model}", connections=shown.view.connections)
+    found["figures"] = sorted(
+        (name for name in shown.figures if name.endswith(".svg")),
+        key=lambda name: (name != shown.view.figure, name),
+    )
+    page = render_template("shared.html", shown=shown, token=token, address=f"/api/v1/s/{token}", **found)
+    return shares.unlisted(make_response(page))

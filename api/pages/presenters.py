@@ -1,0 +1,357 @@
+"""What pages show of the evidence: documents of a run turned into cards, tables, sentences and curves.
+
+Sentences come from `bimt_engine.analysis.statements`, whole. Names of columns come from users and may hold any
+punctuation, so they are taken from the lists of a document, never out of its sentences.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from api.pages.charts import Axis, Series, line_chart
+from api.pages.filters import measured, number
+from bimt_engine.analysis.statements import (
+    INTERVENTION_LABELS,
+    METRIC_LABELS,
+    FormulaStatement,
+    formula_statements,
+    listed,
+    metric_label,
+    module_statement,
+    sentence,
+    share,
+)
+from store.tables import Run
+
+MAX_POINTS = 1_500  # of a curve: more than a chart has pixels
+LONGEST_EXPRESSION = 4_000  # characters of an exact expression that a page shows
+SHADES = (0.01, 0.1, 0.3, 0.7)  # of the strongest effect; where the shades of the matrix begin
+
+# --- modules -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModuleCard:
+    """A module as its card shows it.
+
+    inputs, outputs   names of the columns that it reads and of the outputs that it decides.
+    statements        the numbers behind it, and why it is not supported, in sentences.
+    tone              number of its colour in the picture, 1 … 8.
+    """
+
+    name: str
+    tone: int
+    inputs: list[str]
+    outputs: list[str]
+    statements: list[str]
+    supported: bool | None
+    neurons: int
+    connections: int
+    selectivity: float | None
+    sufficiency: float | None
+
+
+def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> list[ModuleCard]:
+    """The cards of all modules."""
+    return [
+        ModuleCard(
+            name=str(body.get("name", "")),
+            tone=tones.get(str(body.get("name", "")), index % 8 + 1),
+            inputs=list(body.get("inputs") or []),
+            outputs=list(body.get("outputs") or []),
+            statements=module_sentences(body, len(bodies)),
+            supported=body.get("supported"),
+            neurons=len(body.get("neurons") or []),
+            connections=int(body.get("connections") or 0),
+            selectivity=_rounded(body.get("selectivity")),
+            sufficiency=_rounded(body.get("sufficiency")),
+        )
+        for index, body in enumerate(bodies)
+    ]
+
+
+def module_sentences(body: Mapping[str, Any], count: int) -> list[str]:
+    """What is said of one of `count` modules beside what it reads and decides, which its card shows as lists."""
+    said = module_statement(body, count)
+    if not said.evidence:
+        return [sentence(said.text)] if said.text else []  # a run of an older version has this one sentence
+    return [sentence(clause) for clause in (*said.evidence, said.reason and f"not supported: {said.reason}") if clause]
+
+
+# --- outputs and effects ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One effect.
+
+    value    share of the output's variance.
+    shade    0 … 4, how dark the cell is.
+    p_holm   p-value after Holm's correction, where the module decides this output.
+    """
+
+    value: float | None
+    shade: int
+    p_holm: float | None
+
+
+RECOGNISED = (("pruned", "recall"), ("pruned", "mistaken"), ("trained", "recall"))  # columns for a classification
+
+
+@dataclass(frozen=True)
+class OutputTable:
+    """How well each output is predicted.
+
+    rows   (output, its cells, whether it was learnt; None: too few rows to tell).
+    """
+
+    caption: str
+    heads: list[str]
+    rows: list[tuple[str, list[str], bool | None]]
+
+
+def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
+    """The table of outputs; None for runs that were published without one."""
+    if not bodies:
+        return None
+    if bodies[0].get("measure") == "recall":
+        heads = ["recognised", "others taken for it", "recognised before pruning", "held-out rows"]
+        caption = "Of each class, the share of its held-out rows that are called by its name, and of all other rows."
+        cells = [
+            [
+                *(_share(b, of, what) for of, what in RECOGNISED),
+                number(b.get("rows")),
+            ]
+            for b in bodies
+        ]
+    else:
+        heads = ["R², held out", "before pruning", "before pruning, training rows"]
+        caption = "Of each output, the share of its variance that is explained."
+        cells = [[_share(b, w, "r2") for w in ("pruned", "trained", "trained_on_training_rows")] for b in bodies]
+    rows = [(str(b.get("output", "")), of, b.get("learnt")) for b, of in zip(bodies, cells, strict=True)]
+    return OutputTable(caption, heads, rows)
+
+
+def _share(body: Mapping[str, Any], which: str, measure: str) -> str:
+    value = _float((body.get(which) or {}).get(measure))
+    return "–" if value is None else share(value)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Effects of modules (rows) on outputs (columns) under one kind of intervention, which `caption` describes."""
+
+    targets: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    kind: str
+    caption: str
+
+
+def effect_matrices(bodies: Sequence[Mapping[str, Any]], judged_by: str) -> list[Matrix]:
+    """The matrices that were measured, first the one that modules are judged by, which alone has p-values."""
+    effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
+    targets = list(dict.fromkeys(target for of in effects.values() for target in of))
+    found = {kind for of in effects.values() for effect in of.values() for kind in effect or {}}
+    kinds = sorted(found & INTERVENTION_LABELS.keys(), key=[judged_by, *INTERVENTION_LABELS].index)
+    own = {str(b.get("name", "")): b.get("outputs") or [] for b in bodies}
+    return [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
+
+
+def _matrix(
+    effects: Mapping[str, Mapping[str, Any]],
+    own: Mapping[str, Sequence[str]],
+    targets: list[str],
+    kind: str,
+    *,
+    with_p: bool,
+) -> Matrix:
+    """One matrix; `with_p` adds p-values where a module decides the output (`own`)."""
+    values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in effects for t in targets}
+    strongest = max((abs(v) for v in values.values() if v is not None), default=0.0) or 1.0
+    rows = []
+    for module in effects:
+        cells = []
+        for target in targets:
+            value = values[module, target]
+            part = 0.0 if value is None else max(0.0, value) / strongest
+            shade = sum(part > limit for limit in SHADES)
+            decides = with_p and target in own[module]
+            p_holm = _float((effects[module].get(target) or {}).get("p_holm")) if decides else None
+            cells.append(Cell(value, shade, p_holm))
+        rows.append((module, cells))
+    return Matrix(targets, rows, kind, INTERVENTION_LABELS[kind])
+
+
+def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
+    """The tiles (label, number) at the top of a page, the test metric first."""
+    tiles: list[tuple[str, str]] = []
+    if run.test_metric is not None:
+        tiles.append((metric_label(run.test_metric_name), measured(run.test_metric_name, run.test_metric)))
+    for label, value in (
+        ("connections kept", run.connections),
+        ("modules", run.modules),
+        ("modularity Q", run.modularity),
+        ("selectivity", _rounded(run.selectivity)),
+        ("connection cost", run.connection_cost),
+    ):
+        if value is not None:
+            tiles.append((label, number(value)))
+    shown = {run.test_metric_name}
+    for name, value in document.items():
+        if name in METRIC_LABELS and name not in shown and isinstance(value, int | float) and len(tiles) < 8:
+            tiles.append((METRIC_LABELS[name], measured(name, value)))
+    return tiles
+
+
+def _rounded(value: float | None) -> float | None:
+    """A share without rounding errors of its arithmetic: 2e-16 becomes 0."""
+    return None if value is None else round(value, 9) + 0.0
+
+
+def headline(spec: Mapping[str, Any]) -> list[str]:
+    """Data, network, method and steps of a spec, each in a few words."""
+    words = []
+    data, network, training = (spec.get(part) or {} for part in ("dataset", "network", "training"))
+    if data.get("kind") == "uploaded":
+        words.append(f"{data.get('task', '')} of {listed(data.get('targets') or [])}".strip())
+    elif data.get("kind"):
+        words.append(str(data["kind"]).replace("_", " "))
+    if network.get("kind"):
+        hidden = network.get("hidden")
+        shape = " of " + " – ".join(str(w) for w in hidden) if isinstance(hidden, list) and hidden else ""
+        words.append(str(network["kind"]).replace("_", " ") + shape)
+    if training.get("method"):
+        words.append(str(training["method"]).upper().replace("_", " "))
+    if training.get("steps"):
+        words.append(f"{number(training['steps'])} steps")
+    return words
+
+
+# --- formulas ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FormulaCard:
+    """The formula of one output.
+
+    text    the formula as HTML; None where none was found.
+    exact   the whole network as one expression, where it is short enough.
+    """
+
+    statement: FormulaStatement
+    text: Markup | None
+    exact: str | None
+
+
+def formulas(readout: Mapping[str, Any]) -> list[FormulaCard]:
+    """The cards of all outputs of a readout."""
+    cards = []
+    for output, said in zip(readout.get("outputs") or [], formula_statements(readout), strict=True):
+        exact = output.get("expression")
+        shown = exact if exact is None or len(exact) <= LONGEST_EXPRESSION else None
+        cards.append(FormulaCard(said, mathematics(said.formula) if said.formula else None, shown))
+    return cards
+
+
+_PARTS = re.compile(
+    r"(?P<power>\*\*\((?P<inner>-?[\d./]+)\)|\*\*(?P<bare>-?\d+(?:\.\d+)?))|(?P<name>[A-Za-z]+)_?(?P<index>\d+)\b"
+    r"|(?P<times>\s*\*\s*)|(?P<pi>\bpi\b)|(?P<root>\bsqrt\b)|(?P<minus>-)"
+)
+
+
+def mathematics(text: str) -> Markup:
+    """`(x1 + x3)**3*sin(pi*x4)` with raised powers, lowered indices, a dot for times, π and √."""
+    out, last = Markup(), 0
+    for found in _PARTS.finditer(text):
+        out += escape(text[last : found.start()]) + _part(found)
+        last = found.end()
+    return out + escape(text[last:])
+
+
+def _part(found: re.Match[str]) -> Markup:
+    if found["power"]:
+        return Markup("<sup>{}</sup>").format((found["inner"] or found["bare"]).replace("-", "−"))
+    if found["name"]:
+        return Markup("{}<sub>{}</sub>").format(found["name"], found["index"])
+    return Markup({"times": "·", "pi": "π", "root": "√", "minus": "−"}[str(found.lastgroup)])
+
+
+# --- curves ----------------------------------------------------------------------------------------------
+
+
+def learning_chart(history: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Markup | None:
+    """Prediction loss over the steps; vertical marks where phases begin."""
+    lines = [
+        Series("train", _column(history, "prediction_loss"), tone=1),
+        Series("test", _column(history, "test_prediction_loss"), tone=2),
+    ]
+    return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec))
+
+
+def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Accuracy over the steps, where the task is a classification."""
+    lines = [
+        Series("train", _column(history, "train_accuracy"), tone=1),
+        Series("test", _column(history, "test_accuracy"), tone=2),
+    ]
+    return _chart("Accuracy over training", lines, "accuracy")
+
+
+def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Connection cost over the steps."""
+    lines = [Series("connection cost", _column(history, "connection_cost"), tone=3)]
+    return _chart("Connection cost over training", lines, "connection cost", log=True)
+
+
+def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
+    """Loss against the number of connections left; `kept` marks the number that was chosen."""
+    sizes = {row.get("connections"): row for row in curve}  # of one size, the last is the refitted one
+    lines = [
+        Series("train", _column(list(sizes.values()), "train_loss", x="connections"), tone=1),
+        Series("held out", _column(list(sizes.values()), "held_out_loss", x="connections"), tone=2),
+    ]
+    marks = [(float(kept), f"{kept} kept")] if kept else []
+    if not any(line.points for line in lines):
+        return None
+    return line_chart(
+        "Loss as connections are taken away",
+        lines,
+        x=Axis("connections left", log=True),
+        y=Axis("loss", log=True),
+        marks=marks,
+    )
+
+
+def _chart(
+    title: str, lines: list[Series], label: str, *, log: bool = False, marks: Sequence[tuple[float, str]] = ()
+) -> Markup | None:
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return None
+    return line_chart(title, lines, x=Axis("step"), y=Axis(label, log=log), marks=marks)
+
+
+def _phases(spec: Mapping[str, Any]) -> list[tuple[float, str]]:
+    training = spec.get("training") or {}
+    steps, phases = training.get("steps") or 0, training.get("phases") or []
+    begins = [0.0, *(p["until"] for p in phases[:-1])]
+    return [(begin * steps, f"λ {number(p['cost_strength'])}") for begin, p in zip(begins, phases, strict=False)]
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str, *, x: str = "step") -> list[tuple[float, float]]:
+    points = [(_float(row.get(x)), _float(row.get(name))) for row in rows]
+    kept = [(a, b) for a, b in points if a is not None and b is not None]
+    stride = max(1, len(points) // MAX_POINTS)
+    return kept[::stride] + (kept[-1:] if stride > 1 else [])
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,241 @@
+// Requests to the API, and what every page does with an answer: show a problem, a number, the state of a button.
+
+/** A refusal of the service: `message` is its sentence, `errors` has one entry for each wrong field. */
+export class Problem extends Error {
+  /**
+   * @param {{detail?: string, errors?: object[]}} document the problem document (RFC 9457)
+   * @param {number} status HTTP status; 0 when the service was not reached
+   */
+  constructor(document, status) {
+    super(document.detail || `The service answered ${status}.`);
+    this.status = status;
+    this.errors = document.errors || [];
+  }
+}
+
+const API = "/api/v1";
+const STALLED = 40_000; // milliseconds; a request that waits 20 s on the server and is not answered by then never will be
+const UNREACHABLE = "The service cannot be reached. Check the network and try again.";
+
+/** @returns {string} the token that every request with a session needs, except GET */
+export const csrf = () => document.querySelector('meta[name="csrf-token"]').content;
+
+async function send(method, path, body) {
+  const headers = { Accept: "application/json" };
+  if (method !== "GET") headers["X-CSRFToken"] = csrf();
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(API + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Problem({ detail: UNREACHABLE }, 0);
+  }
+  const text = await response.text();
+  let document = {};
+  try {
+    document = text ? JSON.parse(text) : {};
+  } catch {
+    document = { detail: `The service answered ${response.status} with something that is not JSON.` };
+  }
+  if (!response.ok) throw new Problem(document, response.status);
+  return [document, response];
+}
+
+/**
+ * One request with JSON in and out.
+ * @param {string} method
+ * @param {string} path below /api/v1
+ * @param {object} [body]
+ * @returns {Promise<object>}
+ * @throws {Problem}
+ */
+export const call = async (method, path, body) => (await send(method, path, body))[0];
+
+/**
+ * The answer to a request that may start an operation of a worker: waits until the operation has ended.
+ * @param {string} method
+ * @param {string} path below /api/v1
+ * @param {object} [body]
+ * @returns {Promise<object>}
+ * @throws {Problem}
+ */
+export async function waitFor(method, path, body) {
+  let [answer, response] = await send(method, path, body);
+  if (response.status !== 202) return answer;
+  const operation = response.headers.get("Location").slice(API.length);
+  while (answer.state === "queued" || answer.state === "running") answer = await call("GET", `${operation}?wait=20`);
+  if (answer.state !== "succeeded") throw new Problem({ detail: answer.reason || `The operation was ${answer.state}; request it again.` }, 409);
+  return answer.answer;
+}
+
+/**
+ * Waits until a file that is generated on request can be downloaded.
+ * @param {string} address
+ * @throws {Problem} when it cannot be generated
+ */
+export async function fileReady(address) {
+  for (;;) {
+    let response;
+    try {
+      response = await fetch(`${address}?wait=20`, { method: "HEAD", signal: AbortSignal.timeout(STALLED) });
+    } catch (error) {
+      if (error.name === "TimeoutError") continue; // the file may be there by now
+      throw new Problem({ detail: UNREACHABLE }, 0);
+    }
+    if (response.status === 200) return;
+    if (response.status === 202) continue;
+    const answer = await fetch(`${address}?wait=0`); // a HEAD has no body to say why
+    throw new Problem(await answer.json().catch(() => ({})), answer.status);
+  }
+}
+
+/** @param {number} milliseconds pause between two polls; ten times as long while the tab is hidden */
+export const pause = (milliseconds) =>
+  new Promise((done) => setTimeout(done, document.hidden ? 10 * milliseconds : milliseconds));
+
+/**
+ * This page as the server renders it now.
+ * @returns {Promise<Document>}
+ */
+export const renderedAnew = async () => new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+
+// --- values as text
+
+/** @returns {string} a number with three significant digits, as the server writes it (filters.py) */
+export function number(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) {
+    const [mantissa, exponent] = value.toExponential(2).split("e");
+    const raised = String(Number(exponent)).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+    return `${Number(mantissa)}·10${raised}`.replace("-", "−");
+  }
+  return String(Number(value.toPrecision(3))).replace("-", "−");
+}
+
+/** @returns {string} a length of time in at most two units; nothing for null */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** @returns {HTMLSpanElement} a sentence of the service, in which `backticks` mark code */
+export function sentence(text) {
+  const span = document.createElement("span");
+  text.split("`").forEach((part, index) => {
+    if (index % 2 === 0) return span.append(part);
+    const code = document.createElement("code");
+    code.textContent = part;
+    span.append(code);
+  });
+  return span;
+}
+
+const METRIC_NAMES = {
+  prediction_loss: "train loss",
+  test_prediction_loss: "test loss",
+  total_loss: "total loss",
+  connection_cost: "connection cost",
+  accuracy: "train accuracy",
+  train_accuracy: "train accuracy",
+  test_accuracy: "test accuracy",
+  cost_strength: "λ",
+};
+
+/** @returns {string} the label of a metric */
+export const metricName = (metric) => METRIC_NAMES[metric] || metric.replaceAll("_", " ");
+
+// --- notices and forms
+
+/**
+ * Shows a problem in a notice, with one line for each field; null hides the notice.
+ * @param {HTMLElement} notice
+ * @param {?Problem} problem
+ */
+export function complain(notice, problem) {
+  notice.replaceChildren();
+  if (!problem) {
+    notice.hidden = true;
+    return;
+  }
+  const message = document.createElement("strong");
+  message.append(sentence(problem.message));
+  notice.append(message);
+  const list = document.createElement("ul");
+  for (const error of problem.errors || []) {
+    if ((problem.errors || []).length === 1 && problem.message.includes(error.detail)) break;
+    const item = document.createElement("li");
+    const where = [error.row ? `row ${error.row}` : "", error.column ? `column ${error.column}` : ""].filter(Boolean).join(", ");
+    item.append(where || fieldName(error.pointer), where || error.pointer ? ": " : "", sentence(error.detail));
+    list.append(item);
+  }
+  if (list.children.length) notice.append(list);
+  notice.hidden = false;
+}
+
+// A JSON Pointer as the name of a field: `/spec/training/steps` is "training, steps".
+const fieldName = (pointer) => (pointer || "").split("/").filter((part) => part && part !== "spec").join(", ").replaceAll("_", " ");
+
+/**
+ * Runs `act` with the button disabled; a problem is shown in the notice of `place`.
+ * @param {HTMLButtonElement} button
+ * @param {() => Promise<void>} act
+ * @param {HTMLElement} [place] a notice, or a form that gets one at its end
+ */
+export async function attempt(button, act, place = document.getElementById("problem")) {
+  button.disabled = true;
+  const notice = noticeOf(place);
+  complain(notice, null);
+  try {
+    await act();
+  } catch (problem) {
+    complain(notice, problem);
+    notice.scrollIntoView({ block: "nearest" });
+  }
+  button.disabled = false;
+}
+
+function noticeOf(place) {
+  if (place.matches(".notice")) return place;
+  const found = place.querySelector(":scope > .notice");
+  if (found) return found;
+  const notice = document.createElement("div");
+  notice.className = "notice";
+  notice.setAttribute("role", "alert");
+  place.append(notice);
+  return notice;
+}
+
+/**
+ * Submits a form by one request; a page without this form is left alone.
+ * @param {string} name id of the form
+ * @param {(elements: HTMLFormControlsCollection) => Promise<void>} act
+ */
+export function onSubmit(name, act) {
+  const form = document.getElementById(name);
+  form?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(event.submitter ?? form.querySelector("button"), () => act(form.elements), form);
+  });
+}
+
+/** @returns {(number|string)[]} `0, 1 2` as numbers; other words stay text, so that the service can refuse them */
+export const numbers = (text) =>
+  text
+    .split(/[\s,;]+/)
+    .filter(Boolean)
+    .map((word) => (Number.isNaN(Number(word)) ? word : Number(word)));
+
+/** Copies `text`; where the browser does not allow it, selects the content of `place` instead. */
+export async function copy(button, place, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(place);
+  }
+}

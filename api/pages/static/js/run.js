@@ -1,0 +1,79 @@
+// The page of a run: its progress while it waits or trains, files that are generated on request, and the form to publish it.
+
+import { call, complain, duration, fileReady, onSubmit, pause } from "./api.js";
+import "./modules.js";
+
+// Loaded only where the page has these parts.
+if (document.getElementById("what-if")) import("./switches.js");
+if (document.getElementById("film")) import("./film.js");
+
+// --- progress
+
+const live = document.getElementById("live");
+
+// Steps count the training alone; pruning and tests follow. The bar of the job covers both, and is the bar of this run
+// where it is the only one. Beside other runs the share of this run is not known after its last step.
+function show(run, job) {
+  const trained = run.state === "running" && run.step >= run.steps;
+  const bar = live.querySelector("progress");
+  if (job.runs === 1) bar.value = job.progress;
+  else if (trained) bar.removeAttribute("value");
+  else bar.value = run.steps ? run.step / run.steps : 0;
+  const left = job.runs === 1 && job.eta_seconds !== null ? ` About ${duration(job.eta_seconds)} left.` : "";
+  document.getElementById("live-words").textContent =
+    run.state === "queued" ? "Waiting for a worker." : trained ? `Trained; it is being pruned and tested (${job.note || "running"}).${left}` : `Step ${run.step} of ${run.steps}.${left}`;
+}
+
+async function watch() {
+  for (;;) {
+    await pause(1500);
+    try {
+      const [run, job] = await Promise.all([call("GET", `/runs/${live.dataset.run}`), call("GET", `/jobs/${live.dataset.job}`)]);
+      if (run.state !== "queued" && run.state !== "running") return location.reload();
+      show(run, job);
+    } catch (problem) {
+      if (problem.status === 401 || problem.status === 404) return;
+    }
+  }
+}
+
+if (live) watch();
+
+// --- files that are generated on request
+
+const status = document.getElementById("download-status");
+
+function save(address) {
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = address.split("/").slice(-3).filter((part) => part !== "modules").join("-");
+  link.click();
+}
+
+for (const link of document.querySelectorAll("a[data-generated]")) {
+  link.addEventListener("click", async (event) => {
+    event.preventDefault();
+    if (link.getAttribute("aria-busy") === "true") return;
+    const [name, address] = [link.dataset.generated, link.getAttribute("href")];
+    link.setAttribute("aria-busy", "true");
+    complain(document.getElementById("download-problem"), null);
+    status.textContent = `${name} is being generated; the download starts by itself.`;
+    try {
+      await fileReady(address);
+      status.textContent = `${name} is ready.`;
+      save(address);
+    } catch (problem) {
+      status.textContent = "";
+      complain(document.getElementById("download-problem"), problem);
+    }
+    link.removeAttribute("aria-busy");
+  });
+}
+
+// --- publish
+
+onSubmit("publish", async ({ name, card, visibility }) => {
+  const run = document.getElementById("publish").dataset.run;
+  const version = await call("POST", "/models", { run_id: run, name: name.value.trim(), card: card.value, visibility: visibility.value || null });
+  location.assign(`/models/${version.model_id}?version=${version.number}`);
+});

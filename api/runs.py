@@ -1,0 +1,230 @@
+"""Runs: one trained network each, and what was found in it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flask import Response
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from api import bundles, evidence
+from api.auth import Access, caller
+from api.evidence import OutputOut
+from api.jobs import JobPath, JobState
+from api.routing import Resource, answer, binary, cursor, key_of, markdown, text
+from api.schemas import InPath, JobId, Page, PageQuery, Query, ResponseModel, RunId
+from api.services import services
+from store import runs
+from store.tables import Run
+
+
+class RunPath(InPath):
+    """Which run."""
+
+    run_id: RunId
+
+
+class RunsQuery(Query):
+    """Which runs."""
+
+    state: JobState | None = None
+    min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
+    min_selectivity: float | None = Field(default=None, ge=0, le=1)
+    method: str | None = Field(default=None, max_length=32, description="vanilla, l1, l1_local, l1_swap or bimt.")
+    dataset_kind: str | None = Field(default=None, max_length=32, description="formula, uploaded, modular_addition …")
+    after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class SnapshotsQuery(Query):
+    """Which part of the list."""
+
+    after: int | None = Field(default=None, ge=0, le=2**53, description="Only later steps.")
+    limit: int = Field(default=200, ge=1, le=1000)
+
+
+class RunItem(ResponseModel):
+    """A run in a list, with what sums up its evidence."""
+
+    id: RunId
+    job_id: JobId
+    number: int
+    seed: int
+    cost_strength: float | None = Field(description="λ of the first phase that costs; null: as the spec says.")
+    state: JobState
+    reason: str | None = None
+    step: int
+    steps: int
+    stepper: str | None = None
+    device: str | None = None
+    replicas: int | None = Field(
+        default=None,
+        description="So many runs of the job trained side by side, this one included; the last bits depend on it.",
+    )
+    training_seconds: float | None = Field(
+        default=None,
+        description="Spent on its steps, over all attempts; its share where several runs train side by side.",
+    )
+    evidence_seconds: float | None = Field(
+        default=None, description="Spent on what was found afterwards: pruning, tests, pictures."
+    )
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    test_metric_name: str | None = None
+    test_metric: float | None = None
+    connections: int | None = None
+    modules: int | None = None
+    modularity: float | None = None
+    selectivity: float | None = None
+    connection_cost: float | None = None
+
+
+class RunOut(RunItem):
+    """A run."""
+
+    spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
+    metrics: dict[str, Any] = Field(default={}, description="Numbers by name; `verdict` sums the evidence up.")
+    outputs: list[OutputOut] = Field(
+        default=[], description="How well each target is predicted; empty before the end, and for older runs."
+    )
+    files: list[str] = Field(default=[])
+    figures: list[str] = Field(default=[])
+
+
+class RunPage(Page):
+    """A part of the list of a job's runs."""
+
+    items: list[RunItem]
+
+
+class HistoryOut(ResponseModel):
+    """The learning curve: one row for each step that was logged."""
+
+    rows: list[dict[str, Any]]
+
+
+class SnapshotOut(ResponseModel):
+    """The network at one step."""
+
+    step: int
+    sha256: str
+
+
+class SnapshotsOut(ResponseModel):
+    """Steps of which the network is kept."""
+
+    items: list[SnapshotOut]
+    next: int | None = Field(default=None, description="Send it as `after`; null at the end.")
+
+
+api = Resource("runs", "One network, trained with one seed and one cost strength, and what was found in it.")
+
+# What runs are searched by, as store.runs.with_evidence names it.
+EVIDENCE = {
+    "min_modules",
+    "max_modules",
+    "max_connections",
+    "min_modularity",
+    "min_selectivity",
+    "method",
+    "dataset_kind",
+}
+
+
+@api.route("get", "/jobs/<string:job_id>/runs", requires=Access.READ, answers={200: RunPage})
+def list_runs(path: JobPath, query: PageQuery) -> Response:
+    """The runs of a job, in the order of its seeds and cost strengths."""
+    with services().database.read() as rows:
+        page = runs.page_of_job(rows, caller().team_id, path.job_id, after=key_of(query.after), limit=query.limit)
+        return answer(RunPage(items=[RunItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
+
+
+@api.route("get", "/runs", requires=Access.READ, answers={200: RunPage})
+def list_all_runs(query: RunsQuery) -> Response:
+    """The team's runs, newest first, narrowed to those in which so much was found."""
+    with services().database.read() as rows:
+        page = runs.page(
+            rows,
+            caller().team_id,
+            state=query.state,
+            **query.model_dump(include=EVIDENCE),
+            after=key_of(query.after),
+            limit=query.limit,
+        )
+        return answer(RunPage(items=[RunItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
+
+
+@api.route("get", "/runs/<string:run_id>", requires=Access.READ, answers={200: RunOut})
+def get_run(path: RunPath) -> Response:
+    """One run: state, what sums up its evidence, its complete spec."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        item = RunItem.model_validate(run)
+        return answer(
+            RunOut(
+                **item.model_dump(),
+                **evidence.numbers(rows, run),
+                spec=run.spec,
+                files=[file.name for file in runs.published_files(rows, run.id)],
+                figures=[figure.name for figure in runs.figures(rows, run.id)],
+            )
+        )
+
+
+@api.route("get", "/runs/<string:run_id>/history", requires=Access.READ, answers={200: HistoryOut})
+def run_history(path: RunPath) -> Response:
+    """The learning curve, also while it trains."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        return answer(HistoryOut(rows=runs.history(rows, run.id)))
+
+
+@api.route("get", "/runs/<string:run_id>/snapshots", requires=Access.READ, answers={200: SnapshotsOut})
+def run_snapshots(path: RunPath, query: SnapshotsQuery) -> Response:
+    """The steps of which the network is kept."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        found = runs.snapshots(rows, run.id, after=-1 if query.after is None else query.after, limit=query.limit + 1)
+        items = [SnapshotOut.model_validate(row) for row in found[: query.limit]]
+        return answer(SnapshotsOut(items=items, next=items[-1].step if len(found) > query.limit else None))
+
+
+@api.route(
+    "get",
+    "/runs/<string:run_id>/card.md",
+    requires=Access.READ,
+    answers={200: text("text/markdown", "The card, in Markdown.")},
+    problems=(409,),
+)
+def run_card(path: RunPath) -> Response:
+    """The card: what was found, in words and numbers, and how it was trained."""
+    with services().database.read() as rows:
+        return markdown(bundles.card_of_run(rows, runs.get(rows, caller().team_id, path.run_id)))
+
+
+@api.route(
+    "get",
+    "/runs/<string:run_id>/bundle.zip",
+    requires=Access.READ,
+    answers={200: binary("application/zip", "Spec, weights, graph, modules, effects, curves, figures, card.")},
+    problems=(409,),
+)
+def run_bundle(path: RunPath) -> Response:
+    """Everything that was found in one file, with the SHA-256 of each part in manifest.json."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        return bundles.send_bundle(bundles.bundle_of_run(rows, run), run.id)
+
+
+def _find(rows: Session, path: RunPath) -> tuple[Run, str]:
+    """The run, and the name of its downloads. Raises NotFound."""
+    return runs.get(rows, caller().team_id, path.run_id), path.run_id
+
+
+evidence.mount(api, "/runs/<string:run_id>", prefix="run", path=RunPath, requires=Access.READ, find=_find)

@@ -1,0 +1,196 @@
+"""The network and the data under analysis: float64 arrays, outputs in the order of the data, one way to evaluate.
+
+Here too: the examples, their prediction losses and the scale that a loss is measured by, and the units of the data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy.special import log_softmax
+
+from bimt_engine.analysis.evaluator import Array, Evaluator, Outputs, Values
+from bimt_engine.analysis.hooked_network import HookedNetwork
+from bimt_engine.analysis.numpy_mlp import NumpyMlp
+from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.networks.network import Network
+from bimt_engine.networks.wiring import Wiring
+
+LossName = Literal["mse", "cross_entropy"]
+MAX_EXAMPLES = 4096  # of each part; a loss over more moves by less than the tolerances that are asked of it
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs as the network takes them, and targets as rows (N, outputs) or labels (N,)."""
+
+    inputs: Shaped[np.ndarray, "N ..."]
+    targets: Shaped[np.ndarray, "N ..."]
+
+
+@dataclass(frozen=True)
+class AnalysisContext:
+    """A network under analysis and its data. The network here is a float64 copy; the one handed in is never touched.
+
+    evaluator   computes outputs for any parameters of this network, the fastest way that its wiring allows.
+    general     the same by torch passes with hooks, for what needs a whole network.
+    scale       loss of the best constant answer on the training examples.
+    """
+
+    network: Network
+    evaluator: Evaluator
+    general: HookedNetwork
+    dataset: Dataset
+    train: Examples
+    held_out: Examples
+    loss: LossName
+    scale: float
+
+    @classmethod
+    def of(cls, network: Network, dataset: Dataset, *, loss: LossName | None = None, seed: int = 0) -> AnalysisContext:
+        """Prepare a network for analysis; at most MAX_EXAMPLES of each part, drawn by the seed."""
+        copied = copy.deepcopy(network).to("cpu").double().eval()
+        loss = loss or dataset.default_loss
+        steps = None
+        if copied.wiring.output_layer.samples:
+            steps = dataset.predicted_positions or tuple(range(dataset.train_inputs.shape[1]))
+        parts = []
+        for inputs, targets in (
+            (dataset.train_inputs, dataset.train_targets),
+            (dataset.test_inputs, dataset.test_targets),
+        ):
+            if len(inputs) > MAX_EXAMPLES:
+                drawn = np.sort(np.random.default_rng(seed).choice(len(inputs), MAX_EXAMPLES, replace=False))
+                inputs, targets = inputs[drawn], targets[drawn]
+            if steps is not None and targets.ndim == 3:
+                targets = targets[:, list(steps)].reshape(len(targets), -1)
+            parts.append(Examples(inputs, targets))
+        general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
+        scale = loss_scale(parts[0].targets, dataset.targets, loss)
+        return cls(copied, NumpyMlp.of(copied) or general, general, dataset, *parts, loss, scale)
+
+    @property
+    def wiring(self) -> Wiring:
+        """The wiring of the network."""
+        return self.network.wiring
+
+    @property
+    def plain(self) -> NumpyMlp | None:
+        """A perceptron on plain numbers, which formulas are read out of; None for any other network."""
+        chain = self.wiring.chain
+        return self.evaluator if isinstance(self.evaluator, NumpyMlp) and chain and chain.embedding is None else None
+
+    def values(self) -> Values:
+        """Every parameter by name."""
+        return {name: p.detach().numpy().copy() for name, p in self.network.named_parameters()}
+
+    def outputs(self, values: Mapping[str, Array], examples: Examples) -> Outputs:
+        """What the network answers with these parameters, in the order of the data."""
+        return self.evaluator.outputs(values, examples.inputs)
+
+    def features(self, place: int) -> tuple[int, ...]:
+        """The numbers of the features that a place of the input layer reads.
+
+        One for a neuron that stands for a feature, and for a copy that stands for a token; for a channel of an image,
+        all its pixels.
+        """
+        layer = self.wiring.input_layer
+        copied, slot = divmod(place, layer.neurons)
+        if self.wiring.embeddings:
+            return (copied,)
+        share = self.dataset.inputs // layer.places
+        first = (copied * layer.neurons + int(self.network.input_order[slot])) * share
+        return tuple(range(first, first + share))
+
+    def losses(self, outputs: Float[np.ndarray, "*many N outputs"], examples: Examples) -> Float[np.ndarray, "*many N"]:
+        """The loss of each example."""
+        return loss_per_example(outputs, examples.targets, self.loss)
+
+    def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
+        """How much of the trained network's answers is kept: 1 - share of their variance lost, or equal labels."""
+        if self.dataset.task == "classification":
+            return float((outputs.argmax(-1) == trained.argmax(-1)).mean())
+        variance = float(trained.var(axis=0).mean())
+        error = float(((outputs - trained) ** 2).mean())
+        return 1.0 - error / variance if variance > 0 else float(error == 0)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def one_hot(labels: Shaped[np.ndarray, "N ..."], classes: int) -> Float[np.ndarray, "N _"]:
+    """Labels (N,) as rows with one 1; targets that are rows already stay as they are."""
+    return np.eye(classes)[labels] if labels.ndim == 1 else labels
+
+
+def loss_per_example(
+    outputs: Float[np.ndarray, "*many N outputs"], targets: Shaped[np.ndarray, "N ..."], loss: LossName
+) -> Float[np.ndarray, "*many N"]:
+    """The loss of each example: mean over its outputs for `mse`, -log p(label) for `cross_entropy`.
+
+    targets   (N, outputs) or labels (N,). Sequences come flattened to one row per example.
+    """
+    if loss == "cross_entropy":
+        log_p = log_softmax(outputs, axis=-1)
+        return -np.take_along_axis(log_p, np.broadcast_to(targets[:, None], (*outputs.shape[:-1], 1)), axis=-1)[..., 0]
+    error = outputs - one_hot(targets, outputs.shape[-1])
+    return (error * error).mean(axis=-1)
+
+
+def loss_scale(targets: Shaped[np.ndarray, "N ..."], classes: int, loss: LossName) -> float:
+    """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share."""
+    if loss == "cross_entropy":
+        share = np.bincount(targets, minlength=classes) / targets.size
+        share = share[share > 0]
+        return float(-(share * np.log(share)).sum()) or 1.0
+    return float(one_hot(targets, classes).var(axis=0).mean()) or 1.0
+
+
+# --- units of the data ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataUnits:
+    """The scalings of inputs and targets, those that do nothing where the data were taken as they are.
+
+    Standardising is affine, so it folds into the first weight layer of a perceptron, and the way back into the last
+    one: what comes out is a perceptron of the same shape, from raw columns to raw targets (of classes, to scores).
+    """
+
+    inputs: Scaling
+    targets: Scaling
+
+    @classmethod
+    def of(cls, context: AnalysisContext) -> DataUnits:
+        """The units of these data."""
+        data = context.dataset
+        return cls(data.input_scaling or Scaling.none(data.inputs), data.target_scaling or Scaling.none(data.targets))
+
+    def folded(self, plain: NumpyMlp, values: Values) -> Values:
+        """The parameters of the perceptron that gives the same answers in the units of the data."""
+        order, back = plain.input_order, plain.output_order
+        last = max(int(name.removeprefix("weights.")) for name in values if name.startswith("weights."))
+        folded = dict(values)
+        folded["biases.0"] = values["biases.0"] - values["weights.0"] @ (self.inputs.mean / self.inputs.std)[order]
+        folded["weights.0"] = values["weights.0"] / self.inputs.std[order]
+        std = self.targets.std[back]
+        folded[f"biases.{last}"] = folded[f"biases.{last}"] * std + self.targets.mean[back]
+        folded[f"weights.{last}"] = folded[f"weights.{last}"] * std[:, None]
+        return folded
+
+    def raw_inputs(self, examples: Examples) -> Float[np.ndarray, "N inputs"]:
+        """The inputs as they were measured."""
+        return self.inputs.undo(np.asarray(examples.inputs, np.float64))
+
+    def raw_targets(self, examples: Examples) -> Float[np.ndarray, "N targets"] | None:
+        """The targets as they were measured; None for classes."""
+        return None if examples.targets.ndim == 1 else self.targets.undo(examples.targets)
+
+    def answer(self, raw: Array, output: int) -> Array:
+        """An output in the units of the data -> as the network is trained to give it."""
+        return (raw - self.targets.mean[output]) / self.targets.std[output]

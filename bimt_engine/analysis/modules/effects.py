@@ -1,0 +1,237 @@
+"""Cause: what happens to each output when a group of neurons is switched off, and to the loss without a connection.
+
+M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to switch off:
+zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a
+class before the softmax, which couples all classes; the rise of the cross entropy and the fall of the accuracy on the
+examples of each class stand beside it. All groups are run side by side along the batch axis of any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bimt_engine.analysis.context import AnalysisContext, loss_per_example
+from bimt_engine.analysis.evaluator import Array, Connection, Masks, Values
+from bimt_engine.analysis.hooked_network import as_tensor, every_activation
+from bimt_engine.networks.network import ActivationHook, Network
+
+Do = Literal["zero", "mean", "resample"]
+DOS: tuple[Do, ...] = ("zero", "mean", "resample")
+MAX_PROBE = 512  # examples that groups are run on
+
+Group = Mapping[str, Array]
+"""neuron layer -> bool for each place: True is in the group."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Effect of each group on each output, (groups, outputs).
+
+    matrix         share of the output's variance.
+    cross_entropy  classes only: its rise on the examples of each class; accuracy: its fall.
+    """
+
+    matrix: Float[np.ndarray, "groups outputs"]
+    cross_entropy: Float[np.ndarray, "groups outputs"] | None = None
+    accuracy: Float[np.ndarray, "groups outputs"] | None = None
+
+
+class Probe:
+    """One network on one set of examples, ready to have groups of neurons switched off.
+
+    Targets are needed only for classes; outputs are in the order of the data.
+    """
+
+    def __init__(self, context: AnalysisContext, network: Network, *, seed: int) -> None:
+        self.context, self.network = context, network
+        inputs = np.concatenate([context.train.inputs, context.held_out.inputs])
+        targets = np.concatenate([context.train.targets, context.held_out.targets])
+        generator = np.random.default_rng([seed, 2])
+        if len(inputs) > MAX_PROBE:
+            chosen = np.sort(generator.choice(len(inputs), MAX_PROBE, replace=False))
+            inputs, targets = inputs[chosen], targets[chosen]
+        self.inputs, self.targets = as_tensor(inputs), targets
+        outputs, self.activations, self.calls = every_activation(network, self.inputs)
+        self.outputs = context.general.rows(outputs)
+        self.partner = torch.from_numpy(partners(len(inputs), generator))
+
+    @property
+    def classes(self) -> bool:
+        """Whether the outputs are scores of classes."""
+        return self.context.dataset.task == "classification"
+
+    def outputs_without(self, groups: Sequence[Group], do: Do) -> Float[np.ndarray, "groups N outputs"]:
+        """Outputs with each group switched off."""
+        count = len(self.inputs)
+        at_once = max(1, self.context.general.at_once // count)
+        found = []
+        for start in range(0, len(groups), at_once):
+            some = groups[start : start + at_once]
+            tiled = self.inputs.repeat(len(some), *[1] * (self.inputs.ndim - 1))
+            with torch.no_grad():
+                outputs, _ = self.network.forward_with_hooks(tiled, self._hook(some, do))
+            rows = self.context.general.rows(outputs)
+            found.append(rows.reshape(len(some), count, -1))
+        return np.concatenate(found)
+
+    def _hook(self, groups: Sequence[Group], do: Do) -> ActivationHook:
+        """Switches each group off in its own stretch of the batch. Good for one forward pass."""
+        wiring = self.network.wiring
+        masks = {}
+        before = {layer: iter(activations) for layer, activations in self.calls.items()}
+        for layer in {name for group in groups for name in group}:
+            empty = np.zeros(wiring.layer(layer).places, bool)
+            rows = np.stack([np.asarray(group.get(layer, empty)) for group in groups])
+            if rows.any():
+                masks[layer] = torch.from_numpy(rows)
+
+        def hook(layer: str, activation: Tensor) -> Tensor:
+            if layer not in masks:
+                return activation
+            of = wiring.layer(layer)
+            now = of.to_places(activation).unflatten(0, (len(groups), -1))
+            was = of.to_places(next(before[layer]))
+            mask = masks[layer].reshape(len(groups), *[1] * (now.dim() - 2), -1)
+            if do == "zero":
+                other = torch.zeros((), dtype=activation.dtype)
+            elif do == "mean":
+                other = was.mean(dim=tuple(range(was.dim() - 1)))
+            else:
+                other = was[self.partner]
+            return of.from_places(torch.where(mask, other, now).flatten(0, 1))
+
+        return hook
+
+    def effects(self, groups: Sequence[Group], do: Do) -> Effects:
+        """The effect of switching each group off, on each output."""
+        return self.compare(self.outputs_without(groups, do))
+
+    def compare(self, answers: Float[np.ndarray, "groups N outputs"]) -> Effects:
+        """The effect matrix of these outputs against the network's own."""
+        # A sequence that is predicted at several steps has a column for each step and target: a target is one claim, so
+        # its steps are pooled.
+        targets = len(self.context.dataset.target_names)
+        variance = self.outputs.var(axis=0).reshape(-1, targets).sum(axis=0)
+        lost = ((answers - self.outputs) ** 2).mean(axis=1).reshape(len(answers), -1, targets).sum(axis=1)
+        # An output that never moves can lose nothing.
+        matrix = lost / np.where(variance > 1e-300, variance, np.inf)
+        if not self.classes:
+            return Effects(matrix)
+        before = loss_per_example(self.outputs, self.targets, "cross_entropy")
+        rise = loss_per_example(answers, self.targets, "cross_entropy") - before
+        fall = (self.outputs.argmax(-1) == self.targets) * 1.0 - (answers.argmax(-1) == self.targets)
+        members = (self.targets[:, None] == np.arange(self.outputs.shape[1])).astype(float)
+        share = members / np.maximum(1.0, members.sum(axis=0))
+        return Effects(matrix, rise @ share, fall @ share)
+
+
+def complement(group: Group, whole: Group) -> Group:
+    """Everything in the whole that is not in the group."""
+    return {layer: places & ~np.asarray(group.get(layer, np.zeros_like(places))) for layer, places in whole.items()}
+
+
+def union(*groups: Group) -> Group:
+    """Everything that is in one of the groups."""
+    joined: dict[str, Array] = {}
+    for group in groups:
+        for layer, places in group.items():
+            joined[layer] = joined[layer] | places if layer in joined else np.asarray(places)
+    return joined
+
+
+def selectivity(effects: Float[np.ndarray, "*many outputs"]) -> Float[np.ndarray, "*many"]:
+    """1 - H(M / ΣM) / log O for each row: 1 when one output takes all the effect, 0 when all take the same.
+
+    A group without any effect has no selectivity: 0.
+    """
+    outputs = effects.shape[-1]
+    if outputs < 2:
+        return np.zeros(effects.shape[:-1])
+    positive = np.maximum(effects, 0.0)
+    total = positive.sum(axis=-1, keepdims=True)
+    share = positive / np.where(total > 0, total, 1.0)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=-1)
+    return np.where(total[..., 0] > 0, 1.0 - entropy / np.log(outputs), 0.0)
+
+
+def sufficiency(
+    probe: Probe, groups: Sequence[Group], whole: Group, *, do: Do = "mean"
+) -> Float[np.ndarray, "groups outputs"]:
+    """What of each output is left when only the group is kept: 1 - effect of switching all the rest off."""
+    return 1.0 - probe.effects([complement(group, whole) for group in groups], do).matrix
+
+
+def interaction(
+    probe: Probe, groups: Sequence[Group], *, do: Do = "mean"
+) -> Float[np.ndarray, "groups groups outputs"]:
+    """E(m ∪ n) - E(m) - E(n) for every two groups: (groups, groups, outputs), 0 on the diagonal."""
+    count = len(groups)
+    alone = probe.effects(groups, do).matrix
+    found = np.zeros((count, count, alone.shape[1]))
+    pairs = [(m, n) for m in range(count) for n in range(m)]
+    if pairs:
+        both = probe.effects([union(groups[m], groups[n]) for m, n in pairs], do).matrix
+        for (m, n), effect in zip(pairs, both, strict=True):
+            found[m, n] = found[n, m] = effect - alone[m] - alone[n]
+    return found
+
+
+def upstream_effects(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray, "inputs groups"]:
+    """The same upstream: one input is permuted over the examples, and the group's activations move.
+
+    E[(a - a^permuted)²] / (2 Var a), the mean over the group's neurons that move at all: 1 when the input is all that
+    the group depends on, 0 when it does not depend on it. The input layer itself is left out.
+    """
+    own = probe.context.wiring.input_layer.name
+    inputs = probe.inputs.shape[-1]
+    found = np.zeros((inputs, len(groups)))
+    for number in range(inputs):
+        changed = probe.inputs.clone()
+        changed[..., number] = probe.inputs[probe.partner][..., number]
+        with torch.no_grad():
+            _, activations = probe.network.forward_with_hooks(changed)
+        for g, group in enumerate(groups):
+            moved = []
+            for layer, places in group.items():
+                if layer == own or not np.any(places):
+                    continue
+                of = probe.context.wiring.layer(layer)
+                before, after = (
+                    of.to_places(seen[layer]).flatten(0, -2)[:, places].numpy()
+                    for seen in (probe.activations, activations)
+                )
+                variance = before.var(axis=0)
+                alive = variance > 1e-20
+                moved.extend((((before - after) ** 2).mean(axis=0)[alive] / (2 * variance[alive])).tolist())
+            found[number, g] = float(np.mean(moved)) if moved else 0.0
+    return found
+
+
+def partners(count: int, generator: np.random.Generator) -> Int[np.ndarray, " count"]:
+    """Another example for each: a random cycle has no fixed points."""
+    cycle = generator.permutation(count)
+    partner = np.empty_like(cycle)
+    partner[cycle] = np.roll(cycle, 1)
+    return partner
+
+
+def ablation_effects(context: AnalysisContext, values: Values, masks: Masks) -> dict[Connection, float]:
+    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, each."""
+    kept = [
+        (w.parameter, int(row), int(column))
+        for w in context.wiring.weight_layers
+        for row, column in zip(*np.nonzero(masks[w.parameter]), strict=True)
+    ]
+    base = float(context.losses(context.outputs(values, context.train), context.train).mean())
+    effects: dict[Connection, float] = {}
+    for connections, outputs in context.evaluator.without_each(values, kept, context.train.inputs):
+        losses = context.losses(outputs, context.train).mean(axis=-1)
+        effects.update({c: float(loss) - base for c, loss in zip(connections, losses, strict=True)})
+    return effects

@@ -1,0 +1,324 @@
+"""Modules: the parts that the pruned network falls into, and the causal tests that they must pass.
+
+A module is a connected component of the kept connections that holds an output. The picture alone settles nothing, and
+pruning can cut a tangled network into pretty parts. So each module is tested twice: in the pruned network, against
+random groups of live neurons, and in the network as it was trained, where the very same neurons must carry their
+outputs and leave the others alone. Only what passes both is called supported.
+
+The separation itself is that of arXiv 2305.08746, section 3.1; the tests are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.evaluator import Masks
+from bimt_engine.analysis.extraction import neuron_id
+from bimt_engine.analysis.modules.effects import (
+    DOS,
+    Do,
+    Group,
+    Probe,
+    interaction,
+    selectivity,
+    sufficiency,
+    upstream_effects,
+)
+from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
+from bimt_engine.analysis.reachability import component_labels, touched_places
+from bimt_engine.analysis.report import EffectsDocument, ModuleDocument, Number
+from bimt_engine.analysis.statements import (
+    CARRIES,
+    EXCLUSIVE,
+    LEAK,
+    SIGNIFICANT,
+    module_statement,
+    skipped_statement,
+    too_large,
+    verdict,
+)
+
+GROUPS_PER_CLAIM = 40  # random groups for each claim tested, at least: with fewer, Holm alone forbids any p below 0.05
+JUDGED_BY: Do = "mean"  # zero may lie far outside what later neurons ever see; resampling adds noise of its own
+MAX_ANSWERS = 2**27  # numbers that groups answer at a time: 1 GiB
+MAX_GROUP_WORK = 2e13  # multiplications of all random groups together: about an hour; MNIST needs 2e11
+MAX_PAIRED_MODULES = 64  # whose interaction is measured for every two of them
+MAX_PERMUTED_INPUTS = 4_096  # each is permuted once, for the upstream effects
+
+
+@dataclass(frozen=True)
+class Module:
+    """One component: its places by neuron layer, the features it reads, the targets it reaches."""
+
+    name: str
+    places: dict[str, Bool[np.ndarray, " _"]]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    connections: int
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """Every module with its tests, the effects of all of them, and the verdict in one sentence.
+
+    module_of   neuron id -> the name of its module, for those that belong to one.
+    """
+
+    modules: list[ModuleDocument]
+    effects: EffectsDocument
+    module_of: dict[str, str]
+    verdict: str
+
+    @property
+    def supported(self) -> int:
+        """How many modules passed both tests."""
+        return sum(bool(module["supported"]) for module in self.modules)
+
+
+def letter(number: int) -> str:
+    """0 → A, 25 → Z, 26 → AA."""
+    name = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        name = chr(ord("A") + rest) + name
+    return name
+
+
+def find_modules(subject: AnalysisContext, masks: Masks) -> list[Module]:
+    """The components that hold an output, in the order of their first target."""
+    wiring = subject.wiring
+    labels = component_labels(wiring, masks)
+    output_order = subject.network.output_order.numpy()
+    found = []
+    for label in sorted(set(labels[wiring.output_layer.name].tolist()) - {-1}):
+        places = {layer: of == label for layer, of in labels.items()}
+        outputs = tuple(sorted(int(i) for i in output_order[places[wiring.output_layer.name]]))
+        here = np.flatnonzero(places[wiring.input_layer.name])
+        read = {feature for place in here for feature in subject.features(int(place))}
+        connections = 0
+        for weights in wiring.weight_layers:
+            rows = np.tile(places[weights.target], weights.target_fold)
+            connections += int(masks[weights.parameter][rows].sum())
+        found.append(Module("", places, tuple(sorted(read)), outputs, connections))
+    found.sort(key=lambda m: m.outputs)
+    return [Module(letter(i), m.places, m.inputs, m.outputs, m.connections) for i, m in enumerate(found)]
+
+
+def switchable(
+    subject: AnalysisContext, places: dict[str, Bool[np.ndarray, " _"]]
+) -> dict[str, Bool[np.ndarray, " _"]]:
+    """The places that are switched off to test a module: its neurons between inputs and outputs.
+
+    To switch off an output proves nothing, and an input neither: the data say already which output needs it. Only a
+    module that has no other neurons is tested by its inputs.
+    """
+    wiring = subject.wiring
+    ends = (wiring.input_layer.name, wiring.output_layer.name)
+    inner = {layer: p for layer, p in places.items() if layer not in ends}
+    if any(p.any() for p in inner.values()):
+        return inner
+    return {wiring.input_layer.name: places[wiring.input_layer.name]}
+
+
+def examine_modules(
+    subject: AnalysisContext,
+    pruned: Probe,
+    trained: Probe,
+    masks: Masks,
+    *,
+    random_group_count: int,
+    seed: int,
+) -> ModuleReport:
+    """Find the modules of the pruned network and test each: effect, exclusiveness, chance, sufficiency, and transfer.
+
+    pruned, trained   the pruned, refitted network and the network as it was trained, on the same examples.
+    """
+    modules = find_modules(subject, masks)
+    outputs = [str(name) for name in subject.dataset.target_names]
+    groups = [switchable(subject, module.places) for module in modules]
+    live = touched_places(subject.wiring, masks)
+    pool = {layer: p for layer, p in live.items() if any(layer in group for group in groups)}
+    # Chance deals all live neurons of a module, the inputs it reads among them. In the pruned network that adds nothing
+    # to the module's own effect, but in a small network there would otherwise be too few other groups to compare with.
+    dealt = [{layer: p for layer, p in m.places.items() if layer != subject.wiring.output_layer.name} for m in modules]
+    stakes = {layer: p for layer, p in live.items() if layer != subject.wiring.output_layer.name}
+    if not modules:
+        return ModuleReport([], {"outputs": outputs, "modules": []}, {}, verdict([]))
+
+    matrices = {do: pruned.effects(groups, do) for do in DOS}
+    matrix = matrices[JUDGED_BY].matrix
+    claims = np.array([[o in module.outputs for o in range(len(outputs))] for module in modules])
+    if random_group_count:
+        random_group_count = max(random_group_count, GROUPS_PER_CLAIM * int(claims.sum()))
+    reduced: dict[str, str] = {}
+    work = len(modules) * len(pruned.inputs) * sum(mask.size for mask in masks.values())  # of one group for each module
+    if random_group_count * work > MAX_GROUP_WORK:
+        reduced["random_groups"] = too_large("the work of the random groups", random_group_count * work, MAX_GROUP_WORK)
+        random_group_count = int(MAX_GROUP_WORK // work)
+    p_raw, compared, exhausted = _chance(modules, dealt, stakes, pruned, random_group_count, seed)
+    # Two families of questions: does a module decide its outputs, and does it leave each of the others alone?
+    p_holm = np.ones_like(p_raw)
+    for family in (claims, ~claims):
+        p_holm[family] = holm(p_raw[family])
+    kept = sufficiency(pruned, groups, pool, do=JUDGED_BY)
+    pairs: Float[np.ndarray, "modules modules outputs"] = np.zeros((0, 0, 0))
+    if len(modules) <= MAX_PAIRED_MODULES:
+        pairs = interaction(pruned, groups, do=JUDGED_BY)
+    else:
+        reduced["interaction"] = too_large("the number of modules", len(modules), MAX_PAIRED_MODULES)
+    select = selectivity(matrix)
+    upstream: Float[np.ndarray, "inputs modules"] = np.zeros((0, len(modules)))
+    if pruned.inputs.shape[-1] <= MAX_PERMUTED_INPUTS:
+        upstream = upstream_effects(pruned, groups)
+    else:
+        reduced["upstream"] = too_large("the number of inputs", pruned.inputs.shape[-1], MAX_PERMUTED_INPUTS)
+    in_trained = trained.effects(groups, JUDGED_BY).matrix
+
+    documents: list[ModuleDocument] = []
+    for number, module in enumerate(modules):
+        own = list(module.outputs)
+        others = [o for o in range(len(outputs)) if o not in own]
+        worst = float(matrix[number, others].max()) if others else 0.0
+        leak = float(in_trained[number, others].max()) if others else 0.0
+        carries = float(in_trained[number, own].min())
+        p_own = float(p_holm[number, own].max())
+        supported = (
+            len(modules) > 1
+            and worst < EXCLUSIVE
+            and float(matrix[number, own].min()) >= CARRIES
+            and leak < LEAK
+            and carries >= CARRIES
+            and p_own < SIGNIFICANT
+        )
+        reads = [subject.dataset.feature_names[i] for i in module.inputs]
+        reaches = [outputs[o] for o in own]
+        document: ModuleDocument = {
+            "name": module.name,
+            "neurons": _ids(module.places),
+            "inputs": reads,
+            "outputs": reaches,
+            "connections": module.connections,
+            "effects": {
+                outputs[o]: {
+                    "zero": finite(matrices["zero"].matrix[number, o]),
+                    "mean": finite(matrices["mean"].matrix[number, o]),
+                    "resample": finite(matrices["resample"].matrix[number, o]),
+                    "p": finite(p_raw[number, o]),
+                    "p_holm": finite(p_holm[number, o]),
+                    "trained": finite(in_trained[number, o]),
+                }
+                for o in range(len(outputs))
+            },
+            "selectivity": finite(select[number]),
+            "sufficiency": finite(kept[number, own].min()),
+            "trained_effect": finite(carries),
+            "trained_leak": finite(leak) if others else None,
+            "random_groups": int(compared[number]),
+            "all_groups_tried": bool(exhausted[number]),
+            "supported": bool(supported),
+            "why_not": None,
+            "reading": "",
+        }
+        said = module_statement(document, len(modules))
+        documents.append(document | {"why_not": said.reason, "reading": said.text})
+    effects: EffectsDocument = {
+        "outputs": outputs,
+        "modules": [module.name for module in modules],
+        "judged_by": JUDGED_BY,
+        "measure": f"share of the variance of each {'class score' if pruned.classes else 'output'}",
+        "matrices": {do: rows(matrices[do].matrix) for do in DOS},
+        "cross_entropy": {do: rows(c) for do in DOS if (c := matrices[do].cross_entropy) is not None},
+        "accuracy": {do: rows(a) for do in DOS if (a := matrices[do].accuracy) is not None},
+        "trained": rows(in_trained),
+        "p": rows(p_raw),
+        "p_holm": rows(p_holm),
+        "selectivity": [finite(s) for s in select],
+        "sufficiency": rows(kept),
+        "interaction": [rows(pair) for pair in pairs],
+        "upstream": {"inputs": list(subject.dataset.feature_names), "matrix": rows(upstream)},
+        "random_groups": random_group_count,
+        "limits": {"exclusive": EXCLUSIVE, "leak": LEAK, "carries": CARRIES, "significant": SIGNIFICANT},
+    }
+    if reduced:
+        effects["reduced"] = reduced
+    module_of = {i: m["name"] for m in documents for i in m["neurons"]}
+    return ModuleReport(documents, effects, module_of, verdict(documents))
+
+
+def skipped_modules(outputs: Sequence[str], reason: str) -> ModuleReport:
+    """The report of modules that could not be examined."""
+    effects: EffectsDocument = {"skipped": reason, "outputs": [str(name) for name in outputs], "modules": []}
+    return ModuleReport([], effects, {}, skipped_statement("Modules", reason))
+
+
+def _chance(
+    modules: Sequence[Module],
+    groups: Sequence[Group],
+    pool: Group,
+    probe: Probe,
+    count: int,
+    seed: int,
+) -> tuple[Float[np.ndarray, "modules outputs"], list[int], list[bool]]:
+    """A p-value for every module and output, from random groups of live neurons matched in size per layer.
+
+    Beside it, how many groups each module was compared with, and whether these are all there are.
+
+    An output of the module's own: how many groups do as much to it and as little to all others. Another output: how
+    many groups leave it as much alone.
+    """
+    matrix = probe.effects(groups, JUDGED_BY).matrix
+    p = np.ones_like(matrix)
+    compared, exhausted = [0] * len(modules), [False] * len(modules)
+    for number, (module, group) in enumerate(zip(modules, groups, strict=True)):
+        generator = np.random.default_rng([seed, 3, number])
+        chance = random_groups(group, pool, count, generator=generator)
+        compared[number], exhausted[number] = len(chance), len(chance) < count
+        if not chance:
+            continue  # the module is all that lives: there is no other group to compare it with
+        effects = _effects_in_parts(probe, chance)
+        for output in range(matrix.shape[1]):
+            if output in module.outputs:
+                p[number, output] = p_value(
+                    float(_aimed_at(matrix[number], output, module.outputs)), _aimed_at(effects, output, module.outputs)
+                )
+            else:
+                p[number, output] = p_value(-float(matrix[number, output]), -effects[:, output])
+    return p, compared, exhausted
+
+
+def _effects_in_parts(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray, "groups outputs"]:
+    """The effects of many groups, so many at a time that their outputs fit into MAX_ANSWERS numbers."""
+    at_once = max(1, MAX_ANSWERS // probe.outputs.size)
+    parts = [groups[start : start + at_once] for start in range(0, len(groups), at_once)]
+    return np.concatenate([probe.effects(part, JUDGED_BY).matrix for part in parts])
+
+
+def _aimed_at(
+    effects: Float[np.ndarray, "*groups outputs"], output: int, own: tuple[int, ...]
+) -> Float[np.ndarray, "*groups"]:
+    """The specific effect on one output of a module, its other outputs not held against it."""
+    others = [o for o in range(effects.shape[-1]) if o not in own]
+    return specific_effect(effects[..., [output, *others]], 0)
+
+
+def _ids(places: dict[str, Bool[np.ndarray, " _"]]) -> list[str]:
+    return [neuron_id(layer, int(slot)) for layer, of in places.items() for slot in np.flatnonzero(of)]
+
+
+def finite(number: Any) -> Number:
+    """A float for JSON; what is not finite becomes null."""
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+def rows(matrix: Float[np.ndarray, " ..."]) -> list[list[Number]]:
+    """A matrix as JSON rows."""
+    return [[finite(v) for v in row] for row in np.atleast_2d(matrix)]

@@ -1,0 +1,213 @@
+"""Stability: do the seeds of a job agree on the modules?
+
+Neurons have no names that two trainings share, so modules are aligned by what they do to the outputs, and connections
+by what they read and where they lead. Works on the documents of runs; no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bimt_engine.analysis.communities import Labels, adjusted_rand, variation_of_information
+from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.statements import stability_statement
+
+Document = Mapping[str, Any]
+OFTEN = 0.5  # of the runs: what occurs less often is not called recurring
+MAX_LISTED = 100  # recurring connections in a report
+
+
+def end_labels(document: Document) -> tuple[tuple[str, ...], Labels]:
+    """Every input and output by name, and the number of the module it belongs to; what no module reads stands alone."""
+    graph = document["graph"]["graph"]
+    names = [f"in {name}" for name in graph["inputs"]] + [f"out {name}" for name in graph["outputs"]]
+    groups = dict.fromkeys(names)
+    for number, module in enumerate(document["modules"]):
+        for name in module["inputs"]:
+            groups[f"in {name}"] = number
+        for name in module["outputs"]:
+            groups[f"out {name}"] = number
+    alone = itertools.count(len(document["modules"]))
+    return tuple(names), np.array([next(alone) if groups[name] is None else groups[name] for name in names])
+
+
+def align_modules(document: Document, reference: Document) -> list[int | None]:
+    """For each module of the reference, the one of this run that does most nearly the same to the outputs.
+
+    Alike is the cosine between rows of the effect matrix, negative effects counted as none. A module that joins two of
+    the reference is the nearest to both; a match without any overlap is no match.
+    """
+    if not (document["modules"] and reference["modules"]):
+        return [None] * len(reference["modules"])
+    ours, theirs = (np.maximum(np.array(d["effects"]["matrices"]["mean"], float), 0.0) for d in (document, reference))
+    scaled = [m / np.maximum(np.linalg.norm(m, axis=1, keepdims=True), 1e-300) for m in (theirs, ours)]
+    alike = scaled[0] @ scaled[1].T
+    return [int(row.argmax()) if row.max() > 0 else None for row in alike]
+
+
+def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """For each neuron id: the inputs that reach it and the outputs that it reaches, by name."""
+    first, last = graph.meta["layers"][0]["name"], _output_layer(graph)
+    reads = {n.id: {_feature(n.name)} if n.layer == first else set() for n in graph.neurons}
+    reaches = {n.id: {n.name} if n.layer == last else set() for n in graph.neurons}
+    changed = True
+    while changed:
+        changed = False
+        for c in graph.connections:
+            if not reads[c.source] <= reads[c.target]:
+                reads[c.target] |= reads[c.source]
+                changed = True
+            if not reaches[c.target] <= reaches[c.source]:
+                reaches[c.source] |= reaches[c.target]
+                changed = True
+    return {n.id: (frozenset(reads[n.id]), frozenset(reaches[n.id])) for n in graph.neurons}
+
+
+def stability(documents: Sequence[Document]) -> dict[str, Any]:
+    """How far runs of one spec with different seeds agree; a JSON-able document.
+
+    empty        runs that kept no connection: they found nothing, so they agree with no run, not even with one another.
+    agreement    runs whose modules part inputs and outputs in the most common way.
+    modules      of the run that agrees best with all others, each with how often it came back and what it read.
+    dependencies share of the runs in which an input reaches an output.
+    connections  by what they read and where they lead, with the share of the runs that have one; the common ones.
+
+    Agreement and both indices are of the runs that kept something; the indices are None where fewer than two did.
+    """
+    if not documents:
+        return {"runs": 0, "reading": stability_statement({"runs": 0}).text}
+    names, _ = end_labels(documents[0])
+    if any(end_labels(document)[0] != names for document in documents):
+        raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
+    full = [number for number, document in enumerate(documents) if document["modules"]]
+    found: dict[str, Any] = {"runs": len(documents), "empty": len(documents) - len(full)}
+    found |= _agreement(names, documents, full)
+    reference = found["reference"]
+    found |= {
+        "modules": [] if reference is None else _module_rows(documents, documents[reference]),
+        "dependencies": _dependency_shares(documents),
+        "connections": _recurring(documents),
+    }
+    return found | {"reading": stability_statement(found).text}
+
+
+def _agreement(names: tuple[str, ...], documents: Sequence[Document], full: Sequence[int]) -> dict[str, Any]:
+    """The most common partition of the ends, how many of the runs that kept something have it, and the indices."""
+    labels = [end_labels(documents[number])[1] for number in full]
+    parted = [_partition(names, of) for of in labels]
+    found: dict[str, Any] = {
+        "agreement": 0,
+        "partition": [],
+        "adjusted_rand": None,
+        "variation_of_information": None,
+        "reference": None,
+    }
+    if not full:
+        return found
+    common, agreeing = Counter(parted).most_common(1)[0]
+    rand = np.array([[adjusted_rand(a, b) for b in labels] for a in labels])
+    information = np.array([[variation_of_information(a, b) for b in labels] for a in labels])
+    among = [i for i in range(len(full)) if parted[i] == common]
+    found |= {
+        "agreement": agreeing,
+        "partition": [sorted(group) for group in sorted(common, key=lambda g: sorted(g))],
+        "reference": full[max(among, key=lambda i: (rand[i].mean(), -i))],
+    }
+    if len(full) > 1:
+        pairs = np.triu_indices(len(full), 1)
+        found["adjusted_rand"] = float(rand[pairs].mean())
+        found["variation_of_information"] = float(information[pairs].mean())
+    return found
+
+
+def _module_rows(documents: Sequence[Document], reference: Document) -> list[dict[str, Any]]:
+    """The modules of the reference, each with how often it came back.
+
+    met_in         runs with a module that moves some of the same outputs: it may read other inputs, or more outputs.
+    same_ends_in   those of them whose module has exactly these inputs and outputs.
+    supported_in   those of these in which it is supported.
+    """
+    matches = [align_modules(document, reference) for document in documents]
+    rows = []
+    for number, module in enumerate(reference["modules"]):
+        met = [
+            (document, document["modules"][match[number]])
+            for document, match in zip(documents, matches, strict=True)
+            if match[number] is not None
+        ]
+        same = [m for _, m in met if all(set(m[ends]) == set(module[ends]) for ends in ("inputs", "outputs"))]
+        rows.append(
+            {
+                "name": module["name"],
+                "inputs": module["inputs"],
+                "outputs": module["outputs"],
+                "met_in": len(met),
+                "same_ends_in": len(same),
+                "supported_in": sum(bool(m.get("supported")) for m in same),
+                "inputs_read": _shares(met, "inputs", len(documents)),
+                "outputs_reached": _shares(met, "outputs", len(documents)),
+                "connections": [int(m["connections"]) for _, m in met],
+            }
+        )
+    return rows
+
+
+def _shares(met: Sequence[tuple[Document, Document]], field: str, of: int) -> dict[str, float]:
+    counts = Counter(name for _, module in met for name in module[field])
+    return {name: count / of for name, count in sorted(counts.items())}
+
+
+def _dependency_shares(documents: Sequence[Document]) -> dict[str, Any]:
+    meta = documents[0]["graph"]["graph"]
+    inputs, outputs = list(meta["inputs"]), list(meta["outputs"])
+    shares = np.zeros((len(inputs), len(outputs)))
+    for document in documents:
+        graph = Graph.from_json(document["graph"])
+        of = dependencies(graph)
+        last = _output_layer(graph)
+        for neuron in graph.neurons:
+            if neuron.layer == last and neuron.name in outputs:
+                for name in of[neuron.id][0] & set(inputs):
+                    shares[inputs.index(name), outputs.index(neuron.name)] += 1 / len(documents)
+    return {"inputs": inputs, "outputs": outputs, "share": shares.tolist()}
+
+
+def _recurring(documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """Connections by matrix, what the source reads and where the target leads, and the share of runs with one."""
+    seen: Counter[tuple[str, tuple[str, ...], tuple[str, ...]]] = Counter()
+    for document in documents:
+        graph = Graph.from_json(document["graph"])
+        of = dependencies(graph)
+        connections = {
+            (c.parameter, tuple(sorted(of[c.source][0])), tuple(sorted(of[c.target][1]))) for c in graph.connections
+        }
+        seen.update(connections)
+    common = [(key, n) for key, n in seen.items() if n >= OFTEN * len(documents)]
+    common.sort(key=lambda row: (-row[1], row[0]))
+    return [
+        {"parameter": p, "reads": list(reads), "leads_to": list(leads), "share": n / len(documents)}
+        for (p, reads, leads), n in common[:MAX_LISTED]
+    ]
+
+
+def _partition(names: tuple[str, ...], labels: Labels) -> frozenset[frozenset[str]]:
+    return frozenset(
+        frozenset(name for name, own in zip(names, labels.tolist(), strict=True) if own == label)
+        for label in set(labels.tolist())
+    )
+
+
+def _output_layer(graph: Graph) -> str:
+    """The last neuron layer; the layers of a graph are told from inputs to outputs."""
+    return str(graph.meta["layers"][-1]["name"])
+
+
+def _feature(name: str) -> str:
+    """The input behind a neuron: one coordinate of a token's vector, a[3], belongs to the token a."""
+    head, bracket, rest = name.rpartition("[")
+    return head if bracket and rest.endswith("]") and rest[:-1].isdecimal() else name

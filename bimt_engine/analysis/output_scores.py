@@ -1,0 +1,100 @@
+"""Which outputs a network predicts at all: each held against a constant answer, on rows that it was not trained on.
+
+A module says what a network does; whether that has anything to do with the data is another question. A number is
+learnt when its held-out R² is at least LEARNT_R2 and its squared errors are below those of the best constant by more
+than their standard error. A class is learnt when its rows are called by its name more often than other rows are, by as
+much and by more than the standard error of that difference: a constant answer calls both alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bimt_engine.analysis.context import AnalysisContext, Examples
+from bimt_engine.analysis.evaluator import Values
+from bimt_engine.analysis.report import OutputScore, Score
+from bimt_engine.analysis.statements import LEARNT_R2
+
+
+def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence[str]) -> list[OutputScore]:
+    """For each target, how well it is predicted: pruned, as trained, and on the rows of the training.
+
+    pruned    the values of the pruned network; the subject has those as trained.
+    reached   targets that a connection leads to.
+    """
+    trained = subject.values()
+    scored = {
+        "pruned": scores(subject, pruned, subject.held_out),
+        "trained": scores(subject, trained, subject.held_out),
+        "trained_on_training_rows": scores(subject, trained, subject.train),
+    }
+    found: list[OutputScore] = []
+    for number, name in enumerate(subject.dataset.target_names):
+        rows = [of[number].pop("rows") for of in scored.values()]
+        found.append(
+            {
+                "output": str(name),
+                "reached": str(name) in reached,
+                "learnt": scored["pruned"][number]["learnt"],
+                "measure": "recall" if subject.dataset.task == "classification" else "r2",
+                "rows": rows[0],
+                "pruned": scored["pruned"][number],
+                "trained": scored["trained"][number],
+                "trained_on_training_rows": scored["trained_on_training_rows"][number],
+            }
+        )
+    return found
+
+
+def scores(subject: AnalysisContext, values: Values, examples: Examples) -> list[Score]:
+    """For each target, how well these examples are predicted: the measure, its standard error, `learnt`, rows."""
+    outputs = subject.outputs(values, examples)
+    if subject.dataset.task == "classification":
+        called = outputs.argmax(-1)
+        classes = range(len(subject.dataset.target_names))
+        return [_recognised(called == number, examples.targets == number) for number in classes]
+    # A sequence that is predicted at several steps has a column for each step and target; its steps are pooled.
+    targets = len(subject.dataset.target_names)
+    shape = (len(outputs), -1, targets)
+    truth, said = examples.targets.reshape(shape), outputs.reshape(shape)
+    constant = subject.train.targets.reshape(len(subject.train.targets), -1, targets).mean(axis=0)
+    return [_explained(truth[..., t], said[..., t], constant[..., t]) for t in range(targets)]
+
+
+def _explained(
+    truth: Float[np.ndarray, "examples steps"],
+    said: Float[np.ndarray, "examples steps"],
+    constant: Float[np.ndarray, " steps"],
+) -> Score:
+    """R² of one target, and whether its errors are below those of the constant."""
+    variance = float(truth.var(axis=0).mean())
+    errors = ((truth - said) ** 2).mean(axis=1)
+    if len(truth) < 2 or variance <= 0:
+        return {"r2": None, "standard_error": None, "learnt": None, "rows": len(truth)}
+    gains = ((truth - constant) ** 2).mean(axis=1) - errors
+    r2 = 1 - float(errors.mean()) / variance
+    error = float(gains.std()) / math.sqrt(len(gains)) / variance
+    better = r2 >= LEARNT_R2 and float(gains.mean()) / variance > error
+    return {"r2": r2, "standard_error": error, "learnt": bool(better), "rows": len(truth)}
+
+
+def _recognised(called: Bool[np.ndarray, " examples"], own: Bool[np.ndarray, " examples"]) -> Score:
+    """How often rows of a class are called by its name, and other rows mistaken for it."""
+    ours, others = int(own.sum()), int((~own).sum())
+    score: Score = {"recall": None, "precision": None, "mistaken": None, "standard_error": None, "learnt": None}
+    if not (ours and others):
+        return score | {"rows": ours}
+    recall, mistaken = float(called[own].mean()), float(called[~own].mean())
+    error = math.sqrt(recall * (1 - recall) / ours + mistaken * (1 - mistaken) / others)
+    return {
+        "recall": recall,
+        "precision": float(own[called].mean()) if called.any() else None,
+        "mistaken": mistaken,
+        "standard_error": error,
+        "learnt": bool(recall - mistaken >= LEARNT_R2 and recall - mistaken > error),
+        "rows": ours,
+    }

@@ -1,0 +1,329 @@
+"""Refit: the kept weights alone, without the cost that had shrunk them, from where they are to the nearest best fit.
+
+Two ways to one answer. Small perceptrons are nonlinear least squares with a few dozen unknowns: Levenberg-Marquardt in
+float64 converges in a handful of steps where a gradient method needs thousands. Everything else takes L-BFGS on
+autograd gradients. Cross entropy goes the same way with the Gauss-Newton (Fisher) matrix in place of JᵀJ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+from scipy.special import softmax
+from torch import nn
+from torch.nn import functional
+
+from bimt_engine.analysis.context import LossName, loss_per_example, one_hot
+from bimt_engine.analysis.evaluator import Array, Masks, Values
+from bimt_engine.analysis.numpy_mlp import forward, split
+
+RIDGE = 5e-8  # of the loss scale, on half the squared weights: keeps weights finite that the data do not determine
+DAMPING = 1e-3  # where Levenberg-Marquardt starts, as a share of the curvature of each unknown
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """Parameters after a refit, their loss on the training examples, and how many examples' passes it took."""
+
+    values: Values
+    loss: float
+    passes: int
+    curvature: Array | None = None  # of the summed loss in the unknowns, weights first; Levenberg-Marquardt only
+
+
+@dataclass(frozen=True)
+class LeastSquaresProblem:
+    """The examples of a least-squares refit, in slot order."""
+
+    inputs: Array
+    targets: Array  # (N, outputs) or slot of the label (N,)
+    activation: str
+    loss: LossName
+    ridge: float  # on half the squared unknowns, in units of the mean loss
+
+    def losses(self, values: Mapping[str, Array]) -> float:
+        """The loss of these values on these examples."""
+        weights, biases = split(values)
+        outputs = forward(weights, biases, self.inputs, self.activation)[0][-1]
+        return float(loss_per_example(outputs, self.targets, self.loss).mean())
+
+
+class _LiveParameters:
+    """The live part of a masked perceptron as small dense matrices, and the way back to full size."""
+
+    def __init__(self, values: Mapping[str, Array], masks: Masks) -> None:
+        self.weights, self.biases = split(values)
+        layers = len(self.weights)
+        weight_masks = [masks[f"weights.{i}"] for i in range(layers)]
+        bias_masks = [masks[f"biases.{i}"] for i in range(layers)]
+        used = [weight_masks[0].any(axis=0)]
+        used += [
+            weight_masks[i].any(axis=1) | bias_masks[i] | (weight_masks[i + 1].any(axis=0) if i + 1 < layers else True)
+            for i in range(layers)
+        ]
+        self.live = [np.flatnonzero(u) for u in used]
+        self.blocks = [np.ix_(self.live[i + 1], self.live[i]) for i in range(layers)]
+        small = [m[block] for m, block in zip(weight_masks, self.blocks, strict=True)]
+        self.places = [np.nonzero(m) for m in small]
+        self.bias_places = [np.flatnonzero(m[self.live[i + 1]]) for i, m in enumerate(bias_masks)]
+        self.shapes = [m.shape for m in small]
+        sizes = [len(p[0]) for p in self.places] + [len(p) for p in self.bias_places]
+        self.cuts = np.cumsum([0, *sizes])
+
+    def pack(self) -> Array:
+        """The unknowns: kept weights layer by layer, row by row, then kept biases."""
+        parts = [w[block][p] for w, block, p in zip(self.weights, self.blocks, self.places, strict=True)]
+        parts += [b[self.live[i + 1]][p] for i, (b, p) in enumerate(zip(self.biases, self.bias_places, strict=True))]
+        return np.concatenate(parts)
+
+    def unpack(self, unknowns: Array) -> tuple[list[Array], list[Array]]:
+        """Weights and biases of the small matrices."""
+        layers = len(self.places)
+        weights, biases = [], []
+        for i in range(layers):
+            weight = np.zeros(self.shapes[i])
+            weight[self.places[i]] = unknowns[self.cuts[i] : self.cuts[i + 1]]
+            weights.append(weight)
+            bias = np.zeros(self.shapes[i][0])
+            bias[self.bias_places[i]] = unknowns[self.cuts[layers + i] : self.cuts[layers + i + 1]]
+            biases.append(bias)
+        return weights, biases
+
+    def expand(self, unknowns: Array) -> Values:
+        """Full-size parameters; whatever is not kept is 0."""
+        values: Values = {}
+        for i, (weight, bias) in enumerate(zip(*self.unpack(unknowns), strict=True)):
+            full_weight, full_bias = np.zeros_like(self.weights[i]), np.zeros_like(self.biases[i])
+            full_weight[self.blocks[i]] = weight
+            full_bias[self.live[i + 1]] = bias
+            values[f"weights.{i}"], values[f"biases.{i}"] = full_weight, full_bias
+        return values
+
+    def jacobian(self, weights: list[Array], seen: list[Array], slopes: list[Array]) -> Array:
+        """Of every output of every example in every unknown: (N, outputs, unknowns)."""
+        layers = len(weights)
+        outputs = weights[-1].shape[0]
+        back = np.broadcast_to(np.eye(outputs), (seen[0].shape[0], outputs, outputs))
+        parts: list[Array] = [np.empty(0)] * (2 * layers)
+        for i in reversed(range(layers)):
+            rows, columns = self.places[i]
+            parts[i] = back[:, :, rows] * seen[i][:, None, columns]
+            parts[layers + i] = back[:, :, self.bias_places[i]]
+            if i:
+                back = (back @ weights[i]) * slopes[i - 1][:, None, :]
+        return np.concatenate(parts, axis=2)
+
+
+def refit_least_squares(
+    problem: LeastSquaresProblem,
+    values: Mapping[str, Array],
+    masks: Masks,
+    *,
+    steps: int = 30,
+    settled: float = 1e-4,
+    hopeless: float | None = None,
+) -> Refitted:
+    """The nearest best fit of the kept weights and biases, by Levenberg-Marquardt with a slight ridge.
+
+    steps     trials at most.
+    settled   stop once a step gains less than this share of what there is.
+    hopeless  stop early when the loss stands above this and falls by less than a tenth a step: a trial removal that
+              has no prospect need not be polished.
+    """
+    compact = _LiveParameters(values, masks)
+    inputs = problem.inputs[:, compact.live[0]]
+    outputs_live = compact.live[-1]
+    count = problem.targets.shape[0] * (1 if problem.loss == "cross_entropy" else outputs_live.size)
+    ridge = problem.ridge * count / (1.0 if problem.loss == "cross_entropy" else 2.0)
+    act = problem.activation
+    target_rows = one_hot(problem.targets, outputs_live.size)  # every output neuron is live: it must be answered
+
+    def evaluate(unknowns: Array) -> tuple[float, list[Array], list[Array], list[Array]]:
+        weights, biases = compact.unpack(unknowns)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step too far is noticed by its loss and taken back
+            seen, slopes = forward(weights, biases, inputs, act)
+            if problem.loss == "cross_entropy":
+                total = float(loss_per_example(seen[-1], problem.targets, "cross_entropy").sum())
+            else:
+                total = 0.5 * float(((seen[-1] - target_rows) ** 2).sum())
+        return total, weights, seen, slopes
+
+    unknowns = compact.pack()
+    total, weights, seen, slopes = evaluate(unknowns)
+    objective = total + 0.5 * ridge * float(unknowns @ unknowns)
+    to_loss = (1.0 if problem.loss == "cross_entropy" else 2.0) / count
+    damping, tried, curvature = DAMPING, 0, None
+    while True:
+        jacobian = compact.jacobian(weights, seen, slopes)
+        if problem.loss == "cross_entropy":
+            p = softmax(seen[-1], axis=1)
+            residual = p - target_rows
+            weighted = p[:, :, None] * (jacobian - (p[:, None, :] @ jacobian))
+        else:
+            residual, weighted = seen[-1] - target_rows, jacobian
+        flat = jacobian.reshape(-1, unknowns.size)
+        curvature = flat.T @ weighted.reshape(-1, unknowns.size)
+        curvature[np.diag_indices_from(curvature)] += ridge
+        gradient = flat.T @ residual.reshape(-1) + ridge * unknowns
+        diagonal = np.diag(curvature) + 1e-8 * np.trace(curvature) / max(1, unknowns.size)
+        gained = 0.0
+        while tried < steps and damping < 1e8:
+            tried += 1
+            step = _solve(curvature + np.diag(damping * diagonal), gradient)
+            if step is not None:
+                new_total, new_weights, new_seen, new_slopes = evaluate(unknowns - step)
+                new_unknowns = unknowns - step
+                new_objective = new_total + 0.5 * ridge * float(new_unknowns @ new_unknowns)
+                if new_objective < objective:
+                    gained = (objective - new_objective) / objective
+                    unknowns, total, objective = new_unknowns, new_total, new_objective
+                    weights, seen, slopes = new_weights, new_seen, new_slopes
+                    damping = max(damping / 5, 1e-9)
+                    break
+            damping *= 4
+        loss = total * to_loss
+        if gained < settled or tried >= steps or (hopeless is not None and loss > hopeless and gained < 0.1):
+            return Refitted(compact.expand(unknowns), loss, tried, curvature)
+
+
+def _solve(matrix: Array, right: Array) -> Array | None:
+    """The solution of a symmetric system, None where the matrix is not positive or holds infinities."""
+    try:
+        step = cho_solve(cho_factor(matrix, overwrite_a=True, check_finite=False), right, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    return step if np.isfinite(step).all() else None
+
+
+def removal_costs(refitted: Refitted, masks: Masks) -> Array:
+    """What the summed loss gains, to second order, when one kept weight goes and all others are refitted.
+
+    This is the optimal brain surgeon's saliency w² / (2 [H⁻¹]ₘₘ) with the Gauss-Newton matrix for H; one number per
+    kept weight, in the order of `kept_weights`.
+    """
+    compact = _LiveParameters(refitted.values, masks)
+    unknowns = compact.pack()
+    curvature = refitted.curvature
+    if curvature is None:
+        raise ValueError("Removal costs need the curvature of a least-squares refit.")
+    jitter = 1e-9 * np.trace(curvature) / max(1, unknowns.size)
+    inverse = np.linalg.inv(curvature + jitter * np.eye(unknowns.size))
+    weights = compact.cuts[len(compact.places)]
+    return 0.5 * unknowns[:weights] ** 2 / np.diag(inverse)[:weights]
+
+
+def kept_weights(masks: Masks) -> list[tuple[str, int, int]]:
+    """(parameter, row, column) of every kept weight of a perceptron, layer by layer, row by row."""
+    layers = sum(name.startswith("weights.") for name in masks)
+    return [
+        (f"weights.{i}", int(row), int(column))
+        for i in range(layers)
+        for row, column in zip(*np.nonzero(masks[f"weights.{i}"]), strict=True)
+    ]
+
+
+class GradientProblem:
+    """The examples of a refit by gradient, for any network; values in, loss and gradient out."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Array | torch.Tensor,
+        targets: Array | torch.Tensor,
+        *,
+        loss: LossName,
+        ridge: float,
+        time_steps: tuple[int, ...] | None = None,
+    ) -> None:
+        """The examples as rows.
+
+        network    a copy of its own, which is overwritten.
+        time_steps  sequences: the time steps that count; the targets hold these alone, side by side.
+        """
+        self.network = network
+        self.parameters = dict(network.named_parameters())
+        self.trained = [name for name, parameter in self.parameters.items() if parameter.requires_grad]
+        first = next(iter(self.parameters.values()))
+        self.inputs = torch.as_tensor(inputs)
+        if self.inputs.is_floating_point():
+            self.inputs = self.inputs.to(first.dtype)
+        self.targets = torch.as_tensor(targets)
+        if self.targets.is_floating_point():
+            self.targets = self.targets.to(first.dtype)
+        self.loss: LossName = loss
+        self.ridge = ridge
+        self.time_steps = time_steps
+
+    def of(self, network: nn.Module) -> GradientProblem:
+        """The same examples for another network."""
+        return GradientProblem(
+            network, self.inputs, self.targets, loss=self.loss, ridge=self.ridge, time_steps=self.time_steps
+        )
+
+    def load(self, values: Mapping[str, Array]) -> None:
+        """Give the network these parameters."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(torch.from_numpy(values[name]))
+
+    def loss_now(self) -> torch.Tensor:
+        """The loss of the values loaded last."""
+        outputs, targets = self.network(self.inputs), self.targets
+        if self.time_steps is not None:
+            outputs = outputs[:, list(self.time_steps)].flatten(1)  # as the targets are
+        if self.loss == "cross_entropy":
+            return functional.cross_entropy(outputs, targets)
+        if targets.ndim == 1:
+            targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+        return functional.mse_loss(outputs, targets)
+
+    def losses(self, values: Mapping[str, Array]) -> float:
+        """The loss of these values on these examples."""
+        self.load(values)
+        with torch.no_grad():
+            return float(self.loss_now())
+
+
+def refit_by_gradient(problem: GradientProblem, values: Mapping[str, Array], masks: Masks, *, steps: int) -> Refitted:
+    """The nearest best fit of whatever the masks keep, by L-BFGS on autograd gradients; `steps` passes at most."""
+    names = problem.trained
+    kept = {name: masks[name] if name in masks else np.ones(values[name].shape, bool) for name in names}
+    start = {name: np.where(kept[name], value, 0.0) if name in kept else value for name, value in values.items()}
+    ridge = problem.ridge
+
+    def expand(unknowns: Array) -> Values:
+        full, here = dict(start), 0
+        for name in names:
+            count = int(kept[name].sum())
+            full[name] = np.zeros(kept[name].shape)
+            full[name][kept[name]] = unknowns[here : here + count]
+            here += count
+        return full
+
+    def objective(unknowns: Array) -> tuple[float, Array]:
+        problem.load(expand(unknowns))
+        for parameter in problem.parameters.values():
+            parameter.grad = None
+        loss = problem.loss_now()
+        loss.backward()
+        gradient = np.concatenate([_gradient(problem.parameters[name])[kept[name]] for name in names])
+        return loss.item() + 0.5 * ridge * float(unknowns @ unknowns), gradient + ridge * unknowns
+
+    first = np.concatenate([start[name][kept[name]] for name in names])
+    if steps == 0 or first.size == 0:
+        return Refitted(start, problem.losses(start), 0)
+    options = {"maxfun": steps, "maxiter": steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-9}
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    best = expand(found.x)
+    return Refitted(best, problem.losses(best), int(found.nfev))
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Array:
+    if parameter.grad is None:
+        return np.zeros(tuple(parameter.shape))
+    return parameter.grad.double().cpu().numpy()

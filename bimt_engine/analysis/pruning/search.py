@@ -1,0 +1,237 @@
+"""Prune to tolerance, refitting on the way, and keep the whole curve.
+
+The loss is not monotone in the number of connections, so the curve is scanned from dense to sparse and never bisected:
+  1. Weights that carry nothing (by |w| · std of what they carry) go at once, as long as the loss does not notice.
+  2. While many are left they go in batches; near the end one at a time. After every removal the kept weights are
+     refitted without the cost, which had shrunk them.
+  3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
+     nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
+  4. k* is the smallest number of connections on the curve whose training and held-out loss are within their limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.evaluator import Masks, Values
+from bimt_engine.analysis.pruning.engine import (
+    PruneStep,
+    PruningEngine,
+    State,
+    masks_hold_anything,
+    random_masks,
+    unknowns,
+)
+from bimt_engine.analysis.pruning.refit import Refitted, kept_weights, refit_least_squares, removal_costs
+from bimt_engine.networks.network import Network
+
+Progress = Callable[[float, str], None]
+
+UNNOTICED = 0.02  # of the tolerance: what weights that carry nothing may cost together, before any refit
+SHRINK = 0.8  # of the connections that a dense stage leaves
+ONE_AT_A_TIME = 60  # connections; above this, batches
+EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
+TRIAL_WORK = 2e10  # multiplications that these may cost together
+BEYOND = 60  # steps outside the limits: past the cliff to show it, and because the loss may come back
+MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
+RANDOM_MASKS = 10
+FEW_RANDOM_MASKS = 2  # where a refit takes long
+LARGE_REFITS = 30  # stages of the general path, at most
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The network at k*, the curve that led there, and what to compare it with.
+
+    masks            of the weight layers.
+    limits           {"train_loss", "held_out_loss"} at k*: what each was allowed to be.
+    random_masks     losses of as many connections per weight layer kept at random and refitted the same way.
+    within_tolerance False when no pruned network stayed within the limits: this is the network as trained.
+    """
+
+    network: Network
+    values: Values
+    masks: Masks
+    curve: tuple[PruneStep, ...]
+    chosen: PruneStep
+    limits: dict[str, float]
+    tolerance: float
+    scale: float
+    random_masks: tuple[float, ...]
+    within_tolerance: bool
+
+
+def prune(
+    context: AnalysisContext,
+    *,
+    tolerance: float,
+    refit_evaluations: int = 60,
+    seed: int = 0,
+    progress: Progress = lambda fraction, doing: None,
+) -> Pruned:
+    """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's."""
+    engine = PruningEngine(context, refit_evaluations=refit_evaluations)
+    search = _Search(engine, tolerance=tolerance, progress=progress)
+    states = search.run()
+    chosen = search.choose(states)
+    progress(0.95, "random masks")
+    count = RANDOM_MASKS if engine.fits_least_squares(chosen.masks) else FEW_RANDOM_MASKS
+    random = random_masks(engine, chosen, count, generator=np.random.default_rng([seed, 1]))
+    limits = search.limits(chosen, search.reference(states))
+    curve = tuple(sorted((s.step for s in states), key=lambda s: (-s.connections, s.refitted)))
+    masks = {w.parameter: chosen.masks[w.parameter] for w in context.wiring.weight_layers}
+    return Pruned(
+        network=context.general.with_values(chosen.values),
+        values=chosen.values,
+        masks=masks,
+        curve=curve,
+        chosen=chosen.step,
+        limits=dict(zip(("train_loss", "held_out_loss"), limits, strict=True)),
+        tolerance=tolerance,
+        scale=context.scale,
+        random_masks=random,
+        within_tolerance=chosen.step.connections < states[0].step.connections,
+    )
+
+
+class _Search:
+    """The scan from dense to sparse, and the choice of k*."""
+
+    def __init__(self, engine: PruningEngine, *, tolerance: float, progress: Progress) -> None:
+        self.engine, self.progress = engine, progress
+        self.context = engine.context
+        self.slack = tolerance * engine.context.scale
+        self.extra_trials, self.extra_work = EXTRA_TRIALS, TRIAL_WORK
+
+    # --- the search -------------------------------------------------------------------------------
+
+    def run(self) -> list[State]:
+        """Every state on the way, dense ones first."""
+        trained = self.engine.trained()
+        allowed = trained.step.train_loss + UNNOTICED * self.slack
+        without_idle = self.engine.without_idle_weights(trained, allowed=allowed)
+        state = self.engine.refit(without_idle)
+        # A refit may learn the noise of a small table by heart. Then the weights that the cost held down predict
+        # better, so they stay in the choice as training left them, without those that carried nothing.
+        states = [trained, self.engine.state(*without_idle, refitted=False), state]
+        if not self.engine.fits_least_squares(state.masks):
+            state = self.prune_by_gradient(state, states)
+        if self.engine.fits_least_squares(state.masks):
+            self.prune_by_least_squares(state, states)
+        return states
+
+    def prune_by_least_squares(self, state: State, states: list[State]) -> None:
+        """Batches, then one at a time, each followed by an exact refit."""
+        start, beyond = state.step.connections, 0
+        while state.step.connections > 0 and beyond < BEYOND:
+            self.progress(0.9 * (1 - state.step.connections / start), f"{state.step.connections:,} connections left")
+            k = state.step.connections
+            batch = k - max(ONE_AT_A_TIME, math.ceil(SHRINK * k)) if k > ONE_AT_A_TIME else 1
+            following = self.without_cheapest(state, batch, states) if batch > 1 else None
+            if following is None:
+                following = self.without_one(state, states, patient=beyond == 0)
+            if following is None:
+                break
+            state = following
+            states.append(state)
+            within = self.within_limits(state, self.reference(states))
+            beyond = 0 if within else beyond + 1
+            if state.step.train_loss > 0.5 * self.context.scale and beyond:
+                break  # no better than a constant: there is nothing left to see
+
+    def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
+        """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
+        reference = self.reference(states)
+        lost = not self.within_limits(state, reference)  # then nothing is gained by going slowly
+        order = np.argsort(removal_costs(self.engine.refitted(state), state.masks), kind="stable")
+        kept = kept_weights(state.masks)
+        while batch > 1:
+            following = self.engine.refit(self.engine.cut(state, [kept[i] for i in order[:batch]]))
+            if lost or self.within_limits(following, reference):
+                return following
+            batch //= 2
+        return None
+
+    def without_one(self, state: State, states: list[State], *, patient: bool) -> State | None:
+        """The best state with one connection fewer (and what then lies on no path)."""
+        problem = self.engine.least_squares
+        assert problem is not None
+        limit = self.limits(state, self.reference(states))[0]
+        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is looked for, even when
+        # one within the limit is found before: what it costs is gone, and an idle connection might have gone for free.
+        easy = max(1.05 * state.step.train_loss, 0.05 * self.slack)
+        costs = removal_costs(self.engine.refitted(state), state.masks)
+        kept = kept_weights(state.masks)
+        work = 20 * self.engine.least_squares_work(state.masks)
+        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if patient else 2
+        best: tuple[float, Refitted, Masks] | None = None
+        number = 0
+        for number, index in enumerate(np.argsort(costs, kind="stable")[:trials]):
+            values, masks = self.engine.cut(state, [kept[index]])
+            if not masks_hold_anything(masks):
+                continue
+            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if patient else None)
+            if best is None or found.loss < best[0]:
+                best = (found.loss, found, masks)
+            if found.loss <= easy or (number >= 3 and best[0] <= 2 * easy):
+                break
+        self.extra_trials -= max(0, number - 3)
+        self.extra_work -= max(0, number - 3) * work
+        return None if best is None else self.engine.state(best[1].values, best[2], curvature=best[1].curvature)
+
+    def prune_by_gradient(self, state: State, states: list[State]) -> State:
+        """Batches ranked by |w| · std of what they carry, smaller after each failure, refitted by gradient."""
+        batch_share, refits = 1 - SHRINK + 0.1, 0
+        while refits < LARGE_REFITS and batch_share * state.step.connections >= 1 and batch_share > 0.01:
+            self.progress(0.9 * refits / LARGE_REFITS, f"{state.step.connections:,} connections left")
+            following = self.engine.refit(
+                self.engine.keep_strongest(state, round((1 - batch_share) * state.step.connections))
+            )
+            refits += 1
+            states.append(following)
+            if self.within_limits(following, self.reference(states)):
+                state = following
+                batch_share = min(0.3, 1.5 * batch_share)
+                if self.engine.fits_least_squares(state.masks):
+                    break
+            else:
+                batch_share /= 2
+        return state
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def reference(self, states: list[State]) -> State:
+        """What the others are measured by: the state that does best on held-out examples."""
+        return min(states, key=lambda s: s.step.held_out_loss)
+
+    def limits(self, state: State, reference: State) -> tuple[float, float]:
+        """How high the training and the held-out loss of a state may be.
+
+        Both may rise by ε·Var(y). Beside it, what noise alone explains: the training loss by Mallows' 2σ²/N for every
+        parameter given up, the held-out loss by one standard error of the paired difference. On data without noise
+        both vanish; on noisy tables they keep the search from calling an overfit a need.
+        """
+        examples = self.context.train.targets.size
+        freed = max(0, unknowns(reference.masks) - unknowns(state.masks))
+        noise = min(MOST_NOISE, 2 * freed / examples) * reference.step.train_loss
+        difference = state.held_out_losses - reference.held_out_losses
+        error = float(difference.std() / math.sqrt(difference.size))
+        return (
+            reference.step.train_loss + self.slack + noise,
+            reference.step.held_out_loss + self.slack + error,
+        )
+
+    def within_limits(self, state: State, reference: State) -> bool:
+        train, held_out = self.limits(state, reference)
+        return state.step.train_loss <= train and state.step.held_out_loss <= held_out
+
+    def choose(self, states: list[State]) -> State:
+        """The sparsest state within its limits; of two as sparse, the one with the lower training loss."""
+        reference = self.reference(states)
+        good = [s for s in states if self.within_limits(s, reference)]
+        return min(good, key=lambda s: (s.step.connections, s.step.train_loss))

@@ -1,0 +1,640 @@
+"""Every sentence that is made from the evidence, in one place, for pages, command line, model card and API alike.
+
+Each function takes the plain documents of a run as they are stored (`report.py` has their types) and gives a sentence,
+or a frozen dataclass that holds the sentence in `text` beside the parts it is made of. So no caller has to take a
+sentence apart again: names of columns may contain any character. No torch and no numpy, because the API imports this.
+
+Longer than other files on purpose: what is said of one network can be compared and kept consistent in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bimt_engine.analysis.graph import Graph
+
+Document = Mapping[str, Any]
+
+# What the tests of a module ask for (`modules/find.py` applies these limits).
+EXCLUSIVE = 1e-3  # of an output's variance: a module of the pruned network may do no more to outputs not its own
+LEAK = 0.01  # the same in the network as trained, which the |w| penalty leaves with residue
+CARRIES = 0.5  # of an output's variance must go when its module is switched off in the network as trained
+SIGNIFICANT = 0.05  # p-value after Holm's correction
+
+LEARNT_R2 = 0.05  # R² of a number, or recall less false-positive rate of a class; below, nothing was learnt
+MAX_NAMED = 8  # names, outputs or modules in one sentence
+SMALLER_COST = 0.1  # of the cost strength: what is worth trying next
+MAX_NETWORK_MODULES = 8  # modules that are told one by one in the description of a picture
+
+METRIC_LABELS = {
+    "test_prediction_loss": "test loss",
+    "train_prediction_loss": "train loss",
+    "prediction_loss": "train loss",
+    "test_accuracy": "test accuracy",
+    "train_accuracy": "train accuracy",
+    "test_r2": "test R²",
+    "r2": "R²",
+}
+"""Metric -> its short label."""
+
+INTERVENTION_LABELS = {
+    "mean": "held at its mean in the pruned network",
+    "resample": "given its values from other examples",
+    "zero": "set to zero",
+    "trained": "held at its mean in the network as trained, before it was pruned",
+}
+"""Kind of an effect matrix -> how the modules were treated, to follow "when a module is …"."""
+
+FIGURE_LABELS = {
+    "network": "The network in layers, inputs below and outputs above; colours are modules, dashes negative weights.",
+    "effects": "What each module does to each output, as a matrix.",
+    "fit": "True against predicted values on held-out examples: a good network lies on the diagonal.",
+    "prune-curve": "The loss as connections are taken away, and where the network was cut.",
+    "embedding": "What the network has learned to know of its tokens: their vectors in the planes that carry the most.",
+    "strips": "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values.",
+    "features": "What neurons of the first hidden sheet look for in an image: their incoming weights as pictures.",
+    "decision": "Where the classifier of two inputs draws its line.",
+    "ranks": "Weights from heavy to light: how many are needed, and where the rest begins.",
+    "pareto": "The runs of a sweep: held-out loss against wiring, with the cost strength as colour.",
+}
+"""Name in the figure registry -> what the figure shows."""
+
+FORMULA_UNITS = {
+    "data": "Columns and target are in the units of the data.",
+    "scores": "It is the score of this class, the larger the likelier, for columns in the units of the data.",
+    # Runs that were read out when formulas were still in the network's own units.
+    None: "It is in the units that the network was trained in: standardised ones, where its data were standardised.",
+}
+
+CAUTION = (
+    "Rejecting a null says that the weights are not placed at random. It does not say that these groups are the right "
+    "ones, or that they do anything: that is what the effects of the modules are for."
+)
+
+
+# --- names and numbers ------------------------------------------------------------------------------
+
+
+def listed(names: Sequence[Any], most: int = MAX_NAMED) -> str:
+    """a; a and b; a, b and c. A long list is cut short."""
+    shown = [str(name) for name in names[:most]]
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 neuron, 2 neurons."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def sentence(text: str) -> str:
+    """A clause as a sentence: its first letter upper-case, a full stop at the end. Empty stays empty."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
+def share(value: float | None) -> str:
+    """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine.
+
+    How far below zero R² is says nothing: a constant would be better.
+    """
+    if value is None:
+        return "–"
+    if value < 0:
+        return "below 0, worse than a constant"
+    digits = next((n for n in range(4, 9) if float(f"{value:.{n}f}") != 1.0 or value == 1.0), 9)
+    shown = f"{value:.{digits}f}"
+    return (shown.rstrip("0").rstrip(".") or "0").replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-4:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        shown = f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
+        return shown.replace("-", "−")
+    if size >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+    shown = f"{value:.{max(0, 3 - math.ceil(math.log10(size) + 1e-12))}f}"
+    if "." in shown:
+        shown = shown.rstrip("0").rstrip(".")
+    return shown.replace("-", "−")
+
+
+def metric_label(name: str | None) -> str:
+    """The short label of a metric; of one that has none, its name with spaces."""
+    return METRIC_LABELS.get(name or "", (name or "metric").replace("_", " "))
+
+
+def measured(name: str | None, value: float | None) -> str:
+    """A metric as a person reads it: shares by `share`, all others by `number`."""
+    return share(value) if (name or "").endswith(("r2", "accuracy")) else number(value)
+
+
+# --- modules ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModuleStatement:
+    """What is said of one module.
+
+    name       its letter.
+    inputs     the features that it reads; outputs: the targets that it decides.
+    what       clause: what it reads and decides.
+    evidence   clauses: the numbers behind it, in the pruned network and in the network as trained.
+    reason     clause: why it is not supported; None where it is, and where the network is one piece.
+    text       all of it in one sentence, without a full stop: the stored field `reading`.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    what: str
+    evidence: tuple[str, ...]
+    reason: str | None
+    text: str
+
+
+def module_statement(module: Document, modules: int) -> ModuleStatement:
+    """The statement of a stored module.
+
+    In the pruned network a component cannot move another's outputs, and random groups seldom do as well: that is how
+    it was cut. What the same neurons do in the network as trained was not decided by any cut.
+
+    modules   how many modules the network has.
+    Documents without effects, of runs of older versions, have no evidence; their stored `reading` is the text.
+    """
+    name, inputs, outputs = str(module.get("name", "")), _names(module, "inputs"), _names(module, "outputs")
+    what = f"reads {listed(inputs) or 'nothing'}, decides {listed(outputs)}"
+    effects = module.get("effects") or {}
+    if not outputs or any(output not in effects for output in outputs) or "trained_leak" not in module:
+        reason = module.get("why_not")
+        return ModuleStatement(name, inputs, outputs, what, (), reason, str(module.get("reading", "")))
+    own = [_value(effects[output].get("mean")) for output in outputs]
+    others = [_value(effect.get("mean")) for output, effect in effects.items() if output not in outputs]
+    worst = max(others, default=0.0)
+    strength = f"effect {min(own):.2f}"
+    if modules == 1:
+        one = f"the whole network in one piece ({strength})"
+        return ModuleStatement(name, inputs, outputs, what, (one,), None, f"module {name} {what}: {one}")
+    leak = module["trained_leak"]
+    apart = "there are no others" if leak is None else f"others {_below(worst)}"
+    end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
+    p_holm = max(_value(effects[output].get("p_holm")) for output in outputs)
+    beside = "" if leak is None else f", others by {leak:.2g} at most"
+    evidence = (
+        f"{strength}, {apart}, p = {p_holm:.3g} (Holm) in the pruned network, where it is apart by construction",
+        f"in the network as trained its neurons move {listed(outputs)} by {_value(module['trained_effect']):.2f} of "
+        f"{'its' if len(outputs) == 1 else 'their'} variance{beside}",
+    )
+    reason = None if module.get("supported") else not_supported(module, modules)
+    clauses = [*evidence, *([f"not supported: {reason}"] if reason else [])]
+    what += end
+    return ModuleStatement(name, inputs, outputs, what, evidence, reason, f"module {name} {what}: {'; '.join(clauses)}")
+
+
+def not_supported(module: Document, modules: int) -> str:
+    """Why a module is not supported, as a clause that stands alone: the stored field `why_not`."""
+    name, leak, carries = module["name"], _value(module["trained_leak"] or 0.0), _value(module["trained_effect"])
+    if leak >= LEAK:
+        return (
+            f"in the network as trained, the neurons of {name} also move other outputs (by {leak:.2g} of "
+            "their variance): pruning made this separation, training did not"
+        )
+    if carries < CARRIES:
+        return (
+            f"in the network as trained, the neurons of {name} carry only {carries:.2g} of the variance of "
+            f"{listed(_names(module, 'outputs'))}, where {CARRIES:g} is asked for: other neurons carry the rest"
+        )
+    if module["all_groups_tried"] and module["random_groups"] < 1 / SIGNIFICANT * modules:
+        return (
+            f"so few neurons live that only {module['random_groups']} other groups are of the size of "
+            f"{name}: chance cannot be ruled out"
+        )
+    return f"random groups of neurons do as well as {name}"
+
+
+def verdict(modules: Sequence[Document]) -> str:
+    """Which modules can be trusted, and of the others, why not."""
+    if not modules:
+        return "No module is supported: no connection is left."
+    supported = [module["name"] for module in modules if module["supported"]]
+    if len(modules) == 1:
+        return "No separate module is supported: the pruned network is one piece."
+    if len(supported) == len(modules):
+        return f"All {len(modules)} modules are supported: {listed(supported)}."
+    reasons = [module["why_not"] for module in modules if not module["supported"]]
+    start = f"Supported: {listed(supported)}. Not supported" if supported else "No module is supported"
+    return f"{start}: {'; '.join(reasons)}."
+
+
+def _below(value: float) -> str:
+    """A small number as the power of ten it stays below."""
+    if value <= 1e-12:
+        return "< 1e-12"
+    return f"< 1e{math.floor(math.log10(value)) + 1}" if value < EXCLUSIVE else f"{value:.2g}"
+
+
+def _names(document: Document, field: str) -> tuple[str, ...]:
+    return tuple(str(name) for name in document.get(field) or ())
+
+
+def _value(stored: float | None) -> float:
+    """A stored number; null stands for one that was not finite."""
+    return math.nan if stored is None else float(stored)
+
+
+# --- how well each output is predicted --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OutputStatement:
+    """How well one target is predicted.
+
+    learnt    None where too few rows can tell.
+    verdict   learnt, not learnt, too few rows to tell.
+    text      clause: the measure, held out and before pruning.
+    """
+
+    output: str
+    learnt: bool | None
+    verdict: str
+    text: str
+
+
+def output_statement(score: Document) -> OutputStatement:
+    """The statement of one row of the stored `metrics.outputs`."""
+    measure = score["measure"]
+    name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
+    held_out, before = (score[which].get(measure) for which in ("pruned", "trained"))
+    learnt = score["learnt"]
+    word = {True: "learnt", False: "not learnt", None: "too few rows to tell"}[learnt]
+    text = f"{name} {_four_digits(held_out)} held out, {_four_digits(before)} before"
+    return OutputStatement(str(score["output"]), learnt, word, text)
+
+
+def not_learnt(
+    scores: Sequence[Document], *, connections: int, tolerance: float, cost_strength: float | None
+) -> str | None:
+    """What was not learnt and what may help, in sentences; None where everything was.
+
+    Advice is given where the rows bear it out: pruning lost what the trained network knew; the trained network had
+    learnt the rows of its training by heart; or it did not know even these, while its cost held it down.
+
+    tolerance       of pruning. cost_strength: the first that is not zero; None where nothing was charged.
+    """
+    missed = [score for score in scores if score["learnt"] is False]
+    if not connections:
+        said = "Nothing was learnt: no connection is left, so the network answers a constant."
+        missed = list(scores)
+    elif not missed:
+        return None
+    elif len(missed) > MAX_NAMED:
+        kind = "classes" if scores[0]["measure"] == "recall" else "outputs"
+        said = f"{len(missed)} of {len(scores)} {kind} are not learnt."
+    else:
+        said = " ".join(_output_not_learnt(score) for score in missed)
+    return " ".join([said, *_advice(missed, tolerance, cost_strength)])
+
+
+def _output_not_learnt(score: Document) -> str:
+    found, rows = score["pruned"], score["rows"]
+    why = "" if score["reached"] else ", and no connection leads to it"
+    if score["measure"] == "recall":
+        said = (
+            f"{found['recall']:.0%} of its {rows} held-out rows are recognised, {found['mistaken']:.0%} of the others"
+        )
+        return f"Class {score['output']} is not learnt: {said} are taken for it{why}."
+    doubt = f" ± {found['standard_error']:.2f}" if found["r2"] >= LEARNT_R2 else ""
+    return f"{score['output']} is not learnt: R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows} held-out rows{why}."
+
+
+def _advice(missed: Sequence[Document], tolerance: float, cost_strength: float | None) -> list[str]:
+    """At most one sentence for each reason, naming the outputs where it is not about all that was missed."""
+    lost = [score for score in missed if score["trained"]["learnt"]]
+    rest = [score for score in missed if not score["trained"]["learnt"]]
+    by_heart = [score for score in rest if score["trained_on_training_rows"]["learnt"]]
+    unknown = [score for score in rest if score["trained_on_training_rows"]["learnt"] is False]
+    said = []
+    if lost:
+        knew = f"The network as trained knew {_which(lost, missed)}; pruning lost it"
+        said.append(f"{knew}: try a smaller `evidence.tolerance` than {tolerance:g}.")
+    if by_heart:
+        said.append(
+            f"The network as trained fitted {_which(by_heart, missed)} on the rows of its training only: "
+            "learnt by heart, or there is nothing to learn."
+        )
+    if unknown and cost_strength is not None:
+        said.append(
+            f"The network as trained did not fit {_which(unknown, missed)} even on the rows of its training: "
+            f"if there is something to learn, try smaller cost strengths, such as "
+            f"{float(f'{SMALLER_COST * cost_strength:.1g}'):g}."
+        )
+    return said
+
+
+def _which(some: Sequence[Document], missed: Sequence[Document]) -> str:
+    if len(some) == len(missed) or len(some) > MAX_NAMED:
+        return "it" if len(some) == 1 else "them"
+    return ", ".join(score["output"] for score in some)
+
+
+# --- communities ------------------------------------------------------------------------------------
+
+
+def communities_statement(document: Document) -> str:
+    """What Leiden's groups amount to, from the stored `communities`: the field `reading`."""
+    if "skipped" in document:
+        return skipped_statement("Communities", document["skipped"])
+    if not document["groups"]:
+        return "No connection is left, so there is nothing to group."
+    groups, score = len(document["groups"]), document["modularity"]
+    start = f"Leiden parts the weights into {counted(groups, 'group')} (layered Q = {score:.3f})"
+    if not document["nulls"]:
+        return f"{start}; no null was drawn, so this says nothing yet."
+    p = document["nulls"]["degree_preserving"]["p"]
+    chance = document["nulls"]["degree_preserving"]["mean"]
+    if p < SIGNIFICANT:
+        return f"{start}, more than rewired graphs reach ({chance:.3f}, p = {p:.3g}). {CAUTION}"
+    return (
+        f"{start}, no more than rewired graphs reach ({chance:.3f}, p = {p:.3g}): by weights alone the groups are not "
+        "distinguishable from chance. Trust the effects of the modules instead."
+    )
+
+
+# --- stability over seeds ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecurringModule:
+    """How often one module came back over the runs of a job.
+
+    same_in       runs with a module of exactly these inputs and outputs; overlapping_in: runs with an overlapping one.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    same_in: int
+    overlapping_in: int
+    text: str
+
+
+@dataclass(frozen=True)
+class StabilityStatement:
+    """How far the runs of a job agree.
+
+    partition   the most common one: (inputs, outputs) of each of its groups that holds an output.
+    text        all of it in sentences: the stored field `reading`.
+    """
+
+    runs: int
+    empty: int
+    agreement: int
+    partition: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    modules: tuple[RecurringModule, ...]
+    text: str
+
+
+def stability_statement(document: Document) -> StabilityStatement:
+    """The statement of a stored stability document."""
+    runs = document["runs"]
+    if not runs:
+        return StabilityStatement(0, 0, 0, (), (), "No run has ended yet, so there is nothing to compare.")
+    empty = document["empty"]
+    nothing = f"{empty} of {runs} runs kept no connection, so they have no modules"
+    if empty == runs:
+        text = f"{nothing}: nothing was found, and there is nothing to compare."
+        return StabilityStatement(runs, empty, 0, (), (), text)
+    partition = tuple(_ends(group) for group in document["partition"])
+    partition = tuple((reads, decides) for reads, decides in partition if decides)
+    parts = " | ".join(_arrow(reads, decides) for reads, decides in partition) or "no output is reached"
+    said = f"{nothing}. " if empty else ""
+    said += f"{document['agreement']} of {runs} runs part inputs and outputs the same way ({parts})"
+    if document["adjusted_rand"] is not None:
+        among = " of those that kept something" if empty else ""
+        said += (
+            f"; mean adjusted Rand index{among} {document['adjusted_rand']:.2f}, mean variation of information "
+            f"{document['variation_of_information']:.2f} nats"
+        )
+    modules = tuple(_recurring_module(module, runs) for module in document["modules"])
+    came_back = "; ".join(module.text for module in modules[:MAX_NAMED])
+    text = f"{said}. A module with exactly these inputs and outputs: {came_back}."
+    return StabilityStatement(runs, empty, document["agreement"], partition, modules, text)
+
+
+def _recurring_module(module: Document, runs: int) -> RecurringModule:
+    same, overlapping = module["same_ends_in"], max(module["met_in"] - module["same_ends_in"], 0)
+    inputs, outputs = _names(module, "inputs"), _names(module, "outputs")
+    text = f"{_arrow(inputs, outputs)} in {same} of {runs} runs"
+    text += f", overlapping modules in {overlapping} more" if overlapping else ""
+    return RecurringModule(inputs, outputs, same, overlapping, text)
+
+
+def _ends(group: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(inputs, outputs) of a group of the stored partition, whose members are `in NAME` and `out NAME`."""
+    reads = tuple(name.removeprefix("in ") for name in group if name.startswith("in "))
+    return reads, tuple(name.removeprefix("out ") for name in group if name.startswith("out "))
+
+
+def _arrow(inputs: Sequence[str], outputs: Sequence[str]) -> str:
+    return f"{', '.join(inputs) or 'nothing'} → {', '.join(outputs)}"
+
+
+# --- formulas ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FormulaStatement:
+    """What is said of the formula of one output.
+
+    formula     as text, in Python's notation; None where none was found.
+    verdict     accepted, not accepted, no formula.
+    evidence    sentences: what it was held against, or why it was not accepted, and its units.
+    structure   sentences: what the output depends on.
+    """
+
+    output: str
+    formula: str | None
+    accepted: bool
+    verdict: str
+    evidence: tuple[str, ...]
+    structure: tuple[str, ...]
+
+
+def formula_statements(readout: Document) -> list[FormulaStatement]:
+    """One statement for each output of a stored readout."""
+    return [formula_statement(output, readout.get("units")) for output in readout.get("outputs") or ()]
+
+
+def formula_statement(output: Document, units: str | None) -> FormulaStatement:
+    """The statement of one output of a stored readout; `units` is the field of that name beside it."""
+    formula, symmetry = output.get("formula") or {}, output.get("symmetry") or {}
+    accepted, text = bool(formula.get("accepted")), formula.get("text")
+    said = _formula_evidence(formula) if accepted else _formula_refused(formula)
+    return FormulaStatement(
+        output=str(output.get("output", "")),
+        formula=text,
+        accepted=accepted,
+        verdict="accepted" if accepted else "not accepted" if text else "no formula",
+        evidence=(said, FORMULA_UNITS.get(units, FORMULA_UNITS[None])) if text else (said,),
+        structure=structure_sentences(symmetry),
+    )
+
+
+def structure_sentences(symmetry: Document) -> tuple[str, ...]:
+    """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to tell of."""
+    parts = symmetry.get("additive_parts") or []
+    said = []
+    if len(parts) > 1:
+        said.append(f"It adds up {len(parts)} parts that do not mix: {'; '.join(listed(part) for part in parts)}.")
+    for through in symmetry.get("through") or []:
+        if len(through.get("inputs") or []) > 1:
+            said.append(f"It depends on {listed(through['inputs'])} only through {through.get('reading')}.")
+    return tuple(said)
+
+
+def readout_statement(document: Document, classes: bool) -> str:
+    """Which formulas were accepted, from the outputs of a readout: the stored field `reading`.
+
+    classes   whether the outputs are scores of classes.
+    """
+    found = [f"{o['output']} = {o['formula']['text']}" for o in document["outputs"] if o["formula"]["accepted"]]
+    if not found:
+        return "No formula was accepted: none meets the network closely enough to stand in for it."
+    return (
+        f"Accepted, {'scores of classes for columns' if classes else 'all'} in units of the data: {'; '.join(found)}."
+    )
+
+
+def combination(names: Sequence[str], coefficients: Sequence[float]) -> str:
+    """A weighted sum as text: x1 - x2, or 0.5·x1 + x3."""
+    text = ""
+    for name, coefficient in zip(names, coefficients, strict=True):
+        size = "" if abs(coefficient) == 1 else f"{abs(coefficient):.4g}·"
+        sign = " - " if coefficient < 0 else " + "
+        text += f"{sign if text else sign.strip().replace('+', '')}{size}{name}"
+    return text
+
+
+def _formula_refused(formula: Document) -> str:
+    reason = formula.get("reason") or "no reason was kept"
+    return f"{'Not accepted' if formula.get('predicted', True) else 'Nothing is read out'}: {reason}."
+
+
+def _formula_evidence(formula: Document) -> str:
+    said = f"It meets the network to R² = {share(formula.get('r2'))} on held-out examples"
+    if (of_targets := formula.get("r2_of_targets")) is not None:
+        said += f" and the data to {share(of_targets)}" if of_targets >= 0 else " and the data worse than a constant"
+    if formula.get("substitution_loss") is not None:
+        said += (
+            f"; with it in the output’s place the network loses {number(formula['substitution_loss'])}, "
+            f"where {number(formula.get('loss_limit'))} is allowed"
+        )
+    return f"{said}."
+
+
+# --- verification, sweeps, what was skipped ---------------------------------------------------------
+
+
+def verification_statement(document: Document) -> str:
+    """Whether the claims agree with the stored weights, from `agrees` and `checks`: the stored field `reading`."""
+    checks = document["checks"]
+    if document["agrees"]:
+        other = [check["what"] for check in checks if not check["agrees"]]
+        note = f" Not the same, and not needed: {', '.join(other)}." if other else ""
+        return f"What was claimed is what the stored weights give.{note}"
+    wrong = ", ".join(check["what"] for check in checks if check["needed"] and not check["agrees"])
+    return f"The stored weights do not give what was claimed: {wrong}."
+
+
+@dataclass(frozen=True)
+class ParetoStatement:
+    """What a sweep of cost strengths says.
+
+    empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
+    suggested   sentence: the largest harmless cost strength; None where there is none.
+    knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
+    """
+
+    empty: str | None
+    suggested: str | None
+    knee: str | None
+    knee_run: str | None
+
+
+def pareto_statement(document: Document) -> ParetoStatement:
+    """The statement of a stored sweep."""
+    strength, knee = document.get("suggested_cost_strength"), document.get("knee")
+    suggested = bend = None
+    if strength is not None:
+        suggested = (
+            f"λ {number(strength)} is the largest whose median loss is still harmless (within "
+            f"{number(document.get('tolerance'))} of the targets’ variance above the best)."
+        )
+    if knee:
+        at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
+        bend = f"The knee is at {at}seed {knee.get('seed')}."
+    return ParetoStatement(document.get("reading"), suggested, bend, None if not knee else str(knee.get("run")))
+
+
+def empty_runs(empty: int, runs: int) -> str | None:
+    """How many runs of a sweep kept no connection; None where all kept some."""
+    if not empty:
+        return None
+    return f"{empty} of {runs} runs kept no connection: they answer a constant, and their loss is that of a constant."
+
+
+def too_large(what: str, found: float, limit: float) -> str:
+    """The reason why a part of the evidence was not computed: its size, and the size that is computed."""
+    return f"too large: {what} would be {number(found)}, and at most {number(limit)} is computed"
+
+
+def skipped_statement(part: str, reason: str) -> str:
+    """One sentence for a part of the evidence that was not computed."""
+    return sentence(f"{part} skipped: {reason}")
+
+
+# --- the network ------------------------------------------------------------------------------------
+
+
+def network_statement(graph: Graph) -> str:
+    """What the picture of a network shows, for readers who do not see it: its size, and which ends belong together."""
+    used = {end for c in graph.connections for end in (c.source, c.target)}
+    stated = [layer["name"] for layer in graph.meta.get("layers", ()) if isinstance(layer, Mapping) and "name" in layer]
+    layers = stated or list(dict.fromkeys(neuron.layer for neuron in graph.neurons))
+    if not layers:
+        return "The network has no neurons."
+    there = {layer: [n for n in graph.neurons if n.layer == layer and n.id in used] for layer in layers}
+    first, last = layers[0], layers[-1]
+    hidden = [str(len(there[layer])) for layer in layers[1:-1]]
+    size = f"{counted(len(there[first]), 'input')} and {counted(len(there[last]), 'output')} in use"
+    if hidden:
+        size += f", with {listed(hidden)} neurons in {counted(len(hidden), 'layer')} between them"
+    letters = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
+    said = [f"{size}, joined by {counted(len(graph.connections), 'connection')}."]
+    if len(letters) > 1:
+        said.append(f"It falls into {len(letters)} modules that share no connection.")
+    for letter in letters[:MAX_NETWORK_MODULES]:
+        reads, decides = (
+            listed([n.name or n.id.replace(":", " ", 1) for n in there[layer] if n.module == letter])
+            for layer in (first, last)
+        )
+        said.append(f"Module {letter} leads from {reads or 'no input'} to {decides or 'no output'}.")
+    return " ".join(said)
+
+
+def _four_digits(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,130 @@
+"""A data set: inputs, targets, names and scaling; and how rows are drawn and split. Plain numpy, no torch."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardisation by the training part's mean and standard deviation, one of each per column.
+
+    mean, std   (columns,)
+    values      (rows, columns)
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Scaling:
+        """The scaling that gives these values mean 0 and variance 1; a constant column is only centred."""
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        # A column that is constant up to rounding has no scale of its own; dividing by 1e-17 would make noise of it.
+        constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean)) if len(values) else np.ones(values.shape[1], bool)
+        return cls(mean=mean, std=np.where(constant, 1.0, std))
+
+    @classmethod
+    def none(cls, columns: int) -> Scaling:
+        """The scaling that changes nothing."""
+        return cls(mean=np.zeros(columns), std=np.ones(columns))
+
+    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of the data -> standardised."""
+        return (values - self.mean) / self.std
+
+    def undo(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standardised -> values of the data."""
+        return values * self.std + self.mean
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Mean and std as lists."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, list[float]]) -> Scaling:
+        """The scaling that `to_json` wrote."""
+        return cls(mean=np.asarray(saved["mean"], np.float64), std=np.asarray(saved["std"], np.float64))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test examples of one task.
+
+    inputs     numbers: (N, inputs) float64; tokens: (N, positions) int64; sequences: (N, time, channels) float64.
+    targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels.
+    target_names          names of the targets; for classification the names of the classes.
+    tokens                vocabulary size when the inputs are tokens, otherwise None.
+    input_scaling         how the inputs were standardised, None where they were not; target_scaling, the targets.
+    predicted_positions   sequences: the time steps that count in the loss; None: all.
+    """
+
+    train_inputs: np.ndarray
+    train_targets: np.ndarray
+    test_inputs: np.ndarray
+    test_targets: np.ndarray
+    task: Literal["regression", "classification"]
+    feature_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    tokens: int | None = None
+    input_scaling: Scaling | None = None
+    target_scaling: Scaling | None = None
+    predicted_positions: tuple[int, ...] | None = None
+
+    @property
+    def default_loss(self) -> Literal["mse", "cross_entropy"]:
+        """The loss that fits the task."""
+        return "cross_entropy" if self.task == "classification" else "mse"
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether one example is a series of time steps."""
+        return self.train_inputs.ndim == 3
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers (channels, for sequences) or tokens one example brings."""
+        return int(self.train_inputs.shape[-1])
+
+    @property
+    def targets(self) -> int:
+        """How many outputs a network needs: the targets, or the classes."""
+        return len(self.target_names)
+
+
+# --- draws and splits: functions of a seed and nothing else ---
+
+
+def data_generator(seed: int, purpose: str) -> np.random.Generator:
+    """A stream of its own for each seed and purpose, so that a draw added in one place changes none elsewhere."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+
+
+def split(rows: int, train_fraction: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows for training and rows for testing, in a random order; both have at least one."""
+    order = data_generator(seed, "split").permutation(rows)
+    train = min(max(round(train_fraction * rows), 1), rows - 1)
+    return order[:train], order[train:]
+
+
+def split_by_class(
+    labels: NDArray[np.int64], train_fraction: float, *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same, with the shares of the classes kept; every class has at least one row for training."""
+    order = data_generator(seed, "split").permutation(len(labels))
+    train = np.zeros(len(labels), dtype=bool)
+    owed = 0.0  # what rounding has held back so far, so that the totals come out right
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        owed += train_fraction * len(rows)
+        take = min(max(round(owed), 1), len(rows))
+        owed -= take
+        train[rows[:take]] = True
+    if train.all():  # every class has one row only, or nearly so: testing still needs one
+        train[order[-1]] = False
+    return order[train[order]], order[~train[order]]

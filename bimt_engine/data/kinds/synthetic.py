@@ -1,0 +1,166 @@
+"""Data sets that are computed: formulas, two moons, and two tasks on sequences."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
+from bimt_engine.data.dataset import Dataset, data_generator, split
+from bimt_engine.data.formulas import check_formula, check_values, evaluate_formula
+from bimt_engine.data.kinds import Drawn, dataset_kind
+from bimt_engine.errors import DataError
+
+
+def _readable(formula: str, info: Any) -> str:  # a ValidationInfo, which no type check at run time can take
+    if (inputs := info.data.get("inputs")) is not None:  # None: that field is wrong, and says so itself
+        check_formula(formula, inputs=inputs)
+    return formula
+
+
+Formula = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_readable)]
+
+
+class FormulaData(Drawn):
+    """Targets computed from uniform inputs by formulas such as `(x1 + x3)**3`."""
+
+    kind: Literal["formula"] = "formula"
+    inputs: int = Field(ge=1, le=256, description="How many inputs: x1 … xn.")  # the formulas are read against it
+    formulas: list[Formula] = Field(min_length=1, max_length=64)
+    low: float = -1.0
+    high: float = 1.0
+    train: int = Field(default=100, ge=2, le=1_000_000)
+    test: int = Field(default=100, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _values_are_finite(self) -> FormulaData:
+        if not self.low < self.high:
+            raise ValueError(f"`low` ({self.low}) must be below `high` ({self.high}).")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError("`low` and `high` are further apart than a number can say; bring them together.")
+        for formula in self.formulas:
+            check_values(formula, inputs=self.inputs, low=self.low, high=self.high)
+        return self
+
+
+@dataset_kind(FormulaData, label="Formulas of uniform inputs")
+def formula(spec: FormulaData, *, seed: int) -> Dataset:
+    """Uniform inputs and the value of each formula. (section 3.1)"""
+    draw = data_generator(seed, "formula")
+    parts = [draw.uniform(spec.low, spec.high, (rows, spec.inputs)) for rows in (spec.train, spec.test)]
+    targets = [np.stack([evaluate_formula(formula, part) for formula in spec.formulas], axis=1) for part in parts]
+    for number, formula in enumerate(spec.formulas):
+        if np.ptp(targets[0][:, number]) == 0:
+            raise DataError(f"The formula `{formula}` has the same value everywhere; there is nothing to learn.")
+    names = tuple(f"y{i + 1}" for i in range(len(spec.formulas)))
+    return Dataset(
+        train_inputs=parts[0],
+        train_targets=targets[0],
+        test_inputs=parts[1],
+        test_targets=targets[1],
+        task="regression",
+        feature_names=tuple(f"x{i + 1}" for i in range(spec.inputs)),
+        target_names=names if len(names) > 1 else ("y",),
+    )
+
+
+class TwoMoonsData(Drawn):
+    """Two interleaved half circles of points."""
+
+    kind: Literal["two_moons"] = "two_moons"
+    noise: float = Field(default=0.1, ge=0, le=10)
+    train: int = Field(default=200, ge=2, le=1_000_000)
+    test: int = Field(default=200, ge=1, le=1_000_000)
+
+
+@dataset_kind(TwoMoonsData, label="Two moons")
+def two_moons(spec: TwoMoonsData, *, seed: int) -> Dataset:
+    """Two interleaved half circles. (section 3.2)"""
+    from sklearn.datasets import make_moons
+
+    draw = data_generator(seed, "two_moons")
+    parts = [
+        make_moons(rows, noise=spec.noise, random_state=int(draw.integers(2**32))) for rows in (spec.train, spec.test)
+    ]
+    return Dataset(
+        train_inputs=parts[0][0],
+        train_targets=parts[0][1].astype(np.int64),
+        test_inputs=parts[1][0],
+        test_targets=parts[1][1].astype(np.int64),
+        task="classification",
+        feature_names=("x1", "x2"),
+        target_names=("upper", "lower"),
+    )
+
+
+class InContextRegressionData(Drawn):
+    """Sequences (x₁, y₁), (x₂, ?) with y = w·x and one w for each sequence: predict y₂."""
+
+    kind: Literal["in_context_regression"] = "in_context_regression"
+    sequences: int = Field(default=10_000, ge=10, le=1_000_000)
+    train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+
+@dataset_kind(InContextRegressionData, label="In-context regression")
+def in_context_regression(spec: InContextRegressionData, *, seed: int) -> Dataset:
+    """Sequences (x₁, y₁), (x₂, 0) with y = w·x: what is y₂? (section 3.4)
+
+    inputs    (N, 2, 2): time × (x, y); the y that is asked for is hidden as 0.
+    targets   (N, 2, 1): y at both times, of which the last alone is predicted.
+    """
+    draw = data_generator(seed, "in_context_regression")
+    w = draw.uniform(-1, 1, (spec.sequences, 1))
+    x = draw.uniform(1, 3, (spec.sequences, 2))
+    y = w * x
+    inputs = np.stack([x, np.stack([y[:, 0], np.zeros(spec.sequences)], axis=1)], axis=2)
+    train, test = split(spec.sequences, spec.train_fraction, seed=seed)
+    return Dataset(
+        train_inputs=inputs[train],
+        train_targets=y[train, :, None],
+        test_inputs=inputs[test],
+        test_targets=y[test, :, None],
+        task="regression",
+        feature_names=("x", "y"),
+        target_names=("y",),
+        predicted_positions=(1,),
+    )
+
+
+class TwoMemoriesData(Drawn):
+    """Sequences of two numbers and two things to remember: the first, one step later, and a fading sum of the second.
+
+    y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1). The last step's are predicted.
+    """
+
+    kind: Literal["two_memories"] = "two_memories"
+    time: int = Field(default=6, ge=2, le=256, description="Steps of each sequence.")
+    train: int = Field(default=200, ge=2, le=1_000_000)
+    test: int = Field(default=200, ge=1, le=1_000_000)
+
+
+@dataset_kind(TwoMemoriesData, label="Two memories")
+def two_memories(spec: TwoMemoriesData, *, seed: int) -> Dataset:
+    """Two things to remember that share nothing, asked for at the last step. Not in the paper.
+
+    inputs and targets   (N, time, 2).
+    """
+    draw = data_generator(seed, "two_memories")
+    parts = [draw.uniform(-1, 1, (rows, spec.time, 2)) for rows in (spec.train, spec.test)]
+    targets = [np.zeros_like(part) for part in parts]
+    for part, target in zip(parts, targets, strict=True):
+        target[:, 1:, 0] = part[:, :-1, 0]
+        target[:, 0, 1] = part[:, 0, 1]
+        for time in range(1, spec.time):
+            target[:, time, 1] = part[:, time, 1] + 0.5 * target[:, time - 1, 1]
+    return Dataset(
+        train_inputs=parts[0],
+        train_targets=targets[0],
+        test_inputs=parts[1],
+        test_targets=targets[1],
+        task="regression",
+        feature_names=("x1", "x2"),
+        target_names=("y1", "y2"),
+        predicted_positions=(spec.time - 1,),
+    )

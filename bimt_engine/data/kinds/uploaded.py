@@ -1,0 +1,116 @@
+"""Uploaded data: from the bytes and the roles of their columns to the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bimt_engine.data.dataset import Dataset, Scaling, split, split_by_class
+from bimt_engine.data.kinds import Drawn, dataset_kind
+from bimt_engine.data.kinds.groups import group_dataset, read_cayley
+from bimt_engine.data.readers import MIN_ROWS, Column, RefusedData, Table
+from bimt_engine.data.roles import Format, Roles, all_but, check_roles, read_table
+from bimt_engine.errors import DataError
+from bimt_engine.spec_part import Name
+
+
+class UploadedData(Drawn):
+    """A table or a set of arrays that a team uploaded, with the roles of its columns."""
+
+    kind: Literal["uploaded"] = "uploaded"
+    dataset_id: Annotated[str, Field(pattern=r"^[a-z]+_[0-9a-z]{26}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    format: Format
+    inputs: list[Name] | None = Field(default=None, description="Columns to read; null: all that are not targets.")
+    targets: list[Name] = Field(min_length=1, max_length=256)
+    task: Literal["regression", "classification"]
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
+
+
+@dataset_kind(UploadedData, label="An uploaded table or arrays", uploaded=True)
+def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) -> Dataset:
+    """The upload in its roles, split by the seed, scaled by the training part alone.
+
+    Images of bytes are scaled to 0 … 1; other inputs and regression targets are standardised when the spec says so.
+    Raises DataError.
+    """
+    if spec.format == "cayley":
+        names, products = read_cayley(content)
+        return group_dataset(names, products, train_fraction=1 - spec.test_fraction, seed=seed)
+    roles = Roles(None if spec.inputs is None else tuple(spec.inputs), tuple(spec.targets), spec.task)
+    used = None if roles.inputs is None else frozenset([*roles.inputs, *roles.targets])
+    table = read_table(content, spec.format, used=used, whole=False)
+    if table.rows < MIN_ROWS:
+        raise DataError(f"The data have {table.rows} rows; at least {MIN_ROWS} are needed to train and to test.")
+    problems = check_roles(table, roles)
+    if problems:
+        raise RefusedData(problems)
+    columns = [table.column(name) for name in roles.inputs or all_but(table, roles.targets)]
+    targets = [table.column(name) for name in roles.targets]
+    labels, classes = _labels(targets[0]) if spec.task == "classification" else (None, ())
+    train, test = _rows(table, labels, 1 - spec.test_fraction, seed)
+    inputs, input_scaling = _inputs(columns, train, standardise=spec.standardise)
+    feature_names = tuple(part for column in columns for part in column.parts)
+    if labels is not None:
+        return Dataset(
+            train_inputs=inputs[train],
+            train_targets=labels[train],
+            test_inputs=inputs[test],
+            test_targets=labels[test],
+            task="classification",
+            feature_names=feature_names,
+            target_names=classes,
+            input_scaling=input_scaling,
+        )
+    values = np.concatenate([column.as_matrix() for column in targets], axis=1).astype(np.float64)
+    scaling = Scaling.of(values[train]) if spec.standardise else None
+    scaled = scaling.apply(values) if scaling else values
+    return Dataset(
+        train_inputs=inputs[train],
+        train_targets=scaled[train],
+        test_inputs=inputs[test],
+        test_targets=scaled[test],
+        task="regression",
+        feature_names=feature_names,
+        target_names=tuple(part for column in targets for part in column.parts),
+        input_scaling=input_scaling,
+        target_scaling=scaling,
+    )
+
+
+def _labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Each row's class, and the names of the classes in their natural order."""
+    if column.type == "text":
+        classes, labels = np.unique(column.values.astype(str), return_inverse=True)
+        return labels.astype(np.int64), tuple(classes.tolist())
+    numbers, labels = np.unique(column.values, return_inverse=True)
+    return labels.reshape(-1).astype(np.int64), tuple(str(int(number)) for number in numbers)
+
+
+def _rows(
+    table: Table, labels: NDArray[np.int64] | None, train_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if table.train_rows is not None:
+        return np.arange(table.train_rows), np.arange(table.train_rows, table.rows)
+    if labels is not None:
+        return split_by_class(labels, train_fraction, seed=seed)
+    return split(table.rows, train_fraction, seed=seed)
+
+
+def _inputs(
+    columns: list[Column], train: NDArray[np.int64], *, standardise: bool
+) -> tuple[NDArray[Any], Scaling | None]:
+    if all(column.values.dtype == np.uint8 for column in columns):
+        pixels = np.concatenate([column.as_matrix() for column in columns], axis=1).astype(np.float32)
+        scaling = Scaling(mean=np.zeros(pixels.shape[1]), std=np.full(pixels.shape[1], 255.0))
+        return pixels / np.float32(255), scaling
+    values = np.concatenate([column.as_matrix() for column in columns], axis=1).astype(np.float64)
+    if not standardise:
+        return values, None
+    scaling = Scaling.of(values[train])
+    return scaling.apply(values), scaling

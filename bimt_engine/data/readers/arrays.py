@@ -1,0 +1,287 @@
+"""NPZ and IDX files into columns: arrays whose first axis counts the examples.
+
+Everything that a file declares is checked first: names and sizes in an archive, the shape in a header, and how far the
+bytes unpack. Objects (pickles) are never read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bimt_engine.data.readers import (
+    MAX_CELLS,
+    MAX_PIXELS,
+    MAX_PROBLEMS,
+    Column,
+    Problem,
+    RefusedData,
+    Table,
+    check_names,
+    opened,
+    refuse,
+)
+
+MAX_MEMBERS = 64  # arrays in one archive
+MAX_UNPACKED = 2 << 30  # bytes of all arrays of one archive
+MAX_RATIO = 200  # unpacked to packed; MNIST's images have 5, an archive made of zeros has 1 000
+SMALL = 10 << 20  # bytes; below this any ratio is harmless
+MAX_DIMENSIONS = 5
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, a member of an archive, or what gzip unpacks."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Up to so many bytes."""
+        ...
+
+
+IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IDX_ROLES = {2: ("images", "labels"), 4: ("train_images", "train_labels", "test_images", "test_labels")}
+
+
+# --- NPZ ----------------------------------------------------------------------------------------
+
+
+def read_npz(content: bytes | Path) -> Table:
+    """The arrays of an NPZ archive, each a column (rows,) or a block of columns (rows, …).
+
+    Names such as x_train, y_train, x_test, y_test say which rows are for training.
+    Raises RefusedData.
+    """
+    with opened(content) as raw:
+        try:
+            with zipfile.ZipFile(raw) as archive:
+                _check_archive(archive)
+                arrays = {entry.filename[:-4]: _read_npy(archive, entry) for entry in archive.infolist()}
+        except (RefusedData, MemoryError):
+            raise
+        except Exception as error:  # zipfile answers damage with a dozen kinds, ValueError and KeyError among them
+            raise refuse(f"The file is not a sound NPZ archive ({error}); write it again with numpy.savez.") from None
+    return _table(arrays)
+
+
+def _check_archive(archive: zipfile.ZipFile) -> None:
+    entries = archive.infolist()
+    if not entries:
+        raise refuse("The archive holds no arrays; write it with numpy.savez(file, inputs=…, targets=…).")
+    if len(entries) > MAX_MEMBERS:
+        raise refuse(f"The archive holds {len(entries)} files; at most {MAX_MEMBERS} arrays are read.")
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.filename
+        shown = repr(name[:60])
+        if not name.endswith(".npy") or any(part in name for part in ("/", "\\", "\0")) or name.startswith("."):
+            raise refuse(f"The archive holds {shown}, which is no array of numpy.savez; keep arrays only.")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise refuse(f"The archive holds the link {shown}; keep arrays only.")
+        if entry.flag_bits & 0x1:
+            raise refuse(f"{shown} is encrypted; send the archive without a password.")
+        if name in seen:
+            raise refuse(f"The archive holds {shown} twice; write it again with numpy.savez.")
+        seen.add(name)
+        if entry.file_size > SMALL and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
+            raise refuse(
+                f"{shown} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, more than {MAX_RATIO} "
+                "times; such archives are refused. Leave out what is constant, or save it without compression."
+            )
+    if (total := sum(entry.file_size for entry in entries)) > MAX_UNPACKED:
+        raise refuse(f"The archive unpacks to {total:,} bytes; at most {MAX_UNPACKED:,} are read.")
+    spans = sorted((entry.header_offset, entry.header_offset + entry.compress_size) for entry in entries)
+    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
+        raise refuse("Files within the archive overlap; write it again with numpy.savez.")
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    name = repr(entry.filename[:-4])
+    with archive.open(entry) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+            reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran, dtype = reader[version](member, max_header_size=10_000)
+        except (zipfile.BadZipFile, zlib.error, MemoryError):
+            raise
+        except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
+            raise refuse(f"The array {name} has no sound header; write it again with numpy.savez.") from None
+        if dtype.kind not in "biufU" or dtype.itemsize > 4 * 256:
+            raise refuse(
+                f"The array {name} is of type {dtype}; numbers, booleans and text are read. Convert it with "
+                "`.astype(float)` (objects are never read)."
+            )
+        size = math.prod(shape) * dtype.itemsize
+        rest = entry.file_size - member.tell()
+        if len(shape) > MAX_DIMENSIONS or size != rest:
+            raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
+        if math.prod(shape) > MAX_CELLS:
+            raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
+        data = _read_exactly(member, size, name)
+    array = np.frombuffer(data, dtype=dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_exactly(file: Readable, size: int, name: str) -> bytes:
+    data = file.read(size + 1)  # one more than is right, never all that there is
+    if len(data) != size:
+        raise refuse(f"{name} has {'more' if len(data) > size else 'fewer'} bytes than its header declares.")
+    return data
+
+
+# --- IDX ----------------------------------------------------------------------------------------
+
+
+def read_idx(content: bytes | Path) -> Table:
+    """IDX arrays one after another, plain or gzip: images and labels, or those of training and those of testing.
+
+    Two files become one upload by appending the second to the first (`cat images.gz labels.gz > both.gz`).
+    Raises RefusedData.
+    """
+    arrays = read_idx_arrays(content, most=4)
+    if len(arrays) not in IDX_ROLES:
+        raise refuse(
+            f"The file holds {len(arrays)} IDX array{'s' if len(arrays) != 1 else ''}; two are needed, images and "
+            "labels (or four: those for training, then those for testing). Append one file to the other: "
+            "`cat images.gz labels.gz > both.gz`."
+        )
+    ordered = list(arrays)
+    for i in range(0, len(ordered), 2):  # labels are the array with one axis; either may come first
+        if ordered[i].ndim == 1 and ordered[i + 1].ndim > 1:
+            ordered[i], ordered[i + 1] = ordered[i + 1], ordered[i]
+    return _table(dict(zip(IDX_ROLES[len(arrays)], ordered, strict=True)))
+
+
+def read_idx_arrays(content: bytes | Path, *, most: int = 1) -> list[NDArray[Any]]:
+    """The arrays of an IDX file, at most `most`. Raises RefusedData."""
+    arrays = []
+    with opened(content) as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        file: Readable = gzip.GzipFile(fileobj=raw) if packed else raw
+        try:
+            while (array := _read_idx_array(file)) is not None:
+                arrays.append(array)
+                if len(arrays) > most:
+                    raise refuse(f"The file holds more than {most} IDX array{'s' if most != 1 else ''}.")
+        except (OSError, EOFError, zlib.error) as error:  # BadGzipFile is an OSError
+            raise refuse(f"The file cannot be unpacked ({error}); it may be cut off. Send it again.") from None
+    if not arrays:
+        raise refuse("The file is empty; send IDX arrays, plain or gzip.")
+    return arrays
+
+
+def _read_idx_array(file: Readable) -> NDArray[Any] | None:
+    magic = file.read(4)
+    if not magic:
+        return None
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES or not 1 <= magic[3] <= MAX_DIMENSIONS:
+        raise refuse("The file is not IDX: it must begin with two zero bytes, a type and a number of axes.")
+    header = _read_exactly_up_to(file, 4 * magic[3])
+    shape = struct.unpack(f">{magic[3]}I", header)
+    dtype = np.dtype(IDX_TYPES[magic[2]])
+    cells = math.prod(shape)
+    if cells > MAX_CELLS:
+        raise refuse(f"The IDX header declares the shape {shape}, {cells:,} numbers; at most {MAX_CELLS:,} are read.")
+    data = _read_exactly_up_to(file, cells * dtype.itemsize)
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _read_exactly_up_to(file: Readable, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise refuse(f"The IDX file ends early: {size:,} bytes were declared, {len(data):,} are there. Send it again.")
+    return data
+
+
+# --- both ---------------------------------------------------------------------------------------
+
+
+def _table(arrays: dict[str, NDArray[Any]]) -> Table:
+    arrays, train_rows = _joined(arrays)
+    problems = check_names(list(arrays))
+    if problems:
+        raise RefusedData(problems)
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if 0 in lengths.values() or len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise refuse(f"The arrays must have equal, non-zero length along their first axis; they have {said}.")
+    columns = tuple(_column(name, array) for name, array in arrays.items())
+    problems = [problem for column in columns for problem in _not_finite(column)]
+    if problems:
+        raise RefusedData(problems)
+    return Table(columns, train_rows=train_rows)
+
+
+def _joined(arrays: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], int | None]:
+    """x_train over x_test as `x`, y_train over y_test as `y`, when every array is of such a pair."""
+    pairs: dict[str, dict[str, str]] = {}
+    for name in arrays:
+        for part in ("train", "test"):
+            if name.startswith(part + "_") or name.endswith("_" + part):
+                pairs.setdefault(name.removeprefix(part + "_").removesuffix("_" + part), {})[part] = name
+    named = {name for pair in pairs.values() for name in pair.values()}
+    if not pairs or named != set(arrays) or any(len(pair) != 2 for pair in pairs.values()):
+        return arrays, None
+    joined, rows = {}, set()
+    for base, pair in pairs.items():
+        train, test = arrays[pair["train"]], arrays[pair["test"]]
+        if train.ndim < 1 or train.shape[1:] != test.shape[1:]:
+            raise refuse(
+                f"One example of {pair['train']} has the shape {train.shape[1:]} and of {pair['test']} "
+                f"{test.shape[1:]}; they must agree."
+            )
+        joined[base] = np.concatenate([train, test])
+        rows.add(len(train))
+    if len(rows) > 1:
+        raise refuse(f"The training arrays have different lengths: {', '.join(map(str, sorted(rows)))}.")
+    return joined, rows.pop()
+
+
+def _column(name: str, array: NDArray[Any]) -> Column:
+    shape = array.shape[1:]
+    width = math.prod(shape)
+    if width > MAX_PIXELS:
+        raise refuse(
+            f"One example of the array {name!r} holds {width:,} numbers; a network reads at most {MAX_PIXELS:,}. "
+            "Reduce the images, for instance by averaging pixels."
+        )
+    if width == 0:
+        raise refuse(f"The array {name!r} has the shape {array.shape}, so its examples hold nothing.")
+    if array.size > MAX_CELLS:
+        raise refuse(f"The array {name!r} holds {array.size:,} numbers; at most {MAX_CELLS:,} are read.")
+    if array.dtype.kind == "U":
+        if shape not in ((), (1,)):
+            raise refuse(f"The array {name!r} holds text with the shape {array.shape}; labels need one axis.")
+        return Column(name, np.array([text.strip() for text in array.reshape(-1).tolist()], dtype=object))
+    # bytes stay bytes: 60 000 images take 47 MB, not 376
+    numbers = array if array.dtype == np.uint8 and width > 1 else array.astype(np.float64)
+    flat = numbers.reshape(len(array), width)
+    return Column(name, flat[:, 0], ()) if shape in ((), (1,)) else Column(name, flat, shape)
+
+
+def _not_finite(column: Column) -> list[Problem]:
+    if column.type == "text":
+        wrong = np.flatnonzero([not text for text in column.values])
+        said = "is empty"
+        places = [(int(row), column.name) for row in wrong[:MAX_PROBLEMS]]
+    else:
+        if column.values.dtype == np.uint8:
+            return []
+        rows, at = np.nonzero(~np.isfinite(column.as_matrix()))
+        said = "is not a finite number"
+        parts = column.parts if len(rows) else ()
+        places = [(int(r), parts[int(c)]) for r, c in zip(rows[:MAX_PROBLEMS], at[:MAX_PROBLEMS], strict=True)]
+    return [
+        Problem(f"Row {row + 1} of {name!r} {said}; fill it or remove the row.", row=row + 1, column=name)
+        for row, name in places
+    ]

@@ -1,0 +1,310 @@
+"""What an upload holds, and which roles its columns may have: input or target, of a regression or a classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bimt_engine.data.kinds.groups import read_cayley
+from bimt_engine.data.readers import MAX_PIXELS, MIN_ROWS, Column, Problem, RefusedData, Table, refuse
+from bimt_engine.data.readers.arrays import read_idx, read_npz
+from bimt_engine.data.readers.tables import read_csv, read_parquet
+
+if TYPE_CHECKING:  # the check of an upload needs no spec
+    pass
+
+Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
+FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "cayley")
+
+MAX_CLASSES = 1_000
+FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for classes, until the user says otherwise
+LIKELY_TARGETS = frozenset(["labels", "label", "target", "targets", "y", "class"])  # names that say what a column is
+LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
+PREVIEW_ROWS = 8
+PREVIEW_COLUMNS = 50
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns are read, which are predicted, and how."""
+
+    inputs: tuple[str, ...] | None
+    targets: tuple[str, ...]
+    task: Literal["regression", "classification"]
+
+
+def read_table(
+    content: bytes | Path, format: Format, *, used: frozenset[str] | None = None, whole: bool = True
+) -> Table:
+    """The typed columns of an upload in one of FORMATS but `cayley`, which is no table of examples.
+
+    used    the columns whose faults matter; None: all.
+    whole   False: the others may be left out where that saves time and memory.
+    Raises RefusedData.
+    """
+    if format == "csv":
+        table = read_csv(content, used=used)
+    elif format == "parquet":
+        table = read_parquet(content, used=used, whole=whole)
+    elif format == "npz":
+        table = read_npz(content)
+    elif format == "idx":
+        table = read_idx(content)
+    else:
+        raise refuse(f"The format {format!r} is not known; send one of {', '.join(FORMATS)}.")
+    watched = [column for column in table.columns if used is None or column.shape or column.name in used]
+    if problems := [problem for column in watched for problem in _beyond_reach(column)]:
+        raise RefusedData(problems)
+    return table
+
+
+def _beyond_reach(column: Column) -> list[Problem]:
+    """Numbers so large that not even their variance can be computed. What is no number is a fault of another kind."""
+    if column.values.dtype.kind != "f":
+        return []
+    largest = float(np.abs(column.values).max(initial=0.0, where=np.isfinite(column.values)))
+    if largest <= LARGEST:
+        return []
+    detail = f"Column {column.name!r} holds numbers as large as {largest:.3g}; rescale it to stay within {LARGEST:g}."
+    return [Problem(detail, column=column.name)]
+
+
+# --- the preview --------------------------------------------------------------------------------
+
+
+def understand(content: bytes | Path, format: Format, roles: Roles | None = None) -> dict[str, Any]:
+    """The preview of an upload: rows, columns with statistics, suggested roles, first rows, notes.
+
+    roles   when given, they are checked and returned instead of a suggestion.
+    Raises DataError; RefusedData names rows and columns.
+    """
+    if format == "cayley":
+        return _understand_cayley(content)
+    used = None if roles is None or roles.inputs is None else frozenset([*roles.inputs, *roles.targets])
+    table = read_table(content, format, used=used)
+    if table.rows < MIN_ROWS:
+        said = f"{table.rows} row{'s' if table.rows != 1 else ''}"
+        raise refuse(f"The data have {said}; at least {MIN_ROWS} are needed to train and to test.")
+    chosen = roles or _suggest(table)
+    problems = check_roles(table, chosen)
+    if problems:
+        raise RefusedData(problems)
+    notes = [*table.notes, *([] if roles else _why(table, chosen)), *_notes(table, chosen)]
+    return {
+        "rows": table.rows,
+        "train_rows": table.train_rows,
+        "columns": [_statistics(column) for column in table.columns],
+        "suggested": {
+            "inputs": list(chosen.inputs if chosen.inputs is not None else all_but(table, chosen.targets)),
+            "targets": list(chosen.targets),
+            "task": chosen.task,
+        },
+        "first_rows": _first_rows(table),
+        "notes": notes,
+    }
+
+
+def _suggest(table: Table) -> Roles:
+    """The last column that can be predicted is the target, unless one is called like a target; numbers are inputs."""
+    if len(table.columns) < 2:
+        raise refuse(
+            f"The data have one column, {table.names()[0]!r}; at least two are needed, one to read and one to predict. "
+            "In CSV, cells are separated by commas, semicolons or tabs."
+        )
+    ranked = sorted(
+        (column for column in table.columns if _can_be_target(column)),
+        key=lambda column: (column.name.lower() in LIKELY_TARGETS, table.columns.index(column)),
+    )
+    if not ranked:
+        raise refuse("No column can be predicted: each is constant, or text with too many values. Add a target column.")
+    target = ranked[-1]
+    inputs = tuple(c.name for c in table.columns if c is not target and c.type != "text")
+    if not inputs:
+        raise refuse("Every column but the target is text; inputs must be numbers. Add columns of numbers.")
+    return Roles(
+        inputs=inputs, targets=(target.name,), task="classification" if _like_classes(column=target) else "regression"
+    )
+
+
+def _why(table: Table, suggested: Roles) -> list[str]:
+    """Why the target that was suggested is not the last column, where it is not."""
+    target, last = suggested.targets[0], table.columns[-1]
+    if target == last.name:
+        return []
+    if target.lower() in LIKELY_TARGETS:
+        return [f"No target was named, so {target!r} is the target, because of its name."]
+    if _distinct(last) < 2:
+        cannot = "has the same value in every row"
+    else:
+        cannot = "holds text with too many values" if last.type == "text" else "holds arrays"
+    return [f"No target was named, and the last column, {last.name!r}, {cannot}: {target!r} is the target."]
+
+
+def _can_be_target(column: Column) -> bool:
+    if column.shape or column.width > 64:
+        return False
+    distinct = _distinct(column)
+    return distinct >= 2 and (column.type != "text" or distinct <= min(MAX_CLASSES, len(column.values) // 2))
+
+
+def _like_classes(column: Column) -> bool:
+    if column.type == "text":
+        return True
+    return column.type == "integer" and _distinct(column) <= max(2, min(FEW_DISTINCT, len(column.values) // 5))
+
+
+def all_but(table: Table, targets: Sequence[str]) -> tuple[str, ...]:
+    """The columns that are read when none are named: all numbers that are not targets."""
+    return tuple(column.name for column in table.columns if column.name not in targets and column.type != "text")
+
+
+def _statistics(column: Column) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": column.name, "type": column.type, "distinct": _distinct(column)}
+    if column.type == "text":
+        values, counts = np.unique(column.values.astype(str), return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:10]
+        return shown | {"min": None, "max": None, "mean": None, "std": None, "most": [str(values[i]) for i in order]}
+    numbers = column.values
+    if column.shape:
+        shown["shape"] = list(column.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # an unused column may hold anything
+        return shown | {
+            "min": _plain(numbers.min()),
+            "max": _plain(numbers.max()),
+            "mean": _plain(numbers.mean(dtype=np.float64)),
+            "std": _plain(numbers.std(dtype=np.float64)),
+        }
+
+
+def _distinct(column: Column) -> int:
+    """How many different values there are; of arrays, in the first hundred thousand numbers."""
+    if column.type == "text":
+        return len(set(column.values.tolist()))
+    return len(np.unique(column.values.reshape(-1)[:100_000] if column.shape else column.values))
+
+
+def _first_rows(table: Table) -> list[dict[str, Any]]:
+    shown = [column for column in table.columns if not column.shape][:PREVIEW_COLUMNS]
+    return [
+        {column.name: _plain(column.values[row]) for column in shown} for row in range(min(PREVIEW_ROWS, table.rows))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Text, a number, or None where an unused column has a fault."""
+    return value if isinstance(value, str) else float(value) if np.isfinite(value) else None
+
+
+def _notes(table: Table, roles: Roles) -> list[str]:
+    notes = []
+    text = [c for c in table.columns if c.type == "text" and c.name not in roles.targets]
+    if text:
+        named = ", ".join(f"{column.name} ({str(column.values[0])[:20]!r}, …)" for column in text[:10])
+        more = f" and {len(text) - 10} more" if len(text) > 10 else ""
+        notes.append(f"Text is not read as input, so these columns are left out: {named}{more}.")
+    inputs = roles.inputs if roles.inputs is not None else all_but(table, roles.targets)
+    same = [c.name for c in table.columns if c.name in inputs and not c.shape and np.ptp(c.values) == 0]
+    if same:
+        notes.append(f"These inputs have the same value in every row and carry no information: {', '.join(same[:10])}.")
+    if table.train_rows is not None:
+        notes.append(f"The upload says itself which rows are for training: the first {table.train_rows:,}.")
+    return notes
+
+
+def _understand_cayley(content: bytes | Path) -> dict[str, Any]:
+    names, table = read_cayley(content)
+    size = len(names)
+    if size < 2:
+        raise refuse("The group has one element only, so there is nothing to learn; send a larger table.")
+    abelian = bool((table == table.T).all())
+    column = {"type": "text", "distinct": size, "min": None, "max": None, "mean": None, "std": None}
+    pairs = [(a, b) for a in range(size) for b in range(size)][:PREVIEW_ROWS]
+    return {
+        "rows": size**2,
+        "train_rows": None,
+        "columns": [{"name": name, **column, "most": list(names[:10])} for name in ("a", "b", "product")],
+        "suggested": {"inputs": ["a", "b"], "targets": ["product"], "task": "classification"},
+        "first_rows": [{"a": names[a], "b": names[b], "product": names[table[a, b]]} for a, b in pairs],
+        "notes": [f"A group of {size} elements, {'' if abelian else 'not '}commutative."],
+    }
+
+
+# --- roles --------------------------------------------------------------------------------------
+
+
+def check_roles(table: Table, roles: Roles) -> list[Problem]:
+    """What keeps the columns from having these roles, if anything."""
+    problems: list[Problem] = []
+    for name in dict.fromkeys([*(roles.inputs or ()), *roles.targets]):
+        try:
+            table.column(name)
+        except RefusedData as error:
+            problems += error.problems
+    if problems:
+        return problems
+    inputs = roles.inputs if roles.inputs is not None else all_but(table, roles.targets)
+    both = [name for name in inputs if name in roles.targets]
+    problems += [Problem(f"Column {n!r} is both an input and a target; choose one.", column=n) for n in both]
+    for kind, names in (("inputs", inputs), ("targets", roles.targets)):
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        problems += [Problem(f"Column {n!r} is named twice among the {kind}.", column=n) for n in twice]
+    if not inputs:
+        problems.append(Problem("There is no input: no column of numbers is left beside the targets."))
+    wide = sum(table.column(name).width for name in inputs)
+    if wide > MAX_PIXELS:
+        problems.append(Problem(f"The inputs are {wide:,} numbers wide; a network reads at most {MAX_PIXELS:,}."))
+    for name in inputs:
+        if table.column(name).type == "text":
+            detail = f"Column {name!r} holds text and cannot be an input; write it as numbers or leave it out."
+            problems.append(Problem(detail, column=name))
+    if not problems and all(np.ptp(table.column(name).values) == 0 for name in inputs):
+        said = ", ".join(list(inputs)[:10])
+        problems.append(Problem(f"Every input has the same value in every row ({said}); there is nothing to read."))
+    if roles.task == "classification":
+        problems += _check_classes(table, roles.targets)
+    else:
+        problems += [p for name in roles.targets for p in _check_regression(table.column(name))]
+    return problems
+
+
+def _check_regression(column: Column) -> list[Problem]:
+    name = column.name
+    if column.type == "text":
+        detail = f"The target {name!r} holds text; choose the task `classification`, or a column of numbers."
+        return [Problem(detail, column=name)]
+    if column.width > 256:
+        return [Problem(f"The target {name!r} is {column.width} numbers wide; at most 256 are predicted.", column=name)]
+    same = [part for part, at in zip(column.parts, np.ptp(column.as_matrix(), axis=0) == 0, strict=True) if at]
+    return [
+        Problem(f"The target {n!r} has the same value in every row; there is nothing to learn.", column=n) for n in same
+    ]
+
+
+def _check_classes(table: Table, targets: tuple[str, ...]) -> list[Problem]:
+    if len(targets) != 1:
+        return [Problem(f"Classification has one target column; {len(targets)} are named: {', '.join(targets)}.")]
+    column = table.column(targets[0])
+    name = column.name
+    if column.width > 1:
+        return [Problem(f"The target {name!r} is an array; classes are one label for each row.", column=name)]
+    if column.type == "number":
+        detail = (
+            f"The target {name!r} holds numbers that are not whole; choose the task `regression`, or another column."
+        )
+        return [Problem(detail, column=name)]
+    distinct = _distinct(column)
+    if distinct < 2:
+        return [Problem(f"The target {name!r} has one class only; there is nothing to learn.", column=name)]
+    if distinct > MAX_CLASSES or 2 * distinct > table.rows + 2:
+        return [
+            Problem(
+                f"The target {name!r} has {distinct:,} different values in {table.rows:,} rows, too many for classes; "
+                "choose the task `regression`, or another column.",
+                column=name,
+            )
+        ]
+    return []

@@ -1,0 +1,76 @@
+"""The stepper for any network on any device: plain automatic differentiation, which the others are tested against."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bimt_engine.data.dataset import Dataset
+from bimt_engine.networks.network import Network
+from bimt_engine.spec import TrainingSpec
+from bimt_engine.training.batches import TensorData
+from bimt_engine.training.optimiser import optimiser_step
+from bimt_engine.training.state import TrainingState
+
+
+class AutogradStepper:
+    """Many optimiser steps in place, one replica after another."""
+
+    name = "autograd"
+    side_by_side = False
+
+    @staticmethod
+    def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
+        """Any network: None."""
+        return None
+
+    def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None:
+        self.state, self.data, self.training = state, data, training
+        self.parameters = list(state.network.parameters())
+        self.statistics = [place.slice for place in state.layout if place.name in state.network.wiring.buffers]
+        self.gradient = torch.zeros_like(state.theta[0])
+
+    def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
+        """Take so many steps. price: λ · price of every entry, (P,) or one row per replica."""
+        state = self.state
+        for replica in range(state.replicas):
+            self._advance_one(replica, steps, price if price.dim() == 1 else price[replica])
+        state.step += steps
+
+    def losses(self, *, everything: bool = False) -> list[dict[str, float]]:
+        """Prediction loss and accuracy on both parts, for each replica."""
+        return self.data.evaluate_replicas(self.state, everything=everything)
+
+    def _advance_one(self, replica: int, steps: int, price: Float[Tensor, " P"]) -> None:
+        state, data = self.state, self.data
+        theta, first, second = state.theta[replica], state.first_moment[replica], state.second_moment[replica]
+        frozen = None if state.mask is None else ~state.mask[replica]
+        batches = data.batches(state.step, steps)
+        chosen = None if batches is None else torch.from_numpy(batches[replica]).to(theta.device)
+        inputs, targets = data.train_inputs[replica], data.train_targets[replica]
+        gradient = self.gradient
+        with state.showing(replica) as network:
+            network.train()
+            for parameter, place in zip(self.parameters, state.layout, strict=True):
+                if parameter.requires_grad:
+                    parameter.grad = gradient[place.slice].view(place.shape)
+            for number in range(steps):
+                if chosen is None:
+                    loss = data.prediction_loss(network(inputs), targets)
+                else:
+                    loss = data.prediction_loss(network(inputs[chosen[number]]), targets[chosen[number]])
+                gradient.zero_()
+                loss.backward()
+                with torch.no_grad():
+                    if frozen is not None:
+                        gradient.masked_fill_(frozen, 0.0)
+                    running = [theta[entries].clone() for entries in self.statistics]
+                    optimiser_step(
+                        self.training.optimiser, theta, gradient, first, second, step=state.step + number, price=price
+                    )
+                    for entries, value in zip(self.statistics, running, strict=True):
+                        theta[entries] = value  # no weight decay of a running statistic
+            for parameter in self.parameters:
+                parameter.grad = None
+            network.eval()

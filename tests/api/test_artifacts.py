@@ -1,0 +1,152 @@
+"""What is made when somebody first asks for it: made once, kept, and told where it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from bimt_engine.exports.weights import load_weights
+from bimt_engine.spec import Spec
+from bimt_engine.training.snapshot import Snapshot
+from store.tables import Run, RunBody
+from store.tables import Snapshot as SnapshotRow
+from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.api.makers import House, independence_spec, now, publish_runs, submit_job
+
+ADDITION = Spec.model_validate(
+    {
+        "dataset": {"kind": "modular_addition", "modulus": 11},
+        "network": {"kind": "mlp", "hidden": [8], "embedding_width": 6},
+        "training": {"steps": 20},
+    }
+)
+
+
+@pytest.fixture
+def made(house: House, shared_bench: SharedBench) -> Iterator[str]:  # noqa: F811
+    """A run that has succeeded, and a worker; the run's id."""
+    weights = untrained_weights(independence_spec().model_dump_json())
+    [run_id] = publish_runs(house, submit_job(house), weights=weights)
+    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
+    yield run_id
+    house.worker = None
+
+
+def get(house: House, path: str, role: str = "reader"):
+    return house.client().get(f"/api/v1{path}", headers=house.headers(role))
+
+
+def test_a_module_alone_is_made_once_and_kept(house: House, made: str) -> None:
+    first = get(house, f"/runs/{made}/modules/A/weights.safetensors?wait=30")
+    assert first.status_code == 200, first.json
+    alone = load_weights(first.data)
+    assert (alone.data.feature_names, alone.data.target_names) == (("x1", "x2"), ("y1",))
+    told = len(house.announced)
+    again = get(house, f"/runs/{made}/modules/A/weights.safetensors")
+    assert (again.data, len(house.announced)) == (first.data, told)
+    onnx = get(house, f"/runs/{made}/modules/A/model.onnx")
+    assert (onnx.status_code, len(house.announced)) == (200, told)
+    assert "module-A.onnx" in onnx.headers["Content-Disposition"]
+
+
+def test_a_module_that_is_not_there_is_a_conflict_that_names_those_that_are(house: House, made: str) -> None:
+    answer = get(house, f"/runs/{made}/modules/Z/model.onnx?wait=30")
+    assert answer.status_code == 409
+    assert "this network has A, B" in answer.json["detail"]
+
+
+def test_a_probe_is_enough_to_run_the_network_elsewhere(house: House, made: str) -> None:
+    probe = get(house, f"/runs/{made}/probe?wait=30").json
+
+    def array(told):
+        return np.array(told["values"]).reshape(told["shape"])
+
+    inputs, p, orders = array(probe["examples"]["inputs"]), probe["parameters"], probe["orders"]
+    here = inputs[:, orders["input"]]
+    for layer in range(3):
+        here = here @ array(p[f"weights.{layer}"]).T + array(p[f"biases.{layer}"])
+        if layer < 2:
+            here = here / (1 + np.exp(-here))  # silu
+    ours = np.empty_like(here)
+    ours[:, orders["output"]] = here
+    sent = house.client().post(
+        f"/api/v1/runs/{made}/predict?wait=30", json={"inputs": inputs[:50].tolist()}, headers=house.headers()
+    )
+    np.testing.assert_allclose(ours[:50], sent.json["outputs"], rtol=1e-6, atol=1e-8)
+    assert probe["examples"]["count"] <= 2000
+
+
+def test_numbers_have_no_embedding(house: House, made: str) -> None:
+    answer = get(house, f"/runs/{made}/embedding?wait=30")
+    assert (answer.status_code, answer.json["type"]) == (409, "/problems/conflict")
+
+
+def test_tokens_have_one_vector_each(house: House, made: str) -> None:
+    sha256 = house.files.put_bytes(untrained_weights(ADDITION.model_dump_json()))
+    with house.database.write() as rows:
+        from store import runs
+
+        runs.add_file(rows, made, "weights.safetensors", sha256, now=now())
+        rows.execute(update(Run).where(Run.id == made).values(spec=ADDITION.model_dump(mode="json")))
+    answer = get(house, f"/runs/{made}/embedding?wait=30").json
+    assert (len(answer["tokens"]), len(answer["vectors"]), len(answer["vectors"][0])) == (11, 11, 6)
+    sent = (
+        house.client()
+        .post(f"/api/v1/runs/{made}/predict?wait=30", json={"inputs": [[3, 4], ["3", "4"]]}, headers=house.headers())
+        .json
+    )
+    assert sent["labels"][0] == sent["labels"][1]
+    assert sum(sent["probabilities"][0]) == pytest.approx(1)
+
+
+def test_a_snapshot_is_told_with_its_weights_and_who_sits_where(house: House, made: str) -> None:
+    orders = {"input": np.array([1, 0]), "output": np.array([0])}
+    snapshot = Snapshot(20_000, {"weights.0": np.array([[0.5, -1.25]], np.float32)}, orders)
+    kept = house.files.put_bytes(snapshot.to_bytes())
+    with house.database.write() as rows:
+        from store import files
+
+        files.upsert(rows, kept, now=now())
+        rows.execute(update(SnapshotRow).where(SnapshotRow.run_id == made).values(sha256=kept.sha256))
+    answer = get(house, f"/runs/{made}/snapshots/20000").json
+    assert answer["weights"] == {"weights.0": {"shape": [1, 2], "values": [0.5, -1.25]}}
+    assert answer["orders"] == {"input": [1, 0], "output": [0]}
+    assert get(house, f"/runs/{made}/snapshots/19999").status_code == 404
+
+
+def test_a_job_tells_its_pareto_front_and_keeps_it(house: House, made: str) -> None:
+    with house.database.write() as rows:
+        metrics = {"test_prediction_loss": 0.01, "connection_cost": 9.0, "connections": 20, "modularity": 0.5}
+        rows.execute(update(RunBody).where(RunBody.run_id == made, RunBody.name == "metrics").values(body=metrics))
+        job_id = rows.get(Run, made).job_id
+    answer = get(house, f"/jobs/{job_id}/pareto?wait=30").json
+    assert [(point["run"], point["efficient"]) for point in answer["points"]] == [(made, True)]
+    told = len(house.announced)
+    assert get(house, f"/jobs/{job_id}/pareto").json == answer
+    assert len(house.announced) == told
+    assert get(house, f"/jobs/{job_id}/pareto?tolerance=0.2&wait=30").json["tolerance"] == 0.2
+
+
+def test_what_was_not_trained_cannot_be_made(house: House) -> None:
+    job_id = submit_job(house)
+    [run] = get(house, f"/jobs/{job_id}/runs").json["items"]
+    for what in ("model.onnx", "film.mp4", "probe", "embedding"):
+        assert get(house, f"/runs/{run['id']}/{what}").status_code == 409
+    assert get(house, f"/jobs/{job_id}/pareto").status_code == 409
+
+
+def test_runs_are_found_by_what_was_found_in_them(house: House, made: str) -> None:
+    for query, count in (("min_modularity=0.4", 1), ("min_modularity=0.6", 0), ("max_modules=1", 0), ("method=l1", 0)):
+        assert len(get(house, f"/runs?{query}").json["items"]) == count, query
+
+
+def test_a_deleted_job_is_gone_with_its_runs(house: House, made: str) -> None:
+    with house.database.read() as rows:
+        job_id = rows.get(Run, made).job_id
+    assert house.client().delete(f"/api/v1/jobs/{job_id}", headers=house.headers("submitter")).status_code == 204
+    assert get(house, f"/jobs/{job_id}").status_code == get(house, f"/runs/{made}").status_code == 404
+    waiting = submit_job(house)
+    assert house.client().delete(f"/api/v1/jobs/{waiting}", headers=house.headers("submitter")).status_code == 409

@@ -1,0 +1,66 @@
+"""Stored files that are gone or damaged: a problem document in plain words, never a broken answer or a dead process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.api.makers import House, publish_runs, submit_job
+from tests.api.test_bad_data import GOOD
+from tests.api.test_thread import upload
+
+ADDRESSES = ("weights.safetensors", "figures/network.svg", "bundle.zip", "snapshots/20000")
+
+
+def published(house: House) -> str:
+    [run_id] = publish_runs(house, submit_job(house))
+    body = {"run_id": run_id, "name": "lost"}
+    assert house.client().post("/api/v1/models", headers=house.headers(), json=body).status_code == 201
+    return run_id
+
+
+def addresses(run_id: str) -> list[str]:
+    at = "/api/v1/models/lost/versions/1"
+    return [f"/api/v1/runs/{run_id}/{name}" for name in ADDRESSES] + [f"{at}/{name}" for name in ADDRESSES[:3]]
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("slug", "status"), [("file-missing", 410), ("file-damaged", 500)])
+def test_an_artifact_whose_stored_file_is_lost_is_a_problem(house: House, slug: str, status: int) -> None:
+    run_id = published(house)
+    for path in house.stored_files():
+        path.unlink() if slug == "file-missing" else damage(path)
+    word = slug.removeprefix("file-")
+    for address in addresses(run_id):
+        answer = house.client().get(address, headers=house.headers())
+        assert (answer.status_code, answer.content_type) == (status, "application/problem+json"), address
+        assert answer.json["type"] == f"/problems/{slug}", address
+        assert answer.json["detail"].startswith("The stored file `"), address
+        assert f"is {word}" in answer.json["detail"], address
+        assert answer.json["retryable"] is False
+
+
+@pytest.mark.parametrize(("slug", "status"), [("file-missing", 410), ("file-damaged", 500)])
+def test_the_content_of_a_data_set_whose_file_is_lost_is_a_problem(house: House, slug: str, status: int) -> None:
+    dataset_id = upload(house, GOOD).json["id"]
+    for path in house.stored_files():
+        path.unlink() if slug == "file-missing" else damage(path)
+    answer = house.client().get(f"/api/v1/datasets/{dataset_id}/content", headers=house.headers())
+    assert (answer.status_code, answer.json["type"]) == (status, f"/problems/{slug}")
+
+
+def test_whole_files_are_served_and_read_once_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = published(house)
+    reads = []
+    stream = house.files.stream
+    monkeypatch.setattr(house.files, "stream", lambda sha256, **part: reads.append(sha256) or stream(sha256, **part))
+    for _ in range(3):
+        answer = house.client().get(f"/api/v1/runs/{run_id}/weights.safetensors", headers=house.headers())
+        assert (answer.status_code, answer.data) == (200, b"not really weights")
+    assert len(reads) == 4, "checked once, sent three times"

@@ -1,0 +1,136 @@
+"""Sentences are made from the stored documents, and give their parts beside the text: nothing has to be split again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bimt_engine.analysis.evidence import gather_evidence
+from bimt_engine.analysis.modules.stability import stability
+from bimt_engine.analysis.pareto import pareto
+from bimt_engine.analysis.statements import (
+    communities_statement,
+    formula_statements,
+    listed,
+    measured,
+    module_statement,
+    network_statement,
+    number,
+    output_statement,
+    pareto_statement,
+    readout_statement,
+    share,
+    stability_statement,
+    verdict,
+)
+from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
+from tests.engine.figures.makers import line_graph
+
+
+def document_of(connections=TWO_MODULES) -> dict:
+    network, data = student_and_data(connections)
+    evidence = gather_evidence(network, data, plain_spec(leiden_seeds=1, random_groups=40), seed=0, nulls=19)
+    return json.loads(json.dumps(evidence.document()))
+
+
+@pytest.fixture(scope="module")
+def document() -> dict:
+    return document_of()
+
+
+def test_the_stored_sentences_are_those_of_the_stored_documents(document: dict) -> None:
+    for module in document["modules"]:
+        said = module_statement(module, len(document["modules"]))
+        assert (said.text, said.reason) == (module["reading"], module["why_not"])
+    assert verdict(document["modules"]) == document["metrics"]["verdict"]
+    assert communities_statement(document["communities"]) == document["communities"]["reading"]
+    assert readout_statement(document["readout"], False) == document["readout"]["reading"]
+
+
+def test_a_module_gives_its_parts_whatever_its_columns_are_called(document: dict) -> None:
+    module = json.loads(json.dumps(document["modules"][0]).replace('"x1"', '"Temp: inside; out"'))
+    said = module_statement(module, 2)
+    assert said.inputs[0] == "Temp: inside; out"
+    assert said.what == "reads Temp: inside; out and x3, decides y1, nothing else"
+    assert said.evidence[1].startswith("in the network as trained its neurons move y1 by ")
+    assert said.reason is None
+    assert said.text == f"module A {said.what}: {'; '.join(said.evidence)}"
+
+
+def test_a_network_in_one_piece_is_said_to_be_one() -> None:
+    document = document_of(TANGLED)
+    [module] = document["modules"]
+    said = module_statement(module, 1)
+    assert said.evidence[0].startswith("the whole network in one piece (effect ")
+    assert said.text == module["reading"]
+    assert said.reason is None
+
+
+def test_a_module_that_is_not_supported_says_why(document: dict) -> None:
+    module = document["modules"][0] | {"supported": False, "trained_leak": 0.3}
+    said = module_statement(module, 2)
+    assert said.reason == (
+        "in the network as trained, the neurons of A also move other outputs (by 0.3 of their variance): "
+        "pruning made this separation, training did not"
+    )
+    assert said.text.endswith(f"; not supported: {said.reason}")
+
+
+def test_a_module_stored_without_effects_keeps_its_sentence() -> None:
+    said = module_statement({"name": "A", "inputs": ["x1"], "outputs": ["y1"], "reading": "module A reads x1"}, 2)
+    assert (said.text, said.what, said.evidence) == ("module A reads x1", "reads x1, decides y1", ())
+
+
+def test_formulas_give_verdict_evidence_and_structure(document: dict) -> None:
+    said = formula_statements(document["readout"])
+    assert [statement.output for statement in said] == ["y1", "y2"]
+    for statement, output in zip(said, document["readout"]["outputs"], strict=True):
+        assert statement.formula == output["formula"]["text"]
+        assert statement.verdict == ("accepted" if statement.accepted else "not accepted")
+        assert statement.evidence[-1] == "Columns and target are in the units of the data."
+
+
+def test_outputs_say_how_well_they_are_predicted(document: dict) -> None:
+    said = output_statement(document["metrics"]["outputs"][0])
+    assert (said.output, said.learnt, said.verdict) == ("y1", True, "learnt")
+    assert said.text.startswith("R² ")
+
+
+def test_the_agreement_of_seeds_gives_its_modules(document: dict) -> None:
+    said = stability_statement(stability([document, document]))
+    assert (said.runs, said.empty, said.agreement) == (2, 0, 2)
+    assert said.partition == ((("x1", "x3"), ("y1",)), (("x2", "x4"), ("y2",)))
+    assert [(m.inputs, m.outputs, m.same_in) for m in said.modules] == [
+        (("x1", "x3"), ("y1",), 2),
+        (("x2", "x4"), ("y2",), 2),
+    ]
+    assert "x1, x3 → y1 in 2 of 2 runs" in said.text
+
+
+def test_a_sweep_names_its_knee_and_the_largest_harmless_cost_strength() -> None:
+    points = [
+        {"run": f"r{i}", "cost_strength": strength, "seed": 3, "loss": loss, "wiring": wiring, "connections": 9}
+        for i, (strength, loss, wiring) in enumerate([(0.001, 0.01, 90.0), (0.01, 0.0101, 9.0), (0.1, 1.0, 6.0)])
+    ]
+    said = pareto_statement(pareto(points))
+    assert said.empty is None
+    assert said.suggested is not None
+    assert said.suggested.startswith("λ 0.01 is the largest whose median loss")
+    assert (said.knee, said.knee_run) == ("The knee is at λ 0.01, seed 3.", "r1")
+    assert pareto_statement(pareto([])).suggested is None
+
+
+def test_a_network_is_described_for_those_who_do_not_see_it() -> None:
+    assert network_statement(line_graph()) == (
+        "3 inputs and 2 outputs in use, with 2 and 2 neurons in 2 layers between them, joined by 7 connections. "
+        "It falls into 2 modules that share no connection. Module A leads from x1 and x3 to y1. "
+        "Module B leads from x4 to y2."
+    )
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [number(v) for v in (None, 0.0, 12345.0, 0.00001, 0.5)] == ["–", "0", "12\u202f345", "10⁻⁵", "0.5"]
+    assert [share(v) for v in (None, 1.0, 0.99995, -3.0)] == ["–", "1", "0.99995", "below 0, worse than a constant"]
+    assert measured("test_r2", 0.99995) == "0.99995"
+    assert listed([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"

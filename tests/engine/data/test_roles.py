@@ -1,0 +1,296 @@
+"""An upload is understood, its roles are checked, and its data set is split and scaled as promised."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.datasets import load_diabetes, load_iris
+
+from bimt_engine.data.dataset import Scaling, split_by_class
+from bimt_engine.data.readers import RefusedData
+from bimt_engine.data.registry import make_dataset
+from bimt_engine.data.roles import Roles, read_table, understand
+from bimt_engine.errors import DataError
+from bimt_engine.spec import UploadedData
+from tests.engine.data.makers import idx, npz, table
+
+
+def frame_bytes(frame, *, format: str = "csv") -> bytes:
+    if format == "csv":
+        return frame.to_csv(index=False).encode()
+    file = io.BytesIO()
+    pl.DataFrame({name: frame[name].to_numpy() for name in frame.columns}).write_parquet(file)
+    return file.getvalue()
+
+
+def spec(**fields) -> UploadedData:
+    return UploadedData(dataset_id="dataset_" + "0" * 26, sha256="0" * 64, **fields)
+
+
+DIABETES = load_diabetes(as_frame=True, scaled=False).frame
+IRIS = load_iris(as_frame=True).frame
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_real_table_is_understood(format):
+    preview = understand(frame_bytes(DIABETES, format=format), format)
+    assert preview["rows"] == 442
+    assert preview["suggested"] == {"inputs": list(DIABETES.columns[:-1]), "targets": ["target"], "task": "regression"}
+    by_name = {column["name"]: column for column in preview["columns"]}
+    assert by_name["bmi"]["mean"] == pytest.approx(DIABETES["bmi"].mean())
+    assert by_name["bmi"]["type"] == "number"
+    assert by_name["sex"]["distinct"] == 2
+    assert preview["first_rows"][0] == pytest.approx(DIABETES.iloc[0].to_dict())
+
+
+def test_labels_are_taken_for_classes():
+    assert understand(frame_bytes(IRIS), "csv")["suggested"]["task"] == "classification"
+    named = IRIS.assign(target=[("setosa", "versicolor", "virginica")[i] for i in IRIS["target"]])
+    preview = understand(frame_bytes(named), "csv")
+    assert preview["suggested"]["task"] == "classification"
+    assert preview["columns"][-1]["most"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_text_that_cannot_be_read_is_left_out_and_said():
+    preview = understand(table(), "csv")
+    assert preview["suggested"]["inputs"] == ["age", "height", "weight"]
+    assert "colour" in preview["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "target", "says"),
+    [
+        ("a,y,z", "{i},{i}.5,{i}.25", "y", "because of its name"),
+        ("a,b,c", "{i},{i}.5,7", "b", "'c', has the same value in every row"),
+        ("a,b,c", "{i},{i}.5,word{i}", "b", "'c', holds text with too many values"),
+        ("a,b,c", "{i},{i}.5,{i}.25", "c", None),
+    ],
+)
+def test_where_the_target_is_not_the_last_column_it_is_said_why(header, rows, target, says):
+    content = "\n".join([header, *(rows.format(i=i) for i in range(30))]).encode()
+    preview = understand(content, "csv")
+    assert preview["suggested"]["targets"] == [target]
+    why = [note for note in preview["notes"] if note.startswith("No target was named")]
+    assert (says in why[0]) if says else not why
+    asked = understand(content, "csv", Roles(None, (target,), "regression"))
+    assert not any("No target was named" in note for note in asked["notes"])
+
+
+def test_percents_and_thousands_are_named_with_what_they_look_like():
+    content = b"share,sold,age,price\n" + b"".join(b'%d%%,"1%d,000.5",%d,%d.5\n' % (i, i, i, i) for i in range(20))
+    [note] = understand(content, "csv")["notes"]
+    assert "share ('0%', …)" in note
+    assert "sold ('10,000.5', …)" in note
+
+
+def test_a_cayley_table_is_understood():
+    preview = understand(b"0,1,2\n1,2,0\n2,0,1\n", "cayley")
+    assert preview["rows"] == 9
+    assert preview["suggested"]["targets"] == ["product"]
+    assert preview["notes"] == ["A group of 3 elements, commutative."]
+
+
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [
+        (Roles(("agee",), ("score",), "regression"), "no column 'agee'"),
+        (Roles(("age",), ("scor",), "regression"), "no column 'scor'"),
+        (Roles(("age", "score"), ("score",), "regression"), "both an input and a target"),
+        (Roles(("age", "age"), ("score",), "regression"), "named twice among the inputs"),
+        (Roles(("colour",), ("score",), "regression"), "holds text and cannot be an input"),
+        (Roles(None, ("colour",), "regression"), "'colour' holds text"),
+        (Roles(None, ("score",), "classification"), "not whole"),
+        (Roles(None, ("score", "age"), "classification"), "one target column"),
+        (Roles((), ("score",), "regression"), "There is no input"),
+    ],
+)
+def test_roles_that_do_not_fit_are_refused(roles, says):
+    with pytest.raises(RefusedData) as caught:
+        understand(table(), "csv", roles)
+    assert says in caught.value.problems[0].detail
+    chosen = spec(
+        format="csv", inputs=roles.inputs and list(roles.inputs), targets=list(roles.targets), task=roles.task
+    )
+    if roles.inputs != ():
+        with pytest.raises(DataError):
+            make_dataset(chosen, seed=0, content=table())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"x,y\n1,2\n2,3\n3,5\n", "have 3 rows; at least 4"),
+        (b"x\n1\n2\n3\n4\n", "have one column, 'x'"),
+        (b"x,y\n1,5\n2,5\n3,5\n4,5\n", "Every input has the same value"),
+        (b"x,y\n1,1\n1,1\n1,1\n1,1\n", "No column can be predicted"),
+        (b"x,y\na,1\nb,2\nc,3\nd,4\n", "Every column but the target is text"),
+    ],
+)
+def test_a_table_with_nothing_to_learn_is_refused(content, says):
+    with pytest.raises(RefusedData, match=says):
+        understand(content, "csv")
+
+
+def test_a_constant_target_is_refused():
+    with pytest.raises(RefusedData, match="'y' has the same value in every row"):
+        understand(b"x,y\n1,5\n2,5\n3,5\n4,5\n", "csv", Roles(("x",), ("y",), "regression"))
+    with pytest.raises(RefusedData, match="'y' has one class only"):
+        understand(b"x,y\n1,5\n2,5\n3,5\n4,5\n", "csv", Roles(("x",), ("y",), "classification"))
+
+
+def test_a_table_is_split_by_the_seed_and_scaled_by_its_training_part():
+    content = frame_bytes(DIABETES)
+    chosen = spec(format="csv", targets=["target"], task="regression", test_fraction=0.25)
+    data, again, other = (make_dataset(chosen, seed=seed, content=content) for seed in (0, 0, 1))
+    assert len(data.test_inputs) == round(0.25 * 442)
+    assert np.array_equal(data.train_inputs, again.train_inputs)
+    assert not np.array_equal(data.train_inputs, other.train_inputs)
+    np.testing.assert_allclose(data.train_inputs.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(data.train_inputs.std(0), 1)
+    assert abs(data.test_inputs.mean(0)).max() > 1e-3  # testing rows have no part in the scaling
+    whole = np.concatenate([data.input_scaling.undo(data.train_inputs), data.input_scaling.undo(data.test_inputs)])
+    targets = data.target_scaling.undo(np.concatenate([data.train_targets, data.test_targets]))
+    found = np.concatenate([whole, targets], axis=1)
+    found, truth = (array[np.lexsort(array.T)] for array in (found, DIABETES.to_numpy().astype(float)))
+    np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-9)  # every row is there once
+
+
+def test_numbers_stay_as_they_are_when_no_scaling_is_asked_for():
+    chosen = spec(format="csv", targets=["target"], task="regression", standardise=False)
+    data = make_dataset(chosen, seed=0, content=frame_bytes(DIABETES))
+    assert data.input_scaling is data.target_scaling is None
+    assert data.train_targets.max() > 300
+
+
+def test_classes_keep_their_names_and_shares():
+    named = IRIS.assign(target=[("setosa", "versicolor", "virginica")[i] for i in IRIS["target"]])
+    chosen = spec(format="csv", targets=["target"], task="classification")
+    data = make_dataset(chosen, seed=0, content=frame_bytes(named))
+    assert data.target_names == ("setosa", "versicolor", "virginica")
+    assert np.bincount(data.train_targets).tolist() == [40, 40, 40]
+
+
+def test_images_keep_their_split_and_become_numbers_between_0_and_1():
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 4)).astype(np.uint8)
+    labels = (np.arange(12) % 3).astype(np.uint8)
+    content = idx(images) + idx(labels) + idx(images[:6]) + idx(labels[:6])
+    chosen = spec(format="idx", targets=["labels"], task="classification")
+    data = make_dataset(chosen, seed=0, content=content)
+    np.testing.assert_allclose(data.train_inputs, images.reshape(12, -1) / 255, rtol=1e-6)
+    assert data.train_inputs.dtype == np.float32
+    assert len(data.test_inputs) == 6
+    assert data.feature_names[5] == "images[1,1]"
+    assert data.target_names == ("0", "1", "2")
+
+
+def test_arrays_may_have_several_targets_and_chosen_numbers_as_inputs():
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 3))
+    chosen = spec(format="npz", inputs=["x[0]", "x[2]"], targets=["y"], task="regression")
+    data = make_dataset(chosen, seed=0, content=npz(x=x, y=y))
+    assert data.feature_names == ("x[0]", "x[2]")
+    assert data.target_names == ("y[0]", "y[1]", "y[2]")
+
+
+def test_an_uploaded_group_is_learned_like_a_named_one():
+    chosen = spec(format="cayley", targets=["product"], task="classification")
+    data = make_dataset(chosen, seed=0, content=b"e,a,b\na,b,e\nb,e,a\n")
+    assert data.tokens == 3
+    assert data.target_names == ("e", "a", "b")
+    assert len(data.train_inputs) == 7
+
+
+def test_the_content_of_an_upload_may_not_be_missing():
+    with pytest.raises(DataError, match="content of the uploaded data set"):
+        make_dataset(spec(format="csv", targets=["y"], task="regression"), seed=0)
+
+
+@pytest.mark.parametrize("damage", [slice(0, 100), slice(4, None), slice(0, -4)])
+def test_damaged_parquet_is_refused(damage):
+    with pytest.raises(RefusedData, match="cannot be read as Parquet"):
+        understand(frame_bytes(DIABETES, format="parquet")[damage], "parquet")
+
+
+def test_missing_values_and_nested_columns_of_parquet_are_named():
+    file = io.BytesIO()
+    pl.DataFrame(
+        {"x": [1.0, None, float("inf"), 4], "t": ["a", None, "b", "c"], "n": [[1], [2], [3], [4]]}
+    ).write_parquet(file)
+    with pytest.raises(RefusedData) as caught:
+        understand(file.getvalue(), "parquet")
+    assert {(p.row, p.column) for p in caught.value.problems} == {(2, "x"), (3, "x"), (2, "t"), (None, "n")}
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_columns_without_a_role_are_in_the_preview_so_that_the_roles_can_be_changed(format):
+    roles = Roles(("age", "bmi"), ("target",), "regression")
+    faulty = DIABETES.assign(bp=DIABETES["bp"].where(DIABETES.index > 2), s1=DIABETES["s1"] * 1e250)
+    preview = understand(frame_bytes(faulty, format=format), format, roles)
+    assert [column["name"] for column in preview["columns"]] == list(DIABETES.columns)
+    assert (preview["suggested"]["inputs"], preview["suggested"]["targets"]) == (["age", "bmi"], ["target"])
+    by_name = {column["name"]: column for column in preview["columns"]}
+    assert by_name["s2"]["mean"] == pytest.approx(DIABETES["s2"].mean())
+    assert (by_name["bp"]["mean"], preview["first_rows"][0]["bp"]) == (None, None)
+    with pytest.raises(RefusedData, match="'bp'"):
+        understand(frame_bytes(faulty, format=format), format, Roles(("age", "bp"), ("target",), "regression"))
+
+
+def test_what_of_a_parquet_file_cannot_be_read_is_left_out_where_it_is_not_used():
+    frame = pl.DataFrame({"x": range(9), "when": ["2026-11-25"] * 9, "y": [i * i for i in range(9)]})
+    file = io.BytesIO()
+    frame.with_columns(pl.col("when").str.to_date(), nested=[[i] for i in range(9)]).write_parquet(file)
+    preview = understand(file.getvalue(), "parquet", Roles(("x",), ("y",), "regression"))
+    assert [column["name"] for column in preview["columns"]] == ["x", "y"]
+    assert preview["notes"] == ["These columns are of types that are not read, or too many: when, nested."]
+    with pytest.raises(RefusedData, match="'when' is of type Date"):
+        understand(file.getvalue(), "parquet", Roles(("x", "when"), ("y",), "regression"))
+
+
+def test_a_training_reads_only_the_columns_of_a_parquet_file_that_it_uses():
+    content = frame_bytes(DIABETES, format="parquet")
+    assert read_table(content, "parquet", used=frozenset({"age", "target"}), whole=False).names() == ("age", "target")
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.integers(1, 5)), elements=st.floats(-1e6, 1e6)))
+def test_scaling_is_undone_exactly_enough(values):
+    scaling = Scaling.of(values)
+    scaled = scaling.apply(values)
+    assert np.isfinite(scaled).all()
+    np.testing.assert_allclose(scaling.undo(scaled), values, rtol=1e-9, atol=1e-6)
+    saved = Scaling.from_json(scaling.to_json())
+    assert np.array_equal(saved.mean, scaling.mean)
+    assert np.array_equal(saved.std, scaling.std)
+
+
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=60), st.floats(0.05, 0.95), st.integers(0, 9))
+def test_a_split_by_class_trains_on_every_class_it_can(labels, fraction, seed):
+    labels = np.array(labels)
+    train, test = split_by_class(labels, fraction, seed=seed)
+    assert sorted([*train, *test]) == list(range(len(labels)))
+    assert len(test) >= 1
+    missing = set(labels) - set(labels[train])
+    assert not missing or (len(test) == 1 and (np.bincount(labels)[list(missing)] == 1).all())
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_numbers_whose_square_is_not_finite_are_refused(format):
+    frame = DIABETES.assign(bmi=DIABETES["bmi"] * 1e200)
+    with pytest.raises(DataError, match="'bmi' holds numbers as large as .*rescale"):
+        understand(frame_bytes(frame, format=format), format)
+    understand(frame_bytes(DIABETES.assign(bmi=DIABETES["bmi"] * 1e90), format=format), format)
+
+
+def test_a_fault_in_an_unused_column_is_no_fault_and_no_number():
+    content = b"a,b,y\n" + b"".join(f"{i},{'blue' if i == 3 else i},{2 * i}\n".encode() for i in range(12))
+    with pytest.raises(RefusedData):
+        understand(content, "csv")
+    preview = understand(content, "csv", Roles(("a",), ("y",), "regression"))
+    json.dumps(preview, allow_nan=False)
+    assert preview["columns"][1]["mean"] is None
+    assert [row["b"] for row in preview["first_rows"][2:5]] == [2.0, None, 4.0]

@@ -1,0 +1,171 @@
+"""A real browser on a real service. Without Chromium these tests are skipped, except in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store import jobs
+from tests.api.makers import House, make_house, publish_runs, serving, submit_job
+from tests.api.test_thread import upload
+from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Site:
+    """A service that answers requests: a job that has ended, one that waits, a table, a model and a link to it."""
+
+    service: House
+    url: str
+    job: str
+    runs: list[str]
+    waiting: str
+    dataset: str
+    model: str
+    link: str
+
+
+@dataclass
+class Visitor:
+    """A page of the browser, and the errors that it logged."""
+
+    page: Any
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    def go(self, path: str) -> Any:
+        """Open a path of ours."""
+        return self.page.goto(self.url + path)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Site]:  # noqa: F811
+    """One service for all tests."""
+    home = tmp_path_factory.mktemp("site")
+    shutil.copy(sqlite_template, home / "bimt.sqlite")
+    service = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
+    job = submit_job(service, seeds=(0, 1, 2), tags=("paper",))
+    found = publish_runs(service, job)
+    store_comparison(service, job, found)
+    waiting = submit_job(service, name="waiting")
+    dataset = upload(service, file_name="progress.csv").json["id"]
+    model, link = publish(service, found)
+    with serving(service) as port:
+        yield Site(service, f"http://127.0.0.1:{port}", job, found, waiting, dataset, model, link)
+    service.database.close()
+
+
+def store_comparison(service: House, job: str, found: list[str]) -> None:
+    """The documents that a worker would have computed of all runs of the job; there is no worker here."""
+    modules = [
+        {"name": "A", "inputs": ["x1", "x3"], "outputs": ["y1"], "met_in": 3, "same_ends_in": 3, "supported_in": 3}
+    ]
+    stability = {
+        "runs": 3,
+        "agreement": 3,
+        "reading": "3 of 3 runs part inputs and outputs the same way.",
+        "modules": modules,
+    }
+    points = [
+        {
+            "run": run,
+            "cost_strength": None,
+            "seed": seed,
+            "loss": 0.1 / (seed + 1),
+            "wiring": 9.0 + seed,
+            "efficient": seed != 1,
+        }
+        for seed, run in enumerate(found)
+    ]
+    front = {"points": points, "knee": points[0], "suggested_cost_strength": 0.01, "tolerance": 0.05}
+    with service.database.write() as rows:
+        for name, document in (("stability", stability), ("pareto", front)):
+            jobs.add_body(rows, job, name, {"run_ids": found, "order": {}, "document": document})
+
+
+def publish(service: House, found: list[str]) -> tuple[str, str]:
+    """Two versions of a model with an alias, a note and a link: the model's name and the path of the link."""
+
+    def call(method: str, path: str, body: dict[str, Any]) -> Any:
+        answer = service.client().open(f"/api/v1{path}", method=method, headers=service.headers(), json=body)
+        assert answer.status_code < 300, answer.json
+        return answer.json
+
+    card = "## For whom\nTwo modules that *share nothing*.\n\n- `x1` and `x3`\n- [the paper](https://arxiv.org/abs/2305.08746)"
+    for run_id in found[:2]:
+        call("POST", "/models", {"run_id": run_id, "name": "two-formulas", "card": card})
+    call("PUT", "/models/two-formulas/aliases/best", {"version": 1})
+    call(
+        "POST",
+        "/models/two-formulas/versions/2/annotations",
+        {"about": "module", "target": "A", "text": "The **cube**."},
+    )
+    view = {"module": "B", "part": "network", "figure": "network.svg", "note": "The sine."}
+    made = call("POST", "/models/two-formulas/versions/2/shares", {"view": view})
+    return "two-formulas", "/s/" + made["token"]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("In CI there must be a Chromium; install the package `chromium`.")
+        pytest.skip("There is no Chromium on this machine; install the package `chromium` to drive the pages.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, site: Site) -> Iterator[Callable[..., Visitor]]:
+    """Open a browser window, signed in as a role; None: not signed in. At the end it must have logged no error."""
+    windows: list[tuple[Any, Visitor]] = []
+
+    def open_window(role: str | None = "admin", **options: Any) -> Visitor:
+        context = chromium.new_context(**options)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        visitor = Visitor(page, site.url)
+        page.on("pageerror", lambda error: visitor.complaints.append(f"error: {error}"))
+        page.on("console", lambda message: visitor.complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((site.url, "data:"))
+                else visitor.complaints.append(f"foreign request: {request.url}")
+            ),
+        )
+        if role is not None:
+            visitor.go("/login")
+            page.fill("#token", site.service.tokens["ours", role])
+            page.click("main button")
+            page.wait_for_url(site.url + "/")
+        windows.append((context, visitor))
+        return visitor
+
+    yield open_window
+    for context, _ in windows:
+        context.close()
+    assert [complaint for _, visitor in windows for complaint in visitor.complaints] == []

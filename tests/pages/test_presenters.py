@@ -1,0 +1,106 @@
+"""Documents of the evidence as cards, tables and sentences."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from api.pages.networks import DATASET_KINDS
+from api.pages.presenters import effect_matrices, formulas, headline, mathematics, modules, outputs
+from bimt_engine.analysis.statements import share
+from bimt_engine.spec import DatasetSpec
+
+AWKWARD = ("Temp: inside", "a; b", "x, y", '"q"', "<b>")  # names of columns, which may be anything
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("(x1 + x3)**3", "(x<sub>1</sub> + x<sub>3</sub>)<sup>3</sup>"),
+        ("-0.5*x2**2 + sin(pi*x4)", "−0.5·x<sub>2</sub><sup>2</sup> + sin(π·x<sub>4</sub>)"),
+        ("x1**(-1/2)*sqrt(y)", "x<sub>1</sub><sup>−1/2</sup>·√(y)"),
+        ("a<b>", "a&lt;b&gt;"),
+    ],
+)
+def test_a_formula_is_written_as_people_write_it(text: str, shown: str) -> None:
+    assert str(mathematics(text)) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.0, "1"),
+        (0.99995, "0.99995"),
+        (0.9999999, "0.9999999"),
+        (0.5, "0.5"),
+        (-1.7e17, "below 0, worse than a constant"),
+        (float("-inf"), "below 0, worse than a constant"),
+    ],
+)
+def test_what_is_nearly_one_is_not_shown_as_one(value: float, shown: str) -> None:
+    assert share(value) == shown
+
+
+def test_a_formula_says_in_which_units_it_is() -> None:
+    found = {"text": "flow**2 - 0.7*ph", "accepted": True, "r2": 0.9999, "r2_of_targets": -3.0, "reason": None}
+    output = {"output": "colour", "formula": found, "symmetry": {}}
+    (shown,) = formulas({"outputs": [output], "units": "data"})
+    assert "in the units of the data" in " ".join(shown.statement.evidence)
+    assert "the data worse than a constant" in " ".join(shown.statement.evidence)
+    (old,) = formulas({"outputs": [output]})
+    assert "standardised" in " ".join(old.statement.evidence)
+
+
+def test_of_an_output_that_is_not_predicted_the_page_says_so() -> None:
+    reason = "the network does not predict it: whatever the inputs are, it gives the same answer"
+    formula = {"text": None, "accepted": False, "reason": reason, "predicted": False}
+    (shown,) = formulas({"outputs": [{"output": "noise", "formula": formula, "symmetry": {}}], "units": "data"})
+    assert (shown.text, shown.statement.evidence) == (None, (f"Nothing is read out: {reason}.",))
+
+
+def test_names_with_punctuation_stay_whole_in_cards_tables_and_headlines() -> None:
+    body = {
+        "name": "A",
+        "inputs": list(AWKWARD[:4]),
+        "outputs": [AWKWARD[4]],
+        "neurons": ["input:0", "output:0"],
+        "connections": 3,
+        "effects": {AWKWARD[4]: {"mean": 0.9, "p_holm": 0.01}, AWKWARD[1]: {"mean": 0.0, "p_holm": 1.0}},
+        "trained_effect": 0.8,
+        "trained_leak": 0.001,
+        "supported": True,
+    }
+    card, _ = modules([body, {"name": "B"}], {})
+    assert (card.inputs, card.outputs) == (list(AWKWARD[:4]), [AWKWARD[4]])
+    assert card.statements == [
+        "Effect 0.90, others < 1e-12, p = 0.01 (Holm) in the pruned network, where it is apart by construction.",
+        "In the network as trained its neurons move <b> by 0.80 of its variance, others by 0.001 at most.",
+    ]
+    (matrix,) = effect_matrices([body], "mean")
+    assert matrix.targets == [AWKWARD[4], AWKWARD[1]]
+    table = outputs([{"output": name, "learnt": True, "pruned": {"r2": 0.9}} for name in AWKWARD])
+    assert table is not None
+    assert [name for name, _, _ in table.rows] == list(AWKWARD)
+    data = {"kind": "uploaded", "task": "regression", "targets": [AWKWARD[2], AWKWARD[1]]}
+    assert headline({"dataset": data}) == ["regression of x, y and a; b"]
+
+
+def test_why_a_module_is_not_supported_is_a_sentence_of_its_own() -> None:
+    effects = {"y": {"mean": 0.9, "p_holm": 0.01}, "z": {"mean": 0.0, "p_holm": 1.0}}
+    body = {"name": "A", "inputs": ["x"], "outputs": ["y"], "effects": effects, "supported": False}
+    body |= {"trained_effect": 0.2, "trained_leak": 0.0, "all_groups_tried": False, "random_groups": 20}
+    card, _ = modules([body, {"name": "B"}], {})
+    assert card.statements[-1].startswith("Not supported: in the network as trained, the neurons of A carry only 0.2")
+
+
+def test_a_module_of_an_older_version_has_its_one_sentence_or_none() -> None:
+    whole = "module A reads Temp: inside, decides y; in one piece"
+    (card,) = modules([{"name": "A", "reading": whole}], {"A": 3})
+    assert (card.statements, card.tone) == (["Module A reads Temp: inside, decides y; in one piece."], 3)
+    assert modules([{"name": "A"}], {})[0].statements == []
+
+
+def test_models_can_be_filtered_by_every_kind_of_data_that_a_spec_may_have() -> None:
+    union = get_args(DatasetSpec)[0]
+    assert set(DATASET_KINDS) == {member.model_fields["kind"].default for member in get_args(union)}

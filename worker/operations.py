@@ -1,0 +1,216 @@
+"""The registry of operations: what each kind needs from the store, how long it may take, and how its result is stored.
+
+Its computation is the handler of the same kind in worker/operation_process.py, which has the engine and knows no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from store import jobs, models, operations, runs
+from store.errors import NotFound, StoreError
+from store.files import StoredFile
+from store.jobs.leases import Claim
+from store.settings import Settings
+from store.tables import ModelVersion, Run
+from worker.context import WorkerContext
+from worker.upload_check import check_upload
+
+MAX_SNAPSHOTS = 1000  # a film leaves out the rest
+
+
+@dataclass(frozen=True)
+class OperationResult:
+    """The result of an operation: a document, or None, and files that are in the store already."""
+
+    document: Any
+    files: Mapping[str, StoredFile]
+
+
+@dataclass(frozen=True)
+class OperationKind:
+    """One kind of operation.
+
+    needs     what is laid beside the request: loaders of INPUTS.
+    store     (session, claim, result, now=) stores the result, in the transaction that ends the operation.
+    seconds   after so long it has failed.
+    compute   (settings, request, poll) → document, where the worker computes it; None: an operation process does.
+    """
+
+    needs: tuple[str, ...]
+    store: Callable[..., None]
+    seconds: float = 60.0
+    compute: Callable[[Settings, dict[str, Any], Callable[[], object]], Any] | None = None
+
+
+class InputLoader:
+    """Loads what an operation is about. Paths to stored files are valid until `held` is closed."""
+
+    def __init__(self, context: WorkerContext, claim: Claim, held: ExitStack) -> None:
+        self.context, self.claim, self._held = context, claim, held
+
+    def path(self, sha256: str) -> str:
+        """A path to a stored file."""
+        return str(self._held.enter_context(self.context.files.path(sha256)))
+
+    def run(self) -> Run:
+        """The run that the operation names."""
+        with self.context.database.read() as session:
+            run_id = self.claim.spec["run_id"]
+            run = session.scalar(select(Run).where(Run.id == run_id).options(undefer(Run.spec)))
+        if run is None:
+            raise NotFound("run", run_id)
+        return run
+
+
+def _network(loader: InputLoader) -> dict[str, Any]:
+    """Weights, and the data that they were trained on."""
+    run = loader.run()
+    with loader.context.database.read() as session:
+        weights = runs.published_file(session, run.id, "weights.safetensors").sha256
+    dataset = run.spec["dataset"]
+    uploaded = dataset["kind"] == "uploaded"
+    try:
+        content = loader.path(dataset["sha256"]) if uploaded else None
+    except NotFound:
+        raise StoreError("The data set of this run was deleted, and its bytes are gone; upload it again.") from None
+    return {
+        "run": {"id": run.id, "seed": run.seed, "spec": run.spec},
+        "weights": {"sha256": weights, "path": loader.path(weights)},
+        "content": content,
+    }
+
+
+def _modules(loader: InputLoader) -> dict[str, Any]:
+    """Which neurons each module holds."""
+    with loader.context.database.read() as session:
+        found = runs.modules(session, loader.claim.spec["run_id"])
+        return {"modules": [{"name": module.name, "neurons": module.body["neurons"]} for module in found]}
+
+
+def _documents(loader: InputLoader) -> dict[str, Any]:
+    """What was published of the run."""
+    with loader.context.database.read() as session:
+        return {"documents": _published(session, loader.claim.spec["run_id"])}
+
+
+def _published(session: Session, run_id: str) -> dict[str, Any]:
+    bodies, graph = runs.bodies(session, run_id), runs.graph(session, run_id)
+    modules = [module.body for module in runs.modules(session, run_id)]
+    return {name: bodies.get(name) for name in ("metrics", "effects")} | {
+        "graph": graph and graph.body,
+        "modules": modules,
+    }
+
+
+def _training(loader: InputLoader) -> dict[str, Any]:
+    """The learning curve and the snapshots."""
+    run_id = loader.claim.spec["run_id"]
+    with loader.context.database.read() as session:
+        kept = runs.snapshots(session, run_id, limit=MAX_SNAPSHOTS)
+        history = runs.history(session, run_id)
+    return {"history": history, "snapshots": [loader.path(one.sha256) for one in kept]}
+
+
+def _runs(loader: InputLoader) -> dict[str, Any]:
+    """The documents of the runs that the operation names."""
+    with loader.context.database.read() as session:
+        query = select(Run).where(Run.id.in_(loader.claim.spec["run_ids"])).order_by(Run.number)
+        found = [
+            {"id": run.id, "seed": run.seed, "cost_strength": run.cost_strength, **_published(session, run.id)}
+            for run in session.scalars(query)
+        ]
+    return {"runs": found}
+
+
+def _upload(loader: InputLoader) -> dict[str, Any]:
+    """The uploaded file. What was asked holds its `sha256`, `format` and `roles`, and the `dataset_id`."""
+    return {"path": loader.path(loader.claim.spec["sha256"])}
+
+
+INPUTS: dict[str, Callable[[InputLoader], dict[str, Any]]] = {
+    "network": _network,
+    "modules": _modules,
+    "documents": _documents,
+    "training": _training,
+    "runs": _runs,
+    "upload": _upload,
+}
+
+
+def request_for(context: WorkerContext, claim: Claim, held: ExitStack) -> dict[str, Any]:
+    """The request for the operation process. Raises StoreError where something that it needs is gone."""
+    loader = InputLoader(context, claim, held)
+    request: dict[str, Any] = {"kind": claim.kind, "asked": claim.spec}
+    for name in OPERATIONS[claim.kind].needs:
+        request |= INPUTS[name](loader)
+    return request
+
+
+def as_answer(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """For the caller alone; it is deleted after a day."""
+    operations.succeed(session, claim, result.document, now=now)
+
+
+def as_files_of_the_run(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As files of the run."""
+    operations.succeed(session, claim, None, now=now)
+    for name, file in result.files.items():
+        runs.add_file(session, claim.spec["run_id"], name, file, now=now)
+
+
+def as_document_of_the_run(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As a document of the run, by the name of the kind."""
+    operations.succeed(session, claim, result.document, now=now)
+    runs.add_body(session, claim.spec["run_id"], claim.kind, result.document)
+
+
+def as_document_of_the_job(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As a document of the job, by the name of the kind, with the runs that it is about."""
+    operations.succeed(session, claim, result.document, now=now)
+    kept = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"], "document": result.document}
+    jobs.add_body(session, claim.spec["job_id"], claim.kind, kept)
+
+
+def as_verification(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As the verification of a model version, where the operation names one."""
+    operations.succeed(session, claim, result.document, now=now)
+    if (model_id := claim.spec.get("model_id")) is not None:
+        version = session.get(ModelVersion, (model_id, claim.spec["number"]))
+        if version is not None:
+            models.record_verification(session, version, verification=result.document, now=now)
+
+
+def _check_upload(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
+    asked = request["asked"]
+    return check_upload(
+        Path(request["path"]),
+        form=asked["format"],
+        roles=asked.get("roles") or {},
+        memory_bytes=settings.check_memory_bytes,
+        seconds=settings.check_seconds,
+        poll=poll,
+    )
+
+
+OPERATIONS: dict[str, OperationKind] = {
+    "predict": OperationKind(needs=("network",), store=as_answer),
+    "intervention": OperationKind(needs=("network", "modules"), store=as_answer),
+    "embedding": OperationKind(needs=("network",), store=as_document_of_the_run),
+    "probe": OperationKind(needs=("network",), store=as_files_of_the_run),
+    "pareto": OperationKind(needs=("runs",), store=as_document_of_the_job),
+    "stability": OperationKind(needs=("runs",), store=as_document_of_the_job),
+    "module": OperationKind(needs=("network", "modules"), store=as_files_of_the_run),
+    "onnx": OperationKind(needs=("network",), store=as_files_of_the_run),
+    "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
+    "verify": OperationKind(needs=("network", "documents"), store=as_verification, seconds=1800),
+    "check_upload": OperationKind(needs=("upload",), store=as_answer, seconds=600, compute=_check_upload),
+}

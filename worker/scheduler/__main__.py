@@ -1,0 +1,210 @@
+"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker has died, sends webhooks and
+deletes what is no longer needed. One is enough; a second does no harm, since every change is one conditional UPDATE."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+from sqlalchemy import func, select
+
+from store import datasets, jobs, operations, webhooks
+from store.database import Database
+from store.files import Files, collect_garbage, collect_orphans
+from store.jobs import leases, submissions
+from store.jobs.outbox import enqueue, queue_settings
+from store.log import set_up
+from store.settings import Settings
+from store.tables import Job
+from worker.retry import is_outage
+from worker.scheduler.webhook_sender import WebhookSender
+
+log = logging.getLogger("worker.scheduler")
+TICK_SECONDS = 1.0  # a job that lost its worker waits no longer than its lease and this
+SUSPENDED_SECONDS = 10 * TICK_SECONDS  # a longer pause between two ticks means that the machine was suspended
+COLLECT_SECONDS = 600.0
+ORPHANS_SECONDS = 24 * 3600.0  # lists the whole file store, so once a day
+ABSENT_SECONDS = 3600.0  # a worker without a heartbeat for so long is no longer listed
+KEYS_DAYS = 7  # an idempotency key is kept for so long
+MAX_MESSAGES = 100  # of one tick
+
+
+@dataclass
+class Scheduler:
+    """Each periodic job is one method that runs once.
+
+    count_messages   queue → how many messages the broker holds for it.
+    announce         (job id, queue, priority) sends a message.
+    monotonic        the clock of outages, in seconds.
+    """
+
+    settings: Settings
+    database: Database
+    files: Files
+    count_messages: Callable[[str], int]
+    enqueue: Callable[[str, str, int], None]
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+    away_since: float | None = None
+    back_at: float = float("-inf")
+    reaped_at: datetime | None = None
+
+    def announce_waiting(self) -> int:
+        """Send a message for jobs that were never announced, or not lately; how many messages were sent.
+
+        A worker takes the next job of its queue, whichever one the message names, so a queue needs no more messages
+        than jobs: those that the broker still holds are not sent again.
+        """
+        with self.database.read() as session:
+            due = jobs.unsent(session, now=self.now(), resend_after=self.settings.resend_seconds, limit=MAX_MESSAGES)
+            counts = select(Job.queue, func.count()).where(Job.state == "queued").group_by(Job.queue)
+            waiting = {queue: number for queue, number in session.execute(counts)} if due else {}
+        sent = 0
+        for queue in sorted({one.queue for one in due}):
+            of_queue = [one for one in due if one.queue == queue]
+            missing = waiting.get(queue, 0) - self.count_messages(queue)
+            for one in of_queue[: max(0, missing)]:
+                self.enqueue(one.id, one.queue, one.priority)
+                sent += 1
+        if due:
+            with self.database.write() as session:
+                jobs.mark_sent(session, [one.id for one in due], at=self.now())
+        return sent
+
+    def requeue_lost(self) -> list[str]:
+        """Requeue jobs whose lease has lapsed; their ids.
+
+        When the database was away, or this machine suspended, no worker could renew: then all get half a lease to do so
+        first.
+        """
+        now, before = self.now(), self.reaped_at
+        self.reaped_at = now
+        if before is not None and (now - before).total_seconds() > max(
+            SUSPENDED_SECONDS, self.settings.lease_seconds / 2
+        ):
+            self.back_at = self.monotonic()
+        if self.monotonic() - self.back_at < self.settings.lease_seconds / 2:
+            return []
+        with self.database.write() as session:
+            reaped = jobs.reap(session, now=now, max_attempts=self.settings.max_attempts)
+        for job_id in reaped:
+            log.warning("%s lost its worker", job_id)
+        return reaped
+
+    def collect(self) -> None:
+        """Delete what is too old (incomplete uploads, keys, drafts, answers, deliveries), files without references, and
+        workers without a heartbeat."""
+        now, grace = self.now(), timedelta(hours=self.settings.file_grace_hours)
+        with self.database.write() as session:
+            datasets.delete_expired_uploads(session, now=now)
+            submissions.delete_keys(session, before=now - timedelta(days=KEYS_DAYS))
+            drafts = jobs.delete_drafts(session, ended_before=now - timedelta(days=self.settings.draft_days))
+        with self.database.write() as session:
+            freed = collect_garbage(session, self.files, now=now, grace=grace)
+        with self.database.write() as session:
+            leases.delete_silent_workers(session, silent_since=now - timedelta(seconds=ABSENT_SECONDS))
+        with self.database.write() as session:
+            operations.delete_ended(session, ended_before=now - timedelta(hours=self.settings.operation_hours))
+            webhooks.delete_old(session, before=now - timedelta(days=self.settings.webhook_days))
+        if drafts or freed:
+            log.info("deleted %d drafts and %d files without references", len(drafts), len(freed))
+
+    def collect_orphans(self) -> None:
+        """Delete stored bytes that have no row."""
+        with self.database.write() as session:
+            collect_orphans(session, self.files, now=self.now(), grace=timedelta(hours=self.settings.file_grace_hours))
+
+    def run_safely(self, function: Callable[[], object]) -> None:
+        """Run a periodic job. Where the store or the broker is away, it is left for its next time."""
+        name = getattr(function, "__name__", function)
+        try:
+            function()
+        except Exception as error:
+            if not (is_outage(error) or isinstance(error, OperationalError | ConnectionError)):
+                log.exception("%s failed", name)
+                return
+            if self.away_since is None:
+                log.warning("%s has to wait: %s: %s", name, type(error).__name__, error)
+                self.away_since = self.monotonic()
+            if is_outage(error):
+                self.back_at = self.monotonic()  # still away: the time to renew begins when it is back
+            return
+        if self.away_since is not None:
+            log.info("store and broker are reachable again after %.0f s", self.monotonic() - self.away_since)
+            self.away_since = None
+
+
+@dataclass
+class PeriodicJob:
+    """A function, how often it runs, and when next."""
+
+    function: Callable[[], object]
+    every_seconds: float
+    next_at: float = 0.0
+
+
+def broker_counter(broker_url: str) -> Callable[[str], int]:
+    """How many messages wait in a queue of this broker."""
+    app = Celery("bimt-counter", broker=broker_url, set_as_current=False)
+    app.conf.update(queue_settings())
+
+    def count(queue: str) -> int:
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            try:
+                return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+            except ChannelError:
+                return 0  # the queue has never been used
+
+    return count
+
+
+def main() -> int:
+    """Tick until SIGTERM."""
+    settings = Settings.from_env(os.environ)
+    set_up(settings.log_level)
+    scheduler = Scheduler(
+        settings=settings,
+        database=Database(settings.database_url, pool=2),
+        files=Files(settings.files_url, spool=settings.spool),
+        count_messages=broker_counter(settings.broker_url),
+        enqueue=lambda job_id, queue, priority: enqueue(settings.broker_url, job_id, queue, priority),
+    )
+    over = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        over.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    periodic_jobs = [
+        PeriodicJob(scheduler.requeue_lost, TICK_SECONDS),
+        PeriodicJob(scheduler.announce_waiting, TICK_SECONDS),
+        PeriodicJob(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
+        PeriodicJob(scheduler.collect_orphans, ORPHANS_SECONDS, time.monotonic() + 3600),
+    ]
+    sender = WebhookSender.of(settings, scheduler.database)
+    webhooks_thread = threading.Thread(target=sender.work, args=(over,), name="webhooks")
+    webhooks_thread.start()  # a thread of its own: a slow receiver must not delay the periodic jobs
+    log.info("ticking every %.0f s", TICK_SECONDS)
+    while not over.wait(TICK_SECONDS):
+        for job in periodic_jobs:
+            if time.monotonic() >= job.next_at:
+                job.next_at = time.monotonic() + job.every_seconds
+                scheduler.run_safely(job.function)
+    webhooks_thread.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
