@@ -126,6 +126,40 @@ def _layer_norm(t: OnnxTracer, y: Tensor, x: Tensor, shape: Any, *, weight: Tens
     return t.node("LayerNormalization", *named, axis=-len(shape), epsilon=eps)
 
 
+def _conv2d(
+    t: OnnxTracer, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0
+) -> str:
+    named = [t.name(x), t.constant(weight), *([] if bias is None else [t.constant(bias)])]
+    return t.node("Conv", *named, strides=_pair(stride), pads=2 * _pair(padding))
+
+
+def _batch_norm(
+    t: OnnxTracer,
+    y: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    **how: Any,
+) -> str:
+    named = (t.constant(value) for value in (weight, bias, mean, variance))
+    return t.node("BatchNormalization", t.name(x), *named, epsilon=eps)
+
+
+def _pool(kind: str) -> Callable[..., Any]:
+    def write(t: OnnxTracer, y: Tensor, x: Tensor, size: Any, *rest: Any, **how: Any) -> str:
+        return t.node(kind, t.name(x), kernel_shape=_pair(size), strides=_pair(size))
+
+    return write
+
+
+def _pair(number: Any) -> list[int]:
+    return [int(number)] * 2 if isinstance(number, int) else [int(each) for each in number]
+
+
 def _softmax(t: OnnxTracer, y: Tensor, x: Tensor, dim: int) -> str:
     return t.node("Softmax", t.name(x), axis=dim)
 
@@ -197,6 +231,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "relu": _alone("Relu"),
     "tanh": _alone("Tanh"),
     "layer_norm": _layer_norm,
+    "conv2d": _conv2d,
+    "batch_norm": _batch_norm,
+    "max_pool2d": _pool("MaxPool"),
+    "avg_pool2d": _pool("AveragePool"),
     "softmax": _softmax,
     "masked_fill": _masked_fill,
     "index_select": _index_select,

@@ -9,6 +9,7 @@ import torch
 
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
+from bimt_engine.networks.conv import ConvNetwork
 from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
 from bimt_engine.networks.network import Network, build_network
 from bimt_engine.networks.recurrent import RecurrentNetwork
@@ -71,6 +72,24 @@ def sequence_data(channels: int = 2, targets: int = 2, *, time: int = 3, example
     )
 
 
+def image_data(side: int = 4, classes: int = 3, *, examples: int = 24, seed: int = 0) -> Dataset:
+    """Noise with one bright row in each image; the class is which third of the image the row lies in."""
+    draw = np.random.default_rng(seed)
+    images = draw.uniform(0, 0.5, (2 * examples, side, side))
+    rows = draw.integers(side, size=2 * examples)
+    images[np.arange(2 * examples), rows] += 0.5
+    x, y = images.reshape(2 * examples, -1), rows * classes // side
+    return Dataset(
+        x[:examples],
+        y[:examples],
+        x[examples:],
+        y[examples:],
+        task="classification",
+        feature_names=tuple(f"pixel[{row},{column}]" for row in range(side) for column in range(side)),
+        target_names=tuple(str(number) for number in range(classes)),
+    )
+
+
 ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
     "mlp": lambda: (MlpNetwork(hidden=[7, 5]), table_data()),
     "deep mlp": lambda: (MlpNetwork(hidden=[6, 5, 4], activation="tanh", geometry="box"), table_data(3, 3)),
@@ -80,6 +99,11 @@ ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
     "grid mlp": lambda: (GridMlpNetwork(hidden=[9, 8]), table_data(12, 5)),
     "transformer": lambda: (TransformerNetwork(width=8, blocks=2, heads=2), sequence_data()),
     "normed transformer": lambda: (TransformerNetwork(width=6, blocks=1, heads=3, layer_norm=True), sequence_data()),
+    "conv": lambda: (ConvNetwork(channels=[3, 4]), image_data()),
+    "plain conv": lambda: (
+        ConvNetwork(channels=[3], residual=False, batch_norm=False, pooling="mean", activation="tanh"),
+        image_data(),
+    ),
     "recurrent": lambda: (RecurrentNetwork(hidden=6), sequence_data(3, 2)),
 }
 

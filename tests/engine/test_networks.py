@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from bimt_engine.errors import SpecError
+from bimt_engine.networks.conv import ConvNetwork
 from bimt_engine.networks.geometry import SHAPES, place_layers
 from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.recurrent import RecurrentNetwork
 from bimt_engine.networks.transformer import TransformerNetwork, attention
-from tests.engine.makers import build, sequence_data, table_data, token_data
+from tests.engine.makers import build, image_data, sequence_data, table_data, token_data
 
 
 def as_tensor(data, part="train_inputs"):
@@ -180,6 +181,9 @@ def test_custom_coordinates_are_taken_as_they_are() -> None:
         (GridMlpNetwork(hidden=[4]), token_data(), "grid_mlp"),
         (TransformerNetwork(), table_data(), "transformer"),
         (RecurrentNetwork(), table_data(), "recurrent"),
+        (ConvNetwork(), table_data(3, 2), "square images"),
+        (ConvNetwork(), sequence_data(), "square images"),
+        (ConvNetwork(colours=3), image_data(), "square images of 3 colours"),
         (MlpNetwork(hidden=[3], coordinates=[[[0.0]]]), table_data(), "coordinates"),
         (MlpNetwork(hidden=[2], coordinates=[[[0.0]] * 4, [[0.0]], [[0.0]] * 2]), table_data(), r"coordinates\[1\]"),
     ],

@@ -25,7 +25,8 @@ from bimt_engine.analysis.modules.effects import (
     union,
     upstream_effects,
 )
-from bimt_engine.analysis.modules.find import examine_modules, find_modules, letter, listed
+from bimt_engine.analysis.modules.find import examine_modules, find_modules, letter
+from bimt_engine.analysis.statements import listed
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.pruning.search import prune
 from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places

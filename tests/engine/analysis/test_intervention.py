@@ -50,9 +50,10 @@ def test_a_changed_neuron_flows_on_as_by_hand(architecture: str, do: str) -> Non
         if name != layer:
             return activation
         before, changed = next(steps), activation.clone()
-        flat, old = changed.flatten(-1)[..., 1], before[..., 1]
-        if activation.ndim == 3 and not data.is_sequence:  # a folded layer: place 1 is in its first copy
-            flat, old = changed[:, 0, 1], before[:, 0, 1]
+        of = subject.wiring.layer(layer)
+        flat, old = changed.select(of.axis, 1), before.select(of.axis, 1)
+        if of.copies > 1:  # place 1 is in the first copy
+            flat, old = flat[:, 0], old[:, 0]
         new = {
             "set": lambda: torch.full_like(flat, 0.7),
             "scale": lambda: flat * -1.5,
