@@ -18,7 +18,7 @@ from scipy.cluster.vq import kmeans2
 
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules.significance import p_value
-from bimt_engine.analysis.report import CommunitiesDocument, NullDocument
+from bimt_engine.analysis.report import CommunitiesDocument, Community, NullDocument
 from bimt_engine.analysis.statements import CAUTION, communities_statement, too_large
 
 Labels = Int[np.ndarray, " neurons"]
@@ -295,7 +295,7 @@ def find_communities(
     apart = [variation_of_information(a, b) for i, a in enumerate(runs) for b in runs[:i]]
     module_of = {n.id: n.module for n in graph.neurons}
     modules = relabelled(np.array([module_of[i] or f"alone {i}" for i in ids]))
-    groups = [
+    groups: list[Community] = [
         {"name": str(g + 1), "neurons": [i for i, label in zip(ids, labels, strict=True) if label == g]}
         for g in range(int(labels.max()) + 1)
     ]

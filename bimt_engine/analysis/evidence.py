@@ -68,7 +68,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     progress(0.5, "graph")
     connections = pruned.chosen.connections
 
-    def ablated() -> dict[str, Any]:
+    def ablated() -> dict[tuple[str, int, int], float]:
         return ablation_effects(subject, pruned.values, pruned.masks) if connections <= MAX_ABLATED else {}
 
     ablations = _part("ablation", ablated, lambda reason: {})
