@@ -194,7 +194,7 @@ def test_a_line_that_is_cut_leaves_nothing(house: House) -> None:
 
 
 def _settled(house: House, dataset_id: str) -> dict[str, object]:
-    house.app.extensions["bimt"].upload_checker.wait()
+    house.settle()
     return house.client().get(f"/api/v1/datasets/{dataset_id}", headers=house.headers()).json
 
 
