@@ -80,11 +80,14 @@ class ChecksOnly(WorkerContext):
     """A worker that claims checks of uploads and leaves other operations queued."""
 
     def claim(self, queue: str | None = None) -> Claim | None:
-        with self.database.write() as session:
+        with self.database.read() as session:
             is_check = (Job.kind == CHECK_UPLOAD, Job.state == "queued")
             job_id = session.scalar(select(Job.id).where(*is_check).order_by(Job.id).limit(1))
+        if job_id is None:
+            return None
+        with self.database.write() as session:
             more = {"worker": self.name, "now": self.now(), "lease_seconds": self.settings.lease_seconds}
-            return None if job_id is None else jobs.claim(session, job_id, **more)
+            return jobs.claim(session, job_id, **more)
 
 
 def upload_checks(settings: Settings, database: Database, files: Files) -> OperationQueue:

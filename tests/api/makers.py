@@ -400,6 +400,7 @@ def serving_process(
     house: House, *options: str, threads: int = 16, listener: socket.socket | None = None, **environ: str
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The same; gives the process, too. It listens already, so the first request waits until it serves.
+    The worker of the house, here, checks what is uploaded.
 
     listener   a socket that another process may serve, too; this one closes its own.
     """
@@ -414,9 +415,20 @@ def serving_process(
     )
     if listener is None:
         own.close()
+    ended = threading.Event()
+
+    def work() -> None:  # there is no broker, so the worker looks for what waits
+        while not ended.wait(0.1):
+            if house.worker is not None:
+                house.worker(INTERACTIVE)
+
+    worker = threading.Thread(target=work)
+    worker.start()
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=120).close()
         yield port, process
     finally:
         process.terminate()
         process.wait(60)
+        ended.set()
+        worker.join()
