@@ -26,10 +26,10 @@ from bimt_engine.analysis.modules.effects import (
     upstream_effects,
 )
 from bimt_engine.analysis.modules.find import examine_modules, find_modules, letter
-from bimt_engine.analysis.statements import listed
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.pruning.search import prune
 from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places
+from bimt_engine.analysis.statements import listed
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
 
