@@ -284,7 +284,9 @@ def test_a_graph_holds_what_the_wiring_says(architecture: str) -> None:
         assert connection.source.startswith(weights.source)
     named = {n.name for n in graph.neurons}
     assert set(data.target_names) <= named
-    if data.tokens is None:
+    places = range(subject.wiring.input_layer.places)
+    assert {feature for place in places for feature in subject.features(place)} == set(range(data.inputs))
+    if data.tokens is None and len(places) == data.inputs:
         assert set(data.feature_names) <= named
     assert type(graph).from_json(graph.to_json()) == graph
 
