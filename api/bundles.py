@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def _listed(run: Run, published_as: dict[str, Any], found: list[Part]) -> list[P
     return [_document("manifest.json", _json(manifest)), *found]
 
 
-def zipped(opened: list[tuple[Part, Iterable[bytes]]]) -> Iterator[bytes]:
+def zipped(opened: Sequence[tuple[Part, Iterable[bytes]]]) -> Iterator[bytes]:
     """The zip file of parts with their contents, piece by piece."""
     outbox = _Outbox()
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
