@@ -156,7 +156,6 @@ class Server:
     def _drain(self) -> None:
         wasyncore.dispatcher.close(self._server)  # the listening socket alone: others may listen on it
         self._services.stopping.set()
-        self._services.upload_checker.stop()
         end = time.monotonic() + self._drain_seconds
         while self._is_busy() and time.monotonic() < end:
             wasyncore.loop(timeout=0.1, use_poll=True, map=self._sockets, count=1)

@@ -13,7 +13,7 @@ from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import Snapshot
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow
-from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
 from tests.api.makers import House, independence_spec, now, publish_runs, submit_job
 
 ADDITION = Spec.model_validate(
@@ -26,11 +26,11 @@ ADDITION = Spec.model_validate(
 
 
 @pytest.fixture
-def made(house: House, shared_bench: SharedBench) -> Iterator[str]:  # noqa: F811
+def made(house: House, shared_process: SharedProcess) -> Iterator[str]:  # noqa: F811
     """A run that has succeeded, and a worker; the run's id."""
     weights = untrained_weights(independence_spec().model_dump_json())
     [run_id] = publish_runs(house, submit_job(house), weights=weights)
-    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
+    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
     yield run_id
     house.worker = None
 
