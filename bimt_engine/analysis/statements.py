@@ -60,7 +60,7 @@ FIGURE_LABELS = {
     "features": "What neurons of the first hidden sheet look for in an image: their incoming weights as pictures.",
     "decision": "Where the classifier of two inputs draws its line.",
     "ranks": "Weights from heavy to light: how many are needed, and where the rest begins.",
-    "pareto": "The runs of a sweep: held-out loss against wiring, with the cost strength as colour.",
+    "pareto": "Held-out loss against wiring of each run; the line joins the runs that no other beats in both.",
 }
 """Name in the figure registry -> what the figure shows."""
 
