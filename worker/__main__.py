@@ -10,7 +10,7 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Work until SIGTERM, which makes the running job write a checkpoint and return to the queue."""
-    from worker.context import DEPRECATED_QUEUES
+    from store.aliases import QUEUES as DEPRECATED_QUEUES
 
     queues = ("cpu", "gpu", *DEPRECATED_QUEUES.values(), *DEPRECATED_QUEUES)
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until told to stop.")
