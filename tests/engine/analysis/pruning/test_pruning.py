@@ -242,7 +242,7 @@ def test_activations_and_slopes_agree_with_torch(name: str) -> None:
     z = torch.linspace(-4, 4, 41, dtype=torch.float64, requires_grad=True)
     theirs = TORCH_ACTIVATIONS[name](z)
     theirs.sum().backward()
-    ours, slope = ACTIVATIONS[name](z.detach().numpy())
+    ours, slope = ACTIVATIONS[name](z.detach().numpy(), True)
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-12)
     away = z.detach().numpy() != 0  # relu has no slope at 0
     np.testing.assert_allclose(slope[away], z.grad.numpy()[away], atol=1e-12)
