@@ -10,9 +10,10 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Work until SIGTERM, which makes the running job write a checkpoint and return to the queue."""
-    from worker.context import DEPRECATED_QUEUES
+    from store.settings import DEPRECATED_VALUES, OPERATION_QUEUES
 
-    queues = ("cpu", "gpu", *DEPRECATED_QUEUES.values(), *DEPRECATED_QUEUES)
+    old_queues = DEPRECATED_VALUES["BIMT_QUEUE"]
+    queues = ("cpu", "gpu", *OPERATION_QUEUES, *old_queues)
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until told to stop.")
     parser.add_argument(
         "--queue",
@@ -34,8 +35,8 @@ def main(arguments: list[str]) -> int:
     from worker.app import app, context, settings
 
     set_up(settings.log_level)
-    if options.queue in DEPRECATED_QUEUES:
-        new = DEPRECATED_QUEUES[options.queue]
+    if options.queue in old_queues:
+        new = old_queues[options.queue]
         logging.getLogger("worker").warning("the queue `%s` is called `%s` now", options.queue, new)
     words = ["worker", "--queues", ",".join(context.queues), "--hostname", context.name]
     words += ["--loglevel", settings.log_level]
