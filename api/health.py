@@ -41,8 +41,8 @@ class ReadyOut(ResponseModel):
 
     ready: bool
     parts: dict[str, Part] = Field(
-        description="database, files, broker, worker (of jobs) and operations (a worker of questions); `errands` is an "
-        "older name of `operations`, deprecated."
+        description="database, files, broker, worker (of jobs) and operations (their worker); deprecated older "
+        f"names: {', '.join(f'`{old}` of `{new}`' for new, old in READINESS_PARTS.items())}."
     )
 
 

@@ -72,7 +72,7 @@ class JobItem(ResponseModel):
     member_id: MemberId
     runs: int = Field(description="How many networks it trains.")
     steps: int = Field(description="Optimiser steps of all runs together.")
-    runs: float = Field(ge=0, le=1)
+    progress: float = Field(ge=0, le=1)
     losses: dict[str, Any] | None = None
     note: str | None = None
     reason: str | None = Field(default=None, description="Why it ended as it did.")
@@ -153,7 +153,7 @@ class JobEvent(ResponseModel):
     revision: int
     id: JobId
     state: JobState
-    runs: float
+    progress: float
     eta_seconds: float | None = None
     queue_position: int | None = None
     losses: dict[str, Any] | None = None

@@ -147,12 +147,12 @@ def kept_connections(network: Network, dataset: Dataset, training: TrainingSpec)
     strengths = torch.cat([weight.abs().flatten() for weight in trained])
     before = data.evaluate(network)
     found = {"connections": strengths.numel(), "threshold": 0.0, "nonzero": int(torch.count_nonzero(strengths))}
-    for prune_by_magnitude in LADDER.tolist():
+    for threshold in LADDER.tolist():
         with torch.no_grad():
             for weight, whole in zip(weights, trained, strict=True):
-                weight.copy_(whole * (whole.abs() > prune_by_magnitude))
+                weight.copy_(whole * (whole.abs() > threshold))
         if _as_good(data.evaluate(network), before):
-            found |= {"connections": int((strengths > prune_by_magnitude).sum()), "threshold": prune_by_magnitude}
+            found |= {"connections": int((strengths > threshold).sum()), "threshold": threshold}
     with torch.no_grad():
         for weight, whole in zip(weights, trained, strict=True):
             weight.copy_(whole)

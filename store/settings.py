@@ -17,17 +17,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from store import url_policy
+from store import aliases, url_policy
 
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel allows 107 with the final zero, and some clients add a few
 TRAINING_QUEUES = ("cpu", "gpu")
 OPERATION_QUEUES = ("interactive", "batch")  # while a client waits for the answer; for longer work
 QUEUES = TRAINING_QUEUES + OPERATION_QUEUES
 NO_LIMIT = "none"  # not the empty text, since an empty variable counts as absent
-
-# Deprecated variables and values, accepted until the next version with a warning.
-DEPRECATED_NAMES = {"BIMT_ERRAND_HOURS": "BIMT_OPERATION_HOURS", "BIMT_SILENCE_SECONDS": "BIMT_IDLE_SECONDS"}
-DEPRECATED_VALUES = {"BIMT_QUEUE": {"errands": "interactive", "chores": "batch"}}
 
 
 class SettingsError(ValueError):
@@ -268,14 +264,13 @@ class Settings:
 def _current_names(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment with deprecated names and values replaced, a warning for each; a present name wins."""
     given = dict(environ)
-    for old, new in DEPRECATED_NAMES.items():
+    for old, new in aliases.SETTINGS.items():
         if text := given.pop(old, ""):
             print(f"{old} is deprecated and goes with the next version; use {new}.", file=sys.stderr)
             given[new] = given.get(new) or text
-    for name, values in DEPRECATED_VALUES.items():
-        if (old := given.get(name, "")) in values:
-            given[name] = values[old]
-            print(f"{name}={old} is deprecated and goes with the next version; use {values[old]}.", file=sys.stderr)
+    if (queue := given.get("BIMT_QUEUE", "")) in aliases.QUEUES:
+        given["BIMT_QUEUE"] = aliases.QUEUES[queue]
+        print(f"BIMT_QUEUE={queue} is deprecated; use {aliases.QUEUES[queue]}.", file=sys.stderr)
     return given
 
 

@@ -71,8 +71,9 @@ class AnalysisContext:
                 targets = targets[:, list(steps)].reshape(len(targets), -1)
             parts.append(Examples(inputs, targets))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
-        scale = loss_scale(parts[0].targets, dataset.targets, loss)
-        return cls(copied, NumpyMlp.of(copied) or general, general, dataset, *parts, loss, scale)
+        train, held_out = parts
+        scale = loss_scale(train.targets, dataset.targets, loss)
+        return cls(copied, NumpyMlp.of(copied) or general, general, dataset, train, held_out, loss, scale)
 
     @property
     def wiring(self) -> Wiring:

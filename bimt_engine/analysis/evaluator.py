@@ -63,8 +63,10 @@ Trial = Sequence[NeuronChange | WeightChange]
 class Evaluator(Protocol):
     """A network as a function of its parameters. Nothing is modified."""
 
-    replaces_signals: bool
-    """Whether a WeightChange can replace what a single connection carries (mean, resample)."""
+    @property
+    def replaces_signals(self) -> bool:
+        """Whether a WeightChange can replace what a single connection carries (mean, resample)."""
+        ...
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
         """What the network answers with these parameters."""

@@ -83,8 +83,8 @@ class NumpyMlp:
         """The network computed in numpy, or None where its wiring is no chain."""
         if network.wiring.chain is None:
             return None
-        orders = (order.cpu().numpy().copy() for order in (network.input_order, network.output_order))
-        return cls(network.wiring, network.wiring.chain, *orders)
+        order_in, order_out = (o.cpu().numpy().copy() for o in (network.input_order, network.output_order))
+        return cls(network.wiring, network.wiring.chain, order_in, order_out)
 
     @property
     def activation(self) -> str:

@@ -64,7 +64,9 @@ class OnnxTracer(TorchFunctionMode):
     def constant(self, value: Any, *, transposed: bool = False) -> str:
         """A parameter under its own name, or any other number or array that does not depend on the inputs."""
         array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        name = self.called.get(id(value), f"constant.{len(self.constants)}") + (".transposed" if transposed else "")
+        whole = getattr(value, "_base", None)  # a kernel is a view of the matrix that it is kept in
+        name = self.called.get(id(value)) or self.called.get(id(whole), f"constant.{len(self.constants)}")
+        name += ".transposed" if transposed else ""
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(array.T.copy() if transposed else array, name)
         return name

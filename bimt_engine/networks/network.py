@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -61,7 +61,11 @@ PASS_THROUGH = Tap(activations=None)
 class ParameterGroup(nn.Module):
     """The parameters whose names begin alike: `network.weights[0]` is `weights.0`."""
 
-    def __getitem__(self, number: int) -> Tensor | ParameterGroup:
+    if TYPE_CHECKING:  # members are found by name; torch calls each of them a tensor or a module
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __getitem__(self, number: int) -> Any:
         """The member of this number."""
         return getattr(self, str(number))
 
@@ -73,7 +77,7 @@ class ParameterGroup(nn.Module):
         """How many members there are."""
         return len(self._parameters) + len(self._modules)
 
-    def __iter__(self) -> Iterator[Tensor | nn.Module | None]:
+    def __iter__(self) -> Iterator[Any]:
         """All members in the order in which they were named."""
         return iter([*self._parameters.values(), *self._modules.values()])
 
@@ -89,6 +93,10 @@ class Network(nn.Module):
     orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
                    outputs the identity is the number of the feature or target. Integers: no optimiser ever sees them.
     """
+
+    if TYPE_CHECKING:  # parameters and groups are found by name; torch calls each of them a tensor or a module
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, architecture: Architecture, wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()

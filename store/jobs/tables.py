@@ -19,8 +19,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from store import aliases
 from store.columns import Base, CompressedJson, Identifier, Utc, one_of, small_json
-from store.settings import DEPRECATED_VALUES, QUEUES
+from store.settings import QUEUES
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES = ("succeeded", "failed", "cancelled")
@@ -171,4 +172,4 @@ class IdempotencyKey(Base):
 
 def canonical_queue(name: str) -> str:
     """The queue's name; for a deprecated name the present one."""
-    return DEPRECATED_VALUES["BIMT_QUEUE"].get(name, name)
+    return aliases.QUEUES.get(name, name)

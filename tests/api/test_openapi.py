@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from api import openapi
+from api.aliases import READINESS_PARTS
 from api.auth import Access, decide, decisions
 from api.problems import BY_STATUS, KINDS
 from tests.api.makers import House
@@ -163,7 +164,6 @@ def test_health_is_told_part_by_part(house: House) -> None:
         "broker": False,
         "worker": False,
         "operations": False,
-        "errands": False,  # the old name
-    }
+    } | {old: False for old in READINESS_PARTS.values()}
     numbers = client.get("/metrics", headers=house.headers("admin")).text
     assert 'bimt_http_requests_total{address="/healthz",method="GET",status="200"}' in numbers

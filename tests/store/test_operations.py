@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from store import datasets, jobs, operations
+from store import aliases, datasets, jobs, operations
 from store.errors import LostLease, NotFound, QuotaExceeded
 from store.jobs import submissions
 from tests.store.makers import claim, make_people, submit
@@ -122,7 +122,7 @@ def test_a_training_is_no_operation(database, people):
             operations.get(session, people.other_team, send(session, people).id)
 
 
-@pytest.mark.parametrize(("old", "new"), [("errands", "interactive"), ("chores", "batch")])
+@pytest.mark.parametrize(("old", "new"), sorted(aliases.QUEUES.items()))
 def test_the_queue_names_of_the_version_before_still_work(database, people, old, new):
     with database.write() as session:
         sent = send(session, people, queue=old)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store import aliases
 from store.columns import PREFIXES, is_id, new_id, to_json
-from store.settings import DEPRECATED_NAMES, Settings, SettingsError, broker_socket, table
+from store.settings import Settings, SettingsError, broker_socket, table
 
 
 def test_without_any_variable_everything_lies_in_the_home(tmp_path):
@@ -61,7 +62,7 @@ def test_a_value_that_cannot_be_used_names_its_variable(name, text, tmp_path):
         Settings.from_env({name: text}, tmp_path)
 
 
-@pytest.mark.parametrize(("old", "new"), sorted(DEPRECATED_NAMES.items()))
+@pytest.mark.parametrize(("old", "new"), sorted(aliases.SETTINGS.items()))
 def test_a_deprecated_name_still_works_with_a_warning_and_the_new_one_wins(old, new, tmp_path, capsys):
     attribute = new.removeprefix("BIMT_").lower()
     assert getattr(Settings.from_env({old: "7"}, tmp_path), attribute) == 7
@@ -69,7 +70,7 @@ def test_a_deprecated_name_still_works_with_a_warning_and_the_new_one_wins(old, 
     assert getattr(Settings.from_env({old: "7", new: "8"}, tmp_path), attribute) == 8
 
 
-@pytest.mark.parametrize(("old", "new"), [("errands", "interactive"), ("chores", "batch")])
+@pytest.mark.parametrize(("old", "new"), sorted(aliases.QUEUES.items()))
 def test_a_worker_with_a_deprecated_queue_name_serves_the_present_one(old, new, tmp_path, capsys):
     assert Settings.from_env({"BIMT_QUEUE": old}, tmp_path).queue == new
     assert f"BIMT_QUEUE={old} is deprecated" in capsys.readouterr().err
@@ -83,7 +84,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_setting_is_documented_and_so_is_every_deprecated_name():
     page = (ROOT / "docs" / "operations.md").read_text()
     assert [line.name for line in table() if f"| `{line.name}` |" not in page] == []
-    assert [old for old in DEPRECATED_NAMES if f"`{old}`" not in page] == []
+    assert [old for old in aliases.SETTINGS if f"`{old}`" not in page] == []
 
 
 def test_every_setting_is_read_somewhere():

@@ -44,7 +44,7 @@ class Scheduler:
     """Each periodic job is one method that runs once.
 
     count_messages   queue → how many messages the broker holds for it.
-    announce         (job id, queue, priority) sends a message.
+    enqueue          (job id, queue, priority) sends a message.
     monotonic        the clock of outages, in seconds.
     """
 

@@ -61,6 +61,7 @@ def refit_compact(problem: GradientProblem, values: Mapping[str, Array], masks: 
     chain = whole.wiring.chain if isinstance(whole, Network) else None
     if chain is None or not all(masks[name].any() for name in chain.weights):
         return refit_by_gradient(problem, values, masks, steps=steps)
+    assert isinstance(whole, Network)
     compact = CompactMlp(whole, chain, masks)
     part = problem.of(compact)
     small = {name: values[name][place] for name, place in compact.places.items()}

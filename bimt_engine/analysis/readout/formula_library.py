@@ -3,7 +3,7 @@
 They are written in the units of the data, whatever these are: where a constant is looked for, and how large a step of
 it is small, follow from the mean and the spread of the numbers. A parabola is `flow**2` in those units and only there.
 
-Longer than other files, because a formula (`Form`), what is made of it (`opened`, `summed`) and the list of formulas
+Over 500 lines, because a formula (`Form`), what is made of it (`opened`, `summed`) and the list of formulas
 (`SHAPES` and the polynomials) are of no use without one another.
 """
 

@@ -52,7 +52,7 @@ def as_the_service_says(network: Network, data: Dataset, rows: np.ndarray) -> np
 def test_raw_columns_in_give_what_the_service_predicts(name: str, scaled: bool) -> None:
     network, data = build(name, seed=3)
     data = in_other_units(data) if scaled else data
-    turned = network.wiring.layer("hidden1") if name != "shallow mlp" else network.wiring.input_layer
+    turned = network.wiring.neuron_layers[1] if name != "shallow mlp" else network.wiring.input_layer
     if turned.movable:
         network.adopt_orders({turned.name: torch.arange(turned.neurons).roll(1)})
     file, unit = onnx_file(network, data), data.target_scaling.std if data.target_scaling else 1.0

@@ -68,7 +68,7 @@ def test_every_architecture_answers(architecture: str, kind: str) -> None:
             run_interventions(network, data, {"each": {"kind": kind}})
         return
     answer = run_interventions(network, data, {"each": {"kind": kind}})
-    assert len(answer["trials"]) > 3
+    assert len(answer["trials"]) >= 3
     assert np.isfinite([list(trial["effects"].values()) for trial in answer["trials"]]).all()
 
 

@@ -26,10 +26,10 @@ from bimt_engine.analysis.modules.effects import (
     upstream_effects,
 )
 from bimt_engine.analysis.modules.find import examine_modules, find_modules, letter
-from bimt_engine.analysis.statements import listed
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.pruning.search import prune
 from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places
+from bimt_engine.analysis.statements import listed
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
 
@@ -284,7 +284,9 @@ def test_a_graph_holds_what_the_wiring_says(architecture: str) -> None:
         assert connection.source.startswith(weights.source)
     named = {n.name for n in graph.neurons}
     assert set(data.target_names) <= named
-    if data.tokens is None:
+    places = range(subject.wiring.input_layer.places)
+    assert {feature for place in places for feature in subject.features(place)} == set(range(data.inputs))
+    if data.tokens is None and len(places) == data.inputs:
         assert set(data.feature_names) <= named
     assert type(graph).from_json(graph.to_json()) == graph
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -191,3 +193,31 @@ def test_custom_coordinates_are_taken_as_they_are() -> None:
 def test_a_network_that_does_not_fit_its_data_is_refused_in_a_sentence(spec, data, word: str) -> None:
     with pytest.raises(SpecError, match=word):
         build_network(spec, data, generator=torch.Generator())
+
+
+def test_specs_are_read_where_neither_torch_nor_jaxtyping_are_installed() -> None:
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "jaxtyping"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+from bimt_engine.spec import Spec, spec_schema
+from bimt_engine.networks.architecture import architectures
+kinds = {each.model_fields["kind"].default for each in architectures()}
+assert kinds >= {"mlp", "grid_mlp", "transformer", "recurrent", "conv"}
+assert "ConvNetwork" in spec_schema()["$defs"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fast_paths_take_what_is_a_chain_by_its_wiring(architecture: str) -> None:
+    network, _ = build(architecture)
+    chain = network.wiring.chain
+    assert (chain is not None) is (network.kind in ("mlp", "grid_mlp"))
+    if chain is not None:
+        assert chain.weights == tuple(weights.parameter for weights in network.wiring.weight_layers)
+        assert chain.activation == network.architecture.activation or len(network.wiring.neuron_layers) == 2
