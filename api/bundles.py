@@ -52,7 +52,7 @@ def bundle_of_version(
 
 def send_bundle(found: list[Part], name: str) -> Response:
     """The zip file as a download of this name. Every stored part is opened and verified before the status is sent."""
-    opened = [
+    opened: list[tuple[Part, Iterable[bytes]]] = [
         (part, [part.content] if part.content is not None else open_stored(part.sha256, part.name)[1]) for part in found
     ]
     response = Response(zipped(opened), content_type="application/zip")
@@ -166,7 +166,10 @@ def _card(rows: Session, run: Run, **more: Any) -> str:
         spec=run.spec,
         metrics=found.get("metrics") or {},
         modules=[module.body for module in runs.modules(rows, run.id)],
-        **{name: found.get(name) for name in ("dataset", "effects", "communities", "readout")},
+        dataset=found.get("dataset"),
+        effects=found.get("effects"),
+        communities=found.get("communities"),
+        readout=found.get("readout"),
         seed=run.seed,
         trained_by={"device": run.device, "stepper": run.stepper, "replicas": run.replicas},
         hashes={what: sha256 for what, sha256 in hashes.items() if sha256},
