@@ -57,6 +57,7 @@ class Channel(HTTPChannel):
     """A connection whose refusals are problem documents, and which frees half a body when it is closed."""
 
     error_task_class = ProblemTask
+    request: Any  # the request that is arriving; waitress declares no types
 
     def handle_close(self) -> None:
         """Close the connection, and the temporary file of a body that has not arrived whole."""

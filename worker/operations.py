@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ MAX_SNAPSHOTS = 1000  # a film leaves out the rest
 
 @dataclass(frozen=True)
 class OperationResult:
-    """The result of an operation: a document, or None, and files that are in the store already."""
+    """The result of an operation: a document, or None, files that are in the store already, figures in base64."""
 
     document: Any
     files: Mapping[str, StoredFile]
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,11 @@ def as_document_of_the_run(session: Session, claim: Claim, result: OperationResu
 
 
 def as_document_of_the_job(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
-    """As a document of the job, by the name of the kind, with the runs that it is about."""
+    """As a document of the job, by the name of the kind, with the runs that it is about; its figures the same way."""
     operations.succeed(session, claim, result.document, now=now)
-    kept = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"], "document": result.document}
-    jobs.add_body(session, claim.spec["job_id"], claim.kind, kept)
+    about = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"]}
+    for name, document in {claim.kind: result.document, **result.figures}.items():
+        jobs.add_body(session, claim.spec["job_id"], name, about | {"document": document})
 
 
 def as_verification(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
