@@ -29,6 +29,7 @@ from store.settings import Settings
 
 log = logging.getLogger("api.server")
 
+MAX_HEADER_BYTES = 65_536  # of a request line and its headers together
 CONNECTIONS = 2000  # of one process, silent ones included
 CHANNEL_TIMEOUT = 30.0  # seconds; a connection that is silent for longer is closed
 REQUEST_SECONDS = 600.0  # a request that has not arrived whole by then is given up, however it trickles in
@@ -132,6 +133,7 @@ class Server:
             channel_timeout=channel_timeout,
             cleanup_interval=max(1, round(channel_timeout / 3)),
             channel_request_lookahead=1,  # so that the end of a client is seen while it is answered
+            max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=max(settings.max_part_bytes, settings.max_request_bytes) + OVERHEAD + 1,
             inbuf_overflow=BUFFER_IN_MEMORY,
             # Behind trusted proxies werkzeug's ProxyFix reads these headers: see create_app.
