@@ -260,8 +260,8 @@ def run_snapshot(path: SnapshotPath) -> Response:
         found = runs.snapshots(rows, run.id, after=path.step - 1, limit=1)
     if not found or found[0].step != path.step:
         raise Problem("not-found", f"There is no snapshot of step {path.step}; /snapshots lists those that there are.")
-    evidence.check_stored(found[0].sha256, f"snapshot {path.step}")
-    weights, orders = read_snapshot(here.files.read(found[0].sha256))
+    _, chunks = evidence.open_stored(found[0].sha256, f"snapshot {path.step}")
+    weights, orders = read_snapshot(b"".join(chunks))
     return answer(SnapshotWeights(step=path.step, weights=weights, orders=orders))
 
 

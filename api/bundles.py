@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
 from sqlalchemy.orm import Session
 
-from api.evidence import check_stored, graph_of, or_not_yet
-from api.services import services
+from api.evidence import graph_of, open_stored, or_not_yet
 from bimt_engine.exports.model_card import model_card, safe
 from store import models, runs, teams
-from store.files import Files
 from store.tables import Job, Model, ModelVersion, Run
 
 # Zip files begin in 1980; a fixed time makes equal versions equal files.
@@ -53,11 +51,11 @@ def bundle_of_version(
 
 
 def send_bundle(found: list[Part], name: str) -> Response:
-    """The zip file as a download of this name. Every stored part is checked before the status is sent."""
-    for part in found:
-        if part.content is None:
-            check_stored(part.sha256, part.name)
-    response = Response(zipped(found, services().files), content_type="application/zip")
+    """The zip file as a download of this name. Every stored part is opened and verified before the status is sent."""
+    opened: list[tuple[Part, Iterable[bytes]]] = [
+        (part, [part.content] if part.content is not None else open_stored(part.sha256, part.name)[1]) for part in found
+    ]
+    response = Response(zipped(opened), content_type="application/zip")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     return response
 
@@ -87,15 +85,15 @@ def _listed(run: Run, published_as: dict[str, Any], found: list[Part]) -> list[P
     return [_document("manifest.json", _json(manifest)), *found]
 
 
-def zipped(found: list[Part], files: Files) -> Iterator[bytes]:
-    """The zip file, piece by piece."""
+def zipped(opened: list[tuple[Part, Iterable[bytes]]]) -> Iterator[bytes]:
+    """The zip file of parts with their contents, piece by piece."""
     outbox = _Outbox()
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
-        for part in found:
+        for part, content in opened:
             entry = zipfile.ZipInfo(part.name, TIME)
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w", force_zip64=part.size > 1 << 30) as out:
-                for piece in files.stream(part.sha256) if part.content is None else [part.content]:
+                for piece in content:
                     out.write(piece)
                     yield from outbox.take()
             yield from outbox.take()

@@ -134,7 +134,10 @@ def _runs(loader: InputLoader) -> dict[str, Any]:
 
 def _upload(loader: InputLoader) -> dict[str, Any]:
     """The uploaded file. What was asked holds its `sha256`, `format` and `roles`, and the `dataset_id`."""
-    return {"path": loader.path(loader.claim.spec["sha256"])}
+    try:
+        return {"path": loader.path(loader.claim.spec["sha256"])}
+    except NotFound:
+        raise StoreError("The stored file is missing; upload it again.") from None
 
 
 INPUTS: dict[str, Callable[[InputLoader], dict[str, Any]]] = {
@@ -191,6 +194,25 @@ def as_verification(session: Session, claim: Claim, result: OperationResult, *, 
             models.record_verification(session, version, verification=result.document, now=now)
 
 
+def as_check_result(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As the state, preview and roles of the data set."""
+    found = result.document
+    if "errors" in found:
+        operations.finish_check(session, claim, errors=found["errors"], now=now)
+        return
+    preview, roles = found["preview"], found["roles"]
+    operations.finish_check(
+        session,
+        claim,
+        preview=preview,
+        roles=roles,
+        task=roles["task"],
+        rows=preview["rows"],
+        columns=len(preview["columns"]),
+        now=now,
+    )
+
+
 def _check_upload(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
     asked = request["asked"]
     return check_upload(
@@ -214,5 +236,5 @@ OPERATIONS: dict[str, OperationKind] = {
     "onnx": OperationKind(needs=("network",), store=as_files_of_the_run),
     "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
     "verify": OperationKind(needs=("network", "documents"), store=as_verification, seconds=1800),
-    "check_upload": OperationKind(needs=("upload",), store=as_answer, seconds=600, compute=_check_upload),
+    "check_upload": OperationKind(needs=("upload",), store=as_check_result, seconds=600, compute=_check_upload),
 }

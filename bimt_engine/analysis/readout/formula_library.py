@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import sympy
 from jaxtyping import Float
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, leastsq
 
 Column = Float[np.ndarray, " N"]
 """One number for each example."""
@@ -26,6 +27,7 @@ Columns = Float[np.ndarray, "N k"]
 Constants = Sequence[float] | np.ndarray
 """The constants of a formula, in its order."""
 Expressions = Sequence[sympy.Expr]
+Result = TypeVar("Result")
 
 DEGREES = 5  # of polynomials in one number
 JOINT_DEGREES = 3  # of polynomials in two or three
@@ -38,9 +40,29 @@ KINK = 0.05  # of the examples: as many at least lie on either side of a kink
 ALIKE = 1e4  # (mean / spread)^(degree - 1) beyond which a power is left out
 STRAIGHT = 0.03  # bend of a curve within one spread of the data, below which it is a straight line
 STARTS = (0.5, 1.5, 3.0, 5.0)  # inner scales to start from, in units of one over the number's spread
+FORWARD = float(np.finfo(float).eps) ** 0.5  # of an inner constant's size, where its slope is measured
 STEP = 1e-5  # of a constant's size, where a slope is measured
 MAX_STEPS = 12
 SHARES = (1.0, 0.5, 0.2, 0.05)  # of a step that are tried
+
+
+def kept(compute: Callable[[Columns], Result]) -> Callable[[Columns], Result]:
+    """The function, computed once for as long as it is asked for the same array. No array here is ever changed."""
+    last: tuple[Columns, Result] | None = None
+
+    def of(columns: Columns) -> Result:
+        nonlocal last
+        if last is None or last[0] is not columns:
+            last = columns, compute(columns)
+        return last[1]
+
+    return of
+
+
+@cache
+def rational(number: float) -> sympy.Expr:
+    """A number as a fraction, exact where that is a short one."""
+    return sympy.nsimplify(number, rational=True)
 
 
 @dataclass(frozen=True)
@@ -131,11 +153,13 @@ def opened(form: Form, through: Sequence[Through], columns: Columns) -> Form:
     """A formula of such numbers as one of the columns themselves; the weights become its first constants."""
     weights = [w for t in through for w in t.weights[1:]]
     count = len(weights)
+    read = kept(lambda columns: [columns[:, list(t.columns)] for t in through])
     if not count:
         order = [t.columns[0] for t in through]
+        ordered = kept(lambda columns: columns[:, order])
         return replace(
             form,
-            value=lambda columns, constants: form.value(columns[:, order], constants),
+            value=lambda columns, constants: form.value(ordered(columns), constants),
             written=lambda symbols, constants: form.written([symbols[i] for i in order], constants),
         )
 
@@ -145,7 +169,7 @@ def opened(form: Form, through: Sequence[Through], columns: Columns) -> Form:
             yield t, [next(left) for _ in t.weights[1:]]
 
     def value(columns: Columns, constants: Constants) -> Column:
-        numbers = [replace(t, weights=(1.0, *w)).of(columns) for t, w in weighed(constants)]
+        numbers = [c @ np.array((1.0, *w)) for c, (_, w) in zip(read(columns), weighed(constants), strict=True)]
         return form.value(np.column_stack(numbers), constants[count:])
 
     def written(symbols: Expressions, constants: Expressions) -> sympy.Expr:
@@ -176,8 +200,9 @@ def summed(parts: Sequence[tuple[Form, Sequence[int]]], size: float) -> Form:
 
     size   what a step of the offset is measured by.
     """
-    kept = [len(form.constants) - form.offset for form, _ in parts]
-    begins = np.cumsum([0, *kept]).tolist()
+    counts = [len(form.constants) - form.offset for form, _ in parts]
+    begins = np.cumsum([0, *counts]).tolist()
+    own_columns = kept(lambda columns: [columns[:, list(block)] for _, block in parts])
 
     def own(number: int, constants: Any, nothing: Any) -> list[Any]:
         """The constants of one part, its own offset zero."""
@@ -186,8 +211,8 @@ def summed(parts: Sequence[tuple[Form, Sequence[int]]], size: float) -> Form:
 
     def value(columns: Columns, constants: Constants) -> Column:
         total = np.full(len(columns), float(constants[-1]))
-        for number, (form, block) in enumerate(parts):
-            total = total + form.value(columns[:, list(block)], own(number, constants, 0.0))
+        for number, ((form, _), read) in enumerate(zip(parts, own_columns(columns), strict=True)):
+            total = total + form.value(read, own(number, constants, 0.0))
         return total
 
     def written(symbols: Expressions, constants: Expressions) -> sympy.Expr:
@@ -197,7 +222,9 @@ def summed(parts: Sequence[tuple[Form, Sequence[int]]], size: float) -> Form:
         ]
         return sympy.Add(*terms, constants[-1])
 
-    together = [(form.constants[i], form.sizes[i]) for (form, _), n in zip(parts, kept, strict=True) for i in range(n)]
+    together = [
+        (form.constants[i], form.sizes[i]) for (form, _), n in zip(parts, counts, strict=True) for i in range(n)
+    ]
     offset = float(sum(form.constants[-1] for form, _ in parts if form.offset))
     return Form(
         value,
@@ -250,12 +277,13 @@ def _polynomial(
     powers: list[tuple[int, ...]], solved: Float[np.ndarray, " terms"], columns: Columns, values: Column
 ) -> Form:
     exponents = np.array(powers)
+    terms_of = kept(lambda numbers: [np.prod(numbers**power, axis=1) for power in exponents])
     spread = float(values.std()) or 1.0
 
     def value(numbers: Columns, constants: Constants) -> Column:
         total = np.full(len(numbers), float(constants[-1]))
-        for power, constant in zip(exponents, constants, strict=False):
-            total = total + constant * np.prod(numbers**power, axis=1)
+        for term, constant in zip(terms_of(numbers), constants, strict=False):
+            total = total + constant * term
         return total
 
     def written(symbols: Expressions, constants: Expressions) -> sympy.Expr:
@@ -468,7 +496,7 @@ def _bends(kind: str, constant: float) -> bool:
 def _shape(
     shape: Shape, base: float, inner: tuple[float, ...], u: Column, values: Column, sizes: tuple[float, ...]
 ) -> Form:
-    from_where = sympy.nsimplify(base, rational=True)
+    from_where = rational(base)
     curve = shape.curve(u - base, *inner)
     scale, offset = _line(curve, values)
     spread = float(values.std()) or 1.0
@@ -502,19 +530,34 @@ def _searched(
         scale, offset = _line(shape, values)
         return scale * shape + offset - values
 
-    try:
-        solved = least_squares(residual, inner, method="lm" if len(v) > len(inner) else "trf", max_nfev=200)
-    except (ValueError, np.linalg.LinAlgError):
+    def slopes(constants: Float[np.ndarray, " constants"]) -> Float[np.ndarray, "N constants"]:
+        here = residual(constants)
+        columns = []
+        for i, constant in enumerate(constants.tolist()):
+            moved = constants.copy()
+            moved[i] = constant + FORWARD * max(1.0, abs(constant)) * (1 if constant >= 0 else -1)
+            columns.append((residual(moved) - here) / (moved[i] - constant))
+        return np.array(columns).T
+
+    if not np.isfinite(residual(inner)).all():
         return None
-    return float((solved.fun**2).mean()), solved.x
+    if len(v) <= len(inner):
+        few = least_squares(residual, inner, max_nfev=200)
+        return float((few.fun**2).mean()), few.x
+    # What least_squares(method="lm") does, bit for bit, without what it adds to each evaluation.
+    solved, _, info, _, _ = leastsq(
+        residual, inner, Dfun=slopes, full_output=True, ftol=1e-8, xtol=1e-8, gtol=1e-8, maxfev=200
+    )
+    return float((info["fvec"] ** 2).mean()), solved
 
 
 def _line(shape: Column, values: Column) -> tuple[float, float]:
     """The best scale and offset of a shape, by the line of regression."""
-    centred = shape - shape.mean()
+    middle = shape.mean()
+    centred = shape - middle
     spread = float(centred @ centred)
     scale = float(centred @ values) / spread if spread > 0 else 0.0
-    return scale, float(values.mean() - scale * shape.mean())
+    return scale, float(values.mean() - scale * middle)
 
 
 # --- several numbers --------------------------------------------------------------------------------

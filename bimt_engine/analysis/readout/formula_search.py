@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import sympy
 from jaxtyping import Float
 
-from bimt_engine.analysis.readout.formula_library import Column, Columns, Form, Through, forms, opened
+from bimt_engine.analysis.readout.formula_library import Column, Columns, Form, Through, forms, opened, rational
 from bimt_engine.analysis.readout.symmetry import NICE
 
 ENOUGH = 1e-4  # share of the variance that is taken for noise where no data tell how large it is
@@ -66,13 +67,18 @@ class Examples:
         data = data[:MAX_EXAMPLES]
         return cls(columns, values, data, float(((data - values) ** 2).mean()), len(values))
 
+    @cached_property
+    def variance(self) -> float:
+        """Of the values."""
+        return float(self.values.var())
+
     def score(self, form: Form, complexity: float) -> float:
         """The information criterion; the less, the better."""
         with np.errstate(all="ignore"):
             error = float(((form.at(self.columns) - self.data) ** 2).mean())
         if not np.isfinite(error):
             return np.inf
-        dust = EXACT * float(self.values.var()) + (self.noise if self.data is self.values else 0.0)
+        dust = EXACT * self.variance + (self.noise if self.data is self.values else 0.0)
         return self.count * np.log(error + dust + 1e-300) + complexity * np.log(self.count)
 
     def standard_errors(self, form: Form, free: Sequence[int]) -> Float[np.ndarray, " free"]:
@@ -81,7 +87,7 @@ class Examples:
         Its errors are smooth, so that many examples say no more than a few. What the data can tell is in the score.
         """
         error = float(((form.at(self.columns) - self.values) ** 2).mean())
-        variance = error + self.noise + EXACT * float(self.values.var())
+        variance = error + self.noise + EXACT * self.variance
         slopes = form.slopes(self.columns, free)
         scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
         inverse = np.linalg.pinv(slopes / scale, rcond=1e-10)
@@ -116,18 +122,20 @@ def fit(numbers: Columns, values: Column, symbols: tuple[sympy.Symbol, ...]) -> 
     return None if form is None else with_plain_constants(form, examples, symbols)
 
 
-def best_form(examples: Examples, through: Sequence[Through]) -> Form | None:
+def best_form(examples: Examples, through: Sequence[Through], known: list[Form] | None = None) -> Form | None:
     """The formula that is best by the criterion once its constants are plain, as it is before they are.
 
     through   the one to three numbers that the columns are read through.
+    known     the fitted library of these columns and values, filled where it is empty: it depends on nothing else.
     """
+    known = [] if known is None else known
     numbers = np.column_stack([t.of(examples.columns) for t in through])
     for column in (*numbers.T, examples.values):  # five powers of it, squared, must be numbers still
         if not 1 / LARGEST < float(np.abs(column).max()) < LARGEST:
             return None
+    known.extend(() if known else (opened(form, through, examples.columns) for form in forms(numbers, examples.values)))
     scored = []
-    for form in forms(numbers, examples.values):
-        whole = opened(form, through, examples.columns)
+    for whole in known:
         score = examples.score(whole, len(whole.constants) + whole.shape)
         if np.isfinite(score):
             scored.append((score, whole))
@@ -214,7 +222,7 @@ def plain_numbers(number: float, error: float, *, angle: bool = False) -> Iterat
     for unit, value in ((sympy.Integer(1), 1.0), (sympy.pi, np.pi))[: 2 if angle or well_known else 1]:
         nice = min(NICE, key=lambda nice: abs(nice * value - number))
         if nice != 0 and abs(nice * value - number) <= WITHIN * error:
-            written = sympy.nsimplify(nice, rational=True)
+            written = rational(nice)
             cost = 0.25 if abs(nice) == 1 and unit == 1 else 0.5 if written.q <= 2 else 0.75
             yield Plain(written * unit, cost if angle or unit == 1 else 0.9)
     if number == 0:

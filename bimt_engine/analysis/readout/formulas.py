@@ -9,6 +9,8 @@ All of it is in the units of the data (`data_units`): put a row of the table int
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import sympy
 from jaxtyping import Float
@@ -46,6 +48,7 @@ LITTLE = 1e-3  # share of an output's variance below which a part of a formula m
 # longer over `Max`, whose arguments it compares.
 MAX_EXPRESSION, MAX_RELU_EXPRESSION = 30_000, 10_000
 COPIES = {"silu": 2, "relu": 1, "tanh": 1, "gelu": 2, "gelu_tanh": 3}  # of its argument in `_activation`
+Known = dict[tuple[int, ...], list[Form]]
 NO_SYMMETRY: SymmetryDocument = {"reads": [], "additive_parts": [], "through": [], "interactions": []}
 
 
@@ -222,8 +225,9 @@ def find_formula(
     """
     hypotheses = (None, *NOISE) if subject.train.targets.ndim > 1 else NOISE
     first: FormulaDocument | None = None
+    known: Known = defaultdict(list)
     for noise in hypotheses:
-        fitted, reason = _hypothesis(subject, values, output, seed, noise=noise)
+        fitted, reason = _hypothesis(subject, values, output, seed, noise=noise, known=known)
         tried = none(reason) if fitted is None else _tried(subject, values, output, fitted, tolerance)
         if fitted is None or tried["accepted"]:
             return tried
@@ -274,11 +278,12 @@ def _against_targets(subject: AnalysisContext, output: int, answer: Float[np.nda
 
 
 def _hypothesis(
-    subject: AnalysisContext, values: Values, output: int, seed: int, *, noise: float | None
+    subject: AnalysisContext, values: Values, output: int, seed: int, *, noise: float | None, known: Known
 ) -> tuple[sympy.Expr | None, str]:
     """The sum of the best formulas of the output's additive parts; None and the reason where a part has none.
 
     noise   share of the variance by which a formula may miss the network; None: the data decide.
+    known   the fitted library of each part, for the other hypotheses of the same output.
     """
     plain, units, names = _plain(subject), DataUnits.of(subject), subject.dataset.feature_names
     x, targets = units.raw_inputs(subject.train), units.raw_targets(subject.train)
@@ -307,7 +312,7 @@ def _hypothesis(
         alone = np.tile(middle, (len(x), 1))
         alone[:, block] = x[:, block]
         through = [Through(tuple(block.index(i) for i in c.inputs), c.coefficients) for c in combined]
-        form = best_form(examples(x[:, block], function(alone), len(blocks)), through)
+        form = best_form(examples(x[:, block], function(alone), len(blocks)), through, known[tuple(block)])
         if form is None:
             return None, f"nothing in the library fits the part that reads {reads}"
         parts.append((form, block))
