@@ -259,6 +259,7 @@ def test_the_runs_of_a_job_say_together_how_far_they_agree_and_what_wiring_costs
     assert "runs part inputs and outputs the same way" in stability["reading"]
     assert [point["seed"] for point in pareto["points"]] == [0, 1]
     assert any(point["efficient"] for point in pareto["points"])
+    assert b"<svg" in trained.figure("pareto").content
     assert trained.stability() == stability
 
 
