@@ -1,7 +1,7 @@
 """`python -m measurements job`: what people wait for, from submitting a small job until its results are published.
 
-The service runs on this machine as `make up` runs it, on SQLite, with one worker. One job goes first and is not counted,
-so that the training process has imported everything. Processor time is that of all processes of the service together.
+The service runs on this machine as `make up` runs it, on SQLite, with one worker. One job goes first and is not
+counted, so that the training process has imported everything. Processor time is that of all processes of the service.
 Nothing is asserted: the figures depend on the machine and on what else it does. Writes reports/job.json.
 """
 

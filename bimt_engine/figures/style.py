@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 
 # One parser for all figures: each renderer would make its own, and parse every tick label anew.
-backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[misc, assignment]
+backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[assignment, attr-defined]
 
 DOTS_PER_INCH = 160  # sharp on a screen with twice the usual density
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness and in grey print.
