@@ -57,6 +57,7 @@ class Channel(HTTPChannel):
     """A connection whose refusals are problem documents, and which frees half a body when it is closed."""
 
     error_task_class = ProblemTask
+    request: Any  # the request that is arriving; waitress declares no types
 
     def handle_close(self) -> None:
         """Close the connection, and the temporary file of a body that has not arrived whole."""
@@ -156,7 +157,6 @@ class Server:
     def _drain(self) -> None:
         wasyncore.dispatcher.close(self._server)  # the listening socket alone: others may listen on it
         self._services.stopping.set()
-        self._services.upload_checker.stop()
         end = time.monotonic() + self._drain_seconds
         while self._is_busy() and time.monotonic() < end:
             wasyncore.loop(timeout=0.1, use_poll=True, map=self._sockets, count=1)

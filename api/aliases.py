@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Response, request
 
-DEPRECATED_SINCE = 1_767_225_600  # Unix time of 2026-01-01, as RFC 9745 wants it
+DEPRECATED_SINCE = 1_795_910_400  # Unix time of 2026-11-29, as RFC 9745 wants it
 
 # New rule → old rule, both below /api/v1 and with the same parameters.
 ADDRESSES = {"/operations/<string:operation_id>": "/errands/<string:operation_id>"}

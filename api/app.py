@@ -43,8 +43,7 @@ from api.problems import Problem, field_errors, fields_problem
 from api.routing import SECURITY_SCHEMES
 from api.schemas import Problem as ProblemSchema
 from api.schemas import place_of
-from api.services import Services, utc_now
-from api.upload_check import CHECK_WAIT_SECONDS
+from api.services import CHECK_WAIT_SECONDS, Services, utc_now
 from store.database import Database
 from store.files import Files
 from store.jobs.outbox import enqueue as announce_to_broker

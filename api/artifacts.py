@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import base64
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.numpy
@@ -22,6 +23,8 @@ from api.services import services
 from store import jobs, runs
 from store.tables import Run
 
+TOLERANCE = 0.05  # of the variance of the targets: how much worse than the best a harmless loss may be
+
 
 class ModuleFilePath(RunPath):
     """Which module of which run."""
@@ -35,11 +38,20 @@ class SnapshotPath(RunPath):
     step: Annotated[int, Field(ge=0, le=2**53)]
 
 
+class JobFigurePath(JobPath):
+    """Which job, and in which format."""
+
+    suffix: Literal["svg", "png"]
+
+
 class ParetoQuery(WaitQuery):
     """What counts as harmless."""
 
     tolerance: float = Field(
-        default=0.05, ge=0, le=10, description="How far above the best a harmless loss may be, as a share of Var(y)."
+        default=TOLERANCE,
+        ge=0,
+        le=10,
+        description="How far above the best a harmless loss may be, as a share of Var(y).",
     )
 
 
@@ -248,8 +260,8 @@ def run_snapshot(path: SnapshotPath) -> Response:
         found = runs.snapshots(rows, run.id, after=path.step - 1, limit=1)
     if not found or found[0].step != path.step:
         raise Problem("not-found", f"There is no snapshot of step {path.step}; /snapshots lists those that there are.")
-    evidence.check_stored(found[0].sha256, f"snapshot {path.step}")
-    weights, orders = read_snapshot(here.files.read(found[0].sha256))
+    _, chunks = evidence.open_stored(found[0].sha256, f"snapshot {path.step}")
+    weights, orders = read_snapshot(b"".join(chunks))
     return answer(SnapshotWeights(step=path.step, weights=weights, orders=orders))
 
 
@@ -260,6 +272,25 @@ def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
     return found if isinstance(found, Response) else answer(ParetoOut.model_validate(found))
 
 
+@api.route(
+    "get",
+    "/jobs/<string:job_id>/figures/pareto.<string:suffix>",
+    answers={200: evidence.FIGURE, 202: NOT_YET},
+    **MAKING,
+)
+def job_pareto_figure(path: JobFigurePath, query: WaitQuery) -> Response:
+    """Loss against wiring of its runs as a picture: a dot for each run, the efficient ones joined."""
+    name = f"pareto.{path.suffix}"
+    found = _of_job(path.job_id, "pareto", query.wait, figure=name, tolerance=TOLERANCE)
+    if isinstance(found, Response):
+        return found
+    if found is None:
+        raise Problem("not-found", "There is no picture: fewer than two runs of the job can be compared.")
+    response = Response(base64.b64decode(found), content_type=evidence.FIGURE_TYPES[path.suffix])
+    response.headers["Content-Security-Policy"] = evidence.FIGURE_SECURITY
+    return response
+
+
 @api.route("get", "/jobs/<string:job_id>/stability", answers={200: StabilityOut, 202: NOT_YET}, **MAKING)
 def job_stability(path: JobPath, query: WaitQuery) -> Response:
     """How far its runs agree: the modules and connections that recur."""
@@ -267,19 +298,28 @@ def job_stability(path: JobPath, query: WaitQuery) -> Response:
     return found if isinstance(found, Response) else answer(StabilityOut(stability=found))
 
 
-def _of_job(job_id: str, kind: str, wait: float, **order: Any) -> Any:
-    """The document over all runs that have succeeded so far, or the answer that it is being worked out."""
+def _of_job(job_id: str, kind: str, wait: float, *, figure: str | None = None, **order: Any) -> Any:
+    """The document over all runs that have succeeded so far, or the answer that it is being computed.
+
+    figure   the name of the one that is asked for instead, which no order changes; None where there is nothing to draw
+    """
     with services().database.read() as rows:
         found = runs.of_job(rows, caller().team_id, job_id)
         run_ids = [run.id for run in found if run.state == "succeeded"]
-        kept = jobs.body(rows, job_id, kind)
+        kept = jobs.body(rows, job_id, figure or kind)
     if not run_ids:
         raise Problem("conflict", "No run of the job has succeeded yet; this is there when one has.")
-    if kept is not None and kept["run_ids"] == run_ids and kept.get("order") == order:
+    if kept is not None and kept["run_ids"] == run_ids and (figure or kept.get("order") == order):
         return kept["document"]
     asked = {"job_id": job_id, "run_ids": run_ids, "order": order, **order}
     outcome = unless_failed(ask(kind, asked, about=job_id, wait=wait), 409)
-    return outcome.answer if outcome.is_final else not_yet(outcome)
+    if not outcome.is_final:
+        return not_yet(outcome)
+    if figure is None:
+        return outcome.answer
+    with services().database.read() as rows:
+        kept = jobs.body(rows, job_id, figure)
+    return kept["document"] if kept is not None and kept["run_ids"] == run_ids else None
 
 
 def _module(path: ModuleFilePath, ending: str, wait: float) -> Response:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
 from sqlalchemy.orm import Session
 
-from api.evidence import check_stored, graph_of, or_not_yet
-from api.services import services
+from api.evidence import graph_of, open_stored, or_not_yet
+from bimt_engine.exports.model_card import model_card, safe
 from store import models, runs, teams
-from store.files import Files
 from store.tables import Job, Model, ModelVersion, Run
 
 # Zip files begin in 1980; a fixed time makes equal versions equal files.
@@ -53,11 +51,11 @@ def bundle_of_version(
 
 
 def send_bundle(found: list[Part], name: str) -> Response:
-    """The zip file as a download of this name. Every stored part is checked before the status is sent."""
-    for part in found:
-        if part.content is None:
-            check_stored(part.sha256, part.name)
-    response = Response(zipped(found, services().files), content_type="application/zip")
+    """The zip file as a download of this name. Every stored part is opened and verified before the status is sent."""
+    opened: list[tuple[Part, Iterable[bytes]]] = [
+        (part, [part.content] if part.content is not None else open_stored(part.sha256, part.name)[1]) for part in found
+    ]
+    response = Response(zipped(opened), content_type="application/zip")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     return response
 
@@ -87,15 +85,15 @@ def _listed(run: Run, published_as: dict[str, Any], found: list[Part]) -> list[P
     return [_document("manifest.json", _json(manifest)), *found]
 
 
-def zipped(found: list[Part], files: Files) -> Iterator[bytes]:
-    """The zip file, piece by piece."""
+def zipped(opened: list[tuple[Part, Iterable[bytes]]]) -> Iterator[bytes]:
+    """The zip file of parts with their contents, piece by piece."""
     outbox = _Outbox()
     with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
-        for part in found:
+        for part, content in opened:
             entry = zipfile.ZipInfo(part.name, TIME)
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w", force_zip64=part.size > 1 << 30) as out:
-                for piece in files.stream(part.sha256) if part.content is None else [part.content]:
+                for piece in content:
                     out.write(piece)
                     yield from outbox.take()
             yield from outbox.take()
@@ -137,88 +135,43 @@ def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-ROUNDING_ERROR = 1e-12
-SUMMARY = (
-    ("connections", "connections left"),
-    ("modules", "modules"),
-    ("modularity", "modularity Q"),
-    ("selectivity", "mean selectivity of the modules"),
-    ("connection_cost", "connection cost"),
-)
-
-
 def card_of_run(rows: Session, run: Run) -> str:
     """The card of a run, whether published or not. Raises the problem that nothing was found yet."""
-    or_not_yet(runs.body(rows, run.id, "effects"), run)
     job = rows.get_one(Job, run.job_id)
-    lines = [f"# {_plain(job.name)}, seed {run.seed}", "", f"Run `{run.id}` of job `{job.id}`.", ""]
-    return _whole([*lines, *_found(rows, run), *_training(run)])
+    return _card(rows, run, name=f"{job.name}, seed {run.seed}", about=[f"Run `{run.id}` of job `{job.id}`."])
 
 
 def card_of_version(rows: Session, model: Model, version: ModelVersion, run: Run) -> str:
     """The card of a version, with what its author says of it."""
     author = teams.names(rows, {version.member_id}).get(version.member_id, "")
     words = [word for word, number in models.aliases(rows, model).items() if number == version.number]
-    lines = [
-        f"# {model.name}, version {version.number}",
-        "",
-        f"Published {version.created_at:%Y-%m-%d} by {author}{', known as ' + ', '.join(words) if words else ''}.",
-        "",
-    ]
-    if version.card:
-        lines += [version.card.rstrip(), ""]
-    return _whole([*lines, *_found(rows, run), *_verified(version), *_training(run)])
+    known_as = f", known as {', '.join(words)}" if words else ""
+    verified = {"on": f"{version.verified_at:%Y-%m-%d}"} if version.verified_at else {}
+    return _card(
+        rows,
+        run,
+        name=f"{model.name}, version {version.number}",
+        about=[f"Published {version.created_at:%Y-%m-%d} by {safe(author)}{safe(known_as)}. Run `{run.id}`."],
+        verification={**(version.verification or {}), **verified},
+        notes=version.card,
+    )
 
 
-def _whole(lines: list[str]) -> str:
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _found(rows: Session, run: Run) -> list[str]:
-    lines = ["## What was found", "", "| | |", "|---|---|"]
-    if run.test_metric_name and run.test_metric is not None:
-        lines.append(f"| {run.test_metric_name.replace('_', ' ')} | {_number(run.test_metric)} |")
-    lines += [
-        f"| {words} | {_number(getattr(run, name))} |" for name, words in SUMMARY if getattr(run, name) is not None
-    ]
-    return [*lines, "", *_modules(rows, run)]
-
-
-def _modules(rows: Session, run: Run) -> list[str]:
-    found = runs.modules(rows, run.id)
-    if not found:
-        return []
-    lines = [f"- **{module.name}** ({module.neurons} neurons): {module.reading or 'no reading'}." for module in found]
-    return ["Modules, each held still to see what is lost:", "", *lines, ""]
-
-
-def _verified(version: ModelVersion) -> list[str]:
-    if version.verification is None or version.verified_at is None:
-        return []
-    said = "agree" if version.verification.get("agrees") else "do NOT agree"
-    return [f"Worked out again from the stored weights on {version.verified_at:%Y-%m-%d}: the claims {said}.", ""]
-
-
-def _training(run: Run) -> list[str]:
-    strength = "as the spec says" if run.cost_strength is None else f"{run.cost_strength:g}"
-    beside = f", {run.replicas} runs of its job side by side" if (run.replicas or 1) > 1 else ""
-    return [
-        "## How it was trained",
-        "",
-        f"Method {run.method or 'unknown'}, seed {run.seed}, cost strength {strength}, {run.steps:,} steps "
-        f"on {run.device or 'an unknown device'} by the {run.stepper or 'unknown'} stepper{beside}.",
-        "",
-        "```json",
-        json.dumps(run.spec, indent=2, ensure_ascii=False),
-        "```",
-    ]
-
-
-def _plain(name: str) -> str:
-    """A name that means nothing in Markdown, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(name.split()))
-
-
-def _number(value: Any) -> str:
-    """Four digits; a rounding error such as 2e-16 is written as 0."""
-    return f"{0.0 if abs(value) < ROUNDING_ERROR else value:.4g}" if isinstance(value, float) else str(value)
+def _card(rows: Session, run: Run, **more: Any) -> str:
+    or_not_yet(runs.body(rows, run.id, "effects"), run)
+    found = runs.bodies(rows, run.id)
+    files = {file.name: file.sha256 for file in runs.published_files(rows, run.id)}
+    hashes = {"weights": files.get("weights.safetensors"), "data": run.spec["dataset"].get("sha256")}
+    return model_card(
+        spec=run.spec,
+        metrics=found.get("metrics") or {},
+        modules=[module.body for module in runs.modules(rows, run.id)],
+        dataset=found.get("dataset"),
+        effects=found.get("effects"),
+        communities=found.get("communities"),
+        readout=found.get("readout"),
+        seed=run.seed,
+        trained_by={"device": run.device, "stepper": run.stepper, "replicas": run.replicas},
+        hashes={what: sha256 for what, sha256 in hashes.items() if sha256},
+        **more,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
@@ -10,18 +11,16 @@ from pydantic import Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
-from api.evidence import check_stored
+from api.evidence import open_stored
 from api.problems import Problem, field_errors, fields_problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
 from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
 from api.services import services
-from api.upload_check import amended_roles, settle_roles
-from bimt_engine.spec import (
-    DatasetSpec,
-    UploadedData,
-)
-from store import datasets
+from bimt_engine.data.roles import ImpossibleRoles, amended_roles, settle_roles
+from bimt_engine.spec import DatasetSpec, UploadedData
+from store import datasets, operations
 from store.files import free
+from store.jobs import JobView
 from store.tables import Dataset
 
 Column = Annotated[str, Field(min_length=1, max_length=120)]
@@ -166,12 +165,8 @@ def list_datasets(query: DatasetsQuery) -> Response:
 @api.route("get", "/datasets/<string:dataset_id>", requires=Access.READ, answers={200: DatasetOut})
 def get_dataset(path: DatasetPath) -> Response:
     """One data set."""
-    here = services()
-    with here.database.read() as rows:
-        row = datasets.get(rows, caller().team_id, path.dataset_id)
-    if row.state == "checking":
-        here.upload_checker.wake()
-    return answer(shown(row))
+    with services().database.read() as rows:
+        return answer(shown(datasets.get(rows, caller().team_id, path.dataset_id)))
 
 
 @api.route(
@@ -195,14 +190,13 @@ def preview_dataset(path: DatasetPath) -> Response:
 )
 def dataset_content(path: DatasetPath) -> Response:
     """The bytes as they were uploaded."""
-    here = services()
-    with here.database.read() as rows:
+    with services().database.read() as rows:
         row = datasets.get(rows, caller().team_id, path.dataset_id)
         if row.sha256 is None:
             raise Problem("conflict", f"`{row.name}` was not uploaded; its maker computes it anew in every run.")
-        sha256, size, form = row.sha256, row.bytes, row.format or "bin"
-    check_stored(sha256, row.name)
-    response = Response(here.files.stream(sha256), content_type="application/octet-stream", direct_passthrough=True)
+        sha256, form = row.sha256, row.format or "bin"
+    size, chunks = open_stored(sha256, row.name)
+    response = Response(chunks, content_type="application/octet-stream", direct_passthrough=True)
     response.content_length = size
     response.headers["Content-Disposition"] = f'attachment; filename="{path.dataset_id}.{form}"'
     response.set_etag(sha256)
@@ -231,16 +225,19 @@ def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
     values: dict[str, Any] = {} if name is None else {"name": name}
     if asked:
         values |= _with_roles(row, asked)
+    check = None
     if values:
         with here.database.write() as rows:
             row = datasets.change(rows, row, **values)
             audit(rows, "dataset.change", row.id, changed=sorted(body.model_fields_set))
-    if values.get("state") == "checking":
+            if row.state == "checking":
+                check = operations.submit_check(rows, row, now=here.now())
+    if check is not None:
 
         def undo(rows: Session) -> None:
             datasets.change(rows, datasets.get(rows, who.team_id, row.id), **before)
 
-        row = here.upload_checker.begin(row, undo=undo)
+        row = checked(row, check, undo=undo)
     if row.state != "checking":
         return answer(shown(row))
     return answer(shown(row), 202, Location=address(row))
@@ -295,6 +292,30 @@ def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
         if all(roles[name] == before.get(name) for name in ("inputs", "targets", "task")):
             return {"roles": roles}  # the same columns: no second check
     return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}
+
+
+def checked(row: Dataset, check: JobView, *, undo: Callable[[Session], None]) -> Dataset:
+    """Enqueue the committed check of a data set; the data set as it is then.
+
+    A small file is waited for, up to the seconds of the services. If it is refused by then, `undo` takes back what the
+    request has written, and this raises the problem. A data set that stays `checking` is ready or refused later.
+    """
+    here = services()
+    here.enqueue(check.id, check.queue, check.priority, marked=True)
+    if row.bytes > here.settings.check_at_once_bytes:
+        return row
+    here.wait_until_ended(check.id, seconds=here.check_wait_seconds)
+    with here.database.read() as rows:
+        row = datasets.get(rows, row.team_id, row.id)
+    if row.state != "refused":
+        return row
+    with here.database.write() as rows:
+        undo(rows)
+    errors = list(row.errors or [])
+    if any(error["in"] != "file" for error in errors):
+        raise ImpossibleRoles(errors)
+    more = " There are more faults in the file." if len(errors) > 1 else ""
+    raise Problem("unusable-data", errors[0]["detail"] + more, errors)
 
 
 def shown(row: Dataset) -> DatasetOut:

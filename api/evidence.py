@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -217,15 +217,14 @@ def stored_bytes(sha256: str, content_type: str, what: str = "file") -> Response
     if sha256 in request.if_none_match:
         response.status_code = 304
         return response
-    check_stored(sha256, what)
-    response.response = services().files.stream(sha256)
+    response.content_length, response.response = open_stored(sha256, what)
     return response
 
 
-def check_stored(sha256: str, what: str) -> None:
-    """Raises the problem that a stored file is missing or damaged; `what` is its name."""
+def open_stored(sha256: str, what: str) -> tuple[int, Iterator[bytes]]:
+    """(size, chunks) of a stored file. Raises the problem that it is missing or damaged; `what` is its name."""
     try:
-        services().check_stored(sha256)
+        return services().files.open(sha256)
     except NotFound:
         sentence = f"The stored file `{what}` is missing; an admin can restore it from a backup."
         raise Problem("file-missing", sentence) from None

@@ -183,7 +183,14 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
     """
     here, who, now = services(), caller(), services().now()
     with here.database.write() as rows:
-        job = submit(rows, who, body, idempotency_key=header.idempotency_key, now=now)
+        job = submit(
+            rows,
+            who,
+            body,
+            max_runs=here.settings.max_runs,
+            idempotency_key=header.idempotency_key,
+            now=now,
+        )
         audit(rows, "job.submit", job.id)
         shown_job = shown(here, rows, job)
         is_new = job.announced_at in (now, None)  # otherwise the key has found one that was announced before

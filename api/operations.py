@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -20,7 +19,6 @@ from api.services import services
 from bimt_engine.analysis.intervention_request import InterventionRequest
 from store import operations as operation_rows
 from store import runs
-from store.jobs.tables import FINAL_STATES
 from store.operations import Operation
 from store.settings import OPERATION_QUEUES
 
@@ -52,7 +50,7 @@ class OperationOut(ResponseModel):
     """A question that a worker answers."""
 
     id: JobId
-    kind: str = Field(description="predict, intervention, film, verify …")
+    kind: str = Field(description="predict, intervention, film, verify, check_upload …")
     state: JobState
     progress: float = Field(ge=0, le=1)
     note: str | None = None
@@ -109,7 +107,6 @@ class InterventionOut(ResponseModel):
     trials: list[TrialOut]
 
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25  # seconds between two queries for the row; grows in between
 INTERACTIVE, BATCH = OPERATION_QUEUES
 QUEUES = {"film": BATCH, "verify": BATCH}  # all other kinds: INTERACTIVE
 
@@ -149,13 +146,7 @@ def ask(kind: str, order: Mapping[str, Any], *, about: str, wait: float, once: b
 def wait_for(operation_id: str, *, seconds: float) -> Operation:
     """The operation as soon as it has ended, or after so many seconds. Raises NotFound."""
     here, team_id = services(), caller().team_id
-    end, pause = time.monotonic() + seconds, FIRST_PAUSE
-    while time.monotonic() < end:
-        with here.database.read() as rows:
-            if operation_rows.get_state(rows, operation_id) in (None, *FINAL_STATES):
-                break
-        time.sleep(min(pause, max(0.0, end - time.monotonic())))
-        pause = min(1.4 * pause, LONGEST_PAUSE)
+    here.wait_until_ended(operation_id, seconds=seconds)
     with here.database.read() as rows:
         return operation_rows.get(rows, team_id, operation_id)
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError as DatabaseDataError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
+from bimt_engine.data.roles import ImpossibleRoles
 from bimt_engine.errors import BimtError
 from store.errors import Conflict, DamagedFile, NotFound, QuotaExceeded, StoreError
 
@@ -334,6 +335,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem("file-damaged", str(error))
         case StoreError():
             return Problem("conflict", str(error))
+        case ImpossibleRoles():
+            return Problem("invalid-fields", str(error), error.errors)
         case BimtError():
             return Problem("invalid-fields", str(error), [wrong("", str(error))])
         case DatabaseDataError():

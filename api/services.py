@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from flask import current_app
 
 from api.sse import RevisionPoller
-from api.upload_check import CHECK_WAIT_SECONDS, UploadChecker
 from store.database import Database
-from store.errors import DamagedFile
 from store.files import Files
 from store.jobs import mark_sent
+from store.jobs.tables import FINAL_STATES
+from store.operations import get_state
 from store.settings import Settings
 
 log = logging.getLogger("api")
 
-MAX_CHECKED = 100_000  # remembered hashes of checked files, about 10 MB
+CHECK_WAIT_SECONDS = 2.0  # then an upload is answered with 202
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25  # seconds between two queries for the row; grows in between
 
 
 def utc_now() -> datetime:
@@ -46,29 +47,19 @@ class Services:
     check_wait_seconds: float = CHECK_WAIT_SECONDS
     stopping: threading.Event = field(default_factory=threading.Event)
     revision_poller: RevisionPoller = field(init=False)
-    upload_checker: UploadChecker = field(init=False)
-    _checked: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "revision_poller", RevisionPoller(self.database))
-        checker = UploadChecker(
-            self.settings, self.database, self.files, self.now, wait_seconds=self.check_wait_seconds
-        )
-        object.__setattr__(self, "upload_checker", checker)
 
-    def check_stored(self, sha256: str) -> None:
-        """Compare a stored file with its hash, once per process and file. Raises NotFound, DamagedFile."""
-        if sha256 in self._checked:
-            self.files.size(sha256)
-            return
-        digest = hashlib.sha256()
-        for chunk in self.files.stream(sha256):
-            digest.update(chunk)
-        if digest.hexdigest() != sha256:
-            raise DamagedFile(f"The stored file {sha256} is damaged: its bytes have another SHA-256.")
-        if len(self._checked) >= MAX_CHECKED:
-            self._checked.clear()
-        self._checked.add(sha256)
+    def wait_until_ended(self, operation_id: str, *, seconds: float) -> None:
+        """Return as soon as an operation has ended, or after so many seconds. Call it outside of database sessions."""
+        end, pause = time.monotonic() + seconds, FIRST_PAUSE
+        while time.monotonic() < end:
+            with self.database.read() as rows:
+                if get_state(rows, operation_id) in (None, *FINAL_STATES):
+                    return
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(1.4 * pause, LONGEST_PAUSE)
 
     def enqueue(self, job_id: str, queue: str, priority: int, *, marked: bool = False) -> None:
         """Send the message of a committed job. While the broker is away, the scheduler sends it later.

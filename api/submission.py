@@ -17,7 +17,7 @@ from api.schemas import (
     Label,
     Tag,
 )
-from api.upload_check import amended_roles, settle_roles, uploaded_spec
+from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import DatasetSpec, Spec, UploadedData
 from store import datasets, jobs
@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 CostStrength = Annotated[float, Field(ge=0, le=1e6)]
 
 
-MAX_RUNS = 256  # networks in one job; a sweep beyond that is several jobs
+MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
 
 
 class JobSpec(Spec):
@@ -49,10 +49,10 @@ class JobIn(Body):
     recipe: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
         default=None, description="The name of a recipe, whose spec is used."
     )
-    seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MAX_RUNS, description="One run for each.")
+    seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MAX_VALUES, description="One run for each.")
     cost_strengths: list[CostStrength] = Field(
         default=[],
-        max_length=MAX_RUNS,
+        max_length=MAX_VALUES,
         description="λ of the first phase that costs anything; the others keep their proportion to it. "
         "One run for each, times the seeds. Empty: as the spec says.",
     )
@@ -75,11 +75,6 @@ class JobIn(Body):
             raise ValueError("Name the data either in `dataset` or in `spec/dataset`, not in both.")
         if self.roles is not None and self.dataset is None:
             raise ValueError("`roles` are roles of columns of an uploaded data set; name it in `dataset`.")
-        if len(self.seeds) * max(1, len(self.cost_strengths)) > MAX_RUNS:
-            raise ValueError(
-                f"{len(self.seeds)} seeds × {len(self.cost_strengths)} cost strengths are more than {MAX_RUNS} runs; "
-                "split them over several jobs."
-            )
         return self
 
 
@@ -91,19 +86,29 @@ class ForkIn(Body):
     )
     dataset: DatasetId | None = Field(default=None, description="Other data: a data set of your team.")
     roles: Roles | None = Field(default=None, description="With `dataset`: other column roles than its own.")
-    seeds: list[Seed] | None = Field(default=None, min_length=1, max_length=256, description="Null: the same seed.")
-    cost_strengths: list[CostStrength] = Field(default=[], max_length=256)
+    seeds: list[Seed] | None = Field(
+        default=None, min_length=1, max_length=MAX_VALUES, description="Null: the same seed."
+    )
+    cost_strengths: list[CostStrength] = Field(default=[], max_length=MAX_VALUES)
     name: Label | None = None
     tags: list[Tag] = Field(default=[], max_length=20)
     priority: int = Field(default=5, ge=0, le=9)
 
 
-def submit(rows: Session, who: Caller, body: JobIn, *, now: datetime, idempotency_key: str | None = None) -> JobView:
+def submit(
+    rows: Session, who: Caller, body: JobIn, *, max_runs: int, now: datetime, idempotency_key: str | None = None
+) -> JobView:
     """The requested job, queued in this transaction and marked as sent: send its message after the commit.
+
+    max_runs   BIMT_MAX_RUNS: most runs of one job
 
     Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
     QuotaExceeded, and Conflict for a key that was used for another request.
     """
+    asked = len(body.seeds) * max(1, len(body.cost_strengths))
+    if asked > max_runs:  # before a spec is written out for each of them
+        sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {max_runs}"
+        raise invalid("/seeds", f"{sentence}; submit several jobs.")
     spec, dataset_id = complete(rows, who.team_id, body)
     return jobs.submit(
         rows,
@@ -256,7 +261,7 @@ def _dataset_part(row: Dataset, roles: Roles | None) -> dict[str, Any]:
     if roles is not None:
         asked = roles.model_dump(exclude_unset=True)
         settled |= settle_roles(row.preview or {}, amended_roles(settled, asked), under="/roles")
-    return uploaded_spec(row.id, row.sha256 or "", row.format or "", settled)
+    return {"kind": "uploaded", "dataset_id": row.id, "sha256": row.sha256, "format": row.format} | settled
 
 
 def _own_upload(rows: Session, team_id: str, data: UploadedData) -> str:

@@ -16,15 +16,14 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
 from api.auth import Access, audit, caller
-from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, make_dataset
+from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, checked, make_dataset
 from api.datasets import api as datasets_api
 from api.datasets import shown as shown_dataset
 from api.problems import Problem, field_errors, fields_problem, invalid, too_large, wrong
 from api.routing import Resource, answer
 from api.schemas import Body, DatasetId, InPath, Label, ResponseModel, identifier
 from api.services import services
-from api.upload_check import format_of
-from store import datasets
+from store import datasets, operations
 from store.errors import QuotaExceeded, TooLarge
 from store.files import StoredFile, free
 from store.tables import Dataset, Upload
@@ -75,6 +74,27 @@ class UploadOut(ResponseModel):
     dataset_id: DatasetId | None = Field(default=None, description="What it became; null until it is completed.")
     created_at: datetime
     expires_at: datetime
+
+
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".idx": "idx",
+    ".idx.gz": "idx",
+    "-ubyte": "idx",
+    "-ubyte.gz": "idx",
+    ".cayley": "cayley",
+    ".json": "cayley",
+}
+
+
+def format_of(file_name: str) -> str | None:
+    """The format that the ending of a file's name stands for."""
+    return next((form for ending, form in ENDINGS.items() if file_name.lower().endswith(ending)), None)
 
 
 CHUNK = 256 * 1024  # bytes read from the connection at once
@@ -451,6 +471,7 @@ def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any
             state="checking",
             now=here.now(),
         )
+        check = operations.submit_check(rows, row, now=here.now())
     if not here.files.exists(file.sha256):  # freed by another request between its arrival and its row
         with here.database.write() as rows:
             datasets.delete(rows, who.team_id, row.id)
@@ -460,4 +481,4 @@ def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any
         datasets.delete(rows, who.team_id, row.id)
         free(rows, here.files, [file.sha256])
 
-    return here.upload_checker.begin(row, undo=undo)
+    return checked(row, check, undo=undo)

@@ -11,4 +11,3 @@ from store.settings import Settings
 settings = Settings.from_env(os.environ)
 log.set_up(settings.log_level, processors=[request_fields])
 app = create_app(settings)
-app.extensions["bimt"].upload_checker.wake()  # checks that were cut off by the end of another process

@@ -123,13 +123,13 @@ def measure(recipe: str, *, steps: int | None = None, stepper: str = "auto") -> 
     sliced = 0
     watch = time.process_time()
     job = Training.begin(spec, dataset, seed=0)
-    for moment in job.moments():
-        if moment.checkpoint_due:
+    for update in job.updates():
+        if update.checkpoint_due:
             job.checkpoint()
         ours += time.process_time() - watch
-        if moment.fraction * SLICES >= sliced:
+        if update.fraction * SLICES >= sliced:
             sliced += 1
-            oracle_steps += _oracle_steps(oracle, job.schedule.stage(moment.step).cost_strength)
+            oracle_steps += _oracle_steps(oracle, job.schedule.stage(update.step).cost_strength)
             if sliced % 4 == 1 or expected < ORACLE_SLICE_SECONDS:
                 oracle_passes.append(next(passes))
         watch = time.process_time()

@@ -82,7 +82,7 @@ def run_experiment(experiment: Experiment) -> Row:
         return {"recipe": experiment.recipe, "seed": seed, "skipped": str(missing)}
     began = time.process_time()
     training = Training.begin(spec, dataset, seed=seed)
-    history = [moment.row for moment in training.moments() if moment.row]
+    history = [update.row for update in training.updates() if update.row]
     trained = time.process_time()
     row: Row = {
         "recipe": experiment.recipe,

@@ -1,6 +1,6 @@
 """Names of the version before that the store still accepts, with a warning, until the next version: the one table.
 
-Documented in docs/operations.md. Old addresses stand in api/aliases.py, old names of the client in
+Documented in docs/aliases.md. Old addresses stand in api/aliases.py, old names of the client in
 client/bimt/deprecated.py, old import paths of the engine in bimt_engine/_aliases.py.
 """
 

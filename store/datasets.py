@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, func, or_, select, update
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Mapped, Session, mapped_column, undefer
 
@@ -187,34 +187,6 @@ def change(session: Session, dataset: Dataset, **values: Any) -> Dataset:
         raise Conflict(f"Data set `{dataset.id}` was changed or deleted meanwhile; look at it and try again.")
     session.expire_all()
     return get(session, dataset.team_id, dataset.id)
-
-
-def take_check(session: Session, *, now: datetime, silent_since: datetime) -> Dataset | None:
-    """Claim the oldest data set that waits for its check; None if there is none.
-
-    During a check `checked_at` is the last heartbeat of the process that runs it. A check without a heartbeat since
-    `silent_since` is started again here. To be deleted once checks are operations of kind `check_upload`.
-    """
-    unclaimed = or_(Dataset.checked_at.is_(None), Dataset.checked_at < silent_since)
-    oldest = select(Dataset.id).where(Dataset.state == "checking", unclaimed).order_by(Dataset.id).limit(1)
-    taken = (
-        update(Dataset)
-        .where(Dataset.id.in_(oldest.with_for_update(skip_locked=True)), Dataset.state == "checking", unclaimed)
-        .values(checked_at=now)
-        .returning(Dataset)
-        .execution_options(synchronize_session=False)
-    )
-    return session.scalar(taken)
-
-
-def hold_check(session: Session, dataset_id: str, *, since: datetime, now: datetime | None) -> bool:
-    """Renew the claim on a check; `now` None releases it. False if another process has claimed it.
-
-    since   time of the claim's last heartbeat
-    """
-    ours = (Dataset.id == dataset_id, Dataset.state == "checking", Dataset.checked_at == since)
-    held = update(Dataset).where(*ours).values(checked_at=now).returning(Dataset.id)
-    return session.scalar(held.execution_options(synchronize_session=False)) is not None
 
 
 def get(session: Session, team_id: str, dataset_id: str) -> Dataset:

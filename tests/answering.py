@@ -1,5 +1,5 @@
-"""A worker that answers operations, for tests of the whole and of the API: one process for all tests, since it takes
-seconds to start."""
+"""Workers that answer operations in tests: one process for all tests, since it takes seconds to start, and a worker
+without a process that checks uploads alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
+from sqlalchemy import select
 
 from bimt_engine.spec import Spec
+from store import jobs
 from store.database import Database
 from store.files import Files
+from store.jobs.leases import Claim
+from store.jobs.tables import CHECK_UPLOAD
 from store.settings import Settings
+from store.tables import Job
 from worker.context import WorkerContext
 from worker.engine_process import EngineProcess, operation_process
 from worker.operation_queue import INTERACTIVE, OperationQueue
@@ -69,6 +74,25 @@ def shared_process(tmp_path_factory) -> Iterator[SharedProcess]:
 
 def operations_on(settings: Settings, database: Database, files: Files, shared: SharedProcess) -> QueueForTests:
     return QueueForTests(WorkerContext(settings, database, files, name="operations@here"), shared)
+
+
+class ChecksOnly(WorkerContext):
+    """A worker that claims checks of uploads and leaves other operations queued."""
+
+    def claim(self, queue: str | None = None) -> Claim | None:
+        with self.database.read() as session:
+            is_check = (Job.kind == CHECK_UPLOAD, Job.state == "queued")
+            job_id = session.scalar(select(Job.id).where(*is_check).order_by(Job.id).limit(1))
+        if job_id is None:
+            return None
+        with self.database.write() as session:
+            more = {"worker": self.name, "now": self.now(), "lease_seconds": self.settings.lease_seconds}
+            return jobs.claim(session, job_id, **more)
+
+
+def upload_checks(settings: Settings, database: Database, files: Files) -> OperationQueue:
+    """`serve(INTERACTIVE)` runs every check of an upload that waits, in limited children of this process."""
+    return OperationQueue(ChecksOnly(settings, database, files, name="checks@here"))
 
 
 @lru_cache

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 
 
 def main(arguments: list[str]) -> int:
     """Work until SIGTERM, which makes the running job write a checkpoint and return to the queue."""
-    from store.settings import DEPRECATED_VALUES, OPERATION_QUEUES
+    from store import aliases
+    from store.settings import QUEUES
 
-    old_queues = DEPRECATED_VALUES["BIMT_QUEUE"]
-    queues = ("cpu", "gpu", *OPERATION_QUEUES, *old_queues)
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until told to stop.")
     parser.add_argument(
         "--queue",
-        choices=queues,
+        choices=(*QUEUES, *aliases.QUEUES),  # an old name is accepted with a warning by Settings
         metavar="QUEUE",
         help="cpu, gpu, or interactive (operations; also serves batch); default BIMT_QUEUE, or cpu",
     )
@@ -35,9 +33,6 @@ def main(arguments: list[str]) -> int:
     from worker.app import app, context, settings
 
     set_up(settings.log_level)
-    if options.queue in old_queues:
-        new = old_queues[options.queue]
-        logging.getLogger("worker").warning("the queue `%s` is called `%s` now", options.queue, new)
     words = ["worker", "--queues", ",".join(context.queues), "--hostname", context.name]
     words += ["--loglevel", settings.log_level]
     app.worker_main([*words, "--without-gossip", "--without-mingle", "--without-heartbeat"])

@@ -239,7 +239,7 @@ class Batch:
         if training.finished:  # only its evidence is missing
             reporter.progress(self.left, run_progress.training(1.0, training.seconds), "training")
             return
-        for update in training.moments():
+        for update in training.updates():
             self._report(update)
             if not self.left:
                 return

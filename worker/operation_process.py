@@ -8,6 +8,7 @@ another BimtError, for what cannot be answered as it was asked.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import sys
@@ -55,10 +56,14 @@ CACHED = 4  # networks and data sets; one question to a network is often followe
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of an operation: a document for JSON, and files by name."""
+    """The result of an operation: a document for JSON, and files by name.
+
+    figures   of a job, by name, in base64: they are stored beside its document, which is small as well.
+    """
 
     document: Any = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -237,7 +242,18 @@ def _pareto(request: Request) -> Answer:
         }
         for run in request.document["runs"]
     ]
-    return Answer(finite_json(pareto(points, tolerance=request.asked["tolerance"])))
+    document = finite_json(pareto(points, tolerance=request.asked["tolerance"]))
+    return Answer(document, figures=_figures("pareto", document))
+
+
+def _figures(kind: str, document: Mapping[str, Any]) -> dict[str, str]:
+    """The figure of a job's document as SVG and PNG; nothing where it would show nothing."""
+    from bimt_engine.figures.registry import JOB_FIGURES
+    from bimt_engine.figures.style import to_png, to_svg
+
+    figure = JOB_FIGURES[kind](document)
+    drawn = {} if figure is None else {f"{kind}.svg": to_svg(figure), f"{kind}.png": to_png(figure)}
+    return {name: base64.b64encode(content).decode() for name, content in drawn.items()}
 
 
 @handles("stability")
@@ -270,7 +286,7 @@ def answer(folder: Path, writer: Sends) -> OperationMessage:
         request = Request.read(folder, progress=progress)
         found = HANDLERS[request.document["kind"]](request)
         files = {name: write_whole(folder, f"file-{n}", body) for n, (name, body) in enumerate(found.files.items())}
-        document = {"document": found.document, "files": files}
+        document = {"document": found.document, "files": files, "figures": dict(found.figures)}
         write_whole(folder, "answer.json", json.dumps(document, allow_nan=False).encode())
         return Answered()
     except Refusal as refusal:

@@ -265,6 +265,7 @@ class OperationRunner:
             lambda: OperationResult(
                 answer["document"],
                 {name: files.put_path(self.folder / file) for name, file in answer["files"].items()},
+                answer.get("figures", {}),
             )
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ MAX_SNAPSHOTS = 1000  # a film leaves out the rest
 
 @dataclass(frozen=True)
 class OperationResult:
-    """The result of an operation: a document, or None, and files that are in the store already."""
+    """The result of an operation: a document, or None, files that are in the store already, figures in base64."""
 
     document: Any
     files: Mapping[str, StoredFile]
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ def _runs(loader: InputLoader) -> dict[str, Any]:
 
 def _upload(loader: InputLoader) -> dict[str, Any]:
     """The uploaded file. What was asked holds its `sha256`, `format` and `roles`, and the `dataset_id`."""
-    return {"path": loader.path(loader.claim.spec["sha256"])}
+    try:
+        return {"path": loader.path(loader.claim.spec["sha256"])}
+    except NotFound:
+        raise StoreError("The stored file is missing; upload it again.") from None
 
 
 INPUTS: dict[str, Callable[[InputLoader], dict[str, Any]]] = {
@@ -174,10 +178,11 @@ def as_document_of_the_run(session: Session, claim: Claim, result: OperationResu
 
 
 def as_document_of_the_job(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
-    """As a document of the job, by the name of the kind, with the runs that it is about."""
+    """As a document of the job, by the name of the kind, with the runs that it is about; its figures the same way."""
     operations.succeed(session, claim, result.document, now=now)
-    kept = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"], "document": result.document}
-    jobs.add_body(session, claim.spec["job_id"], claim.kind, kept)
+    about = {"run_ids": claim.spec["run_ids"], "order": claim.spec["order"]}
+    for name, document in {claim.kind: result.document, **result.figures}.items():
+        jobs.add_body(session, claim.spec["job_id"], name, about | {"document": document})
 
 
 def as_verification(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
@@ -187,6 +192,25 @@ def as_verification(session: Session, claim: Claim, result: OperationResult, *, 
         version = session.get(ModelVersion, (model_id, claim.spec["number"]))
         if version is not None:
             models.record_verification(session, version, verification=result.document, now=now)
+
+
+def as_check_result(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As the state, preview and roles of the data set."""
+    found = result.document
+    if "errors" in found:
+        operations.finish_check(session, claim, errors=found["errors"], now=now)
+        return
+    preview, roles = found["preview"], found["roles"]
+    operations.finish_check(
+        session,
+        claim,
+        preview=preview,
+        roles=roles,
+        task=roles["task"],
+        rows=preview["rows"],
+        columns=len(preview["columns"]),
+        now=now,
+    )
 
 
 def _check_upload(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
@@ -212,5 +236,5 @@ OPERATIONS: dict[str, OperationKind] = {
     "onnx": OperationKind(needs=("network",), store=as_files_of_the_run),
     "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
     "verify": OperationKind(needs=("network", "documents"), store=as_verification, seconds=1800),
-    "check_upload": OperationKind(needs=("upload",), store=as_answer, seconds=600, compute=_check_upload),
+    "check_upload": OperationKind(needs=("upload",), store=as_check_result, seconds=600, compute=_check_upload),
 }

@@ -26,16 +26,18 @@ def install(app: Flask) -> None:
         brief=filters.brief,
         caption=filters.caption,
         code=filters.code,
+        data_label=filters.data_label,
         duration=filters.duration,
         figure_name=filters.figure_name,
         listed=statements.listed,
         markdown=filters.markdown,
-        measured=filters.measured,
+        measured=statements.measured,
         metric=statements.metric_label,
-        number=filters.number,
+        number=statements.number,
         size=filters.size,
         timestamp=filters.timestamp,
     )
+    app.jinja_env.globals["supported_means"] = statements.SUPPORTED_MEANS
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 

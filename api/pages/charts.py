@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from api.pages.filters import number
+from bimt_engine.analysis.statements import number
 
 WIDTH, HEIGHT = 560, 270  # user units of the viewBox; the page scales them
 LEFT, RIGHT, TOP, BOTTOM = 62, 30, 30, 44
@@ -20,17 +20,11 @@ class Series:
 
     points   (x, y) in data units.
     tone     number of the colour, 1 … 6.
-    dashed   for a line that the others are compared with.
-    dots     draw a dot at every point.
-    joined   draw the line itself; False leaves the dots alone.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     tone: int = 1
-    dashed: bool = False
-    dots: bool = False
-    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,10 @@ def line_chart(
     x: Axis,
     y: Axis,
     marks: Sequence[tuple[float, str]] = (),
-    steps: bool = False,
 ) -> Markup:
     """The series in one chart, with axes and a legend; a sentence where no point can be drawn.
 
     marks   (x, label): vertical lines, such as the beginning of a phase.
-    steps   values hold until the next point, as a pruned network's loss does.
 
     Points that are not finite, or not positive on a logarithmic axis, are left out.
     """
@@ -89,13 +81,8 @@ def line_chart(
                 )
     for line, drawn in kept:
         places = [(across(a), up(b)) for a, b in drawn]
-        dash = " dashed" if line.dashed else ""
         title_ = f"<title>{escape(line.name)}</title>"
-        if line.joined:
-            parts.append(f'<path class="line tone-{line.tone}{dash}" d="{_path(places, steps)}">{title_}</path>')
-        if line.dots:
-            dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5"/>' for a, b in places)
-            parts.append(f'<g class="dots tone-{line.tone}">{title_}{dots}</g>')
+        parts.append(f'<path class="line tone-{line.tone}" d="{_path(places)}">{title_}</path>')
     parts.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
         f"{escape(x.label)}</text>"
@@ -103,9 +90,7 @@ def line_chart(
     parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y.label)}</text>')
     parts.append("</svg>")
     legend = "".join(
-        f'<li><span class="swatch tone-{line.tone}{" dashed" if line.dashed else ""}"></span>{escape(line.name)}</li>'
-        for line, drawn in kept
-        if drawn
+        f'<li><span class="swatch tone-{line.tone}"></span>{escape(line.name)}</li>' for line, drawn in kept if drawn
     )
     return Markup("".join(parts) + f'<ul class="legend">{legend}</ul>')
 
@@ -164,7 +149,7 @@ def _drawable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[t
     ]
 
 
-def _path(points: list[tuple[float, float]], steps: bool) -> str:
+def _path(points: list[tuple[float, float]]) -> str:
     if not points:
         return ""
     start, rest = points[0], points[1:]
@@ -172,5 +157,5 @@ def _path(points: list[tuple[float, float]], steps: bool) -> str:
     if not rest:
         out.append("h0.1")
     for a, b in rest:
-        out.append(f"H{a:.1f}V{b:.1f}" if steps else f"L{a:.1f} {b:.1f}")
+        out.append(f"L{a:.1f} {b:.1f}")
     return "".join(out)

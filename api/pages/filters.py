@@ -16,22 +16,12 @@ from markupsafe import Markup, escape
 from pydantic import TypeAdapter, ValidationError
 
 from api.problems import Problem
-from bimt_engine.analysis import statements
-from bimt_engine.analysis.statements import FIGURE_LABELS, counted
+from bimt_engine.analysis.statements import FIGURE_LABELS, counted, number
+from bimt_engine.data.registry import KINDS
 
 MAX_SHOWN = 120  # characters of a JSON document in a table cell
 
 # --- values as text ------------------------------------------------------------------------------------
-
-
-def number(value: float | int | None) -> str:
-    """A number with three significant digits; documents hold integers, too."""
-    return statements.number(None if value is None else float(value))
-
-
-def measured(name: str | None, value: float | int | None) -> str:
-    """The value of a metric: shares with the digits that tell them from 1, all others as numbers."""
-    return statements.measured(name, None if value is None else float(value))
 
 
 def timestamp(when: datetime | None) -> str:
@@ -101,6 +91,11 @@ def figure_name(name: str) -> str:
     """The name of a figure file as a title: `prune-curve.svg` is Prune curve."""
     stem = name.rpartition(".")[0] or name
     return stem.replace("-", " ").replace("_", " ").capitalize()
+
+
+def data_label(kind: str | None) -> str:
+    """The label of a kind of data set; of one that is no longer made, its name."""
+    return KINDS[kind].label if kind in KINDS else (kind or "–").replace("_", " ")
 
 
 def caption(name: str) -> str:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
 
 from flask import Blueprint, render_template, request
-from markupsafe import Markup
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.charts import Axis, Series, line_chart
-from api.pages.filters import after, duration, known, measured, number, pretty
+from api.pages.filters import after, duration, known, pretty
 from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId
 from api.services import services
-from bimt_engine.analysis.statements import metric_label, pareto_statement
+from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
 from bimt_engine.recipes import load_recipe, recipe_names
 from store import datasets, jobs, runs, teams
 from store.jobs.tables import STATES
@@ -236,27 +234,5 @@ def comparison(rows: Session, job: JobView, found: Sequence[Run]) -> dict[str, A
         "missing": [kind for kind in kept if kind not in documents],
         "stability": documents.get("stability"),
         "pareto": pareto_statement(pareto),
-        "chart": pareto_chart(pareto.get("points") or []),
+        "drawn": len(pareto.get("points") or []) > 1,
     }
-
-
-def pareto_chart(points: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Loss against wiring, a dot for each run; the Pareto-efficient runs are joined."""
-
-    def places(kept: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-        pairs = [(point.get("wiring"), point.get("loss")) for point in kept]
-        return sorted((a, b) for a, b in pairs if a is not None and b is not None and math.isfinite(a + b))
-
-    efficient = [point for point in points if point.get("efficient")]
-    lines = [
-        Series("Pareto-efficient", places(efficient), tone=1, dots=True),
-        Series(
-            "dominated by another run",
-            places([p for p in points if not p.get("efficient")]),
-            tone=2,
-            dots=True,
-            joined=False,
-        ),
-    ]
-    lines = [line for line in lines if line.points]
-    return line_chart("Loss against wiring", lines, x=Axis("wiring"), y=Axis("loss", log=True)) if lines else None

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
-from bimt_engine.analysis.statements import network_statement
+from bimt_engine.analysis.statements import network_statement, neuron_label
+from bimt_engine.figures.layout import has_sheets, lay_out_once
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 60.0
@@ -31,11 +32,14 @@ def network_picture(
     if not graph.neurons or len(graph.connections) > max_connections:
         return None
     layers = _layer_order(graph)
-    sheet = any(len(n.position) > 1 for n in graph.neurons)
+    sheet = has_sheets(graph)
     gap = 190.0 if sheet else max(120.0, min(190.0, 560.0 / max(1, len(layers) - 1)))
     bottom = MARGIN + gap * (len(layers) - 1) + (70 if sheet else 0)
     wired = {end for c in graph.connections for end in (c.source, c.target)}
-    place = _places(graph, layers, gap, bottom)
+    place = {
+        neuron: (MARGIN + (WIDTH - 2 * MARGIN) * at.x, bottom - gap * at.y)
+        for neuron, at in lay_out_once(graph, layers).items()
+    }
     tones = module_tones(graph)
     height = bottom + MARGIN
     label = f"{title}. {network_statement(graph)}"
@@ -83,28 +87,10 @@ def _layer_order(graph: Graph) -> list[str]:
     return named or list(dict.fromkeys(n.layer for n in graph.neurons))
 
 
-def _places(graph: Graph, layers: list[str], gap: float, bottom: float) -> dict[str, tuple[float, float]]:
-    """Neuron id → (x, y) in user units. Positions are scaled to the width that all layers use together."""
-    depth = {name: i for i, name in enumerate(layers)}
-    across = [n.position[0] for n in graph.neurons if n.position]
-    low, high = (min(across), max(across)) if across else (0.0, 1.0)
-    span = (high - low) or 1.0
-    deep = [n.position[1] for n in graph.neurons if len(n.position) > 1]
-    back, front = (min(deep), max(deep)) if deep else (0.0, 1.0)
-    places = {}
-    for n in graph.neurons:
-        x = (n.position[0] - low) / span if n.position else 0.5
-        y = (n.position[1] - back) / ((front - back) or 1.0) - 0.5 if len(n.position) > 1 else 0.0
-        usable = WIDTH - 2 * MARGIN
-        left = MARGIN + (usable * 0.82 * x + usable * 0.18 * (y + 0.5) if deep else usable * x)
-        places[n.id] = (left, bottom - depth.get(n.layer, 0) * gap - y * 110)
-    return places
-
-
 def _connections(graph: Graph, place: Mapping[str, tuple[float, float]], *, grips: bool) -> list[str]:
     heaviest = max((abs(c.weight) for c in graph.connections), default=1.0) or 1.0
     module_of = {n.id: n.module for n in graph.neurons}
-    called = {n.id: n.name or _label(n.id) for n in graph.neurons}
+    called = {n.id: neuron_label(n) for n in graph.neurons}
     parts = []
     for c in sorted(graph.connections, key=lambda c: abs(c.weight)):
         (x1, y1), (x2, y2) = place[c.source], place[c.target]
@@ -142,7 +128,7 @@ def _neuron(
         radius *= 0.6
     module = f' data-module="{escape(neuron.module)}"' if neuron.module else ""
     tone = f" module-{tones[neuron.module]}" if neuron.module else ""
-    title = neuron.name or _label(neuron.id)
+    title = neuron_label(neuron)
     if neuron.module:
         title += f", module {neuron.module}"
     label = ""
@@ -159,11 +145,6 @@ def _neuron(
         f'<g {group}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         f"<title>{escape(title)}</title></circle>{label}</g>"
     )
-
-
-def _label(identifier: str) -> str:
-    layer, _, slot = identifier.partition(":")
-    return f"{layer} {slot}" if slot else layer
 
 
 def _short(name: str) -> str:

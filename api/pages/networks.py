@@ -6,7 +6,7 @@ import itertools
 from typing import Any, get_args
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as Redirect
 
@@ -22,8 +22,9 @@ from api.schemas import RunId
 from api.services import services
 from api.versions import CompareQuery, compare, side_of
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.statements import network_statement
-from bimt_engine.spec import DatasetSpec, Method
+from bimt_engine.analysis.statements import network_statement, neuron_label
+from bimt_engine.data.registry import KINDS
+from bimt_engine.spec import Method
 from store import datasets, jobs, models, runs, teams
 from store import models as annotation_rows
 from store import models as links
@@ -44,8 +45,6 @@ MODEL_FILTERS = (
     ("min_modularity", "Modularity Q, at least"),
     ("min_selectivity", "Selectivity, at least"),
 )
-_KINDS = TypeAdapter(DatasetSpec).json_schema()["discriminator"]["mapping"]
-DATASET_KINDS = {kind: kind.replace("_", " ") for kind in _KINDS}  # label of every kind that a spec may have
 VISIBILITIES = {
     "private": "only its author",
     "team": "the team",
@@ -124,7 +123,7 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
 
 def switches(graph: Graph) -> list[dict[str, Any]]:
     """The connections that can be switched off one by one, the most harmful first, each with its own effect."""
-    called = {n.id: n.name or n.id.replace(":", " ") for n in graph.neurons}
+    called = {n.id: neuron_label(n) for n in graph.neurons}
     ranked = sorted(graph.connections, key=lambda c: (-(c.effect or 0.0), -abs(c.weight), c.key))[:MAX_SWITCHES]
     return [
         {"key": c.key, "what": f"{called[c.source]} → {called[c.target]}", "weight": c.weight, "effect": c.effect}
@@ -151,7 +150,7 @@ def thumbnail(run_id: str) -> Response:
     """The network as a small picture, which follows the colour theme. It never changes, so browsers may keep it."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-4-{run.id}"
+        etag = f"thumbnail-5-{run.id}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)
@@ -206,7 +205,7 @@ def model_list() -> str:
         asked=request.args,
         model_filters=MODEL_FILTERS,
         methods=get_args(Method),
-        dataset_kinds=DATASET_KINDS,
+        dataset_kinds={name: kind.label for name, kind in KINDS.items()},
         datasets=ready,
         authors=names,
         team=caller().team_id,

@@ -15,15 +15,17 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from api.pages.charts import Axis, Series, line_chart
-from api.pages.filters import measured, number
+from api.pages.filters import data_label
 from bimt_engine.analysis.statements import (
     INTERVENTION_LABELS,
     METRIC_LABELS,
     FormulaStatement,
     formula_statements,
     listed,
+    measured,
     metric_label,
     module_statement,
+    number,
     sentence,
     share,
 )
@@ -221,7 +223,7 @@ def headline(spec: Mapping[str, Any]) -> list[str]:
     if data.get("kind") == "uploaded":
         words.append(f"{data.get('task', '')} of {listed(data.get('targets') or [])}".strip())
     elif data.get("kind"):
-        words.append(str(data["kind"]).replace("_", " "))
+        words.append(data_label(data["kind"]))
     if network.get("kind"):
         hidden = network.get("hidden")
         shape = " of " + " – ".join(str(w) for w in hidden) if isinstance(hidden, list) and hidden else ""

@@ -186,7 +186,9 @@ def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
     """
     slices = []
     for s in net.slices:
-        cells = generator.permutation(s.sources.size * s.targets.size)[: s.weight.size]
+        pairs = s.sources.size * s.targets.size
+        folds = -(-s.weight.size // pairs)  # parallel connections: kernel taps, or query, key and value
+        cells = generator.permutation(pairs * folds)[: s.weight.size] % pairs
         slices.append(replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size]))
     return replace(net, slices=tuple(slices))
 

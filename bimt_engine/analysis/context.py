@@ -73,7 +73,9 @@ class AnalysisContext:
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
         train, held_out = parts
         scale = loss_scale(train.targets, dataset.targets, loss)
-        return cls(copied, NumpyMlp.of(copied) or general, general, dataset, train, held_out, loss, scale)
+        chain = copied.wiring.chain
+        evaluator = NumpyMlp.of(copied) if chain is not None and chain.embedding is None else None
+        return cls(copied, evaluator or general, general, dataset, train, held_out, loss, scale)
 
     @property
     def wiring(self) -> Wiring:
@@ -83,8 +85,7 @@ class AnalysisContext:
     @property
     def plain(self) -> NumpyMlp | None:
         """A perceptron on plain numbers, which formulas are read out of; None for any other network."""
-        chain = self.wiring.chain
-        return self.evaluator if isinstance(self.evaluator, NumpyMlp) and chain and chain.embedding is None else None
+        return self.evaluator if isinstance(self.evaluator, NumpyMlp) else None
 
     def values(self) -> Values:
         """Every parameter by name."""

@@ -1,6 +1,6 @@
 """What every analysis asks of a network, and the changes that interventions make to one.
 
-Two classes answer: `NumpyMlp` for a wiring that is a chain (numpy_mlp.py), `HookedNetwork` for any other
+Two classes do it: `NumpyMlp` for a chain that reads numbers (numpy_mlp.py), `HookedNetwork` for anything else
 (hooked_network.py). `AnalysisContext` chooses; no analysis asks which it was, and none asks for an architecture.
 """
 

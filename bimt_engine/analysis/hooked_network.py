@@ -25,6 +25,7 @@ from bimt_engine.analysis.evaluator import (
     Values,
     WeightChange,
 )
+from bimt_engine.analysis.numpy_mlp import NumpyMlp
 from bimt_engine.analysis.reachability import drop_dead_ends, full_masks
 from bimt_engine.networks.network import ActivationHook, Network
 
@@ -36,16 +37,17 @@ NUMBERS_AT_ONCE = 2**24  # of the largest activation in one forward pass
 class HookedNetwork:
     """A float64 network in evaluation mode.
 
+    side_by_side the same in numpy where the wiring is a chain, for interventions; torch is faster at all the rest.
     time_steps   the output's steps that count, their outputs side by side in one row; None: it has no time axis.
     at_once      examples in one forward pass.
     work         multiplications for one example.
     """
 
     network: Network
+    side_by_side: NumpyMlp | None
     time_steps: tuple[int, ...] | None
     at_once: int
     work: int
-    replaces_signals: bool = False
 
     @classmethod
     def of(cls, network: Network, example: Inputs, *, time_steps: tuple[int, ...] | None) -> HookedNetwork:
@@ -58,7 +60,8 @@ class HookedNetwork:
             parameters[w.parameter].numel() * seen[w.target].numel() // wiring.layer(w.target).places
             for w in wiring.weight_layers
         )
-        return cls(network, time_steps, max(1, min(MAX_EXAMPLES_AT_ONCE, NUMBERS_AT_ONCE // largest)), work)
+        at_once = max(1, min(MAX_EXAMPLES_AT_ONCE, NUMBERS_AT_ONCE // largest))
+        return cls(network, NumpyMlp.of(network), time_steps, at_once, work)
 
     def with_values(self, values: Mapping[str, Array]) -> Network:
         """A copy of the network with these parameters."""
@@ -83,6 +86,11 @@ class HookedNetwork:
         return np.concatenate(answers)
 
     # --- Evaluator --------------------------------------------------------------------------------
+
+    @property
+    def replaces_signals(self) -> bool:
+        """Whether a WeightChange can replace what a single connection carries: in a chain."""
+        return self.side_by_side is not None
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
         """What the network answers with these parameters."""
@@ -118,7 +126,9 @@ class HookedNetwork:
     def intervened(
         self, values: Mapping[str, Array], trials: Sequence[Trial], inputs: Inputs, partner: Shaped[np.ndarray, " N"]
     ) -> list[Outputs]:
-        """Answers under each trial, one after another."""
+        """Answers under each trial: of a chain side by side, else one after another."""
+        if self.side_by_side is not None:
+            return self.side_by_side.intervened(values, trials, inputs, partner)
         return [self._under(values, trial, inputs, partner) for trial in trials]
 
     def full_masks(self, values: Mapping[str, Array]) -> Masks:

@@ -1,7 +1,8 @@
 """A perceptron as plain float64 arrays: what small analyses compute on, thousands of times a second.
 
-Whatever is a chain by its wiring is computed here and nowhere else: outputs, activations, all ablations and all
-interventions side by side. Arrays inside are in slot order; inputs and outputs are in the order of the data.
+Outputs, activations, all ablations and all interventions side by side, for any wiring that is a chain. (A chain over
+tokens has interventions only here: torch is faster at the rest of it.) Arrays inside are in slot order; inputs and
+outputs are in the order of the data.
 """
 
 from __future__ import annotations
@@ -24,45 +25,52 @@ from bimt_engine.analysis.evaluator import (
     Values,
     WeightChange,
 )
-from bimt_engine.analysis.reachability import drop_dead_ends, full_masks
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.wiring import Chain, Wiring
 
 SQRT_HALF = 0.7071067811865476
 SQRT_2_OVER_PI = 0.7978845608028654
 ABLATED_AT_ONCE = 4e6  # activations held at once while connections are ablated
+NO_SLOPE = np.empty(0)
 CHANGED_AT_ONCE = 2_000_000  # activations of one layer held at once while trials run side by side
 
 
-def _silu(z: Array) -> tuple[Array, Array]:
+def _silu(z: Array, slope: bool) -> tuple[Array, Array]:
     gate = expit(z)
-    return z * gate, gate * (1 + z * (1 - gate))
+    return z * gate, gate * (1 + z * (1 - gate)) if slope else NO_SLOPE
 
 
-def _tanh(z: Array) -> tuple[Array, Array]:
+def _relu(z: Array, slope: bool) -> tuple[Array, Array]:
+    return np.maximum(z, 0.0), (z > 0).astype(z.dtype) if slope else NO_SLOPE
+
+
+def _tanh(z: Array, slope: bool) -> tuple[Array, Array]:
     a = np.tanh(z)
-    return a, 1 - a * a
+    return a, 1 - a * a if slope else NO_SLOPE
 
 
-def _gelu(z: Array) -> tuple[Array, Array]:
+def _gelu(z: Array, slope: bool) -> tuple[Array, Array]:
     below = 0.5 * (1 + erf(z * SQRT_HALF))
-    return z * below, below + z * np.exp(-0.5 * z * z) * SQRT_2_OVER_PI / 2
+    return z * below, below + z * np.exp(-0.5 * z * z) * SQRT_2_OVER_PI / 2 if slope else NO_SLOPE
 
 
-def _gelu_tanh(z: Array) -> tuple[Array, Array]:
+def _gelu_tanh(z: Array, slope: bool) -> tuple[Array, Array]:
     t = np.tanh(SQRT_2_OVER_PI * (z + 0.044715 * z**3))
-    slope = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * z * z)
-    return 0.5 * z * (1 + t), 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * slope
+    a = 0.5 * z * (1 + t)
+    if not slope:
+        return a, NO_SLOPE
+    inner = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * z * z)
+    return a, 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner
 
 
-ACTIVATIONS: dict[str, Callable[[Array], tuple[Array, Array]]] = {
+ACTIVATIONS: dict[str, Callable[[Array, bool], tuple[Array, Array]]] = {
     "silu": _silu,
-    "relu": lambda z: (np.maximum(z, 0.0), (z > 0).astype(z.dtype)),
+    "relu": _relu,
     "tanh": _tanh,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
 }
-"""name -> the activation and its derivative at once."""
+"""name -> (z, whether the slope is wanted) -> the activation, and its derivative or nothing."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ class NumpyMlp:
                 changed = np.repeat(weights[number][None], len(here), axis=0)
                 for i, (_, row, column) in enumerate(here):
                     changed[i, row, column] = 0.0
-                after, _ = forward([changed, *weights[number + 1 :]], biases[number:], before[number], self.activation)
+                onward = [changed, *weights[number + 1 :]]
+                after, _ = forward(onward, biases[number:], before[number], self.activation, slopes=False)
                 yield here, after[-1][..., to_data]
 
     def intervened(
@@ -164,18 +173,12 @@ class NumpyMlp:
         return answers
 
     def full_masks(self, values: Mapping[str, Array]) -> Masks:
-        """Everything kept: weights, and biases where the inputs are numbers."""
-        masks = full_masks(self.wiring, values)
-        if self.chain.embedding is None:
-            masks |= {name: np.ones(values[name].shape, bool) for name in self.chain.biases}
-        return masks
+        """Everything kept: weights and biases."""
+        return {name: np.ones(values[name].shape, bool) for name in (*self.chain.weights, *self.chain.biases)}
 
     def without_dead_ends(self, values: Mapping[str, Array], masks: Masks) -> tuple[Values, Masks]:
-        """The same network without neurons off every path; where the inputs are numbers, its answers do not change."""
-        if self.chain.embedding is None:
-            return without_dead_neurons(values, masks, self.activation)
-        masks = drop_dead_ends(self.wiring, masks)
-        return {n: np.where(masks[n], v, 0.0) if n in masks else v for n, v in values.items()}, masks
+        """The same network without neurons off every path; its answers do not change."""
+        return without_dead_neurons(values, masks, self.activation)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -186,7 +189,7 @@ class NumpyMlp:
             entering = values[self.chain.embedding][inputs].reshape(len(inputs), -1)
         else:
             entering = self.inputs_in_slots(inputs)
-        return forward(weights, biases, entering, self.activation)[0]
+        return forward(weights, biases, entering, self.activation, slopes=False)[0]
 
     def _from_layer(
         self,
@@ -208,7 +211,7 @@ class NumpyMlp:
                 for i, row, signal in carried:
                     here[i, :, row] += signal
                 if number < len(weights):
-                    here = act(here)[0]
+                    here = act(here, False)[0]
             for i, trial in enumerate(trials):
                 for change in trial:
                     if isinstance(change, NeuronChange) and change.layer == layers[number].name:
@@ -259,21 +262,23 @@ def forward(
     biases: Sequence[Float[np.ndarray, "*_ _"]],
     inputs: Shaped[np.ndarray, "*_ N sources"],
     activation: str,
+    *,
+    slopes: bool = True,
 ) -> tuple[list[Array], list[Array]]:
-    """Activations of every neuron layer, inputs first and outputs last, and the slopes of the hidden ones.
+    """Activations of every neuron layer, inputs first and outputs last, and the slopes of the hidden ones if wanted.
 
     A leading axis on the weights (…, target, source) and biases (…, 1, target) runs many networks at once.
     """
     act = ACTIVATIONS[activation]
-    here, seen, slopes = inputs, [inputs], []
+    here, seen, found = inputs, [inputs], []
     last = len(weights) - 1
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         here = here @ weight.swapaxes(-1, -2) + bias
         if number < last:
-            here, slope = act(here)
-            slopes.append(slope)
+            here, slope = act(here, slopes)
+            found.append(slope)
         seen.append(here)
-    return seen, slopes
+    return seen, found
 
 
 def split(values: Mapping[str, Array]) -> tuple[list[Array], list[Array]]:
@@ -297,7 +302,7 @@ def without_dead_neurons(values: Mapping[str, Array], masks: Masks, activation: 
         ahead = np.asarray((masks[f"weights.{i}"] & ahead).any(axis=1))
         reached.append(ahead)
         if i + 1 < layers and not ahead.all():
-            constant = act(values[f"biases.{i}"])[0] * ~ahead
+            constant = act(values[f"biases.{i}"], False)[0] * ~ahead
             onward = values[f"weights.{i + 1}"] * masks[f"weights.{i + 1}"]
             values[f"biases.{i + 1}"] = values[f"biases.{i + 1}"] + onward @ constant
     behind: Array = np.ones(masks[f"weights.{layers - 1}"].shape[0], bool)

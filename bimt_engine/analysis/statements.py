@@ -10,12 +10,13 @@ Longer than other files on purpose: what is said of one network can be compared 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bimt_engine.analysis.graph import Graph
+    from bimt_engine.analysis.graph import Graph, Neuron
 
 Document = Mapping[str, Any]
 
@@ -59,7 +60,7 @@ FIGURE_LABELS = {
     "features": "What neurons of the first hidden sheet look for in an image: their incoming weights as pictures.",
     "decision": "Where the classifier of two inputs draws its line.",
     "ranks": "Weights from heavy to light: how many are needed, and where the rest begins.",
-    "pareto": "The runs of a sweep: held-out loss against wiring, with the cost strength as colour.",
+    "pareto": "Held-out loss against wiring of each run; the line joins the runs that no other beats in both.",
 }
 """Name in the figure registry -> what the figure shows."""
 
@@ -70,6 +71,11 @@ FORMULA_UNITS = {
     None: "It is in the units that the network was trained in: standardised ones, where its data were standardised.",
 }
 
+SUPPORTED_MEANS = (
+    f"A supported module moves its own outputs by {CARRIES:g} at least, and all others by less than {LEAK:g}."
+)
+"""Of the network as trained."""
+
 CAUTION = (
     "Rejecting a null says that the weights are not placed at random. It does not say that these groups are the right "
     "ones, or that they do anything: that is what the effects of the modules are for."
@@ -79,9 +85,17 @@ CAUTION = (
 # --- names and numbers ------------------------------------------------------------------------------
 
 
+PUNCTUATION = re.compile(r'[;:"“”]|,(?!\d+\])')  # ends a name for a reader; the comma of `pixel[3,4]` does not
+
+
+def quoted(name: Any) -> str:
+    """A name as it stands in a sentence: in quotes where its punctuation would be read as that of the sentence."""
+    return f"“{name}”" if PUNCTUATION.search(str(name)) else str(name)
+
+
 def listed(names: Sequence[Any], most: int = MAX_NAMED) -> str:
-    """a; a and b; a, b and c. A long list is cut short."""
-    shown = [str(name) for name in names[:most]]
+    """a; a and b; a, “b, c” and d. A long list is cut short."""
+    shown = [quoted(name) for name in names[:most]]
     if len(names) > most:
         return f"{', '.join(shown)} and {len(names) - most} more"
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
@@ -97,7 +111,7 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
 
 
-def share(value: float | None) -> str:
+def share(value: float | int | None) -> str:
     """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine.
 
     How far below zero R² is says nothing: a constant would be better.
@@ -111,7 +125,7 @@ def share(value: float | None) -> str:
     return (shown.rstrip("0").rstrip(".") or "0").replace("-", "−")
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised."""
     if value is None:
         return "–"
@@ -139,7 +153,7 @@ def metric_label(name: str | None) -> str:
     return METRIC_LABELS.get(name or "", (name or "metric").replace("_", " "))
 
 
-def measured(name: str | None, value: float | None) -> str:
+def measured(name: str | None, value: float | int | None) -> str:
     """A metric as a person reads it: shares by `share`, all others by `number`."""
     return share(value) if (name or "").endswith(("r2", "accuracy")) else number(value)
 
@@ -317,9 +331,10 @@ def _output_not_learnt(score: Document) -> str:
         said = (
             f"{found['recall']:.0%} of its {rows} held-out rows are recognised, {found['mistaken']:.0%} of the others"
         )
-        return f"Class {score['output']} is not learnt: {said} are taken for it{why}."
+        return f"Class {quoted(score['output'])} is not learnt: {said} are taken for it{why}."
     doubt = f" ± {found['standard_error']:.2f}" if found["r2"] >= LEARNT_R2 else ""
-    return f"{score['output']} is not learnt: R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows} held-out rows{why}."
+    r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows} held-out rows"
+    return f"{quoted(score['output'])} is not learnt: {r2}{why}."
 
 
 def _advice(missed: Sequence[Document], tolerance: float, cost_strength: float | None) -> list[str]:
@@ -349,7 +364,7 @@ def _advice(missed: Sequence[Document], tolerance: float, cost_strength: float |
 def _which(some: Sequence[Document], missed: Sequence[Document]) -> str:
     if len(some) == len(missed) or len(some) > MAX_NAMED:
         return "it" if len(some) == 1 else "them"
-    return ", ".join(score["output"] for score in some)
+    return ", ".join(quoted(score["output"]) for score in some)
 
 
 # --- communities ------------------------------------------------------------------------------------
@@ -450,7 +465,7 @@ def _ends(group: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _arrow(inputs: Sequence[str], outputs: Sequence[str]) -> str:
-    return f"{', '.join(inputs) or 'nothing'} → {', '.join(outputs)}"
+    return f"{', '.join(map(quoted, inputs)) or 'nothing'} → {', '.join(map(quoted, outputs))}"
 
 
 # --- formulas ---------------------------------------------------------------------------------------
@@ -511,7 +526,7 @@ def readout_statement(document: Document, classes: bool) -> str:
 
     classes   whether the outputs are scores of classes.
     """
-    found = [f"{o['output']} = {o['formula']['text']}" for o in document["outputs"] if o["formula"]["accepted"]]
+    found = [f"{quoted(o['output'])} = {o['formula']['text']}" for o in document["outputs"] if o["formula"]["accepted"]]
     if not found:
         return "No formula was accepted: none meets the network closely enough to stand in for it."
     return (
@@ -629,11 +644,15 @@ def network_statement(graph: Graph) -> str:
         said.append(f"It falls into {len(letters)} modules that share no connection.")
     for letter in letters[:MAX_NETWORK_MODULES]:
         reads, decides = (
-            listed([n.name or n.id.replace(":", " ", 1) for n in there[layer] if n.module == letter])
-            for layer in (first, last)
+            listed([neuron_label(n) for n in there[layer] if n.module == letter]) for layer in (first, last)
         )
         said.append(f"Module {letter} leads from {reads or 'no input'} to {decides or 'no output'}.")
     return " ".join(said)
+
+
+def neuron_label(neuron: Neuron) -> str:
+    """The name of a neuron's feature or target; of a hidden neuron its layer and slot."""
+    return neuron.name or neuron.id.replace(":", " ", 1)
 
 
 def _four_digits(value: Any) -> str:

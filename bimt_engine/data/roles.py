@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from bimt_engine.data.kinds.groups import read_cayley
 from bimt_engine.data.readers import MAX_PIXELS, MIN_ROWS, Column, Problem, RefusedData, Table, refuse
 from bimt_engine.data.readers.arrays import read_idx, read_npz
 from bimt_engine.data.readers.tables import read_csv, read_parquet
-
-if TYPE_CHECKING:  # the check of an upload needs no spec
-    pass
+from bimt_engine.errors import DataError
 
 Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
 FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "cayley")
@@ -308,3 +306,93 @@ def _check_classes(table: Table, targets: tuple[str, ...]) -> list[Problem]:
             )
         ]
     return []
+
+
+# --- roles of a preview: what API and worker settle without the file -----------------------------------------
+
+
+class ImpossibleRoles(DataError):
+    """Roles that the columns cannot have.
+
+    errors   one {"in": "body", "pointer", "detail"} for each, with the `column` where there is one.
+    """
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        super().__init__(errors[0]["detail"] if len(errors) == 1 else f"{len(errors)} roles are not possible.")
+        self.errors = errors
+
+
+def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
+    """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too."""
+    follow = ("inputs", "task") if declared.get("targets") else ()
+    return {name: value for name, value in settled.items() if name not in follow} | declared
+
+
+def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: str = "") -> dict[str, Any]:
+    """The roles of an uploaded table's columns: the declared ones, completed by what the preview suggests.
+
+    under   where the roles stand in a request, for the pointers of the errors.
+    Raises ImpossibleRoles, which names every role that is not possible.
+    """
+    suggested = preview.get("suggested") or {}
+    columns = {column["name"]: column for column in preview.get("columns", [])}
+    targets = list(declared.get("targets") or suggested.get("targets") or [])
+    inputs = declared.get("inputs")
+    if inputs is None:
+        inputs = suggested.get("inputs") or []
+        if declared.get("targets") is not None:  # other targets than suggested: all other columns of numbers are inputs
+            inputs = [name for name, column in columns.items() if column.get("type") != "text"]
+        inputs = [name for name in inputs if name not in targets]
+    task = declared.get("task")
+    if task is None:
+        same = targets == suggested.get("targets")
+        task = suggested.get("task") if same else _classes_or_numbers(targets, columns, preview.get("rows"))
+    errors = [*_role_errors("inputs", inputs, columns, under), *_role_errors("targets", targets, columns, under)]
+    for index, name in enumerate(targets):
+        text = columns.get(name, {}).get("type") == "text"
+        if text and task == "regression":
+            detail = f"The target `{name}` holds text; choose the task `classification`, or a column of numbers."
+            errors.append(_wrong(f"{under}/targets/{index}", detail, column=name))
+    for name in sorted(set(inputs) & set(targets)):
+        detail = f"`{name}` cannot be input and target at once."
+        errors.append(_wrong(f"{under}/targets/{targets.index(name)}", detail, column=name))
+    if task == "classification" and len(targets) > 1:
+        errors.append(_wrong(f"{under}/targets", f"Classification has one target; {len(targets)} are named."))
+    if not targets:
+        errors.append(_wrong(f"{under}/targets", "Say which columns are to be predicted."))
+    if not inputs:
+        errors.append(_wrong(f"{under}/inputs", "No column of numbers is left to be read beside the targets."))
+    if errors:
+        raise ImpossibleRoles(errors)
+    rest = {"test_fraction": declared.get("test_fraction", 0.2), "standardise": declared.get("standardise", True)}
+    return {"inputs": list(inputs), "targets": targets, "task": task} | rest
+
+
+def _role_errors(role: str, names: list[str], columns: dict[str, Any], under: str) -> list[dict[str, Any]]:
+    """What is wrong with the columns of one role."""
+    errors = []
+    cayley = set(columns) == {"a", "b", "product"}  # the words of a group table are tokens, which are read
+    for index, name in enumerate(names):
+        whole = name.partition("[")[0]  # one number of an array column, such as pixels[3]
+        if columns and name not in columns and whole not in columns:
+            known = ", ".join(list(columns)[:12]) + (", …" if len(columns) > 12 else "")
+            detail = f"There is no column `{name}`; there are {known}."
+        elif role == "inputs" and not cayley and columns.get(name, {}).get("type") == "text":
+            detail = f"The column `{name}` holds text and cannot be an input; write it as numbers or leave it out."
+        else:
+            continue
+        errors.append(_wrong(f"{under}/{role}/{index}", detail, column=name))
+    return errors
+
+
+def _wrong(pointer: str, detail: str, **more: Any) -> dict[str, Any]:
+    return {"in": "body", "pointer": pointer, "detail": detail, **more}
+
+
+def _classes_or_numbers(targets: list[str], columns: dict[str, Any], rows: int | None) -> str:
+    """Whether targets look like classes: text, or a few whole numbers."""
+    column = columns.get(targets[0], {}) if len(targets) == 1 else {}
+    few = (column.get("distinct") or 0) <= max(2, min(FEW_DISTINCT, (rows or 0) // 5))
+    return (
+        "classification" if column.get("type") == "text" or (column.get("type") == "integer" and few) else "regression"
+    )

@@ -9,6 +9,7 @@ All pictures of networks take their layout from here, those of the web pages too
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def lay_out(graph: Graph) -> Layout:
     neurons = {neuron.id: neuron for neuron in graph.neurons}
     copies = _copies(graph)
     slots = _slots(graph, copies)
-    sheets = any(len(n.position) > 1 and abs(n.position[1] - 0.5) > 1e-9 for n in graph.neurons)
+    sheets = has_sheets(graph)
     rows, strands = _unroll(graph, neurons, copies, slots)
     spots: dict[Spot, Place] = {}
     for number, row in ((0, rows[0]), (len(rows) - 1, rows[-1])):  # inputs and outputs are drawn in any case
@@ -102,6 +103,18 @@ def lay_out(graph: Graph) -> Layout:
             neuron, number, which = neurons[spot[0]], spot[1], spot[2]
             spots.setdefault(spot, place(neuron.position, rows[number], number, which, sheets=sheets))
     return Layout(graph, neurons, rows, strands, spots, slots, sheets)
+
+
+def has_sheets(graph: Graph) -> bool:
+    """Whether neurons lie on planes, not lines."""
+    return any(len(n.position) > 1 and abs(n.position[1] - 0.5) > 1e-9 for n in graph.neurons)
+
+
+def lay_out_once(graph: Graph, layers: Sequence[str]) -> dict[str, Place]:
+    """The place of each neuron where each is drawn once, on one row for each layer, as web pages need it."""
+    copies, sheets = _copies(graph), has_sheets(graph)
+    rows = {name: (number, Row(name, copies[name])) for number, name in enumerate(layers)}
+    return {n.id: place(n.position, rows[n.layer][1], rows[n.layer][0], n.copy, sheets=sheets) for n in graph.neurons}
 
 
 def place(position: tuple[float, ...], row: Row, number: int, which: int, *, sheets: bool) -> Place:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .datasets import Dataset
 from .errors import JobEnded
@@ -14,7 +14,7 @@ from .events import ENDED, JobEvent, follow
 from .http import HttpClient
 from .progress import job_bar
 from .resource import Resource
-from .runs import Run
+from .runs import Figure, Run
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +102,11 @@ class Job(Resource):
         tolerance   how far a loss may exceed the best one, as a share of the targets' variance
         """
         return dict(self.http.derived(f"/jobs/{self.id}/pareto", tolerance=tolerance))
+
+    def figure(self, name: str = "pareto", format: Literal["svg", "png"] = "svg") -> Figure:
+        """A picture of all its runs: `pareto` shows loss against wiring, with the cost strength as colour."""
+        self.pareto()  # its operation draws the picture as well
+        return Figure(name, format, self.http.content(f"/jobs/{self.id}/figures/{name}.{format}"))
 
     def logs(self) -> Iterator[dict[str, Any]]:
         """The log lines of its workers, oldest first: `at`, `level`, `text`, `run_id`."""

@@ -230,7 +230,7 @@ def job_ended(
     elif kind == CHECK_UPLOAD and state != "succeeded" and dataset_id is not None:
         sentence = reason or f"The check of the upload was {state}; upload the file again."
         datasets.set_check_result(
-            session, dataset_id, now=now, errors=[{"in": "file", "pointer": "", "detail": sentence}]
+            session, dataset_id, now=now, errors=[{"in": "file", "pointer": "/file", "detail": sentence}]
         )
 
 

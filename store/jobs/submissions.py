@@ -51,26 +51,18 @@ def submit(
     dataset_id: str | None = None,
     idempotency_key: str | None = None,
     announced_at: datetime | None = None,
-    max_runs: int | None = None,
 ) -> JobView:
     """A new job with its runs, all `queued`. Enqueue it after the commit: see outbox.enqueue.
 
     kind           `training`, or the kind of an operation: see store.operations, which submits those
     announced_at   given by a caller that enqueues right after the commit; saves the UPDATE of outbox.mark_sent. If
                    enqueueing fails, the caller takes it back; if the caller dies, the scheduler sends the message.
-    max_runs       BIMT_MAX_RUNS: most runs of one job
 
     With an idempotency key the same request of the same member gives the same job; another request raises Conflict.
     Raises NotFound for the data set, QuotaExceeded.
     """
     if not runs and kind == "training":
         raise ValueError("A training needs at least one run.")
-    if max_runs is not None and len(runs) > max_runs:
-        raise QuotaExceeded(
-            "runs",
-            f"The job asks for {len(runs)} runs (seeds × cost strengths), and one job may have at most {max_runs}; "
-            "submit several jobs.",
-        )
     tags = sorted(set(tags))
     job_id = new_id("job")
     if idempotency_key is not None:

@@ -30,6 +30,7 @@ from store.database import Database
 from store.files import Files
 from store.runs.tables import Run
 from store.settings import NO_LIMIT, Settings
+from tests.answering import upload_checks
 
 SCOPES = {
     "reader": ("read",),
@@ -41,7 +42,7 @@ SCOPES = {
 
 @dataclass
 class House:
-    """A whole service without workers. `tokens` is keyed by (team, role); the teams are `ours` and `theirs`."""
+    """A whole service whose one worker checks uploads. `tokens` is keyed by (team, role), of `ours` and `theirs`."""
 
     app: OpenAPI
     settings: Settings
@@ -51,17 +52,27 @@ class House:
     members: dict[tuple[str, str], str]
     teams: dict[str, str]
     announced: list[tuple[str, str, int]] = field(default_factory=list)
-    worker: Callable[[str], None] | None = None  # called with the queue of an operation, where a test has a worker
+    worker: Callable[[str], None] | None = None  # called with the queue of an operation; None: there is no worker
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.worker = upload_checks(self.settings, self.database, self.files).serve
 
     def hear(self, job_id: str, queue: str, priority: int) -> None:
         """What the service announces."""
         self.announced.append((job_id, queue, priority))
         if self.worker is not None and queue in (INTERACTIVE, BATCH):
-            threading.Thread(target=self.worker, args=(queue,)).start()
+            self.threads.append(threading.Thread(target=self.worker, args=(queue,)))
+            self.threads[-1].start()
+
+    def settle(self) -> None:
+        """Wait until the worker has nothing left to do."""
+        while self.threads:
+            self.threads.pop().join(120)
 
     def close(self) -> None:
-        """Stop what goes on in the background, and let go of the database."""
-        self.app.extensions["bimt"].upload_checker.stop()
+        """Wait for the worker, and let go of the database."""
+        self.settle()
         self.database.close()
 
     def client(self) -> FlaskClient:
@@ -74,6 +85,7 @@ class House:
 
     def stored_files(self) -> list[Path]:
         """Every file that lies in the file store or on its way there."""
+        self.settle()
         folders = (Path(self.settings.files_url.removeprefix("file://")) / "cas", Path(self.settings.spool))
         return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
 
@@ -89,6 +101,7 @@ def make_house(
     database_url: str,
     environ: dict[str, str] | None = None,
     clock: Callable[[], datetime] = now,
+    check_wait_seconds: float = 60,  # no test depends on how long a check takes
 ) -> House:
     """A service of its own in a folder, on a migrated database: two teams with a member and a token for every role."""
     quiet = {"BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
@@ -101,7 +114,7 @@ def make_house(
         files=files,
         announce=lambda *what: heard[0](*what),
         now=clock,
-        check_wait_seconds=60,  # no test depends on how long a check takes
+        check_wait_seconds=check_wait_seconds,
     )
     tokens, members, team_ids = {}, {}, {}
     with database.write() as rows:
@@ -387,6 +400,7 @@ def serving_process(
     house: House, *options: str, threads: int = 16, listener: socket.socket | None = None, **environ: str
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The same; gives the process, too. It listens already, so the first request waits until it serves.
+    The worker of the house, here, checks what is uploaded.
 
     listener   a socket that another process may serve, too; this one closes its own.
     """
@@ -401,9 +415,20 @@ def serving_process(
     )
     if listener is None:
         own.close()
+    ended = threading.Event()
+
+    def work() -> None:  # there is no broker, so the worker looks for what waits
+        while not ended.wait(0.1):
+            if house.worker is not None:
+                house.worker(INTERACTIVE)
+
+    worker = threading.Thread(target=work)
+    worker.start()
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=120).close()
         yield port, process
     finally:
         process.terminate()
         process.wait(60)
+        ended.set()
+        worker.join()

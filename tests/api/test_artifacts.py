@@ -13,7 +13,7 @@ from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import Snapshot
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow
-from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
 from tests.api.makers import House, independence_spec, now, publish_runs, submit_job
 
 ADDITION = Spec.model_validate(
@@ -26,11 +26,11 @@ ADDITION = Spec.model_validate(
 
 
 @pytest.fixture
-def made(house: House, shared_bench: SharedBench) -> Iterator[str]:  # noqa: F811
+def made(house: House, shared_process: SharedProcess) -> Iterator[str]:  # noqa: F811
     """A run that has succeeded, and a worker; the run's id."""
     weights = untrained_weights(independence_spec().model_dump_json())
     [run_id] = publish_runs(house, submit_job(house), weights=weights)
-    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
+    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
     yield run_id
     house.worker = None
 
@@ -128,6 +128,28 @@ def test_a_job_tells_its_pareto_front_and_keeps_it(house: House, made: str) -> N
     assert get(house, f"/jobs/{job_id}/pareto").json == answer
     assert len(house.announced) == told
     assert get(house, f"/jobs/{job_id}/pareto?tolerance=0.2&wait=30").json["tolerance"] == 0.2
+
+
+def test_a_job_of_several_runs_has_a_picture_of_its_pareto_front(house: House, made: str) -> None:
+    weights = untrained_weights(independence_spec().model_dump_json())
+    job_id = submit_job(house, seeds=(0, 1))
+    first, second = publish_runs(house, job_id, weights=weights)
+    with house.database.write() as rows:
+        for run_id, loss in ((first, 0.01), (second, 0.02)):
+            body = {"test_prediction_loss": loss, "connection_cost": 1 / loss, "connections": 20, "modularity": 0.5}
+            rows.execute(update(RunBody).where(RunBody.run_id == run_id, RunBody.name == "metrics").values(body=body))
+    picture = get(house, f"/jobs/{job_id}/figures/pareto.svg?wait=30")
+    assert (picture.status_code, picture.content_type) == (200, "image/svg+xml"), picture.text[:300]
+    assert "<svg" in picture.text
+    assert "sandbox" in picture.headers["Content-Security-Policy"]
+    told = len(house.announced)
+    assert get(house, f"/jobs/{job_id}/figures/pareto.png").data.startswith(b"\x89PNG")
+    assert len(get(house, f"/jobs/{job_id}/pareto").json["points"]) == 2
+    assert len(house.announced) == told
+    assert get(house, f"/jobs/{job_id}/figures/pareto.gif").status_code in (404, 422)
+    with house.database.read() as rows:
+        alone = rows.get(Run, made).job_id
+    assert get(house, f"/jobs/{alone}/figures/pareto.svg?wait=30").status_code == 404
 
 
 def test_what_was_not_trained_cannot_be_made(house: House) -> None:

@@ -38,7 +38,7 @@ WAITING = (
         "/film.gif",
     ),
     *("/runs/<string:run_id>/model.onnx", "/<string:module>/model.onnx", "/<string:module>/weights.safetensors"),
-    *("/pareto", "/stability"),
+    *("/pareto", "/pareto.<string:suffix>", "/stability"),
     "/verify",
     *ADDRESSES.values(),
 )

@@ -52,7 +52,7 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
     "a negative seed": (job() | {"seeds": [0, -1]}, "/seeds/1"),
     "a seed twice": (job() | {"seeds": [1, 1]}, "/seeds"),
     "no seed": (job() | {"seeds": []}, "/seeds"),
-    "too many runs": (job() | {"seeds": list(range(100)), "cost_strengths": [0.1, 0.2, 0.3]}, ""),
+    "too many runs": (job() | {"seeds": list(range(100)), "cost_strengths": [0.1, 0.2, 0.3]}, "/seeds"),
     "a negative cost strength": (job() | {"cost_strengths": [-1e-3]}, "/cost_strengths/0"),
     "a cost strength that another phase would multiply beyond bounds": (
         job(training={"phases": [{"until": 0.5, "cost_strength": 1e-9}, {"until": 1, "cost_strength": 1e6}]})
@@ -77,9 +77,9 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
 
 def nothing_is_queued(house: House) -> None:
     with house.database.read() as rows:
-        assert rows.scalar(select(func.count()).select_from(Job)) == 0
+        assert rows.scalar(select(func.count()).select_from(Job).where(Job.kind == "training")) == 0
         assert rows.scalar(select(func.count()).select_from(Run)) == 0
-    assert house.announced == []
+    assert {queue for _, queue, _ in house.announced} <= {"interactive"}, "checks of uploads alone"
 
 
 @pytest.mark.parametrize("what", BAD_JOBS)
@@ -201,6 +201,24 @@ def test_wrong_roles_are_pointed_at(house: House, roles: dict[str, Any], pointer
     assert answer.status_code == 422, answer.data
     assert pointer in [error["pointer"] for error in answer.json["errors"]]
     nothing_is_queued(house)
+
+
+def test_a_job_with_more_runs_than_the_setting_is_refused_with_both_numbers(make: Callable[..., House]) -> None:
+    house = make(BIMT_MAX_RUNS="3")
+    body = job() | {"seeds": [0, 1], "cost_strengths": [0.1, 0.2]}
+    refused = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/seeds")
+    assert "asks for 4 runs" in refused.json["detail"]
+    assert "at most 3;" in refused.json["detail"]
+    body["seeds"] = [0]
+    assert house.client().post("/api/v1/jobs", headers=house.headers(), json=body).status_code == 202
+
+
+def test_a_higher_setting_allows_larger_jobs(make: Callable[..., House]) -> None:
+    body = job() | {"seeds": list(range(299))}
+    house = make(BIMT_MAX_RUNS="300")
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert (answer.status_code, answer.json["runs"]) == (202, 299)
 
 
 def test_roles_can_be_other_than_the_upload_s(house: House) -> None:

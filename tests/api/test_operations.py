@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from api.operations import INTERACTIVE
-from tests.answering import SharedBench, desk_on, shared_bench, untrained_weights  # noqa: F401
+from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
 from tests.api.makers import House, independence_spec, publish_runs, submit_job
 
 
 @pytest.fixture
-def asked(house: House, shared_bench: SharedBench) -> Iterator[str]:  # noqa: F811
+def asked(house: House, shared_process: SharedProcess) -> Iterator[str]:  # noqa: F811
     """A run that can be asked, and a worker; the run's id."""
     weights = untrained_weights(independence_spec().model_dump_json())
     [run_id] = publish_runs(house, submit_job(house), weights=weights)
-    house.worker = desk_on(house.settings, house.database, house.files, shared_bench).serve
+    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
     yield run_id
     house.worker = None
 

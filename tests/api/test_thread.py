@@ -51,7 +51,8 @@ def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
         "test_fraction": 0.2,
         "standardise": True,
     }
-    assert any_house.announced == [(job["id"], "cpu", 5)]
+    assert [queue for _, queue, _ in any_house.announced] == ["interactive", "cpu"]
+    assert any_house.announced[-1] == (job["id"], "cpu", 5)
     runs = client.get(f"/api/v1/jobs/{job['id']}/runs", headers=headers).json["items"]
     assert [(r["seed"], r["cost_strength"]) for r in runs] == [(0, 0.001), (1, 0.001), (0, 0.01), (1, 0.01)]
     first = client.get(f"/api/v1/runs/{runs[2]['id']}", headers=headers).json

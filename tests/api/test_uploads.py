@@ -59,7 +59,9 @@ def test_an_upload_goes_on_where_it_was_after_a_restart(tmp_path: Path, sqlite_u
     first.database.close()
     from api.app import create_app
 
-    second = House(create_app(first.settings), first.settings, first.database, first.files, first.tokens, {}, {})
+    app = create_app(first.settings, announce=lambda *what: second.hear(*what), check_wait_seconds=60)
+    again = app.extensions["bimt"]
+    second = House(app, first.settings, again.database, again.files, first.tokens, {}, {})
     assert call(second, "GET", f"/{upload_id}").json["received"] == 100
     gap = put(second, upload_id, 200, RAW[200:])
     assert (gap.status_code, "100" in gap.json["detail"]) == (409, True)
@@ -67,7 +69,7 @@ def test_an_upload_goes_on_where_it_was_after_a_restart(tmp_path: Path, sqlite_u
     assert put(second, upload_id, 0, RAW[1:101]).status_code == 409
     assert put(second, upload_id, 100, RAW[100:]).status_code == 200
     assert call(second, "POST", f"/{upload_id}/complete").status_code == 201
-    second.app.extensions["bimt"].database.close()
+    second.close()
 
 
 def test_what_cannot_be_is_refused(make: Callable[..., House]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from bimt_engine.figures.registry import JOB_FIGURES
+from bimt_engine.figures.style import to_svg
 from store import jobs
 from tests.api.makers import House, make_house, publish_runs, serving, submit_job
 from tests.api.test_thread import upload
@@ -94,8 +97,11 @@ def store_comparison(service: House, job: str, found: list[str]) -> None:
         for seed, run in enumerate(found)
     ]
     front = {"points": points, "knee": points[0], "suggested_cost_strength": 0.01, "tolerance": 0.05}
+    figure = JOB_FIGURES["pareto"](front)
+    assert figure is not None
+    drawn = base64.b64encode(to_svg(figure)).decode()
     with service.database.write() as rows:
-        for name, document in (("stability", stability), ("pareto", front)):
+        for name, document in (("stability", stability), ("pareto", front), ("pareto.svg", drawn)):
             jobs.add_body(rows, job, name, {"run_ids": found, "order": {}, "document": document})
 
 

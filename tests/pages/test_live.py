@@ -123,7 +123,8 @@ def test_a_file_that_is_generated_on_request_is_downloaded(page: Any, service: U
 
 def test_the_runs_of_a_job_are_compared_when_its_page_is_opened(page: Any, service: Up, job: dict[str, Any]) -> None:
     page.goto(f"{service.address}/jobs/{job['id']}")
-    page.wait_for_selector("#comparison .chart")
+    page.wait_for_selector("#comparison figure img")
+    page.wait_for_function("document.querySelector('#comparison figure img').naturalWidth > 0")
     assert "runs part inputs and outputs" in page.inner_text("#comparison")
     page.reload()
     assert page.locator("#comparison-words").count() == 0  # it was stored

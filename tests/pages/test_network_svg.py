@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pytest
 from markupsafe import escape
 
-from api.pages.network_svg import network_picture, picture_file
+from api.pages.network_svg import MARGIN, WIDTH, network_picture, picture_file
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 from bimt_engine.analysis.statements import network_statement
+from bimt_engine.figures.layout import lay_out
 from tests.api.makers import two_modules
 
 
@@ -31,6 +33,22 @@ def test_names_with_punctuation_stay_whole_in_the_picture_and_in_its_text() -> N
         assert f"<title>{escape(name)}, module A</title>" in shown
         assert f"<title>{escape(name)} → -y: weight −0.5</title>" in shown
     assert escape(network_statement(graph)) in shown
+
+
+def test_the_picture_of_the_page_has_the_layout_of_the_figures() -> None:
+    graph = two_modules()
+    layout = lay_out(graph)
+    shown = ElementTree.fromstring(str(network_picture(graph, title="Net")))
+    drawn = {
+        each.get("data-neuron"): (float(circle.get("cx", 0)), float(circle.get("cy", 0)))
+        for each in shown.iter("g")
+        for circle in each.iter("circle")
+    }
+    assert {spot[0] for spot in layout.spots} <= drawn.keys()
+    for (neuron, _, _), place in layout.spots.items():
+        (x, y), row = drawn[neuron], drawn["hidden1:0"][1] - drawn["input:0"][1]
+        assert x == pytest.approx(MARGIN + (WIDTH - 2 * MARGIN) * place.x, abs=0.1)
+        assert y == pytest.approx(drawn["input:0"][1] + place.y * row, abs=0.2)
 
 
 def test_a_thumbnail_is_a_document_that_an_xml_parser_reads_whatever_the_names_are() -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
-from api.pages.networks import DATASET_KINDS
 from api.pages.presenters import effect_matrices, formulas, headline, mathematics, modules, outputs
 from bimt_engine.analysis.statements import share
-from bimt_engine.spec import DatasetSpec
 
 AWKWARD = ("Temp: inside", "a; b", "x, y", '"q"', "<b>")  # names of columns, which may be anything
 
@@ -83,7 +79,7 @@ def test_names_with_punctuation_stay_whole_in_cards_tables_and_headlines() -> No
     assert table is not None
     assert [name for name, _, _ in table.rows] == list(AWKWARD)
     data = {"kind": "uploaded", "task": "regression", "targets": [AWKWARD[2], AWKWARD[1]]}
-    assert headline({"dataset": data}) == ["regression of x, y and a; b"]
+    assert headline({"dataset": data}) == ["regression of “x, y” and “a; b”"]
 
 
 def test_why_a_module_is_not_supported_is_a_sentence_of_its_own() -> None:
@@ -99,8 +95,3 @@ def test_a_module_of_an_older_version_has_its_one_sentence_or_none() -> None:
     (card,) = modules([{"name": "A", "reading": whole}], {"A": 3})
     assert (card.statements, card.tone) == (["Module A reads Temp: inside, decides y; in one piece."], 3)
     assert modules([{"name": "A"}], {})[0].statements == []
-
-
-def test_models_can_be_filtered_by_every_kind_of_data_that_a_spec_may_have() -> None:
-    union = get_args(DatasetSpec)[0]
-    assert set(DATASET_KINDS) == {member.model_fields["kind"].default for member in get_args(union)}

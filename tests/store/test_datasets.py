@@ -59,36 +59,6 @@ def test_a_file_or_a_maker_but_not_both(database, people, clock, files):
             register(session, people, clock, **wanted)
 
 
-def test_a_check_that_was_left_undone_is_found_once(database, people, clock, files):
-    with database.write() as session:
-        left = uploaded(session, people, clock, files, state="checking").id
-
-    def taken():
-        with database.write() as session:
-            found = datasets.take_check(session, now=clock.now, silent_since=clock.now - timedelta(seconds=50))
-            return found and found.id
-
-    assert taken() == left
-    assert taken() is None
-    since, later = clock.now, clock.pass_seconds(40)
-    with database.write() as session:
-        assert datasets.hold_check(session, left, since=since, now=later)
-        assert not datasets.hold_check(session, left, since=since, now=later), "another process has claimed it"
-    clock.pass_seconds(40)
-    assert taken() is None, "it goes on"
-    clock.pass_seconds(40)
-    assert taken() == left, "it was left"
-    with database.write() as session:
-        assert datasets.hold_check(session, left, since=clock.now, now=None)
-    assert taken() == left, "it was given back"
-    later = clock.now
-    with database.write() as session:
-        assert datasets.set_check_result(session, left, now=later, errors=[{"detail": "row 3: no number", "row": 3}])
-    with database.read() as session:
-        found = datasets.get(session, people.team, left)
-        assert (found.state, found.errors[0]["row"]) == ("refused", 3)
-
-
 def test_bytes_count_against_the_quota(database, people, clock, files):
     with database.write() as session:
         teams.get_team(session, people.team).max_stored_bytes = 10

@@ -347,14 +347,6 @@ def test_a_stored_file_is_data_of_a_job_only_when_checked(database, people, cloc
         assert submit(session, people, clock.now, dataset_id=data.id).dataset_id == data.id
 
 
-def test_a_job_with_too_many_runs_is_refused_with_both_numbers(database, people, clock):
-    with database.write() as session:
-        submit(session, people, clock.now, runs=new_runs(3), max_runs=3)
-        with pytest.raises(QuotaExceeded, match="asks for 4 runs .* at most 3") as refused:
-            submit(session, people, clock.now, runs=new_runs(4), max_runs=3)
-    assert refused.value.quota == "runs"
-
-
 def test_a_view_has_the_values_of_the_row(database, people, clock):
     with database.write() as session:
         job_id = submit(session, people, clock.now, tags=["b", "a"], spec={"a": [1.5, None]}).id

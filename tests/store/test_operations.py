@@ -161,7 +161,7 @@ def test_a_check_that_finds_errors_refuses_the_data_set(database, people, files)
     with database.write() as session:
         dataset = checking(session, people, files)
         held = claim(session, operations.submit_check(session, dataset, now=NOON).id, NOON)
-        errors = [{"in": "file", "pointer": "", "detail": "Two columns are called `a`."}]
+        errors = [{"in": "file", "pointer": "/file", "detail": "Two columns are called `a`."}]
         operations.finish_check(session, held, now=NOON, errors=errors)
         assert state(session, people, dataset) == "refused"
         assert datasets.get(session, people.team, dataset.id).errors == errors

@@ -1,5 +1,6 @@
-"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker has died, sends webhooks and
-deletes what is no longer needed. One is enough; a second does no harm, since every change is one conditional UPDATE."""
+"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker has died, submits missing checks of
+uploads, sends webhooks and deletes what is no longer needed. One is enough; a second does no harm, since every change
+is one conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ log = logging.getLogger("worker.scheduler")
 TICK_SECONDS = 1.0  # a job that lost its worker waits no longer than its lease and this
 SUSPENDED_SECONDS = 10 * TICK_SECONDS  # a longer pause between two ticks means that the machine was suspended
 COLLECT_SECONDS = 600.0
+CHECKS_SECONDS = 15.0
 ORPHANS_SECONDS = 24 * 3600.0  # lists the whole file store, so once a day
 ABSENT_SECONDS = 3600.0  # a worker without a heartbeat for so long is no longer listed
 KEYS_DAYS = 7  # an idempotency key is kept for so long
@@ -100,6 +102,14 @@ class Scheduler:
         for job_id in reaped:
             log.warning("%s lost its worker", job_id)
         return reaped
+
+    def submit_missing_checks(self) -> list[str]:
+        """Submit the checks of data sets that have none, such as those that the version before left; their ids."""
+        with self.database.write() as session:
+            missing = operations.submit_missing_checks(session, now=self.now())
+        for check in missing:
+            self.enqueue(check.id, check.queue, check.priority)
+        return [check.id for check in missing]
 
     def collect(self) -> None:
         """Delete what is too old (incomplete uploads, keys, drafts, answers, deliveries), files without references, and
@@ -190,6 +200,7 @@ def main() -> int:
     periodic_jobs = [
         PeriodicJob(scheduler.requeue_lost, TICK_SECONDS),
         PeriodicJob(scheduler.announce_waiting, TICK_SECONDS),
+        PeriodicJob(scheduler.submit_missing_checks, CHECKS_SECONDS),
         PeriodicJob(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
         PeriodicJob(scheduler.collect_orphans, ORPHANS_SECONDS, time.monotonic() + 3600),
     ]

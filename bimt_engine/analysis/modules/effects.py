@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bimt_engine.analysis.context import AnalysisContext, loss_per_example
+from bimt_engine.analysis.context import AnalysisContext, Examples, loss_per_example
 from bimt_engine.analysis.evaluator import Array, Connection, Masks, Values
 from bimt_engine.analysis.hooked_network import as_tensor, every_activation
 from bimt_engine.networks.network import ActivationHook, Network
@@ -25,6 +25,7 @@ from bimt_engine.networks.network import ActivationHook, Network
 Do = Literal["zero", "mean", "resample"]
 DOS: tuple[Do, ...] = ("zero", "mean", "resample")
 MAX_PROBE = 512  # examples that groups are run on
+ABLATION_WORK = 1e12  # multiplications of all ablations of a network that is no chain: some minutes of one core
 
 Group = Mapping[str, Array]
 """neuron layer -> bool for each place: True is in the group."""
@@ -223,15 +224,23 @@ def partners(count: int, generator: np.random.Generator) -> Int[np.ndarray, " co
 
 
 def ablation_effects(context: AnalysisContext, values: Values, masks: Masks) -> dict[Connection, float]:
-    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, each."""
+    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, each.
+
+    On all training examples; where that would be more than ABLATION_WORK, on evenly spaced ones.
+    """
     kept = [
         (w.parameter, int(row), int(column))
         for w in context.wiring.weight_layers
         for row, column in zip(*np.nonzero(masks[w.parameter]), strict=True)
     ]
-    base = float(context.losses(context.outputs(values, context.train), context.train).mean())
+    examples = context.train
+    if context.evaluator is context.general and kept:
+        affordable = max(1, int(ABLATION_WORK / (len(kept) * context.general.work)))
+        step = -(-len(examples.inputs) // affordable)
+        examples = Examples(examples.inputs[::step], examples.targets[::step])
+    base = float(context.losses(context.outputs(values, examples), examples).mean())
     effects: dict[Connection, float] = {}
-    for connections, outputs in context.evaluator.without_each(values, kept, context.train.inputs):
-        losses = context.losses(outputs, context.train).mean(axis=-1)
+    for connections, outputs in context.evaluator.without_each(values, kept, examples.inputs):
+        losses = context.losses(outputs, examples).mean(axis=-1)
         effects.update({c: float(loss) - base for c, loss in zip(connections, losses, strict=True)})
     return effects

@@ -89,9 +89,8 @@ class Intervention:
         self.inputs = np.concatenate([context.train.inputs, context.held_out.inputs])
         self.targets = np.concatenate([context.train.targets, context.held_out.targets])
         self.partner = partners(len(self.inputs), np.random.default_rng([seed, 5]))
-        self.outputs = np.concatenate(
-            [context.outputs(values, context.train), context.outputs(values, context.held_out)]
-        )
+        # By the same arithmetic as every trial, so that a trial without a change changes nothing, to the last bit.
+        [self.outputs] = context.evaluator.intervened(values, [[]], self.inputs, self.partner)
         self.before = self._metrics(self.outputs)
 
     def run(self, trials: Sequence[Sequence[Change]]) -> list[Outcome]:

@@ -32,7 +32,7 @@ from bimt_engine.analysis.readout.symmetry import (
     symmetry_report,
 )
 from bimt_engine.analysis.report import FormulaDocument, OutputReadout, ReadoutDocument, SymmetryDocument
-from bimt_engine.analysis.statements import readout_statement, sentence, skipped_statement, too_large
+from bimt_engine.analysis.statements import listed, readout_statement, sentence, skipped_statement, too_large
 from bimt_engine.errors import BimtError
 
 MEETS = 0.999  # held-out R² against the network that a formula needs
@@ -306,7 +306,7 @@ def _hypothesis(
     parts: list[tuple[Form, list[int]]] = []
     for block in blocks:
         combined = combined_inputs(gradient, block, units=units.inputs.std)
-        reads = ", ".join(names[i] for i in block)
+        reads = listed([names[i] for i in block])
         if len(combined) > MAX_NUMBERS:
             return None, f"the part that reads {reads} depends on {len(combined)} numbers at once"
         alone = np.tile(middle, (len(x), 1))

@@ -52,7 +52,7 @@ def test_a_module_gives_its_parts_whatever_its_columns_are_called(document: dict
     module = json.loads(json.dumps(document["modules"][0]).replace('"x1"', '"Temp: inside; out"'))
     said = module_statement(module, 2)
     assert said.inputs[0] == "Temp: inside; out"
-    assert said.what == "reads Temp: inside; out and x3, decides y1, nothing else"
+    assert said.what == "reads “Temp: inside; out” and x3, decides y1, nothing else"
     assert said.evidence[1].startswith("in the network as trained its neurons move y1 by ")
     assert said.reason is None
     assert said.text == f"module A {said.what}: {'; '.join(said.evidence)}"
@@ -134,3 +134,10 @@ def test_numbers_read_as_people_write_them() -> None:
     assert [share(v) for v in (None, 1.0, 0.99995, -3.0)] == ["–", "1", "0.99995", "below 0, worse than a constant"]
     assert measured("test_r2", 0.99995) == "0.99995"
     assert listed([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+    assert (number(12345), number(3), measured("connections", 3)) == ("12\u202f345", "3", "3")
+
+
+def test_names_with_punctuation_are_quoted_so_that_a_list_has_one_meaning() -> None:
+    assert listed(["a", "x, y", "b; c", "t: u", 'q"', "it's", "pixel[3,4]"]) == (
+        "a, “x, y”, “b; c”, “t: u”, “q\"”, it's and pixel[3,4]"
+    )

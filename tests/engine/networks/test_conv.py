@@ -7,8 +7,10 @@ import onnxruntime
 import pytest
 import torch
 
+from bimt_engine.analysis.communities import NULL_KINDS, layered
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
+from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import load_weights, weights_file
@@ -195,3 +197,13 @@ def test_the_recipe_is_a_conv_network_on_real_digits() -> None:
     spec = load_recipe("digits_conv").spec
     assert spec.network.kind == "conv"
     assert spec.dataset.kind == "digits"
+
+
+def test_taps_between_the_same_two_channels_stay_as_many_in_every_null() -> None:
+    network = build_network(SPEC.network, DATA, generator=torch.Generator())
+    context = AnalysisContext.of(network, DATA)
+    values = context.values()
+    net, _ = layered(extract_graph(context, values, context.evaluator.full_masks(values)))
+    for null in NULL_KINDS.values():
+        shuffled = null(net, np.random.default_rng(0))
+        assert [s.source.size for s in shuffled.slices] == [s.weight.size for s in net.slices]

@@ -7,14 +7,11 @@
  */
 export function geometry(probe) {
   const layers = probe.layers.map((layer, depth) => ({ name: layer.name, depth, places: layer.positions }));
-  const across = layers.flatMap((layer) => layer.places.map((place) => place[0]));
-  const deep = layers.flatMap((layer) => layer.places.filter((place) => place.length > 1).map((place) => place[1]));
   return {
     layers,
     byName: Object.fromEntries(layers.map((layer) => [layer.name, layer])),
     matrices: probe.connections.map(({ parameter, source, target }) => ({ parameter, source, target })),
-    across: [Math.min(...across), Math.max(...across)],
-    deep: deep.length ? [Math.min(...deep), Math.max(...deep)] : null,
+    sheets: layers.some((layer) => layer.places.some((place) => place.length > 1 && Math.abs(place[1] - 0.5) > 1e-9)),
   };
 }
 
@@ -78,6 +75,8 @@ export function connections(shape, a, b, share, most) {
 /** @returns {number} the largest |weight| of a frame */
 export const heaviest = (frame) => Math.max(1e-9, ...frame.weights.map((matrix) => matrix.reduce((most, weight) => Math.max(most, Math.abs(weight)), 0)));
 
+const [LEAN, SHEET_HEIGHT] = [0.22, 0.5]; // as in bimt_engine/figures/layout.py, so that film and picture look the same
+
 /**
  * The place of a neuron, `share` of the way from frame a to frame b. Sheets are drawn in perspective.
  * @returns {[number, number]} x from 0 to 1, y from 0 (inputs) to 1 (outputs)
@@ -86,11 +85,10 @@ export function place(shape, layer, neuron, a, b, share) {
   const { places, depth } = shape.byName[layer];
   const [from, to] = [places[a.slots[layer][neuron]], places[b.slots[layer][neuron]]];
   const at = from.map((value, axis) => value + (to[axis] - value) * share);
-  const spread = (value, [low, high]) => (value - low) / (high - low || 1);
-  const [x, rows] = [spread(at[0], shape.across), shape.layers.length - 1 || 1];
-  if (!shape.deep) return [x, depth / rows];
-  const back = at.length > 1 ? spread(at[1], shape.deep) - 0.5 : 0;
-  return [0.82 * x + 0.18 * (back + 0.5), (depth + 0.5 * back) / rows];
+  const rows = shape.layers.length - 1 || 1;
+  if (!shape.sheets) return [at[0], depth / rows];
+  const far = 1 - (at[1] ?? 0.5);
+  return [0.5 + (at[0] - 0.5) * (1 - LEAN * far), (depth + SHEET_HEIGHT * (far - 0.5)) / rows];
 }
 
 // --- drawing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimt_engine.analysis.context import AnalysisContext, loss_per_example, loss_scale
+from bimt_engine.analysis.context import AnalysisContext, Examples, loss_per_example, loss_scale
+from bimt_engine.analysis.modules import effects
 from bimt_engine.analysis.modules.effects import ablation_effects
 from bimt_engine.analysis.numpy_mlp import ACTIVATIONS, forward, split, without_dead_neurons
 from bimt_engine.analysis.pruning.compact_mlp import CompactMlp, refit_compact
@@ -237,12 +239,24 @@ def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str) -> 
         assert effects[name, row, column] == pytest.approx(brute, abs=1e-12)
 
 
+def test_ablations_that_would_take_hours_are_measured_on_evenly_spaced_examples(monkeypatch) -> None:
+    subject = AnalysisContext.of(*build("conv"))
+    values = subject.values()
+    masks = full_masks(subject.wiring, values)
+    masks = {name: mask & (np.arange(mask.size) < 2).reshape(mask.shape) for name, mask in masks.items()}
+    kept = sum(int(masks[w.parameter].sum()) for w in subject.wiring.weight_layers)
+    monkeypatch.setattr(effects, "ABLATION_WORK", 8 * kept * subject.general.work)
+    every_third = Examples(subject.train.inputs[::3], subject.train.targets[::3])
+    few = ablation_effects(dataclasses.replace(subject, train=every_third), values, masks)
+    assert ablation_effects(subject, values, masks) == few
+
+
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_activations_and_slopes_agree_with_torch(name: str) -> None:
     z = torch.linspace(-4, 4, 41, dtype=torch.float64, requires_grad=True)
     theirs = TORCH_ACTIVATIONS[name](z)
     theirs.sum().backward()
-    ours, slope = ACTIVATIONS[name](z.detach().numpy())
+    ours, slope = ACTIVATIONS[name](z.detach().numpy(), True)
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-12)
     away = z.detach().numpy() != 0  # relu has no slope at 0
     np.testing.assert_allclose(slope[away], z.grad.numpy()[away], atol=1e-12)
