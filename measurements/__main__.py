@@ -12,6 +12,7 @@ VERBS = {
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",
+    "job": "from submitting a small job to its results, and how long a start takes",
 }
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -128,13 +128,20 @@ class Supervisor:
         self._raise_if_stopping()
         migrate.upgrade(self.settings.database_url)
         self.say(f"database   {_without_password(self.settings.database_url)}")
-        for part in self._make_parts():
+        parts = self._make_parts()
+        answering = [part for part in parts if part.name.startswith("api")]
+        self._start_parts(answering)
+        self._wait_until_ready()
+        # Afterwards, since what workers import would keep the API waiting; jobs wait in the queue meanwhile.
+        self._start_parts([part for part in parts if part not in answering])
+        self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
+        return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
+
+    def _start_parts(self, parts: list[Process]) -> None:
+        for part in parts:
             self._raise_if_stopping()
             part.start()
             self._parts.append(part)
-        self._wait_until_ready()
-        self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
-        return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
 
     def _raise_if_stopping(self) -> None:
         if self.stopping.is_set():

@@ -21,6 +21,8 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # the same i
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate forward to a revision; no effect if the database is there already. Safe to call concurrently."""
     make_url(url)  # raises for a malformed URL before anything is created
+    if revision == "head" and is_current(url):  # at nearly every start; Alembic takes far longer to find out
+        return
     _make_folder(url)
     command.upgrade(_config(url), revision)
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import matplotlib
+from matplotlib import textpath
 from matplotlib.axes import Axes
+from matplotlib.backends import backend_agg
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+
+# One parser for all figures: each renderer would make its own, and parse every tick label anew.
+backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[assignment, attr-defined]
 
 DOTS_PER_INCH = 160  # sharp on a screen with twice the usual density
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness and in grey print.

@@ -1,0 +1,120 @@
+"""`python -m measurements job`: what people wait for, from submitting a small job until its results are published.
+
+The service runs on this machine as `make up` runs it, on SQLite, with one worker. One job goes first and is not
+counted, so that the training process has imported everything. Processor time is that of all processes of the service.
+Nothing is asserted: the figures depend on the machine and on what else it does. Writes reports/job.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from measurements.load import Connection
+from standalone.supervisor import AskedToStop, CannotStart, Plan, Supervisor, stop_at_signals
+
+POLL_SECONDS = 0.05
+LONGEST_SECONDS = 1_800.0
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, and write reports/job.json. 1: the service did not start, or a job did not succeed."""
+    parser = argparse.ArgumentParser(prog="python -m measurements job", description="From submitted to published.")
+    parser.add_argument("--recipe", default="independence", help="default %(default)s")
+    parser.add_argument("--jobs", type=int, default=5, help="jobs of one seed, one after another; default %(default)s")
+    parser.add_argument("--seeds", type=int, default=20, help="of the one large job; default %(default)s")
+    parser.add_argument("--folder", type=Path, default=Path("reports"))
+    given = parser.parse_args(arguments)
+    console, stopping = Console(highlight=False), stop_at_signals()
+    home = Path(tempfile.mkdtemp(prefix="bimt-job-"))
+    try:
+        with service(home, stopping) as (address, token, first):
+            assert token is not None, "a fresh database has no admin yet"
+            connection = Connection(address, token)
+            published(connection, stopping, given.recipe, [0])
+            single = [published(connection, stopping, given.recipe, [0]) for _ in range(given.jobs)]
+            many = published(connection, stopping, given.recipe, list(range(given.seeds)))
+            connection.close()
+        with service(home, stopping) as (_, _, second):
+            pass
+    except CannotStart as why:
+        console.print(f"Not measured: {why}")
+        return 1
+    except AskedToStop:
+        return 130
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    report = {
+        "recipe": given.recipe,
+        "processors": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "start_seconds": {"first": first, "second": second},
+        "one_seed": {"jobs": single, "median": {key: statistics.median(job[key] for job in single) for key in many}},
+        "many_seeds": {"seeds": given.seeds} | many,
+    }
+    given.folder.mkdir(parents=True, exist_ok=True)
+    (given.folder / "job.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    said = "{name}: {seconds:.2f} s from submitted to published, {cpu_seconds:.2f} s of processor time"
+    console.print(said.format(name=f"one seed, median of {given.jobs}", **report["one_seed"]["median"]))
+    console.print(said.format(name=f"{given.seeds} seeds", **many))
+    console.print(f"start: {first:.2f} s, again {second:.2f} s; wrote {given.folder}/job.json")
+    return 0
+
+
+@contextmanager
+def service(home: Path, stopping: threading.Event) -> Iterator[tuple[str, str | None, float]]:
+    """The service in this folder: its address, the admin token of a first start, and the seconds until it answered."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
+    supervisor = Supervisor(Plan(home=home, workers=1), environ=environ, say=lambda said: None, stopping=stopping)
+    began = time.monotonic()
+    try:
+        token = supervisor.start()
+        yield supervisor.address, token, time.monotonic() - began
+    finally:
+        was_asked = stopping.is_set()
+        supervisor.stop()  # sets `stopping`, which the next start looks at
+        if not was_asked:
+            stopping.clear()
+
+
+def published(connection: Connection, stopping: threading.Event, recipe: str, seeds: list[int]) -> dict[str, float]:
+    """Submit a job and wait for its end: seconds, and processor time of the service meanwhile."""
+    body = json.dumps({"recipe": recipe, "seeds": seeds}).encode()
+    began, cpu = time.monotonic(), _processor_seconds()
+    status, answer, _ = connection.ask("POST", "/jobs", body)
+    if status != 202:
+        raise CannotStart(f"The job was refused with {status}: {answer.decode()}")
+    path = f"/jobs/{json.loads(answer)['id']}"
+    while (state := json.loads(connection.ask("GET", path)[1])["state"]) not in ENDED:
+        if stopping.wait(POLL_SECONDS):
+            raise AskedToStop
+        if time.monotonic() - began > LONGEST_SECONDS:
+            raise CannotStart(f"The job was still {state} after {LONGEST_SECONDS:.0f} s.")
+    if state != "succeeded":
+        raise CannotStart(f"The job {state}.")
+    return {"seconds": time.monotonic() - began, "cpu_seconds": _processor_seconds() - cpu}
+
+
+def _processor_seconds() -> float:
+    """Of all processes below this one, those that have ended included."""
+    used = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:  # it has just ended
+            continue
+        used += sum(times[:4])  # its own and that of its ended children, each in user and system mode
+    return used
