@@ -21,7 +21,7 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # the same i
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate forward to a revision; no effect if the database is there already. Safe to call concurrently."""
     make_url(url)  # raises for a malformed URL before anything is created
-    if revision == "head" and is_current(url):  # at nearly every start; Alembic takes far longer to find out
+    if revision == "head" and current(url) == _head():  # at nearly every start; Alembic takes far longer to find out
         return
     _make_folder(url)
     command.upgrade(_config(url), revision)
@@ -49,6 +49,10 @@ def current(url: str) -> str | None:
 @cache
 def newest() -> str:
     """The revision that this version of the service needs."""
+    return _head()
+
+
+def _head() -> str:
     head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
     assert head is not None, f"no migrations in {MIGRATIONS}"
     return head
