@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods openapi migration fuzz load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods openapi migration fuzz job load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ migration: env-dev  ## write the next migration from the tables; M="what it does
 fuzz: env-dev  ## every address by schemathesis, EXAMPLES=n to each; damaged uploads, FILES=n of each format
 	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) FUZZ_UPLOADS=$(or $(FILES),500) \
 		$(PY) -m pytest -n 2 tests/api/test_fuzz.py tests/api/test_upload_fuzz.py
+
+job: env-dev  ## from submit to published, one seed and twenty, on a service of its own; writes reports/job.json
+	@$(PY) -m measurements job
 
 load: env-dev  ## a team's load, and more than that, on PostgreSQL; writes reports/load.json
 	@$(PY) -m measurements load

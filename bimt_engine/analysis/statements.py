@@ -612,7 +612,7 @@ def empty_runs(empty: int, runs: int) -> str | None:
     return f"{empty} of {runs} runs kept no connection: they answer a constant, and their loss is that of a constant."
 
 
-def too_large(what: str, found: float, limit: float) -> str:
+def too_large(what: str, found: int | float, limit: int | float) -> str:
     """The reason why a part of the evidence was not computed: its size, and the size that is computed."""
     return f"too large: {what} would be {number(found)}, and at most {number(limit)} is computed"
 
