@@ -127,16 +127,24 @@ class Oracle:
         return total
 
     def exchange(self, layer: NeuronLayer, slot: int, other: int) -> None:
-        """The neurons of two slots trade places, with all their weights."""
+        """The neurons of two slots trade places, with all their weights.
+
+        Adam's moments stay, but for those of an embedding: the published code leaves the embedding as it is and changes
+        the input order alone, so there the moments still belong to their columns.
+        """
         if slot == other:
             return
         for port in layer.ports:
-            tensor = self.parameters[port.parameter].data.movedim(port.axis, 0)
-            for copy in range(port.fold):
-                here, there = copy * layer.neurons + slot, copy * layer.neurons + other
-                kept = tensor[here].clone()
-                tensor[here] = tensor[there]
-                tensor[there] = kept
+            parameter = self.parameters[port.parameter]
+            tensors = [parameter.data]
+            if port.parameter in self.network.wiring.embeddings:
+                tensors += [one for one in self.optimiser.state[parameter].values() if one.shape == parameter.shape]
+            for tensor in (one.movedim(port.axis, 0) for one in tensors):
+                for copy in range(port.fold):
+                    here, there = copy * layer.neurons + slot, copy * layer.neurons + other
+                    kept = tensor[here].clone()
+                    tensor[here] = tensor[there]
+                    tensor[there] = kept
         order = self.network.orders[layer.name]
         order[slot], order[other] = order[other].item(), order[slot].item()
 

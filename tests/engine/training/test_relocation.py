@@ -37,6 +37,9 @@ def prepared(name: str, seed: int, *, pruned: float = 0.0) -> tuple[TrainingStat
     draw = torch.Generator().manual_seed(seed)
     for flat in (state.theta, state.first_moment, state.second_moment):
         flat.copy_(torch.randn(flat.shape, generator=draw, dtype=torch.float64))
+    for name, parameter in network.named_parameters():
+        if name.endswith("variance"):  # of a batch norm: never negative
+            parameter.data.abs_()
     if pruned:
         state.mask = torch.rand(state.theta.shape, generator=draw) >= pruned
         state.apply_mask()
