@@ -97,7 +97,8 @@ def test_every_example_of_the_document_does_what_it_shows(
 
 def test_the_document_names_every_noun_of_the_addresses(house: House, document: str) -> None:
     paths = house.client().get("/openapi.json").json["paths"]
-    for path in paths:
+    current = [path for path, item in paths.items() if not all(one.get("deprecated") for one in item.values())]
+    for path in current:  # the others stand in docs/aliases.md
         short = path.removeprefix("/api/v1")
         last = [part for part in short.split("/") if part and "{" not in part][-1]
         assert last.split("?")[0] in document, path

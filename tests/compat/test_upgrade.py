@@ -104,7 +104,7 @@ def test_old_tokens_links_and_numbers_are_good(service, facts):
             assert now[part][0] == pytest.approx(run["predict"][part][0], abs=1e-12)
     with Client(service.address, facts["admin"]) as admin:
         shared = admin.http.get(f"/s/{facts['share']['token']}")
-        assert shared["model"]["name"] == "independent"
+        assert shared["model"] == "independent"
 
 
 @pytest.mark.processes
