@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from store import jobs
-from tests.api.makers import House, make_house, now, publish_runs, serving, submit_job, work_on
+from tests.api.makers import House, make_house, now, publish_runs, serving_process, submit_job, work_on
 
 
 class Listener:
@@ -64,16 +64,13 @@ class Listener:
 
 @contextlib.contextmanager
 def served(house: House, port: int | None = None, *, end: int) -> Iterator[int]:
-    """The service, ended by this signal with all its streams open; every one of its processes gets it."""
-    before = set(psutil.Process().children())
-    with serving(house, port=port) as port:
+    """The service at this port, or at a free one, ended by this signal with all its streams open."""
+    listener = socket.create_server(("127.0.0.1", port or 0), backlog=1024)
+    with serving_process(house, listener=listener) as (port, process):
+        listener.close()  # from now on the server alone holds the port
         yield port
-        [server] = set(psutil.Process().children()) - before
-        tree = [server, *server.children(recursive=True)]
-        for process in tree if end == signal.SIGKILL else [server]:
-            process.send_signal(end)
-        _, alive = psutil.wait_procs(tree, timeout=40)
-        assert not alive
+        process.send_signal(end)
+        process.wait(40)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"])

@@ -122,7 +122,7 @@ class Compose:
 
     def first_token(self) -> str:
         """What the manual says to run in the API's container; a second time it refuses."""
-        command = [sys.executable, "-m", "store.admin_cli"]
+        command = [sys.executable, "-m", "store.admin_cli", "bootstrap-token"]
         run = partial(
             subprocess.run, command, env=self.environment("api"), cwd=REPOSITORY, capture_output=True, text=True
         )
