@@ -51,13 +51,13 @@ reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; w
 evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
 	@$(PY) -m measurements evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
-methods: env  ## vanilla, L1 and BIMT, each laid out anew before their wiring is compared; SEEDS=n; writes reports/methods.json
+methods: env  ## vanilla, L1 and BIMT, each in its shortest layout before their wiring is compared; SEEDS=n; writes reports/methods.json
 	@$(PY) -m measurements methods $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m measurements bench
 
-openapi: env  ## write openapi.json anew from the routes
+openapi: env  ## write openapi.json from the routes
 	@$(PY) -m api.openapi
 
 

@@ -83,7 +83,7 @@ HARDENING_OF_PAGES = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 HARDENING = HARDENING_OF_PAGES | {"Cache-Control": "no-store"}  # of answers to programs
-ABOUT = """Train neural networks in the brain-inspired modular way, watch them fall apart into modules, and test what
+ABOUT = """Train neural networks in the brain-inspired modular way, watch them separate into modules, and test what
 each module is for. Send a token as `Authorization: Bearer bimt_…`. Everything that goes wrong is answered as
 `application/problem+json`; each type of problem has a page."""
 

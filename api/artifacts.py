@@ -253,7 +253,7 @@ def run_embedding(path: RunPath, query: WaitQuery) -> Response:
     problems=(409,),
 )
 def run_snapshot(path: SnapshotPath) -> Response:
-    """The network at one step of its training: its weights, and which neuron sits in which slot."""
+    """The network at one step of its training: its weights, and which neuron is in which slot."""
     here = services()
     with here.database.read() as rows:
         run = runs.get(rows, caller().team_id, path.run_id)

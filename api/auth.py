@@ -72,7 +72,7 @@ def may(caller: Caller, access: Access) -> bool:
 
 
 def caller() -> Caller:
-    """Who asks. Only views of addresses that need a token may call this."""
+    """The caller. Only views of addresses that need a token may call this."""
     found: Caller = g.caller
     return found
 
@@ -131,7 +131,7 @@ def _identify() -> Caller:
 
 
 def _note_use(who: Caller) -> None:
-    """Remember that the token is in use; where that cannot be written, the request goes on all the same."""
+    """Remember that the token is in use; where that cannot be written, the request continues."""
     here = services()
     try:
         with here.database.write() as rows:

@@ -193,7 +193,7 @@ def dataset_content(path: DatasetPath) -> Response:
     with services().database.read() as rows:
         row = datasets.get(rows, caller().team_id, path.dataset_id)
         if row.sha256 is None:
-            raise Problem("conflict", f"`{row.name}` was not uploaded; its maker computes it anew in every run.")
+            raise Problem("conflict", f"`{row.name}` was not uploaded; its maker computes it again in every run.")
         sha256, form = row.sha256, row.format or "bin"
     size, chunks = open_stored(sha256, row.name)
     response = Response(chunks, content_type="application/octet-stream", direct_passthrough=True)

@@ -35,9 +35,16 @@ class ScoreOut(ResponseModel):
     """How well one target is predicted, by one network on some rows."""
 
     r2: float | None = Field(default=None, description="Regression: share of the target's variance explained.")
-    recall: float | None = Field(default=None, description="Classes: share of its rows that are called by its name.")
-    precision: float | None = Field(default=None, description="Classes: share of the rows so called that are its own.")
-    mistaken: float | None = Field(default=None, description="Classes: share of all other rows that are so called.")
+    recall: float | None = Field(
+        default=None, description="Classes: share of its rows that are predicted as this class."
+    )
+    precision: float | None = Field(
+        default=None, description="Classes: share of the rows predicted as this class that belong to it."
+    )
+    mistaken: float | None = Field(
+        default=None,
+        description="Classes: share of all other rows that are predicted as this class (false-positive rate).",
+    )
     standard_error: float | None = Field(
         default=None,
         description="Of what is gained over a constant answer: of its squared errors less the network's, as a share of "
@@ -46,7 +53,7 @@ class ScoreOut(ResponseModel):
     learnt: bool | None = Field(
         default=None,
         description="Whether that gain is above its standard error and `r2`, or `recall` − `mistaken`, at least 0.05; "
-        "null: no row can tell.",
+        "null: the held-out rows are too few to tell, or all alike.",
     )
 
 
@@ -104,12 +111,14 @@ class ModuleOut(ResponseModel):
         default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
     )
     why_not: str | None = Field(default=None, description="Where it did not: why.")
-    random_groups: int | None = Field(default=None, description="Groups of neurons of its size it was held against.")
+    random_groups: int | None = Field(
+        default=None, description="Groups of neurons of its size that it was compared with."
+    )
     reading: str = Field(default="", description="All of this in one sentence.")
 
 
 class ModulesOut(ResponseModel):
-    """The modules of a run, and how it was parted into them."""
+    """The modules of a run, and the communities."""
 
     modules: list[ModuleOut]
     communities: dict[str, Any] = Field(default={})

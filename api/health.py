@@ -24,7 +24,7 @@ from store.settings import OPERATION_QUEUES, TRAINING_QUEUES
 
 
 class HealthOut(ResponseModel):
-    """The process lives."""
+    """The process is running."""
 
     status: Literal["ok"] = "ok"
 
@@ -118,7 +118,7 @@ SECONDS = Histogram(
 
 @api.route("get", "/healthz", requires=Access.ANYONE, answers={200: HealthOut})
 def healthz() -> Response:
-    """The process lives. Nothing else is checked."""
+    """The process is running. Nothing else is checked."""
     return answer(HealthOut())
 
 

@@ -226,7 +226,10 @@ def get_job(path: JobPath) -> Response:
 
 @api.route("patch", "/jobs/<string:job_id>", requires=Access.SUBMIT, answers={200: JobOut}, problems=(409,))
 def change_job(path: JobPath, body: JobChange) -> Response:
-    """Change its name, tags or priority, or pin it: drafts expire after a while, pinned and published jobs never."""
+    """Change its name, tags or priority, or pin it.
+
+    Ended jobs are deleted after `BIMT_DRAFT_DAYS` days unless they are pinned or a run of them is published.
+    """
     here = services()
     asked = body.model_dump(exclude_none=True)
     with here.database.write() as rows:
@@ -238,7 +241,7 @@ def change_job(path: JobPath, body: JobChange) -> Response:
 
 @api.route("delete", "/jobs/<string:job_id>", requires=Access.SUBMIT, answers={204: None}, problems=(409,))
 def delete_job(path: JobPath) -> Response:
-    """Forget an ended job with all that its runs found; bytes that nothing else needs are freed.
+    """Delete an ended job with all results of its runs; files that nothing else needs are deleted.
 
     A job with a published run is kept: delete the model first.
     """

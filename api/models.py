@@ -85,7 +85,7 @@ class ModelIn(Body):
     name: NewName
     card: Card = Field(default="", description="What the readers should know, in Markdown.")
     visibility: Visibility | None = Field(
-        default=None, description="Of a new model `team` unless said otherwise; of a known one, null leaves it."
+        default=None, description="Null: `team` for a new model; unchanged for an existing one."
     )
 
 
@@ -125,7 +125,7 @@ class VersionItem(ResponseModel):
     member_id: MemberId
     created_at: datetime
     verified_at: datetime | None = None
-    agrees: bool | None = Field(default=None, description="What the last verification said; null: there was none.")
+    agrees: bool | None = Field(default=None, description="The result of the last verification; null: there was none.")
     seed: int
     cost_strength: float | None
     method: str | None
@@ -201,13 +201,13 @@ class AliasOut(ResponseModel):
 
 
 class AliasesOut(ResponseModel):
-    """What each word means now."""
+    """The version that each alias points to."""
 
     items: dict[str, int]
 
 
 class AliasHistory(Page):
-    """A part of everything that a word has meant, newest first."""
+    """One page of the versions that an alias has pointed to, newest first."""
 
     items: list[AliasOut]
 
@@ -270,7 +270,7 @@ def get_model(path: ModelPath) -> Response:
 
 @api.route("patch", "/models/<string:model>", requires=Access.SHARE, answers={200: ModelOut}, problems=(409,))
 def change_model(path: ModelPath, body: ModelChange) -> Response:
-    """Change who sees it, or its name."""
+    """Change its visibility or its name."""
     here = services()
     with here.database.write() as rows:
         model = models.own(rows, reader(), path.model)
@@ -304,14 +304,14 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
 
 @api.route("get", "/models/<string:model>/aliases", requires=Access.READ, answers={200: AliasesOut})
 def list_aliases(path: ModelPath) -> Response:
-    """What each word means now. A word stands wherever a version's number may."""
+    """List the aliases and the version of each. An alias may be used wherever a version's number may."""
     with services().database.read() as rows:
         return answer(AliasesOut(items=models.aliases(rows, models.get(rows, reader(), path.model))))
 
 
 @api.route("get", "/models/<string:model>/aliases/<string:alias>", requires=Access.READ, answers={200: AliasHistory})
 def alias_history(path: AliasPath, query: PageQuery) -> Response:
-    """Everything that a word has meant, newest first. Nothing is ever taken from this list."""
+    """Every version that an alias has pointed to, newest first. Nothing is ever removed from this list."""
     with services().database.read() as rows:
         model = models.get(rows, reader(), path.model)
         page = models.alias_history(rows, model, path.alias, after=key_of(query.after), limit=query.limit)

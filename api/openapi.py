@@ -34,7 +34,7 @@ def finished(app: OpenAPI) -> dict[str, Any]:
     for name in ("ValidationErrorModel", "UnprocessableEntity"):
         schemas.pop(name, None)
     for schema in list(schemas.values()):
-        # Definitions inside a schema are components of their own; the copies would be dead weight.
+        # Definitions inside a schema are components of their own; the copies would not be used.
         for inner, definition in (schema.pop("$defs", None) or {}).items():
             schemas.setdefault(inner, definition)
     components["schemas"] = dict(sorted(schemas.items()))

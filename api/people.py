@@ -24,7 +24,7 @@ Scope = Literal["read", "submit", "share", "admin"]
 
 
 class MeOut(ResponseModel):
-    """Who asks."""
+    """The caller: member, team, role and scopes of the token."""
 
     member_id: MemberId
     name: str
@@ -120,7 +120,7 @@ class MemberItem(ResponseModel):
 
 
 class MemberMade(MemberItem):
-    """A new member, or one with a fresh token. This is the only time that its text is shown: hand it to them."""
+    """A new member, or one with a fresh token. Its text is shown only now: pass it on to them."""
 
     token: str
 

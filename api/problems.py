@@ -291,7 +291,7 @@ def field_errors(
     for entry in error.errors(include_url=False):
         location = entry["loc"]
         if entry["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            # The field that tells the members apart is the wrong one, and the text of pydantic names it in quotes.
+            # The field that distinguishes the members is the wrong one, and the text of pydantic names it in quotes.
             location = (*location, str(entry["ctx"]["discriminator"]).strip("'"))
         absent = entry["type"] in ("missing", "union_tag_not_found", "union_tag_invalid")
         pointer = under + pointer_into(document, location, absent=absent)
@@ -321,7 +321,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 
 
 def as_problem(error: Exception) -> Problem:
-    """The problem document that tells the caller about an exception."""
+    """The problem document for an exception."""
     match error:
         case Problem():
             return error

@@ -23,7 +23,7 @@ FigureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,60}\.(svg|png)$")
 
 
 class View(RequestModel):
-    """What the reader of a link sees first. Everything may be left out."""
+    """What a shared link shows first. Everything may be left out."""
 
     part: Literal["network", "modules", "effects", "figures"] | None = Field(
         default=None, description="Where the page is scrolled to."

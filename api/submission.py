@@ -1,4 +1,4 @@
-"""What a job asks for, and from there to what is queued: data filled in, defaults written out, one spec per run."""
+"""From the request of a job to what is queued: data filled in, defaults written out, one spec per run."""
 
 from __future__ import annotations
 

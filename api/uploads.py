@@ -221,7 +221,7 @@ PART_BODY = {
 def begin_upload(body: UploadIn) -> Response:
     """Announce a file. Send its parts to /uploads/{id}/parts/{offset}, in order, then complete it.
 
-    Bytes that the team has already, told by their SHA-256, need no parts: complete it at once.
+    Bytes that the team has already, recognised by their SHA-256, need no parts: complete it at once.
     """
     here, who = services(), caller()
     if body.bytes > here.settings.max_upload_bytes:

@@ -168,7 +168,7 @@ AT = "/models/<string:model>/versions/<string:version>"
 
 @api.route("get", AT, requires=Access.READ, answers={200: VersionOut})
 def get_version(path: VersionPath) -> Response:
-    """One version, by its number, by `newest`, or by a word that points to it."""
+    """One version, by its number, by `newest`, or by an alias that points to it."""
     with services().database.read() as rows:
         model, version, _ = _found(rows, path)
         return answer(version_out(rows, model, version))

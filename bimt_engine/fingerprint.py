@@ -29,7 +29,7 @@ def code_hash() -> str:
 
 
 def data_hash(dataset: Dataset) -> str:
-    """SHA-256, in hex, over the examples as the network sees them: types, shapes and values of all four arrays."""
+    """SHA-256, in hex, over the examples as the network reads them: types, shapes and values of all four arrays."""
     digest = hashlib.sha256()
     for part in (dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets):
         kind = part.dtype.newbyteorder("<")

@@ -199,7 +199,7 @@ class Spec(Part):
             return self
         first = next((p.cost_strength for p in self.training.phases if p.cost_strength > 0), None)
         scaled = [cost_strength * p.cost_strength / first if first else cost_strength for p in self.training.phases]
-        phases = [  # made anew, not copied, so that a λ beyond the bounds is noticed
+        phases = [  # validated again, not copied, so that a λ beyond the bounds is noticed
             Phase(**p.model_dump() | {"cost_strength": strength})
             for p, strength in zip(self.training.phases, scaled, strict=True)
         ]

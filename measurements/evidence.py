@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {
 
 
 def details(document: Document) -> dict[str, Any]:
-    """What else a row tells: who reads what, the effects off the block diagonal, p-values, formulas, parts apart."""
+    """What else a row has: inputs of each output, effects off the block diagonal, p-values, formulas, parts apart."""
     found: dict[str, Any] = {
         "modules": [{"reads": list(reads), "decides": list(decides)} for reads, decides in modules_of(document)],
         "dependencies": dependencies(document),

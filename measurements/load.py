@@ -83,7 +83,7 @@ class Connection:
         raise AssertionError
 
     def stream(self, path: str) -> http.client.HTTPResponse:
-        """An answer whose body goes on."""
+        """A response whose body is a stream."""
         self._http.request("GET", f"/api/v1{path}", headers=self._headers)
         return self._http.getresponse()
 

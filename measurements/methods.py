@@ -1,7 +1,7 @@
 """Fair baselines: `python -m measurements methods [--seeds N]`: every method's wiring, as trained and relaid.
 
 Trains independence with each `method` over the unpicked seeds 0 … n − 1 and relays every finished network by optimal
-relocation with restarts, so that no method looks worse only because nobody moved its neurons. Writes
+relocation with restarts, so that no method looks worse only because its neurons were not moved. Writes
 `reports/methods.json`: {method: {seeds, and for wiring, relaid_wiring, wiring_efficiency, test_mse: median, worst,
 values[]}}.
 """

@@ -1,6 +1,6 @@
 """The method as a textbook would write it, without one trick: what the engine is timed and tested against.
 
-Automatic differentiation through everything; the cost built anew from positions at every step; torch.optim.AdamW; the
+Automatic differentiation through everything; the cost computed from positions at every step; torch.optim.AdamW; the
 test set looked at after every step; and an exchange of two neurons is tried by making it, adding up the whole cost
 and taking it back. It shares nothing with the engine's training but the networks it trains and where their neurons sit.
 """

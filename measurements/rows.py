@@ -1,7 +1,7 @@
 """One row per (recipe, seed): train, gather the evidence, keep what a table or a page needs.
 
 Rows are kept in `reports/rows/`, named by the spec, the seed and the engine's own source: a report that was
-interrupted goes on where it stopped, and a changed engine never reads an old row.
+interrupted continues where it stopped, and a changed engine never reads an old row.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_experiment(experiment: Experiment) -> Row:
 
     kept          where nothing is pruned, how many connections the trained network uses.
     seconds_cpu   CPU time of training and of the evidence, each without loading the data.
-    wiring        of the trained network, as it lies and relaid.
+    wiring        of the trained network, in its own and in the shortest layout.
     """
     from bimt_engine.analysis.context import AnalysisContext
     from bimt_engine.analysis.evidence import gather_evidence

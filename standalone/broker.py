@@ -122,7 +122,7 @@ class Broker:
         folder = self.socket.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder != self.directory and folder.stat().st_uid != os.getuid():
-            raise BrokerError(f"{folder} belongs to somebody else; set BIMT_HOME to a shorter path.")
+            raise BrokerError(f"{folder} belongs to another user; set BIMT_HOME to a shorter path.")
         self.socket.unlink(missing_ok=True)
 
     def _wait(self) -> None:

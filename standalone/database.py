@@ -177,7 +177,7 @@ def _make_data(binaries: Path, data: Path) -> None:
 
 
 def _user() -> dict[str, Any]:
-    """Whom to run as: ourselves, or nobody where we are root."""
+    """The user to run as: our own, or `nobody` if we are root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -185,6 +185,6 @@ def _user() -> dict[str, Any]:
 
 
 def _can_reach(path: Path) -> bool:
-    """Whether nobody can read this path."""
+    """Whether the user `nobody` can read this path."""
     test = ["test", "-r", str(path)]
     return subprocess.run(test, cwd="/", check=False, **_user()).returncode == 0

@@ -40,7 +40,7 @@ API_SECONDS = 7.0  # open answers, event streams among them, may go on for five
 FIRST_PAUSE, LONGEST_PAUSE = (
     0.5,
     15.0,
-)  # before a part that died starts again; doubles while it dies early
+)  # before a process that ended is restarted; doubles while it ends early
 STABLE_SECONDS = 20.0  # a part that ran so long starts again at once
 READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
 
@@ -182,7 +182,7 @@ class Supervisor:
             database.close()
 
     def _listen(self) -> None:
-        """Open the port here and hand it down, so that it stays the same and open while the API starts again."""
+        """Open the port here and pass it on, so that it stays open while the API restarts."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in self.plan.host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -247,7 +247,7 @@ class Supervisor:
         )
 
     def _wait_until_ready(self) -> None:
-        """Wait until the API answers. Raises CannotStart with the last lines of a part that died instead."""
+        """Wait until the API answers. Raises CannotStart with the last lines of a process that ended instead."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             self._raise_if_stopping()
@@ -265,13 +265,13 @@ class Supervisor:
     # --- watch -----------------------------------------------------------------------------------------
 
     def watch(self, *, until: Callable[[], bool] = lambda: False, every_seconds: float = 0.2) -> None:
-        """Start again what dies, until told to stop or `until` says so."""
+        """Restart processes that end, until asked to stop or until `until` returns true."""
         while not self.stopping.is_set() and not until():
             self.restart_crashed()
             self.stopping.wait(every_seconds)
 
     def restart_crashed(self) -> None:
-        """Look once at every part, and start again those that died."""
+        """Check every process once, and restart those that ended."""
         now = time.monotonic()
         if self._broker is not None and not self._broker.alive and now >= self._next_start.get("broker", 0.0):
             self.say("broker     died; starting it again")

@@ -23,6 +23,7 @@ from store.errors import Conflict, StoreError
 from store.settings import NO_LIMIT, Settings
 from store.teams import Member, Team
 
+DESCRIPTION = "Teams, quotas and first tokens, for the operator of the service."
 QUOTAS = ("queued_jobs", "queued_steps", "stored_bytes")
 
 
@@ -37,7 +38,7 @@ def _limit(text: str) -> int | str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    made = argparse.ArgumentParser(prog="python -m store.admin_cli", description=(__doc__ or "").split("\n")[0])
+    made = argparse.ArgumentParser(prog="python -m store.admin_cli", description=DESCRIPTION)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="bootstrap-token | teams | new | quota | token")
     verbs.add_parser("bootstrap-token", help="the first team and its admin, whose token is printed once")
     verbs.add_parser("teams", help="every team, its usage and its quotas")

@@ -79,7 +79,7 @@ def small_json() -> TypeEngine[Any]:
 
 
 def to_json(value: Any) -> str:
-    """JSON text in which numbers that are not finite have become null: JSON knows no NaN, and a loss can be one."""
+    """JSON text in which numbers that are not finite have become null: JSON has no NaN, and a loss can be one."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     except ValueError:

@@ -8,7 +8,7 @@ class StoreError(Exception):
 
 
 class NotFound(StoreError):
-    """There is no such thing, or it belongs to another team: the two cannot be told apart from outside."""
+    """There is no such thing, or it belongs to another team: the two cannot be distinguished from outside."""
 
     def __init__(self, noun: str, thing_id: str) -> None:
         super().__init__(f"There is no {noun} `{thing_id}` in your team. Check the id, or list what there is.")

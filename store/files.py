@@ -316,7 +316,7 @@ def free(session: Session, files: Files, names: Iterable[str]) -> None:
 
 
 def collect_orphans(session: Session, files: Files, *, now: datetime, grace: timedelta) -> list[str]:
-    """Delete files without a row, left by a process that died before it wrote one; returns their names.
+    """Delete files without a row, left by a process that ended before it wrote one; returns their names.
 
     Lists the whole store.
     """

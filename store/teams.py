@@ -1,7 +1,7 @@
 """Teams, their members and tokens, and the audit log of what members did.
 
 A token reads `bimt_IDENT_SECRETCHECKSUM`. The secret has 256 random bits, so a fast hash of it is enough; the checksum
-tells typing errors from wrong tokens without a query, and lets scanners recognise leaked tokens.
+distinguishes typing errors from wrong tokens without a query, and lets scanners recognise leaked tokens.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PING = "ping"  # an event that is sent on request, whatever events the webhook s
 PAUSES = (30, 120, 600, 3600, 6 * 3600, 24 * 3600)  # seconds before each further try; then `given_up`
 MAX_WEBHOOKS = 20  # of one team
 DELIVERY_STATES = ("waiting", "delivered", "given_up")
-GONE = 410  # HTTP status of a receiver that wants no more messages
+GONE = 410  # HTTP status of a receiver that accepts no more messages
 
 _UNSYNCHRONISED = {"synchronize_session": False}
 

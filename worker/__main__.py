@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
     from store import aliases
     from store.settings import QUEUES
 
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until told to stop.")
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Run jobs until stopped by a signal.")
     parser.add_argument(
         "--queue",
         choices=(*QUEUES, *aliases.QUEUES),  # an old name is accepted with a warning by Settings

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from bimt_engine.training.loop import Training, TrainingUpdate
 
 log = logging.getLogger("worker.training")
-PROGRESS_SECONDS = 0.5  # a bar that moves twice a second looks alive
+PROGRESS_SECONDS = 0.5  # often enough for a progress bar
 
 
 class Run:
-    """One run of the request. `left`: it has not ended; those that have are members of their batch all the same."""
+    """One run of the request. `left`: it is unfinished; finished runs remain members of their batch."""
 
     def __init__(self, request: RunRequest, content: Path | None = None) -> None:
         self.id, self.seed, self.left = request.id, request.seed, request.left
@@ -140,7 +140,7 @@ def _sentence(error: Exception, runs: int) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python's exception, torch's for a device, or torch's for the CPU, which only its text tells apart."""
+    """Python's exception, torch's for a device, or torch's for the CPU, which only its text distinguishes."""
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return on_cpu or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 

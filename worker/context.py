@@ -1,4 +1,4 @@
-"""What one worker process holds while it lives: settings, store, name, queues, and whether it is shutting down."""
+"""The state of one worker process: settings, store, name, queues, and whether it is shutting down."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class WorkerContext:
             )
 
     def lease(self, claim: Claim) -> Lease:
-        """The lease that keeps the claim alive."""
+        """The lease that keeps the claim valid."""
 
         def renew(progress: Progress) -> bool:
             now, left = self.now(), progress.seconds_left
@@ -163,5 +163,5 @@ def worker_context() -> WorkerContext:
 
 
 def _device(queue: str) -> str:
-    """What the queue's jobs run on; torch, which knows more, is never loaded in this process."""
+    """What the queue's jobs run on; torch, which would say more, is never loaded in this process."""
     return f"cuda {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}" if queue == "gpu" else "cpu"

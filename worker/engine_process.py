@@ -170,14 +170,14 @@ def scratch_folder(spool: Path, job_id: str) -> Iterator[Path]:
     try:
         with (folder / "lock.new").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            (folder / "lock.new").rename(folder / "lock")  # so a file named `lock` is held, or its holder has died
+            (folder / "lock.new").rename(folder / "lock")  # so a file named `lock` is held, or its holder has ended
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(spool: Path) -> list[str]:
-    """Delete folders whose worker has died; their names."""
+    """Delete folders whose worker has ended; their names."""
     swept = []
     for lock_file in spool.glob("job_*/lock"):
         with contextlib.suppress(OSError), lock_file.open() as lock:

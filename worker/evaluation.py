@@ -24,18 +24,18 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
     """
     reporter.set_active([run])
 
-    def gathered(fraction: float, note: str) -> None:
+    def report_progress(fraction: float, note: str) -> None:
         reporter.stop_if_asked()
         reporter.progress([run], run_progress.evidence(fraction), note)
 
-    gathered(0.0, "the evidence begins")
+    report_progress(0.0, "the evidence begins")
     # Imported after the training, which does not need it: nearly half of what the engine imports.
     from bimt_engine.analysis.evidence import gather_evidence
     from bimt_engine.exports.weights import weights_file
 
     began = time.monotonic()
     network = training.network
-    evidence = gather_evidence(network, dataset, run.spec, seed=run.seed, progress=gathered)
+    evidence = gather_evidence(network, dataset, run.spec, seed=run.seed, progress=report_progress)
     weights = weights_file(network, evidence.network, spec=run.spec, seed=run.seed, dataset=dataset)
     files = {"weights.safetensors": reporter.write(f"{run.id}-weights.safetensors", weights)}
     figures = {

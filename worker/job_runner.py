@@ -119,7 +119,7 @@ class JobRunner:
             self._end("failed", str(error))
             return "failed"
         except Exception as error:
-            log.exception("the job ends by a fault of the service")
+            log.exception("the job failed through an error of the service")
             sentence = (
                 f"A fault of the service ended this job ({type(error).__name__}: {error}). Retry it, and report it."
             )
@@ -273,7 +273,7 @@ class JobRunner:
         self.recorder.log("info", text, _only(run_ids))
 
     def _label(self, run_ids: Sequence[str]) -> str:
-        """What tells these runs from the others of their job: `seed 3`, or how many they are."""
+        """How these runs are named in log lines: `seed 3`, or how many they are."""
         if len(run_ids) != 1:
             return f"{len(run_ids)} runs"
         run = next(run for run in self.claim.runs if run.id == run_ids[0])

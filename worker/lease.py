@@ -1,4 +1,4 @@
-"""A claim kept alive: a thread renews it, reports the progress, and learns whether the job is to be cancelled."""
+"""A claim kept valid: a thread renews it, reports the progress, and learns whether the job is to be cancelled."""
 
 from __future__ import annotations
 

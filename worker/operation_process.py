@@ -1,9 +1,9 @@
 """The operation process: `python -m worker.operation_process FOLDER PARENT`. It answers operations, one after another.
 
-It has the engine and the folders that it is told of, and knows nothing of the store. The request.json of a folder holds
-the kind of the operation, what was asked, and what worker/operations.py lays beside it; the result is answer.json with
+It has the engine and the folders named in its messages, and imports nothing of the store. The request.json of a folder
+holds the kind of the operation, its arguments, and files that worker/operations.py adds; the result is answer.json with
 files beside it. Here is one handler for each kind: it takes a Request and returns an Answer. It raises Refusal, or
-another BimtError, for what cannot be answered as it was asked.
+another BimtError, for what cannot be computed as requested.
 """
 
 from __future__ import annotations

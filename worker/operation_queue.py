@@ -1,4 +1,4 @@
-"""Operations: one interactive one at a time, and one of the batch queue beside it, each in a process of its own."""
+"""Operations: at most one interactive and one batch operation at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class OperationRunner:
             self._write(jobs.finish, state="failed", reason=str(error))
             return "failed"
         except Exception as error:
-            log.exception("the operation ends by a fault of the service")
+            log.exception("the operation failed through an error of the service")
             fault = f"{type(error).__name__}: {error}"
             sentence = f"A fault of the service ended this operation ({fault}). Ask again, and report it."
             self._write(jobs.finish, state="failed", reason=sentence)

@@ -158,7 +158,7 @@ def _in_order(data: Dataset, row: Any) -> list[Any]:
 
 
 def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
-    """Weights of the pruned network in slot order, who sits where, and held-out examples as the network reads them.
+    """Weights of the pruned network in slot order, the orders, and held-out examples as the network reads them.
 
     Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the held-out examples are
     few, training examples follow them. Raises Refusal for a network that is too large for a browser.

@@ -1,6 +1,6 @@
 """Messages between a worker and its engine processes (training, operations), both ends.
 
-A message is one JSON object a line: a frozen pydantic model, told apart by `type` and validated by the reader. The
+A message is one JSON object a line: a frozen pydantic model, distinguished by `type` and validated by the reader. The
 worker writes to the process's standard input and reads the pipe that the process got as its standard output. Anything
 large is a file in the job's folder, and the message holds its name.
 """

@@ -21,7 +21,7 @@ from worker.context import WorkerContext
 from worker.retry import StoreRetry, is_outage
 
 log = logging.getLogger("worker")
-FLUSH_SECONDS = 1.0  # a curve that grows once a second looks alive
+FLUSH_SECONDS = 1.0  # often enough for a curve that is being watched
 FLUSH_SHARE = 0.02  # of the job's age: long jobs are written less often, in larger pieces
 MAX_LINE = 4000  # characters of one log line that are kept
 # What runs are listed by, taken from the metrics where the evidence has it; the first that is there names the test.
@@ -209,7 +209,7 @@ def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
 
 
 def _clusterings(modules: list[dict[str, Any]], communities: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways in which the neurons were grouped: by what hangs together, and by Leiden's communities."""
+    """The ways in which the neurons were grouped: by connected components, and by Leiden's communities."""
     groups = {module["name"]: module["neurons"] for module in modules}
     found = [{"method": "components", "modules": len(groups), "modularity": None, "body": {"groups": groups}}]
     if communities:

@@ -1,7 +1,7 @@
 """The training process: `python -m worker.training_process FOLDER PARENT`. It runs jobs, one after another.
 
-It has the engine and the folders that it is told of, and knows nothing of the store. Commands and messages are those
-of worker/protocol.py. It imports everything that a job needs while it waits; between two jobs it resets everything that
+It has the engine and the folders named in its messages, and imports nothing of the store. Commands and messages are
+those of worker/protocol.py. It imports everything that a job needs while it waits; between two jobs it resets all that
 a job could leave behind, so that a job gives the same bytes in a new process and in one that served others.
 """
 

@@ -94,7 +94,7 @@ def _preview(
             return dict(answer["preview"])
         errors = [dict(entry) for entry in answer["errors"]] or [{"detail": "The file cannot be read."}]
     except (ValueError, KeyError, IndexError, TypeError):
-        log.warning("the check of an upload died with %s: %s", status, err[-2000:].decode("utf-8", "replace"))
+        log.warning("the check of an upload ended with %s: %s", status, err[-2000:].decode("utf-8", "replace"))
         sentence = f"Reading the file as {form} took more memory or time than is granted, or it is damaged."
         errors = [{"detail": sentence}]
     raise UnusableFile(errors)

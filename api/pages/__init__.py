@@ -52,7 +52,7 @@ def problem_page(problem: Problem) -> Response:
 
 
 def _context() -> dict[str, Any]:
-    """What every template knows."""
+    """The variables of every template."""
     found = getattr(g, "caller", None)
     if found is None and getattr(g, "may_look_up", True):
         found = _signed_in_or_none()

@@ -79,7 +79,7 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
 
 
 def module_sentences(body: Mapping[str, Any], count: int) -> list[str]:
-    """What is said of one of `count` modules beside what it reads and decides, which its card shows as lists."""
+    """The sentences about one of `count` modules beside what it reads and decides, which its card shows as lists."""
     said = module_statement(body, count)
     if not said.evidence:
         return [sentence(said.text)] if said.text else []  # a run of an older version has this one sentence
@@ -124,7 +124,9 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
         return None
     if bodies[0].get("measure") == "recall":
         heads = ["recognised", "others taken for it", "recognised before pruning", "held-out rows"]
-        caption = "Of each class, the share of its held-out rows that are called by its name, and of all other rows."
+        caption = (
+            "Of each class, the share of its held-out rows that are predicted as it, and the same of all other rows."
+        )
         cells = [
             [
                 *(_share(b, of, what) for of, what in RECOGNISED),

@@ -1,8 +1,8 @@
-"""Communities: what Leiden sees in the weights alone, with the nulls it must be held against.
+"""Communities: the groups that Leiden finds in the weights alone, and the null models to compare them with.
 
 Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
-network in disconnected pieces is hardly more modular than its own shuffle. What a module is FOR is told by
-`modules/find.py`; this file tells how the weights alone would be grouped, and how little or much that means.
+network in disconnected pieces is hardly more modular than its own shuffle. What a module computes is tested by
+`modules/find.py`; this file says how the weights alone would be grouped, and how significant that is.
 
 igraph and leidenalg (both GPL) are imported in `leiden` and nowhere else. No torch.
 """
@@ -24,10 +24,12 @@ from bimt_engine.analysis.statements import CAUTION, communities_statement, too_
 Labels = Int[np.ndarray, " neurons"]
 """The number of each neuron's group."""
 
-NULLS = 59  # graphs of each kind of chance; p can be no smaller than 1 in 60
+NULLS = 59  # random graphs of each null model; p can be no smaller than 1 in 60
 NULL_SEEDS = 2  # Leiden runs on each of them, and as many count of our own when the two are compared
 NULL_WORK = 200_000  # connections in all null graphs of one kind together, at most
-FEWEST_NULLS = 19  # p = 0.05 can be reached; and all that is spent on a null kept for parity only
+FEWEST_NULLS = (
+    19  # p = 0.05 can be reached; and all that is spent on a null that is reported only to compare with the literature
+)
 SWAPS = 10  # tried exchanges for each connection when a graph is rewired, and again when its strengths are annealed
 K_MEANS_STARTS = 10
 K_MEANS_ROUNDS = 50
@@ -165,11 +167,11 @@ def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tu
     return found[best], scores[best], found
 
 
-# --- chance -----------------------------------------------------------------------------------------
+# --- null models -----------------------------------------------------------------------------------------
 
 
 def value_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
-    """The same connections with their weights dealt anew within each weight matrix."""
+    """The same connections with their weights permuted within each weight matrix."""
     return replace(net, slices=tuple(replace(s, weight=generator.permutation(s.weight)) for s in net.slices))
 
 
@@ -179,7 +181,7 @@ def degree_preserving(net: Layered, generator: np.random.Generator) -> Layered:
 
 
 def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
-    """Every entry of each matrix dealt anew, zeros too: the literature's null, for parity only.
+    """Every entry of each matrix permuted, zeros too; reported only to compare with the literature.
 
     It misleads on sparse networks: it breaks the neurons' degrees along with the placement, so to reject it may say no
     more than that few neurons hold all connections, and which way it errs depends on the density.
@@ -187,7 +189,9 @@ def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
     slices = []
     for s in net.slices:
         pairs = s.sources.size * s.targets.size
-        folds = -(-s.weight.size // pairs)  # parallel connections: kernel taps, or query, key and value
+        folds = -(
+            -s.weight.size // pairs
+        )  # parallel connections, of any fold: kernel taps, gates, or query, key and value
         cells = generator.permutation(pairs * folds)[: s.weight.size] % pairs
         slices.append(replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size]))
     return replace(net, slices=tuple(slices))
@@ -206,7 +210,7 @@ def _rewired(s: Slice, generator: np.random.Generator) -> Slice:
     source = s.source.tolist()
     taken = set(zip(source, target, strict=True))
     count = len(source)
-    if count < 2 or len(taken) < count:  # parallel connections (query, key, value) are left as they are
+    if count < 2 or len(taken) < count:  # parallel connections (of a fold) are left as they are
         return s
     for a, b in generator.integers(count, size=(SWAPS * count, 2)).tolist():
         one, other = (source[a], target[b]), (source[b], target[a])
@@ -219,7 +223,7 @@ def _rewired(s: Slice, generator: np.random.Generator) -> Slice:
 
 
 def _annealed(s: Slice, like: Slice, generator: np.random.Generator) -> Slice:
-    """Deal the weights so that what each neuron gives and takes comes near to what it was, cooling down."""
+    """Distribute the weights, by simulated annealing, so that in- and out-strengths come near the original ones."""
     size = 1 + int(max(s.source.max(), s.target.max()))
     gives = np.bincount(like.source, weights=like.weight, minlength=size)
     takes = np.bincount(like.target, weights=like.weight, minlength=size)
@@ -279,7 +283,7 @@ def find_communities(
     generator = np.random.default_rng([seed, 4])
     labels, score, runs = leiden(net, seeds=[seed * 1000 + i for i in range(seeds)])
     count = int(np.clip(NULL_WORK // net.connections, FEWEST_NULLS, nulls)) if nulls else 0
-    # The best of twenty runs against the best of two would call luck in searching a structure.
+    # The best of twenty runs against the best of two would take luck in the search for structure.
     as_hard = max(layered_modularity(net, run) for run in runs[:NULL_SEEDS])
     chance: dict[str, NullDocument] = {}
     for kind in NULL_KINDS if count else ():

@@ -35,7 +35,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class AnalysisContext:
-    """A network under analysis and its data. The network here is a float64 copy; the one handed in is never touched.
+    """A network under analysis and its data. The network is a float64 copy; the one passed in is never changed.
 
     evaluator   computes outputs for any parameters of this network, the fastest way that its wiring allows.
     general     the same by torch passes with hooks, for what needs a whole network.

@@ -1,4 +1,4 @@
-"""The pruned network as a graph: neurons with identities and places, connections with weights. Plain data, no torch."""
+"""The pruned network as a graph: neurons with positions, connections with weights. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class GraphError(BimtError):
 
 @dataclass(frozen=True)
 class Neuron:
-    """One place in the network and who sits there.
+    """One node of the graph: a slot of a copy of a layer, and the neuron in it.
 
-    id        "layer:slot"; a folded layer (the same neurons for each token) has a place for every copy
-    slot      where, counted over the copies of a folded layer
-    neuron    who: the index at birth, which survives every exchange
-    copy      which fold of the layer this place belongs to
-    position  coordinates of the place, without the depth of its layer; unit: one layer width
+    id        "layer:slot"; a layer with copies (the same neurons for each token) has a node for every copy
+    slot      index of the slot, counted over all copies: copy * neurons + slot of the layer
+    neuron    identity: the index of the neuron before any exchange
+    copy      which copy of the layer this slot belongs to
+    position  coordinates of the slot, without the depth of its layer; unit: one layer width
     name      name of the feature or target, "" inside
     bias      its bias, None where it has none
     mean, std of its activation over the training inputs
@@ -51,7 +51,7 @@ class Neuron:
 class Connection:
     """One kept weight, from source to target.
 
-    length     distance in the plane between the two places; unit: one layer width
+    length     distance in the plane between the two slots; unit: one layer width
     effect     what the loss gains when this connection alone is taken away; None where it was not measured
     parameter  the weight matrix it stands in, at row and column; two neurons may be joined more than once
     """
@@ -67,7 +67,7 @@ class Connection:
 
     @property
     def key(self) -> str:
-        """What tells it from other connections between the same two neurons."""
+        """Distinguishes it from other connections between the same two neurons."""
         return f"{self.parameter}[{self.row},{self.column}]"
 
 

@@ -75,7 +75,7 @@ ACTIVATIONS: dict[str, Callable[[Array, bool], tuple[Array, Array]]] = {
 
 @dataclass(frozen=True)
 class NumpyMlp:
-    """A chain of weight layers; its parameters are handed to each call.
+    """A chain of weight layers; its parameters are passed to each call.
 
     input_order, output_order   which neuron sits in which slot at the two ends.
     """
@@ -132,7 +132,7 @@ class NumpyMlp:
     def without_each(
         self, values: Mapping[str, Array], connections: Sequence[Connection], inputs: Inputs
     ) -> Iterator[tuple[Sequence[Connection], Float[np.ndarray, "connections N outputs"]]]:
-        """Answers with one connection at zero, for each of them; only the layers behind it are computed anew."""
+        """Outputs with one connection at zero, for each of them; only the layers behind it are computed again."""
         weights, biases = split(values)
         before = self._activations(values, inputs)
         to_data = np.argsort(self.output_order)
@@ -200,7 +200,7 @@ class NumpyMlp:
         base: list[Array],
         partner: Array,
     ) -> Float[np.ndarray, "trials N slots"]:
-        """Outputs in slot order, computed anew from neuron layer `start`."""
+        """Outputs in slot order, computed again from neuron layer `start`."""
         act = ACTIVATIONS[self.activation]
         layers = self.wiring.neuron_layers
         here = np.repeat(base[start][None], len(trials), axis=0)

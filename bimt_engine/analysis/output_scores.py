@@ -1,9 +1,9 @@
-"""Which outputs a network predicts at all: each held against a constant answer, on rows that it was not trained on.
+"""Which outputs a network predicts at all: each compared with a constant answer, on held-out rows.
 
 A module says what a network does; whether that has anything to do with the data is another question. A number is
 learnt when its held-out R² is at least LEARNT_R2 and its squared errors are below those of the best constant by more
-than their standard error. A class is learnt when its rows are called by its name more often than other rows are, by as
-much and by more than the standard error of that difference: a constant answer calls both alike.
+than their standard error. A class is learnt when its rows are predicted as this class more often than other
+rows are, by as much and by more than the standard error of that difference: a constant answer predicts both alike.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _explained(
 
 
 def _recognised(called: Bool[np.ndarray, " examples"], own: Bool[np.ndarray, " examples"]) -> Score:
-    """How often rows of a class are called by its name, and other rows mistaken for it."""
+    """How often rows of a class are predicted as this class (recall), and other rows mistaken for it."""
     ours, others = int(own.sum()), int((~own).sum())
     score: Score = {"recall": None, "precision": None, "mistaken": None, "standard_error": None, "learnt": None}
     if not (ours and others):

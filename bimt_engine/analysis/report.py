@@ -31,7 +31,7 @@ class Score(TypedDict, total=False):
     r2                   of a number. recall, precision, mistaken: of a class; `mistaken` is the share of other rows
                          that are taken for the class.
     standard_error       of r2, or of recall less `mistaken`.
-    learnt               None where no row can tell.
+    learnt               None where the held-out rows are too few to tell, or all alike.
     """
 
     r2: Number
@@ -189,7 +189,7 @@ class SymmetryDocument(TypedDict):
 
 
 class FormulaDocument(TypedDict, total=False):
-    """A formula for one output and what it was held against; `reason` says why it is not accepted.
+    """A formula for one output and what it was compared with; `reason` says why it is not accepted.
 
     r2                  held out, against the network; r2_of_targets: against the data.
     substitution_loss   of the network with the formula in the output's place; at most loss_limit to be accepted.

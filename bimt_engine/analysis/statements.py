@@ -4,7 +4,7 @@ Each function takes the plain documents of a run as they are stored (`report.py`
 or a frozen dataclass that holds the sentence in `text` beside the parts it is made of. So no caller has to take a
 sentence apart again: names of columns may contain any character. No torch and no numpy, because the API imports this.
 
-Longer than other files on purpose: what is said of one network can be compared and kept consistent in one place.
+Longer than other files on purpose: the sentences about one network can be compared and kept consistent in one place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIGNIFICANT = 0.05  # p-value after Holm's correction
 LEARNT_R2 = 0.05  # R² of a number, or recall less false-positive rate of a class; below, nothing was learnt
 MAX_NAMED = 8  # names, outputs or modules in one sentence
 SMALLER_COST = 0.1  # of the cost strength: what is worth trying next
-MAX_NETWORK_MODULES = 8  # modules that are told one by one in the description of a picture
+MAX_NETWORK_MODULES = 8  # modules that are listed one by one in the description of a figure
 
 METRIC_LABELS = {
     "test_prediction_loss": "test loss",
@@ -57,7 +57,7 @@ FIGURE_LABELS = {
     "prune-curve": "The loss as connections are taken away, and where the network was cut.",
     "embedding": "What the network has learned to know of its tokens: their vectors in the planes that carry the most.",
     "strips": "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values.",
-    "features": "What neurons of the first hidden sheet look for in an image: their incoming weights as pictures.",
+    "features": "What neurons of the first hidden layer respond to in an image: their incoming weights as pictures.",
     "decision": "Where the classifier of two inputs draws its line.",
     "ranks": "Weights from heavy to light: how many are needed, and where the rest begins.",
     "pareto": "Held-out loss against wiring of each run; the line joins the runs that no other beats in both.",
@@ -477,7 +477,7 @@ class FormulaStatement:
 
     formula     as text, in Python's notation; None where none was found.
     verdict     accepted, not accepted, no formula.
-    evidence    sentences: what it was held against, or why it was not accepted, and its units.
+    evidence    sentences: what it was compared with, or why it was not accepted, and its units.
     structure   sentences: what the output depends on.
     """
 

@@ -1,6 +1,6 @@
-"""Verification: do the stored weights still say what was claimed of them? Everything is computed anew, then compared.
+"""Verification: do the stored weights still support the claims? Everything is computed again, then compared.
 
-Two questions, told apart. From the pruned network as it is stored: its losses, its connections, its modules, what they
+Two separate questions. From the pruned network as it is stored: its losses, its connections, its modules, what they
 do. And from the network as it was trained: does pruning, done again, arrive at the same connections? The first must
 agree on any machine, up to rounding. The second may part on another machine, where a last digit can tip a choice.
 """
@@ -54,9 +54,9 @@ def verify(
     again: bool = True,
     progress: Progress = lambda fraction, note: None,
 ) -> dict[str, Any]:
-    """Compute prune, modules and effects anew and say whether they agree with the claims; a JSON-able document.
+    """Compute pruning, modules and effects again and say whether they agree with the claims; a JSON-able document.
 
-    dataset   the run's data, made anew from its spec and seed.
+    dataset   the run's data, made again from its spec and seed.
     claimed   the published documents by name: metrics, graph, modules, effects; what is missing is not checked.
     again     also prune the trained network again, which takes as long as the evidence did.
     """
@@ -117,7 +117,7 @@ def _data_checks(saved: SavedNetwork, dataset: Dataset) -> list[Check]:
 def _stored_checks(
     saved: SavedNetwork, subject: AnalysisContext, report: ModuleReport, claimed: Document
 ) -> list[Check]:
-    """What the stored, pruned network does, against what was said of it."""
+    """What the stored, pruned network does, compared with the claims."""
     checks: list[Check] = []
     if metrics := claimed.get("metrics"):
         values = {name: p.detach().double().numpy() for name, p in saved.network.named_parameters()}
@@ -192,7 +192,7 @@ def _number(what: str, claimed: Any, found: float) -> Check:
 
 
 def _matrix(what: str, claimed: Any, found: Any) -> Check:
-    """Told by the largest difference of an entry."""
+    """Compared by the largest difference of an entry."""
     ours, theirs = np.array(found, float), np.array(claimed, float)
     if ours.shape != theirs.shape:
         return Check(what, list(theirs.shape), list(ours.shape), False)

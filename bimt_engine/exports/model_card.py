@@ -115,9 +115,10 @@ def _data(dataset: Document, spec: Document) -> str:
 def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
     training, network = spec.get("training") or {}, spec.get("network") or {}
     cost = training.get("cost") or {}
+    hidden = network.get("hidden")
     phases = ", ".join(f"{p['cost_strength']:g} until {p['until']:g}" for p in training.get("phases") or ())
     lines = [
-        f"- network: {safe(network.get('kind'))}, hidden layers {safe(network.get('hidden', 'of its kind'))}",
+        f"- network: {safe(network.get('kind'))}" + (f", hidden layers {safe(hidden)}" if hidden else ""),
         f"- method: {safe(training.get('method'))}, {training.get('steps')} steps, seed {seed}",
         f"- cost strength λ (cost is a {safe(cost.get('reduction'))}): {phases}",
         f"- locality {cost.get('locality')}, layer spacing {cost.get('layer_spacing')}",
@@ -191,7 +192,7 @@ def _verified(verification: Document) -> str:
 
 def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -> str:
     lines = [
-        "- What is said of modules holds where there were data; elsewhere nothing was tested.",
+        "- The statements about modules hold where there were data; elsewhere nothing was tested.",
         f"- The held-out part has {dataset.get('test', 'some')} examples, and pruning used them: it is no pure test.",
     ]
     unsupported = [safe(m["name"]) for m in modules if not m.get("supported")]

@@ -159,5 +159,5 @@ def _cut_scaling(scaling: Scaling | None, columns: list[int]) -> Scaling | None:
 
 
 def _ranks(numbers: np.ndarray) -> Tensor:
-    """Who sits in each slot, counted anew over those that are left: (7, 2, 5) -> (2, 0, 1)."""
+    """The neuron in each slot, numbered again over those that are left: (7, 2, 5) -> (2, 0, 1)."""
     return torch.from_numpy(np.argsort(np.argsort(numbers)))

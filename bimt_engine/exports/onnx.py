@@ -29,9 +29,9 @@ def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None =
     from bimt_engine.exports.onnx_tracer import BATCH, OnnxTracer
 
     x = torch.from_numpy(np.zeros((BATCH, *data.train_inputs.shape[1:]), np.int64 if data.tokens else np.float64))
-    twin = deepcopy(network).cpu().float().eval()
-    with torch.no_grad(), OnnxTracer(twin, x) as tracer:
-        y = in_units_of_data(twin, data, x)
+    float32_copy = deepcopy(network).cpu().float().eval()
+    with torch.no_grad(), OnnxTracer(float32_copy, x) as tracer:
+        y = in_units_of_data(float32_copy, data, x)
     file = tracer.model(y)
     file.graph.input[0].doc_string = f"as they stand in the data: {', '.join(data.feature_names)}"
     answers = "the probability of each class" if data.task == "classification" else "the targets"

@@ -56,7 +56,7 @@ def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Fig
 
 
 def phases_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, float]]:
-    """(first step, last step, λ) of each stretch with the same λ; a row tells λ of the steps that follow it."""
+    """(first step, last step, λ) of each stretch with the same λ; a row has the λ of the steps that follow it."""
     phases: list[tuple[int, int, float]] = []
     for row, after in pairwise(rows):
         strength = float(row.get("cost_strength", 0.0))

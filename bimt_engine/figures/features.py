@@ -1,4 +1,4 @@
-"""What the first hidden sheet responds to in an image: the incoming weights of its neurons, each as a small image."""
+"""What the first hidden layer responds to in an image: the incoming weights of its neurons, each as a small image."""
 
 from __future__ import annotations
 

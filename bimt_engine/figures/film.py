@@ -1,6 +1,6 @@
 """The training as a film: connections fade and grow, and neurons are seen trading places.
 
-A snapshot says which neuron sits in which slot. Between two snapshots every neuron glides from its old slot to its new
+A snapshot says which neuron is in which slot. Between two snapshots every neuron moves from its old slot to its new
 one and takes its connections along; a ring marks it while it moves. Frames become MP4 for the page and GIF for slides.
 (arXiv 2305.08746, the films beside the paper)
 """
@@ -35,13 +35,13 @@ from bimt_engine.training.snapshot import Snapshot
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
-STILL, MOVING = 2, 7  # frames from one snapshot to the next, without and with neurons that are seen to move
-LAST = 36  # frames that the end stands still
+STILL, MOVING = 2, 7  # frames from one snapshot to the next, without and with moves of neurons
+LAST = 36  # frames at the end, all alike
 MAX_FRAMES = 480  # twenty seconds; with many snapshots neurons move faster
 MAX_SNAPSHOTS = 160  # more are thinned out evenly; the film stays under a minute
 MAX_LINES = 800  # connections of a frame, the heaviest
-CROWD = 80  # connections; with more, lines grow thinner and paler
-DASHED = 0.15  # of the heaviest of a row; on lighter, thinner lines no eye finds a dash, and it costs time
+MANY_LINES = 80  # connections; with more, lines grow thinner and paler
+DASHED = 0.15  # of the heaviest of a row; on lighter, thinner lines dashes cannot be seen, and cost time
 SEEN = 0.02  # of the heaviest of a row; lighter connections could not be seen
 SIZE, DOTS_PER_INCH = (8.0, 6.4), 100  # inches; even numbers of dots, which H.264 asks for
 FRAMES_PER_SECOND = 24
@@ -50,9 +50,9 @@ GIF_EVERY, GIF_WIDTH = 3, 480  # frames; dots
 
 @dataclass(frozen=True)
 class Instant:
-    """One moment between two snapshots, by identity of the neurons.
+    """One state between two snapshots, by identity of the neurons.
 
-    positions   layer -> (neurons, axes); weights: parameter -> matrix by identity; moving: layer -> who glides.
+    positions   layer -> (neurons, axes); weights: parameter -> matrix by identity; moving: layer -> which neurons move.
     """
 
     step: float
@@ -80,7 +80,7 @@ def draw_film(
         canvas = _Canvas(wiring, names or {}, sorted(history, key=lambda row: row["step"]), graph)
         before, frame = None, None
         for instant in instants(_thinned(snapshots), wiring):
-            if frame is None or instant is not before:  # the end stands still: one picture, many frames
+            if frame is None or instant is not before:  # the end is drawn once and repeated
                 before, frame = instant, canvas.draw(instant)
             yield frame
 
@@ -96,7 +96,7 @@ def _thinned(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
 
 
 def instants(snapshots: Sequence[Snapshot], wiring: Wiring) -> Iterator[Instant]:
-    """Every moment that is shown: between two snapshots weights and places go over into one another smoothly."""
+    """Every state that is shown: weights and positions are interpolated between snapshots."""
     before = _by_identity(snapshots[0], wiring)
     quick = int(np.clip(MAX_FRAMES // len(snapshots), STILL, MOVING))
     yield before
@@ -127,7 +127,7 @@ def instants(snapshots: Sequence[Snapshot], wiring: Wiring) -> Iterator[Instant]
 
 
 def _by_identity(snapshot: Snapshot, wiring: Wiring) -> Instant:
-    """A snapshot with rows and columns in the order of birth, so that the same entry is the same pair of neurons."""
+    """A snapshot with rows and columns in the order of identity, so that the same entry is the same pair of neurons."""
     positions, moving = {}, {}
     for layer in wiring.neuron_layers:
         places_of = np.asarray(layer.positions, dtype=np.float64)
@@ -147,7 +147,7 @@ def _by_identity(snapshot: Snapshot, wiring: Wiring) -> Instant:
 
 
 def _seen(instant: Instant, wiring: Wiring) -> dict[str, np.ndarray]:
-    """Which neurons have a connection that can be seen; nobody would notice the others move."""
+    """Which neurons have a connection that can be seen; the movement of others is not marked."""
     seen = {layer.name: np.zeros(layer.neurons, dtype=bool) for layer in wiring.neuron_layers}
     for joint in wiring.weight_layers:
         share = np.abs(instant.weights[joint.parameter])
@@ -284,10 +284,12 @@ class _Canvas:
         chosen = np.argsort(share, kind="stable")[-MAX_LINES:]
         share, plus = share[chosen], np.concatenate(positive)[chosen]
         self.lines.set_segments(list(np.concatenate(segments)[chosen]))
-        crowd = min(1.0, (CROWD / max(len(share), 1)) ** 0.5)  # 1 in a sparse picture, towards 0 in a dense one
+        boldness = min(1.0, (MANY_LINES / max(len(share), 1)) ** 0.5)  # 1 in a sparse picture, towards 0 in a dense one
         colours = np.where(plus[:, None], to_rgb(POSITIVE), to_rgb(NEGATIVE))
-        self.lines.set_color(np.concatenate([colours, (0.08 + 0.84 * share[:, None]) * (0.35 + 0.65 * crowd)], axis=1))
-        self.lines.set_linewidth((0.3 + 2.9 * crowd * share).tolist())
+        self.lines.set_color(
+            np.concatenate([colours, (0.08 + 0.84 * share[:, None]) * (0.35 + 0.65 * boldness)], axis=1)
+        )
+        self.lines.set_linewidth((0.3 + 2.9 * boldness * share).tolist())
         dashed = ~plus & (share > DASHED)
         self.lines.set_linestyle([DASH if d else "solid" for d in dashed.tolist()] or ["solid"])
 

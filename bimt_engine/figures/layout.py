@@ -1,7 +1,7 @@
 """The layout of a picture of a network: rows from input to output, and a place for each neuron on them.
 
 A feed-forward network has one row for each neuron layer. One that returns to a layer, as a transformer returns to its
-residual stream and a recurrent network to its sheet, is unrolled: the layer gets a row each time.
+residual stream and a recurrent network to its hidden layer, is unrolled: the layer gets a row each time.
 
 All pictures of networks take their layout from here, those of the web pages too: no torch, numpy or matplotlib.
 """

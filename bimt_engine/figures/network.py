@@ -1,6 +1,6 @@
 """The layered network, as the paper draws it: inputs below, outputs above, width for |w|, sign by colour AND dash.
 
-Modules are told apart by colour, by the band under their connections, and by a letter in each of their neurons.
+Modules are distinguished by colour, by the band under their connections, and by a letter in each of their neurons.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def set_limits(axes: Axes, layout: Layout) -> None:
 
 
 def draw_background(axes: Axes, layout: Layout) -> None:
-    """A faint dot for every slot that nobody needs, so that the reader sees what was taken away; sheets get an edge."""
+    """A faint dot for every unused slot, so that the reader sees what was taken away; sheets get an edge."""
     taken = {(round(at.x, 6), round(at.y, 6)) for at in layout.spots.values()}
     for number, row in enumerate(layout.rows):
         if layout.sheets:

@@ -101,7 +101,7 @@ def embedding_of(evidence: Evidence, dataset: Dataset) -> Float[np.ndarray, "tok
 
 
 def _features(evidence: Evidence, dataset: Dataset) -> Figure | None:
-    """What the first hidden sheet responds to; for images, whose inputs are named name[row,column]."""
+    """What the first hidden layer responds to; for images, whose inputs are named name[row,column]."""
     found = [PIXEL.fullmatch(name) for name in dataset.feature_names]
     places = [(int(match[2]), int(match[3])) for match in found if match]
     if len(places) < len(found) or len(places) < MIN_PIXELS:

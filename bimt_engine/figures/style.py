@@ -1,6 +1,6 @@
 """How figures look, and how they become bytes: colours, line ends, sizes, SVG and PNG.
 
-The colours can be told apart with the common kinds of colour blindness. The same figure gives the same bytes.
+The colours can be distinguished with the common kinds of colour blindness. The same figure gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 
-# One parser for all figures: each renderer would make its own, and parse every tick label anew.
+# One parser for all figures: each renderer would make its own, and parse every tick label again.
 backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[assignment, attr-defined]
 
 DOTS_PER_INCH = 160  # sharp on a screen with twice the usual density
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness and in grey print.
 MODULE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#6B4C9A")
-POSITIVE, NEGATIVE = "#2a5d9f", "#c8501e"  # told apart by dashes too
+POSITIVE, NEGATIVE = "#2a5d9f", "#c8501e"  # distinguished by dashes too
 DASH = (0, (3.0, 1.6))  # in line widths
 UNUSED = "#aab1bb"
 QUIET = "#6b7480"  # labels of rows and axes
@@ -61,7 +61,7 @@ def figure_style() -> Iterator[None]:
 
 
 def module_colour(module: str | None) -> str:
-    """The colour of a module's letter; modules past the palette start it anew. None is grey."""
+    """The colour of a module's letter; modules past the palette start again with its first. None is grey."""
     if not module:
         return UNUSED
     number = 0

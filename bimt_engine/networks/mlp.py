@@ -30,7 +30,7 @@ from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
 
 
 class MlpNetwork(Architecture):
-    """A multilayer perceptron; inputs and outputs are as wide as the data. Neuron layers lie on lines unless told.
+    """A multilayer perceptron; inputs and outputs are as wide as the data. Neuron layers are lines by default.
 
     embedding_width   with token data: each token becomes a learned vector of this width; the vectors of one
                       example lie side by side and share one set of positions (a fold).

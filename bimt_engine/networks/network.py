@@ -1,4 +1,4 @@
-"""A network: named parameters, a wiring, which neuron sits in which slot, and its architecture's computation."""
+"""A network: named parameters, a wiring, which neuron is in which slot, and its architecture's computation."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Network(nn.Module):
                    the wiring marks as a buffer, is a parameter that takes no gradient: it lies in θ with the others, so
                    replicas, checkpoints, relocation and weights files treat it as they treat all.
     orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
-                   outputs the identity is the number of the feature or target. Integers: no optimiser ever sees them.
+                   outputs the identity is the number of the feature or target. Integers: no optimiser changes them.
     """
 
     if TYPE_CHECKING:  # parameters and groups are found by name; torch calls each of them a tensor or a module
@@ -168,7 +168,7 @@ class Network(nn.Module):
 class Draw:
     """Draws initial parameters as `nn.Linear` does: uniform within ±1/√fan_in.
 
-    Drawn at float64 whatever the precision, so that a float32 run starts where its float64 twin does.
+    Drawn at float64 whatever the precision, so that a float32 run starts where a float64 run of the same seed does.
     """
 
     dtype: torch.dtype

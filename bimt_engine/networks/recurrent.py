@@ -27,7 +27,7 @@ from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
 
 
 class RecurrentNetwork(Architecture):
-    """One sheet of hidden neurons that read the sequence and one another."""
+    """One layer of hidden neurons that read the sequence and one another."""
 
     kind: Literal["recurrent"] = "recurrent"
     hidden: Width = 32

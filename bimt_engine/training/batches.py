@@ -1,6 +1,6 @@
-"""The data as tensors, and which examples each step sees.
+"""The data as tensors, and which examples each step uses.
 
-That is a function of seed and step alone, so a resumed run sees what an undisturbed one would have seen.
+That is a function of seed and step alone, so a resumed run uses the same examples as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class TensorData:
         return self.train_inputs.shape[1]
 
     def batches(self, first_step: int, steps: int) -> Int64[np.ndarray, "R steps batch"] | None:
-        """The examples of each of these steps, for each replica; None when every step sees them all."""
+        """The examples of each of these steps, for each replica; None when every step uses all of them."""
         if self.batch_size is None:
             return None
         return np.stack(

@@ -67,7 +67,7 @@ def read_header(content: bytes) -> CheckpointHeader:
     """A checkpoint's header. Raises CheckpointError when the bytes are damaged or of another format."""
     metadata, _ = read_safetensors(content)
     if metadata.pop("format", None) != FORMAT:
-        raise CheckpointError("This checkpoint was written by another version: start the run anew.")
+        raise CheckpointError("This checkpoint was written by another version: start the run again from its beginning.")
     try:
         return CheckpointHeader(**{**metadata, "seeds": tuple(metadata["seeds"])})
     except (TypeError, KeyError) as error:

@@ -43,7 +43,7 @@ class TrainingUpdate:
     rows, snapshots   of each replica that still trains, where they are due; else empty.
     diverged          replica -> a sentence, for those found to have diverged since the update before.
     checkpoint_due    now is the time to call `Training.checkpoint()`.
-    Some updates carry nothing: they come so that a caller is never without one for long.
+    Some updates carry nothing: one is sent at least every MAX_UPDATE_INTERVAL seconds.
     """
 
     step: int
@@ -69,7 +69,7 @@ class Training:
 
     network        of the first replica; always up to date.
     stepper_name   autograd, batched or kernel; to be recorded with the run.
-    device         where θ lies.
+    device         the device of θ.
     diverged       replica -> a sentence, for those whose weights or loss are no longer finite. Replicas are
                    independent, so the others go on, with the same bits; these are left as they are. After a resume
                    they are found again at the next step at which anything is due.
@@ -240,7 +240,7 @@ class Training:
         self.finished = True
 
     def _advance(self, steps: int, stage: Stage) -> None:
-        """So many steps at the learning rate of this stage. A stepper holds no state of its own, so it is made anew."""
+        """So many steps at the learning rate of this stage. A stepper holds no state, so a new one is made."""
         if stage.learning_rate != self._learning_rate:
             self._learning_rate = stage.learning_rate
             optimiser = self.training.optimiser.model_copy(update={"learning_rate": stage.learning_rate})

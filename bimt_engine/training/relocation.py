@@ -233,9 +233,9 @@ class Arrangement:
 
     def copy(self) -> Arrangement:
         """An independent copy. Arrays are never changed in place."""
-        twin = Arrangement(self.plan, list(self.strengths))
-        twin.orders, twin._tables = list(self.orders), list(self._tables)
-        return twin
+        copied = Arrangement(self.plan, list(self.strengths))
+        copied.orders, copied._tables = list(self.orders), list(self._tables)
+        return copied
 
     def cost(self) -> float:
         """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""

@@ -20,7 +20,7 @@ from bimt_engine.networks.network import Network
 
 
 class Place(NamedTuple):
-    """Where one parameter lies in the flat vector."""
+    """The range of one parameter in the flat vector."""
 
     name: str
     offset: int
@@ -58,7 +58,7 @@ class TrainingState:
     mask           (R, P) or None; False entries are 0 and stay exactly 0.
     orders         neuron layer name -> (R, neurons); order[slot] = the neuron's identity from birth.
                    The orders of `network` are views of row 0.
-    orders_version rises whenever an order changes, so that a stepper knows when to gather its inputs anew.
+    orders_version rises whenever an order changes, so that a stepper knows when to gather its inputs again.
     """
 
     network: Network
@@ -119,7 +119,7 @@ class TrainingState:
                 self.bind()
 
     def place(self, name: str) -> Place:
-        """Where a parameter lies. Raises KeyError that lists the names."""
+        """The range of a parameter. Raises KeyError that lists the names."""
         for place in self.layout:
             if place.name == name:
                 return place

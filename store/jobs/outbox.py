@@ -25,7 +25,7 @@ SEND_SECONDS = 2.0  # socket timeout: a broker that is away must not hold up a s
 
 @dataclass(frozen=True)
 class Message:
-    """A queued job that workers have to be told of."""
+    """A queued job whose message is still to be sent."""
 
     id: str
     queue: str

@@ -1,4 +1,4 @@
-"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker has died, submits missing checks of
+"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker was lost, submits missing checks of
 uploads, sends webhooks and deletes what is no longer needed. One is enough; a second does no harm, since every change
 is one conditional UPDATE."""
 
@@ -127,7 +127,7 @@ class Scheduler:
             operations.delete_ended(session, ended_before=now - timedelta(hours=self.settings.operation_hours))
             webhooks.delete_old(session, before=now - timedelta(days=self.settings.webhook_days))
         if drafts or freed:
-            log.info("deleted %d drafts and %d files without references", len(drafts), len(freed))
+            log.info("deleted %d old jobs and %d files without references", len(drafts), len(freed))
 
     def collect_orphans(self) -> None:
         """Delete stored bytes that have no row."""
@@ -207,7 +207,7 @@ def main() -> int:
     sender = WebhookSender.of(settings, scheduler.database)
     webhooks_thread = threading.Thread(target=sender.work, args=(over,), name="webhooks")
     webhooks_thread.start()  # a thread of its own: a slow receiver must not delay the periodic jobs
-    log.info("ticking every %.0f s", TICK_SECONDS)
+    log.info("the periodic jobs are checked every %.0f s", TICK_SECONDS)
     while not over.wait(TICK_SECONDS):
         for job in periodic_jobs:
             if time.monotonic() >= job.next_at:

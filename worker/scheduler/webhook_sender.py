@@ -120,7 +120,7 @@ class WebhookSender:
             self.record_result(POLL_SECONDS)
 
     def work(self, over: threading.Event) -> None:
-        """Deliver until told to stop. While the database is away, try again."""
+        """Deliver until asked to stop. While the database is away, try again."""
         while not over.is_set():
             try:
                 self.dispatch_due()

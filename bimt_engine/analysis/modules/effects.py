@@ -83,7 +83,7 @@ class Probe:
         return np.concatenate(found)
 
     def _hook(self, groups: Sequence[Group], do: Do) -> ActivationHook:
-        """Switches each group off in its own stretch of the batch. Good for one forward pass."""
+        """Switches each group off in its own stretch of the batch. To be used for one forward pass."""
         wiring = self.network.wiring
         masks = {}
         before = {layer: iter(activations) for layer, activations in self.calls.items()}

@@ -146,8 +146,8 @@ def examine_modules(
     groups = [switchable(subject, module.places) for module in modules]
     live = touched_places(subject.wiring, masks)
     pool = {layer: p for layer, p in live.items() if any(layer in group for group in groups)}
-    # Chance deals all live neurons of a module, the inputs it reads among them. In the pruned network that adds nothing
-    # to the module's own effect, but in a small network there would otherwise be too few other groups to compare with.
+    # Random groups are as large as all live neurons of a module, the inputs it reads among them. In the pruned network
+    # that adds nothing to the module's own effect, but a small network would otherwise have too few other groups.
     dealt = [{layer: p for layer, p in m.places.items() if layer != subject.wiring.output_layer.name} for m in modules]
     stakes = {layer: p for layer, p in live.items() if layer != subject.wiring.output_layer.name}
     if not modules:
@@ -282,7 +282,7 @@ def _chance(
         chance = random_groups(group, pool, count, generator=generator)
         compared[number], exhausted[number] = len(chance), len(chance) < count
         if not chance:
-            continue  # the module is all that lives: there is no other group to compare it with
+            continue  # no other neuron has connections: there is no other group to compare it with
         effects = _effects_in_parts(probe, chance)
         for output in range(matrix.shape[1]):
             if output in module.outputs:
@@ -304,7 +304,7 @@ def _effects_in_parts(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray
 def _aimed_at(
     effects: Float[np.ndarray, "*groups outputs"], output: int, own: tuple[int, ...]
 ) -> Float[np.ndarray, "*groups"]:
-    """The specific effect on one output of a module, its other outputs not held against it."""
+    """The specific effect on one output of a module; its other own outputs do not count as side effects."""
     others = [o for o in range(effects.shape[-1]) if o not in own]
     return specific_effect(effects[..., [output, *others]], 0)
 

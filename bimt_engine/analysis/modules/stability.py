@@ -203,7 +203,7 @@ def _partition(names: tuple[str, ...], labels: Labels) -> frozenset[frozenset[st
 
 
 def _output_layer(graph: Graph) -> str:
-    """The last neuron layer; the layers of a graph are told from inputs to outputs."""
+    """The last neuron layer; the layers of a graph are listed from inputs to outputs."""
     return str(graph.meta["layers"][-1]["name"])
 
 

@@ -95,7 +95,7 @@ class PruningEngine:
         return State(step, values, masks, held_out, curvature)
 
     def refitted(self, state: State) -> Refitted:
-        """The state as a refit with curvature, computed anew where it came from somewhere else."""
+        """The state as a refit with curvature, computed again where it came without one."""
         if state.curvature is None:
             assert self.least_squares is not None
             return refit_least_squares(self.least_squares, state.values, state.masks)
@@ -185,7 +185,7 @@ class PruningEngine:
 def confidence_ridge(context: AnalysisContext) -> float:
     """The ridge under which the trained network would neither grow nor shrink as a whole.
 
-    Cross entropy on classes that can be told apart has no best fit: it falls for ever as the weights grow, and the
+    Cross entropy on classes that can be separated has no best fit: it falls for ever as the weights grow, and the
     network becomes sure of everything. So the refit keeps the confidence that training arrived at: with
     ρ = -d CE(s·θ)/ds / |θ|² at s = 1, the pull of the loss on the scale of θ and the pull of the ridge cancel.
     """

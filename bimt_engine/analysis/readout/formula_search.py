@@ -212,7 +212,7 @@ def _plain(form: Form, examples: Examples) -> MadePlain:
 
 
 def plain_numbers(number: float, error: float, *, angle: bool = False) -> Iterator[Plain]:
-    """Plain numbers that this one may be, for all that its standard error tells.
+    """Plain numbers that this one may be, within its standard error.
 
     Zero is always tried: a constant that is not needed. A fraction must do better than a decimal as short. π is for
     angles; elsewhere it is tried only where the number is known too well to be a short decimal by chance.

@@ -238,7 +238,7 @@ def find_formula(
 def _tried(
     subject: AnalysisContext, values: Values, output: int, fitted: sympy.Expr, tolerance: float
 ) -> FormulaDocument:
-    """The formula held against the network, and put in the place of its output."""
+    """The formula compared with the network, and put in the place of its output."""
     units = DataUnits.of(subject)
     answer = evaluated(fitted, symbols_for(subject.dataset.feature_names), units.raw_inputs(subject.held_out))
     if not np.isfinite(answer).all():

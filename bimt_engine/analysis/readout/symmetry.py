@@ -102,7 +102,7 @@ def interactions(
 def additive_blocks(
     mixed: Float[np.ndarray, "inputs inputs"], read: list[int], *, threshold: float = SEPARATE
 ) -> list[list[int]]:
-    """The inputs that are read, parted so that no two parts interact."""
+    """The inputs that are read, divided so that no two parts interact."""
     left, blocks = set(read), []
     while left:
         block, new = set(), {min(left)}

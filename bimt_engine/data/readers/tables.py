@@ -108,7 +108,7 @@ def _check_bytes(content: bytes | Path) -> bool:
 
 
 def _separator(text: io.TextIOWrapper) -> str:
-    """The separator that the header has most of; reading starts anew afterwards."""
+    """The separator that the header has most of; reading starts again afterwards."""
     line = next((line for line in text if line.strip()), "")
     text.seek(0)
     unquoted = re.sub(r'"[^"]*"', "", line)
