@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 from bimt_engine.figures.layout import lay_out, lay_out_wiring
 from bimt_engine.figures.network import MOST, draw_network
@@ -132,6 +135,19 @@ def test_a_graph_without_names_of_folds_has_those_of_attention_for_layers_of_att
     gated = gated_graph()
     unnamed = Graph(gated.neurons, gated.connections, {"layers": gated.meta["layers"]})
     assert [(row.roles, row.role_names) for row in lay_out(unnamed).rows] == [(1, ()), (1, ()), (2, ()), (1, ())]
+
+
+def test_the_graph_of_a_network_carries_the_names_of_its_folds():
+    network, data = build("transformer")
+    subject = AnalysisContext.of(network, data)
+    values = subject.values()
+    masks = {w.parameter: values[w.parameter] != 0 for w in network.wiring.weight_layers}
+    graph = Graph.from_json(json.loads(json.dumps(extract_graph(subject, values, masks).to_json())))
+    roles = ["query", "key", "value"]
+    assert graph.meta["folds"] == {"attend.0.weight": roles, "attend.1.weight": roles}
+    texts = said(draw_network(graph))
+    assert [texts.count(role) for role in roles] == [2, 2, 2]
+    assert "attention 1\n24" in texts
 
 
 def test_a_wiring_is_laid_out_with_the_roles_that_it_names():
