@@ -60,12 +60,14 @@ def extract_graph(
                     copy=copy,
                 )
             )
-    described = {
+    described: dict[str, Any] = {
         "layers": layers,
         "inputs": list(context.dataset.feature_names),
         "outputs": list(context.dataset.target_names),
         "task": context.dataset.task,
     }
+    if wiring.folds:
+        described["folds"] = wiring.folds
     return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described | dict(meta or {}))
 
 

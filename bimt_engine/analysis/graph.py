@@ -75,7 +75,8 @@ class Connection:
 class Graph:
     """Neurons and connections of one network, and what there is to say about the whole.
 
-    meta   JSON values: `layers` [{name, neurons, depth}], `inputs`, `outputs` (names), whatever the maker adds.
+    meta   JSON values: `layers` [{name, neurons, depth}], `inputs`, `outputs` (names), `folds` {parameter: names of its
+           target folds, "" for none} where a weight matrix has several, whatever the maker adds.
     """
 
     neurons: tuple[Neuron, ...]

@@ -6,6 +6,7 @@ torch's own exporter can do more, and imports compilers for seconds before it be
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,14 +73,24 @@ class OnnxTracer(TorchFunctionMode):
         return name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        named = dict(kwargs or {})
+        result = func(*args, **named)
+        if "input" in named:  # what torch calls the first argument of most functions
+            args = (named.pop("input"), *args)
+        given = _flat((*args, *named.values()))
         tensors = [result] if isinstance(result, Tensor) else result if isinstance(result, tuple | list) else []
-        if not any(isinstance(each, Tensor) for each in tensors) or not any(map(self._knows, _flat(args))):
+        if not any(isinstance(each, Tensor) for each in tensors) or not any(map(self._knows, given)):
             return result  # a shape, or something that the inputs have no part in
         operation = OPERATIONS.get(func.__name__)
         if operation is None:
             raise NotExportable(f"This network cannot be written as ONNX: it uses `{func.__name__}`.")
-        names = operation(self, result, *args, **(kwargs or {}))
+        try:
+            inspect.signature(operation).bind(self, result, *args, **named)
+        except TypeError as wrong:
+            raise NotExportable(
+                f"This network cannot be written as ONNX: its call of `{func.__name__}` is unusual: {wrong}."
+            ) from None
+        names = operation(self, result, *args, **named)
         for tensor, name in zip(tensors, [names] if isinstance(names, str) else names, strict=True):
             self._compute(tensor, name)
         return result

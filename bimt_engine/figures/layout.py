@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SHEET_HEIGHT = 0.5  # of the distance between rows that a sheet takes up
 LEAN = 0.22  # how much narrower the far edge of a sheet is than the near one
 ROLE_STEP = 0.13  # rows between the lines of a layer whose neurons have several roles
+ATTENTION_ROLES = ("query", "key", "value")  # of graphs that do not name the roles themselves
 FILLED = 0.92  # of the width of a panel that its neurons take up
 
 Spot = tuple[str, int, int]
@@ -33,7 +34,9 @@ class Row:
     """One line or sheet of neurons.
 
     panels        how many copies of the layer stand side by side: the tokens of an input.
-    roles         how many lines it has, one above the other, because its neurons have several roles: query, key, value.
+    roles         how many lines it has, one above the other, because its neurons have several roles: the target folds
+                  of the weight matrix that enters it.
+    role_names    what they are called, such as query, key and value; (): they have no names.
     carried_from  the row of the same neurons that this one carries on, with something added (a residual stream).
     """
 
@@ -41,6 +44,7 @@ class Row:
     panels: int = 1
     roles: int = 1
     carried_from: int | None = None
+    role_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,26 +180,40 @@ def _unroll(
     rows = [Row(names[0], copies[names[0]])]
     at = {names[0]: 0}  # the last row of each layer
     strands: list[Strand] = []
-    for (_, source, target), connections in groups.items():
+    for (parameter, source, target), connections in groups.items():
         if source not in at:
             rows.append(Row(source, copies[source]))
             at[source] = len(rows) - 1
         start = at[source]
-        # A row of the weight matrix beyond the neurons of its layer is a further role of theirs: query, key, value.
+        # A row of the weight matrix beyond the neurons of its layer is a further role of theirs.
         which = [c.row // max(slots[target], 1) for c in connections]
-        roles = 3 if 1 < max(which) + 1 <= 3 else max(which) + 1
+        names_of_roles = _role_names(graph, parameter, target, max(which) + 1)
+        roles = len(names_of_roles)
+        said = names_of_roles if any(names_of_roles) else ()
         if at.get(target, -1) <= start:
-            rows.append(Row(target, copies[target], roles, at.get(target) if target != source else None))
+            carried_from = at.get(target) if target != source else None
+            rows.append(Row(target, copies[target], roles, carried_from, said))
             at[target] = len(rows) - 1
         elif roles > rows[at[target]].roles:
-            rows[at[target]] = replace(rows[at[target]], roles=roles)
-        last = rows[start].roles - 1  # what leaves attention is made of its values
+            rows[at[target]] = replace(rows[at[target]], roles=roles, role_names=said)
+        last = rows[start].roles - 1  # what leaves a row of several lines leaves from the last one
         for c, role in zip(connections, which, strict=True):
             leaves = last or neurons[c.source].copy
             strands.append(Strand(c, (c.source, start, leaves), (c.target, at[target], role)))
     if names[-1] not in at:
         rows.append(Row(names[-1], copies[names[-1]]))
     return rows, strands
+
+
+def _role_names(graph: Graph, parameter: str, target: str, seen: int) -> tuple[str, ...]:
+    """The name of each role that a weight matrix gives its targets, "" for none; at least `seen` of them.
+
+    Graphs that say nothing of folds were stored before there were any but those of attention.
+    """
+    names = tuple(graph.meta.get("folds", {}).get(parameter, ()))
+    if not names and seen > 1 and target.startswith("attention"):
+        names = ATTENTION_ROLES
+    return names + ("",) * (seen - len(names))
 
 
 # --- of a wiring, without a graph -------------------------------------------------------------------
@@ -232,6 +250,6 @@ def lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
         for role in range(w.target_fold)
     ]
     layers = [{"name": n.name, "neurons": n.neurons * folds[n.name]} for n in wiring.neuron_layers]
-    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers}))
+    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers, "folds": wiring.folds}))
     rows_of = {s.connection.parameter: (s.source[1], s.target[1]) for s in layout.strands}
     return layout, [Joint(weights, *rows_of[weights.parameter]) for weights in wiring.weight_layers]

@@ -46,7 +46,6 @@ MOST = 4_000  # connections; the rest could not be seen, and would make an SVG o
 MANY_LETTERS = 60  # neurons; beyond, they are too small for a letter
 SMALLEST_NAME, LARGEST_NAME = 4.5, 9.0  # points
 LONGEST_NAME = 18  # characters
-ROLES = ("query", "key", "value")
 
 
 def draw_network(graph: Graph, *, title: str = "") -> Figure:
@@ -260,7 +259,7 @@ def _draw_row_labels(axes: Axes, layout: Layout) -> None:
         text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": QUIET, "va": "center"}
         said = f"{kept} of {total}" if kept < total else str(total)
         axes.annotate(f"{label}\n{said}", (0, number), xytext=(-8, 0), ha="right", linespacing=1.3, **text)
-        for which, role in enumerate(ROLES if row.roles == len(ROLES) else ()):
+        for which, role in enumerate(row.role_names):
             at = place((1.0,), row, number, which, sheets=False)
             axes.annotate(role, (at.x, at.y), xytext=(4, 0), ha="left", **text)
 

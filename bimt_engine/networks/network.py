@@ -92,6 +92,7 @@ class Network(nn.Module):
                    replicas, checkpoints, relocation and weights files treat it as they treat all.
     orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
                    outputs the identity is the number of the feature or target. Integers: no optimiser changes them.
+    Raises ValueError where a parameter is not as long as a port of the wiring says.
     """
 
     if TYPE_CHECKING:  # parameters and groups are found by name; torch calls each of them a tensor or a module
@@ -100,6 +101,7 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture, wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
+        _check_sizes(wiring, parameters)
         self.architecture = architecture
         self.wiring = wiring
         statistics = wiring.buffers
@@ -162,6 +164,19 @@ class Network(nn.Module):
     def permute_outputs(self, y: Tensor) -> Tensor:
         """Outputs in slot order -> in the order of the data, along the last axis."""
         return y.index_select(-1, torch.argsort(self.output_order))
+
+
+def _check_sizes(wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
+    for layer in wiring.neuron_layers:
+        for port in layer.ports:
+            if port.parameter not in parameters:
+                raise ValueError(f"neuron layer {layer.name!r}: there is no parameter {port.parameter!r}")
+            shape, length = tuple(parameters[port.parameter].shape), port.fold * layer.neurons
+            if len(shape) <= port.axis or shape[port.axis] != length:
+                raise ValueError(
+                    f"neuron layer {layer.name!r}: axis {port.axis} of {port.parameter!r} must have {length} entries, "
+                    f"but its shape is {shape}"
+                )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from bimt_engine.networks.architecture import (
 )
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
 
-QKV = 3  # query, key and value rows of one neuron lie in one matrix, a layer's width apart
+ROLES = ("query", "key", "value")  # rows of one neuron that lie in one matrix, a layer's width apart
+QKV = len(ROLES)
 MLP_WIDTH = 4  # hidden neurons per residual neuron
 NORM_EPSILON = 1e-5  # as in `nn.LayerNorm`
 
@@ -153,7 +154,7 @@ def transformer_wiring(
         ports = (Port(f"{expand}.weight", 0), Port(f"{expand}.bias", 0), Port(f"{contract}.weight", 1))
         inner.append(layer(hidden, MLP_WIDTH * width, *ports))
         weights += [
-            WeightLayer(f"{attend}.weight", "residual", attention, target_fold=QKV, bias=f"{attend}.bias"),
+            WeightLayer(f"{attend}.weight", "residual", attention, target_fold=QKV, bias=f"{attend}.bias", roles=ROLES),
             WeightLayer(f"{gather}.weight", attention, "residual", bias=f"{gather}.bias"),
             WeightLayer(f"{expand}.weight", "residual", hidden, bias=f"{expand}.bias"),
             WeightLayer(f"{contract}.weight", hidden, "residual", bias=f"{contract}.bias"),

@@ -106,6 +106,8 @@ class WeightLayer:
     A convolution is such a matrix too: its kernel taps are a source fold, so that a connection between two channels
     pays for the sum of |w| over its taps.
     source_fold     columns: so many copies of the source layer side by side; target_fold the same for rows.
+    roles           names of the target folds, for pictures: query, key, value; (): they have none. In pictures what
+                    leaves the target layer leaves from the last of them.
     bias            the parameter that is added to the targets, if any.
     pays_length     False: distance costs nothing in this matrix.
     """
@@ -117,6 +119,13 @@ class WeightLayer:
     target_fold: int = 1
     bias: str | None = None
     pays_length: bool = True
+    roles: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.roles and len(self.roles) != self.target_fold:
+            raise ValueError(
+                f"weight layer {self.parameter!r}: {len(self.roles)} roles for a target fold of {self.target_fold}"
+            )
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,32 @@ class Wiring:
     """All neuron layers from input to output, all weight layers in the order of the computation, and token embeddings.
 
     embeddings   parameters that pay the layer spacing for each entry, as biases do, but no length.
+    The first neuron layer is called `input` and the last `output`. Raises ValueError for other names, and where an axis
+    of a weight layer or of its bias has no port, or one of another fold: relocation would leave that axis behind.
     """
 
     neuron_layers: tuple[NeuronLayer, ...]
     weight_layers: tuple[WeightLayer, ...]
     embeddings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ends = self.input_layer.name, self.output_layer.name
+        if ends != ("input", "output"):
+            raise ValueError(f"the first neuron layer must be called 'input' and the last 'output', not {ends}")
+        for weights in self.weight_layers:
+            self._check_port(weights, weights.target, weights.parameter, 0, weights.target_fold)
+            self._check_port(weights, weights.source, weights.parameter, 1, weights.source_fold)
+            if weights.bias is not None:
+                self._check_port(weights, weights.target, weights.bias, 0, weights.target_fold)
+
+    def _check_port(self, weights: WeightLayer, layer: str, parameter: str, axis: int, fold: int) -> None:
+        if layer not in self._layers:
+            raise ValueError(f"weight layer {weights.parameter!r} names {layer!r}, which is no neuron layer")
+        ports = self.layer(layer).ports
+        if not any((port.parameter, port.axis, port.fold) == (parameter, axis, fold) for port in ports):
+            raise ValueError(
+                f"weight layer {weights.parameter!r}: neuron layer {layer!r} needs Port({parameter!r}, {axis}, {fold})"
+            )
 
     @cached_property
     def _layers(self) -> dict[str, NeuronLayer]:
@@ -169,6 +199,11 @@ class Wiring:
     def buffers(self) -> frozenset[str]:
         """The parameters that take no gradient: running statistics."""
         return frozenset(port.parameter for layer in self.neuron_layers for port in layer.ports if port.buffer)
+
+    @property
+    def folds(self) -> dict[str, list[str]]:
+        """The names of the target folds, by parameter, where there are several; "" for those without one."""
+        return {w.parameter: list(w.roles) or [""] * w.target_fold for w in self.weight_layers if w.target_fold > 1}
 
     @cached_property
     def chain(self) -> Chain | None:

@@ -73,13 +73,15 @@ class Compose:
             text.replace("@postgres/bimt", f"@/bimt?{sockets}")
             .replace("valkey:6379", f"127.0.0.1:{self.ports['valkey']}")
             .replace("/data", str(self.folder / "data"))
-            .replace("0.0.0.0:8000", f"127.0.0.1:{self.ports['api']}")
         )
 
     def environment(self, service: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
         given = self.services[service]["environment"]
-        return clean | {name: self.address_of(str(value)) for name, value in given.items()} | {"PYTHONUNBUFFERED": "1"}
+        image = dict(re.findall(r"(BIMT_\w+)=(\S+)", (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")))
+        assert (image["BIMT_HOST"], image["BIMT_PORT"]) == ("0.0.0.0", "8000")
+        here = {"BIMT_HOST": "127.0.0.1", "BIMT_PORT": str(self.ports["api"]), "PYTHONUNBUFFERED": "1"}
+        return clean | {name: self.address_of(str(value)) for name, value in given.items()} | here
 
     def command(self, service: str) -> list[str]:
         words = self.services[service].get("command") or self.default_command(self.services[service]["build"]["target"])

@@ -109,6 +109,28 @@ def test_what_cannot_be_written_is_named() -> None:
             onnx_file(network, dataset)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_arguments_may_be_given_by_name(count: int) -> None:
+    network, dataset = build("shallow mlp", precision="float32")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        linear = torch.nn.functional.linear
+        return torch.relu(input=linear(input=x, weight=network.weights[0], bias=network.biases[0]))
+
+    network.forward = forward
+    rows = dataset.test_inputs[:count]
+    expected = forward(torch.from_numpy(rows).float()).detach().numpy()
+    assert expected.any()
+    assert np.allclose(said_by(onnx_file(network, dataset), rows), expected, atol=1e-5)
+
+
+def test_an_argument_that_is_not_known_is_named() -> None:
+    network, dataset = build("shallow mlp")
+    network.forward = lambda x: torch.add(x, x, alpha=2)
+    with pytest.raises(NotExportable, match="call of `add` is unusual: .*alpha"):
+        onnx_file(network, dataset)
+
+
 def test_no_compiler_is_imported_for_it() -> None:
     """They are three seconds of the first file, and a hundred megabytes of every operation process."""
     look = (

@@ -100,6 +100,21 @@ def recurrent_graph() -> Graph:
     return Graph(tuple(neurons), tuple(connections), {"layers": layers})
 
 
+def gated_graph(roles: tuple[str, ...] = ("", "")) -> Graph:
+    """A recurrent layer of three neurons with two gates each; what they read is the first gate's alone."""
+    neurons = [Neuron("input:0", "input", 0, 0, (0.5,)), Neuron("output:0", "output", 0, 0, (0.5,))]
+    neurons += [Neuron(f"hidden1:{i}", "hidden1", i, i, ((i + 0.5) / 3,)) for i in range(3)]
+    connections = [
+        Connection("input:0", "hidden1:0", 1.0, parameter="read"),
+        Connection("hidden1:0", "hidden1:1", 1.0, parameter="recur", row=1),
+        Connection("hidden1:0", "hidden1:1", 1.0, parameter="recur", row=4),
+        Connection("hidden1:1", "output:0", 1.0, parameter="write"),
+    ]
+    layers = [{"name": "input", "neurons": 1}, {"name": "hidden1", "neurons": 3}, {"name": "output", "neurons": 1}]
+    folds = {"read": list(roles), "recur": list(roles)}
+    return Graph(tuple(neurons), tuple(connections), {"layers": layers, "folds": folds})
+
+
 def sheet_graph(side: int = 6) -> Graph:
     """A grid of inputs, a grid of four, a ring of two."""
     neurons = [

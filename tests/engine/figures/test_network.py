@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,21 @@ from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
-from bimt_engine.figures.layout import lay_out
+from bimt_engine.figures.layout import lay_out, lay_out_wiring
 from bimt_engine.figures.network import MOST, draw_network
 from bimt_engine.figures.style import MODULE_COLOURS, NEGATIVE, POSITIVE, letter_colour, module_colour, to_png, to_svg
-from tests.engine.figures.makers import GRAPHS, line_graph, sheet_graph, token_graph, transformer_graph
+from tests.engine.figures.makers import (
+    GRAPHS,
+    gated_graph,
+    line_graph,
+    sheet_graph,
+    token_graph,
+    transformer_graph,
+)
+from tests.engine.makers import build
 
 
 def strands_of(figure) -> LineCollection:
@@ -103,6 +114,47 @@ def test_a_residual_stream_is_unrolled_and_each_role_keeps_its_line():
     assert entered == {0, 2}  # query and value
     assert left == {2}  # what leaves attention is made of its values
     assert {"query", "key", "value"} <= set(said(draw_network(transformer_graph())))
+
+
+def test_folds_that_are_not_attention_have_their_own_number_of_lines_and_names():
+    layout = lay_out(gated_graph())
+    assert [(row.layer, row.roles, row.role_names) for row in layout.rows[1:3]] == [("hidden1", 2, ())] * 2
+    texts = said(draw_network(gated_graph()))
+    assert not {"query", "key", "value"} & set(texts)
+    assert (
+        "hidden 1\n2 of 6" in texts
+    )  # three neurons with two gates each, as the wiring says, not as pruning left them
+    named = said(draw_network(gated_graph(("keep", "write"))))
+    assert (named.count("keep"), named.count("write")) == (2, 2)
+
+
+def test_a_graph_without_names_of_folds_has_those_of_attention_for_layers_of_attention_only():
+    old = transformer_graph()
+    assert "folds" not in old.meta
+    assert lay_out(old).rows[2].role_names == ("query", "key", "value")
+    gated = gated_graph()
+    unnamed = Graph(gated.neurons, gated.connections, {"layers": gated.meta["layers"]})
+    assert [(row.roles, row.role_names) for row in lay_out(unnamed).rows] == [(1, ()), (1, ()), (2, ()), (1, ())]
+
+
+def test_the_graph_of_a_network_carries_the_names_of_its_folds():
+    network, data = build("transformer")
+    subject = AnalysisContext.of(network, data)
+    values = subject.values()
+    masks = {w.parameter: values[w.parameter] != 0 for w in network.wiring.weight_layers}
+    graph = Graph.from_json(json.loads(json.dumps(extract_graph(subject, values, masks).to_json())))
+    roles = ["query", "key", "value"]
+    assert graph.meta["folds"] == {"attend.0.weight": roles, "attend.1.weight": roles}
+    texts = said(draw_network(graph))
+    assert [texts.count(role) for role in roles] == [2, 2, 2]
+    assert "attention 1\n24" in texts
+
+
+def test_a_wiring_is_laid_out_with_the_roles_that_it_names():
+    layout, _ = lay_out_wiring(build("transformer")[0].wiring)
+    roles = {row.layer: row.role_names for row in layout.rows}
+    assert roles["attention1"] == roles["attention2"] == ("query", "key", "value")
+    assert roles["residual"] == roles["hidden1"] == ()
 
 
 def test_a_recurrent_sheet_is_drawn_once_for_each_side_of_its_loop():

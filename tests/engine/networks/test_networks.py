@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from bimt_engine.errors import SpecError
 from bimt_engine.networks.conv import ConvNetwork
 from bimt_engine.networks.geometry import SHAPES, place_layers
 from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
-from bimt_engine.networks.network import build_network
+from bimt_engine.networks.network import Network, build_network
 from bimt_engine.networks.recurrent import RecurrentNetwork
 from bimt_engine.networks.transformer import TransformerNetwork, attention
+from bimt_engine.networks.wiring import WeightLayer, Wiring
 from tests.engine.makers import build, image_data, sequence_data, table_data, token_data
 
 
@@ -51,6 +53,68 @@ def test_weight_layers_and_ports_tell_the_same_story(architecture: str) -> None:
         assert any(p.parameter == weights.parameter and p.fold == weights.target_fold for p in target.ports)
         if weights.bias is not None:
             assert any(p.parameter == weights.bias for p in target.ports)
+
+
+def with_ports(wiring: Wiring, change) -> Wiring:
+    """The wiring with each port of a layer as `change` gives it back; None takes it away."""
+    layers = tuple(
+        replace(layer, ports=tuple(new for port in layer.ports if (new := change(layer, port)) is not None))
+        for layer in wiring.neuron_layers
+    )
+    return replace(wiring, neuron_layers=layers)
+
+
+def test_a_port_that_a_weight_layer_needs_cannot_be_forgotten_or_have_another_fold(architecture: str) -> None:
+    wiring = build(architecture)[0].wiring
+    needed = [(w.target, w.parameter, 0) for w in wiring.weight_layers]
+    needed += [(w.source, w.parameter, 1) for w in wiring.weight_layers]
+    needed += [(w.target, w.bias, 0) for w in wiring.weight_layers if w.bias is not None]
+    for layer, parameter, axis in needed:
+
+        def wrong(port, owner, *, ports=(layer, parameter, axis)):
+            return (owner.name, port.parameter, port.axis) == ports
+
+        said = rf"neuron layer '{layer}' needs Port\('{parameter}', {axis}, "
+        with pytest.raises(ValueError, match=said):
+            with_ports(wiring, lambda owner, port, wrong=wrong: None if wrong(port, owner) else port)
+        with pytest.raises(ValueError, match=said):
+            with_ports(wiring, lambda owner, port, wrong=wrong: replace(port, fold=5) if wrong(port, owner) else port)
+
+
+def test_a_parameter_is_as_long_as_its_ports_say(architecture: str) -> None:
+    network, _ = build(architecture)
+    parameters = dict(network.named_parameters())
+    for layer in network.wiring.neuron_layers:
+        port = layer.ports[-1]
+        longer = torch.cat([parameters[port.parameter]] * 2, dim=port.axis)
+        with pytest.raises(ValueError, match=f"axis {port.axis} of '{port.parameter}' must have"):
+            Network(network.architecture, network.wiring, parameters | {port.parameter: longer})
+        fewer = {name: value for name, value in parameters.items() if name != port.parameter}
+        with pytest.raises(ValueError, match=f"there is no parameter '{port.parameter}'"):
+            Network(network.architecture, network.wiring, fewer)
+
+
+def test_names_of_layers_and_of_roles_are_checked() -> None:
+    wiring = build("recurrent")[0].wiring
+    first, *others = wiring.neuron_layers
+    with pytest.raises(ValueError, match="must be called 'input'"):
+        replace(wiring, neuron_layers=(replace(first, name="entry"), *others))
+    with pytest.raises(ValueError, match="must be called 'input'"):
+        replace(wiring, neuron_layers=(first, *others[:-1], replace(others[-1], name="exit")))
+    with pytest.raises(ValueError, match="names 'nowhere'"):
+        replace(wiring, weight_layers=(replace(wiring.weight_layers[0], target="nowhere"),))
+    with pytest.raises(ValueError, match="2 roles for a target fold of 3"):
+        WeightLayer("read", "input", "hidden1", target_fold=3, roles=("keep", "write"))
+
+
+def test_what_is_recorded_of_a_sequence_holds_every_time_step(architecture: str) -> None:
+    network, data = build(architecture)
+    if not data.is_sequence:
+        pytest.skip("no sequences")
+    steps = data.train_inputs.shape[1]
+    _, seen = network.forward_with_hooks(as_tensor(data))
+    for layer in network.wiring.neuron_layers:
+        assert [seen[layer.name].shape[axis] for axis in layer.samples] == [steps] * len(layer.samples), layer.name
 
 
 def test_hooks_see_the_outputs_of_forward_and_every_activation(architecture: str) -> None:
