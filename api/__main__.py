@@ -29,7 +29,7 @@ from store.settings import Settings
 
 log = logging.getLogger("api.server")
 
-MAX_HEADER_BYTES = 65_536  # of a request line and its headers together
+MAX_HEADER_BYTES = 16_384  # of a request line and its headers together
 CONNECTIONS = 2000  # of one process, silent ones included
 CHANNEL_TIMEOUT = 30.0  # seconds; a connection that is silent for longer is closed
 REQUEST_SECONDS = 600.0  # a request that has not arrived whole by then is given up, however it trickles in

@@ -34,7 +34,7 @@ def test_another_word_is_answered_with_the_verbs_there_are(package: str, verbs: 
 
 
 def test_the_measurements_that_stood_here_still_run_and_say_where_they_are_now() -> None:
-    assert set(MOVED) == set(MEASUREMENTS)
+    assert set(MOVED) <= set(MEASUREMENTS)
     asked = call("standalone", "bench", "--help")
     assert asked.returncode == 0
     assert "is now `python -m measurements bench`" in asked.stderr
