@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import create_server  # type: ignore[import-untyped]
 from waitress.task import ErrorTask  # type: ignore[import-untyped]
 
@@ -54,10 +55,21 @@ class ProblemTask(ErrorTask):
         self.write(body)
 
 
+class Parser(HTTPRequestParser):
+    """Refuses a request that says its length twice: two servers that believe different ones can be made to disagree."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the headers. Raises ParsingError, which is answered with 400."""
+        super().parse_header(header_plus)
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("Content-Length beside Transfer-Encoding")
+
+
 class Channel(HTTPChannel):
     """A connection whose refusals are problem documents, and which frees half a body when it is closed."""
 
     error_task_class = ProblemTask
+    parser_class = Parser
     request: Any  # the request that is arriving; waitress declares no types
 
     def handle_close(self) -> None:
