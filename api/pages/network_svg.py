@@ -57,7 +57,18 @@ def network_picture(
         label = ""
         if neuron.id in fits[PAGE]:
             label = "label" if neuron.id in fits[SMALL] else "label tight"
-        parts.append(_neuron(neuron, place[neuron.id], neuron.id in wired, tones, layers, crowded, label))
+        parts.append(
+            _neuron(
+                neuron,
+                place[neuron.id],
+                neuron.id in wired,
+                graph.part_of.get(neuron.id),
+                tones,
+                layers,
+                crowded,
+                label,
+            )
+        )
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -77,9 +88,10 @@ def _fitting(named: list[Neuron], place: Mapping[str, tuple[float, float]], wire
 
 
 def module_tones(graph: Graph) -> dict[str, int]:
-    """Module name → number of its colour, 1 … 8."""
+    """Name of a module, or of a group inside one → number of its colour, 1 … 8."""
     letters = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
-    return {letter: i % TONES + 1 for i, letter in enumerate(letters)}
+    tones = {letter: i % TONES + 1 for i, letter in enumerate(letters)}
+    return tones | {part: i % TONES + 1 for i, part in enumerate(graph.parts)}
 
 
 def _layer_order(graph: Graph) -> list[str]:
@@ -116,6 +128,7 @@ def _neuron(
     neuron: Neuron,
     place: tuple[float, float],
     wired: bool,
+    part: str | None,
     tones: Mapping[str, int],
     layers: list[str],
     crowded: bool,
@@ -127,10 +140,12 @@ def _neuron(
     if crowded:
         radius *= 0.6
     module = f' data-module="{escape(neuron.module)}"' if neuron.module else ""
-    tone = f" module-{tones[neuron.module]}" if neuron.module else ""
+    tone = f" module-{tones[part]}" if part else ""
     title = neuron_label(neuron)
     if neuron.module:
         title += f", module {neuron.module}"
+    if neuron.group:
+        title += f", group {neuron.group}"
     label = ""
     if kind:
         below = neuron.layer == layers[0]

@@ -17,12 +17,14 @@ from threadpoolctl import threadpool_limits
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
+from bimt_engine.analysis.interior_statements import interior_modules, interior_verdict
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
+from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
 from bimt_engine.analysis.output_scores import score_outputs
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
-from bimt_engine.analysis.report import Evidence, OutputScore
+from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.statements import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset
@@ -75,18 +77,28 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     graph = extract_graph(subject, pruned.values, pruned.masks, effects=ablations)
     progress(0.55, "modules")
 
+    probes = Probe(subject, pruned.network, seed=seed), Probe(subject, subject.network, seed=seed)
+
     def examined() -> ModuleReport:
-        return examine_modules(
+        return examine_modules(subject, *probes, pruned.masks, random_group_count=asked.random_groups, seed=seed)
+
+    report = _part("modules", examined, lambda reason: skipped_modules(dataset.target_names, reason))
+    progress(0.6, "groups inside the modules")
+
+    def inside() -> InteriorDocument:
+        return examine_interior(
             subject,
-            Probe(subject, pruned.network, seed=seed),
-            Probe(subject, subject.network, seed=seed),
+            *probes,
+            pruned.values,
             pruned.masks,
-            random_group_count=asked.random_groups,
+            module_of=report.module_of,
+            costs=ablations,
+            random_partitions=asked.random_groups,
             seed=seed,
         )
 
-    report = _part("modules", examined, lambda reason: skipped_modules(dataset.target_names, reason))
-    graph = graph.with_modules(report.module_of)
+    interior = _part("interior", inside, skipped_interior)
+    graph = with_groups(graph.with_modules(report.module_of), interior)
     progress(0.65, "communities")
     communities = _part(
         "communities",
@@ -114,10 +126,11 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         cost_strength=next((p.cost_strength for p in spec.expanded().training.phases if p.cost_strength > 0), None),
     )
     of_modules = report.verdict if report.modules or missed is None else None
-    verdict = " ".join(filter(None, (missed, of_modules)))
+    verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
     metrics = _metrics(subject, spec, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,
+        "interior_modules": interior_modules(interior),
         "verdict": verdict,
         "modularity": communities["modularity"],
         "outputs": outputs,
@@ -125,7 +138,18 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     effects = report.effects | {"verdict": verdict}
     curve = [step.document() for step in pruned.curve]
     progress(1.0, "done")
-    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read, subject.network)
+    return Evidence(
+        network=pruned.network,
+        metrics=metrics,
+        prune_curve=curve,
+        graph=graph,
+        modules=report.modules,
+        effects=effects,
+        communities=communities,
+        readout=read,
+        interior=interior,
+        trained=subject.network,
+    )
 
 
 def _part(name: str, compute: Callable[[], Result], skipped: Callable[[str], Result]) -> Result:

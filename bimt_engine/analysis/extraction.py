@@ -18,6 +18,12 @@ def neuron_id(layer: str, slot: int) -> str:
     return f"{layer}:{slot}"
 
 
+def place_name(context: AnalysisContext, layer: str, place: int) -> str:
+    """How a place is called in sentences: the feature or target that it stands for, else hidden1:7."""
+    neuron = int(context.network.orders[layer][place % context.wiring.layer(layer).neurons])
+    return _name(context, layer, place, neuron) or neuron_id(layer, place)
+
+
 def extract_graph(
     context: AnalysisContext,
     values: Values,

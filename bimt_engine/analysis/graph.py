@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from bimt_engine.errors import BimtError
@@ -31,7 +32,7 @@ class Neuron:
     name      name of the feature or target, "" inside
     bias      its bias, None where it has none
     mean, std of its activation over the training inputs
-    module    letter of the module it belongs to, None for none
+    module    letter of the module it belongs to, None for none; group: its group inside that module
     """
 
     id: str
@@ -45,6 +46,7 @@ class Neuron:
     std: float = 0.0
     module: str | None = None
     copy: int = 0
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Graph:
     """Neurons and connections of one network, and what there is to say about the whole.
 
     meta   JSON values: `layers` [{name, neurons, depth}], `inputs`, `outputs` (names), `folds` {parameter: names of its
-           target folds, "" for none} where a weight matrix has several, whatever the maker adds.
+           target folds, "" for none} where a weight matrix has several, `groups` {name: label} inside modules,
+           whatever the maker adds.
     """
 
     neurons: tuple[Neuron, ...]
@@ -104,6 +107,26 @@ class Graph:
     def with_modules(self, module_of: Mapping[str, str]) -> Graph:
         """The same graph with the module letters of these neurons; all others belong to none."""
         return replace(self, neurons=tuple(replace(n, module=module_of.get(n.id)) for n in self.neurons))
+
+    def with_groups(self, group_of: Mapping[str, str], labels: Mapping[str, str]) -> Graph:
+        """The same graph with the groups inside its modules; neurons that are not named have none.
+
+        labels   group -> what it reads, in a few words, for legends.
+        """
+        neurons = tuple(replace(n, group=group_of.get(n.id)) for n in self.neurons)
+        return replace(self, neurons=neurons, meta={**self.meta, "groups": dict(labels)} if labels else self.meta)
+
+    @cached_property
+    def part_of(self) -> dict[str, str]:
+        """Neuron id -> the part that it is drawn in: its group, or its module where that has no groups inside."""
+        parted = {n.module for n in self.neurons if n.group}
+        parts = {n.id: n.group or (None if n.module in parted else n.module) for n in self.neurons}
+        return {identifier: part for identifier, part in parts.items() if part}
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """The names of all parts: A, B …, or A1, A2 …"""
+        return sorted(set(self.part_of.values()), key=lambda name: (len(name), name))
 
     # --- node-link JSON ---------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ def reached_from_inputs(wiring: Wiring, masks: Masks) -> Reached:
 def reaching_outputs(wiring: Wiring, masks: Masks) -> Reached:
     """Per neuron layer: from which places an output can be reached over kept connections.
 
-    Where several folds enter one layer (attention), all neurons of a block act on one another through the scores, so
-    a block with one such neuron counts as a whole.
+    In a layer that mixes (attention), all neurons of a block act on one another through the scores, so a block with one
+    such neuron counts as a whole.
     """
     reaching = {layer.name: np.full(layer.places, layer is wiring.output_layer) for layer in wiring.neuron_layers}
     merged = [(w, by_neuron(masks[w.parameter], w, wiring)) for w in wiring.weight_layers]
@@ -67,7 +67,7 @@ def reaching_outputs(wiring: Wiring, masks: Masks) -> Reached:
         changed = False
         for weights, mask in reversed(merged):
             downstream = reaching[weights.target]
-            if weights.target_fold > 1:
+            if wiring.layer(weights.target).mixes:
                 blocks = wiring.layer(weights.target).blocks
                 downstream = np.repeat(downstream.reshape(blocks, -1).any(axis=1), downstream.size // blocks)
                 reaching[weights.target] = downstream
@@ -110,8 +110,8 @@ def component_labels(wiring: Wiring, masks: Masks) -> dict[str, Int[np.ndarray, 
         target, source = np.nonzero(by_neuron(masks[weights.parameter], weights, wiring))
         rows.append(target + offsets[weights.target])
         columns.append(source + offsets[weights.source])
-        if weights.target_fold > 1 and len(target):  # attention: the neurons of a block act on one another
-            layer = wiring.layer(weights.target)
+        layer = wiring.layer(weights.target)
+        if layer.mixes and len(target):
             used = np.unique(target)
             block = used // (layer.neurons // layer.blocks)
             first = np.array([used[block == b][0] for b in block])

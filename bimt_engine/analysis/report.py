@@ -135,6 +135,96 @@ class EffectsDocument(Skipped, total=False):
     verdict: str
 
 
+class Direction(TypedDict):
+    """One direction of the outputs: its share of what a group contributes, and the outputs that weigh most in it."""
+
+    share: float
+    outputs: list[dict[str, Any]]
+
+
+class InteriorGroup(TypedDict):
+    """Hidden neurons between which and the other groups of a partition nothing passes.
+
+    name              letter of its module and a number: A2.
+    trees             into how many parts it falls where common terminals do not count; terminals: of the partition.
+    reads             [{name, share}] of what moves its neurons, most first. strongest: the outputs that it moves most.
+    effects           of holding it at its mean, as a share of each output's variance; trained_effects: as trained.
+    works             whether it moves some output by 1 % of its variance.
+    says              the directions in which it moves the outputs.
+    """
+
+    name: str
+    module: str
+    neurons: list[str]
+    trees: int
+    terminals: int
+    reads: list[dict[str, Any]]
+    effects: list[float]
+    trained_effects: list[float]
+    strongest: list[dict[str, Any]]
+    selectivity: float
+    works: bool
+    says: list[Direction]
+
+
+class PartitionDocument(TypedDict):
+    """Groups of the hidden neurons up to one layer, with their tests; see `modules/nested.py`.
+
+    kind          "sum": the outputs add up what the groups give; "composition": later layers combine it.
+    interaction   of every two groups, the largest over the outputs, as a share of its variance.
+    leak          share of what moves the neurons that crosses between groups.
+    p             among random partitions of the same sizes.
+    """
+
+    layer: str
+    kind: str
+    groups: list[InteriorGroup]
+    interaction: list[list[float]]
+    trained_interaction: list[list[float]]
+    largest_interaction: float
+    trained_largest_interaction: float
+    leak: float
+    trained_leak: float
+    p: float
+    random_partitions: int
+    verdict: str
+    why_not: str | None
+    reading: str
+
+
+class CutDocument(TypedDict):
+    """The cheapest connections without which one piece falls into parts.
+
+    level         "outputs": parts that each hold an output; "inside": groups of hidden neurons.
+    loss          held out, without them and with nothing refitted; loss_change: as a share of the loss before,
+                  loss_rise: of the loss of a constant.
+    """
+
+    level: str
+    connections: list[dict[str, Any]]
+    loss: float
+    loss_change: float
+    loss_rise: float
+    parts: list[dict[str, Any]]
+    reading: str
+
+
+class InteriorDocument(Skipped, total=False):
+    """What is inside the pieces; see `modules/interior.py`.
+
+    layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
+    primary   number of the partition that is drawn and told first; None: there is none.
+    trees     ids of the neurons that kept connections between hidden neurons tie, through all layers.
+    """
+
+    layers: list[dict[str, Any]]
+    partitions: list[PartitionDocument]
+    primary: int | None
+    trees: list[list[str]]
+    cuts: list[CutDocument]
+    reading: str
+
+
 class Community(TypedDict):
     """One group of neurons, by id."""
 
@@ -242,6 +332,7 @@ class EvidenceDocument(TypedDict):
     graph: dict[str, Any]
     modules: list[ModuleDocument]
     effects: EffectsDocument
+    interior: NotRequired[InteriorDocument]
     communities: CommunitiesDocument
     readout: ReadoutDocument
 
@@ -263,6 +354,7 @@ class Evidence:
     effects: EffectsDocument
     communities: CommunitiesDocument
     readout: ReadoutDocument
+    interior: InteriorDocument
     trained: Network | None = None
 
     def document(self) -> EvidenceDocument:
@@ -274,6 +366,7 @@ class Evidence:
                 "graph": self.graph.to_json(),
                 "modules": self.modules,
                 "effects": self.effects,
+                "interior": self.interior,
                 "communities": self.communities,
                 "readout": self.readout,
             }

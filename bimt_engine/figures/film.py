@@ -193,9 +193,9 @@ class _Canvas:
         self.lines = LineCollection([], zorder=2)
         self.axes.add_collection(self.lines)
         self.spots = [(row, number, which) for number, row in enumerate(self.layout.rows) for which in _copies(row)]
-        modules = {(n.layer, n.neuron): n.module for n in graph.neurons} if graph is not None else {}
+        parts = {(n.layer, n.neuron): graph.part_of.get(n.id) for n in graph.neurons} if graph is not None else {}
         self.colours = [
-            module_colour(modules.get((row.layer, i))) if modules else QUIET
+            module_colour(parts.get((row.layer, i))) if parts else QUIET
             for row, _, _ in self.spots
             for i in range(wiring.layer(row.layer).neurons)
         ]

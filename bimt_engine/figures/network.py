@@ -1,6 +1,7 @@
 """The layered network, as the paper draws it: inputs below, outputs above, width for |w|, sign by colour AND dash.
 
-Modules are distinguished by colour, by the band under their connections, and by a letter in each of their neurons.
+Modules, and the groups inside them, are distinguished by colour, by the band under their connections, and by a letter
+in each of their neurons. Terminals that several groups share stay grey.
 """
 
 from __future__ import annotations
@@ -107,15 +108,15 @@ def _on_a_line(graph: Graph, layer: str, count: int) -> bool:
 
 def _draw_bands(axes: Axes, layout: Layout) -> None:
     """A pale band in the module's colour under each of its connections."""
-    modules = {neuron.module for neuron in layout.graph.neurons if neuron.module}
-    if len(modules) < 2 or len(layout.strands) > 2 * MANY:
+    part_of = layout.graph.part_of
+    if len(layout.graph.parts) < 2 or len(layout.strands) > 2 * MANY:
         return
     lines, colours = [], []
     for strand in layout.strands:
-        module = layout.neurons[strand.source[0]].module
-        if module and module == layout.neurons[strand.target[0]].module:
+        part = part_of.get(strand.source[0])
+        if part and part == part_of.get(strand.target[0]):
             lines.append(layout.line(strand))
-            colours.append(pale(module_colour(module)))
+            colours.append(pale(module_colour(part)))
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=9, capstyle="round", zorder=1))
 
 
@@ -164,8 +165,8 @@ def draw_strands(axes: Axes, layout: Layout, *, heaviest: Mapping[int, float] | 
 def draw_neurons(axes: Axes, layout: Layout) -> None:
     """Filled circles where something is connected, with the module's letter where it fits; else open ones."""
     touched, spots, neurons = layout.touched(), layout.spots, layout.neurons
-    modules = {neuron.module for neuron in neurons.values() if neuron.module}
-    lettered = len(spots) <= MANY_LETTERS and len(modules) > 1
+    part_of, parted = layout.graph.part_of, len(layout.graph.parts) > 1
+    lettered = parted and sum(spot[0] in part_of for spot in touched) <= MANY_LETTERS
     size = 105.0 if lettered else float(np.clip(4_500 / max(len(spots), 1), 9, 70))
     idle = [at for spot, at in spots.items() if spot not in touched]
     few = len(idle) <= MANY_LETTERS
@@ -182,17 +183,22 @@ def draw_neurons(axes: Axes, layout: Layout) -> None:
     axes.scatter(
         [at.x for _, at in alive],
         [at.y for _, at in alive],
-        s=size,
-        facecolor=[module_colour(neuron.module) if len(modules) > 1 else QUIET for neuron, _ in alive],
+        s=[size if neuron.id in part_of or not parted else 0.4 * size for neuron, _ in alive],
+        facecolor=[module_colour(part_of.get(neuron.id)) if parted else QUIET for neuron, _ in alive],
         edgecolor="white",
         linewidth=0.8 if size > 20 else 0.3,
         zorder=3,
     )
     for neuron, at in alive if lettered else []:
-        if neuron.module:
-            colour = letter_colour(module_colour(neuron.module))
-            text: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 6.5, "fontweight": "bold"}
-            axes.text(at.x, at.y, neuron.module, color=colour, zorder=4, **text)
+        if part := part_of.get(neuron.id):
+            colour = letter_colour(module_colour(part))
+            text: dict[str, Any] = {
+                "ha": "center",
+                "va": "center_baseline",
+                "fontsize": 6.5 if len(part) < 2 else 5.5,
+                "fontweight": "bold",
+            }
+            axes.text(at.x, at.y, part, color=colour, zorder=4, **text)
 
 
 def draw_names(axes: Axes, layout: Layout, *, width: float) -> None:
@@ -269,10 +275,11 @@ def _draw_legend(figure: Figure, graph: Graph) -> None:
         Line2D([], [], color=POSITIVE, lw=2, label="positive weight"),
         Line2D([], [], color=NEGATIVE, lw=2, ls=DASH, label="negative weight"),
     ]
-    modules = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
-    for module in modules[:8] if len(modules) > 1 else []:
-        style: dict[str, Any] = {"color": module_colour(module), "marker": "o", "lw": 0, "markersize": 7}
-        handles.append(Line2D([], [], label=_reading(graph, module), **style))
+    groups = graph.meta.get("groups", {})
+    for part in graph.parts[:8] if len(graph.parts) > 1 else []:
+        style: dict[str, Any] = {"color": module_colour(part), "marker": "o", "lw": 0, "markersize": 7}
+        label = f"{part}: {groups[part]}" if part in groups else _reading(graph, part)
+        handles.append(Line2D([], [], label=label, **style))
     if len(graph.connections) > MOST:
         label = f"the heaviest {MOST:,} of {len(graph.connections):,} connections"
         handles.append(Line2D([], [], lw=0, label=label))

@@ -61,12 +61,17 @@ def figure_style() -> Iterator[None]:
 
 
 def module_colour(module: str | None) -> str:
-    """The colour of a module's letter; modules past the palette start again with its first. None is grey."""
+    """The colour of a module's letter, or of a group inside a module: A2 has the colour after that of A.
+
+    Past the palette it starts again with the first. None is grey.
+    """
     if not module:
         return UNUSED
+    letters = module.rstrip("0123456789")
     number = 0
-    for letter in module:
+    for letter in letters:
         number = 26 * number + ord(letter) - ord("A") + 1
+    number += max(0, int(module[len(letters) :] or 1) - 1)
     return MODULE_COLOURS[(number - 1) % len(MODULE_COLOURS)]
 
 

@@ -138,8 +138,8 @@ def transformer_wiring(
     """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write."""
     from bimt_engine.networks.geometry import line
 
-    def layer(name: str, neurons: int, *ports: Port, blocks: int = 1) -> NeuronLayer:
-        return NeuronLayer(name, line(neurons), ports, blocks=blocks, axis=2, samples=(1,))
+    def layer(name: str, neurons: int, *ports: Port, blocks: int = 1, mixes: bool = False) -> NeuronLayer:
+        return NeuronLayer(name, line(neurons), ports, blocks=blocks, axis=2, samples=(1,), mixes=mixes)
 
     residual = [Port("read_in.weight", 0), Port("read_in.bias", 0)]
     inner: list[NeuronLayer] = []
@@ -150,7 +150,7 @@ def transformer_wiring(
         residual += [Port(f"{attend}.weight", 1), Port(f"{gather}.weight", 0), Port(f"{gather}.bias", 0)]
         residual += [Port(f"{expand}.weight", 1), Port(f"{contract}.weight", 0), Port(f"{contract}.bias", 0)]
         ports = (Port(f"{attend}.weight", 0, QKV), Port(f"{attend}.bias", 0, QKV), Port(f"{gather}.weight", 1))
-        inner.append(layer(attention, width, *ports, blocks=heads))
+        inner.append(layer(attention, width, *ports, blocks=heads, mixes=True))
         ports = (Port(f"{expand}.weight", 0), Port(f"{expand}.bias", 0), Port(f"{contract}.weight", 1))
         inner.append(layer(hidden, MLP_WIDTH * width, *ports))
         weights += [

@@ -54,6 +54,7 @@ class NeuronLayer:
     copies      how many places each neuron has: an input layer that is folded has one for each token. They lie on the
                 one axis that is left, and place `copy * neurons + slot` stands for itself in graphs and groups.
     activation  the function applied to Σ w·x + b, `identity` for none; None: the layer computes something else.
+    mixes       True: the neurons of one block act on one another inside the layer, as through attention scores.
     """
 
     name: str
@@ -65,6 +66,7 @@ class NeuronLayer:
     samples: tuple[int, ...] = ()
     copies: int = 1
     activation: str | None = None
+    mixes: bool = False
 
     def __post_init__(self) -> None:
         if self.neurons % self.blocks:
@@ -194,6 +196,22 @@ class Wiring:
     def output_layer(self) -> NeuronLayer:
         """The layer that holds the targets."""
         return self.neuron_layers[-1]
+
+    @cached_property
+    def streams(self) -> frozenset[str]:
+        """The residual streams: layers that several layers write into, among them layers that read them."""
+        found = set()
+        for layer in self.neuron_layers[1:-1]:
+            writers = {w.source for w in self.into(layer.name)} - {layer.name}
+            readers = {w.target for w in self.out_of(layer.name)} - {layer.name}
+            if len(writers) > 1 and writers & readers:
+                found.add(layer.name)
+        return frozenset(found)
+
+    @cached_property
+    def hidden_layers(self) -> tuple[NeuronLayer, ...]:
+        """The layers between the ends that compute something of their own, in their order; streams are left out."""
+        return tuple(layer for layer in self.neuron_layers[1:-1] if layer.name not in self.streams)
 
     @cached_property
     def buffers(self) -> frozenset[str]:

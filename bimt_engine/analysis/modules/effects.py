@@ -8,6 +8,7 @@ examples of each class stand beside it. All groups are run side by side along th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +64,17 @@ class Probe:
         self.outputs = context.general.rows(outputs)
         self.partner = torch.from_numpy(partners(len(inputs), generator))
 
+    def first(self, count: int) -> Probe:
+        """The same network on the first of its examples, those of the training first; itself where it has fewer."""
+        if count >= len(self.inputs):
+            return self
+        few = copy.copy(self)
+        few.inputs, few.targets = self.inputs[:count], self.targets[:count]
+        outputs, few.activations, few.calls = every_activation(self.network, few.inputs)
+        few.outputs = self.context.general.rows(outputs)
+        few.partner = torch.from_numpy(partners(count, np.random.default_rng(0)))
+        return few
+
     @property
     def classes(self) -> bool:
         """Whether the outputs are scores of classes."""
@@ -77,12 +89,12 @@ class Probe:
             some = groups[start : start + at_once]
             tiled = self.inputs.repeat(len(some), *[1] * (self.inputs.ndim - 1))
             with torch.no_grad():
-                outputs, _ = self.network.forward_with_hooks(tiled, self._hook(some, do))
+                outputs, _ = self.network.forward_with_hooks(tiled, self.hook(some, do))
             rows = self.context.general.rows(outputs)
             found.append(rows.reshape(len(some), count, -1))
         return np.concatenate(found)
 
-    def _hook(self, groups: Sequence[Group], do: Do) -> ActivationHook:
+    def hook(self, groups: Sequence[Group], do: Do) -> ActivationHook:
         """Switches each group off in its own stretch of the batch. To be used for one forward pass."""
         wiring = self.network.wiring
         masks = {}

@@ -1,0 +1,174 @@
+"""The sentences about groups of neurons inside one piece, from the stored `interior` of a run. No torch, no numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bimt_engine.analysis.statements import counted, listed, number, quoted, skipped_statement
+
+Document = Mapping[str, Any]
+
+INTERACTS = 1e-3  # of an output's variance: groups of the pruned network that interact more are one
+TRAINED_LIMIT = 0.05  # the same in the network as trained
+TRAINED_LEAK = 0.2  # of what moves a group of the network as trained, so much may come from what others read
+SIGNIFICANT = 0.05  # p of a partition among random ones
+FEWEST_PARTITIONS = 19  # with fewer other partitions, p cannot fall to 0.05
+MAX_READ = 4  # terminals that are named of one group; more are counted
+MAX_GROUPS_NAMED = 6
+EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
+
+KINDS = {
+    "sum": "what they compute is added up",
+    "composition": "later layers combine what they compute",
+}
+"""Kind of a partition -> what the groups are to one another."""
+
+
+@dataclass(frozen=True)
+class PartitionStatement:
+    """What is said of one partition.
+
+    verdict   supported, not supported, not testable.
+    what      sentence: how many groups up to which layer, and what they are to one another.
+    evidence  sentences: the numbers behind it.
+    reason    clause: why it is not supported; None where it is.
+    groups    one sentence for each group.
+    """
+
+    verdict: str
+    what: str
+    evidence: tuple[str, ...]
+    reason: str | None
+    groups: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it but the groups: the stored field `reading` of a partition."""
+        end = [f"{self.verdict.capitalize()}: {self.reason}."] if self.reason else ["Supported."]
+        return " ".join([self.what, *self.evidence, *end])
+
+
+def partition_verdict(partition: Document) -> tuple[str, str | None]:
+    """(supported | not supported | not testable, why it is not)."""
+    worst, trained = partition["largest_interaction"], partition["trained_largest_interaction"]
+    if partition["kind"] == "sum" and worst > INTERACTS:
+        return "not supported", f"two groups interact by {number(worst)} of an output’s variance"
+    if partition["kind"] == "sum" and trained > TRAINED_LIMIT:
+        did = f"the same groups interact by {number(trained)}"
+        return "not supported", f"in the network as trained {did}: pruning made this separation"
+    if (leak := partition["trained_leak"]) > TRAINED_LEAK:
+        did = f"{number(leak)} of what moves the same groups comes from what others read"
+        return "not supported", f"in the network as trained {did}: pruning made this separation"
+    idle = [group["name"] for group in partition["groups"] if not group["works"]]
+    if idle:
+        return "not supported", f"to switch off {listed(idle)} moves no output by as much as 1 % of its variance"
+    if partition["p"] <= SIGNIFICANT:
+        return "supported", None
+    if partition["random_partitions"] < FEWEST_PARTITIONS:
+        others = counted(partition["random_partitions"], "other partition")
+        return "not testable", f"so few neurons live that there are only {others} of these sizes to compare with"
+    return "not supported", f"random partitions of the same sizes are as far apart (p = {number(partition['p'])})"
+
+
+def partition_statement(partition: Document) -> PartitionStatement:
+    """The statement of a stored partition."""
+    groups = partition["groups"]
+    verdict, reason = partition_verdict(partition)
+    what = f"Up to {spaced(partition['layer'])} the neurons form {counted(len(groups), 'group')} that read apart; "
+    evidence = [
+        f"Between two groups the interaction is {_at_most(partition['largest_interaction'])} of an output’s variance, "
+        f"in the network as trained {_at_most(partition['trained_largest_interaction'])}.",
+        f"Of what moves them, {_at_most(partition['leak'])} crosses between groups, as trained "
+        f"{_at_most(partition['trained_leak'])}.",
+    ]
+    if partition["random_partitions"]:
+        compared = counted(partition["random_partitions"], "random partition")
+        evidence.append(f"Against {compared} of the same sizes p = {number(partition['p'])}.")
+    return PartitionStatement(
+        verdict, f"{what}{KINDS[partition['kind']]}.", tuple(evidence), reason, tuple(map(group_statement, groups))
+    )
+
+
+def group_statement(group: Document) -> str:
+    """One group: its size, what it reads and what it moves."""
+    trees = f" in {counted(group['trees'], 'tree')}" if group["trees"] > 1 else ""
+    said = f"{group['name']}: {counted(len(group['neurons']), 'neuron')}{trees}, reads {terminals(group)}"
+    moved = group["strongest"]
+    if moved:
+        outputs = [quoted(one["output"]) for one in moved]
+        said += f"; switched off, it moves {listed(outputs)} by {number(moved[0]['effect'])} of the variance"
+        said += f" ({number(moved[0]['trained'])} as trained)"
+    return f"{said}."
+
+
+def terminals(group: Document) -> str:
+    """What a group reads, by name, what it reads most first."""
+    names = [str(read["name"]) for read in group["reads"]]
+    if len(names) > MAX_READ:
+        return f"{len(names)} of {group['terminals']} terminals"
+    if len(names) > 1 and all(name.startswith(EMBEDDING) for name in names):
+        return f"embedding dimensions {listed([name.removeprefix(EMBEDDING) for name in names])}"
+    return listed(names)
+
+
+def cut_statement(cut: Document) -> str:
+    """The cheapest cut: which connections, what it would cost, and what would come of it."""
+    shown = [f"{c['source']} → {c['target']} (weight {number(c['weight'])})" for c in cut["connections"]]
+    rise = cut["loss_change"]
+    cost = f"the held-out loss {'rises' if rise >= 0 else 'falls'} by {_percent(abs(rise))}"
+    parts = "; ".join(f"{counted(part['neurons'], 'neuron')} reading {listed(part['reads'])}" for part in cut["parts"])
+    return f"It would fall into {counted(len(cut['parts']), 'part')} ({parts}) without {listed(shown)}: {cost}."
+
+
+def interior_statement(document: Document) -> str:
+    """What is inside the pieces, in one paragraph: the stored field `reading`."""
+    if "skipped" in document:
+        return skipped_statement("Groups inside the modules", document["skipped"])
+    primary = document.get("primary")
+    if primary is None:
+        said = "No groups stand apart inside: the hidden neurons are one group at every depth."
+        return " ".join([said, *(cut_statement(cut) for cut in document["cuts"][:1])])
+    partition = document["partitions"][primary]
+    stated = partition_statement(partition)
+    return " ".join([stated.text, *stated.groups[:MAX_GROUPS_NAMED]])
+
+
+def interior_verdict(document: Document) -> str | None:
+    """What the verdict of a run adds about the inside of one piece; None where there is nothing to add."""
+    if "skipped" in document or document.get("primary") is None:
+        return None
+    partition = document["partitions"][document["primary"]]
+    verdict, reason = partition_verdict(partition)
+    names = listed([group["name"] for group in partition["groups"]])
+    found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "
+    found += KINDS[partition["kind"]]
+    return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
+
+
+def interior_modules(document: Document) -> int:
+    """How many groups of the primary partition are supported: all or none."""
+    if "skipped" in document or document.get("primary") is None:
+        return 0
+    partition = document["partitions"][document["primary"]]
+    return len(partition["groups"]) if partition_verdict(partition)[0] == "supported" else 0
+
+
+def spaced(layer: str) -> str:
+    """hidden2 as hidden layer 2; other names as they are."""
+    rest = layer.removeprefix("hidden")
+    return f"hidden layer {rest}" if rest.isdecimal() and rest != layer else layer
+
+
+def shares_named(shares: Sequence[Document]) -> str:
+    """x1 (62 %) and x3 (38 %)."""
+    return listed([f"{quoted(one['name'])} ({round(100 * one['share'])} %)" for one in shares])
+
+
+def _at_most(value: float) -> str:
+    return "0" if value < 1e-12 else number(value)
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share)} %"
