@@ -168,7 +168,7 @@ class EvidenceSpec(Part):
         description="Gradient evaluations in one refit after a removal. Small perceptrons are refitted to the minimum.",
     )
     random_groups: int = Field(default=200, ge=0, le=10_000, description="Random groups for each p-value.")
-    leiden_seeds: int = Field(default=20, ge=1, le=1_000)
+    leiden_seeds: int = Field(default=0, ge=0, le=1_000, description="Runs of Leiden on the weights; 0: none.")
 
     @model_validator(mode="before")
     @classmethod

@@ -211,8 +211,9 @@ def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
 def _clusterings(modules: list[dict[str, Any]], communities: dict[str, Any]) -> list[dict[str, Any]]:
     """The ways in which the neurons were grouped: by connected components, and by Leiden's communities."""
     groups = {module["name"]: module["neurons"] for module in modules}
-    found = [{"method": "components", "modules": len(groups), "modularity": None, "body": {"groups": groups}}]
-    if communities:
+    scored = communities.get("modularity_of_modules")
+    found = [{"method": "components", "modules": len(groups), "modularity": scored, "body": {"groups": groups}}]
+    if communities.get("method") == "leiden":
         members = communities.get("groups") or communities.get("communities") or []
         found.append(
             {

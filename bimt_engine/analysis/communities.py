@@ -1,16 +1,19 @@
-"""Communities: the groups that Leiden finds in the weights alone, and the null models to compare them with.
+"""Modularity: how well the weights agree with the parts found by cause, and the groups that Leiden would make of them.
 
 Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
-network in disconnected pieces is hardly more modular than its own shuffle. What a module computes is tested by
-`modules/find.py`; this file says how the weights alone would be grouped, and how significant that is.
+network in disconnected pieces is hardly more modular than its own shuffle. What a part computes is tested by
+`modules/find.py` and `modules/nested.py`; this file scores them on the weights alone.
 
-igraph and leidenalg (both GPL) are imported in `leiden` and nowhere else. No torch.
+Leiden is asked only where a spec says so. igraph and leidenalg (both GPL) are an optional extra, imported in `leiden`
+and nowhere else. No torch.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -30,6 +33,7 @@ NULL_WORK = 200_000  # connections in all null graphs of one kind together, at m
 FEWEST_NULLS = (
     19  # p = 0.05 can be reached; and all that is spent on a null that is reported only to compare with the literature
 )
+NOT_INSTALLED = "not installed: `pip install leidenalg` (GPL) for Leiden's groups"
 SWAPS = 10  # tried exchanges for each connection when a graph is rewired, and again when its strengths are annealed
 K_MEANS_STARTS = 10
 K_MEANS_ROUNDS = 50
@@ -269,10 +273,11 @@ def null_scores(
 def find_communities(
     graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS
 ) -> CommunitiesDocument:
-    """Leiden's groups of the pruned graph with scores, nulls and stability, as a JSON-able document.
+    """How modular the weights are: Q of the parts that were found by cause and, where asked for, Leiden's own groups.
 
-    seeds      runs of Leiden; the best is kept.
-    cut_into   groups of the spectral cut.
+    seeds      runs of Leiden; the best is kept. 0: it is not asked. It needs igraph and leidenalg, an optional extra.
+    cut_into   groups of the spectral cut; with Leiden only.
+    nulls      random graphs that Leiden is run on again; our own partition is compared with FEWEST_NULLS.
     """
     net, ids = layered(graph)
     if net.connections == 0:
@@ -281,6 +286,55 @@ def find_communities(
     if net.connections > MAX_CONNECTIONS:
         return skipped_communities(too_large("the number of connections", net.connections, MAX_CONNECTIONS))
     generator = np.random.default_rng([seed, 4])
+    parts = relabelled(np.array([graph.part_of.get(i) or f"alone {i}" for i in ids]))
+    if not seeds:
+        document = _of_parts(net, parts, len(graph.parts), generator)
+    elif importlib.util.find_spec("leidenalg") is None:
+        document = _of_parts(net, parts, len(graph.parts), generator) | {"leiden": NOT_INSTALLED}
+    else:
+        document = _of_leiden(net, ids, parts, seeds=seeds, seed=seed, nulls=nulls, generator=generator)
+        document["spectral"] = _spectral(net, ids, cut_into, seed=seed)
+    return document | {"reading": communities_statement(document)}
+
+
+def _of_parts(net: Layered, parts: Labels, count: int, generator: np.random.Generator) -> CommunitiesDocument:
+    """Scores of the parts, and of the same parts in random graphs; one part alone has nothing to be compared with."""
+    score = layered_modularity(net, parts)
+    chance: dict[str, NullDocument] = {}
+    for kind in ("value_shuffle", "degree_preserving") if count > 1 else ():
+        fixed = np.array([layered_modularity(NULL_KINDS[kind](net, generator), parts) for _ in range(FEWEST_NULLS)])
+        chance[kind] = {
+            "graphs": FEWEST_NULLS,
+            "mean": float(fixed.mean()),
+            "std": float(fixed.std()),
+            "p": None,
+            "p_fixed": p_value(score, fixed),
+            "parity_only": False,
+        }
+    return {
+        "method": "modules",
+        "groups": [],
+        "parts": count,
+        "modularity": score,
+        "modularity_of_modules": score,
+        "directed_modularity": directed_modularity(net, parts),
+        "normalised_cut": normalised_cut(net, parts),
+        "nulls": chance,
+        "caution": CAUTION,
+    }
+
+
+def _of_leiden(
+    net: Layered,
+    ids: Sequence[str],
+    parts: Labels,
+    *,
+    seeds: int,
+    seed: int,
+    nulls: int,
+    generator: np.random.Generator,
+) -> CommunitiesDocument:
+    """Leiden's groups with nulls and stability."""
     labels, score, runs = leiden(net, seeds=[seed * 1000 + i for i in range(seeds)])
     count = int(np.clip(NULL_WORK // net.connections, FEWEST_NULLS, nulls)) if nulls else 0
     # The best of twenty runs against the best of two would take luck in the search for structure.
@@ -299,17 +353,15 @@ def find_communities(
             "parity_only": parity,
         }
     apart = [variation_of_information(a, b) for i, a in enumerate(runs) for b in runs[:i]]
-    module_of = {n.id: n.module for n in graph.neurons}
-    modules = relabelled(np.array([module_of[i] or f"alone {i}" for i in ids]))
     groups: list[Community] = [
         {"name": str(g + 1), "neurons": [i for i, label in zip(ids, labels, strict=True) if label == g]}
         for g in range(int(labels.max()) + 1)
     ]
-    document: CommunitiesDocument = {
+    return {
         "method": "leiden",
         "groups": groups,
         "modularity": score,
-        "modularity_of_modules": layered_modularity(net, modules),
+        "modularity_of_modules": layered_modularity(net, parts),
         "directed_modularity": directed_modularity(net, labels),
         "normalised_cut": normalised_cut(net, labels),
         "nulls": chance,
@@ -318,22 +370,19 @@ def find_communities(
             "best_found": sum(np.array_equal(run, labels) for run in runs),
             "variation_of_information": float(np.mean(apart)) if apart else 0.0,
         },
-        "variation_of_information_to_modules": variation_of_information(labels, modules),
+        "variation_of_information_to_modules": variation_of_information(labels, parts),
         "caution": CAUTION,
     }
+
+
+def _spectral(net: Layered, ids: Sequence[str], cut_into: int, *, seed: int) -> dict[str, Any]:
     if net.neurons > MAX_SPECTRAL_NEURONS:
-        document["spectral"] = {"skipped": too_large("the number of neurons", net.neurons, MAX_SPECTRAL_NEURONS)}
-    elif 2 <= cut_into < net.neurons:
-        cut, cut_labels = spectral_cut(net, cut_into, seed=seed)
-        document["spectral"] = {
-            "groups": [
-                [i for i, label in zip(ids, cut_labels, strict=True) if label == g]
-                for g in range(int(cut_labels.max()) + 1)
-            ],
-            "normalised_cut": cut,
-        }
-    document["reading"] = communities_statement(document)
-    return document
+        return {"skipped": too_large("the number of neurons", net.neurons, MAX_SPECTRAL_NEURONS)}
+    if not 2 <= cut_into < net.neurons:
+        return {}
+    cut, labels = spectral_cut(net, cut_into, seed=seed)
+    groups = [[i for i, label in zip(ids, labels, strict=True) if label == g] for g in range(int(labels.max()) + 1)]
+    return {"groups": groups, "normalised_cut": cut}
 
 
 def _joined(

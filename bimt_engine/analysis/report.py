@@ -233,20 +233,30 @@ class Community(TypedDict):
 
 
 class NullDocument(TypedDict):
-    """The layered Q of chance graphs of one kind; `p` re-optimised for each, `p_fixed` for this partition."""
+    """The layered Q of chance graphs of one kind; `p` re-optimised for each, `p_fixed` for this partition.
+
+    Where nothing was re-optimised, `mean` and `std` are of the fixed partition and `p` is None.
+    """
 
     graphs: int
     mean: float
     std: float
-    p: float
+    p: float | None
     p_fixed: float
     parity_only: bool
 
 
 class CommunitiesDocument(Skipped, total=False):
-    """Leiden's groups of the weights, with scores, nulls and stability; see `communities.py`."""
+    """How modular the weights are; see `communities.py`.
+
+    method   "modules": scores are of the `parts` that were found by cause, and there are no other groups. "leiden": of
+             Leiden's groups, with nulls that were re-optimised.
+    leiden   why Leiden's groups are not there, where they were asked for.
+    """
 
     method: str
+    parts: int
+    leiden: str
     groups: list[Community]
     modularity: Number
     modularity_of_modules: float

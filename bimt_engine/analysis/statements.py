@@ -371,11 +371,13 @@ def _which(some: Sequence[Document], missed: Sequence[Document]) -> str:
 
 
 def communities_statement(document: Document) -> str:
-    """What Leiden's groups amount to, from the stored `communities`: the field `reading`."""
+    """How modular the weights are, from the stored `communities`: the field `reading`."""
     if "skipped" in document:
         return skipped_statement("Communities", document["skipped"])
-    if not document["groups"]:
+    if document["modularity"] is None:
         return "No connection is left, so there is nothing to group."
+    if document.get("method") == "modules":
+        return _modularity_of_parts(document)
     groups, score = len(document["groups"]), document["modularity"]
     start = f"Leiden parts the weights into {counted(groups, 'group')} (layered Q = {score:.3f})"
     if not document["nulls"]:
@@ -388,6 +390,17 @@ def communities_statement(document: Document) -> str:
         f"{start}, no more than rewired graphs reach ({chance:.3f}, p = {p:.3g}): by weights alone the groups are not "
         "distinguishable from chance. Trust the effects of the modules instead."
     )
+
+
+def _modularity_of_parts(document: Document) -> str:
+    parts, score, null = document["parts"], document["modularity"], document["nulls"].get("degree_preserving")
+    said = f"The layered modularity of the {counted(parts, 'part')} is Q = {score:.3f}"
+    if null is None:
+        said = f"{said}; one part alone has nothing to be compared with."
+    else:
+        more = "more than" if null["p_fixed"] <= SIGNIFICANT else "no more than"
+        said += f", {more} in rewired graphs ({null['mean']:.3f}, p = {null['p_fixed']:.3g}). {CAUTION}"
+    return f"{said} Leiden’s groups: {document['leiden']}." if "leiden" in document else said
 
 
 # --- stability over seeds ---------------------------------------------------------------------------

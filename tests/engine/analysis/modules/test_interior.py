@@ -177,7 +177,7 @@ def test_random_partitions_keep_the_sizes_of_each_layer():
     context, _, masks, _ = subject(SUM)
     groups = [g.places for g in depths(context.wiring, masks)[1].groups]
     drawn = random_partitions(groups, 50, generator=np.random.default_rng(0))
-    # C(4, 2) ways to part each of two layers, the two groups being of equal size: 6 · 6 / 2, less the groups themselves.
+    # C(4, 2) ways to part each of two layers, of groups of equal size: 6 · 6 / 2, less the groups themselves.
     assert len(drawn) == 17
     for parts in drawn:
         assert [int(part["hidden1"].sum()) for part in parts] == [2, 2]
