@@ -9,6 +9,7 @@ import sys
 VERBS = {
     "reproduce": "the paper's figures over unpicked seeds",
     "evidence": "are the modules there? over unpicked seeds",
+    "truth": "data whose modules are known, and who finds them",
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",

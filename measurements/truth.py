@@ -1,0 +1,484 @@
+"""`python -m measurements truth`: data whose modules are known, networks trained on them, and who finds the modules.
+
+For each case, training method and seed 0 … n − 1, none of them picked: the hidden neurons' true parts, the parts that
+the evidence reports, and those of three other finders, which are told how many parts there are where they need to be:
+Leiden on the weights, a spectral cut of the weights, and average-linkage clustering of the activations' correlations.
+Scored by the adjusted Rand index of the neurons, homogeneity and completeness; cases without modules by how many are
+claimed.
+
+Every row is kept in reports/rows/ as it is ready; a run that was ended goes on where it stopped, and `--budget` ends it
+after so many minutes. Writes reports/truth.json and reports/truth.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import html
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bimt_engine.fingerprint import code_hash
+from bimt_engine.recipes import load_recipe
+from bimt_engine.spec import Spec
+from measurements.reproduce import STYLE, merge
+
+ROW_VERSION = 1  # raise it when a row says more, or something else, than before
+METHODS = ("bimt", "l1_swap", "l1", "vanilla")
+FINDERS = ("ours", "leiden", "spectral", "activations")
+Labels = list[int]
+Changes = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One task with known parts.
+
+    recipe     whose spec is taken, with `changes` (part of the spec -> field -> value).
+    parts      sets of input names: a neuron's part is the set that moves it most. (): by irreducible representation, or
+               none at all.
+    has_truth  False: there is nothing to find, and every module that is claimed is false.
+    layer      the neurons that are scored: up to this hidden layer; None: those that the reported partition has.
+    methods    those that are compared.
+    """
+
+    title: str
+    recipe: str
+    changes: Changes = field(default_factory=dict)
+    parts: tuple[frozenset[str], ...] = ()
+    has_truth: bool = True
+    layer: str | None = None
+    methods: tuple[str, ...] = METHODS
+
+    def spec(self, method: str) -> Spec:
+        """The spec that is trained."""
+        said = load_recipe(self.recipe).spec.model_dump(mode="json")
+        for part, fields in self.changes.items():
+            said[part] = dict(fields) if part == "dataset" else said[part] | dict(fields)
+        said["training"]["method"] = method
+        return Spec.model_validate(said)
+
+
+def formulas(*texts: str, inputs: int, rows: int = 400) -> dict[str, Any]:
+    """Data of formulas."""
+    return {"kind": "formula", "formulas": list(texts), "inputs": inputs, "train": rows, "test": rows}
+
+
+def named(*groups: str) -> tuple[frozenset[str], ...]:
+    """named("x1 x3", "x2 x4") as sets."""
+    return tuple(frozenset(group.split()) for group in groups)
+
+
+SIX_BY_SIX = [[6 * ((a // 6 + b // 6) % 6) + (a + b) % 6 for b in range(36)] for a in range(36)]
+CASES: dict[str, Case] = {
+    "independence": Case("two outputs that share nothing", "independence", parts=named("x1 x3", "x2 x4")),
+    "two_products": Case(
+        "x1·x2 + x3·x4", "independence", {"dataset": formulas("x1*x2 + x3*x4", inputs=4)}, named("x1 x2", "x3 x4")
+    ),
+    "three_products": Case(
+        "x1·x2 + x3·x4 + x5·x6",
+        "independence",
+        {"dataset": formulas("x1*x2 + x3*x4 + x5*x6", inputs=6), "network": {"hidden": [30, 30]}},
+        named("x1 x2", "x3 x4", "x5 x6"),
+    ),
+    "product_of_sums": Case(
+        "(x1 + x2)·(x3 + x4)",
+        "independence",
+        {"dataset": formulas("(x1 + x2)*(x3 + x4)", inputs=4)},
+        named("x1 x2", "x3 x4"),
+        layer="hidden1",
+    ),
+    "tree": Case(
+        "(x1·x2 + x3·x4)·(x5·x6 + x7·x8)",
+        "independence",
+        {
+            "dataset": formulas("(x1*x2 + x3*x4)*(x5*x6 + x7*x8)", inputs=8, rows=4000),
+            "network": {"hidden": [40, 40, 40]},
+        },
+        named("x1 x2", "x3 x4", "x5 x6", "x7 x8"),
+        layer="hidden1",
+    ),
+    "modular_addition": Case("a + b mod 59: the frequencies", "modular_addition", methods=("bimt", "l1_swap", "l1")),
+    "s4": Case("products in S4: the representations", "s4", layer="hidden1", methods=("bimt", "l1_swap", "l1")),
+    "product_group": Case(
+        "Z6 × Z6 as one table: the representations",
+        "s4",
+        {"dataset": {"kind": "group", "group": "table", "cayley_table": SIX_BY_SIX, "train_fraction": 0.8}},
+        layer="hidden1",
+        methods=("bimt",),
+    ),
+    "two_memories": Case("two memories of a sequence", "two_memories", parts=named("x1", "x2")),
+    "tangled": Case(
+        "x1·x2 + x2·x3 + x3·x1: every two inputs meet",
+        "independence",
+        {"dataset": formulas("x1*x2 + x2*x3 + x3*x1", "(x1 + x2 + x3)**3 / 8", inputs=3)},
+        has_truth=False,
+    ),
+}
+
+
+# --- one row ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A case, a method and a seed."""
+
+    case: str
+    method: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """A file name that changes with the spec and the engine's source."""
+        spec = CASES[self.case].spec(self.method).expanded().model_dump(mode="json")
+        said = json.dumps([ROW_VERSION, spec, self.seed, code_hash()])
+        digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+        return f"truth-{self.case}-{self.method}-{self.seed}-{digest}"
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Train, gather the evidence, and score every finder; plain JSON."""
+    from bimt_engine.analysis.context import AnalysisContext
+    from bimt_engine.analysis.evidence import gather_evidence
+    from bimt_engine.analysis.modules.effects import Probe
+    from bimt_engine.data.registry import make_dataset
+    from bimt_engine.training.loop import Training
+
+    case, seed = CASES[task.case], task.seed
+    spec = case.spec(task.method).expanded()
+    began = time.process_time()
+    dataset = make_dataset(spec.dataset, seed=seed)
+    training = Training.begin(spec, dataset, seed=seed)
+    for _ in training.updates():
+        pass
+    trained = time.process_time()
+    evidence = gather_evidence(training.network, dataset, spec, seed=seed)
+    ended = time.process_time()
+    document = evidence.document()
+    found = reported(document, case.layer)
+    row: dict[str, Any] = {
+        "case": task.case,
+        "method": task.method,
+        "seed": seed,
+        "seconds_cpu": {"training": trained - began, "evidence": ended - trained},
+        "metrics": {
+            name: document["metrics"].get(name)
+            for name in ("connections", "test_prediction_loss", "test_accuracy", "test_r2", "supported_modules")
+        },
+        "verdict": document["metrics"]["verdict"],
+        "claimed": claimed(document),
+        "reported": found["what"],
+    }
+    if not case.has_truth:
+        return row
+    context = AnalysisContext.of(evidence.network, dataset, loss=spec.training.loss, seed=seed)
+    probe = Probe(context, context.network, seed=seed)
+    neurons = [neuron for neuron in hidden(document, case.layer or found["layer"])]
+    truth = true_labels(case, probe, document, neurons)
+    kept = [i for i, label in enumerate(truth) if label is not None]
+    neurons, true = [neurons[i] for i in kept], [truth[i] for i in kept]
+    row["truth"] = {"parts": len(set(true)), "neurons": len(neurons)}
+    row["scores"] = {
+        finder: score(true, labels)
+        for finder, labels in candidates(document, probe, neurons, len(set(true)), found, seed)
+    }
+    trees = {identifier: n for n, tree in enumerate(document["interior"].get("trees", [])) for identifier in tree}
+    row["trees"] = score(true, [trees.get(identifier, -1 - n) for n, identifier in enumerate(neurons)])
+    if case.parts:
+        row["exact"] = sorted(map(sorted, found["reads"])) == sorted(map(sorted, case.parts))
+    return row
+
+
+def reported(document: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
+    """The parts that the evidence reports: its modules, where there are several, else the primary partition.
+
+    layer   of partitions, the one that is asked for is taken where there is one of it.
+    """
+    interior = document["interior"]
+    partitions = interior.get("partitions", [])
+    primary = interior.get("primary")
+    chosen = None if primary is None else partitions[primary]
+    if layer is not None:
+        chosen = next((p for p in partitions if p["layer"] == layer), chosen)
+    modules = document["modules"]
+    if len(modules) > 1 and layer is None:
+        labels = {neuron: module["name"] for module in modules for neuron in module["neurons"]}
+        reads = [frozenset(module["inputs"]) for module in modules]
+        return {"what": "modules", "layer": None, "labels": labels, "reads": reads}
+    if chosen is None:
+        return {"what": "one piece", "layer": None, "labels": {}, "reads": []}
+    labels = {neuron: group["name"] for group in chosen["groups"] for neuron in group["neurons"]}
+    reads = [frozenset(read["name"] for read in group["reads"]) for group in chosen["groups"]]
+    return {"what": chosen["kind"], "layer": chosen["layer"], "labels": labels, "reads": reads}
+
+
+def claimed(document: Mapping[str, Any]) -> int:
+    """How many modules and groups inside them the evidence calls supported."""
+    return int(document["metrics"]["supported_modules"]) + int(document["metrics"]["interior_modules"])
+
+
+def hidden(document: Mapping[str, Any], upto: str | None) -> list[str]:
+    """Ids of the live neurons between the ends, up to a layer."""
+    layers = [layer["name"] for layer in document["graph"]["graph"]["layers"]]
+    inner = layers[1:-1] if upto is None else layers[1 : layers.index(upto) + 1]
+    used = {edge[end] for edge in document["graph"]["edges"] for end in ("source", "target")}
+    return [node["id"] for node in document["graph"]["nodes"] if node["layer"] in inner and node["id"] in used]
+
+
+def true_labels(case: Case, probe: Any, document: Mapping[str, Any], neurons: Sequence[str]) -> list[int | None]:
+    """The true part of each neuron: the inputs that move it most, or the representation that it lies in."""
+    if case.parts:
+        return _by_inputs(case, probe, neurons)
+    shares = document["representations"]["neurons"]
+    return [int(np.argmax(shares[i]["product"])) if i in shares else None for i in neurons]
+
+
+def _by_inputs(case: Case, probe: Any, neurons: Sequence[str]) -> list[int | None]:
+    import torch
+
+    wiring, names = probe.network.wiring, list(probe.context.dataset.feature_names)
+
+    def activations(inputs: Any) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            _, seen = probe.network.forward_with_hooks(inputs)
+        return {name: wiring.layer(name).to_places(of).flatten(0, -2).numpy() for name, of in seen.items()}
+
+    before = activations(probe.inputs)
+    moved = []
+    for part in case.parts:
+        changed = probe.inputs.clone()
+        columns = [names.index(name) for name in part]
+        changed[..., columns] = probe.inputs[probe.partner][..., columns]
+        after = activations(changed)
+        moved.append([_moved(before, after, identifier) for identifier in neurons])
+    return [int(np.argmax(of)) if max(of) > 0 else None for of in zip(*moved, strict=True)]
+
+
+def _moved(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], identifier: str) -> float:
+    layer, _, slot = identifier.rpartition(":")
+    return float(((before[layer][:, int(slot)] - after[layer][:, int(slot)]) ** 2).mean())
+
+
+def candidates(
+    document: Mapping[str, Any], probe: Any, neurons: Sequence[str], parts: int, found: Mapping[str, Any], seed: int
+) -> list[tuple[str, Labels]]:
+    """What every finder says of the neurons. Our own parts come first; neurons in none of them stand alone."""
+    from bimt_engine.analysis.communities import layered, leiden, spectral_cut
+    from bimt_engine.analysis.graph import Graph
+
+    ours = found["labels"] if found["labels"] else dict.fromkeys(neurons, "one")
+    net, ids = layered(Graph.from_json(document["graph"]))
+    by_weights = leiden(net, seeds=[1000 * seed + i for i in range(20)])[0]
+    cut = spectral_cut(net, min(parts, net.neurons - 1), seed=seed)[1] if net.neurons > 2 else by_weights
+    position = {identifier: n for n, identifier in enumerate(ids)}
+    return [
+        ("ours", _numbered([ours.get(i, f"alone {i}") for i in neurons])),
+        ("leiden", [int(by_weights[position[i]]) for i in neurons]),
+        ("spectral", [int(cut[position[i]]) for i in neurons]),
+        ("activations", _by_activations(probe, neurons, parts)),
+    ]
+
+
+def _by_activations(probe: Any, neurons: Sequence[str], parts: int) -> Labels:
+    """Average linkage of 1 − |correlation| over the examples, cut into the true number of parts."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    wiring = probe.network.wiring
+    columns = []
+    for identifier in neurons:
+        layer, _, slot = identifier.rpartition(":")
+        columns.append(wiring.layer(layer).to_places(probe.activations[layer]).flatten(0, -2).numpy()[:, int(slot)])
+    if len(columns) < 2:
+        return [0] * len(columns)
+    centred = np.stack(columns) - np.mean(columns, axis=1, keepdims=True)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-300)
+    apart = np.clip(1 - np.abs(centred @ centred.T), 0, 1)
+    np.fill_diagonal(apart, 0)
+    labels = fcluster(linkage(squareform(apart, checks=False), "average"), parts, "maxclust")
+    return [int(label) for label in labels]
+
+
+def _numbered(names: Sequence[str]) -> Labels:
+    order = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    return [order[name] for name in names]
+
+
+def score(true: Sequence[Any], found: Sequence[int]) -> dict[str, float]:
+    """Adjusted Rand index, homogeneity (parts pure in truth) and completeness (truth not torn apart)."""
+    from bimt_engine.analysis.communities import adjusted_rand, relabelled
+
+    if not true:
+        return {"ari": 0.0, "homogeneity": 0.0, "completeness": 0.0}
+    one, other = relabelled(np.array(true)), relabelled(np.array(found))
+    return {
+        "ari": adjusted_rand(one, other),
+        "homogeneity": _explained(one, other),
+        "completeness": _explained(other, one),
+    }
+
+
+def _explained(of: np.ndarray, by: np.ndarray) -> float:
+    """1 − H(of | by) / H(of); 1 where there is nothing to explain. (Rosenberg and Hirschberg 2007)"""
+
+    def entropy(labels: Sequence[Any]) -> float:
+        shares = np.array(list(Counter(labels).values())) / len(labels)
+        return float(-(shares * np.log(shares)).sum())
+
+    whole = entropy(of.tolist())
+    joint = entropy(list(zip(of.tolist(), by.tolist(), strict=True)))
+    return 1.0 if whole == 0 else 1.0 - (joint - entropy(by.tolist())) / whole
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the seeds of one case and method come to."""
+    first = rows[0]
+    entry: dict[str, Any] = {
+        "seeds": len(rows),
+        "claimed_in": sum(row["claimed"] > 0 for row in rows),
+        "reported_as": dict(Counter(row["reported"] for row in rows)),
+        "median_connections": statistics.median(row["metrics"]["connections"] for row in rows),
+        "median_seconds_cpu": {
+            part: statistics.median(row["seconds_cpu"][part] for row in rows) for part in ("training", "evidence")
+        },
+        "rows": sorted((dict(row) for row in rows), key=lambda row: row["seed"]),
+    }
+    if "scores" in first:
+        entry["finders"] = {
+            finder: {
+                "perfect": sum(row["scores"][finder]["ari"] >= 0.95 for row in rows),
+                "median_ari": statistics.median(row["scores"][finder]["ari"] for row in rows),
+                "worst_ari": min(row["scores"][finder]["ari"] for row in rows),
+                "median_homogeneity": statistics.median(row["scores"][finder]["homogeneity"] for row in rows),
+            }
+            for finder in FINDERS
+        }
+        entry["trees_pure"] = sum(row["trees"]["homogeneity"] >= 1 - 1e-9 for row in rows)
+    if "exact" in first:
+        entry["exact"] = sum(row["exact"] for row in rows)
+    return entry
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """The report as people read it."""
+    drawn = Table(title="Who finds the planted modules? ARI ≥ 0.95, unpicked seeds")
+    for heading in ("case", "method", *FINDERS, "exact", "trees pure", "claimed", "CPU s"):
+        drawn.add_column(heading, justify="left" if heading in ("case", "method") else "right")
+    for name, by_method in report.items():
+        for method, entry in by_method.items():
+            of = entry["seeds"]
+            finders = entry.get("finders", {})
+            shown = [f"{finders[f]['perfect']} of {of}" if f in finders else "–" for f in FINDERS]
+            seconds = sum(entry["median_seconds_cpu"].values())
+            drawn.add_row(
+                name,
+                method,
+                *shown,
+                f"{entry['exact']} of {of}" if "exact" in entry else "–",
+                f"{entry['trees_pure']} of {of}" if "trees_pure" in entry else "–",
+                f"{entry['claimed_in']} of {of}",
+                f"{seconds:.1f}",
+            )
+    return drawn
+
+
+def write_page(path: Path, report: Mapping[str, Any]) -> None:
+    """The same as one HTML file, with every seed's verdict."""
+    sections = []
+    for name, by_method in report.items():
+        lines = []
+        for method, entry in by_method.items():
+            for row in entry["rows"]:
+                ari = {f: f"{row['scores'][f]['ari']:.2f}" for f in FINDERS} if "scores" in row else {}
+                cells = [method, row["seed"], *(ari.get(f, "–") for f in FINDERS), row["verdict"]]
+                lines.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        head = "".join(f"<th>{html.escape(h)}</th>" for h in ("method", "seed", *FINDERS, "verdict"))
+        title = html.escape(f"{name}: {CASES[name].title}" if name in CASES else name)
+        sections.append(f"<h2>{title}</h2><table><tr>{head}</tr>{''.join(lines)}</table>")
+    title = "Planted modules, and who finds them (adjusted Rand index of the hidden neurons)"
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<h1>{title}</h1>{''.join(sections)}</html>",
+        encoding="utf-8",
+    )
+
+
+def gather(tasks: Sequence[Task], folder: Path, *, processes: int, budget: float | None) -> list[dict[str, Any]]:
+    """The rows that are there already and those that can be made within the budget (minutes), each kept at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, open_tasks = [], []
+    for task in tasks:
+        path = folder / f"{task.key}.json"
+        if path.exists():
+            rows.append(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            open_tasks.append(task)
+    end = None if budget is None else time.monotonic() + 60 * budget
+    console, waiting = Console(stderr=True), iter(open_tasks)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        running = {}
+        while True:
+            while len(running) < processes and (end is None or time.monotonic() < end):
+                task = next(waiting, None)
+                if task is None:
+                    break
+                running[pool.submit(run, task)] = task
+            if not running:
+                return rows
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                task, row = running.pop(done), done.result()
+                part = folder / f"{task.key}.part"
+                part.write_text(json.dumps(row), encoding="utf-8")
+                part.rename(folder / f"{task.key}.json")
+                rows.append(row)
+                ari = f", ARI {row['scores']['ours']['ari']:.2f}" if "scores" in row else ""
+                console.print(f"{len(rows)} of {len(tasks)} · {task.case} · {task.method} · seed {task.seed}{ari}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, score, print and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m measurements truth", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=sorted(CASES), action="append", help="one case; may be repeated")
+    parser.add_argument("--method", choices=METHODS, action="append", help="one training method; may be repeated")
+    parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
+    parser.add_argument("--budget", type=float, default=None, help="minutes; what is not ready by then is left out")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
+    parser.add_argument("--folder", type=Path, default=Path("reports"))
+    given = parser.parse_args(arguments)
+    names = given.only or list(CASES)
+    tasks = [
+        Task(name, method, seed)
+        for method in given.method or METHODS
+        for name in names
+        if method in CASES[name].methods
+        for seed in range(given.seeds)
+    ]
+    rows = gather(tasks, given.folder / "rows", processes=given.processes, budget=given.budget)
+    grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[row["case"]][row["method"]].append(row)
+    report = {name: {method: summary(of) for method, of in methods.items()} for name, methods in grouped.items()}
+    merge(given.folder / "truth.json", report)
+    write_page(given.folder / "truth.html", report)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table(report))
+    console.print(f"Wrote {given.folder}/truth.json and truth.html.")
+    return 0
