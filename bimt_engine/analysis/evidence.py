@@ -23,6 +23,7 @@ from bimt_engine.analysis.output_scores import score_outputs
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, OutputScore
+from bimt_engine.analysis.representation_report import representation_report, skipped_representations
 from bimt_engine.analysis.statements import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset
@@ -101,6 +102,11 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         lambda: readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed),
         skipped_readout,
     )
+    representations = _part(
+        "representations",
+        lambda: representation_report(subject, pruned.values, pruned.masks),
+        skipped_representations,
+    )
     progress(0.98, "summing up")
     reached = [output for module in report.modules for output in module["outputs"]]
     no_scores: list[OutputScore] = []
@@ -125,7 +131,18 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     effects = report.effects | {"verdict": verdict}
     curve = [step.document() for step in pruned.curve]
     progress(1.0, "done")
-    return Evidence(pruned.network, metrics, curve, graph, report.modules, effects, communities, read, subject.network)
+    return Evidence(
+        pruned.network,
+        metrics,
+        curve,
+        graph,
+        report.modules,
+        effects,
+        communities,
+        read,
+        subject.network,
+        representations,
+    )
 
 
 def _part(name: str, compute: Callable[[], Result], skipped: Callable[[str], Result]) -> Result:
