@@ -153,8 +153,8 @@ def _means(
 
 def _documents(functions: Float[np.ndarray, "order columns"], parts: Sequence[Representation]) -> list[FunctionShares]:
     variances = functions.var(axis=0).tolist()
-    return [
-        {"shares": np.round(row, DIGITS).tolist(), "variance": variance}
+    return [  # a column that is constant up to rounding has no shares, and its variance is 0
+        {"shares": np.round(row, DIGITS).tolist(), "variance": variance if row.any() else 0.0}
         for row, variance in zip(shares(functions, parts), variances, strict=True)
     ]
 

@@ -666,7 +666,7 @@ def module_representations(document: Document, neurons: Sequence[str]) -> str | 
     return f"its hidden neurons, averaged over pairs with the same product, {said}"
 
 
-def _in_representations(shares: Sequence[float], names: Sequence[str]) -> str | None:
+def _in_representations(shares: Sequence[float | int], names: Sequence[str]) -> str | None:
     """To 97% in frequencies 4, 11 and 24; None where a few hold less than half."""
     named = _worth_naming(shares)
     carried = sum(shares[k] for k in named)
@@ -675,7 +675,7 @@ def _in_representations(shares: Sequence[float], names: Sequence[str]) -> str | 
     return f"to {percent(carried)} in {representation_names([names[k] for k in named])}"
 
 
-def _worth_naming(shares: Sequence[float]) -> list[int]:
+def _worth_naming(shares: Sequence[float | int]) -> list[int]:
     """The numbers of the representations that are named in a sentence, that with the largest share first."""
     ranked = sorted(range(len(shares)), key=lambda k: -shares[k])
     return [k for k in ranked if shares[k] >= WORTH_NAMING][:MAX_NAMED]
@@ -695,15 +695,19 @@ def _embedding_representations(document: Document) -> str:
 
 def _layer_representations(layer: str, neurons: Sequence[NeuronRepresentation]) -> str:
     pure = [neuron for neuron in neurons if neuron.representation is not None and neuron.share >= PURE]
-    count, mean = counted(len(neurons), "neuron"), "averaged over pairs with the same product,"
+    all_of, mean = f"{len(neurons)} neurons of {layer}", "averaged over pairs with the same product,"
+    if not pure and len(neurons) == 1:
+        return f"The only neuron of {layer}, {mean} does not lie to {percent(PURE)} in one representation."
     if not pure:
-        return f"None of the {count} of {layer}, {mean} lies to {percent(PURE)} in one representation."
+        return f"None of the {all_of}, {mean} lies to {percent(PURE)} in one representation."
     counts: dict[str, int] = {}
     for neuron in pure:
         counts[str(neuron.representation)] = counts.get(str(neuron.representation), 0) + 1
     where = [f"{number} in {name}" for name, number in sorted(counts.items(), key=lambda pair: -pair[1])]
-    which = f"All {count}" if len(pure) == len(neurons) > 1 else f"{len(pure)} of the {count}"
-    said = f"{which} of {layer}, {mean} {'lies' if len(pure) == 1 else 'lie'} to {percent(min(n.share for n in pure))}"
+    which = f"All {all_of}" if len(pure) == len(neurons) else f"{len(pure)} of the {all_of}"
+    if len(neurons) == 1:
+        which = f"The only neuron of {layer}"
+    said = f"{which}, {mean} {'lies' if len(pure) == 1 else 'lie'} to {percent(min(n.share for n in pure))}"
     ending = ", …" if len(where) > MAX_NAMED else ""
     return f"{said} or more in one representation: {', '.join(where[:MAX_NAMED])}{ending}."
 
@@ -718,7 +722,7 @@ def representation_names(names: Sequence[str]) -> str:
     return f"{listed([f'the {name}' for name in names])} representation{'' if len(names) == 1 else 's'}"
 
 
-def percent(value: float) -> str:
+def percent(value: float | int) -> str:
     """A share as a percentage that is not rounded up: 0.996 is 99.6%, and 100% only what is all but for rounding."""
     if value >= 1 - 1e-5:
         return "100%"
