@@ -65,8 +65,8 @@ FIGURE_LABELS = {
         "their group that hold the most, for numbers modulo n its frequencies."
     ),
     "strips": (
-        "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values, and the "
-        "representation that holds the most of it."
+        "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values, and "
+        "the representation that holds the most of it."
     ),
     "features": "What neurons of the first hidden layer respond to in an image: their incoming weights as pictures.",
     "decision": "Where the classifier of two inputs draws its line.",
