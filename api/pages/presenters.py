@@ -26,6 +26,7 @@ from bimt_engine.analysis.statements import (
     listed,
     measured,
     metric_label,
+    module_representations,
     module_statement,
     neuron_representations,
     number,
@@ -301,15 +302,19 @@ class RepresentationsShown:
     rows      name, dimension, type, elements in the kernel, share of the embedding, how many neurons lie in it most; of
               those that anything of the network lies in.
     neurons   id, the representation it lies in most, its share, the others, the share of its variance that is told.
+    modules   sentences, of networks with several modules.
     """
 
     statement: RepresentationsStatement
     rows: list[tuple[str, int, str, int, str, int]]
     neurons: list[tuple[str, str, str, str, str]]
+    modules: list[str]
 
 
-def representations(document: Mapping[str, Any] | None) -> RepresentationsShown | None:
-    """What is shown of a stored document of representations; None where a run has none."""
+def representations(
+    document: Mapping[str, Any] | None, bodies: Sequence[Mapping[str, Any]] = ()
+) -> RepresentationsShown | None:
+    """What is shown of a stored document of representations; None where a run has none. `bodies`: of its modules."""
     if not document:
         return None
     said = representations_statement(document)
@@ -332,7 +337,9 @@ def representations(document: Mapping[str, Any] | None) -> RepresentationsShown 
         )
         for neuron in found
     ]
-    return RepresentationsShown(said, rows, neurons)
+    clauses = {str(b.get("name")): module_representations(document, b.get("neurons") or ()) for b in bodies}
+    of_modules = [sentence(f"module {name}: {clause}") for name, clause in clauses.items() if clause]
+    return RepresentationsShown(said, rows, neurons, of_modules if len(clauses) > 1 else [])
 
 
 # --- curves ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from bimt_engine.analysis.statements import representations_statement
+from bimt_engine.analysis.statements import module_representations, representations_statement
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import Snapshot
@@ -98,9 +98,10 @@ def test_a_run_on_a_group_tells_its_representations_and_any_other_run_has_none(h
         "subspaces": [1, 1, 4],
         "characters": [],
         "embedding": {"slots": [0], "dimensions": [part], "together": part},
-        "neurons": {"hidden1:0": {"variance": 4.0, "product": part, "a": part, "b": part}},
     }
     with house.database.write() as rows:
+        hidden = next(n for n in runs.modules(rows, run_id)[0].body["neurons"] if n.startswith("hidden"))
+        document["neurons"] = {hidden: {"variance": 4.0, "product": part, "a": part, "b": part}}
         runs.add_body(rows, run_id, "representations", document)
     assert get(house, f"/runs/{run_id}/representations").json == {"representations": document}
     assert get(house, f"/runs/{other}/representations").json == {"representations": None}
@@ -109,6 +110,7 @@ def test_a_run_on_a_group_tells_its_representations_and_any_other_run_has_none(h
     assert said.embedding in get(house, f"/runs/{run_id}/card.md").text.replace("\\", "")
     page = house.client().get(f"/runs/{run_id}", headers=house.headers("reader")).text
     assert all(sentence in page for sentence in (said.group, said.embedding, *said.layers))
+    assert f"Module A: {module_representations(document, [hidden])}." in page
     assert "of the group" not in house.client().get(f"/runs/{other}", headers=house.headers("reader")).text
 
 
