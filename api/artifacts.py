@@ -79,13 +79,29 @@ class ReadoutOut(ResponseModel):
     )
 
 
+class RepresentationsOut(ResponseModel):
+    """What a network that multiplies in a group holds of the group's irreducible representations."""
+
+    representations: dict[str, Any] | None = Field(
+        description="Null where the data are not the products of a group. `names`, `dimensions`, `types`, `kernels` "
+        "(numbers of elements), `subspaces` (dimensions within all functions on the group) and `characters` (on the "
+        "classes of `group`) are of the representations, in one order, which `shares` of a variance have too. "
+        "`embedding`: of its dimensions and of all `together`. `neurons`, by id: of the mean activation over the pairs "
+        "with the same `product`; of those that read tokens as a function of `a` and of `b` too. `reading` says it in "
+        "sentences."
+    )
+
+
 class EmbeddingOut(ResponseModel):
     """What a network has learned to know of its tokens."""
 
     tokens: list[str]
     dimensions: list[dict[str, Any]] = Field(description="slot, neuron, and whether the network still reads it.")
     vectors: list[list[float]]
-    planes: list[dict[str, Any]] = Field(description="name, frequency, share of the variance, points of the tokens.")
+    planes: list[dict[str, Any]] = Field(
+        description="The parts in the irreducible representations that hold the most: name, frequency (of a cyclic "
+        "group; else null), share of the variance, points of the tokens along one to three directions."
+    )
 
 
 class ProbeOut(ResponseModel):
@@ -231,9 +247,26 @@ def run_readout(path: RunPath) -> Response:
         return answer(ReadoutOut(readout=or_not_yet(runs.body(rows, run.id, "readout"), run)))
 
 
+@api.route(
+    "get",
+    "/runs/<string:run_id>/representations",
+    requires=Access.READ,
+    answers={200: RepresentationsOut},
+    problems=(409,),
+)
+def run_representations(path: RunPath) -> Response:
+    """In which irreducible representations of the data's group its embedding and its hidden neurons lie."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        found = runs.body(rows, run.id, "representations")
+    if run.state != "succeeded":
+        or_not_yet(found, run)
+    return answer(RepresentationsOut(representations=found))
+
+
 @api.route("get", "/runs/<string:run_id>/embedding", answers={200: EmbeddingOut, 202: NOT_YET}, **MAKING)
 def run_embedding(path: RunPath, query: WaitQuery) -> Response:
-    """The vector of each token, the dimensions that the network still reads, the frequencies in them."""
+    """The vector of each token, the dimensions that the network still reads, and their parts by representation."""
     run = _succeeded(path.run_id)
     with services().database.read() as rows:
         kept = runs.body(rows, run.id, "embedding")

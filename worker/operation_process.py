@@ -188,7 +188,8 @@ def _probe(request: Request) -> Answer:
 
 @handles("embedding")
 def _embedding(request: Request) -> Answer:
-    return Answer(embedding_document(request.saved))
+    saved = request.saved
+    return Answer(embedding_document(saved, request.dataset.group if saved.data.tokens is not None else None))
 
 
 @handles("module")

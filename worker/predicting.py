@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import BimtError
@@ -201,12 +202,13 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def embedding_document(saved: SavedNetwork) -> dict[str, Any]:
-    """The vector of each token, which of its dimensions the network still reads, and the frequencies in them.
+def embedding_document(saved: SavedNetwork, group: NDArray[np.int64] | None) -> dict[str, Any]:
+    """The vector of each token, the dimensions that the network still reads, their parts by representation.
 
+    group   Cayley table of the tokens; None: they are no group, and there are no parts.
     Raises Refusal where the network has no embedding.
     """
-    from bimt_engine.figures.embedding import frequency_planes  # brings matplotlib, which few operations need
+    from bimt_engine.figures.embedding import representation_parts  # brings matplotlib, which few operations need
 
     parameters = {name: p.detach().numpy() for name, p in saved.network.named_parameters()}
     if saved.data.tokens is None or "embedding" not in parameters or "weights.0" not in saved.masks:
@@ -214,7 +216,7 @@ def embedding_document(saved: SavedNetwork) -> dict[str, Any]:
     embedding = parameters["embedding"]
     kept = saved.masks["weights.0"].any(dim=0)
     read = kept.reshape(-1, embedding.shape[1]).any(dim=0).numpy()
-    planes = frequency_planes(embedding[:, read]) if read.any() else []
+    parts = representation_parts(embedding[:, read], group) if read.any() and group is not None else []
     names = saved.data.target_names if saved.data.tokens == saved.data.targets else range(saved.data.tokens)
     order = saved.network.input_order.tolist()
     return {
@@ -225,8 +227,13 @@ def embedding_document(saved: SavedNetwork) -> dict[str, Any]:
         ],
         "vectors": embedding.tolist(),
         "planes": [
-            {"name": plane.name, "frequency": plane.frequency, "share": plane.share, "points": plane.points.tolist()}
-            for plane in planes
+            {
+                "name": part.name,
+                "frequency": part.frequency,
+                "share": part.share,
+                "points": part.points.tolist(),
+            }
+            for part in parts
         ],
     }
 

@@ -24,6 +24,7 @@ log = logging.getLogger("worker")
 FLUSH_SECONDS = 1.0  # often enough for a curve that is being watched
 FLUSH_SHARE = 0.02  # of the job's age: long jobs are written less often, in larger pieces
 MAX_LINE = 4000  # characters of one log line that are kept
+OF_SOME_RUNS = ("representations",)  # parts of the evidence that only some data have
 # What runs are listed by, taken from the metrics where the evidence has it; the first that is there names the test.
 TEST_METRICS = {"classification": ("test_accuracy", "test_prediction_loss"), "regression": ("test_prediction_loss",)}
 
@@ -177,7 +178,8 @@ def read_result(path: Path, files: Files) -> RunResult:
             "communities": communities,
             "readout": document.get("readout") or {},
             "dataset": result["dataset"],
-        },
+        }
+        | {name: document[name] for name in OF_SOME_RUNS if name in document},
         files=_put(result["files"], path.parent, files),
         figures=_put(result["figures"], path.parent, files),
         stepper=result["stepper"],

@@ -115,6 +115,7 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
         "outputs": presenters.outputs(metrics.get("outputs") or []),
         "formulas": presenters.formulas(documents.get("readout") or {}),
         "no_formula": (documents.get("readout") or {}).get("reading"),
+        "group": presenters.representations(documents.get("representations"), found),
         "pruning": presenters.prune_chart(documents.get("prune_curve") or [], run.connections),
         "figures": figures,
         "pictures": [name for name in figures if name.endswith(".svg") and name not in DRAWN_BY_THE_PAGE],

@@ -19,13 +19,19 @@ from api.pages.filters import data_label
 from bimt_engine.analysis.statements import (
     INTERVENTION_LABELS,
     METRIC_LABELS,
+    WORTH_NAMING,
     FormulaStatement,
+    RepresentationsStatement,
     formula_statements,
     listed,
     measured,
     metric_label,
+    module_representations,
     module_statement,
+    neuron_representations,
     number,
+    percent,
+    representations_statement,
     sentence,
     share,
 )
@@ -284,6 +290,56 @@ def _part(found: re.Match[str]) -> Markup:
     if found["name"]:
         return Markup("{}<sub>{}</sub>").format(found["name"], found["index"])
     return Markup({"times": "·", "pi": "π", "root": "√", "minus": "−"}[str(found.lastgroup)])
+
+
+# --- representations of a group --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RepresentationsShown:
+    """The representations of a group as a page shows them.
+
+    rows      name, dimension, type, elements in the kernel, share of the embedding, how many neurons lie in it most; of
+              those that anything of the network lies in.
+    neurons   id, the representation it lies in most, its share, the others, the share of its variance that is told.
+    modules   sentences, of networks with several modules.
+    """
+
+    statement: RepresentationsStatement
+    rows: list[tuple[str, int, str, int, str, int]]
+    neurons: list[tuple[str, str, str, str, str]]
+    modules: list[str]
+
+
+def representations(
+    document: Mapping[str, Any] | None, bodies: Sequence[Mapping[str, Any]] = ()
+) -> RepresentationsShown | None:
+    """What is shown of a stored document of representations; None where a run has none. `bodies`: of its modules."""
+    if not document:
+        return None
+    said = representations_statement(document)
+    found = neuron_representations(document)
+    most = [neuron.representation for neuron in found]
+    embedding = (document.get("embedding") or {}).get("together", {}).get("shares")
+    columns = zip(*(document.get(name) or () for name in ("names", "dimensions", "types", "kernels")), strict=True)
+    rows = []
+    for which, (name, dimension, kind, kernel) in enumerate(columns):
+        held = embedding[which] if embedding else 0.0
+        if held >= WORTH_NAMING or name in most:
+            rows.append((name, dimension, kind, kernel, percent(held) if embedding else "–", most.count(name)))
+    neurons = [
+        (
+            neuron.neuron.replace(":", " ", 1),
+            neuron.representation or "none",
+            percent(neuron.share),
+            ", ".join(f"{name} {percent(part)}" for name, part in neuron.rest),
+            percent(neuron.explained),
+        )
+        for neuron in found
+    ]
+    clauses = {str(b.get("name")): module_representations(document, b.get("neurons") or ()) for b in bodies}
+    of_modules = [sentence(f"module {name}: {clause}") for name, clause in clauses.items() if clause]
+    return RepresentationsShown(said, rows, neurons, of_modules if len(clauses) > 1 else [])
 
 
 # --- curves ----------------------------------------------------------------------------------------------

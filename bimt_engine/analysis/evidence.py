@@ -25,6 +25,7 @@ from bimt_engine.analysis.output_scores import score_outputs
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
+from bimt_engine.analysis.representation_report import representation_report, skipped_representations
 from bimt_engine.analysis.statements import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset
@@ -83,6 +84,11 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         return examine_modules(subject, *probes, pruned.masks, random_group_count=asked.random_groups, seed=seed)
 
     report = _part("modules", examined, lambda reason: skipped_modules(dataset.target_names, reason))
+    representations = _part(
+        "representations",
+        lambda: representation_report(subject, pruned.values, pruned.masks),
+        skipped_representations,
+    )
     progress(0.6, "groups inside the modules")
 
     def inside() -> InteriorDocument:
@@ -92,6 +98,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
             pruned.values,
             pruned.masks,
             module_of=report.module_of,
+            representations=representations,
             costs=ablations,
             random_partitions=asked.random_groups,
             seed=seed,
@@ -149,6 +156,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         readout=read,
         interior=interior,
         trained=subject.network,
+        representations=representations,
     )
 
 

@@ -17,6 +17,7 @@ SIGNIFICANT = 0.05  # p of a partition among random ones
 FEWEST_PARTITIONS = 19  # with fewer other partitions, p cannot fall to 0.05
 MAX_READ = 4  # terminals that are named of one group; more are counted
 MAX_GROUPS_NAMED = 6
+PURE = 0.9  # of a group's variance in one representation: then it is called by it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
 KINDS = {
@@ -95,12 +96,22 @@ def group_statement(group: Document) -> str:
     """One group: its size, what it reads and what it moves."""
     trees = f" in {counted(group['trees'], 'tree')}" if group["trees"] > 1 else ""
     said = f"{group['name']}: {counted(len(group['neurons']), 'neuron')}{trees}, reads {terminals(group)}"
+    if lies_in := group.get("lies_in"):
+        said += f"; lies to {round(100 * lies_in[0]['share'])} % in {lies_in[0]['name']}"
     moved = group["strongest"]
     if moved:
         outputs = [quoted(one["output"]) for one in moved]
         said += f"; switched off, it moves {listed(outputs)} by {number(moved[0]['effect'])} of the variance"
         said += f" ({number(moved[0]['trained'])} as trained)"
     return f"{said}."
+
+
+def group_label(group: Document) -> str:
+    """A few words for legends: the representation that it lies in, else what it reads."""
+    lies_in = group.get("lies_in") or []
+    if lies_in and lies_in[0]["share"] >= PURE:
+        return str(lies_in[0]["name"])
+    return f"reads {terminals(group)}"
 
 
 def terminals(group: Document) -> str:

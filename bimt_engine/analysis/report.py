@@ -151,6 +151,7 @@ class InteriorGroup(TypedDict):
     effects           of holding it at its mean, as a share of each output's variance; trained_effects: as trained.
     works             whether it moves some output by 1 % of its variance.
     says              the directions in which it moves the outputs.
+    lies_in           [{name, share}] of the group's irreducible representations, where the data are its products.
     """
 
     name: str
@@ -165,6 +166,7 @@ class InteriorGroup(TypedDict):
     selectivity: float
     works: bool
     says: list[Direction]
+    lies_in: NotRequired[list[dict[str, Any]]]
 
 
 class PartitionDocument(TypedDict):
@@ -334,8 +336,81 @@ class ReadoutDocument(Skipped, total=False):
     tolerance: float
 
 
+class ConjugacyClass(TypedDict):
+    """A class of conjugate elements: the name of its first element, the order of each, how many they are."""
+
+    element: str
+    order: int
+    size: int
+
+
+class FunctionShares(TypedDict):
+    """How a function on a group divides among its irreducible representations.
+
+    shares    of its variance, in the order of the representations; the trivial one, which holds the mean, has none.
+    variance  of the function.
+    """
+
+    shares: list[float]
+    variance: Number
+
+
+class NeuronRepresentations(TypedDict):
+    """What a neuron knows of the group, from its activation on all pairs (a, b), in the pruned network.
+
+    variance   of its activation over all pairs.
+    product    of its mean over the pairs with the same product, as a function of the product.
+    a, b       of its mean as a function of the first and of the second element; of neurons that read tokens alone.
+    """
+
+    variance: Number
+    product: FunctionShares
+    a: NotRequired[FunctionShares]
+    b: NotRequired[FunctionShares]
+
+
+class EmbeddingRepresentations(TypedDict):
+    """The embedding, in the dimensions that a connection leaves: their slots, each of them alone, and all together."""
+
+    slots: list[int]
+    dimensions: list[FunctionShares]
+    together: FunctionShares
+
+
+class GroupDocument(TypedDict):
+    """A finite group."""
+
+    order: int
+    abelian: bool
+    cyclic: bool
+    classes: list[ConjugacyClass]
+
+
+class RepresentationsDocument(Skipped, total=False):
+    """The irreducible representations of the data's group, and what the network's parts hold of each.
+
+    names, dimensions, types   of the representations.
+    kernels      how many elements each maps to 1.
+    subspaces    the dimension of the functions on the group that lie in each.
+    characters   the trace on each class, one row for each representation.
+    embedding    None where the network has none.
+    neurons      by id, of the hidden neurons that a connection is left of.
+    """
+
+    group: GroupDocument
+    names: list[str]
+    dimensions: list[int]
+    types: list[str]
+    kernels: list[int]
+    subspaces: list[int]
+    characters: list[list[float]]
+    embedding: EmbeddingRepresentations | None
+    neurons: dict[str, NeuronRepresentations]
+    reading: str
+
+
 class EvidenceDocument(TypedDict):
-    """All of the evidence but the network itself."""
+    """All of the evidence but the network itself. `representations`: of data that are the products of a group."""
 
     metrics: dict[str, Any]
     prune_curve: list[dict[str, Any]]
@@ -345,6 +420,7 @@ class EvidenceDocument(TypedDict):
     interior: NotRequired[InteriorDocument]
     communities: CommunitiesDocument
     readout: ReadoutDocument
+    representations: NotRequired[RepresentationsDocument]
 
 
 @dataclass(frozen=True)
@@ -354,6 +430,7 @@ class Evidence:
     network   pruned and refitted, float64; its masks are the graph's connections.
     metrics   numbers of the run by name, and under `outputs` an `OutputScore` for each target.
     trained   the network as training left it, float64; its weights are not part of the document.
+    representations   None where the data are not the products of a group.
     """
 
     network: Network
@@ -366,6 +443,7 @@ class Evidence:
     readout: ReadoutDocument
     interior: InteriorDocument
     trained: Network | None = None
+    representations: RepresentationsDocument | None = None
 
     def document(self) -> EvidenceDocument:
         """Everything but the network, for JSON: no NaN, no infinity, plain Python numbers."""
@@ -379,6 +457,7 @@ class Evidence:
                 "interior": self.interior,
                 "communities": self.communities,
                 "readout": self.readout,
+                **({} if self.representations is None else {"representations": self.representations}),
             }
         )
         return document

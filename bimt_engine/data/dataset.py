@@ -62,6 +62,8 @@ class Dataset:
     tokens                vocabulary size when the inputs are tokens, otherwise None.
     input_scaling         how the inputs were standardised, None where they were not; target_scaling, the targets.
     predicted_positions   sequences: the time steps that count in the loss; None: all.
+    group                 where an example is two elements of a finite group and its label their product: the group's
+                          Cayley table, (tokens, tokens), element a in row a; otherwise None.
     """
 
     train_inputs: np.ndarray
@@ -75,6 +77,7 @@ class Dataset:
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
     predicted_positions: tuple[int, ...] | None = None
+    group: NDArray[np.int64] | None = None
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:

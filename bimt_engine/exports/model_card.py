@@ -18,6 +18,7 @@ from bimt_engine.analysis.statements import (
     formula_statements,
     module_statement,
     output_statement,
+    representations_statement,
     sentence,
     verification_statement,
 )
@@ -52,6 +53,7 @@ def model_card(
     effects: Document | None = None,
     communities: Document | None = None,
     readout: Document | None = None,
+    representations: Document | None = None,
     verification: Document | None = None,
     seed: int | None = None,
     trained_by: Document | None = None,
@@ -79,6 +81,7 @@ def model_card(
         _outputs(metrics.get("outputs") or ()),
         _modules(modules, effects or {}),
         _formulas(readout or {}),
+        _representations(representations),
         _weights_alone(communities or {}),
         _verified(verification or {}),
         _limits(metrics, modules, dataset or {}),
@@ -174,6 +177,12 @@ def _formulas(readout: Document) -> str:
         lines.append(f"- {safe(formula.output)}{written}, {formula.verdict}: {safe(formula.evidence[0])}")
     units = FORMULA_UNITS.get(readout.get("units"), FORMULA_UNITS[None]) if any(f.formula for f in said) else ""
     return "## Formulas\n\n" + "\n".join(lines) + (f"\n\n{units}" if units else "")
+
+
+def _representations(representations: Document | None) -> str:
+    if not representations:
+        return ""
+    return f"## In the representations of the group\n\n{safe(representations_statement(representations).text)}"
 
 
 def _weights_alone(communities: Document) -> str:

@@ -19,7 +19,7 @@ from bimt_engine.analysis.report import Evidence
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.figures.curves import draw_prune_curve
 from bimt_engine.figures.effects import draw_effects
-from bimt_engine.figures.embedding import draw_embedding, draw_strips, frequency_planes
+from bimt_engine.figures.embedding import draw_embedding, draw_strips, representation_parts
 from bimt_engine.figures.features import draw_features
 from bimt_engine.figures.network import draw_network
 from bimt_engine.figures.pareto import draw_pareto
@@ -76,15 +76,17 @@ def _decision(evidence: Evidence, dataset: Dataset) -> Figure | None:
 
 
 def _embedding(evidence: Evidence, dataset: Dataset) -> Figure | None:
-    """The planes of the embedding that the network reads; for tokens alone."""
+    """The parts of the embedding that the network reads, by representation; for tokens alone."""
     read = embedding_of(evidence, dataset)
-    return None if read is None else draw_embedding(read, dataset.target_names)
+    return None if read is None else draw_embedding(read, dataset.target_names, dataset.group)
 
 
 def _strips(evidence: Evidence, dataset: Dataset) -> Figure | None:
-    """One strip for each dimension; for tokens that no few frequencies tell apart."""
-    read = embedding_of(evidence, dataset)
-    return None if read is None or frequency_planes(read) else draw_strips(read, dataset.target_names)
+    """One strip for each dimension; for tokens that no few frequencies of an abelian group tell apart."""
+    read, table = embedding_of(evidence, dataset), dataset.group
+    if read is None or (table is not None and (table == table.T).all() and representation_parts(read, table)):
+        return None
+    return draw_strips(read, dataset.target_names, table)
 
 
 def embedding_of(evidence: Evidence, dataset: Dataset) -> Float[np.ndarray, "tokens dimensions"] | None:

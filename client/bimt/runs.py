@@ -183,8 +183,16 @@ class Run(Resource):
         """
         return dict(self.http.get(f"/runs/{self.id}/readout")["readout"])
 
+    def representations(self) -> dict[str, Any] | None:
+        """Of networks that multiply in a group: which irreducible representations embedding and neurons lie in.
+
+        For the integers modulo n these are the frequencies. None for other data.
+        """
+        found = self.http.get(f"/runs/{self.id}/representations")["representations"]
+        return None if found is None else dict(found)
+
     def embedding(self) -> dict[str, Any]:
-        """Of networks that read tokens: the embedding vector of each, and its Fourier frequencies."""
+        """Of networks that read tokens: the vector of each, and their parts by irreducible representation."""
         return dict(self.http.derived(f"/runs/{self.id}/embedding"))
 
     def snapshot(self, step: int) -> dict[str, Any]:

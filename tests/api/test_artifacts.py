@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from bimt_engine.analysis.statements import module_representations, representations_statement
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import Snapshot
+from store import runs
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow
 from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
@@ -84,11 +86,37 @@ def test_numbers_have_no_embedding(house: House, made: str) -> None:
     assert (answer.status_code, answer.json["type"]) == (409, "/problems/conflict")
 
 
+def test_a_run_on_a_group_tells_its_representations_and_any_other_run_has_none(house: House) -> None:
+    [run_id, other] = publish_runs(house, submit_job(house, seeds=(0, 1)))
+    part = {"shares": [0.0, 0.02, 0.98], "variance": 1.0}
+    document = {
+        "group": {"order": 6, "abelian": False, "cyclic": False, "classes": []},
+        "names": ["trivial", "sign", "2-dimensional"],
+        "dimensions": [1, 1, 2],
+        "types": ["real"] * 3,
+        "kernels": [6, 3, 1],
+        "subspaces": [1, 1, 4],
+        "characters": [],
+        "embedding": {"slots": [0], "dimensions": [part], "together": part},
+    }
+    with house.database.write() as rows:
+        hidden = next(n for n in runs.modules(rows, run_id)[0].body["neurons"] if n.startswith("hidden"))
+        document["neurons"] = {hidden: {"variance": 4.0, "product": part, "a": part, "b": part}}
+        runs.add_body(rows, run_id, "representations", document)
+    assert get(house, f"/runs/{run_id}/representations").json == {"representations": document}
+    assert get(house, f"/runs/{other}/representations").json == {"representations": None}
+    said = representations_statement(document)
+    assert said.embedding is not None
+    assert said.embedding in get(house, f"/runs/{run_id}/card.md").text.replace("\\", "")
+    page = house.client().get(f"/runs/{run_id}", headers=house.headers("reader")).text
+    assert all(sentence in page for sentence in (said.group, said.embedding, *said.layers))
+    assert f"Module A: {module_representations(document, [hidden])}." in page
+    assert "of the group" not in house.client().get(f"/runs/{other}", headers=house.headers("reader")).text
+
+
 def test_tokens_have_one_vector_each(house: House, made: str) -> None:
     sha256 = house.files.put_bytes(untrained_weights(ADDITION.model_dump_json()))
     with house.database.write() as rows:
-        from store import runs
-
         runs.add_file(rows, made, "weights.safetensors", sha256, now=now())
         rows.execute(update(Run).where(Run.id == made).values(spec=ADDITION.model_dump(mode="json")))
     answer = get(house, f"/runs/{made}/embedding?wait=30").json

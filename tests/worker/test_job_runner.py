@@ -35,6 +35,8 @@ for run in left:
     document = {"metrics": {"test_prediction_loss": 0.5, "connection_cost": 3.0}, "prune_curve": [{"connections": 2}],
                 "graph": {"nodes": [{"id": "input:0"}, {"id": "output:0"}], "edges": [{"source": "input:0"}]},
                 "modules": [module], "effects": {"outputs": ["y1"]}, "communities": {"modularity": 0.3}}
+    if run is left[0]:  # only data of a group have this part
+        document["representations"] = {"names": ["trivial"]}
     result = {"document": document, "dataset": {"task": "regression"}, "stepper": "kernel", "device": "cpu",
               "replicas": 1, "training_seconds": 1.5, "evidence_seconds": 0.5,
               "files": {"weights.safetensors": write("w" + run["id"])},
@@ -101,6 +103,9 @@ def test_everything_that_a_run_reports_is_stored(context, training_does, databas
             assert [module.name for module in runs.modules(session, run.id)] == ["A"]
             kept = runs.published_file(session, run.id, "weights.safetensors")
             assert context.files.read(kept.sha256) == b"bytes"
+    with database.read() as session:
+        found = [runs.body(session, run.id, "representations") for run in runs_of(database, people, job_id)]
+    assert found == [{"names": ["trivial"]}, None]
     lines = log_of(database, people, job_id).splitlines()
     assert lines[:3] == [
         "attempt 1 begins, by worker tester@here",

@@ -6,6 +6,7 @@ What is computed here is told in `interior_statements.py`; the tests are those o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,10 +18,10 @@ from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.interior_statements import (
     EMBEDDING,
     cut_statement,
+    group_label,
     interior_statement,
     partition_statement,
     partition_verdict,
-    terminals,
 )
 from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.effects import Probe, selectivity
@@ -32,13 +33,16 @@ from bimt_engine.analysis.report import (
     InteriorDocument,
     InteriorGroup,
     PartitionDocument,
+    RepresentationsDocument,
 )
+from bimt_engine.analysis.statements import group_representations
 
 MAX_OUTPUTS = 64  # whose effects are listed one by one
 MAX_READS = 32  # terminals that are listed of one group, those read most first
 MAX_DIRECTIONS = 3  # of the outputs, in which a group moves them
 LEAST_DIRECTION = 0.02  # of a group's contribution: directions that carry less are left out
 NAMED_OUTPUTS = 5  # of one direction, and among those that a group moves most
+LEAST_SHARE = 0.01  # of a group's variance: representations that hold less are left out
 NOT_READ = 1e-3  # of all reading of a group: terminals below are left out
 
 
@@ -51,6 +55,7 @@ def examine_interior(
     *,
     module_of: Mapping[str, str],
     costs: Mapping[Connection, float],
+    representations: RepresentationsDocument | None = None,
     random_partitions: int = RANDOM_PARTITIONS,
     seed: int = 0,
 ) -> InteriorDocument:
@@ -58,6 +63,7 @@ def examine_interior(
 
     module_of   neuron id -> letter of its module.
     costs       what the training loss gains without each connection, for cuts; {}: not known.
+    representations   of a group's products: what its neurons lie in tells what a part of the network computes.
     """
     at = depths(context.wiring, masks)
     count = min(random_partitions, RANDOM_PARTITIONS)
@@ -98,7 +104,7 @@ def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
     for terminal, of in readers.items():
         if terminal not in group_of and len(of) == 1 and (only := next(iter(of))) is not None:
             group_of[terminal] = only
-    labels = {group["name"]: f"reads {terminals(group)}" for group in groups}
+    labels = {group["name"]: group_label(group) for group in groups}
     # A terminal is no hidden neuron: one that is read deeper in, by neurons of no group, has None among its readers.
     return graph.with_groups(group_of, labels)
 
@@ -107,7 +113,12 @@ def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
 
 
 def _partition_document(
-    context: AnalysisContext, pruned: Probe, masks: Masks, partition: Partition, module_of: Mapping[str, str]
+    context: AnalysisContext,
+    pruned: Probe,
+    masks: Masks,
+    partition: Partition,
+    module_of: Mapping[str, str],
+    representations: RepresentationsDocument | None,
 ) -> PartitionDocument:
     # Trees are those of the layers that the partition has: of a sum at layer 1, connections into layer 2 do not count.
     names = [layer.name for layer in context.wiring.hidden_layers]
@@ -122,7 +133,10 @@ def _partition_document(
         module = next((module_of[i] for i in identifiers if i in module_of), "")
         letters[module] = letters.get(module, 0) + 1
         own = sum(_inside(tree.places, group.places) for tree in trees)
-        groups.append(_group_document(context, pruned, partition, number, f"{module}{letters[module]}", module, own))
+        described = _group_document(context, pruned, partition, number, f"{module}{letters[module]}", module, own)
+        if representations is not None and "skipped" not in representations:
+            described["lies_in"] = _lies_in(representations, identifiers)
+        groups.append(described)
     document: PartitionDocument = {
         "layer": partition.layer,
         "kind": partition.kind,
@@ -183,6 +197,15 @@ def _group_document(
         "works": bool(effects.max(initial=0.0) >= LEAST_EFFECT),
         "says": directions(pruned, group.places, outputs),
     }
+
+
+def _lies_in(representations: RepresentationsDocument, neurons: Sequence[str]) -> list[dict[str, Any]]:
+    """The irreducible representations in which the neurons of a group lie, those with the largest share first."""
+    shares = group_representations(representations, neurons)
+    if shares is None:
+        return []
+    named = sorted(zip(shares, representations["names"], strict=True), reverse=True)
+    return [{"name": name, "share": float(share)} for share, name in named if share >= LEAST_SHARE]
 
 
 def directions(probe: Probe, group: Places, outputs: Sequence[str]) -> list[Direction]:

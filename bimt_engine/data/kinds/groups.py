@@ -22,6 +22,9 @@ MAX_ORDER = 512  # elements: 262 144 pairs; checking that a table is associative
 MAX_JSON_BYTES = 16 << 20  # 512² entries of a name each
 MAX_DEGREE = 5  # of a symmetric group: S5 has 120 elements, S6 720
 
+NAME = r"(Z|S|D)[1-9][0-9]{0,2}|Q8"
+PATTERN = rf"^({NAME})(x({NAME})){{0,8}}$|^table$"  # a product of nine groups of two elements has 512
+
 Table = NDArray[np.int64]
 
 
@@ -30,10 +33,15 @@ class NoGroup(DataError, ValueError):
 
 
 class GroupData(Drawn):
-    """All pairs of a finite group with their product: Z_n, S_n, D_n (of order 2n), Q8, or a Cayley table."""
+    """All pairs of a finite group with their product: Z_n, S_n, D_n (of order 2n), Q8, or a Cayley table.
+
+    Groups joined by x, such as S3xZ5, are their direct product.
+    """
 
     kind: Literal["group"] = "group"
-    group: str = Field(default="S4", pattern=r"^(Z|S|D)[1-9][0-9]{0,2}$|^Q8$|^table$")
+    group: str = Field(
+        default="S4", pattern=PATTERN, description="Z7, S4, D5, Q8, products such as Z6xZ6 and S3xZ5, or `table`."
+    )
     cayley_table: list[list[int]] | None = Field(default=None, description="With group `table`: row · column.")
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
 
@@ -73,13 +81,21 @@ def modular_addition(spec: ModularAdditionData, *, seed: int) -> Dataset:
 def multiplication(group: str) -> tuple[tuple[str, ...], Table]:
     """The names of the elements, the identity first, and table[a, b] = index of a · b.
 
-    Z7, S4 (permutations in one-line notation; a · b does b first), D5 (order 10; r turns, s mirrors), Q8.
+    Z7, S4 (permutations in one-line notation; a · b does b first), D5 (order 10; r turns, s mirrors), Q8, and products
+    such as S3xZ5, whose elements (a,b) are counted b first.
     Raises DataError for what is no group that we know, or too large a one.
     """
     check_group_name(group)
-    if group == "Q8":
-        return _quaternions()
-    return {"Z": _cyclic, "S": _symmetric, "D": _dihedral}[group[0]](int(group[1:]))
+    factors = [_factor(name) for name in group.split("x")]
+    if len(factors) == 1:
+        return factors[0]
+    table = np.zeros((1, 1), np.int64)
+    for _, factor in factors:
+        before, new = len(table), len(factor)
+        paired = table[:, None, :, None] * new + factor[None, :, None, :]
+        table = paired.reshape(before * new, before * new)
+    names = itertools.product(*(names for names, _ in factors))
+    return tuple(f"({','.join(parts)})" for parts in names), table
 
 
 def check_group(group: str, table: list[list[int]] | None) -> None:
@@ -95,17 +111,27 @@ def check_group(group: str, table: list[list[int]] | None) -> None:
 
 
 def check_group_name(group: str) -> None:
-    """Return when the group is offered. Raises NoGroup."""
-    match = re.fullmatch(r"([ZSD])([1-9][0-9]{0,2})|Q8", group)
-    if match is None:
-        raise NoGroup(f"There is no group {group!r} here; name Z7, S4, D5 (for any number), Q8, or send a table.")
-    if group == "Q8":
-        return
-    kind, n = match[1], int(match[2])
+    """Return when the group, or the product of groups, is offered. Raises NoGroup."""
+    orders = [_named_order(name) for name in group.split("x")]
+    if (order := math.prod(orders)) > MAX_ORDER:
+        raise NoGroup(f"{group} is too large: it has {order} elements, and at most {MAX_ORDER} are offered.")
+
+
+def _named_order(name: str) -> int:
+    """How many elements a group has. Raises NoGroup where it is not offered."""
+    if re.fullmatch(NAME, name) is None:
+        raise NoGroup(
+            f"There is no group {name[:30]!r} here; name Z7, S4, D5 (for any number), Q8, a product such as S3xZ5, "
+            "or send a table."
+        )
+    if name == "Q8":
+        return 8
+    kind, n = name[0], int(name[1:])
     order = {"Z": n, "S": math.factorial(min(n, 20)), "D": 2 * n}[kind]
     if order > (math.factorial(MAX_DEGREE) if kind == "S" else MAX_ORDER):
         most = {"Z": f"Z{MAX_ORDER}", "S": f"S{MAX_DEGREE}", "D": f"D{MAX_ORDER // 2}"}[kind]
-        raise NoGroup(f"{group} is too large: {most} is the largest of its kind that is offered.")
+        raise NoGroup(f"{name} is too large: {most} is the largest of its kind that is offered.")
+    return order
 
 
 def check_group_table(table: list[list[int]] | NDArray[Any], names: tuple[str, ...] | None = None) -> Table:
@@ -155,7 +181,7 @@ def _check_latin(array: Table, names: tuple[str, ...]) -> None:
 
 def _check_associative(array: Table, names: tuple[str, ...]) -> None:
     """Light's test: (a·x)·b = a·(x·b) need hold only for x of a generating set, and few elements generate a group."""
-    for x in _generators(array):
+    for x in generators(array):
         left = array[array[:, x]]  # [a, b]: (a·x)·b
         right = array[:, array[x]]  # [a, b]: a·(x·b)
         wrong = np.argwhere(left != right)
@@ -169,7 +195,7 @@ def _check_associative(array: Table, names: tuple[str, ...]) -> None:
             )
 
 
-def _generators(array: Table) -> list[int]:
+def generators(array: Table) -> list[int]:
     """Elements whose products, and the products of these, are all the elements."""
     chosen: list[int] = []
     reached = np.zeros(len(array), dtype=bool)
@@ -202,6 +228,7 @@ def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float
         feature_names=("a", "b"),
         target_names=names,
         tokens=len(table),
+        group=table,
     )
 
 
@@ -257,6 +284,13 @@ def _json_rows(content: bytes | Path) -> list[list[str]] | None:
 
 
 # --- the named ones -----------------------------------------------------------------------------
+
+
+def _factor(name: str) -> tuple[tuple[str, ...], Table]:
+    """The elements and the table of one group that is offered."""
+    if name == "Q8":
+        return _quaternions()
+    return {"Z": _cyclic, "S": _symmetric, "D": _dihedral}[name[0]](int(name[1:]))
 
 
 def _cyclic(n: int) -> tuple[tuple[str, ...], Table]:

@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimt_engine.data.kinds.groups import check_group_table, multiplication, read_cayley
+from bimt_engine.data.kinds.groups import (
+    GroupData,
+    ModularAdditionData,
+    check_group_table,
+    multiplication,
+    read_cayley,
+)
+from bimt_engine.data.kinds.uploaded import UploadedData
+from bimt_engine.data.registry import make_dataset
 from bimt_engine.errors import DataError
 
-NAMED = ["Z1", "Z2", "Z7", "Z59", "S1", "S3", "S4", "S5", "D1", "D2", "D5", "D12", "Q8"]
+NAMED = ["Z1", "Z2", "Z7", "Z59", "S1", "S3", "S4", "S5", "D1", "D2", "D5", "D12", "Q8", "Z6xZ6", "S3xZ5", "Q8xD4xZ8"]
 
 
 @pytest.mark.parametrize("group", NAMED)
@@ -58,7 +66,18 @@ def test_the_quaternion_group_obeys_hamilton():
     assert table[at("j"), at("i")] == at("-k")
 
 
-@pytest.mark.parametrize("group", ["S6", "Z513", "D257", "A4", "Z0", "", "table"])
+def test_a_product_multiplies_its_factors_apart():
+    names, table = multiplication("S3xZ5")
+    permutations, by_permutation = multiplication("S3")
+    assert names[:6] == ("(123,0)", "(123,1)", "(123,2)", "(123,3)", "(123,4)", "(132,0)")
+    for a, b in itertools.product(range(30), repeat=2):
+        (left, i), (right, j) = divmod(a, 5), divmod(b, 5)
+        assert names[table[a, b]] == f"({permutations[by_permutation[left, right]]},{(i + j) % 5})"
+
+
+@pytest.mark.parametrize(
+    "group", ["S6", "Z513", "D257", "A4", "Z0", "", "table", "S5xZ5", "Z2xZ513", "Z2x", "Z2xtable"]
+)
 def test_a_group_that_is_not_offered_is_refused_with_a_sentence(group):
     with pytest.raises(DataError, match=r"is too large|There is no group"):
         multiplication(group)
@@ -101,6 +120,20 @@ def test_a_group_stays_one_under_new_numbers_and_is_none_after_one_wrong_entry(g
     wrong[row, column] = (wrong[row, column] + data.draw(st.integers(1, n - 1))) % n
     with pytest.raises(DataError):
         check_group_table(wrong.tolist())
+
+
+def test_data_of_a_group_know_its_table(tmp_path):
+    for part in (GroupData(group="S3xZ5"), ModularAdditionData(modulus=7)):
+        data = make_dataset(part, seed=0)
+        for inputs, labels in ((data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)):
+            assert (data.group[inputs[:, 0], inputs[:, 1]] == labels).all()
+    file = tmp_path / "q8.csv"
+    names, table = multiplication("Q8")
+    file.write_text("\n".join(",".join(names[i] for i in row) for row in table))
+    uploaded = UploadedData(
+        dataset_id=f"ds_{'0' * 26}", sha256="0" * 64, format="cayley", targets=["product"], task="classification"
+    )
+    assert (make_dataset(uploaded, seed=0, content=file).group == table).all()
 
 
 @pytest.mark.parametrize("group", ["S3", "Q8", "Z5"])
