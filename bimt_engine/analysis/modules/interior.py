@@ -70,7 +70,10 @@ def examine_interior(
     partitions = partitions_of(pruned, trained, at, random_partitions=count, seed=seed)
     document: InteriorDocument = {
         "layers": [{"layer": depth.layer, "groups": len(depth.groups), "trees": len(depth.trees)} for depth in at],
-        "partitions": [_partition_document(context, pruned, masks, partition, module_of) for partition in partitions],
+        "partitions": [
+            _partition_document(context, pruned, masks, partition, module_of, representations)
+            for partition in partitions
+        ],
         "primary": primary(partitions),
         "trees": _trees(context, masks),
         "cuts": _cuts(context, values, masks, costs),
