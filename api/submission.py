@@ -19,7 +19,7 @@ from api.schemas import (
 )
 from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.recipes import Recipe
-from bimt_engine.spec import DatasetSpec, Spec, UploadedData
+from bimt_engine.spec import DatasetSpec, Spec, UploadedData, with_absent_fields
 from store import datasets, jobs
 from store.jobs import JobView, NewRun
 from store.tables import Dataset, Run
@@ -132,7 +132,7 @@ def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:
 
     Raises the problem of every field that is wrong, and of data that belong to another team.
     """
-    spec = dict(merge_patch(run.spec, asked.changes))
+    spec = merge_patch(with_absent_fields(run.spec), asked.changes)
     document: dict[str, Any] = {
         "seeds": asked.seeds or [run.seed],
         "cost_strengths": asked.cost_strengths,

@@ -101,7 +101,7 @@ class Request:
     @property
     def spec(self) -> Spec:
         """As the run has it."""
-        return Spec.model_validate(self.document["run"]["spec"])
+        return Spec.from_stored(self.document["run"]["spec"])
 
     @property
     def origin(self) -> dict[str, str]:
@@ -161,6 +161,7 @@ def _intervention(request: Request) -> Answer:
             asked,
             modules=request.document["modules"],
             loss=saved.spec.training.loss,
+            balance_outputs=saved.spec.balances_outputs,
             seed=saved.seed,
         )
     except InterventionError as error:

@@ -62,7 +62,14 @@ def verify(
     """
     progress(0.0, "the stored network")
     with threadpool_limits(1):
-        subject = AnalysisContext.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)
+        asked = saved.spec
+        subject = AnalysisContext.of(
+            saved.trained,
+            dataset,
+            loss=asked.training.loss,
+            balance_outputs=asked.balances_outputs,
+            seed=saved.seed,
+        )
         report = _examined(saved, subject)
         checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
     if again:

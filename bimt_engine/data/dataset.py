@@ -97,6 +97,22 @@ class Dataset:
         return len(self.target_names)
 
 
+def output_weights(data: Dataset) -> NDArray[np.float64]:
+    """One over each output's variance over the training rows, and 1 for an output that is constant there: (targets,).
+
+    Balanced outputs have their squared errors multiplied by it. Of sequences the predicted time steps are pooled; of
+    classes the variances are those of the one-hot rows.
+    """
+    rows = data.train_targets
+    if data.task == "classification":
+        rows = np.eye(data.targets)[rows]
+    if data.predicted_positions is not None:
+        rows = rows[:, list(data.predicted_positions)]
+    scale = Scaling.of(np.asarray(rows, np.float64).reshape(-1, data.targets)).std
+    weights: NDArray[np.float64] = scale**-2
+    return weights
+
+
 # --- draws and splits: functions of a seed and nothing else ---
 
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from bimt_engine.data.kinds.synthetic import FormulaData
-from bimt_engine.spec import MOST_KEPT, EvidenceSpec, TrainingSpec
+from bimt_engine.recipes import load_recipe, recipe_names
+from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Spec, TrainingSpec
 
 
 @pytest.mark.parametrize("name", MOST_KEPT)
@@ -45,3 +46,47 @@ def test_a_spec_of_the_previous_version_keeps_the_refits_that_it_had(steps: int,
 def test_refit_steps_that_are_no_number_are_refused() -> None:
     with pytest.raises(ValidationError, match="refit_evaluations"):
         EvidenceSpec.model_validate({"refit_steps": "many"})
+
+
+def tables(targets: int, task: str = "regression") -> dict[str, object]:
+    names = [f"y{number}" for number in range(targets)]
+    whole = {"kind": "uploaded", "dataset_id": "dat_" + "0" * 26, "sha256": "0" * 64, "format": "csv"}
+    return whole | {"targets": names, "task": task}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "balanced"),
+    [
+        ({"kind": "formula", "inputs": 2, "formulas": ["x1", "x2"]}, True),
+        ({"kind": "formula", "inputs": 2, "formulas": ["x1"]}, False),
+        (tables(2), True),
+        (tables(1), False),
+        (tables(1, "classification"), False),
+        ({"kind": "two_memories"}, False),
+    ],
+)
+def test_several_targets_of_a_users_own_are_balanced_unless_the_spec_says_otherwise(dataset, balanced) -> None:
+    def stored(asked: bool | None) -> object:
+        spec = Spec.model_validate({"dataset": dataset, "training": {"balance_outputs": asked}})
+        return spec.expanded().model_dump()["training"]["balance_outputs"]
+
+    assert stored(None) is balanced
+    assert (stored(True), stored(False)) == (True, False)
+
+
+def test_a_stored_spec_without_the_field_was_trained_without_balance() -> None:
+    document = Spec.model_validate({"dataset": {"kind": "formula", "inputs": 2, "formulas": ["x1", "x2"]}}).model_dump()
+    del document["training"]["balance_outputs"]
+    assert not Spec.from_stored(document).expanded().training.balance_outputs
+    assert not Spec.from_stored({"dataset": document["dataset"]}).expanded().training.balance_outputs
+    assert Spec.from_stored(document | {"training": {"balance_outputs": None}}).expanded().training.balance_outputs
+
+
+def test_published_recipes_are_not_balanced() -> None:
+    recipes = [load_recipe(name) for name in recipe_names()]
+    assert not any(recipe.spec.balances_outputs for recipe in recipes if not recipe.needs_dataset)
+
+
+def test_a_cross_entropy_cannot_be_balanced() -> None:
+    with pytest.raises(ValidationError, match="this loss is the cross entropy"):
+        TrainingSpec(balance_outputs=True, loss="cross_entropy")
