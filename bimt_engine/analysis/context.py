@@ -126,6 +126,14 @@ class AnalysisContext:
         """The loss of each example."""
         return loss_per_example(outputs, examples.targets, self.loss, self.weights)
 
+    def accuracy(self, outputs: Outputs, targets: Shaped[np.ndarray, "N ..."]) -> float | None:
+        """The share of classes that are named rightly, over all label groups; None for targets that are no classes."""
+        if self.dataset.task == "classification":
+            return float((outputs.argmax(-1) == targets).mean())
+        groups = [list(group) for group in self.dataset.label_groups]
+        right = [outputs[:, group].argmax(-1) == targets[:, group].argmax(-1) for group in groups]
+        return float(np.mean(right)) if right else None
+
     def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
         """How much of the trained network's answers is kept: 1 - share of their variance lost, or equal labels."""
         if self.dataset.task == "classification":

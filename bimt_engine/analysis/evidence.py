@@ -161,9 +161,9 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
         for part, examples in (("", subject.train), ("test_", subject.held_out)):
             outputs = subject.outputs(values, examples)
             found[f"{prefix}{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
-            if subject.dataset.task == "classification":
-                found[f"{prefix}{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
-            elif part == "test_":
+            if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
+                found[f"{prefix}{part}accuracy"] = accuracy
+            if part == "test_" and subject.dataset.task == "regression":
                 variance = float(weighted(examples.targets.var(axis=0), subject.weights).mean())
                 error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
                 found[f"{prefix}test_r2"] = 1 - error / variance if variance > 0 else None

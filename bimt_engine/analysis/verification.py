@@ -171,8 +171,8 @@ def _measured(subject: AnalysisContext, values: dict[str, np.ndarray]) -> dict[s
     for part, examples in (("", subject.train), ("test_", subject.held_out)):
         outputs = subject.outputs(values, examples)
         found[f"{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
-        if subject.dataset.task == "classification":
-            found[f"{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
+        if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
+            found[f"{part}accuracy"] = accuracy
     return found
 
 

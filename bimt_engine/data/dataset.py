@@ -62,6 +62,7 @@ class Dataset:
     tokens                vocabulary size when the inputs are tokens, otherwise None.
     input_scaling         how the inputs were standardised, None where they were not; target_scaling, the targets.
     predicted_positions   sequences: the time steps that count in the loss; None: all.
+    label_groups          regression: groups of targets that name a class together, by the largest of each group.
     """
 
     train_inputs: np.ndarray
@@ -75,6 +76,7 @@ class Dataset:
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
     predicted_positions: tuple[int, ...] | None = None
+    label_groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:

@@ -155,9 +155,9 @@ class Intervention:
             "prediction_loss": float(losses[:train].mean()),
             "test_prediction_loss": float(losses[train:].mean()),
         }
-        if self.context.dataset.task == "classification":
-            right = outputs.argmax(-1) == self.targets
-            found |= {"accuracy": float(right[:train].mean()), "test_accuracy": float(right[train:].mean())}
+        for name, part in (("accuracy", slice(train)), ("test_accuracy", slice(train, None))):
+            if (accuracy := self.context.accuracy(outputs[part], self.targets[part])) is not None:
+                found[name] = accuracy
         return found
 
     # --- parsing -------------------------------------------------------------------------
