@@ -197,6 +197,10 @@ class EvidenceSpec(Part):
         return fields
 
 
+LADDER = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""What `auto` multiplies the spec's cost strength by: steps of half a decade, three decades in all."""
+
+
 class Spec(Part):
     """Everything about a run but its seed."""
 
@@ -215,6 +219,23 @@ class Spec(Part):
         """Whether each output's squared error is divided by its variance: as asked, or else as the data suggest."""
         asked = self.training.balance_outputs
         return self.dataset.several_own_targets if asked is None else asked
+
+    def ladder(self) -> list[float]:
+        """The cost strengths that `auto` stands for: LADDER times λ of the first phase that costs anything.
+
+        Raises ValueError where no phase costs anything, and where a strength would be beyond what is allowed.
+        """
+        phases = self.expanded().training.phases
+        first = next((phase.cost_strength for phase in phases if phase.cost_strength > 0), None)
+        if first is None:
+            raise ValueError(
+                "`auto` tries multiples of the spec's λ, and here no phase costs anything: give `phases` with a "
+                "`cost_strength`, another `method`, or the cost strengths themselves."
+            )
+        strengths = [float(f"{first * factor:.6g}") for factor in LADDER]  # 0.0003 rather than 0.00029999999999999997
+        for strength in strengths:
+            self.at_cost_strength(strength)
+        return strengths
 
     def at_cost_strength(self, cost_strength: float | None) -> Spec:
         """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is.

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.recipes import load_recipe, recipe_names
-from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Spec, TrainingSpec
+from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Phase, Spec, TrainingSpec
 
 
 @pytest.mark.parametrize("name", MOST_KEPT)
@@ -22,6 +22,23 @@ def test_a_run_leaves_no_more_records_than_can_be_kept(name: str) -> None:
 def test_phases_rise_to_the_end() -> None:
     with pytest.raises(ValidationError, match="end at 1.0"):
         TrainingSpec(phases=[{"until": 0.5, "cost_strength": 0.1}])
+
+
+def test_auto_is_half_decades_around_the_spec_s_cost_strength() -> None:
+    dataset = FormulaData(inputs=1, formulas=["x1"])
+    assert Spec(dataset=dataset).ladder() == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+    free_at_first = [Phase(until=0.5, cost_strength=0.0), Phase(until=1.0, cost_strength=0.7)]
+    assert Spec(dataset=dataset, training=TrainingSpec(phases=free_at_first)).ladder()[3] == 0.7
+
+
+@pytest.mark.parametrize(
+    "training",
+    [TrainingSpec(method="vanilla"), TrainingSpec(phases=[Phase(until=1.0, cost_strength=0.0)])],
+    ids=["vanilla", "free"],
+)
+def test_auto_needs_a_phase_that_costs(training: TrainingSpec) -> None:
+    with pytest.raises(ValueError, match="here no phase costs anything"):
+        Spec(dataset=FormulaData(inputs=1, formulas=["x1"]), training=training).ladder()
 
 
 @pytest.mark.parametrize("formula", ["x1 / 0", "log(x1 - 5)", "sqrt(x1)"])
