@@ -130,13 +130,25 @@ class ParetoPoint(ResponseModel):
     cost_strength: float | None
     seed: int
     loss: float | None = Field(
-        description="Prediction loss on the held-out rows of this run. Each seed draws a split of its own where one "
-        "is drawn, so runs of different seeds are held to different rows."
+        description="Prediction loss of this run on the rows that `rows` names. Each seed draws a split of its own "
+        "where one is drawn, so runs of different seeds are held to different rows."
     )
+    test_loss: float | None = Field(default=None, description="The same on test rows, which nothing is chosen by.")
     wiring: float | None = Field(description="Connection cost.")
     connections: int | None
     modularity: float | None
     efficient: bool = Field(description="No other run is better in loss or wiring and as good in the other.")
+
+
+class StrengthMedians(ResponseModel):
+    """The medians of the runs at one cost strength."""
+
+    cost_strength: float
+    runs: int
+    loss: float
+    test_loss: float | None
+    wiring: float
+    connections: float | None
 
 
 class ParetoOut(ResponseModel):
@@ -144,8 +156,14 @@ class ParetoOut(ResponseModel):
 
     points: list[ParetoPoint]
     knee: ParetoPoint | None
-    suggested_cost_strength: float | None = Field(description="The largest λ whose median loss is still harmless.")
+    suggested_cost_strength: float | None = Field(
+        description="The largest λ whose median loss is still harmless. `cost_strengths: auto` asks for this choice."
+    )
     tolerance: float | None = None
+    rows: str | None = Field(
+        default=None, description="Which rows `loss` is of: `validation`, or `held-out` of runs without such rows."
+    )
+    strengths: list[StrengthMedians] = Field(default=[], description="At each λ, smallest first.")
     reading: str | None = Field(default=None, description="How many runs kept no connection; null: all kept some.")
 
 

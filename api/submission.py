@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, ValidationError, field_validator, model_validator
+from pydantic import Tag as UnionTag
 from sqlalchemy.orm import Session
 
 from api.datasets import Roles
@@ -19,11 +20,14 @@ from api.schemas import (
 )
 from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.recipes import Recipe
-from bimt_engine.spec import DatasetSpec, Spec, UploadedData
+from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, with_absent_fields
 from store import datasets, jobs
 from store.jobs import JobView, NewRun
 from store.tables import Dataset, Run
 from store.teams import Caller
+
+MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -31,7 +35,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 CostStrength = Annotated[float, Field(ge=0, le=1e6)]
 
 
-MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
+CostStrengths = Annotated[
+    Annotated[list[CostStrength], Field(max_length=MAX_VALUES), UnionTag("numbers")]
+    | Annotated[Literal["auto"], UnionTag("auto")],
+    Discriminator(lambda given: "auto" if isinstance(given, str) else "numbers"),
+]
+"""Numbers, or `auto` for `Spec.ladder`. The tags do not stand in the JSON."""
 
 
 class JobSpec(Spec):
@@ -50,11 +59,11 @@ class JobIn(Body):
         default=None, description="The name of a recipe, whose spec is used."
     )
     seeds: list[Seed] = Field(default=[0], min_length=1, max_length=MAX_VALUES, description="One run for each.")
-    cost_strengths: list[CostStrength] = Field(
+    cost_strengths: CostStrengths = Field(
         default=[],
-        max_length=MAX_VALUES,
         description="λ of the first phase that costs anything; the others keep their proportion to it. "
-        "One run for each, times the seeds. Empty: as the spec says.",
+        "One run for each, times the seeds. Empty: as the spec says. `auto`: seven, from 0.03 to 30 times what the "
+        "spec says; the job's `pareto` names the largest whose loss on validation rows is harmless.",
     )
     priority: int = Field(default=5, ge=0, le=9, description="9 is the most urgent.")
     name: Label | None = None
@@ -62,8 +71,8 @@ class JobIn(Body):
 
     @field_validator("seeds", "cost_strengths", "tags")
     @classmethod
-    def _each_once(cls, values: list[Any]) -> list[Any]:
-        if len(set(values)) < len(values):
+    def _each_once(cls, values: list[Any] | str) -> list[Any] | str:
+        if not isinstance(values, str) and len(set(values)) < len(values):
             raise ValueError("Every value must be there only once.")
         return values
 
@@ -89,7 +98,7 @@ class ForkIn(Body):
     seeds: list[Seed] | None = Field(
         default=None, min_length=1, max_length=MAX_VALUES, description="Null: the same seed."
     )
-    cost_strengths: list[CostStrength] = Field(default=[], max_length=MAX_VALUES)
+    cost_strengths: CostStrengths = Field(default=[], description="As of a job.")
     name: Label | None = None
     tags: list[Tag] = Field(default=[], max_length=20)
     priority: int = Field(default=5, ge=0, le=9)
@@ -105,7 +114,8 @@ def submit(
     Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
     QuotaExceeded, and Conflict for a key that was used for another request.
     """
-    asked = len(body.seeds) * max(1, len(body.cost_strengths))
+    several = len(LADDER) if body.cost_strengths == "auto" else max(1, len(body.cost_strengths))
+    asked = len(body.seeds) * several
     if asked > max_runs:  # before a spec is written out for each of them
         sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {max_runs}"
         raise invalid("/seeds", f"{sentence}; submit several jobs.")
@@ -132,7 +142,7 @@ def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:
 
     Raises the problem of every field that is wrong, and of data that belong to another team.
     """
-    spec = dict(merge_patch(run.spec, asked.changes))
+    spec = merge_patch(with_absent_fields(run.spec), asked.changes)
     document: dict[str, Any] = {
         "seeds": asked.seeds or [run.seed],
         "cost_strengths": asked.cost_strengths,
@@ -196,7 +206,11 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
 
 def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
     """Seeds × cost strengths, each with the spec it is trained with."""
-    strengths: list[float | None] = list(body.cost_strengths) or [None]
+    strengths: list[float | None] = [None]
+    if body.cost_strengths == "auto":
+        strengths = [*_ladder(spec)]
+    elif body.cost_strengths:
+        strengths = [*body.cost_strengths]
     runs: list[NewRun] = []
     for index, strength in enumerate(strengths):
         try:
@@ -218,6 +232,16 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
                 )
             )
     return runs
+
+
+def _ladder(spec: Spec) -> list[float]:
+    try:
+        return spec.ladder()
+    except ValidationError:
+        sentence = f"At {LADDER[-1]:g} times the λ of the spec a phase would cost more than is allowed; lower its λ."
+    except ValueError as error:
+        sentence = str(error)
+    raise invalid("/cost_strengths", sentence)
 
 
 def queue_of(spec: Spec) -> str:

@@ -6,6 +6,7 @@ Names are the field's own (docs/glossary.md); numbers are those of arXiv 2305.08
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -102,6 +103,9 @@ class PruningSpec(Part):
         return self
 
 
+BALANCED_CLASSES = (
+    "`balance_outputs` divides squared errors, but this loss is the cross entropy: leave it out or set `loss` to `mse`."
+)
 Method = Literal["vanilla", "l1", "l1_local", "l1_swap", "bimt"]
 
 
@@ -112,6 +116,11 @@ class TrainingSpec(Part):
     steps: int = Field(default=20_000, ge=1, le=MAX_STEPS)
     batch_size: int | None = Field(default=None, ge=1, le=1_000_000, description="Null: all examples at every step.")
     loss: Literal["mse", "cross_entropy"] | None = Field(default=None, description="Null: as the data's task asks.")
+    balance_outputs: bool | None = Field(
+        default=None,
+        description="Divide each output's squared error by the output's variance over the training rows. Null: where "
+        "several targets of an uploaded table, or several formulas, are predicted.",
+    )
     precision: Literal["float32", "float64"] = "float64"
     optimiser: OptimiserSpec = OptimiserSpec()
     phases: list[Phase] = Field(
@@ -139,6 +148,12 @@ class TrainingSpec(Part):
         if ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"`until` must rise from phase to phase and end at 1.0; it reads {ends}.")
         return phases
+
+    @model_validator(mode="after")
+    def _balances_squared_errors(self) -> TrainingSpec:
+        if self.balance_outputs and self.loss == "cross_entropy":
+            raise ValueError(BALANCED_CLASSES)
+        return self
 
     @model_validator(mode="after")
     def _leaves_no_more_than_can_be_looked_at(self) -> TrainingSpec:
@@ -182,6 +197,10 @@ class EvidenceSpec(Part):
         return fields
 
 
+LADDER = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""What `auto` multiplies the spec's cost strength by: steps of half a decade, three decades in all."""
+
+
 class Spec(Part):
     """Everything about a run but its seed."""
 
@@ -189,6 +208,34 @@ class Spec(Part):
     network: NetworkSpec = MlpNetwork()
     training: TrainingSpec = TrainingSpec()
     evidence: EvidenceSpec = EvidenceSpec()
+
+    @classmethod
+    def from_stored(cls, document: Mapping[str, Any]) -> Spec:
+        """The spec that a run or a weights file holds. See `with_absent_fields`."""
+        return cls.model_validate(with_absent_fields(document))
+
+    @property
+    def balances_outputs(self) -> bool:
+        """Whether each output's squared error is divided by its variance: as asked, or else as the data suggest."""
+        asked = self.training.balance_outputs
+        return self.dataset.several_own_targets if asked is None else asked
+
+    def ladder(self) -> list[float]:
+        """The cost strengths that `auto` stands for: LADDER times λ of the first phase that costs anything.
+
+        Raises ValueError where no phase costs anything, and where a strength would be beyond what is allowed.
+        """
+        phases = self.expanded().training.phases
+        first = next((phase.cost_strength for phase in phases if phase.cost_strength > 0), None)
+        if first is None:
+            raise ValueError(
+                "`auto` tries multiples of the spec's λ, and here no phase costs anything: give `phases` with a "
+                "`cost_strength`, another `method`, or the cost strengths themselves."
+            )
+        strengths = [float(f"{first * factor:.6g}") for factor in LADDER]  # 0.0003 rather than 0.00029999999999999997
+        for strength in strengths:
+            self.at_cost_strength(strength)
+        return strengths
 
     def at_cost_strength(self, cost_strength: float | None) -> Spec:
         """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is.
@@ -206,7 +253,7 @@ class Spec(Part):
         return self.model_copy(update={"training": self.training.model_copy(update={"phases": phases})})
 
     def expanded(self) -> Spec:
-        """The same spec with its method written out in numbers, which are what is stored and trained.
+        """The same spec with its method and `balance_outputs` written out, which is what is stored and trained.
 
         vanilla    λ = 0 and no relocation
         l1         locality 0, no relocation
@@ -224,8 +271,22 @@ class Spec(Part):
             relocation = relocation.model_copy(update={"judged_by_locality": training.cost.locality or 1.0})
         if training.method in ("vanilla", "l1", "l1_local"):
             relocation = relocation.model_copy(update={"relocate_every": None})
-        update = {"cost": cost, "relocation": relocation, "phases": phases}
+        update = {
+            "cost": cost,
+            "relocation": relocation,
+            "phases": phases,
+            "balance_outputs": self.balances_outputs,
+        }
         return self.model_copy(update={"training": training.model_copy(update=update)})
+
+
+ABSENT: dict[str, dict[str, Any]] = {"training": {"balance_outputs": False}}
+"""What the absence of a field means in a stored spec, by part: it was written before the field existed."""
+
+
+def with_absent_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored spec with the fields that did not exist when it was written, at the values that have the old effect."""
+    return dict(document) | {part: fields | dict(document.get(part, {})) for part, fields in ABSENT.items()}
 
 
 def spec_schema() -> dict[str, Any]:

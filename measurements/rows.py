@@ -100,7 +100,9 @@ def run_experiment(experiment: Experiment) -> Row:
     else:
         row["kept"] = kept_connections(training.network, dataset, spec.training)
     if experiment.baseline:
-        subject = AnalysisContext.of(training.network, dataset, loss=spec.training.loss, seed=seed)
+        subject = AnalysisContext.of(
+            training.network, dataset, loss=spec.training.loss, balance_outputs=spec.balances_outputs, seed=seed
+        )
         row["thresholds"] = [prune_by_magnitude(subject, cut) for cut in CUTS]
     return row
 

@@ -25,7 +25,7 @@ from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.intervention_request import InterventionError, read_request
 from bimt_engine.analysis.modules.interventions import run_interventions
 from bimt_engine.analysis.modules.stability import stability
-from bimt_engine.analysis.pareto import pareto
+from bimt_engine.analysis.pareto import pareto, selection_loss
 from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.registry import make_dataset
@@ -101,7 +101,7 @@ class Request:
     @property
     def spec(self) -> Spec:
         """As the run has it."""
-        return Spec.model_validate(self.document["run"]["spec"])
+        return Spec.from_stored(self.document["run"]["spec"])
 
     @property
     def origin(self) -> dict[str, str]:
@@ -161,6 +161,7 @@ def _intervention(request: Request) -> Answer:
             asked,
             modules=request.document["modules"],
             loss=saved.spec.training.loss,
+            balance_outputs=saved.spec.balances_outputs,
             seed=saved.seed,
         )
     except InterventionError as error:
@@ -230,12 +231,14 @@ def _film(request: Request) -> Answer:
 
 @handles("pareto")
 def _pareto(request: Request) -> Answer:
+    loss, rows = selection_loss([run["metrics"] for run in request.document["runs"]])
     points = [
         {
             "run": run["id"],
             "cost_strength": run["cost_strength"],
             "seed": run["seed"],
-            "loss": run["metrics"].get("test_prediction_loss"),
+            "loss": run["metrics"].get(loss),
+            "test_loss": run["metrics"].get("test_prediction_loss"),
             "wiring": run["metrics"].get("connection_cost"),
             "connections": run["metrics"].get("connections"),
             "modularity": run["metrics"].get("modularity"),
@@ -243,7 +246,7 @@ def _pareto(request: Request) -> Answer:
         }
         for run in request.document["runs"]
     ]
-    document = finite_json(pareto(points, tolerance=request.asked["tolerance"]))
+    document = finite_json(pareto(points, tolerance=request.asked["tolerance"], rows=rows))
     return Answer(document, figures=_figures("pareto", document))
 
 

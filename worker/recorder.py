@@ -26,7 +26,7 @@ FLUSH_SHARE = 0.02  # of the job's age: long jobs are written less often, in lar
 MAX_LINE = 4000  # characters of one log line that are kept
 OF_SOME_RUNS = ("representations",)  # parts of the evidence that only some data have
 # What runs are listed by, taken from the metrics where the evidence has it; the first that is there names the test.
-TEST_METRICS = {"classification": ("test_accuracy", "test_prediction_loss"), "regression": ("test_prediction_loss",)}
+TEST_METRICS = ("test_accuracy", "test_prediction_loss")
 
 
 class StoredCheckpoint(NamedTuple):
@@ -197,7 +197,7 @@ def _put(names: dict[str, str], folder: Path, files: Files) -> dict[str, StoredF
 def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
     document, metrics = result["document"], result["document"]["metrics"]
     modules = document["modules"]
-    name = next((name for name in TEST_METRICS[result["dataset"]["task"]] if name in metrics), None)
+    name = next((name for name in TEST_METRICS if name in metrics), None)
     selectivities = [module["selectivity"] for module in modules if module.get("selectivity") is not None]
     return {
         "test_metric_name": name,

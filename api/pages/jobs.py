@@ -22,6 +22,7 @@ from api.schemas import DatasetId, JobId
 from api.services import services
 from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
 from bimt_engine.recipes import load_recipe, recipe_names
+from bimt_engine.spec import LADDER
 from store import datasets, jobs, runs, teams
 from store.jobs.tables import STATES
 from store.jobs.views import JobView
@@ -155,7 +156,12 @@ def new_job() -> str:
         ready = datasets.page(rows, caller().team_id, state="ready", limit=100).rows
     chosen = request.args.get("dataset", "")
     return render_template(
-        "new.html", recipes=recipes, datasets=ready, chosen=chosen, limit_bytes=services().settings.max_upload_bytes
+        "new.html",
+        recipes=recipes,
+        datasets=ready,
+        chosen=chosen,
+        ladder=len(LADDER),
+        limit_bytes=services().settings.max_upload_bytes,
     )
 
 

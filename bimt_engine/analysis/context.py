@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from bimt_engine.analysis.evaluator import Array, Evaluator, Outputs, Values
 from bimt_engine.analysis.hooked_network import HookedNetwork
 from bimt_engine.analysis.numpy_mlp import NumpyMlp
-from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Dataset, Scaling, output_weights
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.wiring import Wiring
 
@@ -40,6 +40,7 @@ class AnalysisContext:
     evaluator   computes outputs for any parameters of this network, the fastest way that its wiring allows.
     general     the same by torch passes with hooks, for what needs a whole network.
     scale       loss of the best constant answer on the training examples.
+    weights     what the squared error of each output is multiplied by, as in training; None: 1 each.
     """
 
     network: Network
@@ -50,9 +51,18 @@ class AnalysisContext:
     held_out: Examples
     loss: LossName
     scale: float
+    weights: Float[np.ndarray, " outputs"] | None = None
 
     @classmethod
-    def of(cls, network: Network, dataset: Dataset, *, loss: LossName | None = None, seed: int = 0) -> AnalysisContext:
+    def of(
+        cls,
+        network: Network,
+        dataset: Dataset,
+        *,
+        loss: LossName | None = None,
+        balance_outputs: bool = False,
+        seed: int = 0,
+    ) -> AnalysisContext:
         """Prepare a network for analysis; at most MAX_EXAMPLES of each part, drawn by the seed."""
         copied = copy.deepcopy(network).to("cpu").double().eval()
         loss = loss or dataset.default_loss
@@ -72,10 +82,13 @@ class AnalysisContext:
             parts.append(Examples(inputs, targets))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
         train, held_out = parts
-        scale = loss_scale(train.targets, dataset.targets, loss)
+        weights = None
+        if balance_outputs and loss == "mse":
+            weights = np.tile(output_weights(dataset), len(steps or (0,)))  # as the flattened targets lie
+        scale = loss_scale(train.targets, dataset.targets, loss, weights)
         chain = copied.wiring.chain
         evaluator = NumpyMlp.of(copied) if chain is not None and chain.embedding is None else None
-        return cls(copied, evaluator or general, general, dataset, train, held_out, loss, scale)
+        return cls(copied, evaluator or general, general, dataset, train, held_out, loss, scale, weights)
 
     @property
     def wiring(self) -> Wiring:
@@ -111,14 +124,22 @@ class AnalysisContext:
 
     def losses(self, outputs: Float[np.ndarray, "*many N outputs"], examples: Examples) -> Float[np.ndarray, "*many N"]:
         """The loss of each example."""
-        return loss_per_example(outputs, examples.targets, self.loss)
+        return loss_per_example(outputs, examples.targets, self.loss, self.weights)
+
+    def accuracy(self, outputs: Outputs, targets: Shaped[np.ndarray, "N ..."]) -> float | None:
+        """The share of classes that are named rightly, over all label groups; None for targets that are no classes."""
+        if self.dataset.task == "classification":
+            return float((outputs.argmax(-1) == targets).mean())
+        groups = [list(group) for group in self.dataset.label_groups]
+        right = [outputs[:, group].argmax(-1) == targets[:, group].argmax(-1) for group in groups]
+        return float(np.mean(right)) if right else None
 
     def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
         """How much of the trained network's answers is kept: 1 - share of their variance lost, or equal labels."""
         if self.dataset.task == "classification":
             return float((outputs.argmax(-1) == trained.argmax(-1)).mean())
-        variance = float(trained.var(axis=0).mean())
-        error = float(((outputs - trained) ** 2).mean())
+        variance = float(weighted(trained.var(axis=0), self.weights).mean())
+        error = float(weighted((outputs - trained) ** 2, self.weights).mean())
         return 1.0 - error / variance if variance > 0 else float(error == 0)
 
 
@@ -130,27 +151,43 @@ def one_hot(labels: Shaped[np.ndarray, "N ..."], classes: int) -> Float[np.ndarr
     return np.eye(classes)[labels] if labels.ndim == 1 else labels
 
 
+def weighted(
+    squares: Float[np.ndarray, "*many outputs"], weights: Float[np.ndarray, " outputs"] | None
+) -> Float[np.ndarray, "*many outputs"]:
+    """Squared errors or variances of outputs as the loss counts them."""
+    return squares if weights is None else squares * weights
+
+
 def loss_per_example(
-    outputs: Float[np.ndarray, "*many N outputs"], targets: Shaped[np.ndarray, "N ..."], loss: LossName
+    outputs: Float[np.ndarray, "*many N outputs"],
+    targets: Shaped[np.ndarray, "N ..."],
+    loss: LossName,
+    weights: Float[np.ndarray, " outputs"] | None = None,
 ) -> Float[np.ndarray, "*many N"]:
     """The loss of each example: mean over its outputs for `mse`, -log p(label) for `cross_entropy`.
 
     targets   (N, outputs) or labels (N,). Sequences come flattened to one row per example.
+    weights   what the squared error of each output is multiplied by; None: 1 each.
     """
     if loss == "cross_entropy":
         log_p = log_softmax(outputs, axis=-1)
         return -np.take_along_axis(log_p, np.broadcast_to(targets[:, None], (*outputs.shape[:-1], 1)), axis=-1)[..., 0]
     error = outputs - one_hot(targets, outputs.shape[-1])
-    return (error * error).mean(axis=-1)
+    return weighted(error * error, weights).mean(axis=-1)
 
 
-def loss_scale(targets: Shaped[np.ndarray, "N ..."], classes: int, loss: LossName) -> float:
+def loss_scale(
+    targets: Shaped[np.ndarray, "N ..."],
+    classes: int,
+    loss: LossName,
+    weights: Float[np.ndarray, " outputs"] | None = None,
+) -> float:
     """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share."""
     if loss == "cross_entropy":
         share = np.bincount(targets, minlength=classes) / targets.size
         share = share[share > 0]
         return float(-(share * np.log(share)).sum()) or 1.0
-    return float(one_hot(targets, classes).var(axis=0).mean()) or 1.0
+    return float(weighted(one_hot(targets, classes).var(axis=0), weights).mean()) or 1.0
 
 
 # --- units of the data ----------------------------------------------------------------------------

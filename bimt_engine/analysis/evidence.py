@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
-from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.context import AnalysisContext, weighted
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.interior_statements import interior_modules, interior_verdict
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
@@ -60,7 +60,9 @@ def gather_evidence(
 
 def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int) -> Evidence:
     asked = spec.evidence
-    subject = AnalysisContext.of(network, dataset, loss=spec.training.loss, seed=seed)
+    subject = AnalysisContext.of(
+        network, dataset, loss=spec.training.loss, balance_outputs=spec.balances_outputs, seed=seed
+    )
     pruned = prune(
         subject,
         tolerance=asked.tolerance,
@@ -191,11 +193,11 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
         for part, examples in (("", subject.train), ("test_", subject.held_out)):
             outputs = subject.outputs(values, examples)
             found[f"{prefix}{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
-            if subject.dataset.task == "classification":
-                found[f"{prefix}{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
-            elif part == "test_":
-                variance = float(examples.targets.var(axis=0).mean())
-                error = float(((outputs - examples.targets) ** 2).mean())
+            if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
+                found[f"{prefix}{part}accuracy"] = accuracy
+            if part == "test_" and subject.dataset.task == "regression":
+                variance = float(weighted(examples.targets.var(axis=0), subject.weights).mean())
+                error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
                 found[f"{prefix}test_r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
     bias_cost = spec.training.cost.bias_cost_from is not None

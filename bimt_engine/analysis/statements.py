@@ -761,7 +761,7 @@ class ParetoStatement:
     """What a sweep of cost strengths says.
 
     empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
-    suggested   sentence: the largest harmless cost strength; None where there is none.
+    suggested   sentence: the largest harmless cost strength; None where there is none. chosen: that strength.
     knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
     """
 
@@ -769,21 +769,38 @@ class ParetoStatement:
     suggested: str | None
     knee: str | None
     knee_run: str | None
+    chosen: float | None = None
 
 
 def pareto_statement(document: Document) -> ParetoStatement:
     """The statement of a stored sweep."""
     strength, knee = document.get("suggested_cost_strength"), document.get("knee")
     suggested = bend = None
-    if strength is not None:
-        suggested = (
-            f"λ {number(strength)} is the largest whose median loss is still harmless (within "
-            f"{number(document.get('tolerance'))} of the targets’ variance above the best)."
-        )
+    medians = {row["cost_strength"]: row for row in document.get("strengths") or []}
+    if strength is not None and len(medians) != 1:  # documents of before have no medians; of one λ there is no choice
+        suggested = _harmless(strength, medians, document)
     if knee:
         at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
         bend = f"The knee is at {at}seed {knee.get('seed')}."
-    return ParetoStatement(document.get("reading"), suggested, bend, None if not knee else str(knee.get("run")))
+    knee_run = None if not knee else str(knee.get("run"))
+    return ParetoStatement(document.get("reading"), suggested, bend, knee_run, strength if suggested else None)
+
+
+def _harmless(strength: float, medians: Mapping[float, Document], document: Document) -> str:
+    """Which cost strength is harmless, and by which numbers."""
+    said = f"λ {number(strength)} is the largest whose median loss"
+    within = f"within {number(document.get('tolerance'))} of the targets’ variance above the best"
+    if strength not in medians:
+        return f"{said} is still harmless ({within})."
+    best = min(medians.values(), key=lambda row: (row["loss"], row["cost_strength"]))
+    chosen, rows = medians[strength], document.get("rows")
+    sentence = (
+        f"{said} on {rows} rows, {number(chosen['loss'])}, is still harmless: {within}, {number(best['loss'])} at "
+        f"λ {number(best['cost_strength'])}."
+    )
+    if rows == "validation" and chosen.get("test_loss") is not None:
+        sentence += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
+    return sentence
 
 
 def empty_runs(empty: int, runs: int) -> str | None:

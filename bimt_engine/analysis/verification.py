@@ -62,7 +62,14 @@ def verify(
     """
     progress(0.0, "the stored network")
     with threadpool_limits(1):
-        subject = AnalysisContext.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)
+        asked = saved.spec
+        subject = AnalysisContext.of(
+            saved.trained,
+            dataset,
+            loss=asked.training.loss,
+            balance_outputs=asked.balances_outputs,
+            seed=saved.seed,
+        )
         report = _examined(saved, subject)
         checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
     if again:
@@ -164,8 +171,8 @@ def _measured(subject: AnalysisContext, values: dict[str, np.ndarray]) -> dict[s
     for part, examples in (("", subject.train), ("test_", subject.held_out)):
         outputs = subject.outputs(values, examples)
         found[f"{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
-        if subject.dataset.task == "classification":
-            found[f"{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
+        if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
+            found[f"{part}accuracy"] = accuracy
     return found
 
 

@@ -64,6 +64,7 @@ class Dataset:
     predicted_positions   sequences: the time steps that count in the loss; None: all.
     group                 where an example is two elements of a finite group and its label their product: the group's
                           Cayley table, (tokens, tokens), element a in row a; otherwise None.
+    label_groups          regression: groups of targets that name a class together, by the largest of each group.
     """
 
     train_inputs: np.ndarray
@@ -78,6 +79,7 @@ class Dataset:
     target_scaling: Scaling | None = None
     predicted_positions: tuple[int, ...] | None = None
     group: NDArray[np.int64] | None = None
+    label_groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:
@@ -98,6 +100,22 @@ class Dataset:
     def targets(self) -> int:
         """How many outputs a network needs: the targets, or the classes."""
         return len(self.target_names)
+
+
+def output_weights(data: Dataset) -> NDArray[np.float64]:
+    """One over each output's variance over the training rows, and 1 for an output that is constant there: (targets,).
+
+    Balanced outputs have their squared errors multiplied by it. Of sequences the predicted time steps are pooled; of
+    classes the variances are those of the one-hot rows.
+    """
+    rows = data.train_targets
+    if data.task == "classification":
+        rows = np.eye(data.targets)[rows]
+    if data.predicted_positions is not None:
+        rows = rows[:, list(data.predicted_positions)]
+    scale = Scaling.of(np.asarray(rows, np.float64).reshape(-1, data.targets)).std
+    weights: NDArray[np.float64] = scale**-2
+    return weights
 
 
 # --- draws and splits: functions of a seed and nothing else ---

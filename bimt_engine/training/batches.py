@@ -16,11 +16,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, output_weights
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import DTYPES, Network
 from bimt_engine.random import numpy_generator
-from bimt_engine.spec import TrainingSpec
+from bimt_engine.spec import BALANCED_CLASSES, TrainingSpec
 from bimt_engine.training.state import TrainingState
 
 Loss = Literal["mse", "cross_entropy"]
@@ -38,6 +38,7 @@ class TensorData:
     train_targets  (R, N, targets) for the squared error, classes one-hot; (R, N) labels for the cross entropy.
     train_labels   (R, N) for classification, else None.
     seeds          one per replica: which examples it sees when.
+    output_weights (R, targets): what the squared error of each output is multiplied by; None: 1 each.
     """
 
     train_inputs: Tensor
@@ -50,6 +51,7 @@ class TensorData:
     seeds: tuple[int, ...]
     batch_size: int | None = None
     predicted_positions: tuple[int, ...] | None = None
+    output_weights: Tensor | None = None
 
     @classmethod
     def of(
@@ -66,6 +68,8 @@ class TensorData:
         loss: Loss = training.loss or first.default_loss
         if loss == "cross_entropy" and first.task != "classification":
             raise SpecError("`loss: cross_entropy` needs classes, but these targets are numbers: use `mse`.")
+        if loss == "cross_entropy" and training.balance_outputs:
+            raise SpecError(BALANCED_CLASSES)
         dtype = DTYPES[training.precision]
 
         def gather(parts: list[np.ndarray]) -> Tensor:
@@ -95,6 +99,7 @@ class TensorData:
             seeds=tuple(seeds),
             batch_size=None if size is None or size >= examples else size,
             predicted_positions=first.predicted_positions,
+            output_weights=gather([output_weights(d) for d in each]) if training.balance_outputs else None,
         )
 
     @property
@@ -118,9 +123,10 @@ class TensorData:
             ]
         )
 
-    def prediction_loss(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+    def prediction_loss(self, outputs: Tensor, targets: Tensor, replica: int = 0) -> Float[Tensor, ""]:
         """The mean loss of one replica's outputs."""
-        return prediction_loss(outputs, targets, self.loss, self.predicted_positions)
+        weights = None if self.output_weights is None else self.output_weights[replica]
+        return prediction_loss(outputs, targets, self.loss, self.predicted_positions, weights)
 
     def evaluate(self, network: Network, *, replica: int = 0, everything: bool = False) -> dict[str, float]:
         """Prediction loss (and accuracy, for classes) on both parts.
@@ -138,7 +144,8 @@ class TensorData:
                 outputs = torch.cat(
                     [network(inputs[replica, start : min(start + CHUNK, number)]) for start in range(0, number, CHUNK)]
                 )
-                row[loss_prefix + "prediction_loss"] = float(self.prediction_loss(outputs, targets[replica, :number]))
+                loss = self.prediction_loss(outputs, targets[replica, :number], replica)
+                row[loss_prefix + "prediction_loss"] = float(loss)
                 if labels is not None:
                     right = outputs.argmax(-1) == labels[replica, :number]
                     row[accuracy_prefix + "accuracy"] = int(right.sum()) / right.numel()
@@ -154,13 +161,22 @@ class TensorData:
 
 
 def prediction_loss(
-    outputs: Tensor, targets: Tensor, loss: Loss, predicted_positions: tuple[int, ...] | None = None
+    outputs: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    predicted_positions: tuple[int, ...] | None = None,
+    weights: Float[Tensor, " targets"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error or mean cross entropy; of sequences only the predicted time steps count."""
+    """Mean squared error or mean cross entropy; of sequences only the predicted time steps count.
+
+    weights   what the squared error of each output is multiplied by; None: 1 each.
+    """
     if predicted_positions is not None and outputs.dim() == 3:
         outputs, targets = outputs[:, list(predicted_positions)], targets[:, list(predicted_positions)]
     if loss == "cross_entropy":
         return functional.cross_entropy(outputs, targets)
+    if weights is not None:
+        return (weights * (outputs - targets) ** 2).mean()
     return functional.mse_loss(outputs, targets)
 
 

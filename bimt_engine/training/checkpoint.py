@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save
 
 from bimt_engine.errors import CheckpointError
-from bimt_engine.spec import Spec
+from bimt_engine.spec import ABSENT, Spec
 from bimt_engine.training.snapshot import ORDER, read_safetensors
 from bimt_engine.training.state import TrainingState
 
@@ -45,7 +45,11 @@ def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
     """SHA-256 of a training: its networks, data, schedule and seeds; not its stepper, device or reporting intervals."""
     intervals = {"log_every", "snapshot_every", "checkpoint_every"}
     free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
-    identity = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
+    documents = [spec.model_dump(mode="json", exclude=free) for spec in specs]
+    for document in documents:  # where a new field has the old effect, the checkpoints of before can be resumed
+        for part, absent in ABSENT.items():
+            document[part] = {name: value for name, value in document[part].items() if absent.get(name, ...) != value}
+    identity = [[document, seed] for document, seed in zip(documents, seeds, strict=True)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -145,12 +145,14 @@ def whole_numbers(text: str) -> list[int]:
     return found
 
 
-def numbers(text: str) -> list[float]:
-    """`0.001,0.01` as numbers. Raises BadParameter."""
+def cost_strengths(text: str) -> list[float] | str:
+    """`0.001,0.01` as numbers, or `auto`. Raises BadParameter."""
+    if text == "auto":
+        return "auto"
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f"`{text}` is no list of numbers such as 0.001,0.01.") from None
+        raise click.BadParameter(f"`{text}` is no list of numbers such as 0.001,0.01, nor auto.") from None
 
 
 def argument(name: str, help: str, **settings: Any) -> Callable[[Verb], Verb]:
@@ -262,7 +264,7 @@ def recipes(args: Args) -> Any:
     click.option("--dataset", help="Id of a data set."),
     click.option("--seeds", type=whole_numbers, default="0", metavar="NUMBERS", show_default=True,
                  help="Such as 0-4 or 0,3,7."),
-    click.option("--cost-strengths", type=numbers, metavar="NUMBERS", help="λ, such as 0.001,0.01."),
+    click.option("--cost-strengths", type=cost_strengths, metavar="NUMBERS", help="λ, such as 0.001,0.01, or auto."),
     NAME,
     click.option("--tags", multiple=True, metavar="TAG", help="May repeat."),
     old_spelling("tag", "tags"),

@@ -127,7 +127,7 @@ class Jobs:
         dataset: Dataset | str | None = None,
         roles: dict[str, Any] | None = None,
         seeds: Sequence[int] = (0,),
-        cost_strengths: Sequence[float] = (),
+        cost_strengths: Sequence[float] | Literal["auto"] = (),
         name: str | None = None,
         tags: Sequence[str] = (),
         priority: int = 5,
@@ -137,6 +137,8 @@ class Jobs:
 
         recipe, spec      how to train: one of them, or neither for the defaults
         dataset           the data, unless the recipe or the spec names it
+        cost_strengths    λ, one run for each; `auto`: seven, from 0.03 to 30 times the spec's, of which `pareto` names
+                          the largest that is harmless
         roles             instead of the data set's own: `inputs`, `targets`, `task`, …
         idempotency_key   the same request with the same key gives the same job. Without one a key is made for this
                           call, so that a retry after a broken connection never makes two jobs.
@@ -147,7 +149,7 @@ class Jobs:
             "spec": spec,
             "dataset": dataset.id if isinstance(dataset, Dataset) else dataset,
             "roles": roles,
-            "cost_strengths": list(cost_strengths) or None,
+            "cost_strengths": cost_strengths if isinstance(cost_strengths, str) else list(cost_strengths) or None,
             "name": name,
             "tags": list(tags) or None,
         }

@@ -53,6 +53,16 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
     "a seed twice": (job() | {"seeds": [1, 1]}, "/seeds"),
     "no seed": (job() | {"seeds": []}, "/seeds"),
     "too many runs": (job() | {"seeds": list(range(100)), "cost_strengths": [0.1, 0.2, 0.3]}, "/seeds"),
+    "cost strengths in words": (job() | {"cost_strengths": "many"}, "/cost_strengths"),
+    "a cost strength twice": (job() | {"cost_strengths": [0.1, 0.1]}, "/cost_strengths"),
+    "automatic cost strengths where nothing costs": (
+        job(training={"method": "vanilla"}) | {"cost_strengths": "auto"},
+        "/cost_strengths",
+    ),
+    "automatic cost strengths beyond bounds": (
+        job(training={"phases": [{"until": 1, "cost_strength": 1e5}]}) | {"cost_strengths": "auto"},
+        "/cost_strengths",
+    ),
     "a negative cost strength": (job() | {"cost_strengths": [-1e-3]}, "/cost_strengths/0"),
     "a cost strength that another phase would multiply beyond bounds": (
         job(training={"phases": [{"until": 0.5, "cost_strength": 1e-9}, {"until": 1, "cost_strength": 1e6}]})

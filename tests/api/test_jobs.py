@@ -31,6 +31,18 @@ def test_the_same_key_gives_the_same_job_and_another_body_is_a_conflict(any_hous
     assert [job_id for job_id, _, _ in any_house.announced] == [first.json["id"], theirs.json["id"]]
 
 
+def test_automatic_cost_strengths_are_written_out_as_runs(house: House) -> None:
+    client, headers = house.client(), house.headers()
+    body = {"recipe": "independence", "seeds": [0, 1], "cost_strengths": "auto"}
+    job = client.post("/api/v1/jobs", headers=headers, json=body)
+    assert (job.status_code, job.json["runs"]) == (202, 14)
+    runs = client.get(f"/api/v1/jobs/{job.json['id']}/runs", headers=headers).json["items"]
+    ladder = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+    assert [(run["cost_strength"], run["seed"]) for run in runs] == [(rung, seed) for rung in ladder for seed in (0, 1)]
+    full = client.get(f"/api/v1/runs/{runs[-1]['id']}", headers=headers).json
+    assert [phase["cost_strength"] for phase in full["spec"]["training"]["phases"]] == pytest.approx([3e-2, 3e-1, 3e-2])
+
+
 def test_a_job_is_accepted_although_the_broker_is_away(house: House) -> None:
     def away(*_: object) -> None:
         raise ConnectionError("nobody there")

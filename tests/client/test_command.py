@@ -347,7 +347,7 @@ def test_old_spellings_work_with_a_note_on_standard_error(bimt, table):
     ("words", "sentence"),
     [
         ("submit --seeds none", "`none` is no list of whole numbers"),
-        ("submit --cost-strengths x", "`x` is no list of numbers"),
+        ("submit --cost-strengths x", "`x` is no list of numbers such as 0.001,0.01, nor auto"),
         ("jobs --state lost", "'lost' is not one of 'queued'"),
         ("show", "Missing argument 'RUN'"),
         ("nonsense", "No such command 'nonsense'"),

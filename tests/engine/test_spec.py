@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from bimt_engine.data.kinds.synthetic import FormulaData
-from bimt_engine.spec import MOST_KEPT, EvidenceSpec, TrainingSpec
+from bimt_engine.recipes import load_recipe, recipe_names
+from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Phase, Spec, TrainingSpec
 
 
 @pytest.mark.parametrize("name", MOST_KEPT)
@@ -21,6 +22,23 @@ def test_a_run_leaves_no_more_records_than_can_be_kept(name: str) -> None:
 def test_phases_rise_to_the_end() -> None:
     with pytest.raises(ValidationError, match="end at 1.0"):
         TrainingSpec(phases=[{"until": 0.5, "cost_strength": 0.1}])
+
+
+def test_auto_is_half_decades_around_the_spec_s_cost_strength() -> None:
+    dataset = FormulaData(inputs=1, formulas=["x1"])
+    assert Spec(dataset=dataset).ladder() == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+    free_at_first = [Phase(until=0.5, cost_strength=0.0), Phase(until=1.0, cost_strength=0.7)]
+    assert Spec(dataset=dataset, training=TrainingSpec(phases=free_at_first)).ladder()[3] == 0.7
+
+
+@pytest.mark.parametrize(
+    "training",
+    [TrainingSpec(method="vanilla"), TrainingSpec(phases=[Phase(until=1.0, cost_strength=0.0)])],
+    ids=["vanilla", "free"],
+)
+def test_auto_needs_a_phase_that_costs(training: TrainingSpec) -> None:
+    with pytest.raises(ValueError, match="here no phase costs anything"):
+        Spec(dataset=FormulaData(inputs=1, formulas=["x1"]), training=training).ladder()
 
 
 @pytest.mark.parametrize("formula", ["x1 / 0", "log(x1 - 5)", "sqrt(x1)"])
@@ -45,3 +63,47 @@ def test_a_spec_of_the_previous_version_keeps_the_refits_that_it_had(steps: int,
 def test_refit_steps_that_are_no_number_are_refused() -> None:
     with pytest.raises(ValidationError, match="refit_evaluations"):
         EvidenceSpec.model_validate({"refit_steps": "many"})
+
+
+def tables(targets: int, task: str = "regression") -> dict[str, object]:
+    names = [f"y{number}" for number in range(targets)]
+    whole = {"kind": "uploaded", "dataset_id": "dat_" + "0" * 26, "sha256": "0" * 64, "format": "csv"}
+    return whole | {"targets": names, "task": task}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "balanced"),
+    [
+        ({"kind": "formula", "inputs": 2, "formulas": ["x1", "x2"]}, True),
+        ({"kind": "formula", "inputs": 2, "formulas": ["x1"]}, False),
+        (tables(2), True),
+        (tables(1), False),
+        (tables(1, "classification"), False),
+        ({"kind": "two_memories"}, False),
+    ],
+)
+def test_several_targets_of_a_users_own_are_balanced_unless_the_spec_says_otherwise(dataset, balanced) -> None:
+    def stored(asked: bool | None) -> object:
+        spec = Spec.model_validate({"dataset": dataset, "training": {"balance_outputs": asked}})
+        return spec.expanded().model_dump()["training"]["balance_outputs"]
+
+    assert stored(None) is balanced
+    assert (stored(True), stored(False)) == (True, False)
+
+
+def test_a_stored_spec_without_the_field_was_trained_without_balance() -> None:
+    document = Spec.model_validate({"dataset": {"kind": "formula", "inputs": 2, "formulas": ["x1", "x2"]}}).model_dump()
+    del document["training"]["balance_outputs"]
+    assert not Spec.from_stored(document).expanded().training.balance_outputs
+    assert not Spec.from_stored({"dataset": document["dataset"]}).expanded().training.balance_outputs
+    assert Spec.from_stored(document | {"training": {"balance_outputs": None}}).expanded().training.balance_outputs
+
+
+def test_published_recipes_are_not_balanced() -> None:
+    recipes = [load_recipe(name) for name in recipe_names()]
+    assert not any(recipe.spec.balances_outputs for recipe in recipes if not recipe.needs_dataset)
+
+
+def test_a_cross_entropy_cannot_be_balanced() -> None:
+    with pytest.raises(ValidationError, match="this loss is the cross entropy"):
+        TrainingSpec(balance_outputs=True, loss="cross_entropy")

@@ -149,15 +149,15 @@ class Intervention:
         return Outcome(self._metrics(outputs), self.before, effects)
 
     def _metrics(self, outputs: Outputs) -> dict[str, float]:
-        losses = loss_per_example(outputs, self.targets, self.context.loss)
+        losses = loss_per_example(outputs, self.targets, self.context.loss, self.context.weights)
         train = len(self.context.train.inputs)
         found = {
             "prediction_loss": float(losses[:train].mean()),
             "test_prediction_loss": float(losses[train:].mean()),
         }
-        if self.context.dataset.task == "classification":
-            right = outputs.argmax(-1) == self.targets
-            found |= {"accuracy": float(right[:train].mean()), "test_accuracy": float(right[train:].mean())}
+        for name, part in (("accuracy", slice(train)), ("test_accuracy", slice(train, None))):
+            if (accuracy := self.context.accuracy(outputs[part], self.targets[part])) is not None:
+                found[name] = accuracy
         return found
 
     # --- parsing -------------------------------------------------------------------------
@@ -242,18 +242,19 @@ def run_interventions(
     *,
     modules: Sequence[Mapping[str, Any]] = (),
     loss: LossName | None = None,
+    balance_outputs: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What the requested interventions do to every metric and output; JSON-able. The network is not changed.
 
     network   the one that the request names: pruned and refitted, or as trained. Weights of exactly 0 are not kept.
     modules   the evidence's documents, for changes of whole modules.
-    loss      as the spec says; None: as the task asks.
+    loss, balance_outputs   as the spec says; None: as the task asks.
     Raises InterventionError, with a JSON Pointer for every change that cannot be made.
     """
     request = request if isinstance(request, InterventionRequest) else read_request(request)
     with threadpool_limits(1):
-        context = AnalysisContext.of(network, dataset, loss=loss, seed=seed)
+        context = AnalysisContext.of(network, dataset, loss=loss, balance_outputs=balance_outputs, seed=seed)
         members = {str(module["name"]): list(module["neurons"]) for module in modules}
         intervention = Intervention(context, context.values(), modules=members, seed=seed)
         trials = _each(intervention, request.each) if request.each else [_changes(trial) for trial in request.trials]

@@ -70,6 +70,7 @@ class PruningEngine:
                 plain.activation,
                 context.loss,
                 self.ridge,
+                None if context.weights is None else context.weights[plain.output_order],
             )
 
     def trained(self) -> State:
@@ -122,6 +123,7 @@ class PruningEngine:
                 loss=s.loss,
                 ridge=self.ridge,
                 time_steps=s.general.time_steps,
+                weights=s.weights,
             )
         return self.by_gradient
 

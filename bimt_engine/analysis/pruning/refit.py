@@ -18,7 +18,7 @@ from scipy.special import softmax
 from torch import nn
 from torch.nn import functional
 
-from bimt_engine.analysis.context import LossName, loss_per_example, one_hot
+from bimt_engine.analysis.context import LossName, loss_per_example, one_hot, weighted
 from bimt_engine.analysis.evaluator import Array, Masks, Values
 from bimt_engine.analysis.numpy_mlp import forward, split
 
@@ -45,12 +45,13 @@ class LeastSquaresProblem:
     activation: str
     loss: LossName
     ridge: float  # on half the squared unknowns, in units of the mean loss
+    weights: Array | None = None  # of the outputs' squared errors, in slot order; None: 1 each
 
     def losses(self, values: Mapping[str, Array]) -> float:
         """The loss of these values on these examples."""
         weights, biases = split(values)
         outputs = forward(weights, biases, self.inputs, self.activation)[0][-1]
-        return float(loss_per_example(outputs, self.targets, self.loss).mean())
+        return float(loss_per_example(outputs, self.targets, self.loss, self.weights).mean())
 
 
 class _LiveParameters:
@@ -150,7 +151,7 @@ def refit_least_squares(
             if problem.loss == "cross_entropy":
                 total = float(loss_per_example(seen[-1], problem.targets, "cross_entropy").sum())
             else:
-                total = 0.5 * float(((seen[-1] - target_rows) ** 2).sum())
+                total = 0.5 * float(weighted((seen[-1] - target_rows) ** 2, problem.weights).sum())
         return total, weights, seen, slopes
 
     unknowns = compact.pack()
@@ -163,11 +164,13 @@ def refit_least_squares(
         if problem.loss == "cross_entropy":
             p = softmax(seen[-1], axis=1)
             residual = p - target_rows
-            weighted = p[:, :, None] * (jacobian - (p[:, None, :] @ jacobian))
+            curved = p[:, :, None] * (jacobian - (p[:, None, :] @ jacobian))
         else:
-            residual, weighted = seen[-1] - target_rows, jacobian
+            residual, curved = weighted(seen[-1] - target_rows, problem.weights), jacobian
+            if problem.weights is not None:
+                curved = jacobian * problem.weights[:, None]
         flat = jacobian.reshape(-1, unknowns.size)
-        curvature = flat.T @ weighted.reshape(-1, unknowns.size)
+        curvature = flat.T @ curved.reshape(-1, unknowns.size)
         curvature[np.diag_indices_from(curvature)] += ridge
         gradient = flat.T @ residual.reshape(-1) + ridge * unknowns
         diagonal = np.diag(curvature) + 1e-8 * np.trace(curvature) / max(1, unknowns.size)
@@ -239,11 +242,13 @@ class GradientProblem:
         loss: LossName,
         ridge: float,
         time_steps: tuple[int, ...] | None = None,
+        weights: Array | None = None,
     ) -> None:
         """The examples as rows.
 
         network    a copy of its own, which is overwritten.
         time_steps  sequences: the time steps that count; the targets hold these alone, side by side.
+        weights     what the squared error of each output is multiplied by; None: 1 each.
         """
         self.network = network
         self.parameters = dict(network.named_parameters())
@@ -258,11 +263,18 @@ class GradientProblem:
         self.loss: LossName = loss
         self.ridge = ridge
         self.time_steps = time_steps
+        self.weights = weights
 
     def of(self, network: nn.Module) -> GradientProblem:
         """The same examples for another network."""
         return GradientProblem(
-            network, self.inputs, self.targets, loss=self.loss, ridge=self.ridge, time_steps=self.time_steps
+            network,
+            self.inputs,
+            self.targets,
+            loss=self.loss,
+            ridge=self.ridge,
+            time_steps=self.time_steps,
+            weights=self.weights,
         )
 
     def load(self, values: Mapping[str, Array]) -> None:
@@ -280,6 +292,8 @@ class GradientProblem:
             return functional.cross_entropy(outputs, targets)
         if targets.ndim == 1:
             targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+        if self.weights is not None:
+            return (torch.from_numpy(self.weights).to(outputs.dtype) * (outputs - targets) ** 2).mean()
         return functional.mse_loss(outputs, targets)
 
     def losses(self, values: Mapping[str, Array]) -> float:

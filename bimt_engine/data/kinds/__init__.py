@@ -33,6 +33,11 @@ class DataPart(Part):
 
     kind: str
 
+    @property
+    def several_own_targets(self) -> bool:
+        """Whether several numbers of a user's own are predicted, which may vary on any scale."""
+        return False
+
 
 class Drawn(DataPart):
     """A data set that is drawn at random."""

@@ -145,13 +145,9 @@ def _upright(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def digits(*, train_fraction: float, seed: int) -> Dataset:
-    """scikit-learn's 1 797 digits of 8×8 pixels with 17 levels of grey."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    labels = labels.astype(np.int64)
+    """scikit-learn's digits, split by the seed."""
+    inputs, labels = small_digits()
     train, test = split_by_class(labels, train_fraction, seed=seed)
-    inputs = (images / 16).astype(np.float32)
     return Dataset(
         train_inputs=inputs[train],
         train_targets=labels[train],
@@ -161,6 +157,14 @@ def digits(*, train_fraction: float, seed: int) -> Dataset:
         feature_names=_pixels(8, 8),
         target_names=DIGITS,
     )
+
+
+def small_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """scikit-learn's 1 797 digits of 8×8 pixels with 17 levels of grey, and their labels."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).astype(np.float32), labels.astype(np.int64)
 
 
 def _pixels(rows: int, columns: int) -> tuple[str, ...]:

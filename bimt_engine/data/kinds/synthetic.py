@@ -34,6 +34,11 @@ class FormulaData(Drawn):
     train: int = Field(default=100, ge=2, le=1_000_000)
     test: int = Field(default=100, ge=1, le=1_000_000)
 
+    @property
+    def several_own_targets(self) -> bool:
+        """Whether there are several formulas."""
+        return len(self.formulas) > 1
+
     @model_validator(mode="after")
     def _values_are_finite(self) -> FormulaData:
         if not self.low < self.high:

@@ -31,6 +31,11 @@ class UploadedData(Drawn):
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
 
+    @property
+    def several_own_targets(self) -> bool:
+        """Whether several columns of numbers are predicted."""
+        return self.task == "regression" and len(self.targets) > 1
+
 
 @dataset_kind(UploadedData, label="An uploaded table or arrays", uploaded=True)
 def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) -> Dataset:

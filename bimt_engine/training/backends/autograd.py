@@ -57,9 +57,10 @@ class AutogradStepper:
                     parameter.grad = gradient[place.slice].view(place.shape)
             for number in range(steps):
                 if chosen is None:
-                    loss = data.prediction_loss(network(inputs), targets)
+                    loss = data.prediction_loss(network(inputs), targets, replica)
                 else:
-                    loss = data.prediction_loss(network(inputs[chosen[number]]), targets[chosen[number]])
+                    rows = chosen[number]
+                    loss = data.prediction_loss(network(inputs[rows]), targets[rows], replica)
                 gradient.zero_()
                 loss.backward()
                 with torch.no_grad():

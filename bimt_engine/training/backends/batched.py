@@ -142,10 +142,15 @@ class BatchedStepper:
         else:
             slots = self._slot_of.gather(1, targets)
             targets = functional.one_hot(slots, self._leaving.shape[1]).to(self.gradient.dtype)
-        # The gradient of the mean loss is (answer − target) · scale, for both losses.
+        # The gradient of the mean loss is (answer − target) · scale, for both losses; balanced outputs have one each.
         values = targets[0].numel() if self.data.loss == "mse" else targets.shape[1]
         self.scale = (2.0 if self.data.loss == "mse" else 1.0) / values
-        pull = targets * -self.scale
+        if self.data.output_weights is None:
+            pull = targets * -self.scale
+        else:
+            scales = self.scale * self.data.output_weights.gather(1, self._leaving)[:, None, :]
+            pull = targets * -scales
+            self.scales = scales[0] if self.lone else scales
         self.pull = pull[0] if self.lone else pull
         if self.embedded:
             self._list_tokens(inputs)
@@ -196,7 +201,10 @@ class BatchedStepper:
                 self.forward(z, self.h[layer])
         back = self.back[last]
         answer = self.z[last] if self.data.loss == "mse" else torch.softmax(self.z[last], -1, out=back)
-        torch.add(self.pull, answer, alpha=self.scale, out=back)
+        if self.data.output_weights is None:
+            torch.add(self.pull, answer, alpha=self.scale, out=back)
+        else:
+            torch.addcmul(self.pull, answer, self.scales, out=back)
         multiply = torch.mm if self.lone else torch.bmm
         for layer in range(last, -1, -1):
             back = self.back[layer]

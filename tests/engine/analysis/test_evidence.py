@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_the_network_of_the_evidence_is_the_one_in_the_graph() -> None:
         error = (evidence.network(torch.from_numpy(data.test_inputs)) - torch.from_numpy(data.test_targets)) ** 2
     assert evidence.metrics["test_prediction_loss"] == pytest.approx(error.mean().item(), rel=1e-9)
     assert {n.module for n in evidence.graph.neurons} == {"A", "B"}
+
+
+def test_groups_of_targets_that_name_classes_have_an_accuracy() -> None:
+    network, data = build("grid mlp")  # five targets, of which two and three name a class together
+    grouped = replace(data, label_groups=((0, 1), (2, 3, 4)))
+    metrics = gather_evidence(network, grouped, plain_spec(**QUICK), seed=0, nulls=0).metrics
+    with torch.no_grad():
+        said = network(torch.from_numpy(data.test_inputs)).numpy()
+    right = [said[:, g].argmax(1) == data.test_targets[:, g].argmax(1) for g in ([0, 1], [2, 3, 4])]
+    assert metrics["trained_test_accuracy"] == pytest.approx(np.mean(right))
+    assert metrics["test_r2"] is not None
+    assert "test_accuracy" not in gather_evidence(network, data, plain_spec(**QUICK), seed=0, nulls=0).metrics
 
 
 def test_the_evidence_is_equal_by_seed() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bimt_engine.data.kinds.groups import GroupData, ModularAdditionData
-from bimt_engine.data.kinds.images import DigitsData
+from bimt_engine.data.kinds.images import DigitsData, small_digits
+from bimt_engine.data.kinds.planted import DigitPairData, ParitiesData
 from bimt_engine.data.kinds.synthetic import FormulaData, InContextRegressionData, TwoMemoriesData, TwoMoonsData
 from bimt_engine.data.registry import KINDS, differs_by_seed, make_dataset
 from bimt_engine.errors import DataError
@@ -28,6 +29,8 @@ SPECS = [
     InContextRegressionData(sequences=50),
     TwoMemoriesData(time=4, train=20, test=10),
     DigitsData(),
+    DigitPairData(larger=True, train=50, test=30),
+    ParitiesData(sizes=[2, 3], unused=1, rows=None),
 ]
 
 
@@ -127,6 +130,46 @@ def test_digits_are_scaled_and_every_class_is_on_both_sides():
     assert data.train_inputs.max() == 1
     assert len(data.train_inputs) + len(data.test_inputs) == 1797
     assert set(data.train_targets) == set(data.test_targets) == set(range(10))
+
+
+def test_a_pair_is_two_digits_and_no_image_is_on_both_sides_of_the_split():
+    data = make_dataset(DigitPairData(larger=True, train=3000, test=3000), seed=2)
+    targets = np.concatenate([data.train_targets, data.test_targets])
+    left, right = (targets[:, list(group)] for group in data.label_groups)
+    assert (left.sum(axis=1) == 1).all()
+    assert (right.sum(axis=1) == 1).all()
+    assert data.target_names == (*(f"{side}{n}" for side in ("left", "right") for n in range(10)), "larger")
+    difference = left.argmax(axis=1) - right.argmax(axis=1)
+    np.testing.assert_array_equal(targets[:, 20], np.where(difference == 0, 0.5, difference > 0))
+    images, labels = small_digits()
+    known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    seen = []
+    for inputs, answers in ((data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)):
+        halves = [row.tobytes() for row in inputs.reshape(-1, 64)]  # left, right, left, right, …
+        digits = answers[:, :20].reshape(-1, 10).argmax(axis=1)
+        assert [known[half] for half in halves] == digits.tolist()
+        seen.append(set(halves))
+    assert not seen[0] & seen[1]
+    assert make_dataset(DigitPairData(train=20, test=10), seed=2).targets == 20
+
+
+def test_parities_are_products_of_bits_of_their_own():
+    data = make_dataset(ParitiesData(sizes=[2, 3], unused=1, rows=None), seed=0)
+    x, y = (
+        np.concatenate([data.train_inputs, data.test_inputs]),
+        np.concatenate([data.train_targets, data.test_targets]),
+    )
+    assert len(x) == 2**6 == len(np.unique(x, axis=0))
+    assert set(np.unique(x)) == {-1.0, 1.0}
+    np.testing.assert_array_equal(y, np.stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3] * x[:, 4]], axis=1))
+    drawn = make_dataset(ParitiesData(sizes=[8], unused=40, rows=500), seed=0)
+    assert (len(drawn.train_inputs), drawn.inputs, drawn.target_names) == (400, 48, ("y",))
+
+
+@pytest.mark.parametrize("fields", [{"sizes": [8, 8, 1], "unused": 0}, {"sizes": [2], "unused": 0}])
+def test_every_row_of_too_many_or_too_few_bits_is_refused(fields):
+    with pytest.raises(ValueError, match="is for 3 to 16 bits: set `rows`"):
+        ParitiesData(rows=None, **fields)
 
 
 @pytest.mark.parametrize(

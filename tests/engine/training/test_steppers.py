@@ -59,6 +59,12 @@ def dataset(x: np.ndarray, y: np.ndarray, rows: int, outputs: int, *, classes: b
     )
 
 
+def uneven(data: Dataset) -> Dataset:
+    """The same with the second target at a thirtieth of the scale of the others."""
+    factor = np.where(np.arange(data.targets) == 1, 1 / 30, 1.0)
+    return replace(data, train_targets=data.train_targets * factor, test_targets=data.test_targets * factor)
+
+
 class Case:
     """A network with its data and the way it is trained, from which every stepper starts alike."""
 
@@ -152,6 +158,15 @@ CASES = {
     name: (lambda name=name: Case(MlpNetwork(hidden=[14, 9], activation=name), numbers(77, 4, 2)))
     for name in ("relu", "tanh", "gelu", "gelu_tanh")
 }
+CASES |= {
+    "balanced": lambda: Case(MlpNetwork(hidden=[12, 9]), uneven(numbers(100, 4, 3)), moved=True, balance_outputs=True),
+    "balanced replicas in batches": lambda: Case(
+        MlpNetwork(hidden=[12]), uneven(numbers(60, 4, 2)), replicas=3, moved=True, batch_size=16, balance_outputs=True
+    ),
+    "balanced classes as squares": lambda: Case(
+        MlpNetwork(hidden=[9]), numbers(50, 4, 3, classes=True), loss="mse", moved=True, balance_outputs=True
+    ),
+}
 TRANSFORMERS = {
     "in context": lambda: Case(TransformerNetwork(width=8), sequences(100, 2, 2, 1, (1,)), batch_size=30),
     "every time step": lambda: Case(
@@ -162,6 +177,9 @@ TRANSFORMERS = {
     ),
     "one block, proximal": lambda: Case(
         TransformerNetwork(width=6, blocks=1), sequences(20, 3, 2, 1, (2,)), optimiser=OptimiserSpec(kind="proximal")
+    ),
+    "balanced time steps": lambda: Case(
+        TransformerNetwork(width=8, blocks=1), uneven(sequences(40, 4, 2, 3, (1, 3))), moved=True, balance_outputs=True
     ),
 }
 CASES |= TRANSFORMERS

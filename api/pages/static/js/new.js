@@ -55,8 +55,14 @@ function seeds() {
     });
 }
 
+function strengths() {
+  const written = field("strengths").value.trim();
+  return written.toLowerCase() === "auto" ? "auto" : numbers(written);
+}
+
 function countNetworks() {
-  const count = Math.max(1, seeds().length) * Math.max(1, numbers(field("strengths").value).length);
+  const several = strengths() === "auto" ? Number(field("strengths").dataset.ladder) : Math.max(1, strengths().length);
+  const count = Math.max(1, seeds().length) * several;
   field("count").textContent = count === 1 ? "1 network" : `${count} networks`;
 }
 
@@ -119,7 +125,7 @@ function chosenRoles() {
 
 function body() {
   const dataset = field("dataset").value;
-  const job = { seeds: seeds(), cost_strengths: numbers(field("strengths").value), priority: Number(field("priority").value) };
+  const job = { seeds: seeds(), cost_strengths: strengths(), priority: Number(field("priority").value) };
   if (field("name").value.trim()) job.name = field("name").value.trim();
   job.tags = field("tags").value.split(/[\s,;]+/).filter(Boolean);
   if (dataset) job.dataset = dataset;

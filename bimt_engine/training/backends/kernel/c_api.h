@@ -18,6 +18,7 @@ struct Examples {
   const int32_t* tokens;  // count × positions, or null
   const void* targets;    // count × outputs (sequences: count × time × outputs); null with cross entropy
   const int32_t* labels;  // count; null in regression
+  const void* weights;    // outputs: what the squared error of each is multiplied by; null: 1 each
   int32_t sparse;         // inputs are mostly zeros
 };
 struct Rule {  // bimt_engine/training/optimiser.py

@@ -3,7 +3,8 @@
 // Activations are kept neuron × example, so that every inner loop runs along contiguous examples; examples pass through
 // all layers chunk by chunk, and a chunk fits the cache. A first layer whose inputs are mostly zeros (images), or are
 // tokens, is a list of table rows to add up for each example instead: for tokens the rows are embedding × first layer,
-// made once per token and step. No memory is taken during a step. All sums run in a fixed order.
+// made once per token and step. No memory is taken during a step. All sums run in a fixed order. The three kinds of
+// first layer are in one file because everything after it is shared.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -147,6 +148,7 @@ template <class T> class Machine {
   long chunk_limit, stride = 0;     // examples in a chunk; distance between neurons in memory
   long table_rows = 0, strip = 0, strips = 1;    // a strip of so many table rows fits the near cache
   std::vector<int32_t> input_slot, output_slot, label_slot;  // slot of a feature; feature of a slot; slot of a label
+  std::vector<T> error_weight;                               // of a slot: what its squared error is multiplied by
   std::vector<int64_t> chosen;                               // the examples of this step
   Lists<T> rows, columns;        // place in this step -> table rows that it adds up; table row -> places in this step
   std::vector<int32_t> marks;    // place × strip: how many entries of its list come before the strip
@@ -182,8 +184,11 @@ template <class T> class Machine {
   // Slot i of the inputs reads feature inputs[i]; slot i of the outputs answers target outputs[i]. Null: as they come.
   void order(const int64_t* ins, const int64_t* outs) {
     input_slot.resize(shape.widths[0]), output_slot.resize(outputs), label_slot.resize(outputs);
+    error_weight.assign(outputs, T(1));
     for (int i = 0; i < shape.widths[0]; i++) input_slot[ins && kind != TOKENS ? ins[i] : i] = i;
     for (int i = 0; i < outputs; i++) output_slot[i] = outs ? (int32_t)outs[i] : i, label_slot[output_slot[i]] = i;
+    const T* weights = (const T*)parts[0].weights;
+    for (int i = 0; weights && i < outputs; i++) error_weight[i] = weights[output_slot[i]];
   }
 
   // `batches`: steps × batch examples; null: all examples at every step. The first step is number `step` + 1.
@@ -387,12 +392,13 @@ template <class T> class Machine {
     T* out = value[shape.layers];
     const long end = padded(chunk.count, L), total = (long)chosen.size();
     if (!shape.cross_entropy) {
-      const T scale = T(2.0 / ((double)total * outputs));
-      for (long o = 0; o < outputs; o++)
+      for (long o = 0; o < outputs; o++) {
+        const T scale = T(2.0 / ((double)total * outputs)) * error_weight[o];
         for (long n = 0; n < end; n += L) {
           T* at = out + o * stride + n;
           store<T>(at, (load(at) - load(chunk.targets + o * stride + n)) * scale);
         }
+      }
     } else {
       const T scale = T(1.0 / (double)total);
       long n = 0;
@@ -487,7 +493,7 @@ template <class T> class Machine {
       } else {
         for (long o = 0; o < outputs; o++) {
           const double miss = (double)out[o * stride + n] - chunk.targets[o * stride + n];
-          error += miss * miss;
+          error += miss * miss * error_weight[o];
         }
         total.loss += error;
       }

@@ -43,6 +43,7 @@ class Examples(Structure):
         ("tokens", c_void_p),
         ("targets", c_void_p),
         ("labels", c_void_p),
+        ("weights", c_void_p),
         ("sparse", c_int32),
     )
 
@@ -316,6 +317,8 @@ class _Machine:
                 part.inputs = self._keep(inputs[replica])
             if data.loss == "mse":
                 part.targets = self._keep(targets[replica])
+            if data.output_weights is not None:
+                part.weights = self._keep(data.output_weights[replica])
             if labels is not None:
                 part.labels = self._keep(labels[replica].to(torch.int32))
             examples.append(part)

@@ -39,6 +39,7 @@ template <class T> class Machine {
   std::vector<uint8_t> counts;
   Examples parts[2];
   std::vector<int64_t> input_slot, output_slot;  // slot of a feature, slot of a target
+  std::vector<T> error_weight;                   // of a slot: what its squared error is multiplied by
   long chunk_limit, lane = 0, stride = 0;        // examples in a chunk; its columns for one time step; all its columns
   std::vector<Block> blocks;
   Buffer<T> gradient, masked, inputs, targets, stream, outputs, back, back_rows, back_mixed;
@@ -58,6 +59,9 @@ template <class T> class Machine {
     input_slot.resize(shape.inputs), output_slot.resize(shape.outputs);
     for (int i = 0; i < shape.inputs; i++) input_slot[ins ? ins[i] : i] = i;
     for (int i = 0; i < shape.outputs; i++) output_slot[outs ? outs[i] : i] = i;
+    error_weight.assign(shape.outputs, T(1));
+    const T* weights = (const T*)parts[0].weights;
+    for (int i = 0; weights && i < shape.outputs; i++) error_weight[output_slot[i]] = weights[i];
   }
 
   void advance(T* theta, T* first, T* second, const T* price, const uint8_t* mask, const Rule& rule, int64_t step,
@@ -91,7 +95,7 @@ template <class T> class Machine {
         for (int t = shape.first_predicted; t < shape.time; t++)
           for (long n = 0; counts[t] && n < some; n++) {
             const double miss = (double)outputs[o * stride + t * lane + n] - targets[o * stride + t * lane + n];
-            total.loss += miss * miss;
+            total.loss += miss * miss * error_weight[o];
           }
     }
     total.loss /= (double)count * shape.outputs * shape.predicted;
@@ -230,13 +234,14 @@ template <class T> class Machine {
   }
 
   void lose(long examples, long here) {
-    const T scale = T(2.0 / ((double)examples * shape.outputs * shape.predicted));
-    for (int o = 0; o < shape.outputs; o++)
+    for (int o = 0; o < shape.outputs; o++) {
+      const T scale = T(2.0 / ((double)examples * shape.outputs * shape.predicted)) * error_weight[o];
       for (long t = shape.first_predicted; t < shape.time; t++)
         for (long n = 0; n < lane; n++) {
           T& at = outputs[o * stride + t * lane + n];
           at = counts[t] && n < here ? (at - targets[o * stride + t * lane + n]) * scale : T(0);
         }
+    }
   }
 
   void backward(const T* theta, bool add) {

@@ -17,7 +17,7 @@ from bimt_engine.analysis.communities import adjusted_rand
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules.stability import align_modules, dependencies, end_labels, stability
-from bimt_engine.analysis.pareto import knee, largest_harmless, non_dominated, pareto
+from bimt_engine.analysis.pareto import by_strength, knee, largest_harmless, non_dominated, pareto, selection_loss
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
@@ -167,6 +167,17 @@ def test_the_largest_harmless_cost_strength_is_judged_by_the_median_of_its_seeds
     assert largest_harmless(points, tolerance=0.05) == 0.01
     assert largest_harmless(points, tolerance=0.5) == 0.1
     assert largest_harmless([], tolerance=0.5) is None
+    assert [(row["cost_strength"], row["runs"], row["loss"]) for row in by_strength(points)] == [
+        (0.001, 3, 0.011),
+        (0.01, 3, 0.012),
+        (0.1, 3, 0.4),
+    ]
+
+
+def test_runs_are_compared_on_validation_rows_where_all_of_them_have_some() -> None:
+    before, now = {"test_prediction_loss": 1.0}, {"test_prediction_loss": 1.0, "validation_prediction_loss": 2.0}
+    assert selection_loss([now, now]) == ("validation_prediction_loss", "validation")
+    assert selection_loss([now, before]) == ("test_prediction_loss", "held-out")
 
 
 def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
