@@ -50,8 +50,8 @@ class Case:
     """One task with known parts.
 
     recipe     whose spec is taken, with `changes` (part of the spec -> field -> value).
-    parts      sets of input names or patterns of names: a neuron's part is the set that moves it most. (): by irreducible representation, or
-               none at all.
+    parts      sets of input names or patterns of names: a neuron's part is the set that moves it most. (): by
+               irreducible representation, or none at all.
     has_truth  False: there is nothing to find, and every module that is claimed is false.
     layer      the neurons that are scored: up to this hidden layer; None: those that the reported partition has.
     methods    those that are compared.
