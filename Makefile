@@ -54,7 +54,7 @@ evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes re
 methods: env  ## vanilla, L1 and BIMT, each in its shortest layout before their wiring is compared; SEEDS=n; writes reports/methods.json
 	@$(PY) -m measurements methods $(if $(SEEDS),--seeds $(SEEDS))
 
-truth: env  ## data whose modules are known, and who finds them; ONLY=name SEEDS=n BUDGET=minutes; writes reports/truth.json
+truth: env-dev  ## data whose modules are known, and who finds them; ONLY=name SEEDS=n BUDGET=minutes; writes reports/truth.json
 	@$(PY) -m measurements truth $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BUDGET),--budget $(BUDGET))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
