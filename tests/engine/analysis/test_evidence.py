@@ -25,7 +25,7 @@ def test_every_architecture_gives_its_evidence_as_json(architecture: str) -> Non
         network, data, plain_spec(**QUICK), seed=0, progress=lambda fraction, note: heard.append(fraction), nulls=2
     )
     document = json.loads(json.dumps(evidence.document(), allow_nan=False))
-    always = {"metrics", "prune_curve", "graph", "modules", "effects", "communities", "readout"}
+    always = {"metrics", "prune_curve", "graph", "modules", "effects", "interior", "communities", "readout"}
     assert set(document) == always | ({"representations"} if data.group is not None else set())
     assert Graph.from_json(document["graph"]) == evidence.graph
     assert document["metrics"]["connections"] == len(document["graph"]["edges"])
