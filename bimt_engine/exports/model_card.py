@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bimt_engine.analysis.interior_statements import cut_statement, interior_statement, partition_statement
 from bimt_engine.analysis.statements import (
     FORMULA_UNITS,
     communities_statement,
@@ -54,6 +55,7 @@ def model_card(
     communities: Document | None = None,
     readout: Document | None = None,
     representations: Document | None = None,
+    interior: Document | None = None,
     verification: Document | None = None,
     seed: int | None = None,
     trained_by: Document | None = None,
@@ -80,6 +82,7 @@ def model_card(
         _numbers(metrics),
         _outputs(metrics.get("outputs") or ()),
         _modules(modules, effects or {}),
+        _interior(interior or {}),
         _formulas(readout or {}),
         _representations(representations),
         _weights_alone(communities or {}),
@@ -165,6 +168,24 @@ def _modules(modules: Sequence[Document], effects: Document) -> str:
         " network as it was trained as well."
     )
     return "## Modules\n\n" + "\n".join(lines) + f"\n\n{how}"
+
+
+def _interior(interior: Document) -> str:
+    if not interior:
+        return ""
+    if "skipped" in interior or not interior["partitions"]:
+        return f"## Inside the modules\n\n{safe(interior_statement(interior))}"
+    partitions = interior["partitions"]
+    order = sorted(range(len(partitions)), key=lambda number: number != interior["primary"])
+    said = []
+    for partition in (partitions[number] for number in order[:MAX_LISTED]):
+        stated = partition_statement(partition)
+        lines = [f"- {safe(group)}" for group in stated.groups[:MAX_LISTED]]
+        if len(stated.groups) > MAX_LISTED:
+            lines.append(f"- and {len(stated.groups) - MAX_LISTED} more")
+        said.append(f"{safe(stated.text)}\n\n" + "\n".join(lines))
+    said += [safe(cut_statement(cut)) for cut in interior["cuts"]]
+    return "## Inside the modules\n\n" + "\n\n".join(said)
 
 
 def _formulas(readout: Document) -> str:
