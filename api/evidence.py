@@ -20,7 +20,6 @@ from store import runs
 from store.errors import DamagedFile, NotFound
 from store.tables import Run
 
-
 PartName = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
@@ -134,6 +133,11 @@ class ModuleOut(ResponseModel):
     supported: bool | None = Field(
         default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
     )
+    verdict: str | None = Field(
+        default=None,
+        description="supported, not supported, not testable (so few neurons live that chance cannot be ruled out), or "
+        "one piece; null in older runs.",
+    )
     why_not: str | None = Field(default=None, description="Where it did not: why.")
     random_groups: int | None = Field(
         default=None, description="Groups of neurons of its size that it was compared with."
@@ -168,15 +172,16 @@ class InteriorOut(ResponseModel):
     """What is inside the modules."""
 
     interior: dict[str, Any] | None = Field(
-        description="Null in runs that were not examined for it. `partitions` of the hidden neurons up to a `layer` into "
-        "`groups` between which nothing passes; `kind` `sum`: the outputs add up what they give, `composition`: later "
-        "layers combine it. Of each two groups the `interaction`, the largest over the outputs, as a share of its "
-        "variance, and the same in the network as trained (`trained_interaction`); `leak`: share of what moves neurons "
-        "that crosses between groups; `p` among `random_partitions` of the same sizes; `verdict` and `why_not`. A group "
-        "has its `neurons`, what it `reads`, what holding it at its mean does to the outputs (`effects`, `strongest`), "
-        "the directions in which it moves them (`says`), and, of products of a group, the irreducible representations "
-        "that it `lies_in`. `primary`: the number of the partition that is drawn. `layers`: groups and trees at each "
-        "depth. `cuts`: the cheapest connections without which one piece falls into parts. `reading` says it in words."
+        description="Null in runs that were not examined for it. `partitions` of the hidden neurons up to a "
+        "`layer` into `groups` between which nothing passes; `kind` `sum`: the outputs add up what they give, "
+        "`composition`: later layers combine it. Of each two groups the `interaction`, the largest over the "
+        "outputs, as a share of its variance, and the same in the network as trained (`trained_interaction`); "
+        "`leak`: share of what moves neurons that crosses between groups; `p` among `random_partitions` of "
+        "the same sizes; `verdict` and `why_not`. A group has its `neurons`, what it `reads`, what holding it "
+        "at its mean does to the outputs (`effects`, `strongest`), the directions in which it moves them "
+        "(`says`), and, of products of a group, the irreducible representations that it `lies_in`. `primary`: "
+        "the number of the partition that is drawn. `layers`: groups and trees at each depth. `cuts`: the "
+        "cheapest connections without which one piece falls into parts. `reading` says it in words."
     )
 
 

@@ -225,11 +225,15 @@ def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -
         "- The statements about modules hold where there were data; elsewhere nothing was tested.",
         f"- The held-out part has {dataset.get('test', 'some')} examples, and pruning used them: it is no pure test.",
     ]
-    unsupported = [safe(m["name"]) for m in modules if not m.get("supported")]
+    verdicts = {safe(m["name"]): module_statement(m, len(modules)).verdict for m in modules if not m.get("supported")}
+    untested = [name for name, verdict in verdicts.items() if verdict == "not testable"]
+    unsupported = [name for name in verdicts if name not in untested]
     if unsupported:
         lines.append(
             f"- Not supported by the tests: {', '.join(unsupported[:MAX_LISTED])}. Do not rely on these parts."
         )
+    if untested:
+        lines.append(f"- Not testable, because too few neurons live: {', '.join(untested[:MAX_LISTED])}.")
     if metrics.get("within_tolerance") is False:
         lines.append("- No pruned network stayed within its tolerance, so nothing that is needed was pruned.")
     lines.append("- One seed is one case: compare the seeds of the job before calling a structure typical.")

@@ -17,7 +17,7 @@ from store import runs
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow
 from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
-from tests.api.makers import House, interior_document, independence_spec, now, publish_runs, submit_job
+from tests.api.makers import House, independence_spec, interior_document, now, publish_runs, submit_job
 
 ADDITION = Spec.model_validate(
     {
@@ -53,6 +53,19 @@ def test_a_module_alone_is_made_once_and_kept(house: House, made: str) -> None:
     onnx = get(house, f"/runs/{made}/modules/A/model.onnx")
     assert (onnx.status_code, len(house.announced)) == (200, told)
     assert "module-A.onnx" in onnx.headers["Content-Disposition"]
+
+
+def test_a_group_inside_a_module_is_made_like_a_module(house: House, made: str) -> None:
+    document = interior_document()
+    document["partitions"][0]["groups"][1]["neurons"] = ["hidden1:0", "hidden2:1"]
+    with house.database.write() as rows:
+        runs.add_body(rows, made, "interior", document)
+    alone = load_weights(get(house, f"/runs/{made}/modules/A2/weights.safetensors?wait=30").data)
+    assert [layer.neurons for layer in alone.network.wiring.hidden_layers] == [1, 1]
+    assert alone.data.feature_names == ("x1", "x2", "x3", "x4")  # its network is untrained: it reads all
+    assert get(house, f"/runs/{made}/modules/A2/model.onnx").status_code == 200
+    answer = get(house, f"/runs/{made}/modules/A9/model.onnx?wait=30")
+    assert "this network has A, B, A1, A2" in answer.json["detail"]
 
 
 def test_a_module_that_is_not_there_is_a_conflict_that_names_those_that_are(house: House, made: str) -> None:
@@ -204,8 +217,11 @@ def test_what_was_not_trained_cannot_be_made(house: House) -> None:
 
 
 def test_runs_are_found_by_what_was_found_in_them(house: House, made: str) -> None:
-    for query, count in (("min_modularity=0.4", 1), ("min_modularity=0.6", 0), ("max_modules=1", 0), ("method=l1", 0),
-        ("reads=x1&moves=y1", 1), ("reads=x1&moves=y2", 0), ("moves=y2", 1), ("reads=x9", 0), ("min_interior_modules=1", 0)):  # fmt: skip
+    found = {
+        "min_modularity=0.4": 1, "min_modularity=0.6": 0, "max_modules=1": 0, "method=l1": 0, "reads=x1&moves=y1": 1,
+        "reads=x1&moves=y2": 0, "moves=y2": 1, "reads=x9": 0, "min_interior_modules=1": 0,
+    }  # fmt: skip
+    for query, count in found.items():
         assert len(get(house, f"/runs?{query}").json["items"]) == count, query
 
 

@@ -74,8 +74,8 @@ CLAIM = {"worker": "w", "lease_seconds": 60}
         lambda session, people, job_id, now: submit(session, people, now),
     ],
     ids=[
-        "runs", "later runs", "runs by evidence", "runs by role", "jobs", "queued jobs", "jobs by tag", "jobs by text", "one job",
-        "unsent jobs", "usage", "claim", "reap", "submit",
+        "runs", "later runs", "runs by evidence", "runs by role", "jobs", "queued jobs", "jobs by tag", "jobs by text",
+        "one job", "unsent jobs", "usage", "claim", "reap", "submit",
     ],
 )  # fmt: skip
 def test_no_query_scans_a_table_that_grows(plans, clock, ask):
