@@ -175,7 +175,7 @@ class StabilityOut(ResponseModel):
         "common way, `partition`. Of each of `modules`, `met_in` counts the runs with a module that moves some of the "
         "same outputs, `same_ends_in` those whose module has exactly the same inputs and outputs, and `supported_in` "
         "those of these in which it is supported. `interior`: of the `examined` runs, `counted_in` have so many "
-        "supported `groups` inside their modules, and `same_roles_in` of these have groups of the same `roles`: what they "
+        "supported `groups` inside their modules, and `same_roles_in` of these have the same `roles`: what they "
         "read and move, or their irreducible representation. `reading` says it in sentences."
     )
 

@@ -16,11 +16,12 @@ from bimt_engine.analysis.interior_statements import (
     cut_statement,
     interior_statement,
     partition_statement,
+    terminals,
 )
 from bimt_engine.analysis.statements import number, percent
 
 MAX_MATRIX = 12  # groups of which the interactions of every two are shown
-MAX_NAMES = 6  # inputs, outputs or representations of a group in a cell
+MAX_NAMES = 6  # outputs or representations of a group in a cell
 SHADES = (0.1, 1.0, 10.0, 100.0)  # of the limit; where the shades of the matrix begin
 
 
@@ -29,7 +30,7 @@ class GroupRow:
     """A group of neurons as a row.
 
     tone     number of its colour in the picture, 1 … 8; None where the picture does not show it.
-    reads, moves, lies_in   names, most first; those beyond MAX_NAMES are counted.
+    reads, moves, lies_in   names, most first; beyond some they are counted.
     effect, trained   on the output that it moves most, in the pruned network and as trained.
     """
 
@@ -99,7 +100,8 @@ def interior(document: Mapping[str, Any] | None, tones: Mapping[str, int]) -> In
 
 def _partition(partition: Mapping[str, Any], tones: Mapping[str, int]) -> PartitionShown:
     groups = partition["groups"]
-    rows = [_row(group, tones.get(group["name"])) for group in groups]
+    # A group that is a whole module has the colour of that module.
+    rows = [_row(group, tones.get(group["name"], tones.get(group["module"]))) for group in groups]
     names = [group["name"] for group in groups]
     matrices = []
     if len(groups) <= MAX_MATRIX:
@@ -124,7 +126,7 @@ def _row(group: Mapping[str, Any], tone: int | None) -> GroupRow:
         tone=tone,
         neurons=len(group["neurons"]),
         trees=group["trees"],
-        reads=_named([read["name"] for read in group["reads"]]),
+        reads=terminals(group) or "nothing",
         moves=_named([moved["output"] for moved in strongest]) or "nothing by 1 %",
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",

@@ -16,6 +16,7 @@ from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import weights_file
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.wiring import Chain
 from bimt_engine.spec import Spec
 
 
@@ -73,18 +74,18 @@ def group_alone(
     Raises ModuleAloneError also where the group has no neuron in the last hidden layer, because later layers then
     combine what it computes with what others do.
     """
+    chain = _chain(network)
     places = _places(network, neurons)
-    if not network.wiring.hidden_layers or not places[network.wiring.hidden_layers[-1].name].any():
+    inner = network.wiring.hidden_layers
+    if not inner or not places[inner[-1].name].any():
         raise ModuleAloneError(
             "Only a group that reaches the last hidden layer can stand alone: of this one, later layers combine what "
             "it computes with what other groups do. Export its whole module."
         )
-    parameters = dict(network.named_parameters())
-    first, last = network.wiring.weight_layers[0], network.wiring.weight_layers[-1]
-    read = (parameters[first.parameter].detach().cpu().numpy()[places[first.target]] != 0).any(axis=0)
-    moved = (parameters[last.parameter].detach().cpu().numpy()[:, places[last.source]] != 0).any(axis=1)
-    if network.wiring.chain is not None:
-        places |= {first.source: read, last.target: moved}
+    values = {name: parameter.detach().cpu().numpy() for name, parameter in network.named_parameters()}
+    first, last = chain.weights[0], chain.weights[-1]
+    places["input"] = (values[first][places[inner[0].name]] != 0).any(axis=0)
+    places["output"] = (values[last][:, places[inner[-1].name]] != 0).any(axis=1)
     return _cut(network, dataset, spec, places, trained, contribution=True)
 
 
@@ -97,11 +98,7 @@ def _cut(
     *,
     contribution: bool,
 ) -> ModuleAlone:
-    chain = network.wiring.chain
-    if chain is None:
-        raise ModuleAloneError(
-            "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
-        )
+    chain = _chain(network)
     width = network.wiring.input_layer.neurons
     if chain.embedding is not None:
         tokens = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=1))
@@ -165,6 +162,15 @@ def _filled(
             parameter.copy_(cut[name])
     small.adopt_orders(orders)
     return small.eval()
+
+
+def _chain(network: Network) -> Chain:
+    chain = network.wiring.chain
+    if chain is None:
+        raise ModuleAloneError(
+            "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
+        )
+    return chain
 
 
 def _places(network: Network, neurons: Sequence[str]) -> dict[str, np.ndarray]:

@@ -43,6 +43,7 @@ def test_the_stored_sentences_are_those_of_the_stored_documents(document: dict) 
     for module in document["modules"]:
         said = module_statement(module, len(document["modules"]))
         assert (said.text, said.reason) == (module["reading"], module["why_not"])
+    # Each module is one group inside, so the verdict adds nothing about these.
     assert verdict(document["modules"]) == document["metrics"]["verdict"]
     assert communities_statement(document["communities"]) == document["communities"]["reading"]
     assert readout_statement(document["readout"], False) == document["readout"]["reading"]
