@@ -91,9 +91,10 @@ def interior(document: Mapping[str, Any] | None, tones: Mapping[str, int]) -> In
     partitions, primary = document["partitions"], document["primary"]
     order = sorted(range(len(partitions)), key=lambda which: which != primary)
     shown = [_partition(partitions[which], tones if which == primary else {}) for which in order]
-    first = partitions[primary] if partitions else {"kind": None}
-    last = document["layers"][-1]["layer"] if document["layers"] else None
-    alone = [group["name"] for group in first["groups"]] if first["kind"] == "sum" and first["layer"] == last else []
+    alone = []
+    if primary is not None:
+        first, last = partitions[primary], document["layers"][-1]["layer"]
+        alone = [group["name"] for group in first["groups"] if (first["kind"], first["layer"]) == ("sum", last)]
     reading = "" if partitions else interior_statement({**document, "cuts": []})
     return InteriorShown(shown, reading, [cut_statement(cut) for cut in document["cuts"]], alone)
 

@@ -159,7 +159,7 @@ def _interior_checks(
     if "skipped" in claimed or not claimed:
         return []
     pruned = saved.network.double().eval()
-    found = examine_interior(
+    found: Document = examine_interior(
         subject,
         Probe(subject, pruned, seed=saved.seed),
         Probe(subject, subject.network, seed=saved.seed),
@@ -172,10 +172,12 @@ def _interior_checks(
     )
     said, says = _partition_lines(claimed), _partition_lines(found)
     checks = [Check("groups inside the modules", said, says, said == says)]
-    verdicts = [[p["verdict"] for p in document["partitions"]] for document in (claimed, found)]
-    checks.append(Check("verdicts on these groups", *verdicts, verdicts[0] == verdicts[1]))
-    sizes = ("largest_interaction", "trained_largest_interaction")
-    claims, here = ([[p[size] for size in sizes] for p in document["partitions"]] for document in (claimed, found))
+    said_so, says_so = ([p["verdict"] for p in document["partitions"]] for document in (claimed, found))
+    checks.append(Check("verdicts on these groups", said_so, says_so, said_so == says_so))
+    claims, here = (
+        [[p["largest_interaction"], p["trained_largest_interaction"]] for p in document["partitions"]]
+        for document in (claimed, found)
+    )
     return [*checks, _matrix("largest interactions of these groups", claims, here)]
 
 

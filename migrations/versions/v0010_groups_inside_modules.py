@@ -68,7 +68,8 @@ def upgrade() -> None:
     )
     for run_id, name in op.get_bind().execute(sa.select(module.c.run_id, module.c.name)).all():
         here = (module.c.run_id == run_id, module.c.name == name)
-        body = json.loads(zlib.decompress(op.get_bind().scalar(sa.select(module.c.body).where(*here))))
+        stored: bytes = op.get_bind().execute(sa.select(module.c.body).where(*here)).scalar_one()
+        body = json.loads(zlib.decompress(stored))
         rows = [
             {"run_id": run_id, "input": read, "partition": OF_MODULES, "part": name}
             for read in list(dict.fromkeys(body.get("inputs") or ()))[:MAX_INPUTS]

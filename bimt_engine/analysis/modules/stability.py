@@ -19,6 +19,7 @@ from bimt_engine.analysis.interior_statements import interior_modules
 from bimt_engine.analysis.statements import stability_statement
 
 Document = Mapping[str, Any]
+Role = tuple[str, tuple[str, ...], tuple[str, ...]]
 OFTEN = 0.5  # of the runs: what occurs less often is not called recurring
 LEAST_READ = 0.05  # of all that moves a group: inputs below do not make its role
 MAX_LISTED = 100  # recurring connections in a report
@@ -131,11 +132,11 @@ def interior_stability(documents: Sequence[Document]) -> dict[str, Any] | None:
     }
 
 
-def _roles(interior: Document) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+def _roles(interior: Document) -> list[Role]:
     """(representation, inputs that it reads, outputs that it moves) of each supported group; one of both is empty."""
     if not interior_modules(interior):
         return []
-    found = []
+    found: list[Role] = []
     for group in interior["partitions"][interior["primary"]]["groups"]:
         if lies_in := group.get("lies_in"):
             found.append((str(lies_in[0]["name"]), (), ()))
