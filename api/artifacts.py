@@ -174,7 +174,9 @@ class StabilityOut(ResponseModel):
         description="`empty`: runs that kept no connection. `agreement`: runs that part inputs and outputs in the most "
         "common way, `partition`. Of each of `modules`, `met_in` counts the runs with a module that moves some of the "
         "same outputs, `same_ends_in` those whose module has exactly the same inputs and outputs, and `supported_in` "
-        "those of these in which it is supported. `reading` says it in sentences."
+        "those of these in which it is supported. `interior`: of the `examined` runs, `counted_in` have so many "
+        "supported `groups` inside their modules, and `same_roles_in` of these have the same `roles`: what they "
+        "read and move, or their irreducible representation. `reading` says it in sentences."
     )
 
 
@@ -242,7 +244,10 @@ def run_probe(path: RunPath, query: WaitQuery) -> Response:
     **MAKING,
 )
 def module_weights(path: ModuleFilePath, query: WaitQuery) -> Response:
-    """One module alone as a network of its own, which reads its inputs and gives its outputs."""
+    """One module alone as a network of its own, which reads its inputs and gives its outputs.
+
+    Of a group inside a module (A2): what it adds to the outputs that it leads to.
+    """
     return _module(path, "safetensors", query.wait)
 
 
@@ -253,7 +258,10 @@ def module_weights(path: ModuleFilePath, query: WaitQuery) -> Response:
     **MAKING,
 )
 def module_onnx(path: ModuleFilePath, query: WaitQuery) -> Response:
-    """One module alone for other programs: the raw columns that it reads as `x`, the targets that it decides as `y`."""
+    """One module alone for other programs: the raw columns that it reads as `x`, the targets that it decides as `y`.
+
+    Of a group inside a module (A2), `y` is what it adds to the outputs that it leads to.
+    """
     return _module(path, "onnx", query.wait)
 
 

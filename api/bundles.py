@@ -171,6 +171,7 @@ def _card(rows: Session, run: Run, **more: Any) -> str:
         communities=found.get("communities"),
         readout=found.get("readout"),
         representations=found.get("representations"),
+        interior=found.get("interior"),
         seed=run.seed,
         trained_by={"device": run.device, "stepper": run.stepper, "replicas": run.replicas},
         hashes={what: sha256 for what, sha256 in hashes.items() if sha256},

@@ -13,12 +13,35 @@ from sqlalchemy.orm import Session
 from api.auth import Access
 from api.problems import Problem
 from api.routing import Resource, answer, binary
-from api.schemas import InPath, Query, ResponseModel
+from api.schemas import PRINTABLE, InPath, Query, ResponseModel
 from api.services import services
 from bimt_engine.analysis.graph import Graph
 from store import runs
 from store.errors import DamagedFile, NotFound
 from store.tables import Run
+
+PartName = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
+
+
+class EvidenceQuery(Query):
+    """Limits on what was found."""
+
+    min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
+    min_interior_modules: int | None = Field(
+        default=None, ge=0, le=1_000_000, description="Supported groups of neurons inside the modules."
+    )
+    max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
+    min_selectivity: float | None = Field(default=None, ge=0, le=1, description="Mean over the modules.")
+    reads: PartName | None = Field(
+        default=None,
+        description="An input that a module, or a group inside one, reads. With `moves`: one that does both.",
+    )
+    moves: PartName | None = Field(
+        default=None,
+        description="An output that a module moves by 1 % of its variance, or that a group inside one moves most.",
+    )
 
 
 class GraphQuery(Query):
@@ -110,6 +133,11 @@ class ModuleOut(ResponseModel):
     supported: bool | None = Field(
         default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
     )
+    verdict: str | None = Field(
+        default=None,
+        description="supported, not supported, not testable (so few neurons live that chance cannot be ruled out), or "
+        "one piece; null in older runs.",
+    )
     why_not: str | None = Field(default=None, description="Where it did not: why.")
     random_groups: int | None = Field(
         default=None, description="Groups of neurons of its size that it was compared with."
@@ -137,6 +165,23 @@ class EffectsOut(ResponseModel):
         "claims, which is what the verdict reads. Both are those of the modules. "
         "`selectivity`, `sufficiency`, `interaction` and `upstream` are described with the modules; `limits` are what "
         "the verdict held them against."
+    )
+
+
+class InteriorOut(ResponseModel):
+    """What is inside the modules."""
+
+    interior: dict[str, Any] | None = Field(
+        description="Null in runs that were not examined for it. `partitions` of the hidden neurons up to a "
+        "`layer` into `groups` between which nothing passes; `kind` `sum`: the outputs add up what they give, "
+        "`composition`: later layers combine it. Of each two groups the `interaction`, the largest over the "
+        "outputs, as a share of its variance, and the same in the network as trained (`trained_interaction`); "
+        "`leak`: share of what moves neurons that crosses between groups; `p` among `random_partitions` of "
+        "the same sizes; `verdict` and `why_not`. A group has its `neurons`, what it `reads`, what holding it "
+        "at its mean does to the outputs (`effects`, `strongest`), the directions in which it moves them "
+        "(`says`), and, of products of a group, the irreducible representations that it `lies_in`. `primary`: "
+        "the number of the partition that is drawn. `layers`: groups and trees at each depth. `cuts`: the "
+        "cheapest connections without which one piece falls into parts. `reading` says it in words."
     )
 
 
@@ -251,7 +296,7 @@ def download(content: bytes, content_type: str, name: str) -> Response:
 
 # --- the routes -----------------------------------------------------------------------------------------------
 
-OF_A_LINK = ("graph", "modules", "effects", "figure")  # what a shared link shows
+OF_A_LINK = ("graph", "modules", "interior", "effects", "figure")  # what a shared link shows
 ALL = (*OF_A_LINK, "prune_curve", "weights")
 
 
@@ -326,6 +371,12 @@ def mount(
         or_not_yet(runs.body(rows, run.id, "effects"), run)
         found = [ModuleOut.model_validate(row.body) for row in runs.modules(rows, run.id)]
         return answer(ModulesOut(modules=found, communities=runs.body(rows, run.id, "communities") or {}))
+
+    @declare("interior", "interior", InteriorOut)
+    def interior(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """The groups of neurons inside the modules, how each partition was tested, and the cheapest cuts."""
+        found = runs.body(rows, run.id, "interior")
+        return answer(InteriorOut(interior=found if run.state == "succeeded" else or_not_yet(found, run)))
 
     @declare("effects", "effects", EffectsOut)
     def effects(rows: Session, run: Run, called: str, path: Any) -> Response:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api import evidence
 from api.auth import Access, audit, caller
-from api.evidence import OutputOut
+from api.evidence import EvidenceQuery, OutputOut
 from api.problems import Problem, invalid
 from api.routing import Resource, answer, cursor, key_of
 from api.schemas import (
@@ -23,7 +23,6 @@ from api.schemas import (
     MemberId,
     Page,
     PageQuery,
-    Query,
     ResponseModel,
     RunId,
 )
@@ -96,16 +95,11 @@ class ModelChange(Body):
     name: NewName | None = Field(default=None, description="The old name is free afterwards; ids stay.")
 
 
-class ModelsQuery(Query):
+class ModelsQuery(EvidenceQuery):
     """Which models. Filters on evidence apply to the newest version."""
 
     q: Annotated[str, Field(max_length=120)] | None = Field(default=None, description="Part of the name or card.")
     everybody: bool = Field(default=False, description="Public models of other teams, too.")
-    min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
-    max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
-    max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
-    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
-    min_selectivity: float | None = Field(default=None, ge=0, le=1, description="Mean over the modules.")
     method: Method | None = None
     dataset: DatasetId | None = Field(default=None, description="A data set of your team.")
     dataset_kind: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9_]+$")] | None = Field(
@@ -134,6 +128,9 @@ class VersionItem(ResponseModel):
     test_metric: float | None
     connections: int | None
     modules: int | None
+    interior_modules: int | None = Field(
+        default=None, description="Supported groups of neurons inside the modules; null: it was not examined for them."
+    )
     modularity: float | None
     selectivity: float | None
     connection_cost: float | None

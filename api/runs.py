@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api import bundles, evidence
 from api.auth import Access, caller
-from api.evidence import OutputOut
+from api.evidence import EvidenceQuery, OutputOut
 from api.jobs import JobPath, JobState
 from api.routing import Resource, answer, binary, cursor, key_of, markdown, text
 from api.schemas import InPath, JobId, Page, PageQuery, Query, ResponseModel, RunId
@@ -26,15 +26,10 @@ class RunPath(InPath):
     run_id: RunId
 
 
-class RunsQuery(Query):
+class RunsQuery(EvidenceQuery):
     """Which runs."""
 
     state: JobState | None = None
-    min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
-    max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
-    max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
-    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
-    min_selectivity: float | None = Field(default=None, ge=0, le=1)
     method: str | None = Field(default=None, max_length=32, description="vanilla, l1, l1_local, l1_swap or bimt.")
     dataset_kind: str | None = Field(default=None, max_length=32, description="formula, uploaded, modular_addition …")
     after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
@@ -80,6 +75,9 @@ class RunItem(ResponseModel):
     test_metric: float | None = None
     connections: int | None = None
     modules: int | None = None
+    interior_modules: int | None = Field(
+        default=None, description="Supported groups of neurons inside the modules; null: it was not examined for them."
+    )
     modularity: float | None = None
     selectivity: float | None = None
     connection_cost: float | None = None
@@ -125,16 +123,8 @@ class SnapshotsOut(ResponseModel):
 
 api = Resource("runs", "One network, trained with one seed and one cost strength, and what was found in it.")
 
-# What runs are searched by, as store.runs.with_evidence names it.
-EVIDENCE = {
-    "min_modules",
-    "max_modules",
-    "max_connections",
-    "min_modularity",
-    "min_selectivity",
-    "method",
-    "dataset_kind",
-}
+# What runs are searched by, as store.runs.search names it.
+EVIDENCE = {*EvidenceQuery.model_fields, "method", "dataset_kind"}
 
 
 @api.route("get", "/jobs/<string:job_id>/runs", requires=Access.READ, answers={200: RunPage})

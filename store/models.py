@@ -46,11 +46,9 @@ from store import runs
 from store.columns import Base, CompressedJson, Identifier, Utc, is_id, new_id, one_of, small_json
 from store.database import Page, insert_into, matches, newest_first
 from store.errors import Conflict, NotFound
+from store.runs.search import with_evidence
 from store.runs.tables import Run
 from store.teams import new_secret
-
-VISIBILITIES = ("private", "team", "unlisted", "public")
-
 
 VISIBILITIES = ("private", "team", "unlisted", "public")
 ABOUT = ("run", "module", "neuron", "connection")  # what an annotation can be about
@@ -258,13 +256,13 @@ def page(
     """The team's models, with `everybody` also the public models of all teams, newest first.
 
     q          looked for in names and cards
-    evidence   limits on the newest version as in runs.with_evidence: min_modules, max_connections, …
+    evidence   limits on the newest version as in runs.search.with_evidence: min_modules, max_connections, …
     """
     listed = and_(readable(reader), Model.team_id == reader.team_id)
     query: Select[Any] = select(Model).where(or_(listed, Model.visibility == "public") if everybody else listed)
     newest = and_(ModelVersion.model_id == Model.id, ModelVersion.number == Model.versions)
     query = query.join(ModelVersion, newest).join(Run, Run.id == ModelVersion.run_id)
-    query = runs.with_evidence(query, **evidence)
+    query = with_evidence(query, **evidence)
     if q:
         query = query.where(or_(matches(Model.name, q), matches(ModelVersion.card, q)))
     return newest_first(session, query, Model.id, after=after, limit=limit)

@@ -30,7 +30,7 @@ from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.errors import BimtError
-from bimt_engine.exports.module_alone import module_alone
+from bimt_engine.exports.module_alone import group_alone, module_alone
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import SavedNetwork, load_weights
 from bimt_engine.fingerprint import spec_hash
@@ -109,12 +109,16 @@ class Request:
         run = self.document["run"]
         return {"run": run["id"], "seed": str(run["seed"]), "spec_sha256": spec_hash(run["spec"])}
 
-    def neurons_of(self, module: str) -> list[str]:
-        """Raises Refusal where there is no such module."""
-        found = {one["name"]: one["neurons"] for one in self.document["modules"]}
-        if module not in found:
-            raise Refusal(f"There is no module `{module}`; this network has {', '.join(sorted(found)) or 'none'}.")
-        return list(found[module])
+    def part(self, name: str) -> tuple[list[str], bool]:
+        """(neurons of a module, False), or (those of a group inside one, True). Raises Refusal where there is none."""
+        modules, groups = (
+            {one["name"]: list(one["neurons"]) for one in self.document.get(kind) or ()}
+            for kind in ("modules", "groups")
+        )
+        if name not in modules | groups:
+            there = ", ".join([*sorted(modules), *sorted(groups)])
+            raise Refusal(f"There is no module `{name}`; this network has {there or 'none'}.")
+        return (groups[name], True) if name in groups else (modules[name], False)
 
 
 @lru_cache(maxsize=CACHED)
@@ -195,11 +199,11 @@ def _embedding(request: Request) -> Answer:
 
 @handles("module")
 def _module(request: Request) -> Answer:
-    """One module alone, as weights and for other programs."""
+    """One module alone, or one group inside a module, as weights and for other programs."""
     letter, saved = request.asked["module"], request.saved
-    alone = module_alone(
-        saved.network, request.saved.data, saved.spec, request.neurons_of(letter), trained=saved.trained
-    )
+    neurons, is_group = request.part(letter)
+    cut_out = group_alone if is_group else module_alone
+    alone = cut_out(saved.network, request.saved.data, saved.spec, neurons, trained=saved.trained)
     return Answer(
         files={
             f"module-{letter}.safetensors": alone.weights(seed=saved.seed),

@@ -91,10 +91,16 @@ def _network(loader: InputLoader) -> dict[str, Any]:
 
 
 def _modules(loader: InputLoader) -> dict[str, Any]:
-    """Which neurons each module holds."""
+    """Which neurons each module holds, and each group of the partition that is told first."""
+    run_id = loader.claim.spec["run_id"]
     with loader.context.database.read() as session:
-        found = runs.modules(session, loader.claim.spec["run_id"])
-        return {"modules": [{"name": module.name, "neurons": module.body["neurons"]} for module in found]}
+        found = runs.modules(session, run_id)
+        interior = runs.body(session, run_id, "interior") or {}
+    partition = interior["partitions"][interior["primary"]] if interior.get("primary") is not None else {}
+    return {
+        "modules": [{"name": module.name, "neurons": module.body["neurons"]} for module in found],
+        "groups": [{"name": one["name"], "neurons": one["neurons"]} for one in partition.get("groups") or ()],
+    }
 
 
 def _documents(loader: InputLoader) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _documents(loader: InputLoader) -> dict[str, Any]:
 def _published(session: Session, run_id: str) -> dict[str, Any]:
     bodies, graph = runs.bodies(session, run_id), runs.graph(session, run_id)
     modules = [module.body for module in runs.modules(session, run_id)]
-    return {name: bodies.get(name) for name in ("metrics", "effects")} | {
+    return {name: bodies.get(name) for name in ("metrics", "effects", "interior")} | {
         "graph": graph and graph.body,
         "modules": modules,
     }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from bimt_engine.analysis.interior_statements import interior_modules
 from store import runs
 from store.errors import LostLease
 from store.files import Files, StoredFile
@@ -24,7 +25,8 @@ log = logging.getLogger("worker")
 FLUSH_SECONDS = 1.0  # often enough for a curve that is being watched
 FLUSH_SHARE = 0.02  # of the job's age: long jobs are written less often, in larger pieces
 MAX_LINE = 4000  # characters of one log line that are kept
-OF_SOME_RUNS = ("representations",)  # parts of the evidence that only some data have
+OF_SOME_RUNS = ("interior", "representations")  # parts of the evidence that not every run has
+OF_A_PARTITION = ("layer", "kind", "largest_interaction", "trained_largest_interaction", "p", "verdict")
 # What runs are listed by, taken from the metrics where the evidence has it; the first that is there names the test.
 TEST_METRICS = ("test_accuracy", "test_prediction_loss")
 
@@ -172,6 +174,7 @@ def read_result(path: Path, files: Files) -> RunResult:
         graph={"neurons": nodes, "connections": connections, "body": graph},
         clusterings=_clusterings(document["modules"], communities),
         modules=document["modules"],
+        groups=_groups(document.get("interior") or {}),
         effects=document["effects"],
         prune_curve=document["prune_curve"],
         bodies={
@@ -196,7 +199,7 @@ def _put(names: dict[str, str], folder: Path, files: Files) -> dict[str, StoredF
 
 def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
     document, metrics = result["document"], result["document"]["metrics"]
-    modules = document["modules"]
+    modules, interior = document["modules"], document.get("interior") or {"skipped": "an older engine"}
     name = next((name for name in TEST_METRICS if name in metrics), None)
     selectivities = [module["selectivity"] for module in modules if module.get("selectivity") is not None]
     return {
@@ -204,10 +207,30 @@ def _summary(result: dict[str, Any], connections: int) -> dict[str, Any]:
         "test_metric": metrics.get(name) if name else None,
         "connections": connections,
         "modules": len(modules),
+        "interior_modules": None if "skipped" in interior else interior_modules(interior),
         "modularity": (document.get("communities") or {}).get("modularity"),
         "selectivity": sum(selectivities) / len(selectivities) if selectivities else None,
         "connection_cost": metrics.get("connection_cost"),
     }
+
+
+def _groups(interior: dict[str, Any]) -> list[dict[str, Any]]:
+    """The groups of all partitions as rows."""
+    return [
+        {
+            "partition": number,
+            "is_primary": number == interior["primary"],
+            **{name: partition[name] for name in OF_A_PARTITION},
+            **{name: group[name] for name in ("name", "module", "trees", "selectivity")},
+            "neurons": len(group["neurons"]),
+            "moves": group["strongest"][0]["output"] if group["strongest"] else None,
+            "effect": max(group["effects"], default=None),
+            "representation": next((part["name"] for part in group.get("lies_in") or ()), None),
+            "reads": [(one["name"], one["share"]) for one in group["reads"]],
+        }
+        for number, partition in enumerate(interior.get("partitions") or ())
+        for group in partition["groups"]
+    ]
 
 
 def _clusterings(modules: list[dict[str, Any]], communities: dict[str, Any]) -> list[dict[str, Any]]:

@@ -88,10 +88,8 @@ def _fitting(named: list[Neuron], place: Mapping[str, tuple[float, float]], wire
 
 
 def module_tones(graph: Graph) -> dict[str, int]:
-    """Name of a module, or of a group inside one → number of its colour, 1 … 8."""
-    letters = sorted({n.module for n in graph.neurons if n.module}, key=lambda m: (len(m), m))
-    tones = {letter: i % TONES + 1 for i, letter in enumerate(letters)}
-    return tones | {part: i % TONES + 1 for i, part in enumerate(graph.parts)}
+    """Name of a part (a group inside a module, or a module without groups) → number of its colour, 1 … 8."""
+    return {part: i % TONES + 1 for i, part in enumerate(graph.parts)}
 
 
 def _layer_order(graph: Graph) -> list[str]:

@@ -16,6 +16,7 @@ from api.evidence import heaviest, stored_bytes
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import after, known, pretty
+from api.pages.inside import interior
 from api.pages.network_svg import module_tones, network_picture, picture_file
 from api.problems import Problem, field_errors
 from api.schemas import RunId
@@ -41,10 +42,12 @@ MAX_WEIGHTS = 60_000  # … up to this size; of others a worker makes a film
 MODEL_FILTERS = (
     ("min_modules", "Modules, at least"),
     ("max_modules", "Modules, at most"),
+    ("min_interior_modules", "Groups inside, at least"),
     ("max_connections", "Connections, at most"),
     ("min_modularity", "Modularity Q, at least"),
     ("min_selectivity", "Selectivity, at least"),
 )
+ROLE_FILTERS = (("reads", "A part reads the input"), ("moves", "A part moves the output"))
 VISIBILITIES = {
     "private": "only its author",
     "team": "the team",
@@ -101,13 +104,15 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
     found = [module.body for module in runs.modules(rows, run.id)]
     figures = [figure.name for figure in runs.figures(rows, run.id)]
     metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
+    tones = module_tones(whole) if whole else {}
     return {
         "picture": network_picture(graph, title=title) if graph else None,
         "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
         "drawn_here": graph is not None and _is_drawn_here(run, graph),
         "switches": switches(graph) if graph else [],
-        "modules": presenters.modules(found, module_tones(whole) if whole else {}),
+        "modules": presenters.modules(found, tones),
+        "inside": interior(documents.get("interior"), tones),
         "verdict": metrics.get("verdict"),
         "random_groups": effects.get("random_groups"),
         "matrices": presenters.effect_matrices(found, str(effects.get("judged_by") or "mean")),
@@ -205,6 +210,7 @@ def model_list() -> str:
         next_page=found.after,
         asked=request.args,
         model_filters=MODEL_FILTERS,
+        role_filters=ROLE_FILTERS,
         methods=get_args(Method),
         dataset_kinds={name: kind.label for name, kind in KINDS.items()},
         datasets=ready,

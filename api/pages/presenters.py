@@ -50,15 +50,15 @@ class ModuleCard:
 
     inputs, outputs   names of the columns that it reads and of the outputs that it decides.
     statements        the numbers behind it, and why it is not supported, in sentences.
-    tone              number of its colour in the picture, 1 … 8.
+    tone              number of its colour in the picture, 1 … 8; None where the picture has the colours of its groups.
     """
 
     name: str
-    tone: int
+    tone: int | None
     inputs: list[str]
     outputs: list[str]
     statements: list[str]
-    supported: bool | None
+    verdict: str | None
     neurons: int
     connections: int
     selectivity: float | None
@@ -70,11 +70,11 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
     return [
         ModuleCard(
             name=str(body.get("name", "")),
-            tone=tones.get(str(body.get("name", "")), index % 8 + 1),
+            tone=tones.get(str(body.get("name", "")), None if tones else index % 8 + 1),
             inputs=list(body.get("inputs") or []),
             outputs=list(body.get("outputs") or []),
             statements=module_sentences(body, len(bodies)),
-            supported=body.get("supported"),
+            verdict=module_statement(body, len(bodies)).verdict,
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
             selectivity=_rounded(body.get("selectivity")),
@@ -89,7 +89,7 @@ def module_sentences(body: Mapping[str, Any], count: int) -> list[str]:
     said = module_statement(body, count)
     if not said.evidence:
         return [sentence(said.text)] if said.text else []  # a run of an older version has this one sentence
-    return [sentence(clause) for clause in (*said.evidence, said.reason and f"not supported: {said.reason}") if clause]
+    return [sentence(clause) for clause in (*said.evidence, said.reason and f"{said.verdict}: {said.reason}") if clause]
 
 
 # --- outputs and effects ---------------------------------------------------------------------------------

@@ -151,11 +151,18 @@ def interior_verdict(document: Document) -> str | None:
     if "skipped" in document or document.get("primary") is None:
         return None
     partition = document["partitions"][document["primary"]]
+    if not parts_modules(partition):
+        return None
     verdict, reason = partition_verdict(partition)
     names = listed([group["name"] for group in partition["groups"]])
     found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "
     found += KINDS[partition["kind"]]
     return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
+
+
+def parts_modules(partition: Document) -> bool:
+    """Whether some module has several groups; where each has one, the groups are the modules told once more."""
+    return len({group["module"] for group in partition["groups"]}) < len(partition["groups"])
 
 
 def interior_modules(document: Document) -> int:

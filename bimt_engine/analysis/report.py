@@ -84,6 +84,7 @@ class ModuleDocument(TypedDict):
     sufficiency       what is left of its outputs when only this module is kept.
     trained_effect    least effect on an output of its own in the network as trained; trained_leak: greatest on others.
     random_groups     how many it was compared with; all_groups_tried: there are no more of its size.
+    verdict           supported, not supported, not testable, one piece.
     why_not           why it is not supported. reading: all of it in one sentence (`statements.module_statement`).
     """
 
@@ -100,6 +101,7 @@ class ModuleDocument(TypedDict):
     random_groups: int
     all_groups_tried: bool
     supported: bool
+    verdict: str
     why_not: str | None
     reading: str
 

@@ -180,6 +180,7 @@ class ModuleStatement:
     inputs     the features that it reads; outputs: the targets that it decides.
     what       clause: what it reads and decides.
     evidence   clauses: the numbers behind it, in the pruned network and in the network as trained.
+    verdict    supported, not supported, not testable, one piece; None of a document that does not say.
     reason     clause: why it is not supported; None where it is, and where the network is one piece.
     text       all of it in one sentence, without a full stop: the stored field `reading`.
     """
@@ -191,6 +192,7 @@ class ModuleStatement:
     evidence: tuple[str, ...]
     reason: str | None
     text: str
+    verdict: str | None = None
 
 
 def module_statement(module: Document, modules: int) -> ModuleStatement:
@@ -207,14 +209,15 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
     effects = module.get("effects") or {}
     if not outputs or any(output not in effects for output in outputs) or "trained_leak" not in module:
         reason = module.get("why_not")
-        return ModuleStatement(name, inputs, outputs, what, (), reason, str(module.get("reading", "")))
+        said = {True: "supported", False: "not supported", None: None}[module.get("supported")]
+        return ModuleStatement(name, inputs, outputs, what, (), reason, str(module.get("reading", "")), said)
     own = [_value(effects[output].get("mean")) for output in outputs]
     others = [_value(effect.get("mean")) for output, effect in effects.items() if output not in outputs]
     worst = max(others, default=0.0)
     strength = f"effect {min(own):.2f}"
     if modules == 1:
         one = f"the whole network in one piece ({strength})"
-        return ModuleStatement(name, inputs, outputs, what, (one,), None, f"module {name} {what}: {one}")
+        return ModuleStatement(name, inputs, outputs, what, (one,), None, f"module {name} {what}: {one}", "one piece")
     leak = module["trained_leak"]
     apart = "there are no others" if leak is None else f"others {_below(worst)}"
     end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
@@ -225,31 +228,32 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
         f"in the network as trained its neurons move {listed(outputs)} by {_value(module['trained_effect']):.2f} of "
         f"{'its' if len(outputs) == 1 else 'their'} variance{beside}",
     )
-    reason = None if module.get("supported") else not_supported(module, modules)
-    clauses = [*evidence, *([f"not supported: {reason}"] if reason else [])]
+    told, reason = ("supported", None) if module.get("supported") else not_supported(module, modules)
+    clauses = [*evidence, *([f"{told}: {reason}"] if reason else [])]
     what += end
-    return ModuleStatement(name, inputs, outputs, what, evidence, reason, f"module {name} {what}: {'; '.join(clauses)}")
+    text = f"module {name} {what}: {'; '.join(clauses)}"
+    return ModuleStatement(name, inputs, outputs, what, evidence, reason, text, told)
 
 
-def not_supported(module: Document, modules: int) -> str:
-    """Why a module is not supported, as a clause that stands alone: the stored field `why_not`."""
+def not_supported(module: Document, modules: int) -> tuple[str, str]:
+    """(not supported | not testable, why as a clause that stands alone): the stored fields `verdict`, `why_not`."""
     name, leak, carries = module["name"], _value(module["trained_leak"] or 0.0), _value(module["trained_effect"])
     if leak >= LEAK:
-        return (
+        return "not supported", (
             f"in the network as trained, the neurons of {name} also move other outputs (by {leak:.2g} of "
             "their variance): pruning made this separation, training did not"
         )
     if carries < CARRIES:
-        return (
+        return "not supported", (
             f"in the network as trained, the neurons of {name} carry only {carries:.2g} of the variance of "
             f"{listed(_names(module, 'outputs'))}, where {CARRIES:g} is asked for: other neurons carry the rest"
         )
     if module["all_groups_tried"] and module["random_groups"] < 1 / SIGNIFICANT * modules:
-        return (
+        return "not testable", (
             f"so few neurons live that only {module['random_groups']} other groups are of the size of "
             f"{name}: chance cannot be ruled out"
         )
-    return f"random groups of neurons do as well as {name}"
+    return "not supported", f"random groups of neurons do as well as {name}"
 
 
 def verdict(modules: Sequence[Document]) -> str:
@@ -261,9 +265,11 @@ def verdict(modules: Sequence[Document]) -> str:
         return "No separate module is supported: the pruned network is one piece."
     if len(supported) == len(modules):
         return f"All {len(modules)} modules are supported: {listed(supported)}."
-    reasons = [module["why_not"] for module in modules if not module["supported"]]
-    start = f"Supported: {listed(supported)}. Not supported" if supported else "No module is supported"
-    return f"{start}: {'; '.join(reasons)}."
+    said = [f"Supported: {listed(supported)}."] if supported else []
+    for which, alone in (("not supported", "No module is supported"), ("not testable", "No module is testable")):
+        if reasons := [module["why_not"] for module in modules if module["verdict"] == which]:
+            said.append(f"{which.capitalize() if said else alone}: {'; '.join(reasons)}.")
+    return " ".join(said)
 
 
 def _below(value: float) -> str:
@@ -471,7 +477,20 @@ def stability_statement(document: Document) -> StabilityStatement:
     modules = tuple(_recurring_module(module, runs) for module in document["modules"])
     came_back = "; ".join(module.text for module in modules[:MAX_NAMED])
     text = f"{said}. A module with exactly these inputs and outputs: {came_back}."
+    if inside := document.get("interior"):
+        text = f"{text} {_stable_inside(inside)}"
     return StabilityStatement(runs, empty, document["agreement"], partition, modules, text)
+
+
+def _stable_inside(inside: Document) -> str:
+    """How far runs agree on the supported groups inside their modules."""
+    examined, groups = inside["examined"], inside["groups"]
+    said = f"Inside, {inside['counted_in']} of {examined} runs have {counted(groups, 'supported group')}"
+    if not groups:
+        return f"{said}."
+    roles = [role["representation"] or _arrow(role["reads"], role["moves"]) for role in inside["roles"]]
+    shown = " | ".join(roles[:MAX_NAMED]) + (f" and {len(roles) - MAX_NAMED} more" if len(roles) > MAX_NAMED else "")
+    return f"{said}, {inside['same_roles_in']} with the same roles ({shown})."
 
 
 def _recurring_module(module: Document, runs: int) -> RecurringModule:
@@ -845,6 +864,9 @@ def network_statement(graph: Graph) -> str:
             listed([neuron_label(n) for n in there[layer] if n.module == letter]) for layer in (first, last)
         )
         said.append(f"Module {letter} leads from {reads or 'no input'} to {decides or 'no output'}.")
+    if groups := graph.meta.get("groups"):
+        named = [f"{name} {label}" for name, label in list(groups.items())[:MAX_NETWORK_MODULES]]
+        said.append(f"Colours are groups inside: {'; '.join(named)}.")
     return " ".join(said)
 
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.modules.effects import DOS, Probe
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules
+from bimt_engine.analysis.modules.interior import examine_interior
 from bimt_engine.analysis.report import Evidence
 from bimt_engine.analysis.statements import verification_statement
 from bimt_engine.data.dataset import Dataset
@@ -57,7 +58,8 @@ def verify(
     """Compute pruning, modules and effects again and say whether they agree with the claims; a JSON-able document.
 
     dataset   the run's data, made again from its spec and seed.
-    claimed   the published documents by name: metrics, graph, modules, effects; what is missing is not checked.
+    claimed   the published documents by name: metrics, graph, modules, effects, interior; what is missing is not
+              checked.
     again     also prune the trained network again, which takes as long as the evidence did.
     """
     progress(0.0, "the stored network")
@@ -72,6 +74,7 @@ def verify(
         )
         report = _examined(saved, subject)
         checks = [*_data_checks(saved, dataset), *_stored_checks(saved, subject, report, claimed)]
+        checks += _interior_checks(saved, subject, report, claimed.get("interior") or {})
     if again:
         # Here, because it brings half of all that the engine imports, which other operations do without.
         from bimt_engine.analysis.evidence import gather_evidence
@@ -147,6 +150,43 @@ def _stored_checks(
             checks.append(_matrix(f"effects ({do})", matrices[do], report.effects["matrices"][do]))
         checks.append(_matrix("p-values (Holm)", claimed["effects"]["p_holm"], report.effects["p_holm"]))
     return checks
+
+
+def _interior_checks(
+    saved: SavedNetwork, subject: AnalysisContext, report: ModuleReport, claimed: Document
+) -> list[Check]:
+    """The partitions inside the modules; their cuts, which follow from them, are not computed again."""
+    if "skipped" in claimed or not claimed:
+        return []
+    pruned = saved.network.double().eval()
+    found: Document = examine_interior(
+        subject,
+        Probe(subject, pruned, seed=saved.seed),
+        Probe(subject, subject.network, seed=saved.seed),
+        {name: p.detach().numpy() for name, p in pruned.named_parameters()},
+        {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers},
+        module_of=report.module_of,
+        costs={},
+        random_partitions=saved.spec.evidence.random_groups,
+        seed=saved.seed,
+    )
+    said, says = _partition_lines(claimed), _partition_lines(found)
+    checks = [Check("groups inside the modules", said, says, said == says)]
+    said_so, says_so = ([p["verdict"] for p in document["partitions"]] for document in (claimed, found))
+    checks.append(Check("verdicts on these groups", said_so, says_so, said_so == says_so))
+    claims, here = (
+        [[p["largest_interaction"], p["trained_largest_interaction"]] for p in document["partitions"]]
+        for document in (claimed, found)
+    )
+    return [*checks, _matrix("largest interactions of these groups", claims, here)]
+
+
+def _partition_lines(interior: Document) -> list[dict[str, Any]]:
+    """What tells a partition from another; names of groups follow their effects, which may be equal."""
+    return [
+        {"layer": p["layer"], "kind": p["kind"], "groups": sorted(sorted(group["neurons"]) for group in p["groups"])}
+        for p in interior["partitions"]
+    ]
 
 
 def _pruned_again(evidence: Evidence, claimed: Document) -> list[Check]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bimt_engine.analysis.interior_statements import cut_statement, interior_statement, partition_statement
 from bimt_engine.analysis.statements import (
     FORMULA_UNITS,
     communities_statement,
@@ -54,6 +55,7 @@ def model_card(
     communities: Document | None = None,
     readout: Document | None = None,
     representations: Document | None = None,
+    interior: Document | None = None,
     verification: Document | None = None,
     seed: int | None = None,
     trained_by: Document | None = None,
@@ -80,6 +82,7 @@ def model_card(
         _numbers(metrics),
         _outputs(metrics.get("outputs") or ()),
         _modules(modules, effects or {}),
+        _interior(interior or {}),
         _formulas(readout or {}),
         _representations(representations),
         _weights_alone(communities or {}),
@@ -167,6 +170,24 @@ def _modules(modules: Sequence[Document], effects: Document) -> str:
     return "## Modules\n\n" + "\n".join(lines) + f"\n\n{how}"
 
 
+def _interior(interior: Document) -> str:
+    if not interior:
+        return ""
+    if "skipped" in interior or not interior["partitions"]:
+        return f"## Inside the modules\n\n{safe(interior_statement(interior))}"
+    partitions = interior["partitions"]
+    order = sorted(range(len(partitions)), key=lambda number: number != interior["primary"])
+    said = []
+    for partition in (partitions[number] for number in order[:MAX_LISTED]):
+        stated = partition_statement(partition)
+        lines = [f"- {safe(group)}" for group in stated.groups[:MAX_LISTED]]
+        if len(stated.groups) > MAX_LISTED:
+            lines.append(f"- and {len(stated.groups) - MAX_LISTED} more")
+        said.append(f"{safe(stated.text)}\n\n" + "\n".join(lines))
+    said += [safe(cut_statement(cut)) for cut in interior["cuts"]]
+    return "## Inside the modules\n\n" + "\n\n".join(said)
+
+
 def _formulas(readout: Document) -> str:
     if not readout.get("outputs"):
         return f"## Formulas\n\n{safe(readout['reading'])}" if readout.get("reading") else ""
@@ -204,11 +225,15 @@ def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -
         "- The statements about modules hold where there were data; elsewhere nothing was tested.",
         f"- The held-out part has {dataset.get('test', 'some')} examples, and pruning used them: it is no pure test.",
     ]
-    unsupported = [safe(m["name"]) for m in modules if not m.get("supported")]
+    verdicts = {safe(m["name"]): module_statement(m, len(modules)).verdict for m in modules if not m.get("supported")}
+    untested = [name for name, verdict in verdicts.items() if verdict == "not testable"]
+    unsupported = [name for name in verdicts if name not in untested]
     if unsupported:
         lines.append(
             f"- Not supported by the tests: {', '.join(unsupported[:MAX_LISTED])}. Do not rely on these parts."
         )
+    if untested:
+        lines.append(f"- Not testable, because too few neurons live: {', '.join(untested[:MAX_LISTED])}.")
     if metrics.get("within_tolerance") is False:
         lines.append("- No pruned network stayed within its tolerance, so nothing that is needed was pruned.")
     lines.append("- One seed is one case: compare the seeds of the job before calling a structure typical.")

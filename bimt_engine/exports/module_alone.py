@@ -1,4 +1,4 @@
-"""One module as a network of its own: its neurons, the inputs it reads and the outputs it decides, and nothing else."""
+"""One module, or one group inside a module, as a network of its own: its neurons, what it reads and what it moves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import weights_file
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.wiring import Chain
 from bimt_engine.spec import Spec
 
 
@@ -58,12 +59,46 @@ def module_alone(
     trained   the network as training left it, its neurons in the same slots; None: the pruned one again.
     Raises ModuleAloneError for networks other than perceptrons, and for neurons that are not a module.
     """
-    chain = network.wiring.chain
-    if chain is None:
-        raise ModuleAloneError(
-            "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
-        )
+    return _cut(network, dataset, spec, _places(network, neurons), trained, contribution=False)
+
+
+def group_alone(
+    network: Network, dataset: Dataset, spec: Spec, neurons: Sequence[str], *, trained: Network | None = None
+) -> ModuleAlone:
+    """Cut a group of hidden neurons out of a pruned network, with the inputs it reads and the outputs it leads to.
+
+    What it gives is its contribution to these outputs, without their bias and mean: where the outputs add up what
+    several groups give, the contributions of all and what the network gives for no group sum to its prediction.
+
+    neurons   ids of hidden neurons; the other parameters are those of `module_alone`.
+    Raises ModuleAloneError also where the group has no neuron in the last hidden layer, because later layers then
+    combine what it computes with what others do.
+    """
+    chain = _chain(network)
     places = _places(network, neurons)
+    inner = network.wiring.hidden_layers
+    if not inner or not places[inner[-1].name].any():
+        raise ModuleAloneError(
+            "Only a group that reaches the last hidden layer can stand alone: of this one, later layers combine what "
+            "it computes with what other groups do. Export its whole module."
+        )
+    values = {name: parameter.detach().cpu().numpy() for name, parameter in network.named_parameters()}
+    first, last = chain.weights[0], chain.weights[-1]
+    places["input"] = (values[first][places[inner[0].name]] != 0).any(axis=0)
+    places["output"] = (values[last][:, places[inner[-1].name]] != 0).any(axis=1)
+    return _cut(network, dataset, spec, places, trained, contribution=True)
+
+
+def _cut(
+    network: Network,
+    dataset: Dataset,
+    spec: Spec,
+    places: dict[str, np.ndarray],
+    trained: Network | None,
+    *,
+    contribution: bool,
+) -> ModuleAlone:
+    chain = _chain(network)
     width = network.wiring.input_layer.neurons
     if chain.embedding is not None:
         tokens = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=1))
@@ -78,7 +113,7 @@ def module_alone(
     decided = network.output_order.cpu().numpy()[kept[-1]]
     if any(len(slots) == 0 for slots in kept):
         raise ModuleAloneError("These neurons are no module: a module has some in every layer, inputs and outputs too.")
-    data = _cut_data(dataset, np.sort(read), np.sort(decided))
+    data = _cut_data(dataset, np.sort(read), np.sort(decided), contribution=contribution)
     ends = [live, *kept[1:]]
     coordinates = [
         layer.positions.double().numpy()[slots].tolist()
@@ -94,7 +129,7 @@ def module_alone(
     orders = {"output": _ranks(decided)} | ({} if chain.embedding is not None else {"input": _ranks(read)})
 
     def built(whole: Network) -> Network:
-        return _filled(asked, data, whole, kept, live, orders)
+        return _filled(asked, data, whole, kept, live, orders, contribution=contribution)
 
     return ModuleAlone(built(network), built(trained if trained is not None else network), cut, data)
 
@@ -106,8 +141,10 @@ def _filled(
     kept: list[np.ndarray],
     live: np.ndarray,
     orders: dict[str, Tensor],
+    *,
+    contribution: bool,
 ) -> Network:
-    """The small network with the whole one's weights between the kept places."""
+    """The small network with the whole one's weights between the kept places; a contribution has no output bias."""
     small = build_network(asked, data, precision="float64", generator=torch.Generator().manual_seed(0))
     values = {name: parameter.detach().double().cpu() for name, parameter in whole.named_parameters()}
     parts = [torch.from_numpy(slots) for slots in kept]
@@ -115,6 +152,9 @@ def _filled(
     for number, (before, after) in enumerate(pairwise(parts)):
         cut[f"weights.{number}"] = values[f"weights.{number}"][after][:, before]
         cut[f"biases.{number}"] = values[f"biases.{number}"][after]
+    if contribution:
+        last = f"biases.{len(parts) - 2}"
+        cut[last] = torch.zeros_like(cut[last])
     if "embedding" in values:
         cut["embedding"] = values["embedding"][:, torch.from_numpy(live)]
     with torch.no_grad():
@@ -122,6 +162,15 @@ def _filled(
             parameter.copy_(cut[name])
     small.adopt_orders(orders)
     return small.eval()
+
+
+def _chain(network: Network) -> Chain:
+    chain = network.wiring.chain
+    if chain is None:
+        raise ModuleAloneError(
+            "Only a module of a perceptron can stand alone: in this network all blocks share one stream."
+        )
+    return chain
 
 
 def _places(network: Network, neurons: Sequence[str]) -> dict[str, np.ndarray]:
@@ -135,11 +184,15 @@ def _places(network: Network, neurons: Sequence[str]) -> dict[str, np.ndarray]:
     return places
 
 
-def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray) -> Dataset:
-    """The shape of the data that the module sees: the columns it reads, the targets it decides, and no rows."""
+def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray, *, contribution: bool) -> Dataset:
+    """The shape of the data that the module sees: the columns it reads, the targets it decides, and no rows.
+
+    A contribution is a part of a sum: it has the unit of the target, and not its mean.
+    """
     columns, targets = read.tolist(), decided.tolist()
     inputs = np.zeros((0, len(columns)), dataset.train_inputs.dtype)
     answers = np.zeros((0, len(targets)))
+    scaling = _cut_scaling(dataset.target_scaling, targets)
     return replace(
         dataset,
         train_inputs=inputs,
@@ -150,12 +203,16 @@ def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray) -> Datase
         feature_names=tuple(dataset.feature_names[i] for i in columns),
         target_names=tuple(dataset.target_names[i] for i in targets),
         input_scaling=_cut_scaling(dataset.input_scaling, columns),
-        target_scaling=_cut_scaling(dataset.target_scaling, targets),
+        target_scaling=_without_mean(scaling) if contribution and scaling else scaling,
     )
 
 
 def _cut_scaling(scaling: Scaling | None, columns: list[int]) -> Scaling | None:
     return scaling and Scaling(scaling.mean[columns], scaling.std[columns])
+
+
+def _without_mean(scaling: Scaling) -> Scaling:
+    return Scaling(np.zeros_like(scaling.mean), scaling.std)
 
 
 def _ranks(numbers: np.ndarray) -> Tensor:

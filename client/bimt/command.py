@@ -385,12 +385,20 @@ def pareto(args: Args, job: str, tolerance: float) -> Any:
 @verb(
     "runs",
     argument("job", "Id of a job; default: the team's newest runs.", required=False),
+    click.option("--min-modules", type=int, metavar="NUMBER", help="Of the team: with at least so many modules."),
+    click.option("--min-interior-modules", type=int, metavar="NUMBER",
+                 help="With at least so many supported groups inside the modules."),
+    click.option("--min-selectivity", type=float, metavar="SHARE", help="With a mean selectivity of at least this."),
+    click.option("--reads", metavar="INPUT", help="With a module, or a group inside one, that reads this input."),
+    click.option("--moves", metavar="OUTPUT", help="With one that moves this output."),
     LIMIT,
 )  # fmt: skip
-def runs(args: Args, job: str | None, limit: int) -> Any:
-    """List the runs of a job, or of the team."""
+def runs(args: Args, job: str | None, limit: int, **evidence: Any) -> Any:
+    """List the runs of a job, or those of the team in which so much was found."""
+    if job and any(value is not None for value in evidence.values()):
+        raise ValueError("A job's runs are listed whole: leave out the job, or the options that search for runs.")
     with _client(args) as client:
-        found = client.jobs.get(job).runs() if job else _first(limit, client.runs.search)
+        found = client.jobs.get(job).runs() if job else _first(limit, partial(client.runs.search, **evidence))
     formatting.runs(args, found)
     return [each.document for each in found]
 
@@ -400,9 +408,22 @@ def show(args: Args, run: str) -> Any:
     """Say what was found in a run."""
     with _client(args) as client:
         now = _run(client, run).refresh()
-        modules, effects = now.modules(), now.effects()
-        formatting.run(args, now, modules, page=f"{client.url}/runs/{now.id}")
-    return now.document | {"modules_found": [module.__dict__ for module in modules], "effects": effects}
+        modules, effects, interior = now.modules(), now.effects(), now.interior()
+        formatting.run(args, now, modules, interior, page=f"{client.url}/runs/{now.id}")
+    found = {"modules_found": [module.__dict__ for module in modules], "effects": effects, "interior": interior}
+    return now.document | found
+
+
+@verb("modules", RUN)
+def modules(args: Args, run: str) -> Any:
+    """Say what the modules of a run read and move, and which groups are inside them."""
+    with _client(args) as client:
+        now = _run(client, run)
+        found, interior = now.modules(), now.interior()
+    for module in found:
+        formatting.say(args, str(module))
+    formatting.interior(args, interior)
+    return {"modules": [module.__dict__ for module in found], "interior": interior}
 
 
 @verb(
@@ -434,7 +455,7 @@ def film(args: Args, run: str, file: str | None) -> Any:
     "onnx",
     RUN,
     click.argument("file", type=FILE, required=False, help="Default: RUN.onnx."),
-    click.option("--module", help="One module only, by its letter."),
+    click.option("--module", help="One module only, by its letter, or one group inside a module (A2)."),
 )  # fmt: skip
 def onnx(args: Args, run: str, file: str | None, module: str | None) -> Any:
     """Download a run's network for other programs."""

@@ -16,6 +16,7 @@ from .runs import Module, Run
 
 MAX_TEXT = 24  # characters of a text in a cell: two different hashes differ in their beginnings
 MAX_EFFECTS = 4  # of a module, where the terminal has no room for all
+MAX_NAMES = 4  # inputs, outputs or representations of a group in a cell
 MAX_OUTPUTS = 12  # in a list; those that were not learnt come first
 SHADES = " ░▒▓█"  # 0, 1/4, 1/2, 3/4, all of the variance
 
@@ -91,8 +92,40 @@ def _named(run: Run) -> str:
     return f"{run.test_metric_name} {number(run.test_metric)}"
 
 
-def run(args: Args, found: Run, modules: Sequence[Module], *, page: str) -> None:
-    """A run: its numbers, its modules in words, and their effect on every target."""
+def interior(args: Args, found: dict[str, Any] | None) -> None:
+    """What is inside the modules: of each partition its sentence and its groups, then the cheapest cuts."""
+    if found is None or not found.get("partitions"):
+        if found is not None:
+            say(args, str(found.get("reading")))
+        return
+    for partition in found["partitions"]:
+        say(args, "")
+        say(args, str(partition["reading"]))
+        rows = [
+            (
+                group["name"],
+                len(group["neurons"]),
+                _names([read["name"] for read in group["reads"]]),
+                _names([moved["output"] for moved in group["strongest"]]),
+                share(group["strongest"][0]["effect"]) if group["strongest"] else None,
+                share(group["strongest"][0]["trained"]) if group["strongest"] else None,
+                _names([f"{part['name']} {share(part['share'])}" for part in group.get("lies_in") or ()]),
+            )
+            for group in partition["groups"]
+        ]
+        table(args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in"), rows)
+    for cut in found.get("cuts") or ():
+        say(args, "")
+        say(args, str(cut["reading"]))
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(str, names[:MAX_NAMES])) + more
+
+
+def run(args: Args, found: Run, modules: Sequence[Module], inside: dict[str, Any] | None = None, *, page: str) -> None:
+    """A run: its numbers, its modules in words, what is inside them, and their effect on every target."""
     if args.json:
         return
     console = _console()
@@ -117,6 +150,8 @@ def run(args: Args, found: Run, modules: Sequence[Module], *, page: str) -> None
     console.print()
     for module in modules:
         console.print(f"  {escape(str(module))}", soft_wrap=True)
+    if inside and inside.get("reading"):
+        console.print(f"  {escape(str(inside['reading']))}", soft_wrap=True)
     console.print()
     for kind, title in (("mean", "pruned, set to its mean"), ("trained", "the same as trained")):
         if any(share_of(module, kind) for module in modules):

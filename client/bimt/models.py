@@ -163,7 +163,8 @@ class Models:
     def search(self, q: str | None = None, *, limit: int | None = None, **evidence: Any) -> Iterator[Model]:
         """Models, newest first, by what was found in their newest version.
 
-        evidence   `min_modules`, `max_connections`, `min_modularity`, `min_selectivity`, `method`, `everybody`, …
+        evidence   `min_modules`, `min_interior_modules`, `max_connections`, `min_modularity`, `min_selectivity`,
+                   `reads`, `moves`, `method`, `everybody`, …
         """
         for document in self._http.items("/models", q=q, limit=limit, **evidence):
             yield Model.of(document, self._http)

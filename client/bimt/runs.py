@@ -29,7 +29,7 @@ class Module:
                       `mean`, or resampled, in the pruned network, where modules are separate by construction; and
                       when the same neurons are set to their mean in the network as trained (`trained`). `p` is
                       against random groups of its size, `p_holm` the same corrected for the number of cells
-    supported         whether it passed every test
+    supported         whether it passed every test; verdict: supported, not supported, not testable, one piece
     trained_effect    share of its own outputs' variance that its neurons change in the network as trained;
                       `trained_leak`: the largest share of any other output
     """
@@ -46,6 +46,7 @@ class Module:
     supported: bool | None = None
     trained_effect: float | None = None
     trained_leak: float | None = None
+    verdict: str | None = None
 
     def __str__(self) -> str:
         return self.reading or f"module {self.name}"
@@ -83,6 +84,7 @@ class Run(Resource):
     test_metric          of the pruned network on the test examples; `test_metric_name` says which
     connections          kept by pruning
     modules_found        how many modules; `modules()` gives them
+    interior_modules     how many groups inside them are supported; `interior()` gives them; None: not examined
     outputs              how well each target is predicted, pruned and before: `refresh()` fetches them, as `metrics`
     modularity           Q of the communities
     connection_cost      of the pruned network
@@ -117,6 +119,11 @@ class Run(Resource):
         """How many modules were found; None before the analysis."""
         return self.document.get("modules")
 
+    @property
+    def interior_modules(self) -> int | None:
+        """How many groups of neurons inside the modules are supported; None where the run was not examined for them."""
+        return self.document.get("interior_modules")
+
     def _summary(self) -> tuple[Any, ...]:
         found = f"{self.connections} connections, {self.modules_found} modules" if self.connections is not None else ""
         strength = f"λ {self.cost_strength:g}" if self.cost_strength is not None else ""
@@ -136,6 +143,17 @@ class Run(Resource):
         names = Module.__dataclass_fields__
         found = self.http.get(f"/runs/{self.id}/modules")["modules"]
         return [Module(**{name: entry.get(name) for name in names}) for entry in found]
+
+    def interior(self) -> dict[str, Any] | None:
+        """The groups of neurons inside the modules: partitions, their tests, what each group reads and moves, cuts.
+
+        None for a run, or a service, of a version that did not look for them.
+        """
+        try:
+            found = self.http.get(f"/runs/{self.id}/interior")["interior"]
+        except NotFound:
+            return None
+        return None if found is None else dict(found)
 
     def communities(self) -> dict[str, Any]:
         """Communities found by the Leiden algorithm in the weights alone, with null models for comparison."""
@@ -249,12 +267,12 @@ class Run(Resource):
         return self._derived_file(path, f"film.{format}", f"{self.id}.{format}")
 
     def onnx(self, path: str | Path | None = None, *, module: str | None = None) -> Path:
-        """The pruned network, or one module of it alone, as an ONNX file for other programs."""
+        """The pruned network, or one module (A) or group inside one (A2) alone, as an ONNX file for other programs."""
         name = f"{self.id}.onnx" if module is None else f"{self.id}-{module}.onnx"
         return self._derived_file(path, "model.onnx" if module is None else f"modules/{module}/model.onnx", name)
 
     def module_weights(self, module: str, path: str | Path | None = None) -> Path:
-        """One module as a network of its own, in a safetensors file."""
+        """One module (A), or one group inside a module (A2), as a network of its own, in a safetensors file."""
         return self._derived_file(path, f"modules/{module}/weights.safetensors", f"{self.id}-{module}.safetensors")
 
     def _derived_file(self, path: str | Path | None, address: str, name: str) -> Path:
@@ -277,6 +295,7 @@ class Run(Resource):
             "run.json": "",
             "modules.json": "/modules",
             "effects.json": "/effects",
+            "interior.json": "/interior",
             "prune-curve.json": "/prune-curve",
             "history.json": "/history",
             "graph.json": "/graph",
@@ -308,12 +327,26 @@ class Runs:
         *,
         state: str | None = None,
         min_modules: int | None = None,
+        min_interior_modules: int | None = None,
         max_connections: int | None = None,
+        min_selectivity: float | None = None,
+        reads: str | None = None,
+        moves: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Run]:
-        """The team's runs, newest first, by what was found in them."""
-        found = self._http.items(
-            "/runs", state=state, min_modules=min_modules, max_connections=max_connections, limit=limit
-        )
-        for document in found:
+        """The team's runs, newest first, by what was found in them.
+
+        reads, moves   an input that a module, or a group inside one, reads, and an output that it moves; with both,
+                       one that does both
+        """
+        asked = {
+            "state": state,
+            "min_modules": min_modules,
+            "min_interior_modules": min_interior_modules,
+            "max_connections": max_connections,
+            "min_selectivity": min_selectivity,
+            "reads": reads,
+            "moves": moves,
+        }
+        for document in self._http.items("/runs", limit=limit, **asked):
             yield Run.of(document, self._http)

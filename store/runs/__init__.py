@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from store import files
@@ -17,14 +17,18 @@ from store.errors import NotFound
 from store.files import StoredFile
 from store.jobs.leases import Claim, assert_held
 from store.jobs.tables import Job
+from store.runs.search import with_evidence
 from store.runs.tables import (
+    OF_MODULES,
     Clustering,
     Effect,
     Figure,
     Graph,
     HistoryChunk,
+    InteriorGroup,
     LogChunk,
     Module,
+    PartInput,
     Run,
     RunBody,
     RunFile,
@@ -32,11 +36,13 @@ from store.runs.tables import (
 )
 
 EFFECT_KINDS = ("zero", "mean", "resample", "p", "p_holm")
+MAX_INPUTS = 1_000  # that one part reads and searches find
 SUMMARY = (
     "test_metric_name",
     "test_metric",
     "connections",
     "modules",
+    "interior_modules",
     "modularity",
     "selectivity",
     "connection_cost",
@@ -48,15 +54,15 @@ class RunResult:
     """Everything that a finished run publishes: plain data, and files that are stored already.
 
     metrics       numbers of the run, by name
-    summary       test_metric_name, test_metric, connections, modules, modularity, selectivity, connection_cost:
-                  the columns by which runs are listed and searched; any may be absent
+    summary       SUMMARY: the columns by which runs are listed and searched; any may be absent
     graph         {"neurons": int, "connections": int, "body": node-link document}
     clusterings   [{"method", "modules": int, "modularity": float | None, "body": document}]
     modules       [{"name", "neurons": [ids], "connections": int, "selectivity", "sufficiency", "reading",
                   "effects": {target: {"zero", "mean", "resample", "p", "p_holm"}}, …}]; also stored as documents
+    groups        inside the modules: [{a column of InteriorGroup: value, …, "reads": [(name, share)]}]
     effects       document: the complete matrix with its controls
     prune_curve   [{…}], one for each removal
-    bodies        further documents by name: communities, readout, dataset, extra
+    bodies        further documents by name: communities, readout, interior, dataset, extra
     files         {"weights.safetensors": StoredFile, …}
     figures       {"network.svg": StoredFile, …}
     replicas      number of networks trained in one batch, this one included
@@ -68,6 +74,7 @@ class RunResult:
     graph: Mapping[str, Any]
     clusterings: Sequence[Mapping[str, Any]] = ()
     modules: Sequence[Mapping[str, Any]] = ()
+    groups: Sequence[Mapping[str, Any]] = ()
     effects: Mapping[str, Any] = field(default_factory=dict)
     prune_curve: Sequence[Mapping[str, Any]] = ()
     bodies: Mapping[str, Any] = field(default_factory=dict)
@@ -123,6 +130,7 @@ def publish(session: Session, claim: Claim, run_id: str, result: RunResult, now:
     _insert_bodies(session, run_id, result)
     _insert_graph(session, run_id, result)
     _insert_modules(session, run_id, result.modules)
+    _insert_groups(session, run_id, result.groups)
     _insert_files(session, run_id, result, now)
     session.execute(
         update(Job)
@@ -182,37 +190,13 @@ def page(
     limit: int = 50,
     **evidence: Any,
 ) -> Page[Run]:
-    """The team's runs, newest first, without specs. `evidence` is as in `with_evidence`."""
+    """The team's runs, newest first, without specs. `evidence` is as in `search.with_evidence`."""
     query = with_evidence(select(Run).where(Run.team_id == team_id), **evidence)
     if state is not None:
         query = query.where(Run.state == state)
     if job_id is not None:
         query = query.where(Run.job_id == job_id)
     return newest_first(session, query, Run.id, after=after, limit=limit)
-
-
-def with_evidence(
-    query: Select[Any],
-    *,
-    min_modules: int | None = None,
-    max_modules: int | None = None,
-    max_connections: int | None = None,
-    min_modularity: float | None = None,
-    min_selectivity: float | None = None,
-    method: str | None = None,
-    dataset_kind: str | None = None,
-    dataset_id: str | None = None,
-) -> Select[Any]:
-    """The query restricted to runs whose evidence is within these limits; None sets no limit."""
-    least = ((Run.modules, min_modules), (Run.modularity, min_modularity), (Run.selectivity, min_selectivity))
-    most = ((Run.modules, max_modules), (Run.connections, max_connections))
-    same = ((Run.method, method), (Run.dataset_kind, dataset_kind))
-    query = query.where(*(column >= wanted for column, wanted in least if wanted is not None))
-    query = query.where(*(column <= wanted for column, wanted in most if wanted is not None))
-    query = query.where(*(column == wanted for column, wanted in same if wanted is not None))
-    if dataset_id is not None:
-        query = query.where(Run.job_id.in_(select(Job.id).where(Job.dataset_id == dataset_id)))
-    return query
 
 
 def body(session: Session, run_id: str, name: str) -> Any:
@@ -246,6 +230,12 @@ def clusterings(session: Session, run_id: str) -> list[Clustering]:
 def modules(session: Session, run_id: str) -> list[Module]:
     """The modules by name."""
     return list(session.scalars(select(Module).where(Module.run_id == run_id).order_by(Module.name)))
+
+
+def groups(session: Session, run_id: str) -> list[InteriorGroup]:
+    """The groups inside the modules, by partition and name."""
+    query = select(InteriorGroup).where(InteriorGroup.run_id == run_id)
+    return list(session.scalars(query.order_by(InteriorGroup.partition, InteriorGroup.name)))
 
 
 def effects(session: Session, run_id: str) -> list[Effect]:
@@ -368,6 +358,28 @@ def _insert_modules(session: Session, run_id: str, found: Sequence[Mapping[str, 
     ]
     if effects_rows:
         session.execute(insert(Effect), effects_rows)
+    _insert_inputs(session, run_id, [(OF_MODULES, one["name"], name, None) for one in found for name in _read(one)])
+
+
+def _read(module: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(module.get("inputs") or ()))[:MAX_INPUTS]
+
+
+def _insert_groups(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [{"run_id": run_id} | {name: of for name, of in one.items() if name != "reads"} for one in found]
+    if rows:
+        session.execute(insert(InteriorGroup), rows)
+    read = [(one["partition"], one["name"], name, share) for one in found for name, share in one.get("reads") or ()]
+    _insert_inputs(session, run_id, read)
+
+
+def _insert_inputs(session: Session, run_id: str, read: Sequence[tuple[int, str, str, float | None]]) -> None:
+    rows = [
+        {"run_id": run_id, "partition": partition, "part": part, "input": name, "share": share}
+        for partition, part, name, share in read
+    ]
+    if rows:
+        session.execute(insert(PartInput), rows)
 
 
 def _insert_files(session: Session, run_id: str, result: RunResult, now: datetime) -> None:

@@ -20,11 +20,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from store.columns import Base, CompressedJson, Identifier, Utc, one_of
 from store.jobs.tables import STATES
 
+OF_MODULES = -1  # in place of the number of a partition: the part is a module
+KINDS = ("sum", "composition")
+VERDICTS = ("supported", "not supported", "not testable")
+
 
 class Run(Base):
     """One network trained in a job: one seed, one cost strength.
 
-    test_metric_name … connection_cost   summary of the evidence, for lists and searches.
+    test_metric_name … connection_cost   summary of the evidence, for lists and searches; interior_modules: supported
+               groups of neurons inside the modules, NULL in runs that were not examined for them.
     replicas   number of networks trained in one batch, this one included; needed to reproduce the same bits.
     training_seconds, evidence_seconds   time of all steps, over all attempts (its share of a batch); time of
                evaluation and figures.
@@ -73,6 +78,7 @@ class Run(Base):
     connection_cost: Mapped[float | None]
     evidence_seconds: Mapped[float | None]
     replicas: Mapped[int | None]
+    interior_modules: Mapped[int | None]
 
 
 class HistoryChunk(Base):
@@ -203,3 +209,56 @@ class Effect(Base):
     resample: Mapped[float | None]
     p_holm: Mapped[float | None]
     p: Mapped[float | None]
+
+
+class InteriorGroup(Base):
+    """A group of hidden neurons inside a module, in one partition of the neurons up to a layer.
+
+    partition           number of the partition in the document `interior`; is_primary: it is drawn and told first.
+    layer, kind, largest_interaction, trained_largest_interaction, p, verdict   of the whole partition.
+    trees               parts into which it falls without common inputs.
+    moves               the output that it moves most; NULL where it moves none by 1 % of its variance.
+    effect              on that output, as a share of its variance.
+    representation      the irreducible representation that holds most of it; NULL where the data have no group.
+    """
+
+    __tablename__ = "interior_group"
+    __table_args__ = (
+        CheckConstraint("neurons >= 0", name="neurons"),
+        one_of("kind", KINDS),
+        one_of("verdict", VERDICTS),
+    )
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    partition: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    is_primary: Mapped[bool]
+    layer: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    module: Mapped[str] = mapped_column(String(16))
+    neurons: Mapped[int]
+    trees: Mapped[int]
+    moves: Mapped[str | None] = mapped_column(String(200))
+    effect: Mapped[float | None]
+    selectivity: Mapped[float | None]
+    largest_interaction: Mapped[float | None]
+    trained_largest_interaction: Mapped[float | None]
+    p: Mapped[float | None]
+    verdict: Mapped[str] = mapped_column(String(16))
+    representation: Mapped[str | None] = mapped_column(String(64))
+
+
+class PartInput(Base):
+    """What a part of the network reads: a module the columns of the data, a group inside one its terminals.
+
+    partition   that of the group; OF_MODULES: the part is a module.
+    share       of all that moves the neurons of a group; NULL for modules.
+    """
+
+    __tablename__ = "part_input"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
+    input: Mapped[str] = mapped_column(String(200), primary_key=True)
+    partition: Mapped[int] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(String(16), primary_key=True)
+    share: Mapped[float | None]

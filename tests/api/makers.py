@@ -352,6 +352,62 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
     )
 
 
+def interior_document() -> dict[str, Any]:
+    """What is inside module A of `two_modules`: two groups of one neuron each, added up."""
+
+    def group(name: str, neuron: str, reads: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "module": "A",
+            "neurons": [neuron],
+            "trees": 1,
+            "terminals": 2,
+            "reads": [{"name": reads, "share": 1.0}],
+            "effects": [0.5, 0.0],
+            "trained_effects": [0.49, 0.001],
+            "strongest": [{"output": "y1", "effect": 0.5, "trained": 0.49}],
+            "selectivity": 1.0,
+            "works": True,
+            "says": [{"share": 1.0, "outputs": [{"output": "y1", "weight": 1.0}]}],
+        }
+
+    graph = two_modules()
+    hidden = [n.id for n in graph.neurons if n.module == "A" and n.layer.startswith("hidden")][:2]
+    partition = {
+        "layer": "hidden1",
+        "kind": "sum",
+        "groups": [group("A1", hidden[0], "x1"), group("A2", hidden[1], "x3")],
+        "interaction": [[0.0, 1e-9], [1e-9, 0.0]],
+        "trained_interaction": [[0.0, 0.002], [0.002, 0.0]],
+        "largest_interaction": 1e-9,
+        "trained_largest_interaction": 0.002,
+        "leak": 0.0,
+        "trained_leak": 0.01,
+        "p": 0.01,
+        "random_partitions": 99,
+        "verdict": "supported",
+        "why_not": None,
+        "reading": "",
+    }
+    cut = {
+        "level": "outputs",
+        "connections": [{"key": "weights.0[0,0]", "source": "x1", "target": "hidden1 0", "weight": -0.029}],
+        "loss": 0.01,
+        "loss_change": 0.02,
+        "loss_rise": 1e-4,
+        "parts": [{"neurons": 1, "reads": ["x1"]}, {"neurons": 1, "reads": ["x3"]}],
+        "reading": "",
+    }
+    return {
+        "layers": [{"layer": "hidden1", "groups": 2, "trees": 2}],
+        "partitions": [partition],
+        "primary": 0,
+        "trees": [[hidden[0]], [hidden[1]]],
+        "cuts": [cut],
+        "reading": "",
+    }
+
+
 def _output(name: str, r2: float) -> dict[str, Any]:
     """How well a target is predicted, the same before it was pruned."""
     score = {"r2": r2, "standard_error": 0.03, "learnt": r2 > 0.05}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from bimt_engine.analysis.interior_statements import cut_statement, partition_statement
 from bimt_engine.analysis.statements import module_representations, representations_statement
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
@@ -16,7 +17,7 @@ from store import runs
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow
 from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
-from tests.api.makers import House, independence_spec, now, publish_runs, submit_job
+from tests.api.makers import House, independence_spec, interior_document, now, publish_runs, submit_job
 
 ADDITION = Spec.model_validate(
     {
@@ -52,6 +53,19 @@ def test_a_module_alone_is_made_once_and_kept(house: House, made: str) -> None:
     onnx = get(house, f"/runs/{made}/modules/A/model.onnx")
     assert (onnx.status_code, len(house.announced)) == (200, told)
     assert "module-A.onnx" in onnx.headers["Content-Disposition"]
+
+
+def test_a_group_inside_a_module_is_made_like_a_module(house: House, made: str) -> None:
+    document = interior_document()
+    document["partitions"][0]["groups"][1]["neurons"] = ["hidden1:0", "hidden2:1"]
+    with house.database.write() as rows:
+        runs.add_body(rows, made, "interior", document)
+    alone = load_weights(get(house, f"/runs/{made}/modules/A2/weights.safetensors?wait=30").data)
+    assert [layer.neurons for layer in alone.network.wiring.hidden_layers] == [1, 1]
+    assert alone.data.feature_names == ("x1", "x2", "x3", "x4")  # its network is untrained: it reads all
+    assert get(house, f"/runs/{made}/modules/A2/model.onnx").status_code == 200
+    answer = get(house, f"/runs/{made}/modules/A9/model.onnx?wait=30")
+    assert "this network has A, B, A1, A2" in answer.json["detail"]
 
 
 def test_a_module_that_is_not_there_is_a_conflict_that_names_those_that_are(house: House, made: str) -> None:
@@ -112,6 +126,20 @@ def test_a_run_on_a_group_tells_its_representations_and_any_other_run_has_none(h
     assert all(sentence in page for sentence in (said.group, said.embedding, *said.layers))
     assert f"Module A: {module_representations(document, [hidden])}." in page
     assert "of the group" not in house.client().get(f"/runs/{other}", headers=house.headers("reader")).text
+
+
+def test_a_run_tells_what_is_inside_its_modules_and_an_older_run_has_nothing(house: House) -> None:
+    [run_id, other] = publish_runs(house, submit_job(house, seeds=(0, 1)))
+    document = interior_document()
+    with house.database.write() as rows:
+        runs.add_body(rows, run_id, "interior", document)
+    assert get(house, f"/runs/{run_id}/interior").json == {"interior": document}
+    assert get(house, f"/runs/{other}/interior").json == {"interior": None}
+    said, cut = partition_statement(document["partitions"][0]), cut_statement(document["cuts"][0])
+    sentences = (said.what, *said.evidence, *said.groups, cut)
+    card = get(house, f"/runs/{run_id}/card.md").text.replace("\\", "")
+    assert all(sentence in card for sentence in sentences)
+    assert "## Inside the modules" not in get(house, f"/runs/{other}/card.md").text
 
 
 def test_tokens_have_one_vector_each(house: House, made: str) -> None:
@@ -183,13 +211,17 @@ def test_a_job_of_several_runs_has_a_picture_of_its_pareto_front(house: House, m
 def test_what_was_not_trained_cannot_be_made(house: House) -> None:
     job_id = submit_job(house)
     [run] = get(house, f"/jobs/{job_id}/runs").json["items"]
-    for what in ("model.onnx", "film.mp4", "probe", "embedding"):
+    for what in ("model.onnx", "film.mp4", "probe", "embedding", "interior"):
         assert get(house, f"/runs/{run['id']}/{what}").status_code == 409
     assert get(house, f"/jobs/{job_id}/pareto").status_code == 409
 
 
 def test_runs_are_found_by_what_was_found_in_them(house: House, made: str) -> None:
-    for query, count in (("min_modularity=0.4", 1), ("min_modularity=0.6", 0), ("max_modules=1", 0), ("method=l1", 0)):
+    found = {
+        "min_modularity=0.4": 1, "min_modularity=0.6": 0, "max_modules=1": 0, "method=l1": 0, "reads=x1&moves=y1": 1,
+        "reads=x1&moves=y2": 0, "moves=y2": 1, "reads=x9": 0, "min_interior_modules=1": 0,
+    }  # fmt: skip
+    for query, count in found.items():
         assert len(get(house, f"/runs?{query}").json["items"]) == count, query
 
 

@@ -85,12 +85,15 @@ def test_models_are_found_by_their_evidence(any_house: House) -> None:
     found = {
         "": 1, "?min_modules=2": 1, "?min_modules=3": 0, "?max_modules=1": 0, "?max_connections=20": 0,
         "?max_connections=2000": 1, "?min_modularity=0.49": 1, "?min_modularity=0.5": 0, "?min_selectivity=0.9": 1,
+        "?reads=x2": 1, "?moves=y1&reads=x2": 0,
         "?q=INDEP": 1, "?q=nothing": 0, "?method=vanilla": 0, "?dataset_kind=digits": 0,
     }  # fmt: skip
     for query, count in found.items():
         answer = call(any_house, "GET", f"/models{query}", "reader")
         assert (answer.status_code, len(answer.json["items"])) == (200, count), query
     assert call(any_house, "GET", "/models?min_moduls=2").status_code == 422
+    assert call(any_house, "GET", "/models?reads=").status_code == 422
+    assert call(any_house, "GET", f"/models?moves={201 * 'y'}").status_code == 422
 
 
 def test_a_word_keeps_everything_that_it_has_meant(house: House) -> None:

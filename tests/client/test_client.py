@@ -229,6 +229,12 @@ def test_modules_are_described_in_words(run):
     assert {name for module in modules for name in module.outputs} == {"y1", "y2"}
 
 
+def test_what_is_inside_the_modules_is_plain_data(run):
+    inside = run.interior()
+    assert inside["layers"][0]["layer"] == "hidden1"
+    assert inside["reading"]
+
+
 def test_effects_curve_communities_and_snapshots_are_plain_data(run):
     assert run.effects()
     assert "modularity" in json.dumps(run.communities())
@@ -296,6 +302,11 @@ def test_a_loaded_network_gives_the_service_s_own_numbers(client, run):
 def test_runs_are_found_by_what_was_found_in_them(client, run):
     assert run.id in {each.id for each in client.runs.search(state="succeeded", min_modules=1)}
     assert list(client.runs.search(max_connections=0, min_modules=100)) == []
+    module = next(module for module in run.modules() if module.inputs)
+    assert run.id in {each.id for each in client.runs.search(reads=module.inputs[0], moves=module.outputs[0])}
+    assert list(client.runs.search(reads="no such column")) == []
+    found = run.refresh().interior_modules
+    assert run.id not in {each.id for each in client.runs.search(min_interior_modules=found + 1)}
 
 
 def test_a_package_that_is_absent_is_asked_for_in_a_sentence(run, monkeypatch):

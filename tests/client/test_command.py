@@ -115,6 +115,12 @@ def test_a_script_goes_from_a_file_to_pictures(bimt, table, tmp_path):
     shown = said(bimt("show", runs[0]["id"]))
     assert "module A reads" in shown
     assert "connections kept" in shown
+    told = said(bimt("modules", runs[0]["id"]))
+    assert "module A reads" in told
+    assert json.loads(said(bimt("modules", runs[0]["id"], "--json")))["interior"]["reading"] in told
+    column = json.loads(said(bimt("modules", runs[0]["id"], "--json")))["modules"][0]["inputs"][0]
+    assert runs[0]["id"] in said(bimt("runs", "--reads", column, "--min-modules", "1"))
+    assert bimt("runs", job["id"], "--reads", column).returncode == 1
     assert re.search(r"module A +[ ░▒▓█]{4} \S+", shown), shown
     written = said(bimt("pull", runs[0]["id"], "here")).split()
     assert "here/figures/network.svg" in written
@@ -134,6 +140,30 @@ def test_a_table_in_a_pipe_is_neither_cut_nor_wrapped(bimt, trained):
     assert lines[0].split()[:3] == ["run", "seed", "λ"]
     assert all(run.id in line for run, line in zip(trained.runs(), lines[1:], strict=True))
     assert f" {trained.runs()[0].connections} " in lines[1]
+
+
+def test_groups_inside_a_module_are_a_table_below_their_sentence(capsys):
+    group = {
+        "name": "A1",
+        "neurons": ["hidden1:0", "hidden1:1"],
+        "reads": [{"name": f"x{number}", "share": 0.2} for number in range(1, 6)],
+        "strongest": [{"output": "y1", "effect": 0.5, "trained": 0.25}],
+    }
+    idle = group | {"name": "A2", "strongest": [], "lies_in": [{"name": "frequency 3", "share": 0.98}]}
+    document = {
+        "reading": "all",
+        "partitions": [{"reading": "Up to hidden layer 1 …", "groups": [group, idle]}],
+        "cuts": [{"reading": "It would fall into 2 parts …"}],
+    }
+    formatting.interior(Args(), document)
+    said = capsys.readouterr().out.splitlines()
+    assert next(line.strip() for line in said if line.strip()) == "Up to hidden layer 1 …"
+    assert said[-1] == "It would fall into 2 parts …"
+    rows = [line.split() for line in said if line.startswith("A")]
+    assert rows[0] == ["A1", "2", "x1,", "x2,", "x3,", "x4", "and", "1", "more", "y1", "0.5", "0.25"]
+    assert rows[1][-3:] == ["frequency", "3", "0.98"]
+    formatting.interior(Args(), None)
+    assert capsys.readouterr().out == ""
 
 
 def test_runs_of_different_metrics_say_which_is_theirs(capsys):

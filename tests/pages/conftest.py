@@ -14,8 +14,8 @@ import pytest
 
 from bimt_engine.figures.registry import JOB_FIGURES
 from bimt_engine.figures.style import to_svg
-from store import jobs
-from tests.api.makers import House, make_house, publish_runs, serving, submit_job
+from store import jobs, runs
+from tests.api.makers import House, interior_document, make_house, publish_runs, serving, submit_job
 from tests.api.test_thread import upload
 from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
 
@@ -66,6 +66,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Ite
     job = submit_job(service, seeds=(0, 1, 2), tags=("paper",))
     found = publish_runs(service, job)
     store_comparison(service, job, found)
+    with service.database.write() as rows:
+        for run_id in found:
+            runs.add_body(rows, run_id, "interior", interior_document())
     waiting = submit_job(service, name="waiting")
     dataset = upload(service, file_name="progress.csv").json["id"]
     model, link = publish(service, found)

@@ -110,6 +110,20 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     assert page.locator("nav >> text=New job").count() == 0
 
 
+def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Visit, site: Site) -> None:
+    for role, path in (("reader", f"/runs/{site.runs[0]}"), ("reader", f"/models/{site.model}"), (None, site.link)):
+        page = (visitor := visit(role=role)).page
+        visitor.go(path)
+        assert "2 groups that read apart; what they compute is added up." in page.inner_text(".inside"), path
+        assert page.locator(".inside th[scope=row] .dot").count() == 2
+        dot, circle = (
+            page.locator(where).first.evaluate(f"each => getComputedStyle(each).{style}")
+            for where, style in ((".inside .dot", "backgroundColor"), ("svg.network .neuron.module-1 circle", "fill"))
+        )
+        assert dot == circle
+        assert page.locator(".inside table.matrix").count() == 2
+
+
 def test_everything_can_be_reached_by_keyboard(visit: Visit, site: Site) -> None:
     visitor = visit()
     visitor.go(f"/runs/{site.runs[0]}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from api.pages.inside import interior
 from api.pages.presenters import effect_matrices, formulas, headline, mathematics, modules, outputs
+from bimt_engine.analysis.interior_statements import cut_statement
 from bimt_engine.analysis.statements import share
+from tests.api.makers import interior_document
 
 AWKWARD = ("Temp: inside", "a; b", "x, y", '"q"', "<b>")  # names of columns, which may be anything
 
@@ -88,6 +91,36 @@ def test_why_a_module_is_not_supported_is_a_sentence_of_its_own() -> None:
     body |= {"trained_effect": 0.2, "trained_leak": 0.0, "all_groups_tried": False, "random_groups": 20}
     card, _ = modules([body, {"name": "B"}], {})
     assert card.statements[-1].startswith("Not supported: in the network as trained, the neurons of A carry only 0.2")
+
+
+def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_document() -> None:
+    document = interior_document()
+    shown = interior(document, {"A1": 4, "A2": 5})
+    assert shown is not None
+    [partition] = shown.partitions
+    assert [(row.name, row.tone, row.reads, row.moves) for row in partition.rows] == [
+        ("A1", 4, "x1", "y1"),
+        ("A2", 5, "x3", "y1"),
+    ]
+    assert (partition.is_drawn, partition.statement.verdict, partition.representations) == (True, "supported", False)
+    pruned, trained = partition.matrices
+    assert pruned.rows == [("A1", [("", 0), ("10⁻⁹", 0)]), ("A2", [("10⁻⁹", 0), ("", 0)])]
+    assert trained.rows[0][1][1] == ("0.002", 0)
+    assert shown.cuts == [cut_statement(document["cuts"][0])]
+    assert shown.alone == ["A1", "A2"]
+    # Where the picture has the colour of a module that is one group, so has the group.
+    whole = interior(document, {"A": 3})
+    assert whole is not None
+    assert {row.tone for row in whole.partitions[0].rows} == {3}
+    assert interior(None, {}) is None
+    empty = interior({"layers": [], "partitions": [], "primary": None, "cuts": []}, {})
+    assert empty is not None
+    assert empty.reading.startswith("No groups stand apart inside")
+
+
+def test_a_module_whose_groups_are_coloured_has_no_colour_of_its_own() -> None:
+    (card,) = modules([{"name": "A"}], {"A1": 1, "A2": 2})
+    assert card.tone is None
 
 
 def test_a_module_of_an_older_version_has_its_one_sentence_or_none() -> None:

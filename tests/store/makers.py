@@ -69,6 +69,28 @@ def module(name: str, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
     }
 
 
+def group(name: str, reads: str, moves: str, *, partition: int = 0) -> dict[str, Any]:
+    return {
+        "partition": partition,
+        "name": name,
+        "is_primary": partition == 0,
+        "layer": "hidden1",
+        "kind": "sum",
+        "module": name[:1],
+        "neurons": 2,
+        "trees": 1,
+        "moves": moves,
+        "effect": 0.5,
+        "selectivity": 1.0,
+        "largest_interaction": 0.0,
+        "trained_largest_interaction": 1e-3,
+        "p": 0.01,
+        "verdict": "supported",
+        "representation": None,
+        "reads": [(reads, 1.0)],
+    }
+
+
 def result(files: Files) -> runs.RunResult:
     """What a run of the independence experiment finds."""
     return runs.RunResult(
@@ -78,6 +100,7 @@ def result(files: Files) -> runs.RunResult:
             "test_metric": 5e-4,
             "connections": 8,
             "modules": 2,
+            "interior_modules": 2,
             "modularity": 0.5,
             "selectivity": 1.0,
         },
@@ -87,6 +110,7 @@ def result(files: Files) -> runs.RunResult:
             {"method": "leiden", "modules": 2, "modularity": 0.49, "body": {}},
         ],
         modules=[module("A", ["x1", "x3"], ["y1"]), module("B", ["x2", "x4"], ["y2"])],
+        groups=[group("A1", "x1", "y1"), group("A2", "x3", "y1", partition=1)],
         effects={"targets": ["y1", "y2"]},
         prune_curve=[{"connections": 9, "loss": 1e-4}, {"connections": 8, "loss": 2e-4}],
         bodies={"communities": {"method": "leiden"}},

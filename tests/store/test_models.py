@@ -138,7 +138,12 @@ def test_models_are_found_by_their_evidence(database, people, clock, run_id, me)
     assert found(q="INDEP") == found(q="clean") == found(q=None) == 1
     assert found(min_modules=2, max_modules=2, max_connections=8, min_modularity=0.5, min_selectivity=1.0) == 1
     assert found(method="bimt", dataset_kind="formula") == 1
+    assert found(min_interior_modules=2) == found(reads="x3") == found(moves="y2") == 1
+    # One part has to do both: the module that reads x2 moves y2 alone, and no group reads it.
+    assert found(reads="x1", moves="y1") == 1
+    assert found(reads="x2", moves="y1") == found(reads="x3", moves="y2") == 0
     for wanted in (
+        {"min_interior_modules": 3}, {"reads": "x"}, {"reads": "x%"}, {"moves": "x1"},
         {"q": "moons"}, {"min_modules": 3}, {"max_modules": 1}, {"max_connections": 7}, {"min_modularity": 0.6},
         {"method": "l1"}, {"dataset_kind": "digits"}, {"dataset_id": "dataset_none"},
     ):  # fmt: skip

@@ -9,7 +9,16 @@ from store import jobs, runs
 from store.database import Database
 from tests.store.makers import make_people, submit
 
-GROWING = {"job", "run", "job_1", "attempt", "job_tag"}  # tables, and aliases in queries, that hold many rows
+GROWING = {
+    "job",
+    "run",
+    "job_1",
+    "attempt",
+    "job_tag",
+    "effect",
+    "interior_group",
+    "part_input",
+}  # tables, and aliases in queries, that hold many rows
 
 
 @pytest.fixture
@@ -52,6 +61,7 @@ CLAIM = {"worker": "w", "lease_seconds": 60}
         lambda session, people, job_id, now: runs.page(session, people.team, limit=50),
         lambda session, people, job_id, now: runs.page(session, people.team, after="run_x", limit=50),
         lambda session, people, job_id, now: runs.page(session, people.team, min_modules=6, max_connections=9),
+        lambda session, people, job_id, now: runs.page(session, people.team, reads="x1", moves="y1"),
         lambda session, people, job_id, now: jobs.page(session, people.team, limit=50),
         lambda session, people, job_id, now: jobs.page(session, people.team, state="queued", limit=50),
         lambda session, people, job_id, now: jobs.page(session, people.team, tag="rare", limit=50),
@@ -64,8 +74,8 @@ CLAIM = {"worker": "w", "lease_seconds": 60}
         lambda session, people, job_id, now: submit(session, people, now),
     ],
     ids=[
-        "runs", "later runs", "runs by evidence", "jobs", "queued jobs", "jobs by tag", "jobs by text", "one job",
-        "unsent jobs", "usage", "claim", "reap", "submit",
+        "runs", "later runs", "runs by evidence", "runs by role", "jobs", "queued jobs", "jobs by tag", "jobs by text",
+        "one job", "unsent jobs", "usage", "claim", "reap", "submit",
     ],
 )  # fmt: skip
 def test_no_query_scans_a_table_that_grows(plans, clock, ask):

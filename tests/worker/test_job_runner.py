@@ -37,6 +37,14 @@ for run in left:
                 "modules": [module], "effects": {"outputs": ["y1"]}, "communities": {"modularity": 0.3}}
     if run is left[0]:  # only data of a group have this part
         document["representations"] = {"names": ["trivial"]}
+        group = {"name": "A1", "module": "A", "neurons": ["hidden1:0"], "trees": 1, "selectivity": 1.0,
+                 "reads": [{"name": "x1", "share": 1.0}], "effects": [0.5], "works": True,
+                 "strongest": [{"output": "y1", "effect": 0.5, "trained": 0.5}]}
+        groups = [group, group | {"name": "A2", "strongest": [], "lies_in": [{"name": "sign", "share": 0.9}]}]
+        partition = {"layer": "hidden1", "kind": "sum", "groups": groups, "largest_interaction": 0.0,
+                     "trained_largest_interaction": 0.0, "trained_leak": 0.0, "p": 0.01, "random_partitions": 99,
+                     "verdict": "supported"}
+        document["interior"] = {"partitions": [partition], "primary": 0}
     result = {"document": document, "dataset": {"task": "regression"}, "stepper": "kernel", "device": "cpu",
               "replicas": 1, "training_seconds": 1.5, "evidence_seconds": 0.5,
               "files": {"weights.safetensors": write("w" + run["id"])},
@@ -106,6 +114,19 @@ def test_everything_that_a_run_reports_is_stored(context, training_does, databas
     with database.read() as session:
         found = [runs.body(session, run.id, "representations") for run in runs_of(database, people, job_id)]
     assert found == [{"names": ["trivial"]}, None]
+    first, second = runs_of(database, people, job_id)
+    with database.read() as session:
+        assert (first.interior_modules, second.interior_modules) == (2, None)
+        assert runs.body(session, first.id, "interior")["primary"] == 0
+        groups = runs.groups(session, first.id)
+        assert [(one.name, one.moves, one.representation) for one in groups] == [
+            ("A1", "y1", None),
+            ("A2", None, "sign"),
+        ]
+        assert {(one.is_primary, one.verdict, one.effect, one.neurons) for one in groups} == {
+            (True, "supported", 0.5, 1)
+        }
+        assert len(runs.page(session, people.team, reads="x1", min_interior_modules=2).rows) == 1
     lines = log_of(database, people, job_id).splitlines()
     assert lines[:3] == [
         "attempt 1 begins, by worker tester@here",

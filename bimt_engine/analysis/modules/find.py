@@ -224,11 +224,12 @@ def examine_modules(
             "random_groups": int(compared[number]),
             "all_groups_tried": bool(exhausted[number]),
             "supported": bool(supported),
+            "verdict": "",
             "why_not": None,
             "reading": "",
         }
         said = module_statement(document, len(modules))
-        documents.append(document | {"why_not": said.reason, "reading": said.text})
+        documents.append(document | {"verdict": said.verdict or "", "why_not": said.reason, "reading": said.text})
     effects: EffectsDocument = {
         "outputs": outputs,
         "modules": [module.name for module in modules],

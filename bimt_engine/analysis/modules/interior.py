@@ -22,6 +22,7 @@ from bimt_engine.analysis.interior_statements import (
     interior_statement,
     partition_statement,
     partition_verdict,
+    parts_modules,
 )
 from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.effects import Probe, selectivity
@@ -96,10 +97,16 @@ def primary(partitions: Sequence[Partition]) -> int | None:
 
 
 def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
-    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads."""
+    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads.
+
+    Unchanged where each module is one group: there the modules say the same.
+    """
     if document["primary"] is None:
         return graph
-    groups = document["partitions"][document["primary"]]["groups"]
+    partition = document["partitions"][document["primary"]]
+    if not parts_modules(partition):
+        return graph
+    groups = partition["groups"]
     group_of = {identifier: group["name"] for group in groups for identifier in group["neurons"]}
     readers: dict[str, set[str | None]] = {}
     for connection in graph.connections:

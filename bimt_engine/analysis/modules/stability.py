@@ -15,10 +15,13 @@ import numpy as np
 
 from bimt_engine.analysis.communities import Labels, adjusted_rand, variation_of_information
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.interior_statements import interior_modules
 from bimt_engine.analysis.statements import stability_statement
 
 Document = Mapping[str, Any]
+Role = tuple[str, tuple[str, ...], tuple[str, ...]]
 OFTEN = 0.5  # of the runs: what occurs less often is not called recurring
+LEAST_READ = 0.05  # of all that moves a group: inputs below do not make its role
 MAX_LISTED = 100  # recurring connections in a report
 
 
@@ -76,6 +79,7 @@ def stability(documents: Sequence[Document]) -> dict[str, Any]:
     modules      of the run that agrees best with all others, each with how often it came back and what it read.
     dependencies share of the runs in which an input reaches an output.
     connections  by what they read and where they lead, with the share of the runs that have one; the common ones.
+    interior     the same of the groups inside the modules: `interior_stability`; absent where no run was examined.
 
     Agreement and both indices are of the runs that kept something; the indices are None where fewer than two did.
     """
@@ -93,7 +97,54 @@ def stability(documents: Sequence[Document]) -> dict[str, Any]:
         "dependencies": _dependency_shares(documents),
         "connections": _recurring(documents),
     }
+    if inside := interior_stability(documents):
+        found["interior"] = inside
     return found | {"reading": stability_statement(found).text}
+
+
+def interior_stability(documents: Sequence[Document]) -> dict[str, Any] | None:
+    """How far runs agree on the supported groups inside their modules; None where no run was examined for them.
+
+    examined      runs that were. groups: the most common number of supported groups, and counted_in, how many have it.
+    roles         of the most common set of roles (reads, moves, representation): `met_in` counts the runs that have
+                  such a group; same_roles_in: those whose groups have exactly these roles.
+
+    A group is met again by its role, because neurons have no names that two trainings share: by its irreducible
+    representation, where the data are the products of a group, else by the inputs that it reads and the outputs that it
+    moves.
+    """
+    examined = [inside for d in documents if (inside := d.get("interior")) and "skipped" not in inside]
+    if not examined:
+        return None
+    of = [_roles(document) for document in examined]
+    groups, counted = max(Counter(map(len, of)).items(), key=lambda pair: (pair[1], pair[0]))
+    common, same = Counter(tuple(sorted(roles)) for roles in of if len(roles) == groups).most_common(1)[0]
+    return {
+        "examined": len(examined),
+        "groups": groups,
+        "counted_in": counted,
+        "same_roles_in": same,
+        "roles": [
+            {"representation": name, "reads": list(reads), "moves": list(moves), "met_in": sum(role in r for r in of)}
+            for role in dict.fromkeys(common)
+            for name, reads, moves in (role,)
+        ],
+    }
+
+
+def _roles(interior: Document) -> list[Role]:
+    """(representation, inputs that it reads, outputs that it moves) of each supported group; one of both is empty."""
+    if not interior_modules(interior):
+        return []
+    found: list[Role] = []
+    for group in interior["partitions"][interior["primary"]]["groups"]:
+        if lies_in := group.get("lies_in"):
+            found.append((str(lies_in[0]["name"]), (), ()))
+        else:
+            reads = (str(one["name"]) for one in group["reads"] if one["share"] >= LEAST_READ)
+            moves = (str(one["output"]) for one in group["strongest"])
+            found.append(("", tuple(sorted(reads)), tuple(sorted(moves))))
+    return found
 
 
 def _agreement(names: tuple[str, ...], documents: Sequence[Document], full: Sequence[int]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def test_the_stored_sentences_are_those_of_the_stored_documents(document: dict) 
     for module in document["modules"]:
         said = module_statement(module, len(document["modules"]))
         assert (said.text, said.reason) == (module["reading"], module["why_not"])
+    # Each module is one group inside, so the verdict adds nothing about these.
     assert verdict(document["modules"]) == document["metrics"]["verdict"]
     assert communities_statement(document["communities"]) == document["communities"]["reading"]
     assert readout_statement(document["readout"], False) == document["readout"]["reading"]
@@ -64,7 +65,7 @@ def test_a_network_in_one_piece_is_said_to_be_one() -> None:
     said = module_statement(module, 1)
     assert said.evidence[0].startswith("the whole network in one piece (effect ")
     assert said.text == module["reading"]
-    assert said.reason is None
+    assert (said.reason, said.verdict, module["verdict"]) == (None, "one piece", "one piece")
 
 
 def test_a_module_that_is_not_supported_says_why(document: dict) -> None:
@@ -75,6 +76,23 @@ def test_a_module_that_is_not_supported_says_why(document: dict) -> None:
         "pruning made this separation, training did not"
     )
     assert said.text.endswith(f"; not supported: {said.reason}")
+
+
+def test_what_could_not_be_tested_is_not_called_unsupported(document: dict) -> None:
+    few = {"supported": False, "all_groups_tried": True, "random_groups": 5}
+    modules = [module | few for module in document["modules"]]
+    stated = [module_statement(module, 2) for module in modules]
+    assert {said.verdict for said in stated} == {"not testable"}
+    assert stated[0].text.endswith(
+        "; not testable: so few neurons live that only 5 other groups are of the size of A: chance cannot be ruled out"
+    )
+    modules = [m | {"verdict": s.verdict, "why_not": s.reason} for m, s in zip(modules, stated, strict=True)]
+    assert verdict(modules).startswith("No module is testable: so few neurons live")
+    assert verdict([document["modules"][0], modules[1]]).startswith("Supported: A. Not testable: so few neurons")
+    leaking = module_statement(modules[0] | {"trained_leak": 0.3}, 2)
+    said = verdict([modules[0] | {"verdict": leaking.verdict, "why_not": leaking.reason}, modules[1]])
+    assert said.startswith("No module is supported: in the network as trained")
+    assert ". Not testable: so few neurons live" in said
 
 
 def test_a_module_stored_without_effects_keeps_its_sentence() -> None:

@@ -69,6 +69,12 @@ def test_true_claims_are_confirmed(run, saved, claims) -> None:
         (lambda c: c["modules"][1].update(supported=not c["modules"][1]["supported"]), "which modules are supported"),
         (lambda c: c["effects"]["matrices"]["mean"][0].__setitem__(1, 0.5), "effects (mean): largest difference"),
         (lambda c: c["effects"]["p_holm"][0].__setitem__(0, 1e-9), "p-values (Holm): largest difference"),
+        (lambda c: c["interior"]["partitions"][0]["groups"][0]["neurons"].pop(), "groups inside the modules"),
+        (lambda c: c["interior"]["partitions"][0].update(verdict="supported"), "verdicts on these groups"),
+        (
+            lambda c: c["interior"]["partitions"][0].update(trained_largest_interaction=0.3),
+            "largest interactions of these groups: largest difference",
+        ),
         (lambda c: c["graph"]["edges"].pop(), "connections"),
         (lambda c: c["graph"]["edges"][0].update(weight=0.1), "largest difference of a weight"),
     ],

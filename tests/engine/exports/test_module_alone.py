@@ -11,11 +11,11 @@ import torch
 from bimt.networks import load_network
 from bimt_engine.data.dataset import Scaling
 from bimt_engine.data.kinds.synthetic import FormulaData
-from bimt_engine.exports.module_alone import ModuleAloneError, module_alone
+from bimt_engine.exports.module_alone import ModuleAloneError, group_alone, module_alone
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.spec import Spec
-from tests.engine.analysis.teachers import data_of, teacher
+from tests.engine.analysis.teachers import TWO_MODULES, data_of, teacher
 from tests.engine.makers import build
 from worker.predicting import predict
 
@@ -101,6 +101,34 @@ def test_a_module_takes_its_own_raw_columns_in_every_form(turned: bool) -> None:
     }
     for name, answer in said.items():
         assert np.abs((answer - whole) / wanted.std[targets]).max() < 1e-5, name
+
+
+def test_what_groups_alone_give_sums_to_what_the_network_gives() -> None:
+    """Two groups of one piece, both led to y1: f(x1, x3) + g(x2, x4), each with its own columns."""
+    network = teacher((*TWO_MODULES, (2, 0, 4, 1.3), (2, 0, 5, -1.5)))
+    with torch.no_grad():
+        network.biases[2] += torch.tensor([0.7, -0.4], dtype=torch.float64)
+    data = data_of(network)
+    wanted = Scaling(np.array([3e5, 1.0]), np.array([5e4, 1e-3]))
+    data = replace(data, target_scaling=wanted)
+    groups = [[n for n in ids if n.startswith("hidden")] for ids in (A, B)]
+    first, second = (group_alone(network, data, spec(), ids, trained=network) for ids in groups)
+    assert (first.data.feature_names, first.data.target_names) == (("x1", "x3"), ("y1",))
+    assert (second.data.feature_names, second.data.target_names) == (("x2", "x4"), ("y1", "y2"))
+    assert np.array_equal(first.data.target_scaling.mean, [0.0])
+    x = torch.from_numpy(data.test_inputs)
+    with torch.no_grad():
+        given = first.network(x[:, [0, 2]])[:, 0] + second.network(x[:, [1, 3]])[:, 0] + network.biases[2][0]
+        assert torch.allclose(given, network(x)[:, 0], rtol=0, atol=1e-12)
+    assert torch.equal(load_weights(second.weights(seed=0)).network(x[:, [1, 3]]), second.network(x[:, [1, 3]]))
+
+
+def test_a_group_that_later_layers_combine_cannot_stand_alone() -> None:
+    network = teacher()
+    with pytest.raises(ModuleAloneError, match="last hidden layer"):
+        group_alone(network, data_of(network), spec(), ["hidden1:0", "hidden1:1"])
+    with pytest.raises(ModuleAloneError, match="perceptron"):
+        group_alone(*build("transformer"), spec(), ["residual:0"])
 
 
 def test_what_is_no_module_is_refused_with_a_sentence() -> None:

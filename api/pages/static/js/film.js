@@ -30,7 +30,11 @@ async function begin() {
   shape = geometry(probe);
   rows = history.rows;
   steps = await everyStep();
-  for (const node of graph.nodes) if (node.module) tones[`${node.layer}:${node.neuron}`] = node.module;
+  const parted = new Set(graph.nodes.filter((node) => node.group).map((node) => node.module));
+  for (const node of graph.nodes) {
+    const part = node.group ?? (parted.has(node.module) ? null : node.module);
+    if (node.module) tones[`${node.layer}:${node.neuron}`] = part ?? "";
+  }
   const last = shape.layers.at(-1).name;
   labels = { [shape.layers[0].name]: probe.tokens === null ? probe.features : [], [last]: probe.targets };
   slider.max = steps.length - 1;
@@ -84,13 +88,18 @@ function paint(a, b, share) {
       const [x, y] = where(name, neuron);
       const letter = tones[`${name}:${neuron}`];
       const label = places.length <= 16 ? labels[name]?.[neuron] : "";
-      return { x, y, radius: letter ? (small ? 3 : 5) : small ? 1 : 2.5, tone: letter ? toneOf(letter) : "--dead", label, below: depth === 0 };
+      const live = letter !== undefined;
+      return { x, y, radius: live ? (small ? 3 : 5) : small ? 1 : 2.5, tone: live ? toneOf(letter) : "--dead", label, below: depth === 0 };
     }),
   );
   draw(canvas, lines, dots);
 }
 
-const toneOf = (name) => `--m${[...document.querySelectorAll("li.module")].find((card) => card.dataset.module === name)?.dataset.tone ?? 1}`;
+/** The colour of a module, or of a group inside one, as the picture has it; that of what belongs to no group. */
+function toneOf(name) {
+  const shown = [...document.querySelectorAll("[data-tone]")].find(({ dataset }) => (dataset.part ?? dataset.module) === name);
+  return shown ? `--m${shown.dataset.tone}` : "--ink";
+}
 
 function describe(index, before, now) {
   const row = rows.findLast((each) => each.step <= steps[index]);

@@ -16,8 +16,15 @@ from sklearn.metrics import adjusted_rand_score
 from bimt_engine.analysis.communities import adjusted_rand
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.modules.stability import align_modules, dependencies, end_labels, stability
+from bimt_engine.analysis.modules.stability import (
+    align_modules,
+    dependencies,
+    end_labels,
+    interior_stability,
+    stability,
+)
 from bimt_engine.analysis.pareto import by_strength, knee, largest_harmless, non_dominated, pareto, selection_loss
+from bimt_engine.analysis.statements import stability_statement
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
@@ -52,6 +59,55 @@ def nothing() -> dict:
 def test_the_rand_index_is_scikit_learn_s(pairs: list[tuple[int, int]]) -> None:
     one, other = (np.array(side) for side in zip(*pairs, strict=True))
     assert adjusted_rand(one, other) == pytest.approx(adjusted_rand_score(one, other))
+
+
+def interior_of(*roles, verdict: str = "supported", lies_in=()) -> dict:
+    """A document of groups with these (reads, moves)."""
+    groups = [
+        {
+            "name": f"A{number + 1}",
+            "works": True,
+            "reads": [{"name": name, "share": share} for name, share in reads.items()],
+            "strongest": [{"output": name, "effect": 0.5} for name in moves],
+            **({"lies_in": [{"name": lies_in[number], "share": 0.95}]} if lies_in else {}),
+        }
+        for number, (reads, moves) in enumerate(roles)
+    ]
+    numbers = {"largest_interaction": 0.0, "trained_largest_interaction": 0.0, "trained_leak": 0.0}
+    partition = {"kind": "sum", "groups": groups, "p": 0.01 if verdict == "supported" else 0.5, **numbers}
+    return {"interior": {"primary": 0, "partitions": [partition | {"random_partitions": 99}]}}
+
+
+def test_groups_inside_are_met_again_by_what_they_read_and_move() -> None:
+    pair = ({"x1": 0.6, "x2": 0.4}, ("y1",)), ({"x3": 0.5, "x4": 0.45, "x1": 0.01}, ("y1",))
+    other = ({"x1": 1.0}, ("y1",)), ({"x3": 1.0}, ("y1",))
+    runs = [interior_of(*pair), interior_of(*reversed(pair)), interior_of(*other), interior_of(*pair, verdict="no")]
+    found = interior_stability([*runs, {}, {"interior": {"skipped": "too large"}}])
+    assert [found[name] for name in ("examined", "groups", "counted_in", "same_roles_in")] == [4, 2, 3, 2]
+    assert [(role["reads"], role["moves"], role["met_in"]) for role in found["roles"]] == [
+        (["x1", "x2"], ["y1"], 2),
+        (["x3", "x4"], ["y1"], 2),
+    ]
+    assert interior_stability([{}, {"interior": {"skipped": "too large"}}]) is None
+
+
+def test_groups_of_a_group_s_products_are_met_again_by_their_representation() -> None:
+    roles = ({"embedding dimension 3": 1.0}, ("0", "1")), ({"embedding dimension 9": 1.0}, ("0", "2"))
+    runs = [
+        interior_of(*roles, lies_in=names) for names in (("frequency 4", "frequency 9"), ("frequency 9", "frequency 4"))
+    ]
+    runs.append(interior_of(*roles, lies_in=("frequency 4", "frequency 7")))
+    found = interior_stability(runs)
+    assert [(role["representation"], role["met_in"]) for role in found["roles"]] == [
+        ("frequency 4", 3),
+        ("frequency 9", 2),
+    ]
+    assert (found["counted_in"], found["same_roles_in"]) == (3, 2)
+    document = {"runs": 3, "empty": 0, "agreement": 3, "partition": [], "adjusted_rand": None, "modules": []}
+    said = stability_statement(document | {"interior": found}).text
+    assert said.endswith(
+        "Inside, 3 of 3 runs have 2 supported groups, 2 with the same roles (frequency 4 | frequency 9)."
+    )
 
 
 def test_runs_that_agree_are_counted_and_told(documents) -> None:

@@ -1,0 +1,64 @@
+"""Runs by what was found in them: limits on the summary, and parts of the network by what they read and move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+
+from store.jobs.tables import Job
+from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run
+
+LEAST_EFFECT = 0.01  # of an output's variance: a module that moves an output by less does not move it
+
+
+def with_evidence(
+    query: Select[Any],
+    *,
+    min_modules: int | None = None,
+    max_modules: int | None = None,
+    min_interior_modules: int | None = None,
+    max_connections: int | None = None,
+    min_modularity: float | None = None,
+    min_selectivity: float | None = None,
+    reads: str | None = None,
+    moves: str | None = None,
+    method: str | None = None,
+    dataset_kind: str | None = None,
+    dataset_id: str | None = None,
+) -> Select[Any]:
+    """The query restricted to runs whose evidence is within these limits; None sets no limit.
+
+    reads, moves   name of an input that a module, or a group inside one, reads; of an output that it moves: a module
+                   any by LEAST_EFFECT, a group the one that it moves most. With both, one part does both.
+    """
+    least = (
+        (Run.modules, min_modules),
+        (Run.interior_modules, min_interior_modules),
+        (Run.modularity, min_modularity),
+        (Run.selectivity, min_selectivity),
+    )
+    most = ((Run.modules, max_modules), (Run.connections, max_connections))
+    same = ((Run.method, method), (Run.dataset_kind, dataset_kind))
+    query = query.where(*(column >= wanted for column, wanted in least if wanted is not None))
+    query = query.where(*(column <= wanted for column, wanted in most if wanted is not None))
+    query = query.where(*(column == wanted for column, wanted in same if wanted is not None))
+    if dataset_id is not None:
+        query = query.where(Run.job_id.in_(select(Job.id).where(Job.dataset_id == dataset_id)))
+    if (part := _has_part(reads, moves)) is not None:
+        query = query.where(part)
+    return query
+
+
+def _has_part(reads: str | None, moves: str | None) -> ColumnElement[bool] | None:
+    """The condition that the run has a part with this role. All rows are found by the run's id."""
+    read = and_(PartInput.run_id == Run.id, PartInput.input == reads)
+    if moves is None:
+        return None if reads is None else exists().where(read)
+    module = and_(Effect.run_id == Run.id, Effect.target == moves, Effect.mean >= LEAST_EFFECT)
+    group = and_(InteriorGroup.run_id == Run.id, InteriorGroup.moves == moves)
+    if reads is None:
+        return or_(exists().where(module), exists().where(group))
+    by_module = and_(read, PartInput.partition == OF_MODULES, PartInput.part == Effect.module)
+    by_group = and_(read, PartInput.partition == InteriorGroup.partition, PartInput.part == InteriorGroup.name)
+    return or_(exists().where(module, by_module), exists().where(group, by_group))
