@@ -151,8 +151,6 @@ def interior_verdict(document: Document) -> str | None:
     if "skipped" in document or document.get("primary") is None:
         return None
     partition = document["partitions"][document["primary"]]
-    if not parts_modules(partition):
-        return None
     verdict, reason = partition_verdict(partition)
     names = listed([group["name"] for group in partition["groups"]])
     found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "

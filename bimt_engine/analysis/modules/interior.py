@@ -69,13 +69,14 @@ def examine_interior(
     at = depths(context.wiring, masks)
     count = min(random_partitions, RANDOM_PARTITIONS)
     partitions = partitions_of(pruned, trained, at, random_partitions=count, seed=seed)
+    documents = [
+        _partition_document(context, pruned, masks, partition, module_of, representations) for partition in partitions
+    ]
+    documents = [document for document in documents if parts_modules(document)]
     document: InteriorDocument = {
         "layers": [{"layer": depth.layer, "groups": len(depth.groups), "trees": len(depth.trees)} for depth in at],
-        "partitions": [
-            _partition_document(context, pruned, masks, partition, module_of, representations)
-            for partition in partitions
-        ],
-        "primary": primary(partitions),
+        "partitions": documents,
+        "primary": primary(documents),
         "trees": _trees(context, masks),
         "cuts": _cuts(context, values, masks, costs),
         "reading": "",
@@ -89,24 +90,19 @@ def skipped_interior(reason: str) -> InteriorDocument:
     return document | {"trees": [], "reading": interior_statement(document)}
 
 
-def primary(partitions: Sequence[Partition]) -> int | None:
+def primary(partitions: Sequence[PartitionDocument]) -> int | None:
     """Which partition is drawn and told first: a sum before a composition, then most groups, then the deepest."""
     if not partitions:
         return None
-    return max(range(len(partitions)), key=lambda i: (partitions[i].kind == "sum", len(partitions[i].groups), i))
+    return max(range(len(partitions)), key=lambda i: (partitions[i]["kind"] == "sum", len(partitions[i]["groups"]), i))
 
 
 def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
-    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads.
-
-    Unchanged where each module is one group: there the modules say the same.
-    """
+    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads."""
     if document["primary"] is None:
         return graph
-    partition = document["partitions"][document["primary"]]
-    if not parts_modules(partition):
-        return graph
-    groups = partition["groups"]
+    groups = document["partitions"][document["primary"]]["groups"]
+    groups = [group for group in groups if group["name"] != group["module"]]  # the others are modules as they are
     group_of = {identifier: group["name"] for group in groups for identifier in group["neurons"]}
     readers: dict[str, set[str | None]] = {}
     for connection in graph.connections:
@@ -136,14 +132,16 @@ def _partition_document(
     trees = graph.groups(by_terminals=False)
     order = np.argsort(-partition.effects.max(axis=1, initial=0.0), kind="stable")
     letters: dict[str, int] = {}
+    modules = [_module(group, module_of) for group in partition.groups]
     groups: list[InteriorGroup] = []
     for number in order.tolist():
         group = partition.groups[number]
         identifiers = _ids(group.places)
-        module = next((module_of[i] for i in identifiers if i in module_of), "")
+        module = modules[number]
         letters[module] = letters.get(module, 0) + 1
+        name = module if modules.count(module) == 1 else f"{module}{letters[module]}"
         own = sum(_inside(tree.places, group.places) for tree in trees)
-        described = _group_document(context, pruned, partition, number, f"{module}{letters[module]}", module, own)
+        described = _group_document(context, pruned, partition, number, name, module, own)
         if representations is not None and "skipped" not in representations:
             described["lies_in"] = _lies_in(representations, identifiers)
         groups.append(described)
@@ -166,6 +164,10 @@ def _partition_document(
     verdict, reason = partition_verdict(document)
     document = document | {"verdict": verdict, "why_not": reason}
     return document | {"reading": partition_statement(document).text}
+
+
+def _module(group: Group, module_of: Mapping[str, str]) -> str:
+    return next((module_of[i] for i in _ids(group.places) if i in module_of), "")
 
 
 def _group_document(
