@@ -28,6 +28,7 @@ from bimt_engine.analysis.statements import (
     number,
     sentence,
     share,
+    validation_loss,
 )
 from store.tables import Run
 
@@ -315,10 +316,11 @@ def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
     """Loss against the number of connections left; `kept` marks the number that was chosen."""
-    sizes = {row.get("connections"): row for row in curve}  # of one size, the last is the refitted one
+    # Of one size, the last is the refitted one.
+    sizes = {row.get("connections"): {**row, "validation_loss": validation_loss(row)} for row in curve}
     lines = [
         Series("train", _column(list(sizes.values()), "train_loss", x="connections"), tone=1),
-        Series("held out", _column(list(sizes.values()), "held_out_loss", x="connections"), tone=2),
+        Series("validation", _column(list(sizes.values()), "validation_loss", x="connections"), tone=2),
     ]
     marks = [(float(kept), f"{kept} kept")] if kept else []
     if not any(line.points for line in lines):

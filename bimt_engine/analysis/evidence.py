@@ -144,27 +144,25 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
-        "prediction_loss": pruned.chosen.train_loss,
-        "test_prediction_loss": pruned.chosen.held_out_loss,
         "faithfulness": pruned.chosen.faithfulness,
         "tolerance": pruned.tolerance,
         "loss_scale": pruned.scale,
         "prediction_loss_limit": pruned.limits["train_loss"],
-        "test_prediction_loss_limit": pruned.limits["held_out_loss"],
+        "validation_prediction_loss_limit": pruned.limits["validation_loss"],
         "within_tolerance": pruned.within_tolerance,
         "random_mask_loss": float(np.median(pruned.random_masks)) if pruned.random_masks else None,
     }
     trained = subject.values()
     for prefix, values in (("", pruned.values), ("trained_", trained)):
-        for part, examples in (("", subject.train), ("test_", subject.held_out)):
+        for part, examples in subject.parts.items():
             outputs = subject.outputs(values, examples)
             found[f"{prefix}{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
             if subject.dataset.task == "classification":
                 found[f"{prefix}{part}accuracy"] = float((outputs.argmax(-1) == examples.targets).mean())
-            elif part == "test_":
+            elif part:
                 variance = float(examples.targets.var(axis=0).mean())
                 error = float(((outputs - examples.targets) ** 2).mean())
-                found[f"{prefix}test_r2"] = 1 - error / variance if variance > 0 else None
+                found[f"{prefix}{part}r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
     bias_cost = spec.training.cost.bias_cost_from is not None
     priced = prices(subject.wiring, shapes, spec.training.cost, bias_cost=bias_cost)

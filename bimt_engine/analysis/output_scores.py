@@ -28,8 +28,8 @@ def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence
     """
     trained = subject.values()
     scored = {
-        "pruned": scores(subject, pruned, subject.held_out),
-        "trained": scores(subject, trained, subject.held_out),
+        "pruned": scores(subject, pruned, subject.validation),
+        "trained": scores(subject, trained, subject.validation),
         "trained_on_training_rows": scores(subject, trained, subject.train),
     }
     found: list[OutputScore] = []

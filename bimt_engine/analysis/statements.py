@@ -33,11 +33,14 @@ MAX_NETWORK_MODULES = 8  # modules that are listed one by one in the description
 
 METRIC_LABELS = {
     "test_prediction_loss": "test loss",
+    "validation_prediction_loss": "validation loss",
     "train_prediction_loss": "train loss",
     "prediction_loss": "train loss",
     "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
     "train_accuracy": "train accuracy",
     "test_r2": "test R²",
+    "validation_r2": "validation R²",
     "r2": "R²",
 }
 """Metric -> its short label."""
@@ -146,6 +149,15 @@ def number(value: float | int | None) -> str:
     if "." in shown:
         shown = shown.rstrip("0").rstrip(".")
     return shown.replace("-", "−")
+
+
+def validation_loss(point: Document) -> float | None:
+    """The validation loss of a point of the stored prune curve.
+
+    Of runs before there was a validation part, the loss on the one part that was held out.
+    """
+    loss: float | None = point.get("validation_loss", point.get("held_out_loss"))
+    return loss
 
 
 def metric_label(name: str | None) -> str:

@@ -28,7 +28,7 @@ class PruneStep:
 
     connections: int
     train_loss: float
-    held_out_loss: float
+    validation_loss: float
     modules: int
     faithfulness: float
     refitted: bool = True
@@ -45,7 +45,7 @@ class State:
     step: PruneStep
     values: Values
     masks: Masks
-    held_out_losses: Array
+    validation_losses: Array
     curvature: Array | None = None
 
 
@@ -57,7 +57,7 @@ class PruningEngine:
 
     def __init__(self, context: AnalysisContext, *, refit_evaluations: int) -> None:
         self.context, self.refit_evaluations = context, refit_evaluations
-        self.trained_outputs = context.outputs(context.values(), context.held_out)
+        self.trained_outputs = context.outputs(context.values(), context.validation)
         self.ridge = RIDGE * context.scale
         if context.loss == "cross_entropy":
             self.ridge = max(self.ridge, confidence_ridge(context))
@@ -80,19 +80,19 @@ class PruningEngine:
     def state(self, values: Values, masks: Masks, *, refitted: bool = True, curvature: Array | None = None) -> State:
         """These values under these masks, measured."""
         context = self.context
-        outputs = context.outputs(values, context.held_out)
-        held_out = context.losses(outputs, context.held_out)
+        outputs = context.outputs(values, context.validation)
+        validation = context.losses(outputs, context.validation)
         train = context.losses(context.outputs(values, context.train), context.train)
         weights = [w.parameter for w in context.wiring.weight_layers]
         step = PruneStep(
             connections=sum(int(masks[name].sum()) for name in weights),
             train_loss=float(train.mean()),
-            held_out_loss=float(held_out.mean()),
+            validation_loss=float(validation.mean()),
             modules=count_modules(context.wiring, masks),
             faithfulness=context.faithfulness(outputs, self.trained_outputs),
             refitted=refitted,
         )
-        return State(step, values, masks, held_out, curvature)
+        return State(step, values, masks, validation, curvature)
 
     def refitted(self, state: State) -> Refitted:
         """The state as a refit with curvature, computed again where it came without one."""

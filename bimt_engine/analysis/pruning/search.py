@@ -6,7 +6,7 @@ The loss is not monotone in the number of connections, so the curve is scanned f
      refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
      nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
-  4. k* is the smallest number of connections on the curve whose training and held-out loss are within their limits.
+  4. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pruned:
     """The network at k*, the curve that led there, and what to compare it with.
 
     masks            of the weight layers.
-    limits           {"train_loss", "held_out_loss"} at k*: what each was allowed to be.
+    limits           {"train_loss", "validation_loss"} at k*: what each was allowed to be.
     random_masks     losses of as many connections per weight layer kept at random and refitted the same way.
     within_tolerance False when no pruned network stayed within the limits: this is the network as trained.
     """
@@ -91,7 +91,7 @@ def prune(
         masks=masks,
         curve=curve,
         chosen=chosen.step,
-        limits=dict(zip(("train_loss", "held_out_loss"), limits, strict=True)),
+        limits=dict(zip(("train_loss", "validation_loss"), limits, strict=True)),
         tolerance=tolerance,
         scale=context.scale,
         random_masks=random,
@@ -206,29 +206,29 @@ class _Search:
     # --- limits -----------------------------------------------------------------------------------
 
     def reference(self, states: list[State]) -> State:
-        """What the others are measured by: the state that does best on held-out examples."""
-        return min(states, key=lambda s: s.step.held_out_loss)
+        """What the others are measured by: the state that does best on validation examples."""
+        return min(states, key=lambda s: s.step.validation_loss)
 
     def limits(self, state: State, reference: State) -> tuple[float, float]:
-        """How high the training and the held-out loss of a state may be.
+        """How high the training and the validation loss of a state may be.
 
         Both may rise by ε·Var(y). Beside it, what noise alone explains: the training loss by Mallows' 2σ²/N for every
-        parameter given up, the held-out loss by one standard error of the paired difference. On data without noise
+        parameter given up, the validation loss by one standard error of the paired difference. On data without noise
         both vanish; on noisy tables they keep the search from calling an overfit a need.
         """
         examples = self.context.train.targets.size
         freed = max(0, unknowns(reference.masks) - unknowns(state.masks))
         noise = min(MOST_NOISE, 2 * freed / examples) * reference.step.train_loss
-        difference = state.held_out_losses - reference.held_out_losses
+        difference = state.validation_losses - reference.validation_losses
         error = float(difference.std() / math.sqrt(difference.size))
         return (
             reference.step.train_loss + self.slack + noise,
-            reference.step.held_out_loss + self.slack + error,
+            reference.step.validation_loss + self.slack + error,
         )
 
     def within_limits(self, state: State, reference: State) -> bool:
-        train, held_out = self.limits(state, reference)
-        return state.step.train_loss <= train and state.step.held_out_loss <= held_out
+        train, validation = self.limits(state, reference)
+        return state.step.train_loss <= train and state.step.validation_loss <= validation
 
     def choose(self, states: list[State]) -> State:
         """The sparsest state within its limits; of two as sparse, the one with the lower training loss."""

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset, split_by_class
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds import DataPart, Drawn, dataset_kind
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.readers.arrays import read_idx_arrays
+from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 
 MNIST_FILES = {
@@ -150,13 +151,9 @@ def digits(*, train_fraction: float, seed: int) -> Dataset:
 
     images, labels = load_digits(return_X_y=True)
     labels = labels.astype(np.int64)
-    train, test = split_by_class(labels, train_fraction, seed=seed)
     inputs = (images / 16).astype(np.float32)
     return Dataset(
-        train_inputs=inputs[train],
-        train_targets=labels[train],
-        test_inputs=inputs[test],
-        test_targets=labels[test],
+        **Split.by_class(labels, train_fraction, seed=seed).parts_of(inputs, labels),
         task="classification",
         feature_names=_pixels(8, 8),
         target_names=DIGITS,
