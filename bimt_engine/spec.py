@@ -6,6 +6,7 @@ Names are the field's own (docs/glossary.md); numbers are those of arXiv 2305.08
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -169,6 +170,10 @@ class EvidenceSpec(Part):
     )
     random_groups: int = Field(default=200, ge=0, le=10_000, description="Random groups for each p-value.")
     leiden_seeds: int = Field(default=20, ge=1, le=1_000)
+    evidence_version: Literal[1, 2] = Field(
+        default=2,
+        description="2: a constant answer is kept unless the network is clearly better. 1: as runs before were pruned.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -189,6 +194,18 @@ class Spec(Part):
     network: NetworkSpec = MlpNetwork()
     training: TrainingSpec = TrainingSpec()
     evidence: EvidenceSpec = EvidenceSpec()
+
+    @classmethod
+    def from_stored(cls, fields: Mapping[str, Any]) -> Spec:
+        """The spec of a stored run. What the versions before did not write down means what it meant then.
+
+        A spec that is submitted gets the versions of today instead, and from then on has them written in it.
+        """
+        versions = {
+            "dataset": {"split_version": 1} | fields["dataset"],
+            "evidence": {"evidence_version": 1} | (fields.get("evidence") or {}),
+        }
+        return cls.model_validate(dict(fields) | versions)
 
     def at_cost_strength(self, cost_strength: float | None) -> Spec:
         """The same spec with its phases scaled so that the first one that costs anything costs this; None: as it is.

@@ -54,7 +54,7 @@ class Run:
         """Its spec."""
         from bimt_engine.spec import Spec
 
-        return Spec.model_validate(self._request.spec)
+        return Spec.from_stored(self._request.spec)
 
     def dataset(self, *, keep: bool = False) -> Dataset:
         """Its data. `keep`: hold them for the next call, which releases them. Raises DataError."""

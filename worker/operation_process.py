@@ -101,7 +101,7 @@ class Request:
     @property
     def spec(self) -> Spec:
         """As the run has it."""
-        return Spec.model_validate(self.document["run"]["spec"])
+        return Spec.from_stored(self.document["run"]["spec"])
 
     @property
     def origin(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _saved(sha256: str, path: str) -> SavedNetwork:
 
 @lru_cache(maxsize=CACHED)
 def _dataset(spec: str, seed: int, content: str | None) -> Dataset:
-    part = Spec.model_validate({"dataset": json.loads(spec)}).dataset
+    part = Spec.from_stored({"dataset": json.loads(spec)}).dataset
     return make_dataset(part, seed=seed, content=Path(content) if content else None)
 
 

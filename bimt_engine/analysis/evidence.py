@@ -63,6 +63,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         tolerance=asked.tolerance,
         refit_evaluations=asked.refit_evaluations,
         seed=seed,
+        evidence_version=asked.evidence_version,
         progress=lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"),
     )
     progress(0.5, "graph")

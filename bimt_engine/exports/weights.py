@@ -84,7 +84,7 @@ def load_weights(content: bytes) -> SavedNetwork:
     if metadata.get("format") != FORMAT:
         said = metadata.get("format", "no format at all")
         raise WeightsError(f"The file names {said}; this version reads {FORMAT}.")
-    spec, data = Spec.model_validate(metadata["spec"]), _without_rows(metadata["data"])
+    spec, data = Spec.from_stored(metadata["spec"]), _without_rows(metadata["data"])
     return SavedNetwork(
         network=_build(spec, data, tensors, prefix=""),
         trained=_build(spec, data, tensors, prefix="trained."),

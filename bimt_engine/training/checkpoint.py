@@ -44,8 +44,14 @@ class CheckpointHeader:
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
     """SHA-256 of a training: its networks, data, schedule and seeds; not its stepper, device or reporting intervals."""
     intervals = {"log_every", "snapshot_every", "checkpoint_every"}
-    free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
-    identity = [[spec.model_dump(mode="json", exclude=free), seed] for spec, seed in zip(specs, seeds, strict=True)]
+
+    def identity_of(spec: Spec) -> dict[str, Any]:
+        free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
+        if spec.dataset.split_version == 1:  # what the versions before knew nothing of, so that their checkpoints fit
+            free["dataset"] = {"split_version", "validation_fraction"}
+        return spec.model_dump(mode="json", exclude=free)
+
+    identity = [[identity_of(spec), seed] for spec, seed in zip(specs, seeds, strict=True)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

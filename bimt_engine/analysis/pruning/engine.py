@@ -77,6 +77,13 @@ class PruningEngine:
         values = self.context.values()
         return self.state(values, self.context.evaluator.full_masks(values), refitted=False)
 
+    def constant(self, trained: State) -> State:
+        """The network without connections: its biases alone are left, refitted to the best constant answer."""
+        masks = dict(trained.masks)
+        for weights in self.context.wiring.weight_layers:
+            masks[weights.parameter] = np.zeros_like(masks[weights.parameter])
+        return self.refit(self.without_dead_ends(trained.values, masks))
+
     def state(self, values: Values, masks: Masks, *, refitted: bool = True, curvature: Array | None = None) -> State:
         """These values under these masks, measured."""
         context = self.context

@@ -6,7 +6,10 @@ The loss is not monotone in the number of connections, so the curve is scanned f
      refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
      nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
-  4. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
+  4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
+  5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
+     That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
+     row by row, exceeds two standard errors. Otherwise nothing is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Masks, Values
@@ -37,7 +41,8 @@ SHRINK = 0.8  # of the connections that a dense stage leaves
 ONE_AT_A_TIME = 60  # connections; above this, batches
 EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
 TRIAL_WORK = 2e10  # multiplications that these may cost together
-BEYOND = 60  # steps outside the limits: past the cliff to show it, and because the loss may come back
+CLEARLY = 2.0  # standard errors by which a network must be better than a constant
+BEYOND = 60  # old searches: steps outside the limits before the scan ends
 MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
 RANDOM_MASKS = 10
 FEW_RANDOM_MASKS = 2  # where a refit takes long
@@ -72,17 +77,21 @@ def prune(
     tolerance: float,
     refit_evaluations: int = 60,
     seed: int = 0,
+    evidence_version: int = 2,
     progress: Progress = lambda fraction, doing: None,
 ) -> Pruned:
-    """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's."""
+    """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's.
+
+    evidence_version   1: without the constant answer among the candidates, as before.
+    """
     engine = PruningEngine(context, refit_evaluations=refit_evaluations)
-    search = _Search(engine, tolerance=tolerance, progress=progress)
+    search = _Search(engine, tolerance=tolerance, old=evidence_version == 1, progress=progress)
     states = search.run()
-    chosen = search.choose(states)
+    chosen, reference = search.choose(states)
     progress(0.95, "random masks")
     count = RANDOM_MASKS if engine.fits_least_squares(chosen.masks) else FEW_RANDOM_MASKS
     random = random_masks(engine, chosen, count, generator=np.random.default_rng([seed, 1]))
-    limits = search.limits(chosen, search.reference(states))
+    limits = search.limits(chosen, reference)
     curve = tuple(sorted((s.step for s in states), key=lambda s: (-s.connections, s.refitted)))
     masks = {w.parameter: chosen.masks[w.parameter] for w in context.wiring.weight_layers}
     return Pruned(
@@ -102,8 +111,8 @@ def prune(
 class _Search:
     """The scan from dense to sparse, and the choice of k*."""
 
-    def __init__(self, engine: PruningEngine, *, tolerance: float, progress: Progress) -> None:
-        self.engine, self.progress = engine, progress
+    def __init__(self, engine: PruningEngine, *, tolerance: float, old: bool, progress: Progress) -> None:
+        self.engine, self.old, self.progress = engine, old, progress
         self.context = engine.context
         self.slack = tolerance * engine.context.scale
         self.extra_trials, self.extra_work = EXTRA_TRIALS, TRIAL_WORK
@@ -123,26 +132,27 @@ class _Search:
             state = self.prune_by_gradient(state, states)
         if self.engine.fits_least_squares(state.masks):
             self.prune_by_least_squares(state, states)
+        if not self.old:
+            states.append(self.engine.constant(trained))
         return states
 
     def prune_by_least_squares(self, state: State, states: list[State]) -> None:
         """Batches, then one at a time, each followed by an exact refit."""
         start, beyond = state.step.connections, 0
-        while state.step.connections > 0 and beyond < BEYOND:
+        while state.step.connections > 0:
             self.progress(0.9 * (1 - state.step.connections / start), f"{state.step.connections:,} connections left")
             k = state.step.connections
             batch = k - max(ONE_AT_A_TIME, math.ceil(SHRINK * k)) if k > ONE_AT_A_TIME else 1
             following = self.without_cheapest(state, batch, states) if batch > 1 else None
             if following is None:
-                following = self.without_one(state, states, patient=beyond == 0)
+                following = self.without_one(state, states, thorough=not beyond)
             if following is None:
                 break
             state = following
             states.append(state)
-            within = self.within_limits(state, self.reference(states))
-            beyond = 0 if within else beyond + 1
-            if state.step.train_loss > 0.5 * self.context.scale and beyond:
-                break  # no better than a constant: there is nothing left to see
+            beyond = 0 if self.within_limits(state, self.reference(states)) else beyond + 1
+            if self.old and beyond and (beyond >= BEYOND or state.step.train_loss > 0.5 * self.context.scale):
+                break
 
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
         """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
@@ -157,7 +167,7 @@ class _Search:
             batch //= 2
         return None
 
-    def without_one(self, state: State, states: list[State], *, patient: bool) -> State | None:
+    def without_one(self, state: State, states: list[State], *, thorough: bool) -> State | None:
         """The best state with one connection fewer (and what then lies on no path)."""
         problem = self.engine.least_squares
         assert problem is not None
@@ -168,14 +178,14 @@ class _Search:
         costs = removal_costs(self.engine.refitted(state), state.masks)
         kept = kept_weights(state.masks)
         work = 20 * self.engine.least_squares_work(state.masks)
-        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if patient else 2
+        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if thorough else 2
         best: tuple[float, Refitted, Masks] | None = None
         number = 0
         for number, index in enumerate(np.argsort(costs, kind="stable")[:trials]):
             values, masks = self.engine.cut(state, [kept[index]])
             if not masks_hold_anything(masks):
                 continue
-            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if patient else None)
+            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if thorough else None)
             if best is None or found.loss < best[0]:
                 best = (found.loss, found, masks)
             if found.loss <= easy or (number >= 3 and best[0] <= 2 * easy):
@@ -230,8 +240,24 @@ class _Search:
         train, validation = self.limits(state, reference)
         return state.step.train_loss <= train and state.step.validation_loss <= validation
 
-    def choose(self, states: list[State]) -> State:
-        """The sparsest state within its limits; of two as sparse, the one with the lower training loss."""
+    def choose(self, states: list[State]) -> tuple[State, State]:
+        """The sparsest state within its limits, and the reference of these; of two as sparse, the better fitted one.
+
+        A constant answer, the last of the states, is its own reference: it needs no reason but that nothing is clearly
+        better.
+        """
         reference = self.reference(states)
         good = [s for s in states if self.within_limits(s, reference)]
-        return min(good, key=lambda s: (s.step.connections, s.step.train_loss))
+        chosen = min(good, key=lambda s: (s.step.connections, s.step.train_loss))
+        if self.old or clearly_better(chosen.validation_losses, states[-1].validation_losses):
+            return chosen, reference
+        return states[-1], states[-1]
+
+
+def clearly_better(losses: Float[np.ndarray, " N"], of_constant: Float[np.ndarray, " N"]) -> bool:
+    """Whether a network beats a constant answer on the same examples, by more than chance explains.
+
+    losses   of each example. A network without an error at all has none by chance either.
+    """
+    gains = of_constant - losses
+    return bool(gains.mean() > CLEARLY * gains.std(ddof=1) / math.sqrt(gains.size)) if gains.size > 1 else False

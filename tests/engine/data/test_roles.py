@@ -128,7 +128,7 @@ def test_roles_that_do_not_fit_are_refused(roles, says):
     [
         (b"x,y\n1,2\n2,3\n3,5\n", "have 3 rows; at least 4"),
         (b"x\n1\n2\n3\n4\n", "have one column, 'x'"),
-        (b"x,y\n1,5\n2,5\n3,5\n4,5\n", "Every input has the same value"),
+        (b"x,y\n1,5\n2,5\n3,5\n4,5\n", "'y' has the same value in every row, so it can neither be predicted"),
         (b"x,y\n1,1\n1,1\n1,1\n1,1\n", "No column can be predicted"),
         (b"x,y\na,1\nb,2\nc,3\nd,4\n", "Every column but the target is text"),
     ],

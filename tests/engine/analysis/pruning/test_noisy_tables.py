@@ -60,7 +60,7 @@ def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_
     for seed in range(8):
         subject, pruned = trained_and_pruned(of_table(study, ["progression"]), study, seed)
         assert pruned.chosen.connections <= 30
-        explained = 1 - pruned.chosen.held_out_loss / subject.held_out.targets.var()
+        explained = 1 - pruned.chosen.validation_loss / subject.validation.targets.var()
         ahead.append(explained - variance_explained(subject.dataset))
     assert np.median(ahead) > -0.02
     assert min(ahead) > -0.06
