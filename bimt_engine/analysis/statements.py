@@ -56,7 +56,7 @@ INTERVENTION_LABELS = {
 FIGURE_LABELS = {
     "network": "The network in layers, inputs below and outputs above; colours are modules, dashes negative weights.",
     "effects": "What each module does to each output, as a matrix.",
-    "fit": "True against predicted values on held-out examples: a good network lies on the diagonal.",
+    "fit": "True against predicted values on test examples: a good network lies on the diagonal.",
     "prune-curve": "The loss as connections are taken away, and where the network was cut.",
     "embedding": "What the network has learned to know of its tokens: their vectors in the planes that carry the most.",
     "strips": "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values.",
@@ -158,6 +158,11 @@ def validation_loss(point: Document) -> float | None:
     """
     loss: float | None = point.get("validation_loss", point.get("held_out_loss"))
     return loss
+
+
+def held_out_part(rows: Sequence[Document], metric: str) -> str:
+    """Which part a curve over the training shows beside the training part: validation, in older runs test."""
+    return "validation" if any(f"validation_{metric}" in row for row in rows) else "test"
 
 
 def metric_label(name: str | None) -> str:
@@ -292,7 +297,7 @@ class OutputStatement:
 
     learnt    None where too few rows can tell.
     verdict   learnt, not learnt, too few rows to tell.
-    text      clause: the measure, held out and before pruning.
+    text      clause: the measure on validation and test rows, and before pruning.
     """
 
     output: str
@@ -305,10 +310,13 @@ def output_statement(score: Document) -> OutputStatement:
     """The statement of one row of the stored `metrics.outputs`."""
     measure = score["measure"]
     name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
-    held_out, before = (score[which].get(measure) for which in ("pruned", "trained"))
+    now, before, tested = ((score.get(which) or {}).get(measure) for which in ("pruned", "trained", "test"))
     learnt = score["learnt"]
     word = {True: "learnt", False: "not learnt", None: "too few rows to tell"}[learnt]
-    text = f"{name} {_four_digits(held_out)} held out, {_four_digits(before)} before"
+    text = f"{name} {_four_digits(now)} held out, {_four_digits(before)} before"
+    if "test" in score:
+        text = f"{name} {_four_digits(tested)} on test rows, {_four_digits(now)} on validation rows"
+        text += f", where it was {_four_digits(before)} before pruning"
     return OutputStatement(str(score["output"]), learnt, word, text)
 
 
@@ -337,15 +345,15 @@ def not_learnt(
 
 
 def _output_not_learnt(score: Document) -> str:
-    found, rows = score["pruned"], score["rows"]
+    found, rows = score["pruned"], f"{score['rows']} {'validation' if 'test' in score else 'held-out'} rows"
     why = "" if score["reached"] else ", and no connection leads to it"
     if score["measure"] == "recall":
         said = (
-            f"{found['recall']:.0%} of its {rows} held-out rows are recognised, {found['mistaken']:.0%} of the others"
+            f"{found['recall']:.0%} of its {rows} are recognised, {found['mistaken']:.0%} of the others"
         )
         return f"Class {quoted(score['output'])} is not learnt: {said} are taken for it{why}."
     doubt = f" ± {found['standard_error']:.2f}" if found["r2"] >= LEARNT_R2 else ""
-    r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows} held-out rows"
+    r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows}"
     return f"{quoted(score['output'])} is not learnt: {r2}{why}."
 
 

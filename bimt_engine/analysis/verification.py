@@ -24,6 +24,7 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
 from bimt_engine.json_utils import finite_json
+from bimt_engine.spec import EvidenceSpec
 
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
@@ -58,8 +59,10 @@ def verify(
 
     dataset   the run's data, made again from its spec and seed.
     claimed   the published documents by name: metrics, graph, modules, effects; what is missing is not checked.
-    again     also prune the trained network again, which takes as long as the evidence did.
+    again     also prune the trained network again, which takes as long as the evidence did. Not done for a run that was
+              pruned by the rules of an earlier version: what is stored of it is checked.
     """
+    again = again and saved.spec.evidence.evidence_version == EvidenceSpec().evidence_version
     progress(0.0, "the stored network")
     with threadpool_limits(1):
         subject = AnalysisContext.of(saved.trained, dataset, loss=saved.spec.training.loss, seed=saved.seed)

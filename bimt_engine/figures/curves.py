@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from bimt_engine.analysis.statements import validation_loss
+from bimt_engine.analysis.statements import held_out_part, validation_loss
 from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, pale
 
 WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches
@@ -23,11 +23,13 @@ MANY_CONNECTIONS = 200  # connections; beyond, the axis is logarithmic
 def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Losses above, connection cost below, accuracy between them where there is one; phases of λ are shaded.
 
-    history   rows with step, cost_strength, prediction_loss, test_prediction_loss, connection_cost and, for classes,
-              train_accuracy and test_accuracy. What a row lacks is left out of its curve.
+    history   rows with step, cost_strength, prediction_loss, validation_prediction_loss, connection_cost and, for
+              classes, train_accuracy and validation_accuracy; in older runs test_… instead. What a row lacks is left
+              out of its curve.
     """
     rows = sorted(history, key=lambda row: row["step"])
-    panels = ["loss", *(["accuracy"] if any("test_accuracy" in row for row in rows) else []), "cost"]
+    part = held_out_part(rows, "prediction_loss")
+    panels = ["loss", *(["accuracy"] if any("train_accuracy" in row for row in rows) else []), "cost"]
     with figure_style():
         figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(panels)), layout="constrained")
         all_axes: list[Axes] = list(figure.subplots(len(panels), sharex=True))
@@ -35,12 +37,12 @@ def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Fig
             shade_phases(axes, rows, labelled=axes is all_axes[0])
             if panel == "loss":
                 _curve(axes, rows, "prediction_loss", "training", POSITIVE, "-")
-                _curve(axes, rows, "test_prediction_loss", "test", NEGATIVE, "--")
+                _curve(axes, rows, f"{part}_prediction_loss", part, NEGATIVE, "--")
                 axes.set_ylabel("prediction loss")
                 _log_where_positive(axes, rows, "prediction_loss")
             elif panel == "accuracy":
                 _curve(axes, rows, "train_accuracy", "training", POSITIVE, "-")
-                _curve(axes, rows, "test_accuracy", "test", NEGATIVE, "--")
+                _curve(axes, rows, f"{part}_accuracy", part, NEGATIVE, "--")
                 axes.set_ylabel("accuracy")
             else:
                 _curve(axes, rows, "connection_cost", "connection cost", "#3d4653", "-")
