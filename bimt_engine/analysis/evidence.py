@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
@@ -20,6 +21,7 @@ from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, OutputScore
@@ -58,13 +60,21 @@ def gather_evidence(
 def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int) -> Evidence:
     asked = spec.evidence
     subject = AnalysisContext.of(network, dataset, loss=spec.training.loss, seed=seed)
+
+    def pruning_progress(fraction: float, note: str) -> None:
+        progress(0.5 * fraction, f"pruning: {note}")
+
+    def cross_fit() -> Float[np.ndarray, " N"]:
+        return cross_fitted_gains(dataset, spec, seed=seed, progress=lambda _, note: pruning_progress(0.9, note))
+
     pruned = prune(
         subject,
         tolerance=asked.tolerance,
         refit_evaluations=asked.refit_evaluations,
         seed=seed,
         evidence_version=asked.evidence_version,
-        progress=lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"),
+        cross_fit=cross_fit if worth_cross_fitting(subject, spec) else None,
+        progress=pruning_progress,
     )
     progress(0.5, "graph")
     connections = pruned.chosen.connections
@@ -151,6 +161,7 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
         "prediction_loss_limit": pruned.limits["train_loss"],
         "validation_prediction_loss_limit": pruned.limits["validation_loss"],
         "within_tolerance": pruned.within_tolerance,
+        "gain_over_constant": pruned.gain and pruned.gain.document(),
         "random_mask_loss": float(np.median(pruned.random_masks)) if pruned.random_masks else None,
     }
     trained = subject.values()

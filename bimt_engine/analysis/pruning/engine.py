@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from bimt_engine.analysis.pruning.refit import (
     GradientProblem,
     LeastSquaresProblem,
     Refitted,
+    refit_by_gradient,
     refit_least_squares,
 )
 from bimt_engine.analysis.reachability import by_column, count_modules
 
 LEAST_SQUARES_WORK = 2e8  # multiplications in one JᵀJ; more is left to gradients
+CONSTANT_STEPS = 60  # evaluations for a few biases, with nothing else that moves the outputs
 LEAST_SQUARES_STEPS = 30  # trial steps of Levenberg-Marquardt in one refit, at most; it has converged long before
 
 
@@ -82,7 +85,15 @@ class PruningEngine:
         masks = dict(trained.masks)
         for weights in self.context.wiring.weight_layers:
             masks[weights.parameter] = np.zeros_like(masks[weights.parameter])
-        return self.refit(self.without_dead_ends(trained.values, masks))
+        values, masks = self.without_dead_ends(trained.values, masks)
+        ridge = RIDGE * self.context.scale  # no confidence to be held down: a constant has a best fit
+        if self.least_squares is not None:
+            found = refit_least_squares(replace(self.least_squares, ridge=ridge), values, masks)
+        else:
+            problem = copy.copy(self.gradient_problem())
+            problem.ridge = ridge
+            found = refit_by_gradient(problem, values, masks, steps=CONSTANT_STEPS)
+        return self.state(found.values, masks)
 
     def state(self, values: Values, masks: Masks, *, refitted: bool = True, curvature: Array | None = None) -> State:
         """These values under these masks, measured."""

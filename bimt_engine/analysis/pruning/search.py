@@ -9,7 +9,8 @@ The loss is not monotone in the number of connections, so the curve is scanned f
   4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
   5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
      That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
-     row by row, exceeds two standard errors. Otherwise nothing is kept.
+     row by row, exceeds two standard errors. Where these are few, cross-fitting has the last word. Otherwise nothing
+     is kept.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -42,11 +44,45 @@ ONE_AT_A_TIME = 60  # connections; above this, batches
 EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
 TRIAL_WORK = 2e10  # multiplications that these may cost together
 CLEARLY = 2.0  # standard errors by which a network must be better than a constant
+ALONE = 30  # validation rows; of fewer, the standard error itself is a guess
 BEYOND = 60  # old searches: steps outside the limits before the scan ends
 MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
 RANDOM_MASKS = 10
 FEW_RANDOM_MASKS = 2  # where a refit takes long
 LARGE_REFITS = 30  # stages of the general path, at most
+
+
+def silent(fraction: float, doing: str) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much the losses of a network are below those of a constant answer, on the same rows.
+
+    by   which rows: those for validation, or all but those for testing, each predicted by a network that was trained
+         without it.
+    """
+
+    mean: float
+    standard_error: float
+    rows: int
+    by: Literal["validation", "cross-fitting"]
+
+    @classmethod
+    def of(cls, gains: Float[np.ndarray, " N"], by: Literal["validation", "cross-fitting"]) -> Gain:
+        """The mean of these gains, one of each row, and its standard error."""
+        error = float(gains.std(ddof=1)) / math.sqrt(gains.size) if gains.size > 1 else math.inf
+        return cls(float(gains.mean()), error, gains.size, by)
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than chance explains."""
+        return self.mean > CLEARLY * self.standard_error
+
+    def document(self) -> dict[str, float | int | str]:
+        """The numbers by name, for JSON."""
+        return {**self.__dict__}
 
 
 @dataclass(frozen=True)
@@ -57,6 +93,7 @@ class Pruned:
     limits           {"train_loss", "validation_loss"} at k*: what each was allowed to be.
     random_masks     losses of as many connections per weight layer kept at random and refitted the same way.
     within_tolerance False when no pruned network stayed within the limits: this is the network as trained.
+    gain             over a constant answer, which decided whether anything is kept; None in a search by old rules.
     """
 
     network: Network
@@ -69,6 +106,7 @@ class Pruned:
     scale: float
     random_masks: tuple[float, ...]
     within_tolerance: bool
+    gain: Gain | None
 
 
 def prune(
@@ -78,16 +116,19 @@ def prune(
     refit_evaluations: int = 60,
     seed: int = 0,
     evidence_version: int = 2,
-    progress: Progress = lambda fraction, doing: None,
+    cross_fit: Callable[[], Float[np.ndarray, " N"]] | None = None,
+    progress: Progress = silent,
 ) -> Pruned:
     """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's.
 
     evidence_version   1: without the constant answer among the candidates, as before.
+    cross_fit          computes the gains over a constant by cross-fitting; asked where the validation rows are very
+                       few, or leave it open whether the network is better. None: they decide alone.
     """
     engine = PruningEngine(context, refit_evaluations=refit_evaluations)
-    search = _Search(engine, tolerance=tolerance, old=evidence_version == 1, progress=progress)
+    search = Search(engine, tolerance=tolerance, old=evidence_version == 1, progress=progress)
     states = search.run()
-    chosen, reference = search.choose(states)
+    chosen, reference, gain = search.choose(states, cross_fit)
     progress(0.95, "random masks")
     count = RANDOM_MASKS if engine.fits_least_squares(chosen.masks) else FEW_RANDOM_MASKS
     random = random_masks(engine, chosen, count, generator=np.random.default_rng([seed, 1]))
@@ -105,13 +146,14 @@ def prune(
         scale=context.scale,
         random_masks=random,
         within_tolerance=chosen.step.connections < states[0].step.connections,
+        gain=gain,
     )
 
 
-class _Search:
+class Search:
     """The scan from dense to sparse, and the choice of k*."""
 
-    def __init__(self, engine: PruningEngine, *, tolerance: float, old: bool, progress: Progress) -> None:
+    def __init__(self, engine: PruningEngine, *, tolerance: float, old: bool = False, progress: Progress = silent) -> None:
         self.engine, self.old, self.progress = engine, old, progress
         self.context = engine.context
         self.slack = tolerance * engine.context.scale
@@ -240,24 +282,26 @@ class _Search:
         train, validation = self.limits(state, reference)
         return state.step.train_loss <= train and state.step.validation_loss <= validation
 
-    def choose(self, states: list[State]) -> tuple[State, State]:
-        """The sparsest state within its limits, and the reference of these; of two as sparse, the better fitted one.
-
-        A constant answer, the last of the states, is its own reference: it needs no reason but that nothing is clearly
-        better.
-        """
+    def sparsest(self, states: list[State]) -> tuple[State, State]:
+        """The sparsest state within its limits, and their reference; of two as sparse, the better fitted one."""
         reference = self.reference(states)
         good = [s for s in states if self.within_limits(s, reference)]
-        chosen = min(good, key=lambda s: (s.step.connections, s.step.train_loss))
-        if self.old or clearly_better(chosen.validation_losses, states[-1].validation_losses):
-            return chosen, reference
-        return states[-1], states[-1]
+        return min(good, key=lambda s: (s.step.connections, s.step.train_loss)), reference
 
+    def choose(
+        self, states: list[State], cross_fit: Callable[[], Float[np.ndarray, " N"]] | None
+    ) -> tuple[State, State, Gain | None]:
+        """The state that is kept, the reference of its limits, and what it gains over a constant answer.
 
-def clearly_better(losses: Float[np.ndarray, " N"], of_constant: Float[np.ndarray, " N"]) -> bool:
-    """Whether a network beats a constant answer on the same examples, by more than chance explains.
-
-    losses   of each example. A network without an error at all has none by chance either.
-    """
-    gains = of_constant - losses
-    return bool(gains.mean() > CLEARLY * gains.std(ddof=1) / math.sqrt(gains.size)) if gains.size > 1 else False
+        The constant, the last of the states, is kept unless the sparsest of the others within its limits is clearly
+        better. It is its own reference then: it needs no reason but that nothing is better.
+        """
+        if self.old:
+            return *self.sparsest(states), None
+        *others, constant = states
+        chosen, reference = self.sparsest(others)
+        gain = Gain.of(constant.validation_losses - chosen.validation_losses, "validation")
+        in_doubt = gain.rows < ALONE or (gain.mean > 0 and not gain.clear)
+        if in_doubt and cross_fit is not None:
+            gain = Gain.of(cross_fit(), "cross-fitting")
+        return (chosen, reference, gain) if gain.clear else (constant, constant, gain)
