@@ -234,11 +234,12 @@ def _pareto(request: Request) -> Answer:
             "run": run["id"],
             "cost_strength": run["cost_strength"],
             "seed": run["seed"],
-            "loss": run["metrics"].get("test_prediction_loss"),
+            "loss": run["metrics"].get("validation_prediction_loss", run["metrics"].get("test_prediction_loss")),
             "wiring": run["metrics"].get("connection_cost"),
             "connections": run["metrics"].get("connections"),
             "modularity": run["metrics"].get("modularity"),
             "scale": run["metrics"].get("loss_scale"),
+            "tolerance": run["metrics"].get("tolerance"),
         }
         for run in request.document["runs"]
     ]
@@ -260,8 +261,10 @@ def _figures(kind: str, document: Mapping[str, Any]) -> dict[str, str]:
 def _stability(request: Request) -> Answer:
     runs = request.document["runs"]
     found = stability(runs)
-    reference = found.pop("reference", None)
-    return Answer(finite_json(found | {"reference": None if reference is None else runs[reference]["id"]}))
+    for of in (found, *found["cost_strengths"]):
+        if of.get("reference") is not None:
+            of["reference"] = runs[of["reference"]]["id"]
+    return Answer(finite_json(found))
 
 
 # --- the process ---------------------------------------------------------------------------------------

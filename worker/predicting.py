@@ -161,7 +161,8 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
     """Weights of the pruned network in slot order, the orders, and validation examples as the network reads them.
 
     Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the validation examples are
-    few, training examples follow them; `held_out` is how many come before these. Raises Refusal for a network that is too large for a browser.
+    few, training examples follow them; `held_out` is how many come before these. Raises Refusal for a network that is
+    too large for a browser.
     """
     network = saved.network
     parameters = {name: p.detach().numpy() for name, p in network.named_parameters()}

@@ -73,10 +73,11 @@ class AnalysisContext:
                 targets = targets[:, list(steps)].reshape(len(targets), -1)
             parts.append(Examples(inputs, targets))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
-        scale = loss_scale(parts[0].targets, dataset.targets, loss)
+        train, validation, test = parts
+        scale = loss_scale(train.targets, dataset.targets, loss)
         chain = copied.wiring.chain
         evaluator = NumpyMlp.of(copied) if chain is not None and chain.embedding is None else None
-        return cls(copied, evaluator or general, general, dataset, *parts, loss, scale)
+        return cls(copied, evaluator or general, general, dataset, train, validation, test, loss, scale)
 
     @property
     def parts(self) -> dict[str, Examples]:

@@ -348,9 +348,7 @@ def _output_not_learnt(score: Document) -> str:
     found, rows = score["pruned"], f"{score['rows']} {'validation' if 'test' in score else 'held-out'} rows"
     why = "" if score["reached"] else ", and no connection leads to it"
     if score["measure"] == "recall":
-        said = (
-            f"{found['recall']:.0%} of its {rows} are recognised, {found['mistaken']:.0%} of the others"
-        )
+        said = f"{found['recall']:.0%} of its {rows} are recognised, {found['mistaken']:.0%} of the others"
         return f"Class {quoted(score['output'])} is not learnt: {said} are taken for it{why}."
     doubt = f" ± {found['standard_error']:.2f}" if found["r2"] >= LEARNT_R2 else ""
     r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows}"
@@ -444,7 +442,7 @@ class StabilityStatement:
 
 
 def stability_statement(document: Document) -> StabilityStatement:
-    """The statement of a stored stability document."""
+    """The statement of a stored stability document, or of one of its `cost_strengths`."""
     runs = document["runs"]
     if not runs:
         return StabilityStatement(0, 0, 0, (), (), "No run has ended yet, so there is nothing to compare.")
@@ -468,6 +466,13 @@ def stability_statement(document: Document) -> StabilityStatement:
     came_back = "; ".join(module.text for module in modules[:MAX_NAMED])
     text = f"{said}. A module with exactly these inputs and outputs: {came_back}."
     return StabilityStatement(runs, empty, document["agreement"], partition, modules, text)
+
+
+def strength_sentence(cost_strength: float | None, said: str, *, of: int) -> str:
+    """What is said of the runs with one cost strength; which one it is, where there are several."""
+    if of == 1:
+        return said
+    return f"At {'the λ of the spec' if cost_strength is None else f'λ {number(cost_strength)}'}: {said}"
 
 
 def _recurring_module(module: Document, runs: int) -> RecurringModule:
@@ -600,12 +605,15 @@ class ParetoStatement:
     """What a sweep of cost strengths says.
 
     empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
-    suggested   sentence: the largest harmless cost strength; None where there is none.
+    suggested   sentence: the largest harmless cost strength, and what the next larger one costs; None where there is
+                none.
+    strengths   clause for each cost strength: its loss, wiring and connections over the seeds.
     knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
     """
 
     empty: str | None
     suggested: str | None
+    strengths: tuple[str, ...]
     knee: str | None
     knee_run: str | None
 
@@ -614,15 +622,30 @@ def pareto_statement(document: Document) -> ParetoStatement:
     """The statement of a stored sweep."""
     strength, knee = document.get("suggested_cost_strength"), document.get("knee")
     suggested = bend = None
-    if strength is not None:
+    strengths = document.get("cost_strengths") or ()
+    if strength is not None and len(strengths) != 1:
         suggested = (
             f"λ {number(strength)} is the largest whose median loss is still harmless (within "
             f"{number(document.get('tolerance'))} of the targets’ variance above the best)."
         )
+        higher = next((s for s in strengths if s["cost_strength"] > strength), None)
+        if higher is not None and higher["times_best"] is not None:
+            suggested += f" At λ {number(higher['cost_strength'])} it is {number(higher['times_best'])} times the best."
     if knee:
         at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
         bend = f"The knee is at {at}seed {knee.get('seed')}."
-    return ParetoStatement(document.get("reading"), suggested, bend, None if not knee else str(knee.get("run")))
+    said = tuple(map(_strength_statement, strengths))
+    return ParetoStatement(document.get("reading"), suggested, said, bend, None if not knee else str(knee.get("run")))
+
+
+def _strength_statement(row: Document) -> str:
+    text = f"λ {number(row['cost_strength'])}: loss {number(row['loss'])}"
+    if row["runs"] > 1:
+        text += f" (median of {row['runs']} runs, {number(row['lowest_loss'])} to {number(row['highest_loss'])})"
+    text += f", wiring {number(row['wiring'])}"
+    if row["connections"] is not None:
+        text += f", {number(row['connections'])} connections"
+    return text + ("" if row["harmless"] else "; not harmless")
 
 
 def empty_runs(empty: int, runs: int) -> str | None:

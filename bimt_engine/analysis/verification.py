@@ -29,7 +29,9 @@ from bimt_engine.spec import EvidenceSpec
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
 NEAR = 1e-6  # relative; weights are kept at float64, so only the order of sums can differ
-METRICS = tuple(f"{part}{metric}" for part in ("", "validation_", "test_") for metric in ("prediction_loss", "accuracy"))
+METRICS = tuple(
+    f"{part}{metric}" for part in ("", "validation_", "test_") for metric in ("prediction_loss", "accuracy")
+)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ class Split:
         The shares are met as nearly as whole groups allow. Raises DataError for fewer groups than parts.
         """
         names, numbers = np.unique(groups, return_inverse=True)
-        return cls._of_units(numbers.reshape(-1), data_generator(seed, "split").permutation(len(names)), train, validation)
+        return cls._of_units(
+            numbers.reshape(-1), data_generator(seed, "split").permutation(len(names)), train, validation
+        )
 
     @classmethod
     def by_time(cls, times: NDArray[Any], train: float, validation: float = 0.0) -> Split:

@@ -153,7 +153,9 @@ def prune(
 class Search:
     """The scan from dense to sparse, and the choice of k*."""
 
-    def __init__(self, engine: PruningEngine, *, tolerance: float, old: bool = False, progress: Progress = silent) -> None:
+    def __init__(
+        self, engine: PruningEngine, *, tolerance: float, old: bool = False, progress: Progress = silent
+    ) -> None:
         self.engine, self.old, self.progress = engine, old, progress
         self.context = engine.context
         self.slack = tolerance * engine.context.scale
@@ -279,6 +281,7 @@ class Search:
         )
 
     def within_limits(self, state: State, reference: State) -> bool:
+        """Whether neither of its losses is higher than it may be."""
         train, validation = self.limits(state, reference)
         return state.step.train_loss <= train and state.step.validation_loss <= validation
 

@@ -113,10 +113,15 @@ def test_a_sweep_names_its_knee_and_the_largest_harmless_cost_strength() -> None
         {"run": f"r{i}", "cost_strength": strength, "seed": 3, "loss": loss, "wiring": wiring, "connections": 9}
         for i, (strength, loss, wiring) in enumerate([(0.001, 0.01, 90.0), (0.01, 0.0101, 9.0), (0.1, 1.0, 6.0)])
     ]
-    said = pareto_statement(pareto(points))
+    said = pareto_statement(pareto(points, tolerance=0.05))
     assert said.empty is None
     assert said.suggested is not None
     assert said.suggested.startswith("λ 0.01 is the largest whose median loss")
+    assert said.suggested.endswith("At λ 0.1 it is 100 times the best.")
+    assert said.strengths[1:] == (
+        "λ 0.01: loss 0.0101, wiring 9, 9 connections",
+        "λ 0.1: loss 1, wiring 6, 9 connections; not harmless",
+    )
     assert (said.knee, said.knee_run) == ("The knee is at λ 0.01, seed 3.", "r1")
     assert pareto_statement(pareto([])).suggested is None
 

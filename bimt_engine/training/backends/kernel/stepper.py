@@ -318,7 +318,8 @@ class _Machine:
         sparse = not tokens and inputs_are_sparse(data.train_inputs[replica])
         examples = []
         for inputs, targets, labels in (train, scored):
-            assert inputs is not None and targets is not None
+            assert inputs is not None
+            assert targets is not None
             part = Examples(count=len(inputs), sparse=sparse)
             if tokens:
                 part.tokens = self._keep(inputs.to(torch.int32))
