@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods truth openapi migration fuzz job load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods truth noise openapi migration fuzz job load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ methods: env  ## vanilla, L1 and BIMT, each in its shortest layout before their 
 
 truth: env-dev  ## data whose modules are known, and who finds them; ONLY=name SEEDS=n BUDGET=minutes; writes reports/truth.json
 	@$(PY) -m measurements truth $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BUDGET),--budget $(BUDGET))
+
+noise: env  ## tables with nothing to find: is nothing kept and nothing claimed? SEEDS=n; writes reports/noise.json
+	@$(PY) -m measurements noise $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m measurements bench

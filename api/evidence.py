@@ -76,7 +76,7 @@ class ScoreOut(ResponseModel):
     learnt: bool | None = Field(
         default=None,
         description="Whether that gain is above its standard error and `r2`, or `recall` − `mistaken`, at least 0.05; "
-        "null: the held-out rows are too few to tell, or all alike.",
+        "null: the rows are too few to tell, or all alike.",
     )
 
 
@@ -85,13 +85,18 @@ class OutputOut(ResponseModel):
 
     output: str
     reached: bool = Field(description="Whether a connection of the pruned network leads to it.")
-    learnt: bool | None = Field(description="Of the pruned network, on held-out rows; the verdict names what is not.")
+    learnt: bool | None = Field(description="Of the pruned network, on validation rows; the verdict names what is not.")
     measure: Literal["r2", "recall"]
-    rows: int = Field(description="Held-out rows; of a class, its own.")
-    pruned: ScoreOut = Field(description="The pruned network, on held-out rows.")
+    rows: int = Field(description="Validation rows; of a class, its own.")
+    pruned: ScoreOut = Field(description="The pruned network, on validation rows.")
     trained: ScoreOut = Field(description="The network as trained, before it was pruned, on the same rows.")
     trained_on_training_rows: ScoreOut = Field(
         description="The network as trained, on the rows that it was trained on."
+    )
+    test: ScoreOut | None = Field(
+        default=None,
+        description="The pruned network, on test rows, by which nothing was chosen; null: a run of an older version, "
+        "whose held-out rows served for validation and test.",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, PartName
 
 SOURCES = (".py", ".cpp", ".h")
 WITHOUT_EFFECT = ("figures",)  # a changed picture changes no number
@@ -29,9 +29,12 @@ def code_hash() -> str:
 
 
 def data_hash(dataset: Dataset) -> str:
-    """SHA-256, in hex, over the examples as the network reads them: types, shapes and values of all four arrays."""
+    """SHA-256, in hex, over the examples as the network reads them: types, shapes and values of every part there is."""
     digest = hashlib.sha256()
-    for part in (dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets):
+    parts: tuple[PartName, ...] = ("train", "validation", "test")
+    if dataset.validation_inputs is None:
+        parts = ("train", "test")
+    for part in (array for name in parts for array in dataset.part(name)):
         kind = part.dtype.newbyteorder("<")
         digest.update(f"{kind.str}{part.shape}".encode() + b"\0")
         digest.update(np.ascontiguousarray(part, kind).tobytes())

@@ -184,6 +184,10 @@ class EvidenceSpec(Part):
     )
     random_groups: int = Field(default=200, ge=0, le=10_000, description="Random groups for each p-value.")
     leiden_seeds: int = Field(default=0, ge=0, le=1_000, description="Runs of Leiden on the weights; 0: none.")
+    evidence_version: Literal[1, 2] = Field(
+        default=2,
+        description="2: a constant answer is kept unless the network is clearly better. 1: as runs before were pruned.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -280,13 +284,20 @@ class Spec(Part):
         return self.model_copy(update={"training": training.model_copy(update=update)})
 
 
-ABSENT: dict[str, dict[str, Any]] = {"training": {"balance_outputs": False}}
+ABSENT: dict[str, dict[str, Any]] = {
+    "dataset": {"split_version": 1},
+    "training": {"balance_outputs": False},
+    "evidence": {"evidence_version": 1},
+}
 """What the absence of a field means in a stored spec, by part: it was written before the field existed."""
 
 
 def with_absent_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored spec with the fields that did not exist when it was written, at the values that have the old effect."""
-    return dict(document) | {part: fields | dict(document.get(part, {})) for part, fields in ABSENT.items()}
+    """A stored spec with the fields that did not exist when it was written, at the values that have the old effect.
+
+    A spec that is submitted gets the values of today instead, and from then on has them written in it.
+    """
+    return dict(document) | {part: fields | dict(document.get(part) or {}) for part, fields in ABSENT.items()}
 
 
 def spec_schema() -> dict[str, Any]:

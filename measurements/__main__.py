@@ -11,6 +11,7 @@ VERBS = {
     "evidence": "are the modules there? over unpicked seeds",
     "truth": "data whose modules are known, and who finds them",
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",
+    "noise": "tables in which there is nothing to find: is nothing kept, and nothing claimed?",
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",
     "job": "from submitting a small job to its results, and how long a start takes",

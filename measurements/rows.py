@@ -37,6 +37,7 @@ class Experiment:
 
     evidence   False: train only. Pruning a network of 90 000 connections is a job of its own.
     baseline   also prune the published way, by thresholds alone.
+    content    of the file that the spec's data set is read from, where it is an uploaded one.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class Experiment:
     spec: Spec
     evidence: bool = True
     baseline: bool = False
+    content: bytes | None = None
 
     @property
     def key(self) -> str:
@@ -77,7 +79,7 @@ def run_experiment(experiment: Experiment) -> Row:
 
     spec, seed = experiment.spec.expanded(), experiment.seed
     try:
-        dataset = make_dataset(spec.dataset, seed=seed)
+        dataset = make_dataset(spec.dataset, seed=seed, content=experiment.content)
     except DataError as missing:  # MNIST's files are the user's own
         return {"recipe": experiment.recipe, "seed": seed, "skipped": str(missing)}
     began = time.process_time()

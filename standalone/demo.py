@@ -255,9 +255,10 @@ def write_diabetes(path: Path) -> Path:
 def note_of(job: dict[str, Any]) -> str:
     """What stands beside the bar."""
     losses = job["losses"] or {}
-    loss = losses.get("test_prediction_loss", losses.get("prediction_loss"))
+    kinds = ("validation_prediction_loss", "test_prediction_loss", "prediction_loss")
+    loss = next((losses[kind] for kind in kinds if kind in losses), None)
     if job["state"] == "running" and loss is not None:
-        return f"{job['note'] or ''}  test loss {loss:.3g}"
+        return f"{job['note'] or ''}  validation loss {loss:.3g}"
     return str(job["state"])
 
 

@@ -51,6 +51,7 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
             "features": list(dataset.feature_names),
             "targets": list(dataset.target_names),
             "train": len(dataset.train_inputs),
+            **({} if dataset.validation_inputs is None else {"validation": len(dataset.validation_inputs)}),
             "test": len(dataset.test_inputs),
         },
         "stepper": training.stepper_name,

@@ -128,7 +128,7 @@ def _saved(sha256: str, path: str) -> SavedNetwork:
 
 @lru_cache(maxsize=CACHED)
 def _dataset(spec: str, seed: int, content: str | None) -> Dataset:
-    part = Spec.model_validate({"dataset": json.loads(spec)}).dataset
+    part = Spec.from_stored({"dataset": json.loads(spec)}).dataset
     return make_dataset(part, seed=seed, content=Path(content) if content else None)
 
 
@@ -247,6 +247,7 @@ def _pareto(request: Request) -> Answer:
             "connections": run["metrics"].get("connections"),
             "modularity": run["metrics"].get("modularity"),
             "scale": run["metrics"].get("loss_scale"),
+            "tolerance": run["metrics"].get("tolerance"),
         }
         for run in request.document["runs"]
     ]
@@ -268,8 +269,10 @@ def _figures(kind: str, document: Mapping[str, Any]) -> dict[str, str]:
 def _stability(request: Request) -> Answer:
     runs = request.document["runs"]
     found = stability(runs)
-    reference = found.pop("reference", None)
-    return Answer(finite_json(found | {"reference": None if reference is None else runs[reference]["id"]}))
+    for of in (found, *found["cost_strengths"]):
+        if of.get("reference") is not None:
+            of["reference"] = runs[of["reference"]]["id"]
+    return Answer(finite_json(found))
 
 
 # --- the process ---------------------------------------------------------------------------------------

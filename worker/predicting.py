@@ -159,15 +159,16 @@ def _in_order(data: Dataset, row: Any) -> list[Any]:
 
 
 def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
-    """Weights of the pruned network in slot order, the orders, and held-out examples as the network reads them.
+    """Weights of the pruned network in slot order, the orders, and validation examples as the network reads them.
 
-    Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the held-out examples are
-    few, training examples follow them. Raises Refusal for a network that is too large for a browser.
+    Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the validation examples are
+    few, training examples follow them; `held_out` is how many come before these. Raises Refusal for a network that is
+    too large for a browser.
     """
     network = saved.network
     parameters = {name: p.detach().numpy() for name, p in network.named_parameters()}
-    inputs = np.concatenate([dataset.test_inputs, dataset.train_inputs])
-    targets = np.concatenate([dataset.test_targets, dataset.train_targets])
+    held_out, trained = dataset.part("validation"), dataset.part("train")
+    inputs, targets = (np.concatenate(pair) for pair in zip(held_out, trained, strict=True))
     of_weights = sum(p.size for p in parameters.values())
     each = inputs[0].size + targets[0].size if len(inputs) else 1
     count = min(MAX_EXAMPLES, len(inputs), (MAX_NUMBERS - of_weights) // each)
@@ -195,7 +196,7 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
         "orders": {name: order.tolist() for name, order in network.orders.items()},
         "examples": {
             "count": count,
-            "held_out": min(count, len(dataset.test_inputs)),
+            "held_out": min(count, len(held_out[0])),
             "inputs": _array(inputs[:count]),
             "targets": _array(targets[:count]),
         },

@@ -23,6 +23,7 @@ from bimt_engine.analysis.statements import (
     FormulaStatement,
     RepresentationsStatement,
     formula_statements,
+    held_out_part,
     listed,
     measured,
     metric_label,
@@ -34,6 +35,7 @@ from bimt_engine.analysis.statements import (
     representations_statement,
     sentence,
     share,
+    validation_loss,
 )
 from store.tables import Run
 
@@ -128,10 +130,12 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
     """The table of outputs; None for runs that were published without one."""
     if not bodies:
         return None
-    if bodies[0].get("measure") == "recall":
-        heads = ["recognised", "others taken for it", "recognised before pruning", "held-out rows"]
+    measure, tested = str(bodies[0].get("measure")), "test" in bodies[0]
+    held_out = "validation" if tested else "held-out"
+    if measure == "recall":
+        heads = ["recognised", "others taken for it", "recognised before pruning", f"{held_out} rows"]
         caption = (
-            "Of each class, the share of its held-out rows that are predicted as it, and the same of all other rows."
+            f"Of each class, the share of its {held_out} rows that are predicted as it, and the same of all other rows."
         )
         cells = [
             [
@@ -141,9 +145,12 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
             for b in bodies
         ]
     else:
-        heads = ["R², held out", "before pruning", "before pruning, training rows"]
+        heads = [f"R², {held_out} rows", "before pruning", "before pruning, training rows"]
         caption = "Of each output, the share of its variance that is explained."
         cells = [[_share(b, w, "r2") for w in ("pruned", "trained", "trained_on_training_rows")] for b in bodies]
+    if tested:
+        heads.append("recognised, test rows" if measure == "recall" else "R², test rows")
+        cells = [[*of, _share(b, "test", measure)] for b, of in zip(bodies, cells, strict=True)]
     rows = [(str(b.get("output", "")), of, b.get("learnt")) for b, of in zip(bodies, cells, strict=True)]
     return OutputTable(caption, heads, rows)
 
@@ -347,18 +354,20 @@ def representations(
 
 def learning_chart(history: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Markup | None:
     """Prediction loss over the steps; vertical marks where phases begin."""
+    part = held_out_part(history, "prediction_loss")
     lines = [
         Series("train", _column(history, "prediction_loss"), tone=1),
-        Series("test", _column(history, "test_prediction_loss"), tone=2),
+        Series(part, _column(history, f"{part}_prediction_loss"), tone=2),
     ]
     return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec))
 
 
 def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Accuracy over the steps, where the task is a classification."""
+    part = held_out_part(history, "accuracy")
     lines = [
         Series("train", _column(history, "train_accuracy"), tone=1),
-        Series("test", _column(history, "test_accuracy"), tone=2),
+        Series(part, _column(history, f"{part}_accuracy"), tone=2),
     ]
     return _chart("Accuracy over training", lines, "accuracy")
 
@@ -371,10 +380,11 @@ def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
     """Loss against the number of connections left; `kept` marks the number that was chosen."""
-    sizes = {row.get("connections"): row for row in curve}  # of one size, the last is the refitted one
+    # Of one size, the last is the refitted one.
+    sizes = {row.get("connections"): {**row, "validation_loss": validation_loss(row)} for row in curve}
     lines = [
         Series("train", _column(list(sizes.values()), "train_loss", x="connections"), tone=1),
-        Series("held out", _column(list(sizes.values()), "held_out_loss", x="connections"), tone=2),
+        Series("validation", _column(list(sizes.values()), "validation_loss", x="connections"), tone=2),
     ]
     marks = [(float(kept), f"{kept} kept")] if kept else []
     if not any(line.points for line in lines):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.special import log_softmax
 from bimt_engine.analysis.evaluator import Array, Evaluator, Outputs, Values
 from bimt_engine.analysis.hooked_network import HookedNetwork
 from bimt_engine.analysis.numpy_mlp import NumpyMlp
-from bimt_engine.data.dataset import Dataset, Scaling, output_weights
+from bimt_engine.data.dataset import Dataset, PartName, Scaling, output_weights
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.wiring import Wiring
 
@@ -39,6 +40,8 @@ class AnalysisContext:
 
     evaluator   computes outputs for any parameters of this network, the fastest way that its wiring allows.
     general     the same by torch passes with hooks, for what needs a whole network.
+    train, validation, test   the three parts of the data. Everything that is chosen is chosen by the first two,
+                which stand together as `development`; test is only reported.
     scale       loss of the best constant answer on the training examples.
     weights     what the squared error of each output is multiplied by, as in training; None: 1 each.
     """
@@ -48,7 +51,8 @@ class AnalysisContext:
     general: HookedNetwork
     dataset: Dataset
     train: Examples
-    held_out: Examples
+    validation: Examples
+    test: Examples
     loss: LossName
     scale: float
     weights: Float[np.ndarray, " outputs"] | None = None
@@ -70,10 +74,8 @@ class AnalysisContext:
         if copied.wiring.output_layer.samples:
             steps = dataset.predicted_positions or tuple(range(dataset.train_inputs.shape[1]))
         parts = []
-        for inputs, targets in (
-            (dataset.train_inputs, dataset.train_targets),
-            (dataset.test_inputs, dataset.test_targets),
-        ):
+        names: tuple[PartName, ...] = ("train", "validation", "test")
+        for inputs, targets in map(dataset.part, names):
             if len(inputs) > MAX_EXAMPLES:
                 drawn = np.sort(np.random.default_rng(seed).choice(len(inputs), MAX_EXAMPLES, replace=False))
                 inputs, targets = inputs[drawn], targets[drawn]
@@ -81,14 +83,36 @@ class AnalysisContext:
                 targets = targets[:, list(steps)].reshape(len(targets), -1)
             parts.append(Examples(inputs, targets))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
-        train, held_out = parts
+        train, validation, test = parts
         weights = None
         if balance_outputs and loss == "mse":
             weights = np.tile(output_weights(dataset), len(steps or (0,)))  # as the flattened targets lie
         scale = loss_scale(train.targets, dataset.targets, loss, weights)
         chain = copied.wiring.chain
         evaluator = NumpyMlp.of(copied) if chain is not None and chain.embedding is None else None
-        return cls(copied, evaluator or general, general, dataset, train, held_out, loss, scale, weights)
+        return cls(
+            network=copied,
+            evaluator=evaluator or general,
+            general=general,
+            dataset=dataset,
+            train=train,
+            validation=validation,
+            test=test,
+            loss=loss,
+            scale=scale,
+            weights=weights,
+        )
+
+    @property
+    def parts(self) -> dict[str, Examples]:
+        """The three parts by what the names of their metrics begin with."""
+        return {"": self.train, "validation_": self.validation, "test_": self.test}
+
+    @cached_property
+    def development(self) -> Examples:
+        """Training and validation examples together, the training ones first: what may be looked at to choose."""
+        parts = (self.train, self.validation)
+        return Examples(np.concatenate([p.inputs for p in parts]), np.concatenate([p.targets for p in parts]))
 
     @property
     def wiring(self) -> Wiring:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
@@ -22,6 +23,7 @@ from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
 from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
@@ -63,12 +65,21 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     subject = AnalysisContext.of(
         network, dataset, loss=spec.training.loss, balance_outputs=spec.balances_outputs, seed=seed
     )
+
+    def pruning_progress(fraction: float, note: str) -> None:
+        progress(0.5 * fraction, f"pruning: {note}")
+
+    def cross_fit() -> Float[np.ndarray, " N"]:
+        return cross_fitted_gains(dataset, spec, seed=seed, progress=lambda _, note: pruning_progress(0.9, note))
+
     pruned = prune(
         subject,
         tolerance=asked.tolerance,
         refit_evaluations=asked.refit_evaluations,
         seed=seed,
-        progress=lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"),
+        evidence_version=asked.evidence_version,
+        cross_fit=cross_fit if worth_cross_fitting(subject, spec) else None,
+        progress=pruning_progress,
     )
     progress(0.5, "graph")
     connections = pruned.chosen.connections
@@ -178,27 +189,26 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
-        "prediction_loss": pruned.chosen.train_loss,
-        "test_prediction_loss": pruned.chosen.held_out_loss,
         "faithfulness": pruned.chosen.faithfulness,
         "tolerance": pruned.tolerance,
         "loss_scale": pruned.scale,
         "prediction_loss_limit": pruned.limits["train_loss"],
-        "test_prediction_loss_limit": pruned.limits["held_out_loss"],
+        "validation_prediction_loss_limit": pruned.limits["validation_loss"],
         "within_tolerance": pruned.within_tolerance,
+        "gain_over_constant": pruned.gain and pruned.gain.document(),
         "random_mask_loss": float(np.median(pruned.random_masks)) if pruned.random_masks else None,
     }
     trained = subject.values()
     for prefix, values in (("", pruned.values), ("trained_", trained)):
-        for part, examples in (("", subject.train), ("test_", subject.held_out)):
+        for part, examples in subject.parts.items():
             outputs = subject.outputs(values, examples)
             found[f"{prefix}{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
             if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
                 found[f"{prefix}{part}accuracy"] = accuracy
-            if part == "test_" and subject.dataset.task == "regression":
+            if part and subject.dataset.task == "regression":
                 variance = float(weighted(examples.targets.var(axis=0), subject.weights).mean())
                 error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
-                found[f"{prefix}test_r2"] = 1 - error / variance if variance > 0 else None
+                found[f"{prefix}{part}r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
     bias_cost = spec.training.cost.bias_cost_from is not None
     priced = prices(subject.wiring, shapes, spec.training.cost, bias_cost=bias_cost)

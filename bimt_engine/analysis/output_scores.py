@@ -1,7 +1,7 @@
-"""Which outputs a network predicts at all: each compared with a constant answer, on held-out rows.
+"""Which outputs a network predicts at all: each compared with a constant answer, on validation rows.
 
 A module says what a network does; whether that has anything to do with the data is another question. A number is
-learnt when its held-out R² is at least LEARNT_R2 and its squared errors are below those of the best constant by more
+learnt when its R² is at least LEARNT_R2 and its squared errors are below those of the best constant by more
 than their standard error. A class is learnt when its rows are predicted as this class more often than other
 rows are, by as much and by more than the standard error of that difference: a constant answer predicts both alike.
 """
@@ -21,16 +21,17 @@ from bimt_engine.analysis.statements import LEARNT_R2
 
 
 def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence[str]) -> list[OutputScore]:
-    """For each target, how well it is predicted: pruned, as trained, and on the rows of the training.
+    """For each target, how well it is predicted: pruned, as trained, on the rows of the training, and on test rows.
 
     pruned    the values of the pruned network; the subject has those as trained.
     reached   targets that a connection leads to.
     """
     trained = subject.values()
     scored = {
-        "pruned": scores(subject, pruned, subject.held_out),
-        "trained": scores(subject, trained, subject.held_out),
+        "pruned": scores(subject, pruned, subject.validation),
+        "trained": scores(subject, trained, subject.validation),
         "trained_on_training_rows": scores(subject, trained, subject.train),
+        "test": scores(subject, pruned, subject.test),
     }
     found: list[OutputScore] = []
     for number, name in enumerate(subject.dataset.target_names):
@@ -45,6 +46,7 @@ def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence
                 "pruned": scored["pruned"][number],
                 "trained": scored["trained"][number],
                 "trained_on_training_rows": scored["trained_on_training_rows"][number],
+                "test": scored["test"][number],
             }
         )
     return found

@@ -31,7 +31,7 @@ class Score(TypedDict, total=False):
     r2                   of a number. recall, precision, mistaken: of a class; `mistaken` is the share of other rows
                          that are taken for the class.
     standard_error       of r2, or of recall less `mistaken`.
-    learnt               None where the held-out rows are too few to tell, or all alike.
+    learnt               None where the rows are too few to tell, or all alike.
     """
 
     r2: Number
@@ -44,11 +44,14 @@ class Score(TypedDict, total=False):
 
 
 class OutputScore(TypedDict):
-    """How well one target is predicted: pruned and as trained on held-out rows, as trained on its training rows.
+    """How well one target is predicted: pruned and as trained on validation rows, as trained on its training rows.
 
     reached   whether a kept connection leads to the output.
+    learnt    judged by the validation rows.
     measure   "r2" or "recall": which number of a score counts.
-    rows      held out; of a class, its own.
+    rows      for validation; of a class, its own.
+    test      the pruned network on rows that nothing was chosen by. Absent in runs that had one held-out part for both,
+              which `rows`, `pruned` and `trained` are of then.
     """
 
     output: str
@@ -59,6 +62,7 @@ class OutputScore(TypedDict):
     pruned: Score
     trained: Score
     trained_on_training_rows: Score
+    test: NotRequired[Score]
 
 
 class ModuleEffect(TypedDict):

@@ -38,11 +38,14 @@ FREQUENCY = "frequency "  # begins the names of the representations of abelian g
 
 METRIC_LABELS = {
     "test_prediction_loss": "test loss",
+    "validation_prediction_loss": "validation loss",
     "train_prediction_loss": "train loss",
     "prediction_loss": "train loss",
     "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
     "train_accuracy": "train accuracy",
     "test_r2": "test R²",
+    "validation_r2": "validation R²",
     "r2": "R²",
 }
 """Metric -> its short label."""
@@ -58,7 +61,7 @@ INTERVENTION_LABELS = {
 FIGURE_LABELS = {
     "network": "The network in layers, inputs below and outputs above; colours are modules, dashes negative weights.",
     "effects": "What each module does to each output, as a matrix.",
-    "fit": "True against predicted values on held-out examples: a good network lies on the diagonal.",
+    "fit": "True against predicted values on test examples: a good network lies on the diagonal.",
     "prune-curve": "The loss as connections are taken away, and where the network was cut.",
     "embedding": (
         "What the network has learned to know of its tokens: their vectors in the irreducible representations of "
@@ -157,6 +160,20 @@ def number(value: float | int | None) -> str:
     if "." in shown:
         shown = shown.rstrip("0").rstrip(".")
     return shown.replace("-", "−")
+
+
+def validation_loss(point: Document) -> float | None:
+    """The validation loss of a point of the stored prune curve.
+
+    Of runs before there was a validation part, the loss on the one part that was held out.
+    """
+    loss: float | None = point.get("validation_loss", point.get("held_out_loss"))
+    return loss
+
+
+def held_out_part(rows: Sequence[Document], metric: str) -> str:
+    """Which part a curve over the training shows beside the training part: validation, in older runs test."""
+    return "validation" if any(f"validation_{metric}" in row for row in rows) else "test"
 
 
 def metric_label(name: str | None) -> str:
@@ -297,7 +314,7 @@ class OutputStatement:
 
     learnt    None where too few rows can tell.
     verdict   learnt, not learnt, too few rows to tell.
-    text      clause: the measure, held out and before pruning.
+    text      clause: the measure on validation and test rows, and before pruning.
     """
 
     output: str
@@ -310,10 +327,13 @@ def output_statement(score: Document) -> OutputStatement:
     """The statement of one row of the stored `metrics.outputs`."""
     measure = score["measure"]
     name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
-    held_out, before = (score[which].get(measure) for which in ("pruned", "trained"))
+    now, before, tested = ((score.get(which) or {}).get(measure) for which in ("pruned", "trained", "test"))
     learnt = score["learnt"]
     word = {True: "learnt", False: "not learnt", None: "too few rows to tell"}[learnt]
-    text = f"{name} {_four_digits(held_out)} held out, {_four_digits(before)} before"
+    text = f"{name} {_four_digits(now)} held out, {_four_digits(before)} before"
+    if "test" in score:
+        text = f"{name} {_four_digits(tested)} on test rows, {_four_digits(now)} on validation rows"
+        text += f", where it was {_four_digits(before)} before pruning"
     return OutputStatement(str(score["output"]), learnt, word, text)
 
 
@@ -342,15 +362,13 @@ def not_learnt(
 
 
 def _output_not_learnt(score: Document) -> str:
-    found, rows = score["pruned"], score["rows"]
+    found, rows = score["pruned"], f"{score['rows']} {'validation' if 'test' in score else 'held-out'} rows"
     why = "" if score["reached"] else ", and no connection leads to it"
     if score["measure"] == "recall":
-        said = (
-            f"{found['recall']:.0%} of its {rows} held-out rows are recognised, {found['mistaken']:.0%} of the others"
-        )
+        said = f"{found['recall']:.0%} of its {rows} are recognised, {found['mistaken']:.0%} of the others"
         return f"Class {quoted(score['output'])} is not learnt: {said} are taken for it{why}."
     doubt = f" ± {found['standard_error']:.2f}" if found["r2"] >= LEARNT_R2 else ""
-    r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows} held-out rows"
+    r2 = f"R² {round(found['r2'], 2) + 0.0:.2f}{doubt} on {rows}"
     return f"{quoted(score['output'])} is not learnt: {r2}{why}."
 
 
@@ -454,7 +472,7 @@ class StabilityStatement:
 
 
 def stability_statement(document: Document) -> StabilityStatement:
-    """The statement of a stored stability document."""
+    """The statement of a stored stability document, or of one of its `cost_strengths`."""
     runs = document["runs"]
     if not runs:
         return StabilityStatement(0, 0, 0, (), (), "No run has ended yet, so there is nothing to compare.")
@@ -491,6 +509,13 @@ def _stable_inside(inside: Document) -> str:
     roles = [role["representation"] or _arrow(role["reads"], role["moves"]) for role in inside["roles"]]
     shown = " | ".join(roles[:MAX_NAMED]) + (f" and {len(roles) - MAX_NAMED} more" if len(roles) > MAX_NAMED else "")
     return f"{said}, {inside['same_roles_in']} with the same roles ({shown})."
+
+
+def strength_sentence(cost_strength: float | None, said: str, *, of: int) -> str:
+    """What is said of the runs with one cost strength; which one it is, where there are several."""
+    if of == 1:
+        return said
+    return f"At {'the λ of the spec' if cost_strength is None else f'λ {number(cost_strength)}'}: {said}"
 
 
 def _recurring_module(module: Document, runs: int) -> RecurringModule:
@@ -780,12 +805,15 @@ class ParetoStatement:
     """What a sweep of cost strengths says.
 
     empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
-    suggested   sentence: the largest harmless cost strength; None where there is none. chosen: that strength.
+    suggested   sentence: the largest harmless cost strength, and what the next larger one costs; None where there is
+                 none. chosen: that strength.
+    strengths   clause for each cost strength: its loss, wiring and connections over the seeds.
     knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
     """
 
     empty: str | None
     suggested: str | None
+    strengths: tuple[str, ...]
     knee: str | None
     knee_run: str | None
     chosen: float | None = None
@@ -795,31 +823,50 @@ def pareto_statement(document: Document) -> ParetoStatement:
     """The statement of a stored sweep."""
     strength, knee = document.get("suggested_cost_strength"), document.get("knee")
     suggested = bend = None
-    medians = {row["cost_strength"]: row for row in document.get("strengths") or []}
-    if strength is not None and len(medians) != 1:  # documents of before have no medians; of one λ there is no choice
-        suggested = _harmless(strength, medians, document)
+    strengths = document.get("cost_strengths") or ()
+    if strength is not None and len(strengths) != 1:  # documents of before have no medians; of one λ there is no choice
+        suggested = _harmless(strength, strengths, document)
     if knee:
         at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
         bend = f"The knee is at {at}seed {knee.get('seed')}."
-    knee_run = None if not knee else str(knee.get("run"))
-    return ParetoStatement(document.get("reading"), suggested, bend, knee_run, strength if suggested else None)
+    return ParetoStatement(
+        empty=document.get("reading"),
+        suggested=suggested,
+        strengths=tuple(map(_strength_statement, strengths)),
+        knee=bend,
+        knee_run=None if not knee else str(knee.get("run")),
+        chosen=strength if suggested else None,
+    )
 
 
-def _harmless(strength: float, medians: Mapping[float, Document], document: Document) -> str:
-    """Which cost strength is harmless, and by which numbers."""
+def _harmless(strength: float, strengths: Sequence[Document], document: Document) -> str:
+    """Which cost strength is harmless, by which numbers, and what the next larger one costs."""
     said = f"λ {number(strength)} is the largest whose median loss"
     within = f"within {number(document.get('tolerance'))} of the targets’ variance above the best"
-    if strength not in medians:
+    if not strengths:
         return f"{said} is still harmless ({within})."
-    best = min(medians.values(), key=lambda row: (row["loss"], row["cost_strength"]))
-    chosen, rows = medians[strength], document.get("rows")
-    sentence = (
+    best = min(strengths, key=lambda row: (row["loss"], row["cost_strength"]))
+    chosen, rows = next(row for row in strengths if row["cost_strength"] == strength), document.get("rows")
+    text = (
         f"{said} on {rows} rows, {number(chosen['loss'])}, is still harmless: {within}, {number(best['loss'])} at "
         f"λ {number(best['cost_strength'])}."
     )
+    higher = next((row for row in strengths if row["cost_strength"] > strength), None)
+    if higher is not None and higher["times_best"] is not None:
+        text += f" At λ {number(higher['cost_strength'])} it is {number(higher['times_best'])} times the best."
     if rows == "validation" and chosen.get("test_loss") is not None:
-        sentence += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
-    return sentence
+        text += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
+    return text
+
+
+def _strength_statement(row: Document) -> str:
+    text = f"λ {number(row['cost_strength'])}: loss {number(row['loss'])}"
+    if row["runs"] > 1:
+        text += f" (median of {row['runs']} runs, {number(row['lowest_loss'])} to {number(row['highest_loss'])})"
+    text += f", wiring {number(row['wiring'])}"
+    if row["connections"] is not None:
+        text += f", {number(row['connections'])} connections"
+    return text + ("" if row["harmless"] else "; not harmless")
 
 
 def empty_runs(empty: int, runs: int) -> str | None:

@@ -25,11 +25,14 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
 from bimt_engine.json_utils import finite_json
+from bimt_engine.spec import EvidenceSpec
 
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
 NEAR = 1e-6  # relative; weights are kept at float64, so only the order of sums can differ
-METRICS = ("prediction_loss", "test_prediction_loss", "accuracy", "test_accuracy")
+METRICS = tuple(
+    f"{part}{metric}" for part in ("", "validation_", "test_") for metric in ("prediction_loss", "accuracy")
+)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ def verify(
     dataset   the run's data, made again from its spec and seed.
     claimed   the published documents by name: metrics, graph, modules, effects, interior; what is missing is not
               checked.
-    again     also prune the trained network again, which takes as long as the evidence did.
+    again     also prune the trained network again, which takes as long as the evidence did. Not done for a run that was
+              pruned by the rules of an earlier version: what is stored of it is checked.
     """
+    again = again and saved.spec.evidence.evidence_version == EvidenceSpec().evidence_version
     progress(0.0, "the stored network")
     with threadpool_limits(1):
         asked = saved.spec
@@ -199,16 +204,16 @@ def _pruned_again(evidence: Evidence, claimed: Document) -> list[Check]:
         said, says = _module_lines(claimed["modules"], neurons=False), _module_lines(evidence.modules, neurons=False)
         checks.append(Check("modules, pruned again", said, says, said == says))
     metrics = claimed.get("metrics") or {}
-    if (limit := metrics.get("test_prediction_loss_limit")) is not None:
-        found_loss = evidence.metrics["test_prediction_loss"]
+    if (limit := metrics.get("validation_prediction_loss_limit")) is not None:
+        found_loss = evidence.metrics["validation_prediction_loss"]
         within = isinstance(found_loss, float) and found_loss <= limit * (1 + NEAR)
-        checks.append(Check("held-out loss within its limit, pruned again", limit, found_loss, within, needed=False))
+        checks.append(Check("validation loss within its limit, pruned again", limit, found_loss, within, needed=False))
     return checks
 
 
 def _measured(subject: AnalysisContext, values: dict[str, np.ndarray]) -> dict[str, float]:
     found = {}
-    for part, examples in (("", subject.train), ("test_", subject.held_out)):
+    for part, examples in subject.parts.items():
         outputs = subject.outputs(values, examples)
         found[f"{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
         if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:

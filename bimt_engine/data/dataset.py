@@ -1,4 +1,4 @@
-"""A data set: inputs, targets, names and scaling; and how rows are drawn and split. Plain numpy, no torch."""
+"""A data set: three parts of inputs and targets, names and scaling; and how rows are drawn. Plain numpy, no torch."""
 
 from __future__ import annotations
 
@@ -52,9 +52,16 @@ class Scaling:
         return cls(mean=np.asarray(saved["mean"], np.float64), std=np.asarray(saved["std"], np.float64))
 
 
+PartName = Literal["train", "validation", "test"]
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test examples of one task.
+    """Examples of one task in three parts.
+
+    train        the weights are fitted to these.
+    validation   with `train`, everything that is chosen is chosen by these: connections, limits, what counts as learnt.
+    test         only reported. Where there is no validation part, the test part is validated on as well.
 
     inputs     numbers: (N, inputs) float64; tokens: (N, positions) int64; sequences: (N, time, channels) float64.
     targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels.
@@ -80,6 +87,16 @@ class Dataset:
     predicted_positions: tuple[int, ...] | None = None
     group: NDArray[np.int64] | None = None
     label_groups: tuple[tuple[int, ...], ...] = ()
+    validation_inputs: np.ndarray | None = None
+    validation_targets: np.ndarray | None = None
+
+    def part(self, name: PartName) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one part; for validation those of the test part where there are no others."""
+        if name == "train":
+            return self.train_inputs, self.train_targets
+        if name == "validation" and self.validation_inputs is not None and self.validation_targets is not None:
+            return self.validation_inputs, self.validation_targets
+        return self.test_inputs, self.test_targets
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:
@@ -124,28 +141,3 @@ def output_weights(data: Dataset) -> NDArray[np.float64]:
 def data_generator(seed: int, purpose: str) -> np.random.Generator:
     """A stream of its own for each seed and purpose, so that a draw added in one place changes none elsewhere."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-
-
-def split(rows: int, train_fraction: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows for training and rows for testing, in a random order; both have at least one."""
-    order = data_generator(seed, "split").permutation(rows)
-    train = min(max(round(train_fraction * rows), 1), rows - 1)
-    return order[:train], order[train:]
-
-
-def split_by_class(
-    labels: NDArray[np.int64], train_fraction: float, *, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same, with the shares of the classes kept; every class has at least one row for training."""
-    order = data_generator(seed, "split").permutation(len(labels))
-    train = np.zeros(len(labels), dtype=bool)
-    owed = 0.0  # what rounding has held back so far, so that the totals come out right
-    for label in np.unique(labels):
-        rows = order[labels[order] == label]
-        owed += train_fraction * len(rows)
-        take = min(max(round(owed), 1), len(rows))
-        owed -= take
-        train[rows[:take]] = True
-    if train.all():  # every class has one row only, or nearly so: testing still needs one
-        train[order[-1]] = False
-    return order[train[order]], order[~train[order]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import Field
 from bimt_engine.data import kinds
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds import REGISTERED, DataPart, DatasetKind, Drawn
+from bimt_engine.data.split import halve_test
 from bimt_engine.errors import DataError
 
 __all__ = ["KINDS", "DatasetKind", "DatasetSpec", "MakerSpec", "differs_by_seed", "make_dataset"]
@@ -41,6 +43,7 @@ else:
 def make_dataset(spec: DataPart, *, seed: int, content: bytes | Path | None = None) -> Dataset:
     """The data that a spec asks for; a function of the spec and the seed.
 
+    Validation rows are those that the kind draws anew or splits off; where it does not, a half of its test rows.
     seed      of the run; a seed in the spec takes precedence.
     content   the uploaded bytes, or the path of a file with them; for `uploaded` only.
     Raises DataError when the data cannot be used.
@@ -48,11 +51,14 @@ def make_dataset(spec: DataPart, *, seed: int, content: bytes | Path | None = No
     own = spec.seed if isinstance(spec, Drawn) else None
     seed = seed if own is None else own
     kind = KINDS[spec.kind]
-    if not kind.uploaded:
-        return kind.make(spec, seed=seed)
-    if content is None:
+    if kind.uploaded and content is None:
         raise DataError(f"The content of the uploaded data set {getattr(spec, 'dataset_id', '')} is missing.")
-    return kind.make(spec, seed=seed, content=content)
+    dataset = kind.make(spec, seed=seed, content=content) if kind.uploaded else kind.make(spec, seed=seed)
+    if spec.split_version == 1:
+        return replace(dataset, validation_inputs=None, validation_targets=None)
+    if dataset.validation_inputs is None:
+        return halve_test(dataset, seed=seed if isinstance(spec, Drawn) else 0)  # not drawn: the same for every run
+    return dataset
 
 
 def differs_by_seed(spec: DataPart) -> bool:

@@ -123,6 +123,14 @@ def _suggest(table: Table) -> Roles:
     inputs = tuple(c.name for c in table.columns if c is not target and c.type != "text")
     if not inputs:
         raise refuse("Every column but the target is text; inputs must be numbers. Add columns of numbers.")
+    if all(np.ptp(table.column(name).values) == 0 for name in inputs):
+        # Whichever of them is meant as the target: it was named before its task was known, or it comes last.
+        same = ", ".join(map(repr, inputs[:10])) + (", …" if len(inputs) > 10 else "")
+        verb, they = ("have", "they") if len(inputs) > 1 else ("has", "it")
+        raise refuse(
+            f"{same} {verb} the same value in every row, so {they} can neither be predicted nor predict anything, and "
+            f"only {target.name!r} is left. Send a target and at least one input that vary."
+        )
     return Roles(
         inputs=inputs, targets=(target.name,), task="classification" if _like_classes(column=target) else "regression"
     )

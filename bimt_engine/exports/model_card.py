@@ -30,11 +30,12 @@ MAX_LISTED = 20  # names or modules in one list
 DUST = 1e-12  # a number below is zero but for rounding
 
 METRICS = (
-    ("test_prediction_loss", "prediction loss, held out"),
+    ("test_prediction_loss", "prediction loss, test"),
+    ("validation_prediction_loss", "prediction loss, validation"),
     ("prediction_loss", "prediction loss, training"),
-    ("test_accuracy", "accuracy, held out"),
-    ("test_r2", "R², held out"),
-    ("trained_test_prediction_loss", "the same before pruning"),
+    ("test_accuracy", "accuracy, test"),
+    ("test_r2", "R², test"),
+    ("trained_test_prediction_loss", "prediction loss, test, before pruning"),
     ("connections", "connections kept"),
     ("trained_connections", "connections before pruning"),
     ("faithfulness", "faithfulness to the unpruned network"),
@@ -109,13 +110,20 @@ def _data(dataset: Document, spec: Document) -> str:
     asked = spec.get("dataset") or {}
     lines = [
         f"- task: {safe(dataset.get('task'))}",
-        f"- examples: {dataset.get('train')} to train on, {dataset.get('test')} held out",
+        f"- examples: {_examples(dataset)}",
         f"- inputs: {_listed(dataset.get('features') or ())}",
         f"- targets: {_listed(dataset.get('targets') or ())}",
         f"- kind: {safe(asked.get('kind', 'unknown'))}",
     ]
     lines += [f"- formula: {_code(formula)}" for formula in asked.get("formulas") or ()]
     return "## Data\n\n" + "\n".join(lines)
+
+
+def _examples(dataset: Document) -> str:
+    counts = [dataset.get(part) for part in ("train", "validation", "test")]
+    if counts[1] is None:  # of a run before there was a validation part
+        return f"{counts[0]} to train on, {counts[2]} held out"
+    return f"{counts[0]} to train on, {counts[1]} for validation, {counts[2]} for the test"
 
 
 def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
@@ -223,8 +231,12 @@ def _verified(verification: Document) -> str:
 def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -> str:
     lines = [
         "- The statements about modules hold where there were data; elsewhere nothing was tested.",
-        f"- The held-out part has {dataset.get('test', 'some')} examples, and pruning used them: it is no pure test.",
     ]
+    tested = dataset.get("test", "some")
+    if "validation" in dataset:
+        lines.append(f"- Nothing was chosen by the {tested} test examples: they were only measured.")
+    else:
+        lines.append(f"- The held-out part has {tested} examples, and pruning used them: it is no pure test.")
     verdicts = {safe(m["name"]): module_statement(m, len(modules)).verdict for m in modules if not m.get("supported")}
     untested = [name for name, verdict in verdicts.items() if verdict == "not testable"]
     unsupported = [name for name in verdicts if name not in untested]

@@ -199,6 +199,8 @@ def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray, *, contri
         train_targets=answers,
         test_inputs=inputs,
         test_targets=answers,
+        validation_inputs=None,
+        validation_targets=None,
         task="regression",
         feature_names=tuple(dataset.feature_names[i] for i in columns),
         target_names=tuple(dataset.target_names[i] for i in targets),

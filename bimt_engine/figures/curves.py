@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from bimt_engine.analysis.statements import held_out_part, validation_loss
 from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, pale
 
 WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches
@@ -22,11 +23,13 @@ MANY_CONNECTIONS = 200  # connections; beyond, the axis is logarithmic
 def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Losses above, connection cost below, accuracy between them where there is one; phases of λ are shaded.
 
-    history   rows with step, cost_strength, prediction_loss, test_prediction_loss, connection_cost and, for classes,
-              train_accuracy and test_accuracy. What a row lacks is left out of its curve.
+    history   rows with step, cost_strength, prediction_loss, validation_prediction_loss, connection_cost and, for
+              classes, train_accuracy and validation_accuracy; in older runs test_… instead. What a row lacks is left
+              out of its curve.
     """
     rows = sorted(history, key=lambda row: row["step"])
-    panels = ["loss", *(["accuracy"] if any("test_accuracy" in row for row in rows) else []), "cost"]
+    part = held_out_part(rows, "prediction_loss")
+    panels = ["loss", *(["accuracy"] if any("train_accuracy" in row for row in rows) else []), "cost"]
     with figure_style():
         figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * len(panels)), layout="constrained")
         all_axes: list[Axes] = list(figure.subplots(len(panels), sharex=True))
@@ -34,12 +37,12 @@ def draw_curves(history: Iterable[Mapping[str, Any]], *, title: str = "") -> Fig
             shade_phases(axes, rows, labelled=axes is all_axes[0])
             if panel == "loss":
                 _curve(axes, rows, "prediction_loss", "training", POSITIVE, "-")
-                _curve(axes, rows, "test_prediction_loss", "test", NEGATIVE, "--")
+                _curve(axes, rows, f"{part}_prediction_loss", part, NEGATIVE, "--")
                 axes.set_ylabel("prediction loss")
                 _log_where_positive(axes, rows, "prediction_loss")
             elif panel == "accuracy":
                 _curve(axes, rows, "train_accuracy", "training", POSITIVE, "-")
-                _curve(axes, rows, "test_accuracy", "test", NEGATIVE, "--")
+                _curve(axes, rows, f"{part}_accuracy", part, NEGATIVE, "--")
                 axes.set_ylabel("accuracy")
             else:
                 _curve(axes, rows, "connection_cost", "connection cost", "#3d4653", "-")
@@ -115,12 +118,13 @@ def draw_prune_curve(
     limits: Mapping[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Training and held-out loss against the number of kept connections, dense on the left; modules below.
+    """Training and validation loss against the number of kept connections, dense on the left; modules below.
 
-    curve    points with connections, train_loss, held_out_loss, modules, refitted.
+    curve    points with connections, train_loss, validation_loss (in older runs held_out_loss), modules, refitted.
     chosen   k*, the number of connections of the pruned network.
-    limits   {"train_loss", "held_out_loss"}: what the losses were allowed to be at k*.
+    limits   {"train_loss", "validation_loss"}: what the losses were allowed to be at k*.
     """
+    curve = [{**point, "validation_loss": validation_loss(point)} for point in curve]
     points = sorted((p for p in curve if p.get("refitted", True)), key=lambda p: -p["connections"])
     trained = next((p for p in curve if not p.get("refitted", True)), None)
     with figure_style():
@@ -129,7 +133,7 @@ def draw_prune_curve(
         kept = np.array([p["connections"] for p in points], dtype=float)
         for key, label, colour, line in (
             ("train_loss", "training", POSITIVE, "-"),
-            ("held_out_loss", "held out", NEGATIVE, "--"),
+            ("validation_loss", "validation", NEGATIVE, "--"),
         ):
             losses = np.array([p[key] for p in points], dtype=float)
             style: dict[str, Any] = {"color": colour, "linewidth": 1.4, "markersize": 2.6, "marker": "o"}
@@ -140,7 +144,7 @@ def draw_prune_curve(
                            markerfacecolor="white", linewidth=0, label=said, clip_on=False)  # fmt: skip
             if limits and key in limits:
                 above.axhline(limits[key], color=colour, linewidth=0.7, linestyle=":")
-        everything = [float(p[key]) for p in curve for key in ("train_loss", "held_out_loss")]
+        everything = [float(p[key]) for p in curve for key in ("train_loss", "validation_loss")]
         if everything and min(everything) > 0:
             above.set_yscale("log")
         above.set_ylabel("prediction loss")

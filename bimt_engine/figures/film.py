@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.statements import held_out_part
 from bimt_engine.figures.curves import shade_phases
 from bimt_engine.figures.layout import Row, coordinates, lay_out_wiring
 from bimt_engine.figures.network import draw_background, set_limits
@@ -216,7 +217,8 @@ class _Canvas:
     def _draw_history(self) -> Any:
         axes = self.figure.add_axes((0.08, 0.045, 0.89, 0.105))
         shade_phases(axes, self.history, labelled=False)
-        for key, colour, dash in (("prediction_loss", POSITIVE, "-"), ("test_prediction_loss", NEGATIVE, "--")):
+        held_out = f"{held_out_part(self.history, 'prediction_loss')}_prediction_loss"
+        for key, colour, dash in (("prediction_loss", POSITIVE, "-"), (held_out, NEGATIVE, "--")):
             there = [(row["step"], row[key]) for row in self.history if row.get(key) is not None]
             axes.plot([s for s, _ in there], [v for _, v in there], dash, color=colour, linewidth=1.1)
         values = [row["prediction_loss"] for row in self.history]

@@ -45,7 +45,7 @@ def _prune_curve(evidence: Evidence, dataset: Dataset) -> Figure:
     metrics = evidence.metrics
     limits = {
         "train_loss": float(metrics["prediction_loss_limit"] or 0),
-        "held_out_loss": float(metrics["test_prediction_loss_limit"] or 0),
+        "validation_loss": float(metrics["validation_prediction_loss_limit"] or 0),
     }
     return draw_prune_curve(evidence.prune_curve, chosen=int(metrics["connections"] or 0), limits=limits)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from bimt_engine.data.dataset import Dataset, output_weights
+from bimt_engine.data.dataset import Dataset, PartName, output_weights
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import DTYPES, Network
 from bimt_engine.random import numpy_generator
@@ -24,14 +24,14 @@ from bimt_engine.spec import BALANCED_CLASSES, TrainingSpec
 from bimt_engine.training.state import TrainingState
 
 Loss = Literal["mse", "cross_entropy"]
-LOGGED_EXAMPLES = 4096  # a log row in mid-training looks at no more of either part; the last row looks at all
+LOGGED_EXAMPLES = 4096  # a log row in mid-training looks at no more of any part; the last row looks at all
 STEPS_AT_ONCE = 1024  # steps whose examples are drawn together; bounds the memory of a long call
 CHUNK = 16_384  # examples in one forward pass without gradients; bounds the memory of a large test set
 
 
 @dataclass(frozen=True)
 class TensorData:
-    """Training and test examples of R replicas on the training device.
+    """Training, validation and test examples of R replicas on the training device.
 
     Every tensor leads with the replica axis; replicas that share their data share its memory.
     train_inputs   (R, N, …) in the order of the data's features, or tokens (int64).
@@ -43,9 +43,12 @@ class TensorData:
 
     train_inputs: Tensor
     train_targets: Tensor
+    validation_inputs: Tensor
+    validation_targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
     train_labels: Tensor | None
+    validation_labels: Tensor | None
     test_labels: Tensor | None
     loss: Loss
     seeds: tuple[int, ...]
@@ -84,17 +87,18 @@ class TensorData:
                 return functional.one_hot(labels_or_values, first.targets).to(dtype)
             return labels_or_values
 
-        train, test = gather([d.train_targets for d in each]), gather([d.test_targets for d in each])
-        classes = first.task == "classification"
+        parts: dict[str, Tensor | None] = {}
+        names: tuple[PartName, ...] = ("train", "validation", "test")
+        for name in names:
+            inputs, targets = zip(*(d.part(name) for d in each), strict=True)
+            of_part = gather(list(targets))
+            parts[f"{name}_inputs"] = gather(list(inputs))
+            parts[f"{name}_targets"] = target(of_part)
+            parts[f"{name}_labels"] = of_part if first.task == "classification" else None
         examples = first.train_inputs.shape[0]
         size = training.batch_size
         return cls(
-            train_inputs=gather([d.train_inputs for d in each]),
-            train_targets=target(train),
-            test_inputs=gather([d.test_inputs for d in each]),
-            test_targets=target(test),
-            train_labels=train if classes else None,
-            test_labels=test if classes else None,
+            **parts,  # type: ignore[arg-type]
             loss=loss,
             seeds=tuple(seeds),
             batch_size=None if size is None or size >= examples else size,
@@ -129,13 +133,14 @@ class TensorData:
         return prediction_loss(outputs, targets, self.loss, self.predicted_positions, weights)
 
     def evaluate(self, network: Network, *, replica: int = 0, everything: bool = False) -> dict[str, float]:
-        """Prediction loss (and accuracy, for classes) on both parts.
+        """Prediction loss (and accuracy, for classes) on every part.
 
         everything   False: on the first 4096 examples of each part, which is what a log row in mid-training shows.
         """
         row: dict[str, float] = {}
         parts = (
             ("", "train_", self.train_inputs, self.train_targets, self.train_labels),
+            ("validation_", "validation_", self.validation_inputs, self.validation_targets, self.validation_labels),
             ("test_", "test_", self.test_inputs, self.test_targets, self.test_labels),
         )
         for loss_prefix, accuracy_prefix, inputs, targets, labels in parts:

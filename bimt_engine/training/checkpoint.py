@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save
 
 from bimt_engine.errors import CheckpointError
-from bimt_engine.spec import ABSENT, Spec
+from bimt_engine.spec import Spec
 from bimt_engine.training.snapshot import ORDER, read_safetensors
 from bimt_engine.training.state import TrainingState
 
@@ -44,12 +44,17 @@ class CheckpointHeader:
 def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
     """SHA-256 of a training: its networks, data, schedule and seeds; not its stepper, device or reporting intervals."""
     intervals = {"log_every", "snapshot_every", "checkpoint_every"}
-    free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
-    documents = [spec.model_dump(mode="json", exclude=free) for spec in specs]
-    for document in documents:  # where a new field has the old effect, the checkpoints of before can be resumed
-        for part, absent in ABSENT.items():
-            document[part] = {name: value for name, value in document[part].items() if absent.get(name, ...) != value}
-    identity = [[document, seed] for document, seed in zip(documents, seeds, strict=True)]
+
+    def identity_of(spec: Spec) -> dict[str, Any]:
+        free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
+        if spec.dataset.split_version == 1:  # what the versions before knew nothing of, so that their checkpoints fit
+            free["dataset"] = {"split_version", "validation_fraction"}
+        document = spec.model_dump(mode="json", exclude=free)
+        if document["training"]["balance_outputs"] is False:
+            del document["training"]["balance_outputs"]
+        return document
+
+    identity = [[identity_of(spec), seed] for spec, seed in zip(specs, seeds, strict=True)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

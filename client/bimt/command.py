@@ -340,28 +340,30 @@ def stability(args: Args, job: str) -> Any:
     with _client(args) as client:
         found = client.jobs.get(job).stability()
     formatting.say(args, str(found["reading"]))
-    runs = found["runs"]
     rows = [
         (
+            "" if of.get("cost_strength") is None else formatting.number(of["cost_strength"]),
             module["name"],
             ", ".join(module["inputs"]),
             ", ".join(module["outputs"]),
-            *(f"{module[count]} of {runs}" for count in ("same_ends_in", "supported_in", "met_in")),
+            *(f"{module[count]} of {of['runs']}" for count in ("same_ends_in", "supported_in", "met_in")),
         )
-        for module in found.get("modules") or []
+        for of in found.get("cost_strengths") or [found]
+        for module in of.get("modules") or []
     ]
     if rows:
-        formatting.table(args, ("module", "reads", "decides", "same ends in", "supported in", "overlaps in"), rows)
+        heads = ("λ", "module", "reads", "decides", "same ends in", "supported in", "overlaps in")
+        formatting.table(args, heads, rows)
     return found
 
 
 @verb(
     "pareto",
     JOB,
-    click.option("--tolerance", type=float, default=0.05, show_default=True, metavar="SHARE",
-                 help="Of the targets' variance, by which a harmless loss may exceed the best."),
+    click.option("--tolerance", type=float, default=None, metavar="SHARE",
+                 help="Of the targets' variance, by which a harmless loss may exceed the best; as for pruning."),
 )  # fmt: skip
-def pareto(args: Args, job: str, tolerance: float) -> Any:
+def pareto(args: Args, job: str, tolerance: float | None) -> Any:
     """Say what a shorter wiring costs, over the runs of a job."""
     with _client(args) as client:
         found = client.jobs.get(job).pareto(tolerance=tolerance)
@@ -376,7 +378,18 @@ def pareto(args: Args, job: str, tolerance: float) -> Any:
     if found["suggested_cost_strength"] is not None:
         strength = f"{found['suggested_cost_strength']:g}"
         formatting.say(args, f"λ {strength} is the largest whose median loss is still harmless.")
+    formatting.table(
+        args,
+        ("λ", "runs", "median loss", "times the best", "wiring", "connections", "harmless"),
+        [_strength(row) for row in found.get("cost_strengths") or []],
+    )
     return found
+
+
+def _strength(row: dict[str, Any]) -> tuple[Any, ...]:
+    """A cost strength over its seeds, as a row of a table."""
+    numbers = (formatting.number(row[name]) for name in ("loss", "times_best", "wiring", "connections"))
+    return (formatting.number(row["cost_strength"]), row["runs"], *numbers, "yes" if row["harmless"] else "no")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

@@ -176,7 +176,9 @@ def predicted(output: dict[str, Any]) -> str:
     shares = [number((output.get(which) or {}).get(measure)) or "–" for which in ("pruned", "trained")]
     learnt = {True: "", False: ", NOT LEARNT", None: ", too few rows to tell"}[output.get("learnt")]
     name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
-    return f"{output['output']:22} {name} {shares[0]} held out ({shares[1]} before pruning){learnt}"
+    tested = number((output.get("test") or {}).get(measure))
+    rows = "held out" if tested is None else f"on validation rows, {tested} on test rows"
+    return f"{output['output']:22} {name} {shares[0]} {rows} ({shares[1]} before pruning){learnt}"
 
 
 def effect_matrix(modules: Sequence[Module], kind: str, title: str) -> Table:

@@ -85,7 +85,8 @@ def in_words(event: JobEvent) -> str:
     if event.ended:
         return event.state
     losses = event.losses or {}
-    loss = losses.get("test_prediction_loss", losses.get("prediction_loss"))
+    kinds = ("validation_prediction_loss", "test_prediction_loss", "prediction_loss")
+    loss = next((losses[kind] for kind in kinds if kind in losses), None)
     parts = [
         event.note or "",
         f"loss {loss:.3g}" if isinstance(loss, int | float) else "",

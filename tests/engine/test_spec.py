@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Phase, Spec, TrainingSpec
+from bimt_engine.training.checkpoint import fingerprint
 
 
 @pytest.mark.parametrize("name", MOST_KEPT)
@@ -107,3 +111,43 @@ def test_published_recipes_are_not_balanced() -> None:
 def test_a_cross_entropy_cannot_be_balanced() -> None:
     with pytest.raises(ValidationError, match="this loss is the cross entropy"):
         TrainingSpec(balance_outputs=True, loss="cross_entropy")
+
+
+OLD = {"dataset": {"kind": "two_moons", "noise": 0.1, "train": 200, "test": 200, "seed": None}}
+
+
+def test_a_stored_spec_without_versions_means_the_old_ones_and_a_new_one_gets_todays() -> None:
+    stored = Spec.from_stored(OLD)
+    assert (stored.dataset.split_version, stored.evidence.evidence_version) == (1, 1)
+    new = Spec.model_validate(OLD)
+    assert (new.dataset.split_version, new.evidence.evidence_version) == (2, 2)
+    written = new.expanded().model_dump(mode="json")
+    assert (written["dataset"]["split_version"], written["evidence"]["evidence_version"]) == (2, 2)
+    assert Spec.from_stored(written) == new.expanded()
+    assert Spec.from_stored(stored.model_dump(mode="json")) == stored
+
+
+def test_a_checkpoint_of_the_version_before_still_fits_its_spec() -> None:
+    def as_before(spec: Spec, *more: str) -> str:
+        free = {
+            "training": {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every", "balance_outputs"},
+            "evidence": True,
+            "dataset": {"split_version", *more},
+        }
+        identity = [[spec.model_dump(mode="json", exclude=free), 3]]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    table = {"kind": "uploaded", "dataset_id": f"dataset_{0:026d}", "sha256": "0" * 64, "format": "csv"}
+    table |= {"targets": ["y"], "task": "regression", "test_fraction": 0.2}
+    for fields in (OLD, {"dataset": table}):
+        stored, new = Spec.from_stored(fields), Spec.model_validate(fields)
+        assert fingerprint([stored], [3]) == as_before(stored, "validation_fraction")
+        assert fingerprint([new], [3]) != fingerprint([stored], [3])
+
+
+def test_shares_of_a_table_leave_rows_to_train_on() -> None:
+    table = {"kind": "uploaded", "dataset_id": f"dataset_{0:026d}", "sha256": "0" * 64, "format": "csv"}
+    table |= {"targets": ["y"], "task": "regression", "test_fraction": 0.9}
+    with pytest.raises(ValueError, match="leave no rows for training"):
+        Spec.model_validate({"dataset": table})
+    assert Spec.from_stored({"dataset": table}).dataset.shares == (pytest.approx(0.1), 0.0)

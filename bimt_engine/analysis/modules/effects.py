@@ -53,8 +53,7 @@ class Probe:
 
     def __init__(self, context: AnalysisContext, network: Network, *, seed: int) -> None:
         self.context, self.network = context, network
-        inputs = np.concatenate([context.train.inputs, context.held_out.inputs])
-        targets = np.concatenate([context.train.targets, context.held_out.targets])
+        inputs, targets = context.development.inputs, context.development.targets
         generator = np.random.default_rng([seed, 2])
         if len(inputs) > MAX_PROBE:
             chosen = np.sort(generator.choice(len(inputs), MAX_PROBE, replace=False))

@@ -283,7 +283,7 @@ def _cut_document(context: AnalysisContext, values: Values, cut: Cut, level: str
         )
         changed[parameter][row, column] = 0.0
     before, after = (
-        float(context.losses(context.outputs(of, context.held_out), context.held_out).mean())
+        float(context.losses(context.outputs(of, context.validation), context.validation).mean())
         for of in (values, changed)
     )
     document: CutDocument = {

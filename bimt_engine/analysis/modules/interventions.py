@@ -86,8 +86,7 @@ class Intervention:
     ) -> None:
         self.context, self.values = context, values
         self.modules = modules or {}
-        self.inputs = np.concatenate([context.train.inputs, context.held_out.inputs])
-        self.targets = np.concatenate([context.train.targets, context.held_out.targets])
+        self.inputs, self.targets = context.development.inputs, context.development.targets
         self.partner = partners(len(self.inputs), np.random.default_rng([seed, 5]))
         # By the same arithmetic as every trial, so that a trial without a change changes nothing, to the last bit.
         [self.outputs] = context.evaluator.intervened(values, [[]], self.inputs, self.partner)
@@ -153,9 +152,9 @@ class Intervention:
         train = len(self.context.train.inputs)
         found = {
             "prediction_loss": float(losses[:train].mean()),
-            "test_prediction_loss": float(losses[train:].mean()),
+            "validation_prediction_loss": float(losses[train:].mean()),
         }
-        for name, part in (("accuracy", slice(train)), ("test_accuracy", slice(train, None))):
+        for name, part in (("accuracy", slice(train)), ("validation_accuracy", slice(train, None))):
             if (accuracy := self.context.accuracy(outputs[part], self.targets[part])) is not None:
                 found[name] = accuracy
         return found
@@ -270,7 +269,7 @@ def run_interventions(
         }
         for trial, outcome in zip(trials, outcomes, strict=True)
     ]
-    measure = "E[(y - y')²] / Var(y) of each output over training and held-out examples"
+    measure = "E[(y - y')²] / Var(y) of each output over training and validation examples"
     return {"network": request.network, "before": intervention.before, "measure": measure, "trials": documents}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from bimt_engine.analysis.communities import Labels, adjusted_rand, variation_of_information
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.interior_statements import interior_modules
-from bimt_engine.analysis.statements import stability_statement
+from bimt_engine.analysis.statements import stability_statement, strength_sentence
 
 Document = Mapping[str, Any]
 Role = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -72,32 +72,59 @@ def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]
 
 
 def stability(documents: Sequence[Document]) -> dict[str, Any]:
-    """How far runs of one spec with different seeds agree; a JSON-able document.
+    """How far runs of one spec with different seeds agree, for each cost strength apart; a JSON-able document.
 
-    empty        runs that kept no connection: they found nothing, so they agree with no run, not even with one another.
-    agreement    runs whose modules part inputs and outputs in the most common way.
-    modules      of the run that agrees best with all others, each with how often it came back and what it read.
-    dependencies share of the runs in which an input reaches an output.
-    connections  by what they read and where they lead, with the share of the runs that have one; the common ones.
-    interior     the same of the groups inside the modules: `interior_stability`; absent where no run was examined.
+    A stronger cost leaves other modules, so runs are compared with those of their own `cost_strength` alone.
+
+    runs            all of them. reading: what is found, in sentences.
+    cost_strengths  one entry for each, from the smallest on; where there is one only, its fields stand beside these.
+
+    Fields of an entry:
+    cost_strength   None where the spec's own was used.
+    runs            with it. reference: the one that agrees best with the others, by its number in `documents`.
+    empty           runs that kept no connection: they found nothing, so they agree with no run, not even one another.
+    agreement       runs whose modules part inputs and outputs in the most common way.
+    modules         of the reference, each with how often it came back and what it read.
+    dependencies    share of the runs in which an input reaches an output.
+    connections     by what they read and where they lead, with the share of runs that have one; the common ones.
+    interior        the same of the groups inside the modules: `interior_stability`; absent where no run was examined.
 
     Agreement and both indices are of the runs that kept something; the indices are None where fewer than two did.
     """
     if not documents:
-        return {"runs": 0, "reading": stability_statement({"runs": 0}).text}
+        return {"runs": 0, "cost_strengths": [], "reading": stability_statement({"runs": 0}).text}
     names, _ = end_labels(documents[0])
     if any(end_labels(document)[0] != names for document in documents):
         raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
-    full = [number for number, document in enumerate(documents) if document["modules"]]
-    found: dict[str, Any] = {"runs": len(documents), "empty": len(documents) - len(full)}
-    found |= _agreement(names, documents, full)
+    groups: dict[float | None, list[int]] = {}
+    for number, document in enumerate(documents):
+        groups.setdefault(document.get("cost_strength"), []).append(number)
+    found = [
+        {"cost_strength": strength} | _of_one_strength(names, documents, groups[strength])
+        for strength in sorted(groups, key=lambda strength: -1.0 if strength is None else strength)
+    ]
+    entry = found[0] if len(found) == 1 else {}
+    return entry | {
+        "runs": len(documents),
+        "cost_strengths": found,
+        "reading": " ".join(strength_sentence(one["cost_strength"], one["reading"], of=len(found)) for one in found),
+    }
+
+
+def _of_one_strength(names: tuple[str, ...], documents: Sequence[Document], numbers: Sequence[int]) -> dict[str, Any]:
+    """The entry of the runs with these numbers."""
+    some = [documents[number] for number in numbers]
+    full = [place for place, document in enumerate(some) if document["modules"]]
+    found: dict[str, Any] = {"runs": len(some), "empty": len(some) - len(full)}
+    found |= _agreement(names, some, full)
     reference = found["reference"]
     found |= {
-        "modules": [] if reference is None else _module_rows(documents, documents[reference]),
-        "dependencies": _dependency_shares(documents),
-        "connections": _recurring(documents),
+        "reference": None if reference is None else numbers[reference],
+        "modules": [] if reference is None else _module_rows(some, some[reference]),
+        "dependencies": _dependency_shares(some),
+        "connections": _recurring(some),
     }
-    if inside := interior_stability(documents):
+    if inside := interior_stability(some):
         found["interior"] = inside
     return found | {"reading": stability_statement(found).text}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from bimt_engine.analysis.pruning.refit import (
     GradientProblem,
     LeastSquaresProblem,
     Refitted,
+    refit_by_gradient,
     refit_least_squares,
 )
 from bimt_engine.analysis.reachability import by_column, count_modules
 
 LEAST_SQUARES_WORK = 2e8  # multiplications in one JᵀJ; more is left to gradients
+CONSTANT_STEPS = 60  # evaluations for a few biases, with nothing else that moves the outputs
 LEAST_SQUARES_STEPS = 30  # trial steps of Levenberg-Marquardt in one refit, at most; it has converged long before
 
 
@@ -28,7 +31,7 @@ class PruneStep:
 
     connections: int
     train_loss: float
-    held_out_loss: float
+    validation_loss: float
     modules: int
     faithfulness: float
     refitted: bool = True
@@ -45,7 +48,7 @@ class State:
     step: PruneStep
     values: Values
     masks: Masks
-    held_out_losses: Array
+    validation_losses: Array
     curvature: Array | None = None
 
 
@@ -57,7 +60,7 @@ class PruningEngine:
 
     def __init__(self, context: AnalysisContext, *, refit_evaluations: int) -> None:
         self.context, self.refit_evaluations = context, refit_evaluations
-        self.trained_outputs = context.outputs(context.values(), context.held_out)
+        self.trained_outputs = context.outputs(context.values(), context.validation)
         self.ridge = RIDGE * context.scale
         if context.loss == "cross_entropy":
             self.ridge = max(self.ridge, confidence_ridge(context))
@@ -78,22 +81,37 @@ class PruningEngine:
         values = self.context.values()
         return self.state(values, self.context.evaluator.full_masks(values), refitted=False)
 
+    def constant(self, trained: State) -> State:
+        """The network without connections: its biases alone are left, refitted to the best constant answer."""
+        masks = dict(trained.masks)
+        for weights in self.context.wiring.weight_layers:
+            masks[weights.parameter] = np.zeros_like(masks[weights.parameter])
+        values, masks = self.without_dead_ends(trained.values, masks)
+        ridge = RIDGE * self.context.scale  # no confidence to be held down: a constant has a best fit
+        if self.least_squares is not None:
+            found = refit_least_squares(replace(self.least_squares, ridge=ridge), values, masks)
+        else:
+            problem = copy.copy(self.gradient_problem())
+            problem.ridge = ridge
+            found = refit_by_gradient(problem, values, masks, steps=CONSTANT_STEPS)
+        return self.state(found.values, masks)
+
     def state(self, values: Values, masks: Masks, *, refitted: bool = True, curvature: Array | None = None) -> State:
         """These values under these masks, measured."""
         context = self.context
-        outputs = context.outputs(values, context.held_out)
-        held_out = context.losses(outputs, context.held_out)
+        outputs = context.outputs(values, context.validation)
+        validation = context.losses(outputs, context.validation)
         train = context.losses(context.outputs(values, context.train), context.train)
         weights = [w.parameter for w in context.wiring.weight_layers]
         step = PruneStep(
             connections=sum(int(masks[name].sum()) for name in weights),
             train_loss=float(train.mean()),
-            held_out_loss=float(held_out.mean()),
+            validation_loss=float(validation.mean()),
             modules=count_modules(context.wiring, masks),
             faithfulness=context.faithfulness(outputs, self.trained_outputs),
             refitted=refitted,
         )
-        return State(step, values, masks, held_out, curvature)
+        return State(step, values, masks, validation, curvature)
 
     def refitted(self, state: State) -> Refitted:
         """The state as a refit with curvature, computed again where it came without one."""

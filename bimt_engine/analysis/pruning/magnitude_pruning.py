@@ -27,12 +27,14 @@ def prune_by_magnitude(context: AnalysisContext, cut: float) -> dict[str, Any]:
     values, masks = engine.without_dead_ends(values, masks)
     state = engine.state(values, masks)
     names = context.dataset.feature_names
+    tested = context.losses(context.outputs(values, context.test), context.test)
     symmetries = symmetry_report(context, values, seed=0)
     return {
         "cut": cut,
         "metrics": {
             "prediction_loss": state.step.train_loss,
-            "test_prediction_loss": state.step.held_out_loss,
+            "validation_prediction_loss": state.step.validation_loss,
+            "test_prediction_loss": float(tested.mean()),
             "connections": state.step.connections,
         },
         "graph": extract_graph(context, values, masks).to_json(),

@@ -6,7 +6,11 @@ The loss is not monotone in the number of connections, so the curve is scanned f
      refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
      nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
-  4. k* is the smallest number of connections on the curve whose training and held-out loss are within their limits.
+  4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
+  5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
+     That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
+     row by row, exceeds two standard errors. Where these are few, cross-fitting has the last word. Otherwise nothing
+     is kept.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Masks, Values
@@ -37,11 +43,46 @@ SHRINK = 0.8  # of the connections that a dense stage leaves
 ONE_AT_A_TIME = 60  # connections; above this, batches
 EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
 TRIAL_WORK = 2e10  # multiplications that these may cost together
-BEYOND = 60  # steps outside the limits: past the cliff to show it, and because the loss may come back
+CLEARLY = 2.0  # standard errors by which a network must be better than a constant
+ALONE = 30  # validation rows; of fewer, the standard error itself is a guess
+BEYOND = 60  # old searches: steps outside the limits before the scan ends
 MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
 RANDOM_MASKS = 10
 FEW_RANDOM_MASKS = 2  # where a refit takes long
 LARGE_REFITS = 30  # stages of the general path, at most
+
+
+def silent(fraction: float, doing: str) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much the losses of a network are below those of a constant answer, on the same rows.
+
+    by   which rows: those for validation, or all but those for testing, each predicted by a network that was trained
+         without it.
+    """
+
+    mean: float
+    standard_error: float
+    rows: int
+    by: Literal["validation", "cross-fitting"]
+
+    @classmethod
+    def of(cls, gains: Float[np.ndarray, " N"], by: Literal["validation", "cross-fitting"]) -> Gain:
+        """The mean of these gains, one of each row, and its standard error."""
+        error = float(gains.std(ddof=1)) / math.sqrt(gains.size) if gains.size > 1 else math.inf
+        return cls(float(gains.mean()), error, gains.size, by)
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than chance explains."""
+        return self.mean > CLEARLY * self.standard_error
+
+    def document(self) -> dict[str, float | int | str]:
+        """The numbers by name, for JSON."""
+        return {**self.__dict__}
 
 
 @dataclass(frozen=True)
@@ -49,9 +90,10 @@ class Pruned:
     """The network at k*, the curve that led there, and what to compare it with.
 
     masks            of the weight layers.
-    limits           {"train_loss", "held_out_loss"} at k*: what each was allowed to be.
+    limits           {"train_loss", "validation_loss"} at k*: what each was allowed to be.
     random_masks     losses of as many connections per weight layer kept at random and refitted the same way.
     within_tolerance False when no pruned network stayed within the limits: this is the network as trained.
+    gain             over a constant answer, which decided whether anything is kept; None in a search by old rules.
     """
 
     network: Network
@@ -64,6 +106,7 @@ class Pruned:
     scale: float
     random_masks: tuple[float, ...]
     within_tolerance: bool
+    gain: Gain | None
 
 
 def prune(
@@ -72,17 +115,24 @@ def prune(
     tolerance: float,
     refit_evaluations: int = 60,
     seed: int = 0,
-    progress: Progress = lambda fraction, doing: None,
+    evidence_version: int = 2,
+    cross_fit: Callable[[], Float[np.ndarray, " N"]] | None = None,
+    progress: Progress = silent,
 ) -> Pruned:
-    """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's."""
+    """Take connections away as long as the losses stay within ε = `tolerance` of the unpruned, refitted network's.
+
+    evidence_version   1: without the constant answer among the candidates, as before.
+    cross_fit          computes the gains over a constant by cross-fitting; asked where the validation rows are very
+                       few, or leave it open whether the network is better. None: they decide alone.
+    """
     engine = PruningEngine(context, refit_evaluations=refit_evaluations)
-    search = _Search(engine, tolerance=tolerance, progress=progress)
+    search = Search(engine, tolerance=tolerance, old=evidence_version == 1, progress=progress)
     states = search.run()
-    chosen = search.choose(states)
+    chosen, reference, gain = search.choose(states, cross_fit)
     progress(0.95, "random masks")
     count = RANDOM_MASKS if engine.fits_least_squares(chosen.masks) else FEW_RANDOM_MASKS
     random = random_masks(engine, chosen, count, generator=np.random.default_rng([seed, 1]))
-    limits = search.limits(chosen, search.reference(states))
+    limits = search.limits(chosen, reference)
     curve = tuple(sorted((s.step for s in states), key=lambda s: (-s.connections, s.refitted)))
     masks = {w.parameter: chosen.masks[w.parameter] for w in context.wiring.weight_layers}
     return Pruned(
@@ -91,19 +141,22 @@ def prune(
         masks=masks,
         curve=curve,
         chosen=chosen.step,
-        limits=dict(zip(("train_loss", "held_out_loss"), limits, strict=True)),
+        limits=dict(zip(("train_loss", "validation_loss"), limits, strict=True)),
         tolerance=tolerance,
         scale=context.scale,
         random_masks=random,
         within_tolerance=chosen.step.connections < states[0].step.connections,
+        gain=gain,
     )
 
 
-class _Search:
+class Search:
     """The scan from dense to sparse, and the choice of k*."""
 
-    def __init__(self, engine: PruningEngine, *, tolerance: float, progress: Progress) -> None:
-        self.engine, self.progress = engine, progress
+    def __init__(
+        self, engine: PruningEngine, *, tolerance: float, old: bool = False, progress: Progress = silent
+    ) -> None:
+        self.engine, self.old, self.progress = engine, old, progress
         self.context = engine.context
         self.slack = tolerance * engine.context.scale
         self.extra_trials, self.extra_work = EXTRA_TRIALS, TRIAL_WORK
@@ -123,26 +176,27 @@ class _Search:
             state = self.prune_by_gradient(state, states)
         if self.engine.fits_least_squares(state.masks):
             self.prune_by_least_squares(state, states)
+        if not self.old:
+            states.append(self.engine.constant(trained))
         return states
 
     def prune_by_least_squares(self, state: State, states: list[State]) -> None:
         """Batches, then one at a time, each followed by an exact refit."""
         start, beyond = state.step.connections, 0
-        while state.step.connections > 0 and beyond < BEYOND:
+        while state.step.connections > 0:
             self.progress(0.9 * (1 - state.step.connections / start), f"{state.step.connections:,} connections left")
             k = state.step.connections
             batch = k - max(ONE_AT_A_TIME, math.ceil(SHRINK * k)) if k > ONE_AT_A_TIME else 1
             following = self.without_cheapest(state, batch, states) if batch > 1 else None
             if following is None:
-                following = self.without_one(state, states, patient=beyond == 0)
+                following = self.without_one(state, states, thorough=not beyond)
             if following is None:
                 break
             state = following
             states.append(state)
-            within = self.within_limits(state, self.reference(states))
-            beyond = 0 if within else beyond + 1
-            if state.step.train_loss > 0.5 * self.context.scale and beyond:
-                break  # no better than a constant: there is nothing left to see
+            beyond = 0 if self.within_limits(state, self.reference(states)) else beyond + 1
+            if self.old and beyond and (beyond >= BEYOND or state.step.train_loss > 0.5 * self.context.scale):
+                break
 
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
         """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
@@ -157,7 +211,7 @@ class _Search:
             batch //= 2
         return None
 
-    def without_one(self, state: State, states: list[State], *, patient: bool) -> State | None:
+    def without_one(self, state: State, states: list[State], *, thorough: bool) -> State | None:
         """The best state with one connection fewer (and what then lies on no path)."""
         problem = self.engine.least_squares
         assert problem is not None
@@ -168,14 +222,14 @@ class _Search:
         costs = removal_costs(self.engine.refitted(state), state.masks)
         kept = kept_weights(state.masks)
         work = 20 * self.engine.least_squares_work(state.masks)
-        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if patient else 2
+        trials = 4 + min(self.extra_trials, int(self.extra_work / work)) if thorough else 2
         best: tuple[float, Refitted, Masks] | None = None
         number = 0
         for number, index in enumerate(np.argsort(costs, kind="stable")[:trials]):
             values, masks = self.engine.cut(state, [kept[index]])
             if not masks_hold_anything(masks):
                 continue
-            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if patient else None)
+            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if thorough else None)
             if best is None or found.loss < best[0]:
                 best = (found.loss, found, masks)
             if found.loss <= easy or (number >= 3 and best[0] <= 2 * easy):
@@ -206,32 +260,51 @@ class _Search:
     # --- limits -----------------------------------------------------------------------------------
 
     def reference(self, states: list[State]) -> State:
-        """What the others are measured by: the state that does best on held-out examples."""
-        return min(states, key=lambda s: s.step.held_out_loss)
+        """What the others are measured by: the state that does best on validation examples."""
+        return min(states, key=lambda s: s.step.validation_loss)
 
     def limits(self, state: State, reference: State) -> tuple[float, float]:
-        """How high the training and the held-out loss of a state may be.
+        """How high the training and the validation loss of a state may be.
 
         Both may rise by ε·Var(y). Beside it, what noise alone explains: the training loss by Mallows' 2σ²/N for every
-        parameter given up, the held-out loss by one standard error of the paired difference. On data without noise
+        parameter given up, the validation loss by one standard error of the paired difference. On data without noise
         both vanish; on noisy tables they keep the search from calling an overfit a need.
         """
         examples = self.context.train.targets.size
         freed = max(0, unknowns(reference.masks) - unknowns(state.masks))
         noise = min(MOST_NOISE, 2 * freed / examples) * reference.step.train_loss
-        difference = state.held_out_losses - reference.held_out_losses
+        difference = state.validation_losses - reference.validation_losses
         error = float(difference.std() / math.sqrt(difference.size))
         return (
             reference.step.train_loss + self.slack + noise,
-            reference.step.held_out_loss + self.slack + error,
+            reference.step.validation_loss + self.slack + error,
         )
 
     def within_limits(self, state: State, reference: State) -> bool:
-        train, held_out = self.limits(state, reference)
-        return state.step.train_loss <= train and state.step.held_out_loss <= held_out
+        """Whether neither of its losses is higher than it may be."""
+        train, validation = self.limits(state, reference)
+        return state.step.train_loss <= train and state.step.validation_loss <= validation
 
-    def choose(self, states: list[State]) -> State:
-        """The sparsest state within its limits; of two as sparse, the one with the lower training loss."""
+    def sparsest(self, states: list[State]) -> tuple[State, State]:
+        """The sparsest state within its limits, and their reference; of two as sparse, the better fitted one."""
         reference = self.reference(states)
         good = [s for s in states if self.within_limits(s, reference)]
-        return min(good, key=lambda s: (s.step.connections, s.step.train_loss))
+        return min(good, key=lambda s: (s.step.connections, s.step.train_loss)), reference
+
+    def choose(
+        self, states: list[State], cross_fit: Callable[[], Float[np.ndarray, " N"]] | None
+    ) -> tuple[State, State, Gain | None]:
+        """The state that is kept, the reference of its limits, and what it gains over a constant answer.
+
+        The constant, the last of the states, is kept unless the sparsest of the others within its limits is clearly
+        better. It is its own reference then: it needs no reason but that nothing is better.
+        """
+        if self.old:
+            return *self.sparsest(states), None
+        *others, constant = states
+        chosen, reference = self.sparsest(others)
+        gain = Gain.of(constant.validation_losses - chosen.validation_losses, "validation")
+        in_doubt = gain.rows < ALONE or (gain.mean > 0 and not gain.clear)
+        if in_doubt and cross_fit is not None:
+            gain = Gain.of(cross_fit(), "cross-fitting")
+        return (chosen, reference, gain) if gain.clear else (constant, constant, gain)

@@ -194,11 +194,11 @@ def layers_apart(subject: AnalysisContext, masks: Masks, parts: list[list[str]])
 
 def unpredicted(subject: AnalysisContext, values: Values) -> list[str | None]:
     """Of every output, why nothing can be read out: the network knows nothing of it; None where it does."""
-    answers = subject.outputs(values, subject.held_out)
+    answers = subject.outputs(values, subject.validation)
     reasons: list[str | None] = []
     constant = np.ptp(answers, axis=0) <= CONSTANT * (1.0 + np.abs(answers).max(axis=0))
     of_classes = subject.dataset.task == "classification"
-    for same, row in zip(constant.tolist(), scores(subject, values, subject.held_out), strict=True):
+    for same, row in zip(constant.tolist(), scores(subject, values, subject.validation), strict=True):
         if same and of_classes and row["learnt"] is not False:
             reasons.append("its score is the same whatever the inputs are: those of the other classes decide")
         elif same:
@@ -240,16 +240,16 @@ def _tried(
 ) -> FormulaDocument:
     """The formula compared with the network, and put in the place of its output."""
     units = DataUnits.of(subject)
-    answer = evaluated(fitted, symbols_for(subject.dataset.feature_names), units.raw_inputs(subject.held_out))
+    answer = evaluated(fitted, symbols_for(subject.dataset.feature_names), units.raw_inputs(subject.validation))
     if not np.isfinite(answer).all():
         return none("it has no value for some held-out examples") | {"text": str(fitted)}
     answer = units.answer(answer, output)
-    outputs = subject.outputs(values, subject.held_out)
+    outputs = subject.outputs(values, subject.validation)
     r2 = r_squared(outputs[:, output], answer)
-    before = float(subject.losses(outputs, subject.held_out).mean())
+    before = float(subject.losses(outputs, subject.validation).mean())
     outputs = outputs.copy()
     outputs[:, output] = answer
-    after = float(subject.losses(outputs, subject.held_out).mean())
+    after = float(subject.losses(outputs, subject.validation).mean())
     limit = before + tolerance * subject.scale
     reasons = []
     if r2 < 0:
@@ -273,7 +273,7 @@ def _tried(
 
 def _against_targets(subject: AnalysisContext, output: int, answer: Float[np.ndarray, " N"]) -> float | None:
     """Held-out R² against the data themselves, for numbers: whether the formula is also the truth."""
-    targets = subject.held_out.targets
+    targets = subject.validation.targets
     return None if targets.ndim == 1 else float(r_squared(targets[:, output], answer))
 
 

@@ -12,6 +12,9 @@ A new kind is one new file here:
     @dataset_kind(SpiralData, label="Two spirals")
     def spiral(spec: SpiralData, *, seed: int) -> Dataset: ...
 
+The maker gives training and test rows, and validation rows where it can draw them anew from a stream of their own;
+otherwise `registry.make_dataset` takes half of the test rows for validation.
+
 Nothing else has to change: spec, JSON Schema, forms, OpenAPI and documents are made from `registry.KINDS`. Modules
 here may import torch, scikit-learn or polars inside functions only, because the web process loads them.
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -32,6 +35,10 @@ class DataPart(Part):
     """The part of a spec that asks for data. A subclass fixes `kind` by a Literal."""
 
     kind: str
+    split_version: Literal[1, 2] = Field(
+        default=2,
+        description="2: rows for training, validation and testing. 1: of runs before, whose test rows serve as both.",
+    )
 
     @property
     def several_own_targets(self) -> bool:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, split
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.readers import opened
+from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 
 MAX_ORDER = 512  # elements: 262 144 pairs; checking that a table is associative takes the cube
@@ -218,12 +219,8 @@ def group_dataset(names: tuple[str, ...], table: Table, *, train_fraction: float
     labels = table.reshape(-1).astype(np.int64)
     if len(pairs) < 2:
         raise NoGroup("The group has one element only, so there is nothing to learn; choose a larger one.")
-    train, test = split(len(pairs), train_fraction, seed=seed)
     return Dataset(
-        train_inputs=pairs[train],
-        train_targets=labels[train],
-        test_inputs=pairs[test],
-        test_targets=labels[test],
+        **Split.random(len(pairs), train_fraction, seed=seed).parts_of(pairs, labels),
         task="classification",
         feature_names=("a", "b"),
         target_names=names,

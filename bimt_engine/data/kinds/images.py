@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset, split_by_class
+from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds import DataPart, Drawn, dataset_kind
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.readers.arrays import read_idx_arrays
+from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 
 MNIST_FILES = {
@@ -147,12 +148,8 @@ def _upright(images: NDArray[np.float32]) -> NDArray[np.float32]:
 def digits(*, train_fraction: float, seed: int) -> Dataset:
     """scikit-learn's digits, split by the seed."""
     inputs, labels = small_digits()
-    train, test = split_by_class(labels, train_fraction, seed=seed)
     return Dataset(
-        train_inputs=inputs[train],
-        train_targets=labels[train],
-        test_inputs=inputs[test],
-        test_targets=labels[test],
+        **Split.by_class(labels, train_fraction, seed=seed).parts_of(inputs, labels),
         task="classification",
         feature_names=_pixels(8, 8),
         target_names=DIGITS,

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, data_generator, split, split_by_class
+from bimt_engine.data.dataset import Dataset, data_generator
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.images import DIGITS, small_digits
+from bimt_engine.data.split import Split
 
 MOST_BITS_IN_FULL = 16  # 65 536 rows
 SIDES = ("left", "right")
@@ -50,9 +51,9 @@ def digit_pair(spec: DigitPairData, *, seed: int) -> Dataset:
             targets.append((np.sign(labels[left] - labels[right])[:, None] + 1) / 2)
         return np.concatenate([images[left], images[right]], axis=1), np.concatenate(targets, axis=1)
 
-    train, test = split_by_class(labels, TRAIN_IMAGES, seed=seed)
-    train_inputs, train_targets = pairs(train, spec.train)
-    test_inputs, test_targets = pairs(test, spec.test)
+    images_of = Split.by_class(labels, TRAIN_IMAGES, seed=seed)
+    train_inputs, train_targets = pairs(images_of.train, spec.train)
+    test_inputs, test_targets = pairs(images_of.test, spec.test)
     return Dataset(
         train_inputs=train_inputs,
         train_targets=train_targets,
@@ -105,12 +106,8 @@ def parities(spec: ParitiesData, *, seed: int) -> Dataset:
     ends = list(accumulate(spec.sizes))
     products = [bits[:, end - size : end].prod(axis=1) for size, end in zip(spec.sizes, ends, strict=True)]
     targets = np.stack(products, axis=1)
-    train, test = split(len(bits), spec.train_fraction, seed=seed)
     return Dataset(
-        train_inputs=bits[train],
-        train_targets=targets[train],
-        test_inputs=bits[test],
-        test_targets=targets[test],
+        **Split.random(len(bits), spec.train_fraction, seed=seed).parts_of(bits, targets),
         task="regression",
         feature_names=tuple(f"x{number + 1}" for number in range(spec.bits)),
         target_names=tuple(f"y{number + 1}" for number in range(len(ends))) if len(ends) > 1 else ("y",),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, data_generator, split
+from bimt_engine.data.dataset import Dataset, data_generator
 from bimt_engine.data.formulas import check_formula, check_values, evaluate_formula
 from bimt_engine.data.kinds import Drawn, dataset_kind
+from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 
 
@@ -53,18 +55,18 @@ class FormulaData(Drawn):
 @dataset_kind(FormulaData, label="Formulas of uniform inputs")
 def formula(spec: FormulaData, *, seed: int) -> Dataset:
     """Uniform inputs and the value of each formula. (section 3.1)"""
-    draw = data_generator(seed, "formula")
-    parts = [draw.uniform(spec.low, spec.high, (rows, spec.inputs)) for rows in (spec.train, spec.test)]
-    targets = [np.stack([evaluate_formula(formula, part) for formula in spec.formulas], axis=1) for part in parts]
+
+    def examples(draw: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs = draw.uniform(spec.low, spec.high, (rows, spec.inputs))
+        return inputs, np.stack([evaluate_formula(formula, inputs) for formula in spec.formulas], axis=1)
+
+    parts = _drawn(examples, spec, seed=seed)
     for number, formula in enumerate(spec.formulas):
-        if np.ptp(targets[0][:, number]) == 0:
+        if np.ptp(parts["train_targets"][:, number]) == 0:
             raise DataError(f"The formula `{formula}` has the same value everywhere; there is nothing to learn.")
     names = tuple(f"y{i + 1}" for i in range(len(spec.formulas)))
     return Dataset(
-        train_inputs=parts[0],
-        train_targets=targets[0],
-        test_inputs=parts[1],
-        test_targets=targets[1],
+        **parts,
         task="regression",
         feature_names=tuple(f"x{i + 1}" for i in range(spec.inputs)),
         target_names=names if len(names) > 1 else ("y",),
@@ -85,15 +87,12 @@ def two_moons(spec: TwoMoonsData, *, seed: int) -> Dataset:
     """Two interleaved half circles. (section 3.2)"""
     from sklearn.datasets import make_moons
 
-    draw = data_generator(seed, "two_moons")
-    parts = [
-        make_moons(rows, noise=spec.noise, random_state=int(draw.integers(2**32))) for rows in (spec.train, spec.test)
-    ]
+    def examples(draw: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs, labels = make_moons(rows, noise=spec.noise, random_state=int(draw.integers(2**32)))
+        return inputs, labels.astype(np.int64)
+
     return Dataset(
-        train_inputs=parts[0][0],
-        train_targets=parts[0][1].astype(np.int64),
-        test_inputs=parts[1][0],
-        test_targets=parts[1][1].astype(np.int64),
+        **_drawn(examples, spec, seed=seed),
         task="classification",
         feature_names=("x1", "x2"),
         target_names=("upper", "lower"),
@@ -115,17 +114,18 @@ def in_context_regression(spec: InContextRegressionData, *, seed: int) -> Datase
     inputs    (N, 2, 2): time × (x, y); the y that is asked for is hidden as 0.
     targets   (N, 2, 1): y at both times, of which the last alone is predicted.
     """
-    draw = data_generator(seed, "in_context_regression")
-    w = draw.uniform(-1, 1, (spec.sequences, 1))
-    x = draw.uniform(1, 3, (spec.sequences, 2))
-    y = w * x
-    inputs = np.stack([x, np.stack([y[:, 0], np.zeros(spec.sequences)], axis=1)], axis=2)
-    train, test = split(spec.sequences, spec.train_fraction, seed=seed)
+
+    def examples(draw: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        w = draw.uniform(-1, 1, (rows, 1))
+        x = draw.uniform(1, 3, (rows, 2))
+        y = w * x
+        return np.stack([x, np.stack([y[:, 0], np.zeros(rows)], axis=1)], axis=2), y[:, :, None]
+
+    split = Split.random(spec.sequences, spec.train_fraction, seed=seed)
+    parts = split.parts_of(*examples(data_generator(seed, spec.kind), spec.sequences))
+    validation = examples(data_generator(seed, "validation"), len(split.test))
     return Dataset(
-        train_inputs=inputs[train],
-        train_targets=y[train, :, None],
-        test_inputs=inputs[test],
-        test_targets=y[test, :, None],
+        **parts | dict(zip(("validation_inputs", "validation_targets"), validation, strict=True)),
         task="regression",
         feature_names=("x", "y"),
         target_names=("y",),
@@ -151,21 +151,44 @@ def two_memories(spec: TwoMemoriesData, *, seed: int) -> Dataset:
 
     inputs and targets   (N, time, 2).
     """
-    draw = data_generator(seed, "two_memories")
-    parts = [draw.uniform(-1, 1, (rows, spec.time, 2)) for rows in (spec.train, spec.test)]
-    targets = [np.zeros_like(part) for part in parts]
-    for part, target in zip(parts, targets, strict=True):
-        target[:, 1:, 0] = part[:, :-1, 0]
-        target[:, 0, 1] = part[:, 0, 1]
+
+    def examples(draw: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs = draw.uniform(-1, 1, (rows, spec.time, 2))
+        targets = np.zeros_like(inputs)
+        targets[:, 1:, 0] = inputs[:, :-1, 0]
+        targets[:, 0, 1] = inputs[:, 0, 1]
         for time in range(1, spec.time):
-            target[:, time, 1] = part[:, time, 1] + 0.5 * target[:, time - 1, 1]
+            targets[:, time, 1] = inputs[:, time, 1] + 0.5 * targets[:, time - 1, 1]
+        return inputs, targets
+
     return Dataset(
-        train_inputs=parts[0],
-        train_targets=targets[0],
-        test_inputs=parts[1],
-        test_targets=targets[1],
+        **_drawn(examples, spec, seed=seed),
         task="regression",
         feature_names=("x1", "x2"),
         target_names=("y1", "y2"),
         predicted_positions=(spec.time - 1,),
     )
+
+
+def _drawn(
+    examples: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]],
+    spec: FormulaData | TwoMoonsData | TwoMemoriesData,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Inputs and targets of all three parts by their names in a `Dataset`; as many validation as test rows.
+
+    Training and test rows come from one stream, as they always have; validation rows from another, so that drawing
+    them moves no other row.
+    """
+    draw = data_generator(seed, spec.kind)
+    parts = {
+        "train": examples(draw, spec.train),
+        "test": examples(draw, spec.test),
+        "validation": examples(data_generator(seed, "validation"), spec.test),
+    }
+    return {
+        f"{name}_{what}": array
+        for name, pair in parts.items()
+        for what, array in zip(("inputs", "targets"), pair, strict=True)
+    }

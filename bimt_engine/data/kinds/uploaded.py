@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, Scaling, split, split_by_class
+from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
 from bimt_engine.data.readers import MIN_ROWS, Column, RefusedData, Table
 from bimt_engine.data.roles import Format, Roles, all_but, check_roles, read_table
+from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 from bimt_engine.spec_part import Name
 
@@ -28,13 +29,30 @@ class UploadedData(Drawn):
     inputs: list[Name] | None = Field(default=None, description="Columns to read; null: all that are not targets.")
     targets: list[Name] = Field(min_length=1, max_length=256)
     task: Literal["regression", "classification"]
-    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the rows for validation.")
+    test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the rows for testing.")
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
 
     @property
     def several_own_targets(self) -> bool:
         """Whether several columns of numbers are predicted."""
         return self.task == "regression" and len(self.targets) > 1
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train_on(self) -> UploadedData:
+        if self.shares[0] <= 0:
+            raise ValueError(
+                f"`validation_fraction` ({self.validation_fraction:g}) and `test_fraction` ({self.test_fraction:g}) "
+                "leave no rows for training: make them smaller, so that their sum is below 1."
+            )
+        return self
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Shares of the rows for training and for validation; validation 0: the test rows serve as both."""
+        if self.split_version == 1:
+            return 1 - self.test_fraction, 0.0
+        return 1 - self.test_fraction - self.validation_fraction, self.validation_fraction
 
 
 @dataset_kind(UploadedData, label="An uploaded table or arrays", uploaded=True)
@@ -46,7 +64,7 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
     """
     if spec.format == "cayley":
         names, products = read_cayley(content)
-        return group_dataset(names, products, train_fraction=1 - spec.test_fraction, seed=seed)
+        return group_dataset(names, products, train_fraction=spec.shares[0], seed=seed)
     roles = Roles(None if spec.inputs is None else tuple(spec.inputs), tuple(spec.targets), spec.task)
     used = None if roles.inputs is None else frozenset([*roles.inputs, *roles.targets])
     table = read_table(content, spec.format, used=used, whole=False)
@@ -58,28 +76,22 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
     columns = [table.column(name) for name in roles.inputs or all_but(table, roles.targets)]
     targets = [table.column(name) for name in roles.targets]
     labels, classes = _labels(targets[0]) if spec.task == "classification" else (None, ())
-    train, test = _rows(table, labels, 1 - spec.test_fraction, seed)
-    inputs, input_scaling = _inputs(columns, train, standardise=spec.standardise)
+    split = _split(table, labels, spec.shares, seed)
+    inputs, input_scaling = _inputs(columns, split.train, standardise=spec.standardise)
     feature_names = tuple(part for column in columns for part in column.parts)
     if labels is not None:
         return Dataset(
-            train_inputs=inputs[train],
-            train_targets=labels[train],
-            test_inputs=inputs[test],
-            test_targets=labels[test],
+            **split.parts_of(inputs, labels),
             task="classification",
             feature_names=feature_names,
             target_names=classes,
             input_scaling=input_scaling,
         )
     values = np.concatenate([column.as_matrix() for column in targets], axis=1).astype(np.float64)
-    scaling = Scaling.of(values[train]) if spec.standardise else None
+    scaling = Scaling.of(values[split.train]) if spec.standardise else None
     scaled = scaling.apply(values) if scaling else values
     return Dataset(
-        train_inputs=inputs[train],
-        train_targets=scaled[train],
-        test_inputs=inputs[test],
-        test_targets=scaled[test],
+        **split.parts_of(inputs, scaled),
         task="regression",
         feature_names=feature_names,
         target_names=tuple(part for column in targets for part in column.parts),
@@ -97,14 +109,14 @@ def _labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return labels.reshape(-1).astype(np.int64), tuple(str(int(number)) for number in numbers)
 
 
-def _rows(
-    table: Table, labels: NDArray[np.int64] | None, train_fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(table: Table, labels: NDArray[np.int64] | None, shares: tuple[float, float], seed: int) -> Split:
+    """The split that came with the data, otherwise a random one, with the shares of classes kept."""
     if table.train_rows is not None:
-        return np.arange(table.train_rows), np.arange(table.train_rows, table.rows)
+        test = np.arange(table.train_rows, table.rows)
+        return Split(np.arange(table.train_rows), test[:0], test)
     if labels is not None:
-        return split_by_class(labels, train_fraction, seed=seed)
-    return split(table.rows, train_fraction, seed=seed)
+        return Split.by_class(labels, *shares, seed=seed)
+    return Split.random(table.rows, *shares, seed=seed)
 
 
 def _inputs(

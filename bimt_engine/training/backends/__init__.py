@@ -59,7 +59,7 @@ class Stepper(Protocol):
         ...
 
     def losses(self, *, everything: bool = False) -> list[dict[str, float]]:
-        """prediction_loss, test_prediction_loss and, for classes, accuracies: one row per replica."""
+        """prediction_loss, validation_… and test_prediction_loss and, for classes, accuracies: one row per replica."""
         ...
 
 
@@ -168,6 +168,7 @@ def _bytes_of_one(network: Network, dataset: Dataset, spec: Spec) -> tuple[int, 
     at_once = min(spec.training.batch_size or examples, examples)
     neurons = sum(layer.neurons for layer in network.wiring.neuron_layers)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    inputs = dataset.train_inputs.size + dataset.test_inputs.size
-    targets = (examples + len(dataset.test_inputs)) * dataset.targets
+    scored = [part for part in (dataset.validation_inputs, dataset.test_inputs) if part is not None]
+    inputs = dataset.train_inputs.size + sum(part.size for part in scored)
+    targets = (examples + sum(map(len, scored))) * dataset.targets
     return itemsize * (inputs + targets), itemsize * (5 * parameters + 3 * at_once * neurons)

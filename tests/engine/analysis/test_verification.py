@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -96,6 +97,20 @@ def test_altered_weights_are_found_out(run, saved, claims) -> None:
     assert not found["agrees"]
     assert "largest difference of a weight" in disagreeing(found)
     assert "prediction_loss" in disagreeing(found)
+
+
+def test_an_old_run_is_checked_by_what_is_stored_of_it_and_not_pruned_again(run, saved, claims) -> None:
+    document = saved.spec.model_dump(mode="json")
+    del document["evidence"]["evidence_version"]
+    old = dataclasses.replace(saved, spec=Spec.from_stored(document))
+    for name in [name for name in claims["metrics"] if "validation" in name]:
+        del claims["metrics"][name]
+    found = verify(old, run[1], claims, again=True)
+    assert found["agrees"], found
+    assert found["pruned_again"] is False
+    assert not any("again" in check["what"] for check in found["checks"])
+    claims["metrics"]["test_prediction_loss"] *= 2
+    assert "test_prediction_loss" in disagreeing(verify(old, run[1], claims, again=True))
 
 
 def test_other_data_are_found_out(run, saved, claims) -> None:

@@ -35,7 +35,7 @@ SPECS = [
 
 
 def arrays(dataset):
-    return [dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets]
+    return [array for name in ("train", "validation", "test") for array in dataset.part(name)]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
@@ -87,10 +87,11 @@ def test_a_formula_that_is_the_same_everywhere_is_refused():
 
 def test_modular_addition_has_every_pair_once():
     data = make_dataset(ModularAdditionData(modulus=59), seed=0)
-    pairs = np.concatenate([data.train_inputs, data.test_inputs])
+    parts = [data.part(name) for name in ("train", "validation", "test")]
+    pairs = np.concatenate([inputs for inputs, _ in parts])
     assert len(pairs) == 59**2 == len(np.unique(pairs, axis=0))
     assert len(data.train_inputs) == round(0.8 * 59**2)
-    assert (pairs.sum(1) % 59 == np.concatenate([data.train_targets, data.test_targets])).all()
+    assert (pairs.sum(1) % 59 == np.concatenate([labels for _, labels in parts])).all()
 
 
 def test_an_in_context_sequence_hides_its_last_y():
@@ -128,7 +129,7 @@ def test_digits_are_scaled_and_every_class_is_on_both_sides():
     data = make_dataset(DigitsData(), seed=1)
     assert data.train_inputs.min() == 0
     assert data.train_inputs.max() == 1
-    assert len(data.train_inputs) + len(data.test_inputs) == 1797
+    assert sum(len(data.part(name)[0]) for name in ("train", "validation", "test")) == 1797
     assert set(data.train_targets) == set(data.test_targets) == set(range(10))
 
 

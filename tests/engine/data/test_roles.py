@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_diabetes, load_iris
 
-from bimt_engine.data.dataset import Scaling, split_by_class
+from bimt_engine.data.dataset import Scaling
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.data.roles import Roles, read_table, understand
@@ -128,7 +128,7 @@ def test_roles_that_do_not_fit_are_refused(roles, says):
     [
         (b"x,y\n1,2\n2,3\n3,5\n", "have 3 rows; at least 4"),
         (b"x\n1\n2\n3\n4\n", "have one column, 'x'"),
-        (b"x,y\n1,5\n2,5\n3,5\n4,5\n", "Every input has the same value"),
+        (b"x,y\n1,5\n2,5\n3,5\n4,5\n", "'y' has the same value in every row, so it can neither be predicted"),
         (b"x,y\n1,1\n1,1\n1,1\n1,1\n", "No column can be predicted"),
         (b"x,y\na,1\nb,2\nc,3\nd,4\n", "Every column but the target is text"),
     ],
@@ -155,8 +155,9 @@ def test_a_table_is_split_by_the_seed_and_scaled_by_its_training_part():
     np.testing.assert_allclose(data.train_inputs.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(data.train_inputs.std(0), 1)
     assert abs(data.test_inputs.mean(0)).max() > 1e-3  # testing rows have no part in the scaling
-    whole = np.concatenate([data.input_scaling.undo(data.train_inputs), data.input_scaling.undo(data.test_inputs)])
-    targets = data.target_scaling.undo(np.concatenate([data.train_targets, data.test_targets]))
+    parts = [data.part(name) for name in ("train", "validation", "test")]
+    whole = np.concatenate([data.input_scaling.undo(inputs) for inputs, _ in parts])
+    targets = data.target_scaling.undo(np.concatenate([targets for _, targets in parts]))
     found = np.concatenate([whole, targets], axis=1)
     found, truth = (array[np.lexsort(array.T)] for array in (found, DIABETES.to_numpy().astype(float)))
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-9)  # every row is there once
@@ -174,7 +175,8 @@ def test_classes_keep_their_names_and_shares():
     chosen = spec(format="csv", targets=["target"], task="classification")
     data = make_dataset(chosen, seed=0, content=frame_bytes(named))
     assert data.target_names == ("setosa", "versicolor", "virginica")
-    assert np.bincount(data.train_targets).tolist() == [40, 40, 40]
+    assert np.bincount(data.train_targets).tolist() == [35, 35, 35]
+    assert np.bincount(data.validation_targets).tolist() in ([8, 7, 8], [7, 8, 8], [8, 8, 7], [7, 8, 7], [8, 7, 7])
 
 
 def test_images_keep_their_split_and_become_numbers_between_0_and_1():
@@ -185,7 +187,7 @@ def test_images_keep_their_split_and_become_numbers_between_0_and_1():
     data = make_dataset(chosen, seed=0, content=content)
     np.testing.assert_allclose(data.train_inputs, images.reshape(12, -1) / 255, rtol=1e-6)
     assert data.train_inputs.dtype == np.float32
-    assert len(data.test_inputs) == 6
+    assert len(data.validation_inputs) == len(data.test_inputs) == 3
     assert data.feature_names[5] == "images[1,1]"
     assert data.target_names == ("0", "1", "2")
 
@@ -203,7 +205,7 @@ def test_an_uploaded_group_is_learned_like_a_named_one():
     data = make_dataset(chosen, seed=0, content=b"e,a,b\na,b,e\nb,e,a\n")
     assert data.tokens == 3
     assert data.target_names == ("e", "a", "b")
-    assert len(data.train_inputs) == 7
+    assert len(data.train_inputs) == 6
 
 
 def test_the_content_of_an_upload_may_not_be_missing():
@@ -266,16 +268,6 @@ def test_scaling_is_undone_exactly_enough(values):
     saved = Scaling.from_json(scaling.to_json())
     assert np.array_equal(saved.mean, scaling.mean)
     assert np.array_equal(saved.std, scaling.std)
-
-
-@given(st.lists(st.integers(0, 4), min_size=4, max_size=60), st.floats(0.05, 0.95), st.integers(0, 9))
-def test_a_split_by_class_trains_on_every_class_it_can(labels, fraction, seed):
-    labels = np.array(labels)
-    train, test = split_by_class(labels, fraction, seed=seed)
-    assert sorted([*train, *test]) == list(range(len(labels)))
-    assert len(test) >= 1
-    missing = set(labels) - set(labels[train])
-    assert not missing or (len(test) == 1 and (np.bincount(labels)[list(missing)] == 1).all())
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])

@@ -138,11 +138,13 @@ export function sentence(text) {
 const METRIC_NAMES = {
   prediction_loss: "train loss",
   test_prediction_loss: "test loss",
+  validation_prediction_loss: "validation loss",
   total_loss: "total loss",
   connection_cost: "connection cost",
   accuracy: "train accuracy",
   train_accuracy: "train accuracy",
   test_accuracy: "test accuracy",
+  validation_accuracy: "validation accuracy",
   cost_strength: "λ",
 };
 

@@ -269,13 +269,13 @@ class KernelStepper:
             done += some
 
     def losses(self, *, everything: bool = False) -> list[dict[str, float]]:
-        """Prediction loss and accuracy on both parts, for each replica."""
+        """Prediction loss and accuracy on every part, for each replica."""
         rows = []
         for replica in range(self.state.replicas):
             machine, row = self._machine(replica), {}
-            for part, prefix in enumerate(("", "test_")):
-                count = machine.counts[part] if everything else min(machine.counts[part], LOGGED_EXAMPLES)
-                score = machine.score(part, self.state.theta[replica], count)
+            for prefix, (part, first, examples) in machine.parts.items():
+                count = examples if everything else min(examples, LOGGED_EXAMPLES)
+                score = machine.score(part, self.state.theta[replica], first, count)
                 row[prefix + "prediction_loss"] = score.loss
                 if self.data.train_labels is not None:
                     row[(prefix or "train_") + "accuracy"] = score.correct / count
@@ -292,7 +292,11 @@ class KernelStepper:
 
 
 class _Machine:
-    """A kernel with its examples and its working memory, for one set of data."""
+    """A kernel with its examples and its working memory, for one set of data.
+
+    The kernel knows two parts: what it trains on, and what is only scored, validation before test.
+    parts   what the names of a part's losses begin with -> part of the kernel, first example, how many.
+    """
 
     def __init__(
         self, library: ctypes.CDLL, shape: PerceptronShape | TransformerShape, data: TensorData, replica: int
@@ -301,28 +305,40 @@ class _Machine:
         library.machine_open.restype = c_void_p
         library.machine_close.argtypes = [c_void_p]
         library.machine_close.restype = library.machine_order.restype = None
-        parts = (
-            (data.train_inputs, data.train_targets, data.train_labels),
-            (data.test_inputs, data.test_targets, data.test_labels),
+        train, validation, test = (
+            [None if of_all is None else of_all[replica] for of_all in part]
+            for part in (
+                (data.train_inputs, data.train_targets, data.train_labels),
+                (data.validation_inputs, data.validation_targets, data.validation_labels),
+                (data.test_inputs, data.test_targets, data.test_labels),
+            )
         )
+        scored = [None if a is None or b is None else torch.cat([a, b]) for a, b in zip(validation, test, strict=True)]
         self._kept: list[Tensor] = []  # memory that the kernel reads
         tokens = isinstance(shape, PerceptronShape) and shape.tokens > 0
         sparse = not tokens and inputs_are_sparse(data.train_inputs[replica])
         examples = []
-        for inputs, targets, labels in parts:
-            part = Examples(count=inputs.shape[1], sparse=sparse)
+        for inputs, targets, labels in (train, scored):
+            assert inputs is not None
+            assert targets is not None
+            part = Examples(count=len(inputs), sparse=sparse)
             if tokens:
-                part.tokens = self._keep(inputs[replica].to(torch.int32))
+                part.tokens = self._keep(inputs.to(torch.int32))
             else:
-                part.inputs = self._keep(inputs[replica])
+                part.inputs = self._keep(inputs)
             if data.loss == "mse":
-                part.targets = self._keep(targets[replica])
+                part.targets = self._keep(targets)
             if data.output_weights is not None:
                 part.weights = self._keep(data.output_weights[replica])
             if labels is not None:
-                part.labels = self._keep(labels[replica].to(torch.int32))
+                part.labels = self._keep(labels.to(torch.int32))
             examples.append(part)
-        self.counts = tuple(int(part.count) for part in examples)
+        validated = data.validation_inputs.shape[1]
+        self.parts = {
+            "": (0, 0, data.examples),
+            "validation_": (1, 0, validated),
+            "test_": (1, validated, data.test_inputs.shape[1]),
+        }
         self._parameters = int(shape.parameters)
         machine = library.machine_open(byref(shape), byref(examples[0]), byref(examples[1]))
         if not machine:
@@ -366,11 +382,11 @@ class _Machine:
         if failed:
             raise MemoryError("the kernel found no memory for its activations")
 
-    def score(self, part: int, theta: Tensor, count: int) -> Score:
-        """Mean loss over the first `count` examples of a part, and how many of them are classified rightly."""
+    def score(self, part: int, theta: Tensor, first: int, count: int) -> Score:
+        """Mean loss over `count` examples of a part from the first on, and how many of them are classified rightly."""
         score = Score()
         failed = self._library.machine_score(
-            self._machine, c_int32(part), _at(theta), c_int64(0), c_int64(count), byref(score)
+            self._machine, c_int32(part), _at(theta), c_int64(first), c_int64(count), byref(score)
         )
         if failed:
             raise MemoryError("the kernel found no memory for its activations")

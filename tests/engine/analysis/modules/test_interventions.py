@@ -78,8 +78,8 @@ def test_a_changed_connection_is_a_changed_weight(architecture: str, do: str) ->
     (outcome,) = done.run([[Change("connection", f"{name}[2,1]", do, value_for(do))]])
     values = subject.values()
     values[name][2, 1] = {"set": 0.7, "scale": -1.5 * values[name][2, 1], "zero": 0.0}[do]
-    expected = subject.losses(subject.outputs(values, subject.held_out), subject.held_out).mean()
-    assert outcome.metrics["test_prediction_loss"] == pytest.approx(expected, rel=1e-9)
+    expected = subject.losses(subject.outputs(values, subject.validation), subject.validation).mean()
+    assert outcome.metrics["validation_prediction_loss"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_replacing_all_that_a_neuron_sends_is_replacing_the_neuron() -> None:
@@ -114,7 +114,7 @@ def test_an_embedding_dimension_is_one_neuron_for_all_tokens() -> None:
     values["embedding"][:, 2] = 0.0
     expected = subject.losses(subject.outputs(values, subject.train), subject.train).mean()
     assert outcome.metrics["prediction_loss"] == pytest.approx(expected, rel=1e-9)
-    assert set(outcome.metrics) == {"prediction_loss", "test_prediction_loss", "accuracy", "test_accuracy"}
+    assert set(outcome.metrics) == {"prediction_loss", "validation_prediction_loss", "accuracy", "validation_accuracy"}
 
 
 def test_trials_side_by_side_are_the_same_as_one_by_one() -> None:

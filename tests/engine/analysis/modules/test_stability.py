@@ -23,8 +23,8 @@ from bimt_engine.analysis.modules.stability import (
     interior_stability,
     stability,
 )
-from bimt_engine.analysis.pareto import by_strength, knee, largest_harmless, non_dominated, pareto, selection_loss
-from bimt_engine.analysis.statements import stability_statement
+from bimt_engine.analysis.pareto import by_cost_strength, knee, non_dominated, pareto, selection_loss
+from bimt_engine.analysis.statements import pareto_statement, stability_statement
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
@@ -157,6 +157,31 @@ def test_runs_that_kept_nothing_do_not_outvote_those_that_found_something(docume
     assert stability([old, documents[0], old])["reading"] == stability([nothing, documents[0], nothing])["reading"]
 
 
+def test_every_cost_strength_is_compared_with_itself_alone(documents, nothing) -> None:
+    def at(document: dict, strength: float) -> dict:
+        return document | {"cost_strength": strength}
+
+    swept = [at(documents[3], 0.001), at(documents[0], 0.01), at(documents[1], 0.01), at(nothing, 0.1)]
+    found = stability(swept)
+    assert found["runs"] == 4
+    assert "agreement" not in found
+    low, middle, high = found["cost_strengths"]
+    assert [of["cost_strength"] for of in found["cost_strengths"]] == [0.001, 0.01, 0.1]
+    assert [(of["runs"], of["agreement"], of["empty"]) for of in (low, middle, high)] == [
+        (1, 1, 0),
+        (2, 2, 0),
+        (1, 0, 1),
+    ]
+    assert middle["adjusted_rand"] == pytest.approx(1.0)
+    assert [of["reference"] for of in (low, middle, high)] == [0, 1, None]
+    assert middle["partition"] == stability(documents[:2])["partition"]
+    assert "At λ 0.01: 2 of 2 runs part inputs and outputs the same way" in found["reading"]
+    assert "At λ 0.1: 1 of 1 runs kept no connection" in found["reading"]
+    json.dumps(found, allow_nan=False)
+    alone = stability([at(document, 0.01) for document in documents])
+    assert alone["cost_strengths"] == [{key: alone[key] for key in alone["cost_strengths"][0]}]
+
+
 def test_modules_are_aligned_by_what_they_do_not_by_their_order(documents) -> None:
     turned = json.loads(json.dumps(documents[1]))
     turned["modules"].reverse()
@@ -220,20 +245,30 @@ def test_the_largest_harmless_cost_strength_is_judged_by_the_median_of_its_seeds
         for strength, losses in ((0.001, (0.010, 0.011, 0.9)), (0.01, (0.012, 0.013, 0.012)), (0.1, (0.5, 0.4, 0.01)))
         for loss in losses
     ]
-    assert largest_harmless(points, tolerance=0.05) == 0.01
-    assert largest_harmless(points, tolerance=0.5) == 0.1
-    assert largest_harmless([], tolerance=0.5) is None
-    assert [(row["cost_strength"], row["runs"], row["loss"]) for row in by_strength(points)] == [
-        (0.001, 3, 0.011),
-        (0.01, 3, 0.012),
-        (0.1, 3, 0.4),
-    ]
+    found = by_cost_strength(points, tolerance=0.05)
+    assert [(s["cost_strength"], s["harmless"]) for s in found] == [(0.001, True), (0.01, True), (0.1, False)]
+    assert [(s["loss"], s["lowest_loss"], s["highest_loss"]) for s in found][2] == (0.4, 0.01, 0.5)
+    assert found[2]["times_best"] == pytest.approx(0.4 / 0.011)
+    assert pareto(points, tolerance=0.05)["suggested_cost_strength"] == 0.01
+    assert pareto(points, tolerance=0.5)["suggested_cost_strength"] == 0.1
+    assert by_cost_strength([], tolerance=0.5) == []
 
 
 def test_runs_are_compared_on_validation_rows_where_all_of_them_have_some() -> None:
     before, now = {"test_prediction_loss": 1.0}, {"test_prediction_loss": 1.0, "validation_prediction_loss": 2.0}
     assert selection_loss([now, now]) == ("validation_prediction_loss", "validation")
     assert selection_loss([now, before]) == ("test_prediction_loss", "held-out")
+
+
+def test_a_loss_a_hundred_times_higher_is_not_harmless() -> None:
+    points = [
+        {"cost_strength": strength, "loss": loss, "wiring": 1.0, "scale": 0.3, "tolerance": 5e-4}
+        for strength, loss in ((0.001, 1e-4), (0.003, 2e-4), (0.01, 1e-2))
+    ]
+    found = pareto(points)
+    assert (found["tolerance"], found["suggested_cost_strength"]) == (5e-4, 0.003)
+    assert found["cost_strengths"][2]["times_best"] == pytest.approx(100)
+    assert "At λ 0.01 it is 100 times the best." in pareto_statement(found).suggested
 
 
 def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
@@ -249,7 +284,8 @@ def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
     assert found["knee"]["run"] == "b"
     assert found["suggested_cost_strength"] == 0.1
     assert found["reading"] is None
-    assert pareto([]) == {"points": [], "knee": None, "suggested_cost_strength": None, "reading": None}
+    assert pareto([])["points"] == pareto([])["cost_strengths"] == []
+    assert pareto([])["suggested_cost_strength"] is None
 
 
 def test_a_run_that_kept_nothing_is_a_point_but_no_knee() -> None:

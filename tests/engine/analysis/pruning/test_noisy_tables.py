@@ -10,6 +10,7 @@ import numpy as np
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.modules.find import find_modules
 from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.registry import make_dataset
@@ -27,7 +28,12 @@ def trained_and_pruned(asked: UploadedData, table: Path, seed: int) -> tuple[Ana
     for _ in training.updates():
         pass
     subject = AnalysisContext.of(training.network, data, seed=seed)
-    pruned = prune(subject, tolerance=spec.evidence.tolerance, seed=seed)
+    pruned = prune(
+        subject,
+        tolerance=spec.evidence.tolerance,
+        seed=seed,
+        cross_fit=lambda: cross_fitted_gains(data, spec, seed=seed),
+    )
     assert pruned.within_tolerance
     return subject, pruned
 
@@ -43,27 +49,29 @@ def of_table(table: Path, targets: list[str]) -> UploadedData:
 
 
 def variance_explained(dataset: Dataset) -> float:
-    """Of the held-out examples, by least squares on all inputs."""
+    """Of the test examples, by least squares on all inputs."""
     train, test = (np.column_stack([x, np.ones(len(x))]) for x in (dataset.train_inputs, dataset.test_inputs))
     weights, *_ = np.linalg.lstsq(train, dataset.train_targets, rcond=None)
     return float(1 - ((test @ weights - dataset.test_targets) ** 2).mean() / dataset.test_targets.var())
 
 
 def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_squares(tmp_path: Path) -> None:
-    """Over unpicked seeds, each with a split of its own.
+    """Over unpicked seeds, each with a split of its own; compared on rows that nothing was chosen by.
 
-    One seed can lie below by more: a held-out loss within a standard error of the best counts as equal, and of 88 rows
-    that is up to 0.03 of the variance.
+    One seed can lie below by more: a validation loss within a standard error of the best counts as equal, and of 66
+    rows that is up to 0.05 of the variance.
     """
     study = write_diabetes(tmp_path / "diabetes.csv")
     ahead = []
     for seed in range(8):
         subject, pruned = trained_and_pruned(of_table(study, ["progression"]), study, seed)
         assert pruned.chosen.connections <= 30
-        explained = 1 - pruned.chosen.held_out_loss / subject.held_out.targets.var()
+        assert pruned.chosen.connections > 0
+        error = subject.outputs(pruned.values, subject.test) - subject.test.targets
+        explained = 1 - (error**2).mean() / subject.test.targets.var()
         ahead.append(explained - variance_explained(subject.dataset))
-    assert np.median(ahead) > -0.02
-    assert min(ahead) > -0.06
+    assert np.median(ahead) > -0.05
+    assert min(ahead) > -0.12
 
 
 def test_two_formulas_of_a_table_are_both_learnt_and_told_apart(tmp_path: Path) -> None:

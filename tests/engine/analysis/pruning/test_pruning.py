@@ -41,7 +41,7 @@ def test_the_teacher_s_dependencies_come_back(connections, seed: int) -> None:
     truth = reach(teacher_masks(connections))
     assert (reach(pruned.masks) == truth).all()
     assert pruned.chosen.connections <= len(connections)
-    assert pruned.chosen.held_out_loss <= 1e-3 * pruned.scale
+    assert pruned.chosen.validation_loss <= 1e-3 * pruned.scale
     assert pruned.within_tolerance
 
 

@@ -48,7 +48,7 @@ def test_the_expression_is_the_network(activation: str) -> None:
     subject = AnalysisContext.of(network, data)
     values = subject.values()
     expressions = compose(subject, values, full_masks(subject.wiring, values))
-    theirs = subject.outputs(values, subject.held_out)
+    theirs = subject.outputs(values, subject.validation)
     for output, expression in enumerate(expressions):
         ours = np.array(
             [

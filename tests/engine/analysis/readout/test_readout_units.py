@@ -203,7 +203,7 @@ def test_the_expression_gives_raw_predictions_for_raw_inputs(scaled: list[tuple[
     values = subject.values()
     raw = data.input_scaling.undo(data.test_inputs)
     told = [str(e) for e in compose(subject, values, full_masks(subject.wiring, values))]
-    theirs = data.target_scaling.undo(subject.outputs(values, subject.held_out))
+    theirs = data.target_scaling.undo(subject.outputs(values, subject.validation))
     for output, text in enumerate(told):
         symbols = symbols_for(data.feature_names)
         ours = evaluated(sympy.sympify(text, locals={str(s): s for s in symbols}), symbols, raw)
@@ -218,7 +218,7 @@ def test_scores_of_classes_are_functions_of_raw_columns() -> None:
     values = subject.values()
     raw = data.input_scaling.undo(data.test_inputs)
     for output, expression in enumerate(compose(subject, values, full_masks(subject.wiring, values))):
-        scores = subject.outputs(values, subject.held_out)[:, output]
+        scores = subject.outputs(values, subject.validation)[:, output]
         np.testing.assert_allclose(evaluated(expression, symbols_for(data.feature_names), raw), scores, atol=1e-9)
     assert readout(subject, values, full_masks(subject.wiring, values), tolerance=1e-2, seed=0)["units"] == "scores"
 
@@ -227,9 +227,9 @@ def test_folding_the_scalings_changes_no_answer() -> None:
     data = standardised(*TABLES["parabola"])
     subject = AnalysisContext.of(student(data), data)
     units, values = DataUnits.of(subject), subject.values()
-    raw = replace(subject.held_out, inputs=units.raw_inputs(subject.held_out))
+    raw = replace(subject.validation, inputs=units.raw_inputs(subject.validation))
     folded = subject.outputs(units.folded(subject.plain, values), raw)
-    np.testing.assert_allclose(folded, units.targets.undo(subject.outputs(values, subject.held_out)), atol=1e-9)
+    np.testing.assert_allclose(folded, units.targets.undo(subject.outputs(values, subject.validation)), atol=1e-9)
 
 
 def test_nothing_is_read_out_of_an_output_that_is_not_predicted() -> None:
