@@ -45,7 +45,7 @@ Labels = list[int]
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """A case, a method and a seed."""
 
     case: str
@@ -61,7 +61,7 @@ class Task:
         return f"truth-{self.case}-{self.method}-{self.seed}-{digest}"
 
 
-def run(task: Task) -> dict[str, Any]:
+def run(trial: Trial) -> dict[str, Any]:
     """Train, gather the evidence, and score every finder; plain JSON."""
     from bimt_engine.analysis.context import AnalysisContext
     from bimt_engine.analysis.evidence import gather_evidence
@@ -69,8 +69,8 @@ def run(task: Task) -> dict[str, Any]:
     from bimt_engine.data.registry import make_dataset
     from bimt_engine.training.loop import Training
 
-    case, seed = CASES[task.case], task.seed
-    spec = case.spec(task.method).expanded()
+    case, seed = CASES[trial.case], trial.seed
+    spec = case.spec(trial.method).expanded()
     began = time.process_time()
     dataset = make_dataset(spec.dataset, seed=seed)
     training = Training.begin(spec, dataset, seed=seed)
@@ -82,8 +82,8 @@ def run(task: Task) -> dict[str, Any]:
     document = evidence.document()
     found = reported(document, case.layer)
     row: dict[str, Any] = {
-        "case": task.case,
-        "method": task.method,
+        "case": trial.case,
+        "method": trial.method,
         "seed": seed,
         "seconds_cpu": {"training": trained - began, "evidence": ended - trained},
         "metrics": {
@@ -349,36 +349,36 @@ def write_page(path: Path, report: Mapping[str, Any]) -> None:
     )
 
 
-def gather(tasks: Sequence[Task], folder: Path, *, processes: int, budget: float | None) -> list[dict[str, Any]]:
+def gather(trials: Sequence[Trial], folder: Path, *, processes: int, budget: float | None) -> list[dict[str, Any]]:
     """The rows that are there already and those that can be made within the budget (minutes), each kept at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, open_tasks = [], []
-    for task in tasks:
-        path = folder / f"{task.key}.json"
+    rows, waiting_trials = [], []
+    for trial in trials:
+        path = folder / f"{trial.key}.json"
         if path.exists():
             rows.append(json.loads(path.read_text(encoding="utf-8")))
         else:
-            open_tasks.append(task)
+            waiting_trials.append(trial)
     end = None if budget is None else time.monotonic() + 60 * budget
-    console, waiting = Console(stderr=True), iter(open_tasks)
+    console, waiting = Console(stderr=True), iter(waiting_trials)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         running = {}
         while True:
             while len(running) < processes and (end is None or time.monotonic() < end):
-                task = next(waiting, None)
-                if task is None:
+                trial = next(waiting, None)
+                if trial is None:
                     break
-                running[pool.submit(run, task)] = task
+                running[pool.submit(run, trial)] = trial
             if not running:
                 return rows
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                task, row = running.pop(done), done.result()
-                part = folder / f"{task.key}.part"
+                trial, row = running.pop(done), done.result()
+                part = folder / f"{trial.key}.part"
                 part.write_text(json.dumps(row), encoding="utf-8")
-                part.rename(folder / f"{task.key}.json")
+                part.rename(folder / f"{trial.key}.json")
                 rows.append(row)
                 ari = f", ARI {row['scores']['ours']['ari']:.2f}" if "scores" in row else ""
-                console.print(f"{len(rows)} of {len(tasks)} · {task.case} · {task.method} · seed {task.seed}{ari}")
+                console.print(f"{len(rows)} of {len(trials)} · {trial.case} · {trial.method} · seed {trial.seed}{ari}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -392,14 +392,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("reports"))
     given = parser.parse_args(arguments)
     names = given.only or list(CASES)
-    tasks = [
-        Task(name, method, seed)
+    trials = [
+        Trial(name, method, seed)
         for method in given.method or METHODS
         for name in names
         if method in CASES[name].methods
         for seed in range(given.seeds)
     ]
-    rows = gather(tasks, given.folder / "rows", processes=given.processes, budget=given.budget)
+    rows = gather(trials, given.folder / "rows", processes=given.processes, budget=given.budget)
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         grouped[row["case"]][row["method"]].append(row)
