@@ -23,7 +23,7 @@ from api.services import services
 from store import jobs, runs
 from store.tables import Run
 
-TOLERANCE = 0.05  # of the variance of the targets: how much worse than the best a harmless loss may be
+TOLERANCE = 0.01  # of the variance of the targets: how much worse than the best a harmless loss may be
 
 
 class ModuleFilePath(RunPath):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from bimt_engine.analysis.statements import empty_runs
 
 
-def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.05, rows: str = "held-out") -> dict[str, Any]:
+def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.01, rows: str = "held-out") -> dict[str, Any]:
     """Which runs of a sweep no other run betters, the knee among them, and the largest harmless cost strength.
 
     points      {"run", "cost_strength", "seed", "loss", "test_loss", "wiring", "connections", "modularity", "scale"};

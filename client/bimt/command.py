@@ -358,7 +358,7 @@ def stability(args: Args, job: str) -> Any:
 @verb(
     "pareto",
     JOB,
-    click.option("--tolerance", type=float, default=0.05, show_default=True, metavar="SHARE",
+    click.option("--tolerance", type=float, default=0.01, show_default=True, metavar="SHARE",
                  help="Of the targets' variance, by which a harmless loss may exceed the best."),
 )  # fmt: skip
 def pareto(args: Args, job: str, tolerance: float) -> Any:

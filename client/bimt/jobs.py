@@ -96,7 +96,7 @@ class Job(Resource):
         """How far its runs agree: recurring modules, shared connections, a sentence in `reading`."""
         return dict(self.http.derived(f"/jobs/{self.id}/stability")["stability"])
 
-    def pareto(self, *, tolerance: float = 0.05) -> dict[str, Any]:
+    def pareto(self, *, tolerance: float = 0.01) -> dict[str, Any]:
         """Loss against wiring over its runs: `points`, the `knee`, the largest λ within the tolerance.
 
         tolerance   how far a loss may exceed the best one, as a share of the targets' variance

@@ -131,7 +131,7 @@ def test_a_sweep_names_its_knee_and_the_largest_harmless_cost_strength() -> None
         {"run": f"r{i}", "cost_strength": strength, "seed": 3, "loss": loss, "wiring": wiring, "connections": 9}
         for i, (strength, loss, wiring) in enumerate([(0.001, 0.01, 90.0), (0.01, 0.0101, 9.0), (0.1, 1.0, 6.0)])
     ]
-    said = pareto_statement(pareto(points))
+    said = pareto_statement(pareto(points, tolerance=0.05))
     assert said.empty is None
     assert said.suggested is not None
     assert said.suggested == (
@@ -139,7 +139,9 @@ def test_a_sweep_names_its_knee_and_the_largest_harmless_cost_strength() -> None
         "targets’ variance above the best, 0.01 at λ 0.001."
     )
     assert said.chosen == 0.01
-    validated = pareto([point | {"test_loss": 2 * point["loss"]} for point in points], rows="validation")
+    validated = pareto(
+        [point | {"test_loss": 2 * point["loss"]} for point in points], tolerance=0.05, rows="validation"
+    )
     assert pareto_statement(validated).suggested.endswith("On test rows, which nothing was chosen by, it is 0.0202.")
     before = {"suggested_cost_strength": 0.01, "tolerance": 0.05}  # a document without medians
     assert pareto_statement(before).suggested.endswith(
