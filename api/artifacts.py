@@ -23,8 +23,6 @@ from api.services import services
 from store import jobs, runs
 from store.tables import Run
 
-TOLERANCE = 0.01  # of the variance of the targets: how much worse than the best a harmless loss may be
-
 
 class ModuleFilePath(RunPath):
     """Which module of which run."""
@@ -47,11 +45,12 @@ class JobFigurePath(JobPath):
 class ParetoQuery(WaitQuery):
     """What counts as harmless."""
 
-    tolerance: float = Field(
-        default=TOLERANCE,
+    tolerance: float | None = Field(
+        default=None,
         ge=0,
         le=10,
-        description="How far above the best a harmless loss may be, as a share of Var(y).",
+        description="How far above the best a harmless loss may be, as a share of Var(y); null: as far as pruning was "
+        "allowed to raise it, the runs' `evidence.tolerance`.",
     )
 
 
@@ -140,15 +139,20 @@ class ParetoPoint(ResponseModel):
     efficient: bool = Field(description="No other run is better in loss or wiring and as good in the other.")
 
 
-class StrengthMedians(ResponseModel):
-    """The medians of the runs at one cost strength."""
+class CostStrengthOut(ResponseModel):
+    """What one cost strength comes to over its seeds."""
 
     cost_strength: float
     runs: int
-    loss: float
-    test_loss: float | None
-    wiring: float
-    connections: float | None
+    empty: int = Field(description="Runs that kept no connection.")
+    loss: float = Field(description="Median.")
+    lowest_loss: float
+    highest_loss: float
+    times_best: float | None = Field(description="The median loss over the best one; null: the best one is 0.")
+    test_loss: float | None = Field(default=None, description="Median on test rows, which nothing is chosen by.")
+    wiring: float = Field(description="Median.")
+    connections: float | None = Field(description="Median.")
+    harmless: bool = Field(description="The median loss is within the tolerance of the best one.")
 
 
 class ParetoOut(ResponseModel):
@@ -159,11 +163,11 @@ class ParetoOut(ResponseModel):
     suggested_cost_strength: float | None = Field(
         description="The largest λ whose median loss is still harmless. `cost_strengths: auto` asks for this choice."
     )
+    cost_strengths: list[CostStrengthOut] = Field(default=[], description="From the smallest λ on.")
     tolerance: float | None = None
     rows: str | None = Field(
         default=None, description="Which rows `loss` is of: `validation`, or `held-out` of runs without such rows."
     )
-    strengths: list[StrengthMedians] = Field(default=[], description="At each λ, smallest first.")
     reading: str | None = Field(default=None, description="How many runs kept no connection; null: all kept some.")
 
 
@@ -340,7 +344,7 @@ def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
 def job_pareto_figure(path: JobFigurePath, query: WaitQuery) -> Response:
     """Loss against wiring of its runs as a picture: a dot for each run, the efficient ones joined."""
     name = f"pareto.{path.suffix}"
-    found = _of_job(path.job_id, "pareto", query.wait, figure=name, tolerance=TOLERANCE)
+    found = _of_job(path.job_id, "pareto", query.wait, figure=name, tolerance=None)
     if isinstance(found, Response):
         return found
     if found is None:

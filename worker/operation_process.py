@@ -247,6 +247,7 @@ def _pareto(request: Request) -> Answer:
             "connections": run["metrics"].get("connections"),
             "modularity": run["metrics"].get("modularity"),
             "scale": run["metrics"].get("loss_scale"),
+            "tolerance": run["metrics"].get("tolerance"),
         }
         for run in request.document["runs"]
     ]

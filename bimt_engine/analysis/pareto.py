@@ -10,36 +10,44 @@ from jaxtyping import Bool, Float
 
 from bimt_engine.analysis.statements import empty_runs
 
+TOLERANCE = 5e-4  # of the scale; what pruning is allowed where a spec says nothing else
 
-def pareto(points: Sequence[Mapping[str, Any]], *, tolerance: float = 0.01, rows: str = "held-out") -> dict[str, Any]:
-    """Which runs of a sweep no other run betters, the knee among them, and the largest harmless cost strength.
 
-    points      {"run", "cost_strength", "seed", "loss", "test_loss", "wiring", "connections", "modularity", "scale"};
-                modularity may be null, test_loss and scale (the loss of a constant answer) may be left out. Everything
-                is chosen by `loss`; see `selection_loss`.
-    tolerance   share of `scale` (or of the best loss) that the median loss may be above the best one's.
-    rows        which rows `loss` is of, for the sentence: validation or held-out ones.
+def pareto(
+    points: Sequence[Mapping[str, Any]], *, tolerance: float | None = None, rows: str = "held-out"
+) -> dict[str, Any]:
+    """Which runs of a sweep no other run betters, the knee among them, and what each cost strength costs.
+
+    points      {"run", "cost_strength", "seed", "loss", "test_loss", "wiring", "connections", "modularity", "scale",
+                "tolerance"}; modularity may be null, test_loss, scale (the loss of a constant answer) and tolerance (of
+                the run's pruning) may be left out. Everything is chosen by `loss`; see `selection_loss`.
+    tolerance   share of `scale` by which the median loss of a cost strength may lie above the best one's and be
+                harmless. None: the share by which pruning was allowed to raise the loss.
+    rows        which rows `loss` is of, for the statement: validation or held-out ones.
 
     Where splits are drawn, each seed's loss is of rows of its own: runs of one seed are compared on the same rows, runs
-    of different seeds are not. A run that kept no connection is a point like any other, with a constant answer, but no
-    knee; `reading` says how many there are. `strengths` has the medians at each cost strength.
+    of different seeds are not. A run that kept no connection is a point like any other, with a constant
+    answer, but no knee; `reading` says how many there are.
     """
     usable = [p for p in points if _finite(p.get("loss")) and _finite(p.get("wiring"))]
     if not usable:
-        return {"points": [], "knee": None, "suggested_cost_strength": None, "reading": None}
+        return {"points": [], "knee": None, "suggested_cost_strength": None, "cost_strengths": [], "reading": None}
+    if tolerance is None:
+        tolerance = _median([p.get("tolerance") for p in usable], default=TOLERANCE)
     values = np.array([[float(p["loss"]), float(p["wiring"])] for p in usable])
     best = non_dominated(values)
     marked = [{**p, "efficient": bool(b)} for p, b in zip(usable, best, strict=True)]
     empty = np.array([_empty(p) for p in usable])
     front = np.flatnonzero(best & ~empty)  # on a log scale nothing is infinitely far from everything
     bend = knee(values[front])
+    strengths = by_cost_strength(usable, tolerance=tolerance)
     return {
         "points": marked,
         "knee": None if bend is None else marked[int(front[bend])],
-        "suggested_cost_strength": largest_harmless(usable, tolerance=tolerance),
+        "suggested_cost_strength": max((s["cost_strength"] for s in strengths if s["harmless"]), default=None),
+        "cost_strengths": strengths,
         "tolerance": tolerance,
         "rows": rows,
-        "strengths": by_strength(usable),
         "reading": empty_runs(int(empty.sum()), len(usable)),
     }
 
@@ -68,30 +76,38 @@ def knee(front: Float[np.ndarray, "points 2"]) -> int | None:
     return bend if below[bend] > 1e-9 else None
 
 
-def largest_harmless(points: Sequence[Mapping[str, Any]], *, tolerance: float) -> float | None:
-    """The largest cost strength whose median loss over its seeds stays within tolerance of the best one."""
-    medians = by_strength(points)
-    if not medians:
-        return None
-    best = min(row["loss"] for row in medians)
-    scales = [float(p["scale"]) for p in points if _finite(p.get("scale"))]
-    limit = best + tolerance * (float(np.median(scales)) if scales else abs(best))
-    return float(max(row["cost_strength"] for row in medians if row["loss"] <= limit))
+def by_cost_strength(points: Sequence[Mapping[str, Any]], *, tolerance: float) -> list[dict[str, Any]]:
+    """What each cost strength comes to over its seeds, from the smallest on.
 
-
-def by_strength(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each cost strength, smallest first: how many runs there are, and their medians; None where a run has none."""
+    loss, test_loss, wiring, connections   medians; lowest_loss and highest_loss: over the seeds.
+    times_best   the median loss over the best one; None where that is 0.
+    empty        runs that kept no connection.
+    harmless     whether the median loss is within the tolerance of the best one.
+    """
+    strengths = sorted({float(p["cost_strength"]) for p in points if p.get("cost_strength") is not None})
+    groups = {s: [p for p in points if p.get("cost_strength") == s] for s in strengths}
+    losses = {s: np.array([float(p["loss"]) for p in group]) for s, group in groups.items()}
+    best = min((float(np.median(of)) for of in losses.values()), default=0.0)
+    limit = best + tolerance * _median([p.get("scale") for p in points], default=abs(best))
     found = []
-    for strength in sorted({float(p["cost_strength"]) for p in points if p.get("cost_strength") is not None}):
-        group = [p for p in points if p.get("cost_strength") == strength]
-        values = {name: [p.get(name) for p in group] for name in ("loss", "test_loss", "wiring", "connections")}
-        medians: dict[str, Any] = {name: _median(of) for name, of in values.items()}
-        found.append(medians | {"cost_strength": strength, "runs": len(group)})
+    for strength, group in groups.items():
+        loss = float(np.median(losses[strength]))
+        found.append(
+            {
+                "cost_strength": strength,
+                "runs": len(group),
+                "empty": sum(_empty(p) for p in group),
+                "loss": loss,
+                "lowest_loss": float(losses[strength].min()),
+                "highest_loss": float(losses[strength].max()),
+                "times_best": loss / best if best > 0 else None,
+                "test_loss": _median([p.get("test_loss") for p in group], default=None),
+                "wiring": _median([p["wiring"] for p in group], default=0.0),
+                "connections": _median([p.get("connections") for p in group], default=None),
+                "harmless": loss <= limit,
+            }
+        )
     return found
-
-
-def _median(values: Sequence[Any]) -> float | None:
-    return float(np.median(values)) if all(map(_finite, values)) else None
 
 
 def selection_loss(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -103,6 +119,12 @@ def selection_loss(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if metrics and all(name in of_run for of_run in metrics):
         return name, "validation"
     return "test_prediction_loss", "held-out"
+
+
+def _median(values: Sequence[Any], *, default: Any) -> Any:
+    """The median of those that are numbers; the default where none is."""
+    numbers = [float(value) for value in values if _finite(value)]
+    return float(np.median(numbers)) if numbers else default
 
 
 def _empty(point: Mapping[str, Any]) -> bool:

@@ -780,12 +780,15 @@ class ParetoStatement:
     """What a sweep of cost strengths says.
 
     empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
-    suggested   sentence: the largest harmless cost strength; None where there is none. chosen: that strength.
+    suggested   sentence: the largest harmless cost strength, and what the next larger one costs; None where there is
+                none. chosen: that strength.
+    strengths   clause for each cost strength: its loss, wiring and connections over the seeds.
     knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
     """
 
     empty: str | None
     suggested: str | None
+    strengths: tuple[str, ...]
     knee: str | None
     knee_run: str | None
     chosen: float | None = None
@@ -795,31 +798,44 @@ def pareto_statement(document: Document) -> ParetoStatement:
     """The statement of a stored sweep."""
     strength, knee = document.get("suggested_cost_strength"), document.get("knee")
     suggested = bend = None
-    medians = {row["cost_strength"]: row for row in document.get("strengths") or []}
-    if strength is not None and len(medians) != 1:  # documents of before have no medians; of one λ there is no choice
-        suggested = _harmless(strength, medians, document)
+    strengths = document.get("cost_strengths") or ()
+    if strength is not None and len(strengths) != 1:
+        suggested = _largest_harmless(strength, document)
     if knee:
         at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
         bend = f"The knee is at {at}seed {knee.get('seed')}."
+    said = tuple(map(_strength_statement, strengths))
     knee_run = None if not knee else str(knee.get("run"))
-    return ParetoStatement(document.get("reading"), suggested, bend, knee_run, strength if suggested else None)
+    return ParetoStatement(document.get("reading"), suggested, said, bend, knee_run, strength if suggested else None)
 
 
-def _harmless(strength: float, medians: Mapping[float, Document], document: Document) -> str:
-    """Which cost strength is harmless, and by which numbers."""
+def _largest_harmless(strength: float, document: Document) -> str:
+    """Which cost strength is the largest harmless one, by which numbers, and what the next larger one costs."""
+    strengths = {row["cost_strength"]: row for row in document.get("cost_strengths") or ()}
+    chosen, rows = strengths.get(strength), document.get("rows")
     said = f"λ {number(strength)} is the largest whose median loss"
     within = f"within {number(document.get('tolerance'))} of the targets’ variance above the best"
-    if strength not in medians:
+    if chosen is None:  # a document of before, which has no medians
         return f"{said} is still harmless ({within})."
-    best = min(medians.values(), key=lambda row: (row["loss"], row["cost_strength"]))
-    chosen, rows = medians[strength], document.get("rows")
-    sentence = (
-        f"{said} on {rows} rows, {number(chosen['loss'])}, is still harmless: {within}, {number(best['loss'])} at "
-        f"λ {number(best['cost_strength'])}."
-    )
+    best = min(strengths.values(), key=lambda row: (row["loss"], row["cost_strength"]))
+    said += f" on {rows} rows, {number(chosen['loss'])}, is still harmless ({within}"
+    said += ")." if best is chosen else f", {number(best['loss'])} at λ {number(best['cost_strength'])})."
+    higher = next((row for row in strengths.values() if row["cost_strength"] > strength), None)
+    if higher is not None and higher["times_best"] is not None:
+        said += f" At λ {number(higher['cost_strength'])} it is {number(higher['times_best'])} times the best."
     if rows == "validation" and chosen.get("test_loss") is not None:
-        sentence += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
-    return sentence
+        said += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
+    return said
+
+
+def _strength_statement(row: Document) -> str:
+    text = f"λ {number(row['cost_strength'])}: loss {number(row['loss'])}"
+    if row["runs"] > 1:
+        text += f" (median of {row['runs']} runs, {number(row['lowest_loss'])} to {number(row['highest_loss'])})"
+    text += f", wiring {number(row['wiring'])}"
+    if row["connections"] is not None:
+        text += f", {number(row['connections'])} connections"
+    return text + ("" if row["harmless"] else "; not harmless")
 
 
 def empty_runs(empty: int, runs: int) -> str | None:

@@ -358,10 +358,10 @@ def stability(args: Args, job: str) -> Any:
 @verb(
     "pareto",
     JOB,
-    click.option("--tolerance", type=float, default=0.01, show_default=True, metavar="SHARE",
-                 help="Of the targets' variance, by which a harmless loss may exceed the best."),
+    click.option("--tolerance", type=float, default=None, metavar="SHARE",
+                 help="Of the targets' variance, by which a harmless loss may exceed the best; as for pruning."),
 )  # fmt: skip
-def pareto(args: Args, job: str, tolerance: float) -> Any:
+def pareto(args: Args, job: str, tolerance: float | None) -> Any:
     """Say what a shorter wiring costs, over the runs of a job."""
     with _client(args) as client:
         found = client.jobs.get(job).pareto(tolerance=tolerance)
@@ -376,7 +376,18 @@ def pareto(args: Args, job: str, tolerance: float) -> Any:
     if found["suggested_cost_strength"] is not None:
         strength = f"{found['suggested_cost_strength']:g}"
         formatting.say(args, f"λ {strength} is the largest whose median loss is still harmless.")
+    formatting.table(
+        args,
+        ("λ", "runs", "median loss", "times the best", "wiring", "connections", "harmless"),
+        [_strength(row) for row in found.get("cost_strengths") or []],
+    )
     return found
+
+
+def _strength(row: dict[str, Any]) -> tuple[Any, ...]:
+    """A cost strength over its seeds, as a row of a table."""
+    numbers = (formatting.number(row[name]) for name in ("loss", "times_best", "wiring", "connections"))
+    return (formatting.number(row["cost_strength"]), row["runs"], *numbers, "yes" if row["harmless"] else "no")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

@@ -96,10 +96,11 @@ class Job(Resource):
         """How far its runs agree: recurring modules, shared connections, a sentence in `reading`."""
         return dict(self.http.derived(f"/jobs/{self.id}/stability")["stability"])
 
-    def pareto(self, *, tolerance: float = 0.01) -> dict[str, Any]:
-        """Loss against wiring over its runs: `points`, the `knee`, the largest λ within the tolerance.
+    def pareto(self, *, tolerance: float | None = None) -> dict[str, Any]:
+        """Loss against wiring over its runs: `points`, the `knee`, each of its `cost_strengths`, the largest harmless.
 
-        tolerance   how far a loss may exceed the best one, as a share of the targets' variance
+        tolerance   how far a loss may exceed the best one, as a share of the targets' variance; None: as far as pruning
+                    was allowed to raise it
         """
         return dict(self.http.derived(f"/jobs/{self.id}/pareto", tolerance=tolerance))
 

@@ -197,12 +197,12 @@ def test_a_sweep_chooses_its_cost_strength_on_validation_rows_and_the_page_says_
     ):
         with house.database.write() as rows:
             body = {"validation_prediction_loss": loss, "test_prediction_loss": on_test, "connection_cost": 1 / loss}
-            body |= {"connections": 20, "loss_scale": 1.0, "modularity": None}
+            body |= {"connections": 20, "loss_scale": 1.0, "modularity": None, "tolerance": 0.01}
             rows.execute(update(Run).where(Run.id == run_id).values(cost_strength=strength))
             rows.execute(update(RunBody).where(RunBody.run_id == run_id, RunBody.name == "metrics").values(body=body))
     answer = get(house, f"/jobs/{job_id}/pareto?wait=30").json
     assert (answer["suggested_cost_strength"], answer["rows"]) == (1e-2, "validation")
-    assert [(row["cost_strength"], row["loss"], row["test_loss"]) for row in answer["strengths"]] == [
+    assert [(row["cost_strength"], row["loss"], row["test_loss"]) for row in answer["cost_strengths"]] == [
         (1e-3, 0.01, 0.3),
         (1e-2, 0.012, 0.2),
         (0.1, 0.4, 0.1),

@@ -50,7 +50,7 @@ REWORDED = {
 }
 
 # Defaults that were changed: verb and option → the new one.
-CHANGED_DEFAULTS = {("pareto", "--tolerance"): 0.01}  # 0.05 called losses harmless that were hundreds of times the best
+CHANGED_DEFAULTS = {("pareto", "--tolerance"): None}  # 0.05 called losses harmless that were hundreds of times the best
 
 
 def found(name: str) -> Any:

@@ -23,8 +23,8 @@ from bimt_engine.analysis.modules.stability import (
     interior_stability,
     stability,
 )
-from bimt_engine.analysis.pareto import by_strength, knee, largest_harmless, non_dominated, pareto, selection_loss
-from bimt_engine.analysis.statements import stability_statement
+from bimt_engine.analysis.pareto import by_cost_strength, knee, non_dominated, pareto, selection_loss
+from bimt_engine.analysis.statements import pareto_statement, stability_statement
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
@@ -220,20 +220,26 @@ def test_the_largest_harmless_cost_strength_is_judged_by_the_median_of_its_seeds
         for strength, losses in ((0.001, (0.010, 0.011, 0.9)), (0.01, (0.012, 0.013, 0.012)), (0.1, (0.5, 0.4, 0.01)))
         for loss in losses
     ]
-    assert largest_harmless(points, tolerance=0.05) == 0.01
-    assert largest_harmless(points, tolerance=0.5) == 0.1
-    assert largest_harmless([], tolerance=0.5) is None
-    assert [(row["cost_strength"], row["runs"], row["loss"]) for row in by_strength(points)] == [
-        (0.001, 3, 0.011),
-        (0.01, 3, 0.012),
-        (0.1, 3, 0.4),
+    found = by_cost_strength(points, tolerance=0.05)
+    assert [(s["cost_strength"], s["harmless"]) for s in found] == [(0.001, True), (0.01, True), (0.1, False)]
+    assert [(s["loss"], s["lowest_loss"], s["highest_loss"]) for s in found][2] == (0.4, 0.01, 0.5)
+    assert found[2]["times_best"] == pytest.approx(0.4 / 0.011)
+    assert pareto(points, tolerance=0.05)["suggested_cost_strength"] == 0.01
+    assert pareto(points, tolerance=0.5)["suggested_cost_strength"] == 0.1
+    assert by_cost_strength([], tolerance=0.5) == []
+
+
+def test_a_loss_a_hundred_times_higher_is_not_harmless() -> None:
+    points = [
+        {"cost_strength": strength, "loss": loss, "wiring": 1.0, "scale": 0.3, "tolerance": 5e-4}
+        for strength, loss in ((0.001, 1e-4), (0.003, 2e-4), (0.01, 1e-2))
     ]
-
-
-def test_runs_are_compared_on_validation_rows_where_all_of_them_have_some() -> None:
-    before, now = {"test_prediction_loss": 1.0}, {"test_prediction_loss": 1.0, "validation_prediction_loss": 2.0}
-    assert selection_loss([now, now]) == ("validation_prediction_loss", "validation")
-    assert selection_loss([now, before]) == ("test_prediction_loss", "held-out")
+    found = pareto(points)
+    assert (found["tolerance"], found["suggested_cost_strength"]) == (5e-4, 0.003)
+    assert found["cost_strengths"][2]["times_best"] == pytest.approx(100)
+    assert pareto_statement(found).suggested.endswith(
+        "above the best, 0.0001 at λ 0.001). At λ 0.01 it is 100 times the best."
+    )
 
 
 def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
@@ -249,7 +255,14 @@ def test_a_sweep_marks_its_efficient_runs_and_skips_broken_ones() -> None:
     assert found["knee"]["run"] == "b"
     assert found["suggested_cost_strength"] == 0.1
     assert found["reading"] is None
-    assert pareto([]) == {"points": [], "knee": None, "suggested_cost_strength": None, "reading": None}
+    assert pareto([])["points"] == pareto([])["cost_strengths"] == []
+    assert pareto([])["suggested_cost_strength"] is None
+
+
+def test_runs_are_compared_on_validation_rows_where_all_of_them_have_some() -> None:
+    before, now = {"test_prediction_loss": 1.0}, {"test_prediction_loss": 1.0, "validation_prediction_loss": 2.0}
+    assert selection_loss([now, now]) == ("validation_prediction_loss", "validation")
+    assert selection_loss([now, before]) == ("test_prediction_loss", "held-out")
 
 
 def test_a_run_that_kept_nothing_is_a_point_but_no_knee() -> None:
