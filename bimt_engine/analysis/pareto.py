@@ -23,11 +23,11 @@ def pareto(
                 the run's pruning) may be left out. Everything is chosen by `loss`; see `selection_loss`.
     tolerance   share of `scale` by which the median loss of a cost strength may lie above the best one's and be
                 harmless. None: the share by which pruning was allowed to raise the loss.
-    rows        which rows `loss` is of, for the sentence: validation or held-out ones.
+    rows        which rows `loss` is of, for the statement: validation or held-out ones.
 
     Where splits are drawn, each seed's loss is of rows of its own: runs of one seed are compared on the same rows, runs
-    of different seeds are not. A run that kept no connection is a point like any other, with a constant answer, but no
-    knee; `reading` says how many there are.
+    of different seeds are not. A run that kept no connection is a point like any other, with a constant
+    answer, but no knee; `reading` says how many there are.
     """
     usable = [p for p in points if _finite(p.get("loss")) and _finite(p.get("wiring"))]
     if not usable:
@@ -80,9 +80,9 @@ def by_cost_strength(points: Sequence[Mapping[str, Any]], *, tolerance: float) -
     """What each cost strength comes to over its seeds, from the smallest on.
 
     loss, test_loss, wiring, connections   medians; lowest_loss and highest_loss: over the seeds.
-    times_best                  the median loss over the best one; None where that is 0.
-    empty                       runs that kept no connection.
-    harmless                    whether the median loss is within the tolerance of the best one.
+    times_best   the median loss over the best one; None where that is 0.
+    empty        runs that kept no connection.
+    harmless     whether the median loss is within the tolerance of the best one.
     """
     strengths = sorted({float(p["cost_strength"]) for p in points if p.get("cost_strength") is not None})
     groups = {s: [p for p in points if p.get("cost_strength") == s] for s in strengths}
@@ -125,6 +125,12 @@ def selection_loss(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if metrics and all(name in of_run for of_run in metrics):
         return name, "validation"
     return "test_prediction_loss", "held-out"
+
+
+def _median(values: Sequence[Any], *, default: Any) -> Any:
+    """The median of those that are numbers; the default where none is."""
+    numbers = [float(value) for value in values if _finite(value)]
+    return float(np.median(numbers)) if numbers else default
 
 
 def _empty(point: Mapping[str, Any]) -> bool:

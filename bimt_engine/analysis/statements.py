@@ -806,7 +806,7 @@ class ParetoStatement:
 
     empty       sentence: how many runs kept nothing; None where all kept something. The stored field `reading`.
     suggested   sentence: the largest harmless cost strength, and what the next larger one costs; None where there is
-                 none. chosen: that strength.
+                none. chosen: that strength.
     strengths   clause for each cost strength: its loss, wiring and connections over the seeds.
     knee        sentence: where the front bends; None where it does not. knee_run: the id of that run.
     """
@@ -824,39 +824,33 @@ def pareto_statement(document: Document) -> ParetoStatement:
     strength, knee = document.get("suggested_cost_strength"), document.get("knee")
     suggested = bend = None
     strengths = document.get("cost_strengths") or ()
-    if strength is not None and len(strengths) != 1:  # documents of before have no medians; of one λ there is no choice
-        suggested = _harmless(strength, strengths, document)
+    if strength is not None and len(strengths) != 1:
+        suggested = _largest_harmless(strength, document)
     if knee:
         at = "" if knee.get("cost_strength") is None else f"λ {number(knee['cost_strength'])}, "
         bend = f"The knee is at {at}seed {knee.get('seed')}."
-    return ParetoStatement(
-        empty=document.get("reading"),
-        suggested=suggested,
-        strengths=tuple(map(_strength_statement, strengths)),
-        knee=bend,
-        knee_run=None if not knee else str(knee.get("run")),
-        chosen=strength if suggested else None,
-    )
+    said = tuple(map(_strength_statement, strengths))
+    knee_run = None if not knee else str(knee.get("run"))
+    return ParetoStatement(document.get("reading"), suggested, said, bend, knee_run, strength if suggested else None)
 
 
-def _harmless(strength: float, strengths: Sequence[Document], document: Document) -> str:
-    """Which cost strength is harmless, by which numbers, and what the next larger one costs."""
+def _largest_harmless(strength: float, document: Document) -> str:
+    """Which cost strength is the largest harmless one, by which numbers, and what the next larger one costs."""
+    strengths = {row["cost_strength"]: row for row in document.get("cost_strengths") or ()}
+    chosen, rows = strengths.get(strength), document.get("rows")
     said = f"λ {number(strength)} is the largest whose median loss"
     within = f"within {number(document.get('tolerance'))} of the targets’ variance above the best"
-    if not strengths:
+    if chosen is None:  # a document of before, which has no medians
         return f"{said} is still harmless ({within})."
-    best = min(strengths, key=lambda row: (row["loss"], row["cost_strength"]))
-    chosen, rows = next(row for row in strengths if row["cost_strength"] == strength), document.get("rows")
-    text = (
-        f"{said} on {rows} rows, {number(chosen['loss'])}, is still harmless: {within}, {number(best['loss'])} at "
-        f"λ {number(best['cost_strength'])}."
-    )
-    higher = next((row for row in strengths if row["cost_strength"] > strength), None)
+    best = min(strengths.values(), key=lambda row: (row["loss"], row["cost_strength"]))
+    said += f" on {rows} rows, {number(chosen['loss'])}, is still harmless ({within}"
+    said += ")." if best is chosen else f", {number(best['loss'])} at λ {number(best['cost_strength'])})."
+    higher = next((row for row in strengths.values() if row["cost_strength"] > strength), None)
     if higher is not None and higher["times_best"] is not None:
-        text += f" At λ {number(higher['cost_strength'])} it is {number(higher['times_best'])} times the best."
+        said += f" At λ {number(higher['cost_strength'])} it is {number(higher['times_best'])} times the best."
     if rows == "validation" and chosen.get("test_loss") is not None:
-        text += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
-    return text
+        said += f" On test rows, which nothing was chosen by, it is {number(chosen['test_loss'])}."
+    return said
 
 
 def _strength_statement(row: Document) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -184,6 +185,33 @@ def test_a_job_tells_its_pareto_front_and_keeps_it(house: House, made: str) -> N
     assert get(house, f"/jobs/{job_id}/pareto").json == answer
     assert len(house.announced) == told
     assert get(house, f"/jobs/{job_id}/pareto?tolerance=0.2&wait=30").json["tolerance"] == 0.2
+
+
+def test_a_sweep_chooses_its_cost_strength_on_validation_rows_and_the_page_says_which(house: House, made: str) -> None:
+    weights = untrained_weights(independence_spec().model_dump_json())
+    job_id = submit_job(house, seeds=(0, 1, 2))
+    found = publish_runs(house, job_id, weights=weights)
+    # On the test rows, by which nothing may be chosen, the largest strength would be the best.
+    for run_id, strength, loss, on_test in zip(
+        found, (1e-3, 1e-2, 0.1), (0.01, 0.012, 0.4), (0.3, 0.2, 0.1), strict=True
+    ):
+        with house.database.write() as rows:
+            body = {"validation_prediction_loss": loss, "test_prediction_loss": on_test, "connection_cost": 1 / loss}
+            body |= {"connections": 20, "loss_scale": 1.0, "modularity": None, "tolerance": 0.01}
+            rows.execute(update(Run).where(Run.id == run_id).values(cost_strength=strength))
+            rows.execute(update(RunBody).where(RunBody.run_id == run_id, RunBody.name == "metrics").values(body=body))
+    answer = get(house, f"/jobs/{job_id}/pareto?wait=30").json
+    assert (answer["suggested_cost_strength"], answer["rows"]) == (1e-2, "validation")
+    assert [(row["cost_strength"], row["loss"], row["test_loss"]) for row in answer["cost_strengths"]] == [
+        (1e-3, 0.01, 0.3),
+        (1e-2, 0.012, 0.2),
+        (0.1, 0.4, 0.1),
+    ]
+    page = house.client().get(f"/jobs/{job_id}", headers=house.headers()).text
+    assert "λ 0.01 is the largest whose median loss on validation rows, 0.012, is still harmless" in page
+    assert "On test rows, which nothing was chosen by, it is 0.2." in page
+    [marked] = re.findall(r"<td>([^<]*)<span class=\"quiet\">chosen</span></td>", page)
+    assert marked.strip() == "0.01"
 
 
 def test_a_job_of_several_runs_has_a_picture_of_its_pareto_front(house: House, made: str) -> None:

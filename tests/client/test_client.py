@@ -148,6 +148,7 @@ def test_recipes_can_be_changed_and_submitted(client):
     job = client.jobs.submit(spec=spec, tags=["changed"])
     assert job.spec["training"]["steps"] == 3
     assert job.cancel().id == job.id
+    assert client.jobs.submit(spec=spec, cost_strengths="auto").cancel().document["runs"] == 7
     assert [each.id for each in client.jobs.search(tag="changed")] == [job.id]
 
 

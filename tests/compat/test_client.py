@@ -49,6 +49,9 @@ REWORDED = {
     "open": "Open a page of the service in the browser.",
 }
 
+# Defaults that were changed: verb and option → the new one.
+CHANGED_DEFAULTS = {("pareto", "--tolerance"): None}  # 0.05 called losses harmless that were hundreds of times the best
+
 
 def found(name: str) -> Any:
     """What a name means now; deprecated names may warn."""
@@ -141,7 +144,7 @@ def test_every_verb_takes_its_arguments_and_options(verb):
                 assert set(option["choices"]) <= set(same.type.choices), name
             if option["default"] not in (None, []):
                 shown = [0] if same.default == "0" else same.default
-                assert shown == option["default"], name
+                assert shown == CHANGED_DEFAULTS.get((verb, name), option["default"]), name
     arguments = [each for each in now.params if isinstance(each, click.Argument)]
     assert [(each.name, each.required) for each in arguments] == [
         (argument["name"], argument["required"]) for argument in before["arguments"]

@@ -186,6 +186,20 @@ def test_a_recipe_is_submitted_with_two_clicks(visit: Visit, site: Site) -> None
     site.service.client().post(f"/api/v1/jobs/{job_id}/cancel", headers=site.service.headers())
 
 
+def test_automatic_cost_strengths_are_counted_and_submitted(visit: Visit, site: Site) -> None:
+    visitor = visit("submitter")
+    visitor.go("/new")
+    visitor.page.check("input[value=independence]")
+    visitor.page.fill("#strengths", "auto")
+    assert visitor.page.inner_text("#submit").split() == ["Train", "7", "networks"]
+    visitor.page.click("#submit")
+    visitor.page.wait_for_url(re.compile("/jobs/job_"))
+    job_id = visitor.page.url.rsplit("/", 1)[-1]
+    client, headers = site.service.client(), site.service.headers()
+    assert client.get(f"/api/v1/jobs/{job_id}", headers=headers).json["runs"] == 7
+    client.post(f"/api/v1/jobs/{job_id}/cancel", headers=headers)
+
+
 def test_a_bad_table_is_refused_with_row_and_column(visit: Visit, tmp_path: Path) -> None:
     table = tmp_path / "bad.csv"
     table.write_text("a,b\n1,2\n2,\n3,4\n4,5\n5,6\n")

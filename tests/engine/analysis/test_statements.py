@@ -135,22 +135,19 @@ def test_a_sweep_names_its_knee_and_the_largest_harmless_cost_strength() -> None
     assert said.empty is None
     assert said.suggested is not None
     assert said.suggested == (
-        "λ 0.01 is the largest whose median loss on held-out rows, 0.0101, is still harmless: within 0.05 of the "
-        "targets’ variance above the best, 0.01 at λ 0.001. At λ 0.1 it is 100 times the best."
+        "λ 0.01 is the largest whose median loss on held-out rows, 0.0101, is still harmless (within 0.05 of the "
+        "targets’ variance above the best, 0.01 at λ 0.001). At λ 0.1 it is 100 times the best."
     )
     assert said.chosen == 0.01
     assert said.strengths[1:] == (
         "λ 0.01: loss 0.0101, wiring 9, 9 connections",
         "λ 0.1: loss 1, wiring 6, 9 connections; not harmless",
     )
-    validated = pareto(
-        [point | {"test_loss": 2 * point["loss"]} for point in points], tolerance=0.05, rows="validation"
-    )
-    assert pareto_statement(validated).suggested.endswith("On test rows, which nothing was chosen by, it is 0.0202.")
-    before = {"suggested_cost_strength": 0.01, "tolerance": 0.05}  # a document without medians
-    assert pareto_statement(before).suggested.endswith(
-        "is still harmless (within 0.05 of the targets’ variance above the best)."
-    )
+    tested = [point | {"test_loss": 2 * point["loss"]} for point in points]
+    validated = pareto_statement(pareto(tested, tolerance=0.05, rows="validation"))
+    assert validated.suggested.endswith("On test rows, which nothing was chosen by, it is 0.0202.")
+    before = pareto_statement({"suggested_cost_strength": 0.01, "tolerance": 0.05})  # a document without medians
+    assert before.suggested.endswith("is still harmless (within 0.05 of the targets’ variance above the best).")
     assert pareto_statement(pareto(points[:1])).suggested is None
     assert (said.knee, said.knee_run) == ("The knee is at λ 0.01, seed 3.", "r1")
     assert pareto_statement(pareto([])).suggested is None
