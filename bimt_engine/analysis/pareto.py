@@ -110,12 +110,6 @@ def by_cost_strength(points: Sequence[Mapping[str, Any]], *, tolerance: float) -
     return found
 
 
-def _median(values: Sequence[Any], *, default: Any) -> Any:
-    """The median of those that are numbers; the default where none is."""
-    numbers = [float(value) for value in values if _finite(value)]
-    return float(np.median(numbers)) if numbers else default
-
-
 def selection_loss(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """By which loss the runs of a sweep are compared: its name among their metrics, and the rows that it is of.
 

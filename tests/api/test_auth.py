@@ -133,6 +133,7 @@ def test_what_is_open_to_anyone_is_a_short_list(house: House) -> None:
         "GET /api/v1/s/<string:token>",
         "GET /api/v1/s/<string:token>/graph",
         "GET /api/v1/s/<string:token>/modules",
+        "GET /api/v1/s/<string:token>/interior",
         "GET /api/v1/s/<string:token>/effects",
         "GET /api/v1/s/<string:token>/figures/<string:name>.<string:suffix>",
     }

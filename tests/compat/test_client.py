@@ -47,6 +47,7 @@ REWORDED = {
     "share": "Make a link that shows one version to anyone who has it.",
     "verify": "Have the claims of a version recomputed from its weights; the exit code is 1 where one does not agree.",
     "open": "Open a page of the service in the browser.",
+    "runs": "List the runs of a job, or those of the team in which so much was found.",
 }
 
 # Defaults that were changed: verb and option → the new one.
