@@ -22,7 +22,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
@@ -362,13 +362,13 @@ def gather(trials: Sequence[Trial], folder: Path, *, processes: int, budget: flo
     end = None if budget is None else time.monotonic() + 60 * budget
     console, waiting = Console(stderr=True), iter(waiting_trials)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        running = {}
+        running: dict[Future[dict[str, Any]], Trial] = {}
         while True:
             while len(running) < processes and (end is None or time.monotonic() < end):
-                trial = next(waiting, None)
-                if trial is None:
+                following = next(waiting, None)
+                if following is None:
                     break
-                running[pool.submit(run, trial)] = trial
+                running[pool.submit(run, following)] = following
             if not running:
                 return rows
             for done in wait(running, return_when=FIRST_COMPLETED).done:
