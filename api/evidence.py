@@ -32,7 +32,7 @@ class EvidenceQuery(Query):
         default=None, ge=0, le=1_000_000, description="Supported groups of neurons inside the modules."
     )
     max_connections: int | None = Field(default=None, ge=0, le=1_000_000_000)
-    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Q of the communities.")
+    min_modularity: float | None = Field(default=None, ge=-1, le=1, description="Layered modularity Q of the parts.")
     min_selectivity: float | None = Field(default=None, ge=0, le=1, description="Mean over the modules.")
     reads: PartName | None = Field(
         default=None,

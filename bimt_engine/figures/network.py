@@ -109,7 +109,7 @@ def _on_a_line(graph: Graph, layer: str, count: int) -> bool:
 def _draw_bands(axes: Axes, layout: Layout) -> None:
     """A pale band in the module's colour under each of its connections."""
     part_of = layout.graph.part_of
-    if len(layout.graph.parts) < 2 or len(layout.strands) > 2 * MANY:
+    if len(layout.graph.parts) < 2:
         return
     lines, colours = [], []
     for strand in layout.strands:
@@ -117,7 +117,8 @@ def _draw_bands(axes: Axes, layout: Layout) -> None:
         if part and part == part_of.get(strand.target[0]):
             lines.append(layout.line(strand))
             colours.append(pale(module_colour(part)))
-    axes.add_collection(LineCollection(lines, colors=colours, linewidths=9, capstyle="round", zorder=1))
+    if len(lines) <= 2 * MANY:  # with more they cover one another
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=9, capstyle="round", zorder=1))
 
 
 def _draw_carried(axes: Axes, layout: Layout) -> None:

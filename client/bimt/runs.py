@@ -86,7 +86,7 @@ class Run(Resource):
     modules_found        how many modules; `modules()` gives them
     interior_modules     how many groups inside them are supported; `interior()` gives them; None: not examined
     outputs              how well each target is predicted, pruned and before: `refresh()` fetches them, as `metrics`
-    modularity           Q of the communities
+    modularity           layered modularity Q of its parts
     connection_cost      of the pruned network
     training_seconds     spent on training steps, over all attempts; `evidence_seconds`: on the analysis afterwards
     """
