@@ -177,7 +177,7 @@ def predicted(output: dict[str, Any]) -> str:
     learnt = {True: "", False: ", NOT LEARNT", None: ", too few rows to tell"}[output.get("learnt")]
     name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
     tested = number((output.get("test") or {}).get(measure))
-    rows = "held out" if tested is None else f"on validation rows, {tested} on test rows"
+    rows = "held out" if not tested else f"on validation rows, {tested} on test rows"
     return f"{output['output']:22} {name} {shares[0]} {rows} ({shares[1]} before pruning){learnt}"
 
 

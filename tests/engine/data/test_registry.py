@@ -156,10 +156,8 @@ def test_a_pair_is_two_digits_and_no_image_is_on_both_sides_of_the_split():
 
 def test_parities_are_products_of_bits_of_their_own():
     data = make_dataset(ParitiesData(sizes=[2, 3], unused=1, rows=None), seed=0)
-    x, y = (
-        np.concatenate([data.train_inputs, data.test_inputs]),
-        np.concatenate([data.train_targets, data.test_targets]),
-    )
+    parts = [data.part(name) for name in ("train", "validation", "test")]
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     assert len(x) == 2**6 == len(np.unique(x, axis=0))
     assert set(np.unique(x)) == {-1.0, 1.0}
     np.testing.assert_array_equal(y, np.stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3] * x[:, 4]], axis=1))
