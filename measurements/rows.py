@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.extraction import extract_graph
+from bimt_engine.analysis.modules.find import find_modules
+from bimt_engine.analysis.pruning.engine import PruningEngine
+from bimt_engine.analysis.readout.symmetry import symmetry_report
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import DataError
 from bimt_engine.fingerprint import code_hash
@@ -69,13 +74,10 @@ def run_experiment(experiment: Experiment) -> Row:
     seconds_cpu   CPU time of training and of the evidence, each without loading the data.
     wiring        of the trained network, in its own and in the shortest layout.
     """
-    from bimt_engine.analysis.context import AnalysisContext
     from bimt_engine.analysis.evidence import gather_evidence
-    from bimt_engine.analysis.pruning.magnitude_pruning import CUTS, prune_by_magnitude
     from bimt_engine.analysis.wiring_efficiency import relayout
     from bimt_engine.data.registry import make_dataset
     from bimt_engine.training.loop import Training
-    from measurements.rows import kept_connections
 
     spec, seed = experiment.spec.expanded(), experiment.seed
     try:
@@ -167,3 +169,40 @@ def _as_good(after: dict[str, float], before: dict[str, float]) -> bool:
     if "train_accuracy" in before:
         return after["train_accuracy"] >= before["train_accuracy"] - ACCURACY
     return after["prediction_loss"] <= before["prediction_loss"] * (1 + LOSS)
+
+
+# --- pruned as published ----------------------------------------------------------------------------
+
+
+CUTS = (0.001, 0.01, 0.05, 0.1)
+
+
+def prune_by_magnitude(context: AnalysisContext, cut: float) -> dict[str, Any]:
+    """Graph, modules, symmetries and losses of the trained network without what is smaller than the cut; JSON-able."""
+    engine = PruningEngine(context, refit_evaluations=0)
+    values = {name: np.where(np.abs(value) >= cut, value, 0.0) for name, value in context.values().items()}
+    masks = {w.parameter: values[w.parameter] != 0 for w in context.wiring.weight_layers}
+    values, masks = engine.without_dead_ends(values, masks)
+    state = engine.state(values, masks)
+    names = context.dataset.feature_names
+    tested = context.losses(context.outputs(values, context.test), context.test)
+    symmetries = symmetry_report(context, values, seed=0)
+    return {
+        "cut": cut,
+        "metrics": {
+            "prediction_loss": state.step.train_loss,
+            "validation_prediction_loss": state.step.validation_loss,
+            "test_prediction_loss": float(tested.mean()),
+            "connections": state.step.connections,
+        },
+        "graph": extract_graph(context, values, masks).to_json(),
+        "modules": [
+            {
+                "inputs": [names[i] for i in module.inputs],
+                "outputs": [context.dataset.target_names[o] for o in module.outputs],
+                "supported": False,
+            }
+            for module in find_modules(context, masks)
+        ],
+        "readout": {"outputs": [{"symmetry": symmetry} for symmetry in symmetries]},
+    }

@@ -36,7 +36,7 @@ from bimt_engine.exports.weights import SavedNetwork, load_weights
 from bimt_engine.fingerprint import spec_hash
 from bimt_engine.json_utils import finite_json
 from bimt_engine.spec import Spec
-from bimt_engine.training.snapshot import Snapshot
+from bimt_engine.training.checkpoint import Snapshot
 from worker.predicting import Refusal, embedding_document, predict, probe_document
 from worker.protocol import (
     Answered,

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import BimtError
 from bimt_engine.exports.weights import SavedNetwork
-from bimt_engine.networks.network import Network
-from bimt_engine.networks.units import in_units_of_data
+from bimt_engine.networks.network import Network, in_units_of_data
 
 MAX_PROBLEMS = 20  # in one answer
 MAX_EXAMPLES = 2_000  # of a probe

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from bimt_engine.data.dataset import Dataset
-from bimt_engine.networks.network import Network
-from bimt_engine.networks.units import in_units_of_data
+from bimt_engine.networks.network import Network, in_units_of_data
 
 
 def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None = None) -> bytes:

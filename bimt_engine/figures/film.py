@@ -32,7 +32,7 @@ from bimt_engine.figures.layout import Row, coordinates, lay_out_wiring
 from bimt_engine.figures.network import draw_background, set_limits
 from bimt_engine.figures.style import DASH, INK, NEGATIVE, POSITIVE, QUIET, figure_style, module_colour, pretty
 from bimt_engine.networks.wiring import Wiring
-from bimt_engine.training.snapshot import Snapshot
+from bimt_engine.training.checkpoint import Snapshot
 
 Frame = UInt8[np.ndarray, "height width 3"]
 

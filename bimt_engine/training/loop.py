@@ -20,6 +20,7 @@ from bimt_engine.training.backends import alike, choose_stepper, resolve_device
 from bimt_engine.training.batches import TensorData
 from bimt_engine.training.checkpoint import (
     CheckpointHeader,
+    Snapshot,
     fingerprint,
     read_checkpoint,
     read_header,
@@ -29,7 +30,6 @@ from bimt_engine.training.connection_cost import connection_cost, flat_prices, p
 from bimt_engine.training.pruning import Pruning
 from bimt_engine.training.relocation import Relocation
 from bimt_engine.training.schedule import Due, Schedule, Stage
-from bimt_engine.training.snapshot import Snapshot
 from bimt_engine.training.state import TrainingState
 
 MAX_UPDATE_INTERVAL = 0.5  # seconds between two updates at most, so that a caller can renew a lease or cancel in time

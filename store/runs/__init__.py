@@ -17,7 +17,7 @@ from store.errors import NotFound
 from store.files import StoredFile
 from store.jobs.leases import Claim, assert_held
 from store.jobs.tables import Job
-from store.runs.search import with_evidence
+from store.runs.search import insert_groups, insert_inputs, with_evidence
 from store.runs.tables import (
     OF_MODULES,
     Clustering,
@@ -130,7 +130,7 @@ def publish(session: Session, claim: Claim, run_id: str, result: RunResult, now:
     _insert_bodies(session, run_id, result)
     _insert_graph(session, run_id, result)
     _insert_modules(session, run_id, result.modules)
-    _insert_groups(session, run_id, result.groups)
+    insert_groups(session, run_id, result.groups)
     _insert_files(session, run_id, result, now)
     session.execute(
         update(Job)
@@ -358,28 +358,11 @@ def _insert_modules(session: Session, run_id: str, found: Sequence[Mapping[str, 
     ]
     if effects_rows:
         session.execute(insert(Effect), effects_rows)
-    _insert_inputs(session, run_id, [(OF_MODULES, one["name"], name, None) for one in found for name in _read(one)])
+    insert_inputs(session, run_id, [(OF_MODULES, one["name"], name, None) for one in found for name in _read(one)])
 
 
 def _read(module: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(module.get("inputs") or ()))[:MAX_INPUTS]
-
-
-def _insert_groups(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:
-    rows = [{"run_id": run_id} | {name: of for name, of in one.items() if name != "reads"} for one in found]
-    if rows:
-        session.execute(insert(InteriorGroup), rows)
-    read = [(one["partition"], one["name"], name, share) for one in found for name, share in one.get("reads") or ()]
-    _insert_inputs(session, run_id, read)
-
-
-def _insert_inputs(session: Session, run_id: str, read: Sequence[tuple[int, str, str, float | None]]) -> None:
-    rows = [
-        {"run_id": run_id, "partition": partition, "part": part, "input": name, "share": share}
-        for partition, part, name, share in read
-    ]
-    if rows:
-        session.execute(insert(PartInput), rows)
 
 
 def _insert_files(session: Session, run_id: str, result: RunResult, now: datetime) -> None:

@@ -1,10 +1,15 @@
-"""Runs by what was found in them: limits on the summary, and parts of the network by what they read and move."""
+"""Runs by what was found in them: limits on the summary, and parts of the network by what they read and move.
+
+The rows of groups and of inputs, which only searches read, are written here too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select
+from sqlalchemy.orm import Session
 
 from store.jobs.tables import Job
 from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run
@@ -62,3 +67,22 @@ def _has_part(reads: str | None, moves: str | None) -> ColumnElement[bool] | Non
     by_module = and_(read, PartInput.partition == OF_MODULES, PartInput.part == Effect.module)
     by_group = and_(read, PartInput.partition == InteriorGroup.partition, PartInput.part == InteriorGroup.name)
     return or_(exists().where(module, by_module), exists().where(group, by_group))
+
+
+def insert_groups(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """The groups inside modules as rows; `reads` of each is [(input, share)]."""
+    rows = [{"run_id": run_id} | {name: of for name, of in one.items() if name != "reads"} for one in found]
+    if rows:
+        session.execute(insert(InteriorGroup), rows)
+    read = [(one["partition"], one["name"], name, share) for one in found for name, share in one.get("reads") or ()]
+    insert_inputs(session, run_id, read)
+
+
+def insert_inputs(session: Session, run_id: str, read: Sequence[tuple[int, str, str, float | None]]) -> None:
+    """What each part reads: (number of its partition, its name, the input, the share of it)."""
+    rows = [
+        {"run_id": run_id, "partition": partition, "part": part, "input": name, "share": share}
+        for partition, part, name, share in read
+    ]
+    if rows:
+        session.execute(insert(PartInput), rows)

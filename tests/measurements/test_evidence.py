@@ -9,8 +9,8 @@ import pytest
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.pruning.magnitude_pruning import prune_by_magnitude
 from measurements.evidence import CASES, details, no_module, only_differences, two_modules
+from measurements.rows import prune_by_magnitude
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.pages.inside import interior
+from api.pages.networks import interior
 from api.pages.presenters import effect_matrices, formulas, headline, mathematics, modules, outputs
 from bimt_engine.analysis.interior_statements import cut_statement
 from bimt_engine.analysis.statements import share

@@ -167,6 +167,7 @@ def test_the_progress_of_a_run_rises_to_1_through_every_stage(tmp_path):
         "pruning",
         "graph",
         "modules",
+        "groups inside the modules",
         "communities",
         "readout",
         "summing up",

@@ -16,8 +16,8 @@ from bimt_engine.figures.embedding import (
     stacked,
     token_colours,
 )
-from bimt_engine.figures.features import draw_features
 from bimt_engine.figures.style import to_png, to_svg
+from bimt_engine.figures.weights import draw_features
 
 TOKENS = 59
 ANGLE = 2 * np.pi * np.arange(TOKENS) / TOKENS

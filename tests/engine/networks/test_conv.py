@@ -17,8 +17,7 @@ from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.figures.registry import draw_run_figures
 from bimt_engine.figures.style import to_png
 from bimt_engine.networks.conv import ConvNetwork
-from bimt_engine.networks.network import Network, build_network
-from bimt_engine.networks.units import in_units_of_data
+from bimt_engine.networks.network import Network, build_network, in_units_of_data
 from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import CostSpec, EvidenceSpec, Phase, RelocationSpec, Spec, TrainingSpec
 from bimt_engine.training.connection_cost import prices
