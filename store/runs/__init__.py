@@ -28,7 +28,6 @@ from store.runs.tables import (
     InteriorGroup,
     LogChunk,
     Module,
-    PartInput,
     Run,
     RunBody,
     RunFile,
