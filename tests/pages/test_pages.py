@@ -90,7 +90,7 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     assert ends.locator("div:has-text('reads') .name").all_inner_texts() == ["x1", "x3"]
     assert ends.locator("div:has-text('decides') .name").all_inner_texts() == ["y1"]
     assert "In the network as trained its neurons move y1 by 0.90 of its variance" in page.inner_text(".modules")
-    assert page.locator("table.matrix").first.locator("td >> text=p 0.01 (Holm)").count() == 2
+    assert page.locator("table.effects").first.locator("td >> text=p 0.01 (Holm)").count() == 2
     predicted = page.locator("table.outputs tbody tr").all_inner_texts()
     assert [row.split("\t") for row in predicted] == [
         ["y1", "0.9998", "0.9998", "0.9998", "learnt"],
