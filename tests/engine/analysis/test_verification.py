@@ -18,7 +18,7 @@ from bimt_engine.exports.weights import SavedNetwork, load_weights, weights_file
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import Spec
-from tests.engine.analysis.teachers import data_of, student_and_data
+from tests.engine.analysis.teachers import TWO_MODULES, data_of, student_and_data
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,6 @@ def test_true_claims_are_confirmed(run, saved, claims) -> None:
         (lambda c: c["modules"][1].update(supported=not c["modules"][1]["supported"]), "which modules are supported"),
         (lambda c: c["effects"]["matrices"]["mean"][0].__setitem__(1, 0.5), "effects (mean): largest difference"),
         (lambda c: c["effects"]["p_holm"][0].__setitem__(0, 1e-9), "p-values (Holm): largest difference"),
-        (lambda c: c["interior"]["partitions"][0]["groups"][0]["neurons"].pop(), "groups inside the modules"),
-        (lambda c: c["interior"]["partitions"][0].update(verdict="supported"), "verdicts on these groups"),
-        (
-            lambda c: c["interior"]["partitions"][0].update(trained_largest_interaction=0.3),
-            "largest interactions of these groups: largest difference",
-        ),
         (lambda c: c["graph"]["edges"].pop(), "connections"),
         (lambda c: c["graph"]["edges"][0].update(weight=0.1), "largest difference of a weight"),
     ],
@@ -86,6 +80,41 @@ def test_an_altered_claim_is_found_out(run, saved, claims, tamper, found_out: st
     assert not found["agrees"]
     assert found_out in disagreeing(found)
     assert found_out in found["reading"]
+
+
+@pytest.fixture(scope="module")
+def one_piece() -> tuple[Network, Dataset, Spec, Evidence]:
+    """Both modules of the teacher led to one output: one piece, with groups inside."""
+    spec = Spec.model_validate(
+        {
+            "dataset": FormulaData(formulas=["x1", "x2"], inputs=4),
+            "network": MlpNetwork(hidden=[8, 8]),
+            "evidence": {"random_groups": 40},
+        }
+    )
+    network, data = student_and_data((*TWO_MODULES, (2, 0, 4, 1.3), (2, 0, 5, -1.5)))
+    return network, data, spec, gather_evidence(network, data, spec, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "found_out"),
+    [
+        (lambda p: p["groups"][0]["neurons"].pop(), "groups inside the modules"),
+        (lambda p: p.update(verdict="supported by nothing"), "verdicts on these groups"),
+        (
+            lambda p: p.update(trained_largest_interaction=0.3),
+            "largest interactions of these groups: largest difference",
+        ),
+    ],
+)
+def test_an_altered_claim_about_groups_is_found_out(one_piece, tamper, found_out: str) -> None:
+    network, data, spec, evidence = one_piece
+    saved = load_weights(weights_file(network, evidence.network, spec=spec, seed=3, dataset=data))
+    claims = json.loads(json.dumps(evidence.document()))
+    assert verify(saved, data, claims, again=False)["agrees"]
+    tamper(claims["interior"]["partitions"][0])
+    found = verify(saved, data, claims, again=False)
+    assert found_out in disagreeing(found)
 
 
 def test_altered_weights_are_found_out(run, saved, claims) -> None:
