@@ -48,6 +48,8 @@ def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
         "inputs": ["age", "bmi"],
         "targets": ["progression"],
         "task": "regression",
+        "split_version": 2,
+        "validation_fraction": 0.15,
         "test_fraction": 0.2,
         "standardise": True,
     }
