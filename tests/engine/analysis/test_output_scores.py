@@ -53,7 +53,7 @@ def test_an_output_that_is_predicted_has_its_r2_and_another_is_called_not_learnt
     words = words_of([y1, y2], COSTLY, connections=18)
     assert words is not None
     assert words.startswith("y2 is not learnt: R² -")
-    assert "on 100 held-out rows." in words
+    assert "on 100 validation rows." in words
     assert "did not fit it even on the rows of its training" in words
     assert "try smaller cost strengths, such as 0.0001." in words
     assert words_of([y1], COSTLY, connections=18) is None

@@ -46,6 +46,7 @@ def spec_of(name: str) -> Spec:
             "network": told["network"],
             "training": {
                 "steps": 120,
+                "balance_outputs": False,
                 "phases": [{"until": 1.0, "cost_strength": told.get("strength", 0.003)}],
                 "cost": told.get("cost", {}),
                 "log_every": 40,
