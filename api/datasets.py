@@ -50,7 +50,12 @@ class Roles(RequestModel):
     )
     targets: list[Column] | None = Field(default=None, min_length=1, max_length=256)
     task: Literal["regression", "classification"] | None = None
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of the rows that is kept for the test.")
+    validation_fraction: float = Field(
+        default=0.15, gt=0, lt=1, description="Share of the rows by which everything is chosen that is not trained."
+    )
+    test_fraction: float = Field(
+        default=0.15, gt=0, lt=1, description="Share of the rows that is kept for the test, and only measured."
+    )
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
 
     @model_validator(mode="after")
@@ -62,6 +67,8 @@ class Roles(RequestModel):
         both = sorted(set(self.inputs or []) & set(self.targets or []))
         if both:
             raise ValueError(f"{', '.join(both)} cannot be input and target at once.")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("`validation_fraction` and `test_fraction` leave no rows for training: make them smaller.")
         return self
 
 

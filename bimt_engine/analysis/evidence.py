@@ -144,6 +144,7 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         connections=connections,
         tolerance=asked.tolerance,
         cost_strength=next((p.cost_strength for p in spec.expanded().training.phases if p.cost_strength > 0), None),
+        gain=None if pruned.gain is None else pruned.gain.document(),
     )
     of_modules = report.verdict if report.modules or missed is None else None
     verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
@@ -195,7 +196,7 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
         "prediction_loss_limit": pruned.limits["train_loss"],
         "validation_prediction_loss_limit": pruned.limits["validation_loss"],
         "within_tolerance": pruned.within_tolerance,
-        "gain_over_constant": pruned.gain and pruned.gain.document(),
+        "gain_over_constant": None if pruned.gain is None else pruned.gain.document(),
         "random_mask_loss": float(np.median(pruned.random_masks)) if pruned.random_masks else None,
     }
     trained = subject.values()

@@ -338,7 +338,12 @@ def output_statement(score: Document) -> OutputStatement:
 
 
 def not_learnt(
-    scores: Sequence[Document], *, connections: int, tolerance: float, cost_strength: float | None
+    scores: Sequence[Document],
+    *,
+    connections: int,
+    tolerance: float,
+    cost_strength: float | None,
+    gain: Document | None = None,
 ) -> str | None:
     """What was not learnt and what may help, in sentences; None where everything was.
 
@@ -346,11 +351,14 @@ def not_learnt(
     learnt the rows of its training by heart; or it did not know even these, while its cost held it down.
 
     tolerance       of pruning. cost_strength: the first that is not zero; None where nothing was charged.
+    gain            over a constant answer, as in `metrics.gain_over_constant`; None in older runs.
     """
     missed = [score for score in scores if score["learnt"] is False]
     if not connections:
         said = "Nothing was learnt: no connection is left, so the network answers a constant."
         missed = list(scores)
+        if gain is not None:
+            said += f" {_gain_statement(gain)}"
     elif not missed:
         return None
     elif len(missed) > MAX_NAMED:
@@ -358,7 +366,19 @@ def not_learnt(
         said = f"{len(missed)} of {len(scores)} {kind} are not learnt."
     else:
         said = " ".join(_output_not_learnt(score) for score in missed)
-    return " ".join([said, *_advice(missed, tolerance, cost_strength)])
+    none_better = not connections and gain is not None  # then it was not the tolerance that took them away
+    return " ".join([said, *_advice(missed, None if none_better else tolerance, cost_strength)])
+
+
+def _gain_statement(gain: Document) -> str:
+    """Why a constant answer was kept, from `metrics.gain_over_constant`."""
+    rows = f"{gain['rows']} {'validation rows' if gain['by'] == 'validation' else 'rows (cross-fitted)'}"
+    if not gain["mean"] > 0:
+        return f"No pruned network predicted {rows} better."
+    return (
+        f"The loss of the best pruned network on {rows} is lower by {number(gain['mean'])}, which two standard errors "
+        f"({number(2 * _value(gain['standard_error']))}) do not tell from chance."
+    )
 
 
 def _output_not_learnt(score: Document) -> str:
@@ -372,14 +392,14 @@ def _output_not_learnt(score: Document) -> str:
     return f"{quoted(score['output'])} is not learnt: {r2}{why}."
 
 
-def _advice(missed: Sequence[Document], tolerance: float, cost_strength: float | None) -> list[str]:
+def _advice(missed: Sequence[Document], tolerance: float | None, cost_strength: float | None) -> list[str]:
     """At most one sentence for each reason, naming the outputs where it is not about all that was missed."""
     lost = [score for score in missed if score["trained"]["learnt"]]
     rest = [score for score in missed if not score["trained"]["learnt"]]
     by_heart = [score for score in rest if score["trained_on_training_rows"]["learnt"]]
     unknown = [score for score in rest if score["trained_on_training_rows"]["learnt"] is False]
     said = []
-    if lost:
+    if lost and tolerance is not None:
         knew = f"The network as trained knew {_which(lost, missed)}; pruning lost it"
         said.append(f"{knew}: try a smaller `evidence.tolerance` than {tolerance:g}.")
     if by_heart:

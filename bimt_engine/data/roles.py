@@ -23,6 +23,7 @@ FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for cla
 LIKELY_TARGETS = frozenset(["labels", "label", "target", "targets", "y", "class"])  # names that say what a column is
 LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
 PREVIEW_ROWS = 8
+REST = {"validation_fraction": 0.15, "test_fraction": 0.15, "standardise": True}  # roles that the file says nothing of
 PREVIEW_COLUMNS = 50
 
 
@@ -372,7 +373,7 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
         errors.append(_wrong(f"{under}/inputs", "No column of numbers is left to be read beside the targets."))
     if errors:
         raise ImpossibleRoles(errors)
-    rest = {"test_fraction": declared.get("test_fraction", 0.2), "standardise": declared.get("standardise", True)}
+    rest = {name: declared.get(name, default) for name, default in REST.items()}
     return {"inputs": list(inputs), "targets": targets, "task": task} | rest
 
 

@@ -47,7 +47,7 @@ def fingerprint(specs: Sequence[Spec], seeds: Sequence[int]) -> str:
     def identity_of(spec: Spec) -> dict[str, Any]:
         free: dict[str, Any] = {"training": {"stepper", "device", *intervals}, "evidence": True}
         if spec.dataset.split_version == 1:  # what the versions before knew nothing of, so that their checkpoints fit
-            free["dataset"] = {"split_version", "validation_fraction"}
+            free["dataset"] = {"split_version", "validation_fraction", "split"}
         document = spec.model_dump(mode="json", exclude=free)
         if document["training"]["balance_outputs"] is False:
             del document["training"]["balance_outputs"]

@@ -24,7 +24,7 @@ ENDINGS = {
     **{".csv": "csv", ".tsv": "csv", ".txt": "csv", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"},
     **{".idx": "idx", ".idx.gz": "idx", "-ubyte": "idx", "-ubyte.gz": "idx", ".cayley": "cayley", ".json": "cayley"},
 }
-ROLES = ("inputs", "targets", "task", "test_fraction", "standardise")
+ROLES = ("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise")
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +80,8 @@ class Dataset(Resource):
         return dict(self.http.get(f"/datasets/{self.id}/preview"))
 
     def change(self, **roles: Any) -> Dataset:
-        """Other roles for its columns (`inputs`, `targets`, `task`, `test_fraction`, `standardise`) or another `name`.
+        """Other roles for its columns (`inputs`, `targets`, `task`, `validation_fraction`, `test_fraction`,
+        `standardise`) or another `name`.
 
         Large files are checked again: see `until_checked`. Jobs that exist keep the roles they were made with.
         """
@@ -110,6 +111,7 @@ class Datasets:
         inputs: Sequence[str] | None = None,
         targets: str | Sequence[str] | None = None,
         task: Literal["regression", "classification"] | None = None,
+        validation_fraction: float | None = None,
         test_fraction: float | None = None,
         standardise: bool | None = None,
         format: Literal["csv", "npz", "parquet", "idx", "cayley"] | None = None,
@@ -133,6 +135,7 @@ class Datasets:
             "inputs": inputs,
             "targets": [targets] if isinstance(targets, str) else targets,
             "task": task,
+            "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
             "standardise": standardise,
         }

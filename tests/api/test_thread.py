@@ -50,7 +50,8 @@ def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
         "task": "regression",
         "split_version": 2,
         "validation_fraction": 0.15,
-        "test_fraction": 0.2,
+        "test_fraction": 0.15,
+        "split": {"by": "random", "column": None},
         "standardise": True,
     }
     assert [queue for _, queue, _ in any_house.announced] == ["interactive", "cpu"]

@@ -141,7 +141,7 @@ def test_a_checkpoint_of_the_version_before_still_fits_its_spec() -> None:
     table |= {"targets": ["y"], "task": "regression", "test_fraction": 0.2}
     for fields in (OLD, {"dataset": table}):
         stored, new = Spec.from_stored(fields), Spec.model_validate(fields)
-        assert fingerprint([stored], [3]) == as_before(stored, "validation_fraction")
+        assert fingerprint([stored], [3]) == as_before(stored, "validation_fraction", "split")
         assert fingerprint([new], [3]) != fingerprint([stored], [3])
 
 

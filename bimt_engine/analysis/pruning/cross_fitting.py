@@ -20,7 +20,7 @@ from bimt_engine.analysis.pruning.search import Search
 from bimt_engine.data.dataset import Dataset, data_generator
 from bimt_engine.data.split import Split
 from bimt_engine.errors import TrainingDiverged
-from bimt_engine.spec import Spec
+from bimt_engine.spec import Spec, UploadedData
 from bimt_engine.training.loop import Training
 
 FOLDS = 5
@@ -35,7 +35,7 @@ def worth_cross_fitting(context: AnalysisContext, spec: Spec) -> bool:
     dataset, training = context.dataset, spec.training
     if dataset.validation_inputs is None or len(dataset.validation_inputs) >= FEW_ROWS:
         return False
-    if getattr(spec.dataset, "split_by", None) is not None:
+    if isinstance(spec.dataset, UploadedData) and spec.dataset.split.by != "random":
         return False  # folds at random would put rows of one group, or of one time, on both sides
     parameters = sum(parameter.numel() for parameter in context.network.parameters())
     examples = min(training.batch_size or len(dataset.train_inputs), len(dataset.train_inputs))

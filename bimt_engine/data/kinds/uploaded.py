@@ -12,11 +12,29 @@ from pydantic import Field, model_validator
 from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
-from bimt_engine.data.readers import MIN_ROWS, Column, RefusedData, Table
+from bimt_engine.data.readers import MIN_ROWS, Column, Problem, RefusedData, Table
 from bimt_engine.data.roles import Format, Roles, all_but, check_roles, read_table
 from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
-from bimt_engine.spec_part import Name
+from bimt_engine.spec_part import Name, Part
+
+
+class SplitSpec(Part):
+    """How rows come into the three parts: at random, whole groups of a column at random, or by a column of times."""
+
+    by: Literal["random", "group", "time"] = "random"
+    column: Name | None = Field(
+        default=None,
+        description="`group`: rows with the same value stay together. `time`: the latest rows are for testing; text is "
+        "sorted as text, so write dates as 2024-05-31. It is read for this alone, not as an input.",
+    )
+
+    @model_validator(mode="after")
+    def _names_the_column_it_needs(self) -> SplitSpec:
+        if (self.by == "random") != (self.column is None):
+            needs = "takes no `column`" if self.by == "random" else "needs the `column` that says which rows belong"
+            raise ValueError(f"A split by `{self.by}` {needs}.")
+        return self
 
 
 class UploadedData(Drawn):
@@ -31,6 +49,7 @@ class UploadedData(Drawn):
     task: Literal["regression", "classification"]
     validation_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the rows for validation.")
     test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the rows for testing.")
+    split: SplitSpec = SplitSpec()
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
 
     @property
@@ -45,6 +64,8 @@ class UploadedData(Drawn):
                 f"`validation_fraction` ({self.validation_fraction:g}) and `test_fraction` ({self.test_fraction:g}) "
                 "leave no rows for training: make them smaller, so that their sum is below 1."
             )
+        if self.split.column in (*self.targets, *(self.inputs or ())):
+            raise ValueError(f"`{self.split.column}` is what rows are split by; it cannot be an input or a target too.")
         return self
 
     @property
@@ -65,18 +86,19 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
     if spec.format == "cayley":
         names, products = read_cayley(content)
         return group_dataset(names, products, train_fraction=spec.shares[0], seed=seed)
-    roles = Roles(None if spec.inputs is None else tuple(spec.inputs), tuple(spec.targets), spec.task)
-    used = None if roles.inputs is None else frozenset([*roles.inputs, *roles.targets])
+    apart = [] if spec.split.column is None else [spec.split.column]
+    used = None if spec.inputs is None else frozenset([*spec.inputs, *spec.targets, *apart])
     table = read_table(content, spec.format, used=used, whole=False)
     if table.rows < MIN_ROWS:
         raise DataError(f"The data have {table.rows} rows; at least {MIN_ROWS} are needed to train and to test.")
-    problems = check_roles(table, roles)
+    names = all_but(table, [*spec.targets, *apart]) if spec.inputs is None else tuple(spec.inputs)
+    problems = check_roles(table, Roles(names, tuple(spec.targets), spec.task))
     if problems:
         raise RefusedData(problems)
-    columns = [table.column(name) for name in roles.inputs or all_but(table, roles.targets)]
-    targets = [table.column(name) for name in roles.targets]
+    columns = [table.column(name) for name in names]
+    targets = [table.column(name) for name in spec.targets]
     labels, classes = _labels(targets[0]) if spec.task == "classification" else (None, ())
-    split = _split(table, labels, spec.shares, seed)
+    split = _split(table, labels, spec, seed)
     inputs, input_scaling = _inputs(columns, split.train, standardise=spec.standardise)
     feature_names = tuple(part for column in columns for part in column.parts)
     if labels is not None:
@@ -109,8 +131,17 @@ def _labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return labels.reshape(-1).astype(np.int64), tuple(str(int(number)) for number in numbers)
 
 
-def _split(table: Table, labels: NDArray[np.int64] | None, shares: tuple[float, float], seed: int) -> Split:
-    """The split that came with the data, otherwise a random one, with the shares of classes kept."""
+def _split(table: Table, labels: NDArray[np.int64] | None, spec: UploadedData, seed: int) -> Split:
+    """As the spec says; else the split that came with the data, else a random one, with the shares of classes kept."""
+    shares = spec.shares
+    if spec.split.column is not None:
+        column = table.column(spec.split.column)
+        if column.width > 1:
+            detail = f"Column {column.name!r} is an array; rows are split by one value for each row."
+            raise RefusedData([Problem(detail, column=column.name)])
+        if spec.split.by == "time":
+            return Split.by_time(column.values, *shares)
+        return Split.by_group(column.values, *shares, seed=seed)
     if table.train_rows is not None:
         test = np.arange(table.train_rows, table.rows)
         return Split(np.arange(table.train_rows), test[:0], test)

@@ -12,7 +12,7 @@ import torch
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.output_scores import score_outputs
-from bimt_engine.analysis.statements import LEARNT_R2, not_learnt
+from bimt_engine.analysis.statements import LEARNT_R2, not_learnt, output_statement
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network, build_network
@@ -69,6 +69,33 @@ def test_no_smaller_cost_strength_is_advised_where_the_rows_were_learnt_by_heart
     nothing_paid = words_of(scored(network, with_noise_for_y2(data)), free, connections=18)
     assert nothing_paid is not None
     assert "cost strengths" not in nothing_paid
+
+
+def test_a_constant_that_was_kept_has_its_reason_and_a_smaller_tolerance_is_not_advised() -> None:
+    network, data = student_and_data()
+    rows = scored(network, data)
+    for mean, said in (
+        (-0.1, "No pruned network predicted 45 validation rows better."),
+        (0.02, "lower by 0.02, which"),
+    ):
+        gain = {"mean": mean, "standard_error": 0.015, "rows": 45, "by": "validation"}
+        words = not_learnt(rows, connections=0, tolerance=0.01, cost_strength=0.001, gain=gain)
+        assert words is not None
+        assert words.startswith("Nothing was learnt: no connection is left, so the network answers a constant.")
+        assert said in words
+        assert "tolerance" not in words
+    old = not_learnt(rows, connections=0, tolerance=0.01, cost_strength=0.001)
+    assert old is not None
+    assert "try a smaller `evidence.tolerance` than 0.01." in old
+
+
+def test_old_scores_of_one_held_out_part_are_told_as_such() -> None:
+    network, data = student_and_data()
+    new = scored(network, data)[0]
+    old = {name: value for name, value in new.items() if name != "test"}
+    assert "held out" in output_statement(old).text
+    assert "on test rows" in output_statement(new).text
+    assert "on validation rows" in output_statement(new).text
 
 
 def test_what_pruning_lost_is_told_from_what_was_never_known() -> None:

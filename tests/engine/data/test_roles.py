@@ -163,6 +163,63 @@ def test_a_table_is_split_by_the_seed_and_scaled_by_its_training_part():
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-9)  # every row is there once
 
 
+def grouped(rows: int = 60) -> bytes:
+    """Rows of twelve patients, five each, on consecutive days."""
+    draw = np.random.default_rng(0)
+    lines = [
+        f"{x},{2 * x},p{i % 12},2024-{1 + i // 28:02d}-{1 + i % 28:02d}" for i, x in enumerate(draw.normal(size=rows))
+    ]
+    return "\n".join(["x,y,patient,day", *lines]).encode()
+
+
+@pytest.mark.parametrize("inputs", [None, ["x"]])
+def test_rows_of_one_group_stay_in_one_part_and_the_column_is_no_input(inputs) -> None:
+    chosen = spec(
+        format="csv", inputs=inputs, targets=["y"], task="regression", split={"by": "group", "column": "patient"}
+    )
+    data = make_dataset(chosen, seed=0, content=grouped())
+    assert data.feature_names == ("x",)
+    x = np.array([float(line.split(",")[0]) for line in grouped().decode().splitlines()[1:]])
+    patients = []
+    for part in ("train", "validation", "test"):
+        rows = data.input_scaling.undo(data.part(part)[0])[:, 0]
+        patients.append({int(np.abs(x - value).argmin()) % 12 for value in rows})
+    assert sum(map(len, patients)) == 12
+    assert [len(of) for of in patients] == [8, 2, 2]
+
+
+def test_a_split_by_time_tests_on_the_latest_rows() -> None:
+    chosen = spec(format="csv", inputs=["x"], targets=["y"], task="regression", split={"by": "time", "column": "day"})
+    data = make_dataset(chosen, seed=0, content=grouped())
+    x = [float(line.split(",")[0]) for line in grouped().decode().splitlines()[1:]]
+    np.testing.assert_allclose(data.input_scaling.undo(data.test_inputs)[:, 0], x[51:])
+    np.testing.assert_allclose(data.input_scaling.undo(data.train_inputs)[:, 0], x[:42])
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ({"by": "group"}, "needs the `column`"),
+        ({"by": "random", "column": "day"}, "takes no `column`"),
+        ({"by": "group", "column": "y"}, "cannot be an input or a target too"),
+        ({"by": "group", "column": "x"}, "cannot be an input or a target too"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_by_the_spec(split, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        spec(format="csv", inputs=["x"], targets=["y"], task="regression", split=split)
+
+
+def test_a_column_to_split_by_must_be_there_and_differ() -> None:
+    chosen = spec(format="csv", inputs=["x"], targets=["y"], task="regression", split={"by": "group", "column": "z"})
+    with pytest.raises(DataError, match="no column 'z'"):
+        make_dataset(chosen, seed=0, content=grouped())
+    two = b"x,y,g\n" + b"".join(f"{i},{i * i},{i % 2}\n".encode() for i in range(20))
+    chosen = spec(format="csv", inputs=["x"], targets=["y"], task="regression", split={"by": "group", "column": "g"})
+    with pytest.raises(DataError, match="2 different values; 3 parts need at least 3"):
+        make_dataset(chosen, seed=0, content=two)
+
+
 def test_numbers_stay_as_they_are_when_no_scaling_is_asked_for():
     chosen = spec(format="csv", targets=["target"], task="regression", standardise=False)
     data = make_dataset(chosen, seed=0, content=frame_bytes(DIABETES))
