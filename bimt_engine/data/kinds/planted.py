@@ -14,15 +14,17 @@ from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.images import DIGITS, small_digits
 from bimt_engine.data.split import Split
 
+MOST_BITS = 62  # a row is drawn as a whole number
 MOST_BITS_IN_FULL = 16  # 65 536 rows
 SIDES = ("left", "right")
-TRAIN_IMAGES = 0.8  # share of the images; test pairs are made of the others
+TRAIN_IMAGES, VALIDATION_IMAGES = 0.8, 0.1  # shares of the images; test pairs are made of the others
 
 
 class DigitPairData(Drawn):
     """Two handwritten digits of 8×8 pixels side by side, each to be recognised.
 
-    Twenty outputs, 0 or 1, ten for each side. Every image is in training pairs or in test pairs, never in both.
+    Twenty outputs, 0 or 1, ten for each side. No image is in pairs of two parts: training, validation and test pairs
+    are made of images of their own.
     Modules: {left pixels} → {left digits} and {right pixels} → {right digits}. With `larger` one more output compares
     the two: 1 where the left digit is larger, 0 where the right one is, ½ for equal digits; it needs both sides.
     """
@@ -35,28 +37,33 @@ class DigitPairData(Drawn):
 
 @dataset_kind(DigitPairData, label="Two digits side by side")
 def digit_pair(spec: DigitPairData, *, seed: int) -> Dataset:
-    """Pairs drawn at random from the images of their part. Not in the paper.
+    """Pairs drawn at random from the images of their part, as many for validation as for testing. Not in the paper.
 
     inputs    (N, 128): the 64 pixels of the left image, row by row, then those of the right one.
     targets   (N, 20): which digit is left, which is right; with `larger` (N, 21).
     """
     answers = tuple(f"{side}{digit}" for side in SIDES for digit in DIGITS)
     images, labels = small_digits()
-    draw = data_generator(seed, "digit_pair")
 
-    def pairs(rows: NDArray[np.int64], count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def pairs(
+        draw: np.random.Generator, rows: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         left, right = rows[draw.integers(len(rows), size=(2, count))]
         targets = [np.eye(10)[labels[left]], np.eye(10)[labels[right]]]
         if spec.larger:
             targets.append((np.sign(labels[left] - labels[right])[:, None] + 1) / 2)
         return np.concatenate([images[left], images[right]], axis=1), np.concatenate(targets, axis=1)
 
-    images_of = Split.by_class(labels, TRAIN_IMAGES, seed=seed)
-    train_inputs, train_targets = pairs(images_of.train, spec.train)
-    test_inputs, test_targets = pairs(images_of.test, spec.test)
+    images_of = Split.by_class(labels, TRAIN_IMAGES, VALIDATION_IMAGES, seed=seed)
+    draw = data_generator(seed, "digit_pair")
+    train_inputs, train_targets = pairs(draw, images_of.train, spec.train)
+    test_inputs, test_targets = pairs(draw, images_of.test, spec.test)
+    validation = pairs(data_generator(seed, "validation"), images_of.validation, spec.test)
     return Dataset(
         train_inputs=train_inputs,
         train_targets=train_targets,
+        validation_inputs=validation[0],
+        validation_targets=validation[1],
         test_inputs=test_inputs,
         test_targets=test_targets,
         task="regression",
@@ -77,7 +84,9 @@ class ParitiesData(Drawn):
         default=[3, 3, 3], min_length=1, max_length=16, description="How many bits each parity is of."
     )
     unused: int = Field(default=3, ge=0, le=64, description="Bits that decide nothing.")
-    rows: int | None = Field(default=1000, ge=8, le=1_000_000, description="Drawn at random; null: every row once.")
+    rows: int | None = Field(
+        default=1000, ge=8, le=1_000_000, description="Different rows, drawn at random; null: all that there are."
+    )
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
 
     @property
@@ -86,11 +95,16 @@ class ParitiesData(Drawn):
         return sum(self.sizes) + self.unused
 
     @model_validator(mode="after")
-    def _has_a_bounded_number_of_rows(self) -> ParitiesData:
-        if self.rows is None and not 3 <= self.bits <= MOST_BITS_IN_FULL:
+    def _has_so_many_rows(self) -> ParitiesData:
+        most = MOST_BITS_IN_FULL if self.rows is None else MOST_BITS
+        if not 3 <= self.bits <= most:
             raise ValueError(
-                f"{self.bits} bits have 2^{self.bits} rows, and every row once is for 3 to {MOST_BITS_IN_FULL} bits: "
-                "set `rows`, how many are drawn, or change `sizes` and `unused`."
+                f"`sizes` and `unused` come to {self.bits} bits; 3 to {MOST_BITS} are offered, and with `rows` null, "
+                f"which asks for all rows, 3 to {MOST_BITS_IN_FULL}."
+            )
+        if self.rows is not None and self.rows > 2**self.bits:
+            raise ValueError(
+                f"{self.rows:,} rows are asked for; {self.bits} bits have {2**self.bits:,} different ones."
             )
         return self
 
@@ -99,10 +113,10 @@ class ParitiesData(Drawn):
 def parities(spec: ParitiesData, *, seed: int) -> Dataset:
     """Every row of bits, or a sample, with the product of each group of bits. Not in the paper."""
     if spec.rows is None:
-        ones = np.array(list(np.ndindex(*[2] * spec.bits)))
-    else:
-        ones = data_generator(seed, "parities").integers(2, size=(spec.rows, spec.bits))
-    bits = (2 * ones - 1).astype(np.float64)
+        numbers = np.arange(2**spec.bits)
+    else:  # no row twice, so that no test row has been trained on
+        numbers = data_generator(seed, "parities").choice(2**spec.bits, spec.rows, replace=False)
+    bits = 2.0 * (numbers[:, None] >> np.arange(spec.bits) & 1) - 1
     ends = list(accumulate(spec.sizes))
     products = [bits[:, end - size : end].prod(axis=1) for size, end in zip(spec.sizes, ends, strict=True)]
     targets = np.stack(products, axis=1)

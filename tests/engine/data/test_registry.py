@@ -133,9 +133,10 @@ def test_digits_are_scaled_and_every_class_is_on_both_sides():
     assert set(data.train_targets) == set(data.test_targets) == set(range(10))
 
 
-def test_a_pair_is_two_digits_and_no_image_is_on_both_sides_of_the_split():
-    data = make_dataset(DigitPairData(larger=True, train=3000, test=3000), seed=2)
-    targets = np.concatenate([data.train_targets, data.test_targets])
+def test_a_pair_is_two_digits_and_no_image_is_in_two_parts():
+    data = make_dataset(DigitPairData(larger=True, train=3000, test=2000), seed=2)
+    parts = [data.part(name) for name in ("train", "validation", "test")]
+    targets = np.concatenate([of_part for _, of_part in parts])
     left, right = (targets[:, list(group)] for group in data.label_groups)
     assert (left.sum(axis=1) == 1).all()
     assert (right.sum(axis=1) == 1).all()
@@ -145,12 +146,13 @@ def test_a_pair_is_two_digits_and_no_image_is_on_both_sides_of_the_split():
     images, labels = small_digits()
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     seen = []
-    for inputs, answers in ((data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)):
+    for inputs, answers in parts:
         halves = [row.tobytes() for row in inputs.reshape(-1, 64)]  # left, right, left, right, …
         digits = answers[:, :20].reshape(-1, 10).argmax(axis=1)
         assert [known[half] for half in halves] == digits.tolist()
         seen.append(set(halves))
-    assert not seen[0] & seen[1]
+    assert sum(map(len, seen)) == len(set().union(*seen)) > 1700
+    assert [len(inputs) for inputs, _ in parts] == [3000, 2000, 2000]
     assert make_dataset(DigitPairData(train=20, test=10), seed=2).targets == 20
 
 
@@ -163,12 +165,24 @@ def test_parities_are_products_of_bits_of_their_own():
     np.testing.assert_array_equal(y, np.stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3] * x[:, 4]], axis=1))
     drawn = make_dataset(ParitiesData(sizes=[8], unused=40, rows=500), seed=0)
     assert (len(drawn.train_inputs), drawn.inputs, drawn.target_names) == (400, 48, ("y",))
+    assert np.abs(drawn.train_inputs.mean(axis=0)).max() < 0.2
+    few = make_dataset(ParitiesData(sizes=[3], unused=1, rows=16), seed=0)
+    rows = np.concatenate([few.part(name)[0] for name in ("train", "validation", "test")])
+    assert len(np.unique(rows, axis=0)) == 16, "no row is drawn twice"
 
 
-@pytest.mark.parametrize("fields", [{"sizes": [8, 8, 1], "unused": 0}, {"sizes": [2], "unused": 0}])
-def test_every_row_of_too_many_or_too_few_bits_is_refused(fields):
-    with pytest.raises(ValueError, match="is for 3 to 16 bits: set `rows`"):
-        ParitiesData(rows=None, **fields)
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"sizes": [8, 8, 1], "unused": 0, "rows": None}, "come to 17 bits; .* asks for all rows, 3 to 16"),
+        ({"sizes": [2], "unused": 0, "rows": None}, "come to 2 bits"),
+        ({"sizes": [3], "unused": 60}, "come to 63 bits; 3 to 62 are offered"),
+        ({"sizes": [3], "unused": 1, "rows": 17}, "17 rows are asked for; 4 bits have 16 different ones"),
+    ],
+)
+def test_bits_that_have_not_so_many_rows_are_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        ParitiesData(**fields)
 
 
 @pytest.mark.parametrize(
