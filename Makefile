@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence methods truth noise openapi migration fuzz job load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise openapi migration fuzz job load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; w
 
 evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
 	@$(PY) -m measurements evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+
+formulas: env  ## are formulas found? thirty functions, and a product that networks learnt; DRAWS=n SEEDS=n; writes reports/formulas.json
+	@$(PY) -m measurements formulas $(if $(DRAWS),--draws $(DRAWS)) $(if $(SEEDS),--networks $(SEEDS))
 
 methods: env  ## vanilla, L1 and BIMT, each in its shortest layout before their wiring is compared; SEEDS=n; writes reports/methods.json
 	@$(PY) -m measurements methods $(if $(SEEDS),--seeds $(SEEDS))

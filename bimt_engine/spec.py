@@ -184,6 +184,12 @@ class EvidenceSpec(Part):
     )
     random_groups: int = Field(default=200, ge=0, le=10_000, description="Random groups for each p-value.")
     leiden_seeds: int = Field(default=0, ge=0, le=1_000, description="Runs of Leiden on the weights; 0: none.")
+    formula_searches: int = Field(
+        default=8,
+        ge=0,
+        le=64,
+        description="Genetic searches for formulas of the outputs that the library has none for: seconds each.",
+    )
     evidence_version: Literal[1, 2] = Field(
         default=2,
         description="2: a constant answer is kept unless the network is clearly better. 1: as runs before were pruned.",

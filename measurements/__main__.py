@@ -10,6 +10,7 @@ VERBS = {
     "reproduce": "the paper's figures over unpicked seeds",
     "evidence": "are the modules there? over unpicked seeds",
     "truth": "data whose modules are known, and who finds them",
+    "formulas": "thirty functions, and a product learnt by networks: is their formula found?",
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",
     "noise": "tables in which there is nothing to find: is nothing kept, and nothing claimed?",
     "bench": "our step, relocation and whole job against a plain oracle",

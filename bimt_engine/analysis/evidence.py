@@ -130,7 +130,14 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
     progress(0.85, "readout")
     read = _part(
         "readout",
-        lambda: readout(subject, pruned.values, pruned.masks, tolerance=asked.tolerance, seed=seed),
+        lambda: readout(
+            subject,
+            pruned.values,
+            pruned.masks,
+            tolerance=asked.tolerance,
+            seed=seed,
+            searches=asked.formula_searches,
+        ),
         skipped_readout,
     )
     progress(0.98, "summing up")

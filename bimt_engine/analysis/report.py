@@ -288,32 +288,52 @@ class CombinationDocument(TypedDict):
 
 
 class SymmetryDocument(TypedDict):
-    """What an output depends on: the inputs it reads, the parts that add up, the numbers that it reads them through."""
+    """What an output depends on: the inputs it reads, the parts that add up, the numbers that it reads them through.
+
+    part_shares   of the output's variance that each part carries, with the others at their medians.
+    """
 
     reads: list[str]
     additive_parts: list[list[str]]
+    part_shares: NotRequired[list[Number]]
     through: list[CombinationDocument]
     interactions: list[list[float]]
 
 
 class FormulaDocument(TypedDict, total=False):
-    """A formula for one output and what it was compared with; `reason` says why it is not accepted.
+    """A formula for one output and what it was compared with, on held-out examples.
 
-    r2                  held out, against the network; r2_of_targets: against the data.
-    substitution_loss   of the network with the formula in the output's place; at most loss_limit to be accepted.
-    predicted           False where the network does not predict the output, so that nothing was sought.
+    inputs                those that the formula reads. searcher: library or genetic.
+    complexity            its inputs, numbers and operations, counted.
+    accepted              meets_network or better_than_network; in older documents, meets_network.
+    meets_network         R² and the loss of the network with the formula in the output's place are within the limits.
+    meets_data            it is off the data by no more than the network, and the tolerance; None for classes.
+    better_than_network   it is off the data by less than the network is, beyond chance.
+    r2                    against the network; r2_of_targets: against the data; network_r2_of_targets: of the network.
+    substitution_loss     of the network with the formula in the output's place; at most loss_limit to meet the network.
+    reason                why it does not meet the network, or why there is none.
+    predicted             False where the network does not predict the output, so that nothing was sought.
+    search_skipped        why a search that was due was left out.
     """
 
     text: str | None
     latex: str
+    inputs: list[str]
+    searcher: str
+    complexity: float
     accepted: bool
+    meets_network: bool
+    meets_data: bool | None
+    better_than_network: bool
     r2: float
     r2_of_targets: Number
+    network_r2_of_targets: Number
     substitution_loss: float
     loss: float
     loss_limit: float
     reason: str | None
     predicted: bool
+    search_skipped: str
 
 
 class OutputReadout(TypedDict):

@@ -27,6 +27,7 @@ CARRIES = 0.5  # of an output's variance must go when its module is switched off
 SIGNIFICANT = 0.05  # p-value after Holm's correction
 
 LEARNT_R2 = 0.05  # R² of a number, or recall less false-positive rate of a class; below, nothing was learnt
+NAMED = 1e-3  # of an output's variance: additive parts that carry less are not named
 MAX_NAMED = 8  # names, outputs or modules in one sentence
 SMALLER_COST = 0.1  # of the cost strength: what is worth trying next
 MAX_NETWORK_MODULES = 8  # modules that are listed one by one in the description of a figure
@@ -560,21 +561,35 @@ def _arrow(inputs: Sequence[str], outputs: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
+class FormulaVerdict:
+    """One thing that a formula was compared with, in a few words, and whether it agrees."""
+
+    text: str
+    good: bool
+
+
+@dataclass(frozen=True)
 class FormulaStatement:
     """What is said of the formula of one output.
 
     formula     as text, in Python's notation; None where none was found.
-    verdict     accepted, not accepted, no formula.
-    evidence    sentences: what it was compared with, or why it was not accepted, and its units.
+    accepted    it meets the network, or fits the data better than the network does.
+    verdicts    of the network and of the data; in documents without them, whether it was accepted.
+    evidence    sentences: what it was compared with, or why there is none, and its units.
     structure   sentences: what the output depends on.
     """
 
     output: str
     formula: str | None
     accepted: bool
-    verdict: str
+    verdicts: tuple[FormulaVerdict, ...]
     evidence: tuple[str, ...]
     structure: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """All verdicts in one clause."""
+        return listed([verdict.text for verdict in self.verdicts])
 
 
 def formula_statements(readout: Document) -> list[FormulaStatement]:
@@ -585,27 +600,67 @@ def formula_statements(readout: Document) -> list[FormulaStatement]:
 def formula_statement(output: Document, units: str | None) -> FormulaStatement:
     """The statement of one output of a stored readout; `units` is the field of that name beside it."""
     formula, symmetry = output.get("formula") or {}, output.get("symmetry") or {}
-    accepted, text = bool(formula.get("accepted")), formula.get("text")
-    said = _formula_evidence(formula) if accepted else _formula_refused(formula)
+    text = formula.get("text")
+    if text is None or formula.get("r2") is None:
+        said = [_formula_refused(formula)]
+    elif "meets_network" in formula:
+        said = [_beside_the_network(formula), *_beside_the_data(formula)]
+    else:
+        said = [_formula_evidence(formula) if formula.get("accepted") else _formula_refused(formula)]
+    if formula.get("search_skipped"):
+        said.append(sentence(formula["search_skipped"]))
+    if text is not None:
+        said.append(FORMULA_UNITS.get(units, FORMULA_UNITS[None]))
     return FormulaStatement(
         output=str(output.get("output", "")),
         formula=text,
-        accepted=accepted,
-        verdict="accepted" if accepted else "not accepted" if text else "no formula",
-        evidence=(said, FORMULA_UNITS.get(units, FORMULA_UNITS[None])) if text else (said,),
-        structure=structure_sentences(symmetry),
+        accepted=bool(formula.get("accepted")),
+        verdicts=formula_verdicts(formula),
+        evidence=tuple(said),
+        structure=structure_sentences(symmetry, formula),
     )
 
 
-def structure_sentences(symmetry: Document) -> tuple[str, ...]:
-    """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to tell of."""
+def formula_verdicts(formula: Document) -> tuple[FormulaVerdict, ...]:
+    """The verdicts of a stored formula; of one that was stored before there were two, whether it was accepted."""
+    if formula.get("text") is None:
+        return (FormulaVerdict("no formula", False),)
+    if "meets_network" not in formula:
+        accepted = bool(formula.get("accepted"))
+        return (FormulaVerdict("accepted" if accepted else "not accepted", accepted),)
+    meets = bool(formula["meets_network"])
+    verdicts = [FormulaVerdict("meets the network" if meets else "does not meet the network", meets)]
+    if formula.get("better_than_network"):
+        verdicts.append(FormulaVerdict("fits the data better than the network", True))
+    elif (data := formula.get("meets_data")) is not None:
+        verdicts.append(FormulaVerdict("meets the data" if data else "does not meet the data", bool(data)))
+    return tuple(verdicts)
+
+
+def structure_sentences(symmetry: Document, formula: Document | None = None) -> tuple[str, ...]:
+    """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to tell of.
+
+    Parts that carry less than NAMED of the variance are not named, nor those that an accepted formula leaves out: what
+    the network makes of these is said in a sentence of its own.
+    """
+    formula = formula or {}
     parts = symmetry.get("additive_parts") or []
+    shares = symmetry.get("part_shares") or [None] * len(parts)
+    named = [(part, share) for part, share in zip(parts, shares, strict=True) if share is None or share >= NAMED]
+    used = formula.get("inputs") if formula.get("accepted") else None
+    told = [part for part, _ in named if used is None or set(part) & set(used)]
+    beside = [(part, share) for part, share in named if part not in told]
     said = []
-    if len(parts) > 1:
-        said.append(f"It adds up {len(parts)} parts that do not mix: {'; '.join(listed(part) for part in parts)}.")
+    if len(told) > 1:
+        said.append(f"It adds up {len(told)} parts that do not mix: {'; '.join(listed(part) for part in told)}.")
     for through in symmetry.get("through") or []:
-        if len(through.get("inputs") or []) > 1:
-            said.append(f"It depends on {listed(through['inputs'])} only through {through.get('reading')}.")
+        inputs = through.get("inputs") or []
+        if len(inputs) > 1 and any(set(inputs) <= set(part) for part in told or parts):
+            said.append(f"It depends on {listed(inputs)} only through {through.get('reading')}.")
+    if beside:
+        names = listed([name for part, _ in beside for name in part])
+        carried = sum(share or 0.0 for _, share in beside)
+        said.append(f"The network reads {names} as well ({carried:.2g} of its variance); the formula does not.")
     return tuple(said)
 
 
@@ -614,12 +669,21 @@ def readout_statement(document: Document, classes: bool) -> str:
 
     classes   whether the outputs are scores of classes.
     """
-    found = [f"{quoted(o['output'])} = {o['formula']['text']}" for o in document["outputs"] if o["formula"]["accepted"]]
-    if not found:
+    met: list[str] = []
+    better: list[str] = []
+    for output in document["outputs"]:
+        formula = output["formula"]
+        if formula["accepted"]:
+            (met if formula.get("meets_network", True) else better).append(
+                f"{quoted(output['output'])} = {formula['text']}"
+            )
+    if not met and not better:
         return "No formula was accepted: none meets the network closely enough to stand in for it."
-    return (
-        f"Accepted, {'scores of classes for columns' if classes else 'all'} in units of the data: {'; '.join(found)}."
-    )
+    units = f", {'scores of classes for columns' if classes else 'all'} in units of the data"
+    said = [f"Accepted{units}: {'; '.join(met)}."] if met else []
+    if better:
+        said.append(f"Not the network, but a better fit to the data{'' if met else units}: {'; '.join(better)}.")
+    return " ".join(said)
 
 
 def combination(names: Sequence[str], coefficients: Sequence[float]) -> str:
@@ -637,7 +701,30 @@ def _formula_refused(formula: Document) -> str:
     return f"{'Not accepted' if formula.get('predicted', True) else 'Nothing is read out'}: {reason}."
 
 
+def _beside_the_network(formula: Document) -> str:
+    """How far the network and the formula agree."""
+    if not formula["meets_network"]:
+        return sentence(formula.get("reason") or "it does not meet the network")
+    said = f"It meets the network to R² = {share(formula['r2'])} on held-out examples"
+    return (
+        f"{said}; with it in the output’s place the network loses {number(formula['substitution_loss'])}, "
+        f"where {number(formula['loss_limit'])} is allowed."
+    )
+
+
+def _beside_the_data(formula: Document) -> list[str]:
+    """How far the data and the formula agree, beside the network; nothing for classes."""
+    if formula.get("meets_data") is None:
+        return []
+    met, network = share(formula.get("r2_of_targets")), share(formula.get("network_r2_of_targets"))
+    if formula.get("better_than_network"):
+        return [f"It fits the data better than the network: R² = {met}, that of the network {network}."]
+    how = "meets" if formula["meets_data"] else "does not meet"
+    return [f"It {how} the data as the network does: R² = {met}, that of the network {network}."]
+
+
 def _formula_evidence(formula: Document) -> str:
+    """The evidence in documents of one verdict."""
     said = f"It meets the network to R² = {share(formula.get('r2'))} on held-out examples"
     if (of_targets := formula.get("r2_of_targets")) is not None:
         said += f" and the data to {share(of_targets)}" if of_targets >= 0 else " and the data worse than a constant"

@@ -1,28 +1,28 @@
-"""Which formula of the library it is: the one that needs fewest constants, as the noise lets us tell.
+"""Which of many formulas it is: the one that needs fewest constants, as the noise lets us tell.
 
-Constants are fitted to what the network computes. Between formulas, and between a fitted number and a plain one, the
-data decide, by an information criterion: a constant more must lower the loss by more than chance would. So a curve
-that only follows the errors of the network loses to the plain one, and π/4 to -0.7 when -0.7 does as well.
+Between formulas, and between a fitted number and a plain one, an information criterion decides: a constant more must
+lower the error by more than chance would. So a curve that only follows the errors of a network loses to the plain one,
+and π/4 to 0.8 when 0.8 does as well.
 
-A formula is a hypothesis about the network; whether it is accepted is decided in `formulas`, by the network.
+A formula is a hypothesis; what it is worth is found by comparing it with the network and the data (`verdicts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import sympy
 from jaxtyping import Float
 
-from bimt_engine.analysis.readout.formula_library import Column, Columns, Form, Through, forms, opened, rational
+from bimt_engine.analysis.readout.form import Column, Columns, Form
 from bimt_engine.analysis.readout.symmetry import NICE
 
-ENOUGH = 1e-4  # share of the variance that is taken for noise where no data tell how large it is
+ENOUGH = 1e-4  # share of the variance that is taken for noise where nothing tells how large it is
 EXACT = 1e-9  # share of the variance below which errors are dust
-FEW = 100  # examples that count where no data are given: the errors of a network are no independent draws
+FEW = 100  # examples that count where values are those of a network: its errors are no independent draws
 MAX_EXAMPLES = 1000  # that constants are fitted to; more of them change only the last digits
 TRIED = 6  # formulas whose constants are made plain: the best few
 WITHIN = 2.0  # standard errors that a plain number may be away
@@ -33,133 +33,137 @@ LARGEST = 1e30  # beyond, and below one over it, no formula is sought
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A formula in the symbols it was fitted for, its R² on the examples, how many constants it costs, its score."""
-
-    expression: sympy.Expr
-    r2: float
-    complexity: float
-    score: float
-
-
-@dataclass(frozen=True)
 class Examples:
-    """What a formula is fitted to, and what it is judged by.
+    """What a formula is fitted to, and judged by.
 
-    columns   what the formula reads; values: what the network computes
-    data      the same with the network's error taken off; equal to the values where no data are given
-    noise     mean squared error that says nothing against a formula
+    columns   what the formula reads; values: what it should give.
+    noise     mean squared error that says nothing against a formula.
+    count     examples that are as good as independent.
     """
 
     columns: Columns
     values: Column
-    data: Column
     noise: float
     count: int
 
     @classmethod
-    def of(cls, columns: Columns, values: Column, data: Column | None = None, noise: float | None = None) -> Examples:
-        """At most MAX_EXAMPLES; without data and noise, ENOUGH of the variance is taken for noise."""
+    def of_function(cls, columns: Columns, values: Column, *, share: float = ENOUGH) -> Examples:
+        """Values of a function that is itself a little off: by this share of its variance."""
         columns, values = columns[:MAX_EXAMPLES], values[:MAX_EXAMPLES]
-        if data is None:
-            noise = ENOUGH * float(values.var()) if noise is None else noise
-            return cls(columns, values, values, noise, min(len(values), FEW))
-        data = data[:MAX_EXAMPLES]
-        return cls(columns, values, data, float(((data - values) ** 2).mean()), len(values))
+        return cls(columns, values, share * float(values.var()), min(len(values), FEW))
+
+    @classmethod
+    def of_data(cls, columns: Columns, values: Column) -> Examples:
+        """Measured values: how large their noise is, is seen from what a formula leaves."""
+        return cls(columns[:MAX_EXAMPLES], values[:MAX_EXAMPLES], 0.0, min(len(values), MAX_EXAMPLES))
 
     @cached_property
-    def variance(self) -> float:
-        """Of the values."""
-        return float(self.values.var())
+    def dust(self) -> float:
+        """Mean squared error that is taken for none."""
+        return EXACT * float(self.values.var()) + self.noise + 1e-300
 
-    def score(self, form: Form, complexity: float) -> float:
-        """The information criterion; the less, the better."""
+    def error(self, form: Form) -> float:
+        """Mean squared error of a formula."""
         with np.errstate(all="ignore"):
-            error = float(((form.at(self.columns) - self.data) ** 2).mean())
+            return float(((form.at(self.columns) - self.values) ** 2).mean())
+
+    def score(self, error: float, cost: float) -> float:
+        """The information criterion of a formula with this error and this many constants; the less, the better."""
         if not np.isfinite(error):
             return np.inf
-        dust = EXACT * self.variance + (self.noise if self.data is self.values else 0.0)
-        return self.count * np.log(error + dust + 1e-300) + complexity * np.log(self.count)
+        return float(self.count * np.log(error + self.dust) + cost * np.log(self.count))
 
-    def standard_errors(self, form: Form, free: Sequence[int]) -> Float[np.ndarray, " free"]:
-        """Of these constants, fitted together: by how much they may be off, as far as the network determines them.
+    def curvatures(self, form: Form, free: Sequence[int]) -> Float[np.ndarray, " free"]:
+        """How the mean squared error rises with the square of each constant's distance from its best value.
 
-        Its errors are smooth, so that many examples say no more than a few. What the data can tell is in the score.
+        The other free constants follow.
         """
-        error = float(((form.at(self.columns) - self.values) ** 2).mean())
-        variance = error + self.noise + EXACT * self.variance
         slopes = form.slopes(self.columns, free)
-        scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-300)
-        inverse = np.linalg.pinv(slopes / scale, rcond=1e-10)
+        scale = np.maximum(np.linalg.norm(slopes, axis=0), 1e-150)
+        inverse = np.linalg.norm(np.linalg.pinv(slopes / scale, rcond=1e-10), axis=1) / scale
+        return 1.0 / np.clip(inverse, 1e-150, 1e150) ** 2 / len(slopes)
+
+    def standard_error(self, curvature: float, error: float) -> float:
+        """Of a constant: by how much it may be off.
+
+        The errors of a network are smooth, so that many examples say no more than a few.
+        """
         smooth = max(1.0, len(self.values) / INDEPENDENT)
-        return np.sqrt(smooth * variance) * np.linalg.norm(inverse, axis=1) / scale * np.array(form.sizes)[list(free)]
+        return float(np.sqrt(smooth * (error + self.dust) / len(self.values) / curvature))
+
+    def expected(
+        self, choices: Sequence[Plain], error: float, cost: float, value: float, curvature: float
+    ) -> list[tuple[float, Plain]]:
+        """The numbers that a constant may be made, with the scores to be expected, the best first."""
+        scores = [self.score(error + curvature * (plain.value - value) ** 2, cost + plain.cost) for plain in choices]
+        return sorted(zip(scores, choices, strict=True), key=lambda entry: entry[0])
 
 
-def r_squared(truth: Column, answer: Column) -> float:
-    """1 - error / variance; 1 for a constant that is met exactly, -inf for one that is not."""
-    error, variance = float(((truth - answer) ** 2).mean()), float(truth.var())
-    dust = 1e-24 * float((truth**2).mean())  # what is left of a constant by rounding is no variance
-    if variance > dust:
-        return 1.0 - error / variance
-    return 1.0 if error <= dust else -np.inf
+def best_form(examples: Examples, forms: Iterable[Form]) -> Form | None:
+    """The formula that is best by the criterion once its constants are plain; None where none has a value.
 
-
-def evaluated(expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], numbers: Columns) -> Column:
-    """The expression at each row of numbers, one for each symbol; NaN where it has no real value."""
-    with np.errstate(all="ignore"):
-        function = sympy.lambdify(symbols, expression, modules="numpy")
-        values = np.asarray(function(*numbers.T))
-        return np.broadcast_to(np.real_if_close(values).astype(float), (len(numbers),))
-
-
-def fit(numbers: Columns, values: Column, symbols: tuple[sympy.Symbol, ...]) -> Fitted | None:
-    """The best formula of one to three numbers by the criterion; None where nothing fits at all.
-
-    numbers   (N, 1 to 3), values (N,)
+    forms   with constants fitted to the values. The one that is given back has them so.
     """
-    examples = Examples.of(numbers, values)
-    form = best_form(examples, [Through((i,), (1.0,)) for i in range(len(symbols))])
-    return None if form is None else with_plain_constants(form, examples, symbols)
-
-
-def best_form(examples: Examples, through: Sequence[Through], known: list[Form] | None = None) -> Form | None:
-    """The formula that is best by the criterion once its constants are plain, as it is before they are.
-
-    through   the one to three numbers that the columns are read through.
-    known     the fitted library of these columns and values, filled where it is empty: it depends on nothing else.
-    """
-    known = [] if known is None else known
-    numbers = np.column_stack([t.of(examples.columns) for t in through])
-    for column in (*numbers.T, examples.values):  # five powers of it, squared, must be numbers still
-        if not 1 / LARGEST < float(np.abs(column).max()) < LARGEST:
-            return None
-    known.extend(() if known else (opened(form, through, examples.columns) for form in forms(numbers, examples.values)))
     scored = []
-    for whole in known:
-        score = examples.score(whole, len(whole.constants) + whole.shape)
+    for form in forms:
+        error = examples.error(form)
+        score = examples.score(error, form.cost)
         if np.isfinite(score):
-            scored.append((score, whole))
+            scored.append((score, error, form))
     scored.sort(key=lambda entry: entry[0])
-    tried = []
-    for _, form in scored[:TRIED]:
-        if any(len(t.columns) > 1 for t in through):  # the weights of such numbers are only good guesses
-            form = form.refitted(examples.columns, examples.values, range(len(form.constants)))
-        plain = _plain(form, examples)
-        if np.isfinite(plain.score):
-            tried.append((plain.score, form))
-    return min(tried, key=lambda entry: entry[0])[1] if tried else None
+    best: tuple[float, Form] | None = None
+    for _, error, form in scored[:TRIED]:
+        if best is not None and examples.score(error, form.shape) >= best[0]:
+            continue  # not even if its constants cost nothing
+        score = _made_plain(form, examples).score
+        if best is None or score < best[0]:
+            best = score, form
+    return None if best is None else best[1]
 
 
-def with_plain_constants(form: Form, examples: Examples, symbols: tuple[sympy.Symbol, ...]) -> Fitted:
-    """The formula with every constant as plain as it may be."""
-    form = form.refitted(examples.columns, examples.values, range(len(form.constants)))
-    plain = _plain(form, examples)
-    expression = form.written(symbols, plain.written)
-    r2 = r_squared(examples.values, evaluated(expression, symbols, examples.columns))
-    return Fitted(expression, r2, plain.complexity, plain.score)
+def with_plain_constants(form: Form, examples: Examples, symbols: tuple[sympy.Symbol, ...]) -> sympy.Expr:
+    """The formula with its constants fitted to the values, and every one as plain as it may be."""
+    return form.written(symbols, _made_plain(form.refitted(examples.columns, examples.values), examples).written)
 
 
-# --- plain constants --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _MadePlain:
+    """The constants of a formula as they are written, and its score with them."""
+
+    written: list[sympy.Expr]
+    score: float
+
+
+def _made_plain(form: Form, examples: Examples) -> _MadePlain:
+    """One constant after another made as plain as it may be, the rest refitted each time."""
+    free = list(range(len(form.constants)))
+    written: list[sympy.Expr] = []
+    cost, error = form.cost, examples.error(form)
+    while free:
+        here, curvatures = free[0], examples.curvatures(form, free)
+        value, curvature, free = form.constants[here], float(curvatures[0]), free[1:]
+        standard_error = examples.standard_error(curvature, error)
+        # As it is written, so that what is rounded off is made good by the others.
+        choices = [Plain(fitted_number(value, standard_error), 1.0)]
+        choices += plain_numbers(value, standard_error, angle=here in form.angles)
+        kept: tuple[float, Form, float, Plain] | None = None
+        for expected, plain in examples.expected(choices, error, cost - 1, value, curvature):
+            if kept is not None and expected >= kept[0]:
+                break
+            constants = (*form.constants[:here], plain.value, *form.constants[here + 1 :])
+            trial = replace(form, constants=constants).refitted(examples.columns, examples.values, free)
+            reached = examples.error(trial)
+            score = examples.score(reached, cost - 1 + plain.cost)
+            if kept is None or score < kept[0]:
+                kept = score, trial, reached, plain
+        assert kept is not None
+        _, form, error, chosen = kept
+        cost += chosen.cost - 1
+        written.append(chosen.written)
+    return _MadePlain(written, examples.score(error, cost))
+
+
+# --- plain numbers ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,46 +173,16 @@ class Plain:
     written: sympy.Expr
     cost: float
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The number itself."""
         return float(self.written)
 
 
-@dataclass(frozen=True)
-class MadePlain:
-    """The constants of a formula as they are written, what they cost, and how good the formula is with them."""
-
-    written: list[sympy.Expr]
-    complexity: float
-    score: float
-
-
-def _plain(form: Form, examples: Examples) -> MadePlain:
-    """Every constant made plain that may be, one after another, the rest refitted each time."""
-    free = list(range(len(form.constants)))
-    written: list[sympy.Expr] = []
-    complexity = len(free) + form.shape
-    while free:
-        here = free[0]
-        error = float(examples.standard_errors(form, free)[0])
-        free = free[1:]
-        number = form.constants[here]
-        # As it is written, so that what is rounded off is made good by the others.
-        rounded = fitted_number(number, error)
-        constants = [*form.constants[:here], float(rounded), *form.constants[here + 1 :]]
-        with_rounded = replace(form, constants=tuple(constants)).refitted(examples.columns, examples.values, free)
-        best = examples.score(with_rounded, complexity), with_rounded, complexity, rounded
-        for plain in plain_numbers(number, error, angle=here in form.angles):
-            constants = [*form.constants[:here], plain.value, *form.constants[here + 1 :]]
-            trial = replace(form, constants=tuple(constants)).refitted(examples.columns, examples.values, free)
-            cost = complexity - 1 + plain.cost
-            score = examples.score(trial, cost)
-            if score < best[0]:
-                best = score, trial, cost, plain.written
-        _, form, complexity, chosen = best
-        written.append(chosen)
-    return MadePlain(written, complexity, examples.score(form, complexity))
+@cache
+def rational(number: float) -> sympy.Expr:
+    """A number as a fraction, exact where that is a short one."""
+    return sympy.nsimplify(number, rational=True)
 
 
 def plain_numbers(number: float, error: float, *, angle: bool = False) -> Iterator[Plain]:

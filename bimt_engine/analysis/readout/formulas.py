@@ -1,15 +1,13 @@
-"""Readout: the pruned network as one exact expression, its symmetries, and formulas that the network itself confirms.
+"""Readout: the pruned network as one exact expression, its symmetries, and a formula for each output.
 
-A formula is accepted only if it meets the network on held-out examples AND the network with that output replaced by
-the formula loses no more than the tolerance. Everything else is reported as a formula that was not accepted, or as
-none: a formula that is not the model helps no reader. (arXiv 2305.08746, section 3.1, reads formulas off by hand.)
+A formula has two verdicts (`verdicts.py`): whether it meets the network, and whether it meets the data. One that does
+neither is reported as a formula that was not accepted: a formula that is not the model helps no reader. (arXiv
+2305.08746, section 3.1, reads formulas off by hand.)
 
-All of it is in the units of the data (`data_units`): put a row of the table into a formula as it was measured.
+All of it is in the units of the data (`DataUnits`): put a row of the table into a formula as it was measured.
 """
 
 from __future__ import annotations
-
-from collections import defaultdict
 
 import numpy as np
 import sympy
@@ -19,46 +17,26 @@ from bimt_engine.analysis.context import AnalysisContext, DataUnits
 from bimt_engine.analysis.evaluator import Masks, Values
 from bimt_engine.analysis.numpy_mlp import NumpyMlp, split
 from bimt_engine.analysis.output_scores import scores
-from bimt_engine.analysis.readout.formula_library import Form, Through, summed
-from bimt_engine.analysis.readout.formula_search import Examples, best_form, evaluated, r_squared, with_plain_constants
-from bimt_engine.analysis.readout.symmetry import (
-    additive_blocks,
-    combined_inputs,
-    function_of,
-    gradients,
-    interactions,
-    perceptron_of,
-    read_inputs,
-    symmetry_report,
-)
+from bimt_engine.analysis.readout.function_search import MAX_SEARCHES, Budget, Sampled, find, symbols_for
+from bimt_engine.analysis.readout.symmetry import function_of, gradients, perceptron_of, symmetry_report
+from bimt_engine.analysis.readout.verdicts import MEETS, Judge
 from bimt_engine.analysis.report import FormulaDocument, OutputReadout, ReadoutDocument, SymmetryDocument
-from bimt_engine.analysis.statements import listed, readout_statement, sentence, skipped_statement, too_large
+from bimt_engine.analysis.statements import readout_statement, sentence, skipped_statement, too_large
 from bimt_engine.errors import BimtError
 
-MEETS = 0.999  # held-out R² against the network that a formula needs
 MAX_CONNECTIONS = 120  # beyond, the exact expression is longer than a reader can use
-MAX_NUMBERS = 3  # that one part of a formula may depend on
-MAX_PARTS = 5  # that a formula may add up; a longer sum is a table, not an insight
 MAX_INPUTS = 32  # beyond, tests of all pairs take longer than they tell
 MAX_OUTPUTS = 16
 CONSTANT = 1e-9  # answers that differ by less, beside 1 in the network's own units, are one answer
-NOISE = (5e-4, 5e-5)  # shares of an output's variance by which a formula may miss it, the simplest first
-LITTLE = 1e-3  # share of an output's variance below which a part of a formula must be worth its constants
 # Symbols and operations in all exact expressions together: about ten seconds. Every layer multiplies them. sympy takes
 # longer over `Max`, whose arguments it compares.
 MAX_EXPRESSION, MAX_RELU_EXPRESSION = 30_000, 10_000
 COPIES = {"silu": 2, "relu": 1, "tanh": 1, "gelu": 2, "gelu_tanh": 3}  # of its argument in `_activation`
-Known = dict[tuple[int, ...], list[Form]]
 NO_SYMMETRY: SymmetryDocument = {"reads": [], "additive_parts": [], "through": [], "interactions": []}
 
 
 class ReadoutError(BimtError):
     """This network cannot be written down."""
-
-
-def symbols_for(names: tuple[str, ...]) -> tuple[sympy.Symbol, ...]:
-    """One real symbol for each feature."""
-    return tuple(sympy.Symbol(str(name), real=True) for name in names)
 
 
 def compose(subject: AnalysisContext, values: Values, masks: Masks) -> list[sympy.Expr]:
@@ -108,10 +86,13 @@ def expression_size(plain: NumpyMlp, masks: Masks) -> int:
     return sum(sizes)
 
 
-def readout(subject: AnalysisContext, values: Values, masks: Masks, *, tolerance: float, seed: int) -> ReadoutDocument:
+def readout(
+    subject: AnalysisContext, values: Values, masks: Masks, *, tolerance: float, seed: int, searches: int = MAX_SEARCHES
+) -> ReadoutDocument:
     """Expressions, symmetries and formulas of every output, as a JSON-able document.
 
     tolerance   ε: by how much of Var(y) the held-out loss may rise when a formula takes an output's place.
+    searches    how many genetic searches may be made for all outputs together.
     units       in the document: `data`, raw columns in and raw targets out; `scores`, raw columns in and out what the
                 network says for a class before the softmax.
     """
@@ -133,6 +114,7 @@ def readout(subject: AnalysisContext, values: Values, masks: Masks, *, tolerance
     except ReadoutError as error:
         not_composed = str(error)
     outputs: list[OutputReadout] = []
+    budget = Budget(searches)
     for number, (name, symmetry, expression, unknown) in enumerate(
         zip(names, report, expressions, reasons, strict=True)
     ):
@@ -152,7 +134,7 @@ def readout(subject: AnalysisContext, values: Values, masks: Masks, *, tolerance
             "expression": expression,
             "symmetry": symmetry,
             "layers_apart": layers_apart(subject, masks, [part["inputs"] for part in symmetry["through"]]),
-            "formula": find_formula(subject, values, number, tolerance=tolerance, seed=seed),
+            "formula": find_formula(subject, values, number, tolerance=tolerance, seed=seed, budget=budget),
         }
         if not_composed is not None:
             found["expression_skipped"] = not_composed
@@ -216,113 +198,51 @@ def none(reason: str) -> FormulaDocument:
 
 
 def find_formula(
-    subject: AnalysisContext, values: Values, output: int, *, tolerance: float, seed: int
+    subject: AnalysisContext, values: Values, output: int, *, tolerance: float, seed: int, budget: Budget | None = None
 ) -> FormulaDocument:
-    """A formula for one output, tried on the network: {text, accepted, r2, substitution_loss, loss_limit, reason}.
+    """A formula for one output, in the units of the data, with its two verdicts: does it meet the network, the data.
 
-    The formula is in the units of the data; losses are the network's own. First the data decide which formula it is.
-    Where the network does not confirm that one, formulas are fitted to the network alone.
+    tolerance   share of the variance by which losses may rise.
+    budget      of genetic searches; None: as for a network of this output alone.
     """
-    hypotheses = (None, *NOISE) if subject.train.targets.ndim > 1 else NOISE
-    first: FormulaDocument | None = None
-    known: Known = defaultdict(list)
-    for noise in hypotheses:
-        fitted, reason = _hypothesis(subject, values, output, seed, noise=noise, known=known)
-        tried = none(reason) if fitted is None else _tried(subject, values, output, fitted, tolerance)
-        if fitted is None or tried["accepted"]:
-            return tried
-        first = first or tried
-    return first or none("nothing was tried")
+    plain, units = _plain(subject), DataUnits.of(subject)
+    inputs, targets = units.raw_inputs(subject.train), units.raw_targets(subject.train)
+    folded = units.folded(plain, values)
+    sampled = Sampled(
+        function_of(plain, folded, output),
+        inputs,
+        gradients(plain, folded, inputs)[:, output],
+        units.inputs.std,
+        None if targets is None else targets[:, output],
+        subject.dataset.feature_names,
+    )
+    judge = judge_of(subject, values, output, tolerance=tolerance)
+    found = find(sampled, judge, seed=seed, budget=budget)
+    told = none(found.reason or "") if found.verdict is None else judge.document(found.verdict, sampled.names)
+    return told | {"search_skipped": found.skipped} if found.skipped else told
 
 
-def _tried(
-    subject: AnalysisContext, values: Values, output: int, fitted: sympy.Expr, tolerance: float
-) -> FormulaDocument:
-    """The formula compared with the network, and put in the place of its output."""
-    units = DataUnits.of(subject)
-    answer = evaluated(fitted, symbols_for(subject.dataset.feature_names), units.raw_inputs(subject.validation))
-    if not np.isfinite(answer).all():
-        return none("it has no value for some held-out examples") | {"text": str(fitted)}
-    answer = units.answer(answer, output)
-    outputs = subject.outputs(values, subject.validation)
-    r2 = r_squared(outputs[:, output], answer)
-    before = float(subject.losses(outputs, subject.validation).mean())
-    outputs = outputs.copy()
-    outputs[:, output] = answer
-    after = float(subject.losses(outputs, subject.validation).mean())
-    limit = before + tolerance * subject.scale
-    reasons = []
-    if r2 < 0:
-        reasons.append("it meets the network no better than a constant on held-out examples")
-    elif r2 < MEETS:
-        reasons.append(f"it meets the network only to R² = {r2:.4f} on held-out examples")
-    if after > limit:
-        reasons.append(f"the network with it loses {after:.3g}, more than {limit:.3g}")
-    return {
-        "text": str(fitted),
-        "latex": sympy.latex(fitted),
-        "accepted": not reasons,
-        "r2": float(r2),
-        "r2_of_targets": _against_targets(subject, output, answer),
-        "substitution_loss": after,
-        "loss": before,
-        "loss_limit": limit,
-        "reason": " and ".join(reasons) or None,
-    }
+def judge_of(subject: AnalysisContext, values: Values, output: int, *, tolerance: float) -> Judge:
+    """What formulas for one output are compared with: network and data on the examples that decide."""
+    units, examples = DataUnits.of(subject), subject.held_out
+    outputs = subject.outputs(values, examples)
+    loss = float(subject.losses(outputs, examples).mean())
 
+    def substituted(answer: Float[np.ndarray, " N"]) -> float:
+        changed = outputs.copy()
+        changed[:, output] = answer
+        return float(subject.losses(changed, examples).mean())
 
-def _against_targets(subject: AnalysisContext, output: int, answer: Float[np.ndarray, " N"]) -> float | None:
-    """Held-out R² against the data themselves, for numbers: whether the formula is also the truth."""
-    targets = subject.validation.targets
-    return None if targets.ndim == 1 else float(r_squared(targets[:, output], answer))
-
-
-def _hypothesis(
-    subject: AnalysisContext, values: Values, output: int, seed: int, *, noise: float | None, known: Known
-) -> tuple[sympy.Expr | None, str]:
-    """The sum of the best formulas of the output's additive parts; None and the reason where a part has none.
-
-    noise   share of the variance by which a formula may miss the network; None: the data decide.
-    known   the fitted library of each part, for the other hypotheses of the same output.
-    """
-    plain, units, names = _plain(subject), DataUnits.of(subject), subject.dataset.feature_names
-    x, targets = units.raw_inputs(subject.train), units.raw_targets(subject.train)
-    values = units.folded(plain, values)
-    function = function_of(plain, values, output)
-    answers = function(x)
-    error = targets[:, output] - answers if noise is None and targets is not None else None
-    gradient = gradients(plain, values, x)[:, output]
-    read = read_inputs(gradient * units.inputs.std)
-    blocks = additive_blocks(interactions(function, x, generator=np.random.default_rng([seed, 6])), read)
-    if len(blocks) > MAX_PARTS:
-        return None, f"it adds up {len(blocks)} separate parts; sums of more than {MAX_PARTS} are not sought"
-    missed = None if noise is None else noise * float(answers.var())
-
-    def examples(columns: Float[np.ndarray, "N k"], answers: Float[np.ndarray, " N"], parts: int = 1) -> Examples:
-        data = None if error is None else answers + error
-        return Examples.of(columns, answers, data, None if missed is None else missed / parts)
-
-    middle = np.median(x, axis=0)
-    parts: list[tuple[Form, list[int]]] = []
-    for block in blocks:
-        combined = combined_inputs(gradient, block, units=units.inputs.std)
-        reads = listed([names[i] for i in block])
-        if len(combined) > MAX_NUMBERS:
-            return None, f"the part that reads {reads} depends on {len(combined)} numbers at once"
-        alone = np.tile(middle, (len(x), 1))
-        alone[:, block] = x[:, block]
-        through = [Through(tuple(block.index(i) for i in c.inputs), c.coefficients) for c in combined]
-        form = best_form(examples(x[:, block], function(alone), len(blocks)), through, known[tuple(block)])
-        if form is None:
-            return None, f"nothing in the library fits the part that reads {reads}"
-        parts.append((form, block))
-    # Every part was taken with the others at their median: together they have one offset, and are judged as one. A part
-    # that does next to nothing may be the network's own invention: the sum without it is judged as well.
-    little = LITTLE * float(answers.var())
-    moving = [(form, block) for form, block in parts if float(form.at(x[:, block]).var()) > little]
-    sums = [summed(chosen, float(answers.std()) or 1.0) for chosen in ([parts] if moving == parts else [parts, moving])]
-    written = [with_plain_constants(whole, examples(x, answers), symbols_for(names)) for whole in sums]
-    return min(written, key=lambda fitted: fitted.score).expression, ""
+    return Judge(
+        units.raw_inputs(examples),
+        outputs[:, output],
+        None if examples.targets.ndim == 1 else examples.targets[:, output],
+        lambda raw: units.answer(raw, output),
+        substituted,
+        loss,
+        loss + tolerance * subject.scale,
+        tolerance,
+    )
 
 
 def _plain(subject: AnalysisContext) -> NumpyMlp:

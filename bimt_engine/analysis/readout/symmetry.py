@@ -114,6 +114,13 @@ def additive_blocks(
     return blocks
 
 
+def with_others_at_medians(inputs: Inputs, block: list[int]) -> Inputs:
+    """The inputs with all columns but those of the block at their medians."""
+    alone = np.tile(np.median(inputs, axis=0), (len(inputs), 1))
+    alone[:, block] = inputs[:, block]
+    return alone
+
+
 def combined_inputs(
     gradient: Inputs,
     block: list[int],
@@ -191,10 +198,13 @@ def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> l
         mixed = interactions(function, inputs, generator=np.random.default_rng([seed, 6]))
         blocks = additive_blocks(mixed, read)
         through = [combined_inputs(gradient, block, units=units.inputs.std) for block in blocks]
+        alone = [function(with_others_at_medians(inputs, block)) for block in blocks]
+        variance = float(function(inputs).var())
         reports.append(
             {
                 "reads": [names[i] for i in read],
                 "additive_parts": [[names[i] for i in block] for block in blocks],
+                "part_shares": [float(part.var()) / variance if variance > 0 else 0.0 for part in alone],
                 "through": [combined_document(c, names) for parts in through for c in parts],
                 "interactions": mixed.tolist(),
             }

@@ -10,7 +10,9 @@ from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.modules.stability import stability
 from bimt_engine.analysis.pareto import pareto
 from bimt_engine.analysis.statements import (
+    FormulaStatement,
     communities_statement,
+    formula_statement,
     formula_statements,
     listed,
     measured,
@@ -22,6 +24,7 @@ from bimt_engine.analysis.statements import (
     readout_statement,
     share,
     stability_statement,
+    structure_sentences,
     verdict,
 )
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
@@ -105,8 +108,64 @@ def test_formulas_give_verdict_evidence_and_structure(document: dict) -> None:
     assert [statement.output for statement in said] == ["y1", "y2"]
     for statement, output in zip(said, document["readout"]["outputs"], strict=True):
         assert statement.formula == output["formula"]["text"]
-        assert statement.verdict == ("accepted" if statement.accepted else "not accepted")
+        assert statement.verdicts[0].good is bool(output["formula"]["meets_network"])
+        assert len(statement.verdicts) == 2
         assert statement.evidence[-1] == "Columns and target are in the units of the data."
+
+
+MET = {
+    "text": "x1**2", "inputs": ["x1"], "accepted": True, "meets_network": True, "meets_data": True,
+    "better_than_network": False, "r2": 0.99998, "r2_of_targets": 0.9997, "network_r2_of_targets": 0.9997,
+    "substitution_loss": 1e-5, "loss": 1e-5, "loss_limit": 1e-4, "reason": None,
+}  # fmt: skip
+
+
+def said_of(formula: dict, symmetry: dict | None = None) -> FormulaStatement:
+    return formula_statement({"output": "y", "formula": formula, "symmetry": symmetry or {}}, "data")
+
+
+def test_a_formula_has_a_verdict_of_the_network_and_one_of_the_data() -> None:
+    assert said_of(MET).verdict == "meets the network and meets the data"
+    better = MET | {"meets_network": False, "better_than_network": True, "r2": 0.998, "r2_of_targets": 1.0,
+                    "reason": "it meets the network only to R² = 0.9980 on held-out examples"}  # fmt: skip
+    said = said_of(better)
+    assert said.accepted
+    assert [(v.text, v.good) for v in said.verdicts] == [
+        ("does not meet the network", False),
+        ("fits the data better than the network", True),
+    ]
+    assert said.evidence[0].startswith("It meets the network only to R² = 0.9980")
+    assert said.evidence[1] == "It fits the data better than the network: R² = 1, that of the network 0.9997."
+    classes = MET | {"meets_data": None, "r2_of_targets": None, "network_r2_of_targets": None}
+    assert said_of(classes).verdict == "meets the network"
+    outputs = [{"output": "y1", "formula": MET}, {"output": "y2", "formula": better}]
+    assert readout_statement({"outputs": outputs}, False) == (
+        "Accepted, all in units of the data: y1 = x1**2. Not the network, but a better fit to the data: y2 = x1**2."
+    )
+
+
+def test_documents_of_one_verdict_are_still_told() -> None:
+    old = {"text": "x1**2", "accepted": True, "r2": 0.9999, "r2_of_targets": 0.9998, "reason": None}
+    said = said_of(old)
+    assert (said.verdict, said.accepted, said.verdicts[0].good) == ("accepted", True, True)
+    assert said.evidence[0] == "It meets the network to R² = 0.9999 on held-out examples and the data to 0.9998."
+    refused = said_of(old | {"accepted": False, "reason": "it meets the network only to R² = 0.9 on held-out examples"})
+    assert refused.verdict == "not accepted"
+    assert refused.evidence[0] == "Not accepted: it meets the network only to R² = 0.9 on held-out examples."
+    assert said_of({"text": None, "accepted": False, "reason": "nothing fits"}).verdict == "no formula"
+    assert readout_statement({"outputs": [{"output": "y", "formula": old}]}, False).startswith("Accepted, all in")
+
+
+def test_the_structure_does_not_contradict_the_formula() -> None:
+    dust = {"additive_parts": [["x1"], ["x2"]], "part_shares": [0.9999, 2e-6]}
+    assert said_of(MET, dust).structure == ()
+    beside = dust | {"part_shares": [0.98, 0.02]}
+    (sentence,) = said_of(MET, beside).structure
+    assert sentence == "The network reads x2 as well (0.02 of its variance); the formula does not."
+    whole = said_of(MET | {"text": "x1**2 + x2", "inputs": ["x1", "x2"]}, beside).structure
+    assert whole == ("It adds up 2 parts that do not mix: x1; x2.",)
+    old = {"additive_parts": [["x1"], ["x2"]], "through": []}
+    assert structure_sentences(old) == ("It adds up 2 parts that do not mix: x1; x2.",)
 
 
 def test_outputs_say_how_well_they_are_predicted(document: dict) -> None:

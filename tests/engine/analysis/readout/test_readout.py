@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.reachability import full_masks
-from bimt_engine.analysis.readout.formula_search import evaluated, fit, r_squared
+from bimt_engine.analysis.readout.formula_library import forms
+from bimt_engine.analysis.readout.formula_search import Examples, best_form, with_plain_constants
 from bimt_engine.analysis.readout.formulas import (
     ReadoutError,
     compose,
@@ -22,6 +23,7 @@ from bimt_engine.analysis.readout.formulas import (
     readout,
     symbols_for,
 )
+from bimt_engine.analysis.readout.function_search import Budget
 from bimt_engine.analysis.readout.symmetry import (
     additive_blocks,
     combined_inputs,
@@ -29,6 +31,7 @@ from bimt_engine.analysis.readout.symmetry import (
     interactions,
     snapped,
 )
+from bimt_engine.analysis.readout.verdicts import evaluated, r_squared
 from bimt_engine.analysis.statements import combination
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import build_network
@@ -76,7 +79,7 @@ def test_what_cannot_be_written_down_says_so(name: str) -> None:
     values = subject.values()
     with pytest.raises(ReadoutError, match="Only perceptrons"):
         compose(subject, values, full_masks(subject.wiring, values))
-    found = readout(subject, values, full_masks(subject.wiring, values), tolerance=1e-3, seed=0)
+    found = readout(subject, values, full_masks(subject.wiring, values), tolerance=1e-3, seed=0, searches=0)
     assert found["outputs"] == []
     assert "more than a perceptron" in found["reading"]
 
@@ -88,7 +91,7 @@ def test_a_large_network_is_not_composed_but_still_read() -> None:
     masks = full_masks(subject.wiring, values)
     with pytest.raises(ReadoutError, match="160 connections"):
         compose(subject, values, masks)
-    found = readout(subject, values, masks, tolerance=1e-3, seed=0)
+    found = readout(subject, values, masks, tolerance=1e-3, seed=0, searches=0)
     assert found["outputs"][0]["expression"] is None
     json.dumps(found, allow_nan=False)
 
@@ -132,6 +135,12 @@ def test_inputs_that_act_as_one_number_are_found_with_their_coefficients() -> No
     assert len(combined_inputs(tilted, [0, 1, 2, 3, 4])) == 5
 
 
+def fitted(numbers: np.ndarray, values: np.ndarray, symbols: tuple[sympy.Symbol, ...]) -> sympy.Expr:
+    """The best formula of the library."""
+    examples = Examples.of_function(numbers, values)
+    return with_plain_constants(best_form(examples, forms(numbers, values)), examples, symbols)
+
+
 @pytest.mark.parametrize(
     ("truth", "low", "high"),
     [
@@ -148,8 +157,8 @@ def test_formulas_of_one_number_come_back(truth: sympy.Expr, low: float, high: f
     draw = np.random.default_rng(0)
     numbers = draw.uniform(low, high, (100, 1))
     values = evaluated(truth, (u,), numbers)
-    found = fit(numbers, values + noise * values.std() * draw.normal(size=100), (u,))
-    assert sympy.simplify(found.expression - truth) == 0
+    found = fitted(numbers, values + noise * values.std() * draw.normal(size=100), (u,))
+    assert sympy.simplify(found - truth) == 0
 
 
 @pytest.mark.parametrize(
@@ -159,8 +168,8 @@ def test_formulas_of_two_numbers_come_back(truth: sympy.Expr) -> None:
     draw = np.random.default_rng(0)
     numbers = draw.uniform(-1, 1, (150, 2))
     values = evaluated(truth, (u, v), numbers)
-    found = fit(numbers, values + 1e-3 * values.std() * draw.normal(size=150), (u, v))
-    assert sympy.simplify(found.expression - truth) == 0
+    found = fitted(numbers, values + 1e-3 * values.std() * draw.normal(size=150), (u, v))
+    assert sympy.simplify(found - truth) == 0
 
 
 def test_a_formula_is_accepted_only_when_the_network_confirms_it() -> None:
@@ -170,7 +179,7 @@ def test_a_formula_is_accepted_only_when_the_network_confirms_it() -> None:
         network.weights[0].copy_(torch.tensor([[2.0, -1.0]]))
         network.biases[0].copy_(torch.tensor([0.5]))
     subject = AnalysisContext.of(network, data)
-    found = find_formula(subject, subject.values(), 0, tolerance=1e-3, seed=0)
+    found = find_formula(subject, subject.values(), 0, tolerance=1e-3, seed=0, budget=Budget(0))
     assert found["accepted"]
     x1, x2 = symbols_for(("x1", "x2"))
     text = sympy.sympify(found["text"], locals={"x1": x1, "x2": x2})
@@ -195,7 +204,7 @@ def test_a_wild_function_is_not_passed_off_as_a_formula() -> None:
         for weight in network.weights:
             weight *= 12.0
     subject = AnalysisContext.of(network, data)
-    found = find_formula(subject, subject.values(), 0, tolerance=1e-4, seed=0)
+    found = find_formula(subject, subject.values(), 0, tolerance=1e-4, seed=0, budget=Budget(0))
     assert not found["accepted"]
     assert found["reason"]
 
@@ -206,7 +215,7 @@ def test_a_function_of_too_many_numbers_is_named() -> None:
     with torch.no_grad():
         network.weights[0] *= 6.0
     subject = AnalysisContext.of(network, data)
-    found = find_formula(subject, subject.values(), 0, tolerance=1e-4, seed=0)
+    found = find_formula(subject, subject.values(), 0, tolerance=1e-4, seed=0, budget=Budget(0))
     assert (found["text"], found["accepted"]) == (None, False)
     assert "numbers at once" in found["reason"]
 
