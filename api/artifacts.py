@@ -74,10 +74,10 @@ class ReadoutOut(ResponseModel):
 
     readout: dict[str, Any] = Field(
         description="`units`: `data`, raw columns in and raw targets out, or `scores`, raw columns in and scores of "
-        "classes out; absent in runs that were read out in the units the network was trained in. A formula in `outputs` "
-        "has two verdicts, `meets_network` and `meets_data`, and says whether it is `better_than_network`, which is to "
-        "say that it fits the data better; `accepted` is `meets_network` or `better_than_network`. Runs of earlier "
-        "versions have `accepted` alone, and it meant what `meets_network` means."
+        "classes out; absent in runs that were read out in the units the network was trained in. The formula of an "
+        "output has two verdicts, `meets_network` and `meets_data`, and is `better_than_network` where it fits the "
+        "data better; `accepted` is `meets_network` or `better_than_network`. Runs of earlier versions have `accepted` "
+        "alone, and it meant what `meets_network` means."
     )
 
 

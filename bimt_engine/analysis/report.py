@@ -300,16 +300,25 @@ class SymmetryDocument(TypedDict):
     interactions: list[list[float]]
 
 
+class FormulaScores(TypedDict):
+    """R² of a formula against the network and against the data, and R² of the network against the data."""
+
+    r2: Number
+    r2_of_targets: Number
+    network_r2_of_targets: Number
+
+
 class FormulaDocument(TypedDict, total=False):
-    """A formula for one output and what it was compared with, on held-out examples.
+    """A formula for one output and what it was compared with, on validation rows.
 
     inputs                those that the formula reads. searcher: library or genetic.
     complexity            its inputs, numbers and operations, counted.
-    accepted              meets_network or better_than_network; in older documents, meets_network.
+    accepted              meets_network or better_than_network; in older documents meets_network, on test rows.
     meets_network         R² and the loss of the network with the formula in the output's place are within the limits.
     meets_data            it is off the data by no more than the network, and the tolerance; None for classes.
     better_than_network   it is off the data by less than the network is, beyond chance.
     r2                    against the network; r2_of_targets: against the data; network_r2_of_targets: of the network.
+    test                  the same three numbers on rows that nothing was chosen by; None: it has no value for some.
     substitution_loss     of the network with the formula in the output's place; at most loss_limit to meet the network.
     reason                why it does not meet the network, or why there is none.
     predicted             False where the network does not predict the output, so that nothing was sought.
@@ -328,6 +337,7 @@ class FormulaDocument(TypedDict, total=False):
     r2: float
     r2_of_targets: Number
     network_r2_of_targets: Number
+    test: FormulaScores | None
     substitution_loss: float
     loss: float
     loss_limit: float

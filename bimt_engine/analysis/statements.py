@@ -703,9 +703,11 @@ def _formula_refused(formula: Document) -> str:
 
 def _beside_the_network(formula: Document) -> str:
     """How far the network and the formula agree."""
+    tested = formula.get("test") or {}
+    on_test = "" if tested.get("r2") is None else f", {share(tested['r2'])} on test rows"
     if not formula["meets_network"]:
-        return sentence(formula.get("reason") or "it does not meet the network")
-    said = f"It meets the network to R² = {share(formula['r2'])} on held-out examples"
+        return sentence(f"{formula.get('reason') or 'it does not meet the network'}{on_test}")
+    said = f"It meets the network to R² = {share(formula['r2'])} on validation rows{on_test}"
     return (
         f"{said}; with it in the output’s place the network loses {number(formula['substitution_loss'])}, "
         f"where {number(formula['loss_limit'])} is allowed."
@@ -716,11 +718,14 @@ def _beside_the_data(formula: Document) -> list[str]:
     """How far the data and the formula agree, beside the network; nothing for classes."""
     if formula.get("meets_data") is None:
         return []
-    met, network = share(formula.get("r2_of_targets")), share(formula.get("network_r2_of_targets"))
+    how = "meets the data as the network does" if formula["meets_data"] else "is off the data by more than the network"
     if formula.get("better_than_network"):
-        return [f"It fits the data better than the network: R² = {met}, that of the network {network}."]
-    how = "meets" if formula["meets_data"] else "does not meet"
-    return [f"It {how} the data as the network does: R² = {met}, that of the network {network}."]
+        how = "fits the data better than the network"
+    said = f"It {how}: R² = {share(formula.get('r2_of_targets'))}"
+    said += f", that of the network {share(formula.get('network_r2_of_targets'))}"
+    if tested := formula.get("test"):
+        said += f"; on test rows {share(tested['r2_of_targets'])} and {share(tested['network_r2_of_targets'])}"
+    return [f"{said}."]
 
 
 def _formula_evidence(formula: Document) -> str:

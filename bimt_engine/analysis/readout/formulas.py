@@ -13,7 +13,7 @@ import numpy as np
 import sympy
 from jaxtyping import Float
 
-from bimt_engine.analysis.context import AnalysisContext, DataUnits
+from bimt_engine.analysis.context import AnalysisContext, DataUnits, Examples
 from bimt_engine.analysis.evaluator import Masks, Values
 from bimt_engine.analysis.numpy_mlp import NumpyMlp, split
 from bimt_engine.analysis.output_scores import scores
@@ -91,7 +91,7 @@ def readout(
 ) -> ReadoutDocument:
     """Expressions, symmetries and formulas of every output, as a JSON-able document.
 
-    tolerance   ε: by how much of Var(y) the held-out loss may rise when a formula takes an output's place.
+    tolerance   ε: by how much of Var(y) the validation loss may rise when a formula takes an output's place.
     searches    how many genetic searches may be made for all outputs together.
     units       in the document: `data`, raw columns in and raw targets out; `scores`, raw columns in and out what the
                 network says for a class before the softmax.
@@ -216,15 +216,22 @@ def find_formula(
         None if targets is None else targets[:, output],
         subject.dataset.feature_names,
     )
-    judge = judge_of(subject, values, output, tolerance=tolerance)
-    found = find(sampled, judge, seed=seed, budget=budget)
-    told = none(found.reason or "") if found.verdict is None else judge.document(found.verdict, sampled.names)
+    deciding, reporting = (
+        judge_of(subject, values, output, examples, tolerance=tolerance)
+        for examples in (subject.validation, subject.test)
+    )
+    found = find(sampled, deciding, seed=seed, budget=budget)
+    told = none(found.reason or "")
+    if found.verdict is not None:
+        told = deciding.document(found.verdict, sampled.names)
+        tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
+        told["test"] = None if tested is None else tested.scores()
     return told | {"search_skipped": found.skipped} if found.skipped else told
 
 
-def judge_of(subject: AnalysisContext, values: Values, output: int, *, tolerance: float) -> Judge:
-    """What formulas for one output are compared with: network and data on the examples that decide."""
-    units, examples = DataUnits.of(subject), subject.held_out
+def judge_of(subject: AnalysisContext, values: Values, output: int, examples: Examples, *, tolerance: float) -> Judge:
+    """What formulas for one output are compared with: network and data on these examples."""
+    units = DataUnits.of(subject)
     outputs = subject.outputs(values, examples)
     loss = float(subject.losses(outputs, examples).mean())
 

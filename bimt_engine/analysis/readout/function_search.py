@@ -34,7 +34,7 @@ NOISE = (5e-2, 5e-3, 5e-4, 5e-5)  # shares of a function's variance by which for
 LITTLE = 1e-3  # share of an output's variance below which a part of a formula must be worth its constants
 STAGES = ("library", *SYMBOL_SETS)
 MAX_SEARCHES = 8  # by genetic programming, of one network: a second or two each
-NO_VALUE = "it has no value for some held-out examples"
+NO_VALUE = "what was found has no value for some validation rows"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import sympy
 
 from bimt_engine.analysis.readout.form import Column, Columns
-from bimt_engine.analysis.report import FormulaDocument
+from bimt_engine.analysis.report import FormulaDocument, FormulaScores
 
 MEETS = 0.999  # R² against the network that a formula needs
 RELATED = 0.9  # R² against the network below which a formula, however good, is not a formula of this network
@@ -48,6 +48,14 @@ class Verdict:
     meets_data: bool | None
     better_than_network: bool
     reason: str | None
+
+    def scores(self) -> FormulaScores:
+        """How well the formula agrees, as it is stored."""
+        return {
+            "r2": self.r2,
+            "r2_of_targets": self.r2_of_targets,
+            "network_r2_of_targets": self.network_r2_of_targets,
+        }
 
     @property
     def accepted(self) -> bool:
@@ -144,9 +152,7 @@ class Judge:
             "meets_network": verdict.meets_network,
             "meets_data": verdict.meets_data,
             "better_than_network": verdict.better_than_network,
-            "r2": verdict.r2,
-            "r2_of_targets": verdict.r2_of_targets,
-            "network_r2_of_targets": verdict.network_r2_of_targets,
+            **verdict.scores(),
             "substitution_loss": verdict.substitution_loss,
             "loss": self.loss,
             "loss_limit": self.limit,
@@ -157,9 +163,9 @@ class Judge:
         """Why the formula does not meet the network; None where it does."""
         reasons = []
         if r2 < 0:
-            reasons.append("it meets the network no better than a constant on held-out examples")
+            reasons.append("it meets the network no better than a constant on validation rows")
         elif r2 < MEETS:
-            reasons.append(f"it meets the network only to R² = {r2:.4f} on held-out examples")
+            reasons.append(f"it meets the network only to R² = {r2:.4f} on validation rows")
         if substituted > self.limit:
             reasons.append(f"the network with it loses {substituted:.3g}, more than {self.limit:.3g}")
         return " and ".join(reasons) or None

@@ -117,6 +117,7 @@ MET = {
     "text": "x1**2", "inputs": ["x1"], "accepted": True, "meets_network": True, "meets_data": True,
     "better_than_network": False, "r2": 0.99998, "r2_of_targets": 0.9997, "network_r2_of_targets": 0.9997,
     "substitution_loss": 1e-5, "loss": 1e-5, "loss_limit": 1e-4, "reason": None,
+    "test": {"r2": 0.9999, "r2_of_targets": 0.9998, "network_r2_of_targets": 0.9997},
 }  # fmt: skip
 
 
@@ -127,15 +128,17 @@ def said_of(formula: dict, symmetry: dict | None = None) -> FormulaStatement:
 def test_a_formula_has_a_verdict_of_the_network_and_one_of_the_data() -> None:
     assert said_of(MET).verdict == "meets the network and meets the data"
     better = MET | {"meets_network": False, "better_than_network": True, "r2": 0.998, "r2_of_targets": 1.0,
-                    "reason": "it meets the network only to R² = 0.9980 on held-out examples"}  # fmt: skip
+                    "reason": "it meets the network only to R² = 0.9980 on validation rows"}  # fmt: skip
     said = said_of(better)
     assert said.accepted
     assert [(v.text, v.good) for v in said.verdicts] == [
         ("does not meet the network", False),
         ("fits the data better than the network", True),
     ]
-    assert said.evidence[0].startswith("It meets the network only to R² = 0.9980")
-    assert said.evidence[1] == "It fits the data better than the network: R² = 1, that of the network 0.9997."
+    assert said.evidence[0] == "It meets the network only to R² = 0.9980 on validation rows, 0.9999 on test rows."
+    assert said.evidence[1] == (
+        "It fits the data better than the network: R² = 1, that of the network 0.9997; on test rows 0.9998 and 0.9997."
+    )
     classes = MET | {"meets_data": None, "r2_of_targets": None, "network_r2_of_targets": None}
     assert said_of(classes).verdict == "meets the network"
     outputs = [{"output": "y1", "formula": MET}, {"output": "y2", "formula": better}]
