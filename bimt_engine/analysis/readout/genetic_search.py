@@ -3,7 +3,7 @@ no formula of the library meets: products and quotients of curves, and sums of t
 
 One thread, one seed, and a number of evaluations, never a clock: equal arguments give equal formulas, bit for bit. What
 Operon finds is a front of formulas, each the best of its length; their constants are fitted and made plain afterwards,
-like those of the library (`formula_search.py`). (docs/decisions/0028-a-second-formula-search.md)
+like those of the library (`formula_search.py`). (docs/decisions/0030-a-second-formula-search.md)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two verdicts, never one. A formula that meets the network says what the network computes. One that fits the data better
 than the network does says what the network was trained towards, and is no less worth telling, but is not the network.
-All of it on examples that no constant was fitted to. (docs/decisions/0028-a-second-formula-search.md)
+All of it on examples that no constant was fitted to. (docs/decisions/0030-a-second-formula-search.md)
 """
 
 from __future__ import annotations
