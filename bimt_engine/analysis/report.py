@@ -334,7 +334,7 @@ class FormulaDocument(TypedDict, total=False):
     meets_network: bool
     meets_data: bool | None
     better_than_network: bool
-    r2: float
+    r2: Number
     r2_of_targets: Number
     network_r2_of_targets: Number
     test: FormulaScores | None
