@@ -38,6 +38,7 @@ from measurements.reproduce import STYLE, merge
 from measurements.truth_cases import CASES, METHODS, Case
 
 ROW_VERSION = 1  # raise it when a row says more, or something else, than before
+PURE = 0.95  # of what a neuron carries, in one part
 FINDERS = ("ours", "leiden", "spectral", "activations")
 Labels = list[int]
 
@@ -99,10 +100,10 @@ def run(trial: Trial) -> dict[str, Any]:
     context = AnalysisContext.of(evidence.network, dataset, loss=spec.training.loss, seed=seed)
     probe = Probe(context, context.network, seed=seed)
     neurons = [neuron for neuron in hidden(document, case.layer or found["layer"])]
-    truth = true_labels(case, probe, document, neurons)
+    truth, purity = true_labels(case, probe, document, neurons)
     kept = [i for i, label in enumerate(truth) if label is not None]
     neurons, true = [neurons[i] for i in kept], [truth[i] for i in kept]
-    row["truth"] = {"parts": len(set(true)), "neurons": len(neurons)}
+    row["truth"] = {"parts": len(set(true)), "neurons": len(neurons), "purity": purity}
     row["scores"] = {
         finder: score(true, labels)
         for finder, labels in candidates(document, probe, neurons, len(set(true)), found, seed)
@@ -163,12 +164,24 @@ def hidden(document: Mapping[str, Any], upto: str | None) -> list[str]:
     return [node["id"] for node in document["graph"]["nodes"] if node["layer"] in inner and node["id"] in used]
 
 
-def true_labels(case: Case, probe: Any, document: Mapping[str, Any], neurons: Sequence[str]) -> list[int | None]:
-    """The true part of each neuron: the inputs that move it most, or the representation that it lies in."""
-    if case.parts:
-        return _by_inputs(case, probe, neurons)
-    shares = document["representations"]["neurons"]
-    return [int(np.argmax(shares[i]["product"]["shares"])) if _varies(shares.get(i)) else None for i in neurons]
+def true_labels(
+    case: Case, probe: Any, document: Mapping[str, Any], neurons: Sequence[str]
+) -> tuple[list[int | None], float | None]:
+    """The true part of each neuron (the inputs that move it most, or the representation that it lies in), and purity.
+
+    Purity is the share of the neurons that have at least PURE in one part. Where it is low, the network has no neurons
+    of one part, and there is nothing to find in it, whatever the task is made of.
+    """
+    shares = _by_inputs(case, probe, neurons) if case.parts else _by_representation(document, neurons)
+    kept = [max(of) for of in shares if of is not None]
+    labels = [None if of is None else int(np.argmax(of)) for of in shares]
+    return labels, sum(of >= PURE for of in kept) / len(kept) if kept else None
+
+
+def _by_representation(document: Mapping[str, Any], neurons: Sequence[str]) -> list[Sequence[float] | None]:
+    """Of each neuron the shares of the irreducible representations."""
+    known = document["representations"]["neurons"]
+    return [known[i]["product"]["shares"] if _varies(known.get(i)) else None for i in neurons]
 
 
 def _varies(neuron: Mapping[str, Any] | None) -> bool:
@@ -176,7 +189,8 @@ def _varies(neuron: Mapping[str, Any] | None) -> bool:
     return neuron is not None and (neuron["product"]["variance"] or 0.0) > 1e-12
 
 
-def _by_inputs(case: Case, probe: Any, neurons: Sequence[str]) -> list[int | None]:
+def _by_inputs(case: Case, probe: Any, neurons: Sequence[str]) -> list[Sequence[float] | None]:
+    """Of each neuron the shares of what it moves by when the inputs of one part are drawn anew."""
     import torch
 
     wiring, names = probe.network.wiring, list(probe.context.dataset.feature_names)
@@ -194,7 +208,7 @@ def _by_inputs(case: Case, probe: Any, neurons: Sequence[str]) -> list[int | Non
         changed[..., columns] = probe.inputs[probe.partner][..., columns]
         after = activations(changed)
         moved.append([_moved(before, after, identifier) for identifier in neurons])
-    return [int(np.argmax(of)) if max(of) > 0 else None for of in zip(*moved, strict=True)]
+    return [[one / sum(of) for one in of] if max(of) > 0 else None for of in zip(*moved, strict=True)]
 
 
 def _moved(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], identifier: str) -> float:
@@ -209,6 +223,8 @@ def candidates(
     from bimt_engine.analysis.communities import layered, leiden, spectral_cut
     from bimt_engine.analysis.graph import Graph
 
+    if not neurons:  # nothing was learnt, and there is nothing to divide
+        return [(finder, []) for finder in FINDERS]
     ours = found["labels"] if found["labels"] else dict.fromkeys(neurons, "one")
     net, ids = layered(Graph.from_json(document["graph"]))
     by_weights = leiden(net, seeds=[1000 * seed + i for i in range(20)])[0]
@@ -299,6 +315,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
             for finder in FINDERS
         }
+        known = [row["truth"]["purity"] for row in rows if row["truth"].get("purity") is not None]
+        entry["median_purity"] = statistics.median(known) if known else None
         entry["trees_pure"] = sum(row["trees"]["homogeneity"] >= 1 - 1e-9 for row in rows)
     if "exact" in first:
         entry["exact"] = sum(row["exact"] for row in rows)
@@ -308,7 +326,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> Table:
     """The report as people read it."""
     drawn = Table(title="Who finds the planted modules? ARI ≥ 0.95, unpicked seeds")
-    for heading in ("case", "method", *FINDERS, "exact", "trees pure", "claimed", "CPU s"):
+    for heading in ("case", "method", *FINDERS, "exact", "trees pure", "purity", "claimed", "CPU s"):
         drawn.add_column(heading, justify="left" if heading in ("case", "method") else "right")
     for name, by_method in report.items():
         for method, entry in by_method.items():
@@ -322,6 +340,7 @@ def table(report: Mapping[str, Any]) -> Table:
                 *shown,
                 f"{entry['exact']} of {of}" if "exact" in entry else "–",
                 f"{entry['trees_pure']} of {of}" if "trees_pure" in entry else "–",
+                f"{entry['median_purity']:.2f}" if entry.get("median_purity") is not None else "–",
                 f"{entry['claimed_in']} of {of}",
                 f"{seconds:.1f}",
             )
