@@ -86,13 +86,17 @@ class Up:
 
 @contextmanager
 def served(**environ: str) -> Iterator[Up]:
-    """A whole service with its workers, ready for tests that share it; without a broker here they are skipped."""
+    """A whole service with its workers, ready for tests that share it; without a broker here they are skipped.
+
+    No worker is killed in them, so the lease is long: on a busy machine a short one lapses while an engine process is
+    still importing, and each time that process is ended and another one begins to import.
+    """
     try:
         server_binary()
     except BrokerError as error:
         pytest.skip(str(error))
     with short_folder() as folder:
-        up = Up(folder / "home", BIMT_RATE_LIMIT="none", **environ).ready()
+        up = Up(folder / "home", **{"BIMT_RATE_LIMIT": "none", "BIMT_LEASE_SECONDS": "60"} | environ).ready()
         try:
             wait_for(up.is_ready, "the worker is ready")
             yield up
