@@ -79,26 +79,39 @@ def only_differences(document: Document) -> bool:
     )
 
 
+def all_learnt(document: Document) -> bool:
+    """Every output is learnt."""
+    return all(output["learnt"] for output in document["outputs"])
+
+
 def no_module(document: Document) -> bool:
-    """No module is called supported."""
-    return not any(module["supported"] for module in document["modules"])
+    """No module is called supported, and no group inside one."""
+    metrics = document["metrics"]
+    return metrics["supported_modules"] + metrics["interior_modules"] == 0
+
+
+def formulas(*texts: str, inputs: int) -> dict[str, Any]:
+    """Data of formulas, as many rows as a spec has that does not say."""
+    return {"kind": "formula", "formulas": list(texts), "inputs": inputs}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe, what is changed in it, and what is claimed.
+    """A recipe (None: the defaults of a spec), what is changed in it, and what is claimed.
 
     changes    part of the spec -> field -> value.
     has_truth  False: there is nothing to find, so thresholds have nothing to be compared by.
     """
 
-    recipe: str
+    recipe: str | None
     claim: Claim
     changes: Mapping[str, Mapping[str, Any]]
     has_truth: bool = True
 
     def spec(self) -> Spec:
         """The recipe's spec with the changes."""
+        if self.recipe is None:
+            return Spec.model_validate(self.changes)
         said = load_recipe(self.recipe).spec.model_dump(mode="json")
         for part, fields in self.changes.items():
             said[part] |= fields
@@ -110,6 +123,9 @@ CASES: dict[str, Case] = {
     "feature_sharing": Case("feature_sharing", lower_triangular, {}),
     "compositionality": Case("compositionality", only_differences, {}),
     "hemispheres": Case("hemispheres", only_differences, {}),
+    "weak_output": Case(None, all_learnt, {"dataset": formulas("x1*x2*x3", "x4", inputs=4)}),
+    "weak_and_sum": Case(None, all_learnt, {"dataset": formulas("x1*x2*x3", "x1*x2*x3 + x4", inputs=4)}),
+    "three_curves": Case(None, all_learnt, {"dataset": formulas("exp(x1 + x2)", "sin(pi*x3)*x4", "x5**2", inputs=5)}),
     "vanilla": Case("independence", no_module, {"training": {"method": "vanilla"}}, has_truth=False),
     "tangled": Case("independence", no_module, {"dataset": {"formulas": TANGLED}}, has_truth=False),
 }

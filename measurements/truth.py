@@ -34,10 +34,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bimt_engine.fingerprint import code_hash
+from bimt_engine.spec import Spec
 from measurements.reproduce import STYLE, merge
 from measurements.truth_cases import CASES, METHODS, Case
 
-ROW_VERSION = 1  # raise it when a row says more, or something else, than before
+ROW_VERSION = 2  # raise it when a row says more, or something else, than before
+METRICS = (
+    "connections",
+    "validation_prediction_loss",
+    "test_prediction_loss",
+    "test_accuracy",
+    "test_r2",
+    "supported_modules",
+)
 PURE = 0.95  # of what a neuron carries, in one part
 FINDERS = ("ours", "leiden", "spectral", "activations")
 Labels = list[int]
@@ -47,16 +56,22 @@ Labels = list[int]
 
 @dataclass(frozen=True)
 class Trial:
-    """A case, a method and a seed."""
+    """A case, a method, a seed, and by how much the λ of the case is multiplied."""
 
     case: str
     method: str
     seed: int
+    cost_factor: float = 1.0
+
+    @property
+    def spec(self) -> Spec:
+        """The spec that is trained."""
+        return CASES[self.case].spec(self.method, cost_factor=self.cost_factor)
 
     @property
     def key(self) -> str:
         """A file name that changes with the spec and the engine's source."""
-        spec = CASES[self.case].spec(self.method).expanded().model_dump(mode="json")
+        spec = self.spec.expanded().model_dump(mode="json")
         said = json.dumps([ROW_VERSION, spec, self.seed, code_hash()])
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
         return f"truth-{self.case}-{self.method}-{self.seed}-{digest}"
@@ -67,11 +82,12 @@ def run(trial: Trial) -> dict[str, Any]:
     from bimt_engine.analysis.context import AnalysisContext
     from bimt_engine.analysis.evidence import gather_evidence
     from bimt_engine.analysis.modules.effects import Probe
+    from bimt_engine.analysis.wiring_efficiency import relayout
     from bimt_engine.data.registry import make_dataset
     from bimt_engine.training.loop import Training
 
     case, seed = CASES[trial.case], trial.seed
-    spec = case.spec(trial.method).expanded()
+    spec = trial.spec.expanded()
     began = time.process_time()
     dataset = make_dataset(spec.dataset, seed=seed)
     training = Training.begin(spec, dataset, seed=seed)
@@ -86,11 +102,10 @@ def run(trial: Trial) -> dict[str, Any]:
         "case": trial.case,
         "method": trial.method,
         "seed": seed,
+        "cost_factor": trial.cost_factor,
         "seconds_cpu": {"training": trained - began, "evidence": ended - trained},
-        "metrics": {
-            name: document["metrics"].get(name)
-            for name in ("connections", "test_prediction_loss", "test_accuracy", "test_r2", "supported_modules")
-        },
+        "wiring": relayout(evidence.network, seed=seed).document(),
+        "metrics": {name: document["metrics"].get(name) for name in METRICS},
         "verdict": document["metrics"]["verdict"],
         "claimed": claimed(document),
         "reported": found["what"],

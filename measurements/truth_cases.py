@@ -9,7 +9,8 @@ from typing import Any
 from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import Spec
 
-METHODS = ("bimt", "l1_swap", "l1", "vanilla")
+METHODS = ("bimt", "l1_swap", "l1_local", "l1", "vanilla")
+COMPARED = ("bimt", "l1_swap", "l1", "vanilla")  # for whom modules are sought in every case
 Changes = Mapping[str, Mapping[str, Any]]
 
 
@@ -31,14 +32,16 @@ class Case:
     parts: tuple[frozenset[str], ...] = ()
     has_truth: bool = True
     layer: str | None = None
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = COMPARED
 
-    def spec(self, method: str) -> Spec:
-        """The spec that is trained."""
+    def spec(self, method: str, *, cost_factor: float = 1.0) -> Spec:
+        """The spec that is trained, with every λ of its schedule multiplied by this factor."""
         said = load_recipe(self.recipe).spec.model_dump(mode="json")
         for part, fields in self.changes.items():
             said[part] = dict(fields) if part == "dataset" else said[part] | dict(fields)
         said["training"]["method"] = method
+        for phase in said["training"]["phases"]:
+            phase["cost_strength"] *= cost_factor
         return Spec.model_validate(said)
 
 
