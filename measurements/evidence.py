@@ -81,7 +81,7 @@ def only_differences(document: Document) -> bool:
 
 def all_learnt(document: Document) -> bool:
     """Every output is learnt."""
-    return all(output["learnt"] for output in document["outputs"])
+    return all(output["learnt"] for output in document["metrics"]["outputs"])
 
 
 def no_module(document: Document) -> bool:

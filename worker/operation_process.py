@@ -163,7 +163,7 @@ def _intervention(request: Request) -> Answer:
             saved.trained if asked.network == "trained" else saved.network,
             request.dataset,
             asked,
-            modules=request.document["modules"],
+            modules=[*request.document["modules"], *request.document["groups"]],
             loss=saved.spec.training.loss,
             balance_outputs=saved.spec.balances_outputs,
             seed=saved.seed,

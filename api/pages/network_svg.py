@@ -138,6 +138,8 @@ def _neuron(
     if crowded:
         radius *= 0.6
     module = f' data-module="{escape(neuron.module)}"' if neuron.module else ""
+    if neuron.group:
+        module += f' data-group="{escape(neuron.group)}"'
     tone = f" module-{tones[part]}" if part else ""
     title = neuron_label(neuron)
     if neuron.module:

@@ -40,7 +40,7 @@ MAX_PROBLEMS = 50  # named in one refusal
 class Change:
     """One thing that is changed.
 
-    kind, id   connection: its key, weights.0[3,1] (matrix, row, column) · neuron: hidden1:7 · module: its letter ·
+    kind, id   connection: its key, weights.0[3,1] (matrix, row, column) · neuron: hidden1:7 · module: A, A2 ·
                embedding: the dimension's number from birth, for all tokens at once.
     do         set (to `value`) · scale (by `value`) · zero · mean (over examples) · resample (from another one).
                On a connection, mean and resample replace what it carries; set, scale and zero its weight.
@@ -73,7 +73,8 @@ class Intervention:
     """One network, ready to be changed.
 
     values    the parameters to start from: the pruned, refitted ones, or the trained ones.
-    modules   letter -> ids of its neurons, for changes of whole modules; ends are left alone.
+    modules   name -> ids of its neurons, for changes of whole modules (A) and of groups inside them (A2); ends are left
+              alone.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ def run_interventions(
     """What the requested interventions do to every metric and output; JSON-able. The network is not changed.
 
     network   the one that the request names: pruned and refitted, or as trained. Weights of exactly 0 are not kept.
-    modules   the evidence's documents, for changes of whole modules.
+    modules   the evidence's documents of modules and of groups inside them, for changes of them as a whole.
     loss, balance_outputs   as the spec says; None: as the task asks.
     Raises InterventionError, with a JSON Pointer for every change that cannot be made.
     """

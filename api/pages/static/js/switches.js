@@ -13,7 +13,7 @@ let newest = 0; // number of the newest request; answers to older ones are ignor
 
 for (const box of panel.querySelectorAll("input[data-connection]")) names.set(`connection:${box.dataset.connection}`, box.dataset.what);
 for (const part of picture?.querySelectorAll("[data-neuron]") ?? []) names.set(`neuron:${part.dataset.neuron}`, part.querySelector("title").textContent);
-for (const button of document.querySelectorAll("button.switch")) names.set(`module:${button.dataset.module}`, `module ${button.dataset.module}`);
+for (const button of document.querySelectorAll("button.switch")) names.set(`module:${button.dataset.module}`, button.dataset.what);
 
 const changes = () =>
   view.off.map((each) => {
@@ -21,9 +21,9 @@ const changes = () =>
     return { kind, id, do: kind === "connection" ? "zero" : view.how };
   });
 
-// The neurons that switch a module off: those in hidden layers, or all where it has none.
+// The neurons that switch a module off, or a group inside it: those in hidden layers, or all where it has none.
 function inside(module) {
-  const its = [...(picture?.querySelectorAll("[data-neuron]") ?? [])].filter((part) => part.dataset.module === module);
+  const its = [...(picture?.querySelectorAll("[data-neuron]") ?? [])].filter(({ dataset }) => dataset.module === module || dataset.group === module);
   const hidden = its.filter((part) => !("end" in part.dataset));
   return (hidden.length ? hidden : its).map((part) => part.dataset.neuron);
 }

@@ -43,6 +43,19 @@ def test_the_answer_is_that_of_the_intervention_and_survives_json() -> None:
     assert answer["trials"][1]["changes"][1] == {"kind": "module", "id": "A", "do": "zero", "value": None}
 
 
+def test_a_group_inside_a_module_is_changed_as_its_neurons_are() -> None:
+    network = teacher()
+    data = data_of(network)
+    group = {"name": "A1", "neurons": ["hidden1:0", "hidden2:0"]}
+    asked = {"trials": [[{"kind": "module", "id": "A1", "do": "mean"}]]}
+    [told] = run_interventions(network, data, asked, modules=[*MODULES, group])["trials"]
+    by_hand = {"trials": [[{"kind": "neuron", "id": one, "do": "mean"} for one in group["neurons"]]]}
+    [expected] = run_interventions(network, data, by_hand)["trials"]
+    assert told["effects"] == expected["effects"]
+    assert told["effects"]["y1"] > 0.1
+    assert told["effects"]["y2"] == 0.0
+
+
 def test_each_connection_that_is_kept_has_a_trial() -> None:
     network = teacher()
     answer = run_interventions(network, data_of(network), {"each": {"kind": "connection"}})
