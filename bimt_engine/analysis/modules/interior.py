@@ -66,9 +66,9 @@ def examine_interior(
     costs       what the training loss gains without each connection, for cuts; {}: not known.
     representations   of a group's products: what its neurons lie in tells what a part of the network computes.
     """
-    at = depths(context.wiring, masks)
     count = min(random_partitions, RANDOM_PARTITIONS)
-    partitions = partitions_of(pruned, trained, at, random_partitions=count, seed=seed)
+    proposed = depths(context.wiring, masks)
+    at, partitions = partitions_of(pruned, trained, proposed, random_partitions=count, seed=seed)
     documents = [
         _partition_document(context, pruned, masks, partition, module_of, representations) for partition in partitions
     ]

@@ -1,7 +1,8 @@
 """Modules inside one piece: groups of hidden neurons between which nothing passes and nothing interacts, by cause.
 
 The structure of the pruned network proposes groups at every depth (`structure.py`). Two questions decide what they are:
-  - *Reading*: how much of what moves the neurons of a group comes from terminals that other groups read?
+  - *Reading*: how much of what moves the neurons of a group comes from terminals that other groups read? A terminal
+    ties two trees only where it carries READS of what moves some neuron of each: by less they do not compute with it.
   - *Interaction*: I(m, n) = E[(y^do(m,n) - y^do(m) - y^do(n) + y)²] / Var(y), the largest over the outputs, where do(m)
     holds the neurons of m at their mean. Groups that interact are merged.
 What is left after merging are the parts of a *sum*: y = Σ f_m(what m reads). Where groups that read apart interact, the
@@ -14,7 +15,7 @@ neurons are tested once more in the network as trained: a separation that is the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
 
 FEWEST_READ = 2  # columns that two groups of a composition must read each: that columns enter one by one is no finding
+READS = INTERACTS  # of what moves a neuron: below, it is said not to read a terminal; the same limit as of interaction
 LEAST_EFFECT = 0.01  # of some output's variance: a group that moves every output by less does no work of its own
 MAX_GROUPS = 40  # at one depth; of more the pairs are too many, and no list of them would be read
 RANDOM_PARTITIONS = 99
@@ -47,6 +49,18 @@ class Reading:
     neurons: tuple[tuple[str, int], ...]
     terminals: tuple[Terminal, ...]
     share: Float[np.ndarray, "neurons terminals"]
+
+    def within(self, live: Places, terminals: Sequence[Terminal]) -> Reading:
+        """The same for some of the neurons and terminals."""
+        rows = [i for i, (layer, place) in enumerate(self.neurons) if layer in live and live[layer][place]]
+        columns = [self.terminals.index(terminal) for terminal in terminals]
+        return Reading(tuple(self.neurons[i] for i in rows), tuple(terminals), self.share[np.ix_(rows, columns)])
+
+    def terminals_of(self, tree: Group) -> frozenset[Terminal]:
+        """The terminals of a tree that carry at least READS of what moves one of its neurons."""
+        mine = [bool(layer in tree.places and tree.places[layer][place]) for layer, place in self.neurons]
+        most = self.share[mine].max(axis=0, initial=0.0)
+        return frozenset(t for t, share in zip(self.terminals, most, strict=True) if share >= READS) & tree.terminals
 
     def of(self, group: Places) -> Float[np.ndarray, " terminals"]:
         """The share of each terminal in what the neurons of a group read together; sums to 1."""
@@ -181,18 +195,38 @@ def _activations(probe: Probe, resampled: Places, live: Places) -> Float[np.ndar
     )
 
 
+def tied_by_reading(depth: Depth, reading: Reading) -> tuple[Group, ...]:
+    """The trees of a depth, joined where both read a terminal by at least READS; those with most neurons first."""
+    from scipy.sparse.csgraph import connected_components
+
+    read = [reading.terminals_of(tree) for tree in depth.trees]
+    tied = np.array([[bool(one & other) for other in read] for one in read])
+    labels = connected_components(tied, directed=False)[1]
+    groups = [
+        merged([tree for tree, of in zip(depth.trees, labels, strict=True) if of == label])
+        for label in dict.fromkeys(labels.tolist())
+    ]
+    return tuple(sorted(groups, key=lambda group: -group.size))
+
+
 # --- partitions -------------------------------------------------------------------------------------
 
 
 def partitions_of(
     pruned: Probe, trained: Probe, depths: Sequence[Depth], *, random_partitions: int = RANDOM_PARTITIONS, seed: int
-) -> list[Partition]:
-    """Every partition into two or more groups that the depths propose and that is not empty of content, tested.
+) -> tuple[list[Depth], list[Partition]]:
+    """The depths with their trees grouped by what they read, and every partition that they propose, tested.
 
+    A partition has two or more groups and is not empty of content.
     For each depth the groups after merging (a sum), and the groups as they are where they read apart and interact (a
     composition). A partition of the same groups at a deeper layer takes the place of the shallower one.
     """
     found: dict[tuple[Kind, frozenset[frozenset[Terminal]]], Partition] = {}
+    if not any(len(depth.trees) > 1 for depth in depths):
+        return list(depths), []
+    whole = merged(depths[-1].trees)
+    readings = [measure_reading(probe, whole.places, sorted(whole.terminals)) for probe in (pruned, trained)]
+    depths = [replace(depth, groups=tied_by_reading(depth, readings[0])) for depth in depths]
     for number, depth in enumerate(depths):
         groups = [group for group in depth.groups if group.terminals]
         if not 1 < len(groups) <= MAX_GROUPS:
@@ -203,9 +237,9 @@ def partitions_of(
             fewest = 1 if pruned.network.wiring.embeddings else FEWEST_READ  # a learnt dimension is a finding by itself
             if len(parts) < 2 or (kind == "composition" and not _composes(parts, added, fewest)):
                 continue
-            tested = examine(pruned, trained, depth, kind, parts, count=random_partitions, seed=seed + number)
+            tested = examine(pruned, trained, depth, kind, parts, readings, count=random_partitions, seed=seed + number)
             found[kind, frozenset(group.terminals for group in parts)] = tested
-    return list(found.values())
+    return list(depths), list(found.values())
 
 
 def _composes(groups: Sequence[Group], added: Sequence[Group], fewest: int) -> bool:
@@ -214,13 +248,24 @@ def _composes(groups: Sequence[Group], added: Sequence[Group], fewest: int) -> b
 
 
 def examine(
-    pruned: Probe, trained: Probe, depth: Depth, kind: Kind, groups: Sequence[Group], *, count: int, seed: int
+    pruned: Probe,
+    trained: Probe,
+    depth: Depth,
+    kind: Kind,
+    groups: Sequence[Group],
+    readings: Sequence[Reading],
+    *,
+    count: int,
+    seed: int,
 ) -> Partition:
-    """Test one partition: interaction and reading, pruned and as trained, and against chance."""
+    """Test one partition: interaction and reading, pruned and as trained, and against chance.
+
+    readings   of the pruned and of the trained network.
+    """
     places = [group.places for group in groups]
     live = union(*places)
     terminals = sorted(frozenset().union(*(group.terminals for group in groups)))
-    reading, trained_reading = (measure_reading(probe, live, terminals) for probe in (pruned, trained))
+    reading, trained_reading = (whole.within(live, terminals) for whole in readings)
     effects, interaction = joint_effects(pruned, places)
     trained_effects, trained_interaction = joint_effects(trained, places)
     p, compared = chance(pruned, reading, kind, places, count=count, seed=seed)

@@ -7,8 +7,9 @@ them, so they do not make one part of two. What ties hidden neurons together:
 Both are asked for at every depth: with a hidden layer taken as the outputs, only connections up to it count. Where the
 groups are still apart at one layer and tied at a later one, the later layers compose what the groups compute.
 
-Structure only proposes; `nested.py` tests the proposals by cause. The observation that parts of a modular network stand
-apart inside one connected piece is that of arXiv 2305.08746, section 3.3; the definitions are ours.
+Structure only proposes; `nested.py` leaves out terminals that hardly move what reads them, and tests what is left by
+cause. The observation that parts of a modular network stand apart inside one connected piece is that of arXiv
+2305.08746, section 3.3; the definitions are ours.
 """
 
 from __future__ import annotations

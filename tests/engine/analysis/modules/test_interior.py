@@ -137,6 +137,19 @@ def test_a_separation_that_pruning_made_is_not_supported():
     assert "pruning made this separation" in partition["why_not"]
 
 
+@pytest.mark.parametrize(("weight", "groups"), [(0.03, 2), (0.1, 1)])
+def test_a_terminal_ties_only_what_it_moves_by_a_thousandth(weight, groups):
+    """x1 moves hidden1:4 by 2e-4 of its variance, or by 2e-3."""
+    context, _, masks, probes = subject((*SUM, (0, 4, 0, weight)))
+    [found] = {len(depth.groups) for depth in depths(context.wiring, masks)}
+    assert found == 1  # the structure alone ties them in both cases
+    at, partitions = partitions_of(*probes, depths(context.wiring, masks), seed=0)
+    assert [len(depth.groups) for depth in at] == [groups, groups]
+    sums = [partition for partition in partitions if partition.kind == "sum"]
+    assert [len(partition.groups) for partition in sums] == ([2] if groups == 2 else [])
+    assert all(0 < partition.leak < 1e-3 for partition in sums)
+
+
 def test_the_cheapest_cut_names_the_connection_that_ties_two_groups():
     context, values, masks, probes = subject(TIED)
     costs = ablation_effects(context, values, masks)
@@ -225,4 +238,5 @@ def test_equal_seeds_give_equal_documents():
         examine_interior(context, *probes, values, masks, module_of={}, costs={}, seed=3) for _ in range(2)
     )
     assert first == second
-    assert partitions_of(*probes, depths(context.wiring, masks), seed=3)[0].p == first["partitions"][0]["p"]
+    _, partitions = partitions_of(*probes, depths(context.wiring, masks), seed=3)
+    assert partitions[0].p == first["partitions"][0]["p"]
