@@ -7,6 +7,7 @@ torch's own exporter can do more, and imports compilers for seconds before it be
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -188,9 +189,45 @@ def _index_select(t: OnnxTracer, y: Tensor, x: Tensor, dim: int, index: Tensor) 
 def _item(t: OnnxTracer, y: Tensor, x: Tensor, index: Any) -> str:
     if isinstance(index, Tensor) and index.dtype == torch.int64:
         return t.node("Gather", t.name(x), t.name(index), axis=0)
-    if isinstance(index, tuple) and isinstance(index[-1], int) and all(i == slice(None) for i in index[:-1]):
-        return t.node("Gather", t.name(x), t.constant(np.int64(index[-1])), axis=len(index) - 1)
-    raise NotExportable(f"This network cannot be written as ONNX: it takes the part {index!r} of an activation.")
+    parts = index if isinstance(index, tuple) else (index,)
+    name, axis = t.name(x), 0
+    for part in parts:
+        if part is None and axis > 0:
+            name = t.node("Unsqueeze", name, t.constant(np.array([axis], np.int64)))
+            axis += 1
+        elif isinstance(part, int) and not isinstance(part, bool) and axis > 0:
+            name = t.node("Gather", name, t.constant(np.int64(part)), axis=axis)
+        elif isinstance(part, slice) and (axis > 0 or part == slice(None)):
+            name = _slice(t, name, part, axis)
+            axis += 1
+        else:
+            raise NotExportable(f"This network cannot be written as ONNX: it takes the part {index!r} of an activation.")
+    return name
+
+
+def _slice(t: OnnxTracer, name: str, part: slice, axis: int) -> str:
+    """Some entries of one axis. An end that is not given is the largest number, as ONNX has it."""
+    if part == slice(None):
+        return name
+    ends = (part.start or 0, np.iinfo(np.int64).max if part.stop is None else part.stop, axis, part.step or 1)
+    return t.node("Slice", name, *(t.constant(np.array([end], np.int64)) for end in ends))
+
+
+def _parts(t: OnnxTracer, y: Any, x: Tensor, sizes: Any, dim: int = 0) -> list[str]:
+    """Of `split` and `chunk`: the sizes are read from what torch has made."""
+    ends = np.cumsum([0, *(part.shape[dim] for part in y)]).tolist()
+    axis = dim % x.dim()
+    if axis == 0:
+        raise NotExportable("This network cannot be written as ONNX: it takes the batch apart.")
+    return [_slice(t, t.name(x), slice(start, end), axis) for start, end in itertools.pairwise(ends)]
+
+
+def _cat(t: OnnxTracer, y: Tensor, parts: Any, dim: int = 0) -> str:
+    return t.node("Concat", *(t.name(part) for part in parts), axis=dim)
+
+
+def _rsub(t: OnnxTracer, y: Tensor, x: Tensor, other: Any) -> str:
+    return _both("Sub")(t, y, other, x)
 
 
 def _unbind(t: OnnxTracer, y: Any, x: Tensor, dim: int = 0) -> list[str]:
@@ -243,6 +280,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "gelu": _gelu,
     "relu": _alone("Relu"),
     "tanh": _alone("Tanh"),
+    "sigmoid": _alone("Sigmoid"),
+    "neg": _alone("Neg"),
+    "__neg__": _alone("Neg"),
     "layer_norm": _layer_norm,
     "conv2d": _conv2d,
     "batch_norm": _batch_norm,
@@ -254,6 +294,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "__getitem__": _item,
     "unbind": _unbind,
     "stack": _stack,
+    "cat": _cat,
+    **dict.fromkeys(("chunk", "split"), _parts),
     "permute": _permute,
     "transpose": _transpose,
     "new_zeros": _new_zeros,
@@ -261,6 +303,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "to": _to,
     "add": _both("Add"),
     "sub": _both("Sub"),
+    **dict.fromkeys(("rsub", "__rsub__"), _rsub),
     "mul": _both("Mul"),
     "div": _both("Div"),
     "matmul": _both("MatMul"),

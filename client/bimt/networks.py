@@ -196,6 +196,21 @@ def _recurrent(network: LoadedNetwork, x: Tensor) -> Tensor:
     return network.linear(torch.stack(states, dim=1), "read_out", "output_bias")
 
 
+def _gru(network: LoadedNetwork, x: Tensor) -> Tensor:
+    """As `nn.GRU` with one layer: reset, update and candidate rows, h_t = (1 - z) n + z h_{t-1}, with h_0 = 0."""
+    driven = network.linear(network.permute_inputs(x), "read_in", "hidden_bias")
+    hidden = torch.zeros_like(driven[:, 0].chunk(3, -1)[0])
+    states = []
+    for time in range(x.shape[1]):
+        of_input = driven[:, time].chunk(3, -1)
+        of_state = network.linear(hidden, "recur", "recur_bias").chunk(3, -1)
+        reset, update = (torch.sigmoid(of_input[gate] + of_state[gate]) for gate in range(2))
+        candidate = torch.tanh(of_input[2] + reset * of_state[2])
+        hidden = (1 - update) * candidate + update * hidden
+        states.append(hidden)
+    return network.linear(torch.stack(states, dim=1), "read_out", "output_bias")
+
+
 def _transformer(network: LoadedNetwork, x: Tensor) -> Tensor:
     """x ← x + attention(x), x ← x + mlp(x), block after block; no positional encoding."""
     spec = network.spec["network"]
@@ -257,6 +272,7 @@ FORWARD: dict[str, Callable[[LoadedNetwork, Tensor], Tensor]] = {
     "mlp": _mlp,
     "grid_mlp": _mlp,
     "recurrent": _recurrent,
+    "gru": _gru,
     "transformer": _transformer,
     "conv": _conv,
 }

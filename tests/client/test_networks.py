@@ -59,6 +59,7 @@ KINDS = {
     "mlp over tokens": ({"kind": "mlp", "hidden": [7], "embedding_width": 3}, tokens),
     "grid_mlp": ({"kind": "grid_mlp", "hidden": [9], "activation": "relu"}, table),
     "recurrent": ({"kind": "recurrent", "hidden": 6}, sequences),
+    "gru": ({"kind": "gru", "hidden": 5}, sequences),
     "transformer": ({"kind": "transformer", "width": 8, "blocks": 2, "heads": 2}, sequences),
     "conv": ({"kind": "conv", "channels": [4, 5], "colours": 3}, images),
     "conv without norm": (

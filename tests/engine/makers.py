@@ -12,7 +12,7 @@ from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.networks.conv import ConvNetwork
 from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
 from bimt_engine.networks.network import Network, build_network
-from bimt_engine.networks.recurrent import RecurrentNetwork
+from bimt_engine.networks.recurrent import GruNetwork, RecurrentNetwork
 from bimt_engine.networks.transformer import TransformerNetwork
 from bimt_engine.spec import NetworkSpec, Spec, TrainingSpec
 
@@ -106,6 +106,7 @@ ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
         image_data(),
     ),
     "recurrent": lambda: (RecurrentNetwork(hidden=6), sequence_data(3, 2)),
+    "gru": lambda: (GruNetwork(hidden=5), sequence_data(3, 2)),
 }
 
 

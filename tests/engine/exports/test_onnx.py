@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,43 @@ def test_a_file_is_whole_says_its_shapes_and_names_the_parameters(name: str) -> 
     assert (x.name, y.name, axes) == ("x", "y", ["batch", *dataset.train_inputs.shape[1:]])
     named = {constant.name.removesuffix(".transposed") for constant in model.graph.initializer}
     assert {parameter for parameter, _ in network.named_parameters()} <= named
+
+
+OPERATIONS = {
+    "sigmoid": torch.sigmoid,
+    "sigmoid of torch.Tensor": lambda x: x.sigmoid(),
+    "chunk": lambda x: x.chunk(2, -1)[1] + x.chunk(2, -1)[0],
+    "uneven split": lambda x: x.split([1, 3], dim=1)[1],
+    "split into equal parts": lambda x: torch.split(x, 2, dim=-1)[1],
+    "cat": lambda x: torch.cat([x, x[:, 1:3]], dim=-1),
+    "1 - x": lambda x: 1 - x,
+    "rsub": lambda x: torch.rsub(x, 2.0),
+    "-x": lambda x: -x,
+    "neg": torch.neg,
+    "slice": lambda x: x[:, 1:],
+    "slice from the end": lambda x: x[:, -3:-1],
+    "slice with a step": lambda x: x[:, ::2],
+    "a new axis": lambda x: x[:, None] * x[:, :, None],
+    "a new axis and a part": lambda x: x[:, None, 2],
+    "all entries": lambda x: x[:],
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_written_as_it_computes(name: str) -> None:
+    network, dataset = build("shallow mlp")
+    network.forward = lambda x: OPERATIONS[name](network.permute_inputs(x)[:, :4])
+    rows = dataset.test_inputs
+    expected = network.forward(torch.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(said_by(onnx_file(network, dataset), rows), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [lambda x: x[:1], lambda x: x[None], lambda x: x.split(1)[0]])
+def test_a_part_of_the_batch_cannot_be_written(part: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    network, dataset = build("shallow mlp")
+    network.forward = lambda x: part(network.permute_inputs(x))
+    with pytest.raises(NotExportable, match="takes the (part|batch)"):
+        onnx_file(network, dataset)
 
 
 def test_what_cannot_be_written_is_named() -> None:

@@ -15,7 +15,7 @@ from bimt_engine.networks.conv import ConvNetwork
 from bimt_engine.networks.geometry import SHAPES, place_layers
 from bimt_engine.networks.mlp import GridMlpNetwork, MlpNetwork
 from bimt_engine.networks.network import Network, build_network
-from bimt_engine.networks.recurrent import RecurrentNetwork
+from bimt_engine.networks.recurrent import GruNetwork, RecurrentNetwork
 from bimt_engine.networks.transformer import TransformerNetwork, attention
 from bimt_engine.networks.wiring import WeightLayer, Wiring
 from tests.engine.makers import build, image_data, sequence_data, table_data, token_data
@@ -176,6 +176,16 @@ def test_attention_agrees_with_torch() -> None:
     torch.testing.assert_close(attention(rows, heads), expected.transpose(1, 2).reshape(5, 3, -1))
 
 
+def test_the_gated_network_agrees_with_torch() -> None:
+    network, data = build("gru")
+    theirs = torch.nn.GRU(data.inputs, 5, batch_first=True).double()
+    ours = (network.read_in, network.recur, network.hidden_bias, network.recur_bias)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours, strict=True)))
+    x = torch.from_numpy(data.test_inputs)
+    expected = torch.nn.functional.linear(theirs(x)[0], network.read_out, network.output_bias)
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-14)
+
+
 def test_the_recurrent_network_agrees_with_torch() -> None:
     network, data = build("recurrent")
     x = as_tensor(data)
@@ -247,6 +257,7 @@ def test_custom_coordinates_are_taken_as_they_are() -> None:
         (GridMlpNetwork(hidden=[4]), token_data(), "grid_mlp"),
         (TransformerNetwork(), table_data(), "transformer"),
         (RecurrentNetwork(), table_data(), "recurrent"),
+        (GruNetwork(), table_data(), "gru"),
         (ConvNetwork(), table_data(3, 2), "square images"),
         (ConvNetwork(), sequence_data(), "square images"),
         (ConvNetwork(colours=3), image_data(), "square images of 3 colours"),
@@ -272,7 +283,7 @@ sys.meta_path.insert(0, Missing())
 from bimt_engine.spec import Spec, spec_schema
 from bimt_engine.networks.architecture import architectures
 kinds = {each.model_fields["kind"].default for each in architectures()}
-assert kinds >= {"mlp", "grid_mlp", "transformer", "recurrent", "conv"}
+assert kinds >= {"mlp", "grid_mlp", "transformer", "recurrent", "gru", "conv"}
 assert "ConvNetwork" in spec_schema()["$defs"]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
