@@ -86,7 +86,7 @@ class Oracle:
             total = total + reduced(matrix.abs() * price)
             if bias_cost and weights.bias is not None:
                 total = total + rule.layer_spacing * reduced(self.parameters[weights.bias].abs())
-        for name in wiring.embeddings:
+        for name in (*wiring.embeddings, *wiring.offsets):
             total = total + rule.layer_spacing * reduced(self.parameters[name].abs())
         return total
 

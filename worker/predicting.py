@@ -39,7 +39,7 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
 
     data   shape, names and scalings; no rows are looked at.
     rows   each a list in the order of the features, or an object by their names; of tokens, numbers or names; of
-           sequences, a list of time steps.
+           sequences, a list of time steps; of text, the text itself.
     Raises Refusal, with a pointer to every row that cannot be read, and to every number for which there is no answer.
     """
     inputs = _read(data, rows)
@@ -49,7 +49,7 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
         raise _too_far(data, rows, inputs, outputs)
     told: dict[str, Any] = {"features": list(data.feature_names), "targets": list(data.target_names)}
     if data.task == "classification":
-        likeliest = [data.target_names[i] for i in outputs.argmax(axis=-1).tolist()]
+        likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
         return told | {"probabilities": outputs.tolist(), "labels": likeliest}
     return told | {"outputs": outputs.tolist()}
 
@@ -134,10 +134,12 @@ def _infinite_at_most(value: Any) -> float:
 
 
 def _token_row(data: Dataset, row: Any) -> np.ndarray:
+    if isinstance(row, str) and data.is_text:
+        row = list(row.encode())
     row, count = _in_order(data, row), data.tokens or 0
     names = {name: i for i, name in enumerate(data.target_names)} if count == data.targets else {}
-    if len(row) != len(data.feature_names):
-        raise _BadRow(f"A row has {len(data.feature_names)} tokens; this one has {len(row)}.")
+    if len(row) != (length := data.train_inputs.shape[1]):
+        raise _BadRow(f"A row has {length} tokens; this one has {len(row)}.")
     found = [names.get(token) if isinstance(token, str) else token for token in row]
     for said, token in zip(row, found, strict=True):
         if not isinstance(token, int | float) or token != int(token) or not 0 <= token < count:

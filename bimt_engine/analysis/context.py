@@ -28,7 +28,7 @@ MAX_EXAMPLES = 4096  # of each part; a loss over more moves by less than the tol
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs as the network takes them, and targets as rows (N, outputs) or labels (N,)."""
+    """Inputs as the network takes them, and targets as rows (N, outputs), labels (N,), or of text labels (N, steps)."""
 
     inputs: Shaped[np.ndarray, "N ..."]
     targets: Shaped[np.ndarray, "N ..."]
@@ -67,7 +67,7 @@ class AnalysisContext:
         balance_outputs: bool = False,
         seed: int = 0,
     ) -> AnalysisContext:
-        """Prepare a network for analysis; at most MAX_EXAMPLES of each part, drawn by the seed."""
+        """Prepare a network for analysis; at most MAX_EXAMPLES of each part, drawn by the seed; of text, predictions."""
         copied = copy.deepcopy(network).to("cpu").double().eval()
         loss = loss or dataset.default_loss
         steps = None
@@ -75,12 +75,17 @@ class AnalysisContext:
             steps = dataset.predicted_positions or tuple(range(dataset.train_inputs.shape[1]))
         parts = []
         names: tuple[PartName, ...] = ("train", "validation", "test")
+        most = max(1, MAX_EXAMPLES // (dataset.steps if dataset.is_text else 1))
         for inputs, targets in map(dataset.part, names):
-            if len(inputs) > MAX_EXAMPLES:
-                drawn = np.sort(np.random.default_rng(seed).choice(len(inputs), MAX_EXAMPLES, replace=False))
+            if len(inputs) > most:
+                drawn = np.sort(np.random.default_rng(seed).choice(len(inputs), most, replace=False))
                 inputs, targets = inputs[drawn], targets[drawn]
+            if dataset.is_text:
+                inputs, targets = inputs.astype(np.int64), targets.astype(np.int64)
             if steps is not None and targets.ndim == 3:
                 targets = targets[:, list(steps)].reshape(len(targets), -1)
+            elif steps is not None and are_steps(targets):
+                targets = targets[:, list(steps)]
             parts.append(Examples(inputs, targets))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
         train, validation, test = parts
@@ -153,7 +158,7 @@ class AnalysisContext:
     def accuracy(self, outputs: Outputs, targets: Shaped[np.ndarray, "N ..."]) -> float | None:
         """The share of classes that are named rightly, over all label groups; None for targets that are no classes."""
         if self.dataset.task == "classification":
-            return float((outputs.argmax(-1) == targets).mean())
+            return float((outputs.reshape(targets.size, -1).argmax(-1) == targets.reshape(-1)).mean())
         groups = [list(group) for group in self.dataset.label_groups]
         right = [outputs[:, group].argmax(-1) == targets[:, group].argmax(-1) for group in groups]
         return float(np.mean(right)) if right else None
@@ -161,13 +166,20 @@ class AnalysisContext:
     def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
         """How much of the trained network's answers is kept: 1 - share of their variance lost, or equal labels."""
         if self.dataset.task == "classification":
-            return float((outputs.argmax(-1) == trained.argmax(-1)).mean())
+            classes = self.dataset.targets
+            same = outputs.reshape(-1, classes).argmax(-1) == trained.reshape(-1, classes).argmax(-1)
+            return float(same.mean())
         variance = float(weighted(trained.var(axis=0), self.weights).mean())
         error = float(weighted((outputs - trained) ** 2, self.weights).mean())
         return 1.0 - error / variance if variance > 0 else float(error == 0)
 
 
 # --- losses ---------------------------------------------------------------------------------------
+
+
+def are_steps(targets: Shaped[np.ndarray, "N ..."]) -> bool:
+    """Whether targets are labels of several time steps, (N, steps), whose scores lie side by side: (N, steps · classes)."""
+    return targets.ndim == 2 and np.issubdtype(targets.dtype, np.integer)
 
 
 def one_hot(labels: Shaped[np.ndarray, "N ..."], classes: int) -> Float[np.ndarray, "N _"]:
@@ -190,9 +202,15 @@ def loss_per_example(
 ) -> Float[np.ndarray, "*many N"]:
     """The loss of each example: mean over its outputs for `mse`, -log p(label) for `cross_entropy`.
 
-    targets   (N, outputs) or labels (N,). Sequences come flattened to one row per example.
+    targets   (N, outputs) or labels (N,). Sequences come flattened to one row per example; of text with labels
+              (N, steps), and the loss is the mean over its steps.
     weights   what the squared error of each output is multiplied by; None: 1 each.
     """
+    if loss == "cross_entropy" and are_steps(targets):
+        apart = outputs.reshape(*outputs.shape[:-1], targets.shape[1], -1)
+        log_p = log_softmax(apart, axis=-1)
+        labels = np.broadcast_to(targets[:, :, None], (*apart.shape[:-1], 1))
+        return -np.take_along_axis(log_p, labels, axis=-1)[..., 0].mean(axis=-1)
     if loss == "cross_entropy":
         log_p = log_softmax(outputs, axis=-1)
         return -np.take_along_axis(log_p, np.broadcast_to(targets[:, None], (*outputs.shape[:-1], 1)), axis=-1)[..., 0]
@@ -208,7 +226,7 @@ def loss_scale(
 ) -> float:
     """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share."""
     if loss == "cross_entropy":
-        share = np.bincount(targets, minlength=classes) / targets.size
+        share = np.bincount(targets.reshape(-1), minlength=classes) / targets.size
         share = share[share > 0]
         return float(-(share * np.log(share)).sum()) or 1.0
     return float(weighted(one_hot(targets, classes).var(axis=0), weights).mean()) or 1.0

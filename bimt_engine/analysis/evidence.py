@@ -206,6 +206,8 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
         "gain_over_constant": None if pruned.gain is None else pruned.gain.document(),
         "random_mask_loss": float(np.median(pruned.random_masks)) if pruned.random_masks else None,
     }
+    if subject.dataset.origin:
+        found["data_origin"] = dict(subject.dataset.origin)
     trained = subject.values()
     for prefix, values in (("", pruned.values), ("trained_", trained)):
         for part, examples in subject.parts.items():

@@ -201,9 +201,9 @@ class HookedNetwork:
 
 
 def as_tensor(inputs: Inputs) -> Tensor:
-    """Inputs as the network takes them: numbers at float64, tokens as they are."""
+    """Inputs as the network takes them: numbers at float64, tokens at int64."""
     made = torch.as_tensor(inputs)
-    return made.double() if made.is_floating_point() else made
+    return made.double() if made.is_floating_point() else made.long()
 
 
 def every_activation(network: Network, x: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:

@@ -56,9 +56,9 @@ def scores(subject: AnalysisContext, values: Values, examples: Examples) -> list
     """For each target, how well these examples are predicted: the measure, its standard error, `learnt`, rows."""
     outputs = subject.outputs(values, examples)
     if subject.dataset.task == "classification":
-        called = outputs.argmax(-1)
-        classes = range(len(subject.dataset.target_names))
-        return [_recognised(called == number, examples.targets == number) for number in classes]
+        classes, labels = len(subject.dataset.target_names), examples.targets.reshape(-1)  # of text, of each step
+        called = outputs.reshape(-1, classes).argmax(-1)
+        return [_recognised(called == number, labels == number) for number in range(classes)]
     # A sequence that is predicted at several steps has a column for each step and target; its steps are pooled.
     targets = len(subject.dataset.target_names)
     shape = (len(outputs), -1, targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +65,10 @@ class Dataset:
     test         only reported. Where there is no validation part, the test part is validated on as well.
 
     inputs     numbers: (N, inputs) float64; tokens: (N, positions) int64; sequences: (N, time, channels) float64.
-    targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels.
+               Sequences of tokens, such as text: (N, time) whole numbers of any width (bytes stay bytes, for they are
+               views of one long text), whose targets have a label for each time step; each token is a channel.
+    targets    regression: (N, targets) float64, sequences (N, time, targets); classification: (N,) int64 labels, or
+               (N, time) labels of sequences of tokens.
     target_names          names of the targets; for classification the names of the classes.
     tokens                vocabulary size when the inputs are tokens, otherwise None.
     input_scaling         how the inputs were standardised, None where they were not; target_scaling, the targets.
@@ -72,6 +76,7 @@ class Dataset:
     group                 where an example is two elements of a finite group and its label their product: the group's
                           Cayley table, (tokens, tokens), element a in row a; otherwise None.
     label_groups          regression: groups of targets that name a class together, by the largest of each group.
+    origin                what was read, where that differs by machine: words by name, such as a version and a hash.
     """
 
     train_inputs: np.ndarray
@@ -89,6 +94,7 @@ class Dataset:
     label_groups: tuple[tuple[int, ...], ...] = ()
     validation_inputs: np.ndarray | None = None
     validation_targets: np.ndarray | None = None
+    origin: Mapping[str, str] | None = None
 
     def part(self, name: PartName) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one part; for validation those of the test part where there are no others."""
@@ -106,12 +112,22 @@ class Dataset:
     @property
     def is_sequence(self) -> bool:
         """Whether one example is a series of time steps."""
-        return self.train_inputs.ndim == 3
+        return self.train_inputs.ndim == 3 or self.is_text
+
+    @property
+    def is_text(self) -> bool:
+        """Whether one example is a series of tokens with a label for each of them."""
+        return self.tokens is not None and self.train_targets.ndim == 2
 
     @property
     def inputs(self) -> int:
-        """How many numbers (channels, for sequences) or tokens one example brings."""
-        return int(self.train_inputs.shape[-1])
+        """How many numbers (channels, for sequences) or tokens one example brings; of text, the size of the alphabet."""
+        return self.tokens if self.is_text and self.tokens else int(self.train_inputs.shape[-1])
+
+    @property
+    def steps(self) -> int:
+        """How many time steps a sequence has; 1 for single examples."""
+        return int(self.train_inputs.shape[1]) if self.is_sequence else 1
 
     @property
     def targets(self) -> int:

@@ -140,6 +140,13 @@ def _layer_norm(t: OnnxTracer, y: Tensor, x: Tensor, shape: Any, *, weight: Tens
     return t.node("LayerNormalization", *named, axis=-len(shape), epsilon=eps)
 
 
+def _rms_norm(t: OnnxTracer, y: Tensor, x: Tensor, shape: Any, *, weight: Tensor, eps: float) -> str:
+    axes = t.constant(np.arange(-len(shape), 0))
+    mean = t.node("ReduceMean", t.node("Mul", t.name(x), t.name(x)), axes)
+    root = t.node("Sqrt", t.node("Add", mean, t.constant(np.asarray(eps, np.float32))))
+    return t.node("Mul", t.node("Div", t.name(x), root), t.constant(weight))
+
+
 def _conv2d(
     t: OnnxTracer, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0
 ) -> str:
@@ -284,6 +291,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "neg": _alone("Neg"),
     "__neg__": _alone("Neg"),
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "conv2d": _conv2d,
     "batch_norm": _batch_norm,
     "max_pool2d": _pool("MaxPool"),

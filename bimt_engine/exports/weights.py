@@ -134,6 +134,7 @@ def _shape(dataset: Dataset) -> dict[str, Any]:
         "input_scaling": dataset.input_scaling and dataset.input_scaling.to_json(),
         "target_scaling": dataset.target_scaling and dataset.target_scaling.to_json(),
         "predicted_positions": dataset.predicted_positions,
+        **({"origin": dict(dataset.origin)} if dataset.origin else {}),
     }
 
 
@@ -154,4 +155,5 @@ def _without_rows(shape: dict[str, Any]) -> Dataset:
         input_scaling=shape["input_scaling"] and Scaling.from_json(shape["input_scaling"]),
         target_scaling=shape["target_scaling"] and Scaling.from_json(shape["target_scaling"]),
         predicted_positions=tuple(positions) if positions is not None else None,
+        origin=shape.get("origin"),
     )

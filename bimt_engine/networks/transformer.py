@@ -2,16 +2,22 @@
 
     x ← x + attention(x), x ← x + mlp(x), block after block
 
-No positional encoding: the published network has none, and its data need none. (arXiv 2305.08746, section 3.4)
+The published network has neither positions nor norms, and its data need none. (arXiv 2305.08746, section 3.4)
 
 Neuron layers: input, residual, then attention{b} and hidden{b} of each block, output; every activation is (batch, time,
 neurons). Parameters: read_in, attend.{b} (query, key, value), gather.{b} (out of the heads), expand.{b}, contract.{b},
-read_out, each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}. Norms are not applied otherwise.
+read_out, each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}; with learnt positions `positions`,
+(time, width), which is added to the stream. Norms are not applied otherwise.
+
+Of text each token is a neuron of the input layer, 1 where it stands and 0 elsewhere: column t of `read_in.weight` is the
+vector of token t, looked up rather than multiplied. So a token's vector is made of connections, which are priced,
+pruned and drawn like all others.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -45,12 +51,25 @@ class TransformerNetwork(Architecture):
     heads: int = Field(default=1, ge=1, le=64)
     layer_norm: bool = False
     activation: Activation = "gelu_tanh"
+    norm: Literal["layer", "rms"] = Field(
+        default="layer",
+        exclude_if=lambda norm: norm == "layer",
+        description="With `layer_norm`; rms: divided by the root mean square alone, not centred, and without a bias.",
+    )
+    positions: bool = Field(
+        default=False, exclude_if=lambda positions: not positions, description="A learnt vector for each time step."
+    )
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> TransformerNetwork:
         if self.width % self.heads:
             raise ValueError(f"`heads` ({self.heads}) must divide `width` ({self.width}).")
         return self
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it computes what the published network does: no norms and no positions."""
+        return not (self.layer_norm or self.positions)
 
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The transformer of this spec. Raises SpecError unless the data are sequences."""
@@ -66,6 +85,8 @@ class TransformerNetwork(Architecture):
             parameters[f"{name}.bias"] = draw.uniform(rows, fan_in=columns)
 
         affine("read_in", width, data.inputs)
+        if data.is_text:  # a token's vector has entries of about ±1/√width, as the stream's other terms have
+            parameters["read_in.weight"] = draw.uniform(width, data.inputs, fan_in=width)
         for name, rows, columns in (
             ("attend", QKV * width, width),
             ("gather", width, width),
@@ -78,15 +99,25 @@ class TransformerNetwork(Architecture):
         if self.layer_norm:
             for number in range(2 * self.blocks + 1):
                 parameters[f"norms.{number}.weight"] = draw.full(width, value=1.0)
-                parameters[f"norms.{number}.bias"] = draw.full(width, value=0.0)
+                if self.norm == "layer":
+                    parameters[f"norms.{number}.bias"] = draw.full(width, value=0.0)
+        if self.positions:
+            parameters["positions"] = draw.uniform(data.steps, width, fan_in=width)
+        norm_parts = {"layer": ("weight", "bias"), "rms": ("weight",)}[self.norm] if self.layer_norm else ()
         wiring = transformer_wiring(
-            data.inputs, data.targets, width, self.blocks, self.heads, layer_norm=self.layer_norm
+            data.inputs,
+            data.targets,
+            width,
+            self.blocks,
+            self.heads,
+            norm_parts=norm_parts,
+            positions=self.positions,
         )
         return Network(self, wiring, parameters)
 
     def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
         """The stream is tapped whenever it has changed: a hook holds all along, what is recorded is its last state."""
-        from torch.nn.functional import layer_norm
+        from torch.nn.functional import layer_norm, rms_norm
 
         from bimt_engine.networks.network import ACTIVATIONS
 
@@ -96,10 +127,18 @@ class TransformerNetwork(Architecture):
             if not self.layer_norm:
                 return stream
             norm = network.norms[number]
+            if self.norm == "rms":
+                return rms_norm(stream, (self.width,), weight=norm.weight, eps=NORM_EPSILON)
             return layer_norm(stream, (self.width,), weight=norm.weight, bias=norm.bias, eps=NORM_EPSILON)
 
-        here = tap("input", network.permute_inputs(x))
-        stream = tap("residual", _affine(network.read_in, here))
+        if x.is_floating_point() or tap.hook is not None or tap.activations is not None:
+            here = x if x.is_floating_point() else _one_hot(network, x)
+            stream = _affine(network.read_in, tap("input", network.permute_inputs(here)))
+        else:  # the same numbers, without the rows of zeros and ones
+            stream = network.read_in.weight.t()[network.input_order.argsort()[x]] + network.read_in.bias
+        if self.positions:
+            stream = stream + network.positions[: x.shape[1]]
+        stream = tap("residual", stream)
         for block in range(self.blocks):
             mixed = attention(_affine(network.attend[block], normed(stream, 2 * block)), self.heads)
             mixed = tap(f"attention{block + 1}", mixed)
@@ -109,6 +148,13 @@ class TransformerNetwork(Architecture):
             stream = tap("residual", stream + _affine(network.contract[block], hidden))
         outputs = _affine(network.read_out, normed(stream, 2 * self.blocks))
         return network.permute_outputs(tap("output", outputs))
+
+
+def _one_hot(network: Network, x: Tensor) -> Tensor:
+    from torch.nn.functional import one_hot
+
+    weight = network.read_in.weight
+    return one_hot(x, weight.shape[1]).to(weight.dtype)
 
 
 def _affine(part: ParameterGroup, x: Tensor) -> Tensor:
@@ -133,9 +179,19 @@ def attention(rows: Float[Tensor, "batch time qkv"], heads: int) -> Float[Tensor
 
 
 def transformer_wiring(
-    inputs: int, outputs: int, width: int, blocks: int, heads: int, *, layer_norm: bool = False
+    inputs: int,
+    outputs: int,
+    width: int,
+    blocks: int,
+    heads: int,
+    *,
+    norm_parts: Sequence[str] = (),
+    positions: bool = False,
 ) -> Wiring:
-    """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write."""
+    """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write.
+
+    norm_parts   the parameters of each norm; (): there are no norms.
+    """
     from bimt_engine.networks.geometry import line
 
     def layer(name: str, neurons: int, *ports: Port, blocks: int = 1, mixes: bool = False) -> NeuronLayer:
@@ -159,9 +215,10 @@ def transformer_wiring(
             WeightLayer(f"{expand}.weight", "residual", hidden, bias=f"{expand}.bias"),
             WeightLayer(f"{contract}.weight", hidden, "residual", bias=f"{contract}.bias"),
         ]
-    if layer_norm:
-        norms = range(2 * blocks + 1)
-        residual += [Port(f"norms.{number}.{part}", 0) for number in norms for part in ("weight", "bias")]
+    norms = range(2 * blocks + 1)
+    residual += [Port(f"norms.{number}.{part}", 0) for number in norms for part in norm_parts]
+    if positions:
+        residual.append(Port("positions", 1))
     residual.append(Port("read_out.weight", 1))
     weights.append(WeightLayer("read_out.weight", "residual", "output", bias="read_out.bias"))
     return Wiring(
@@ -172,4 +229,5 @@ def transformer_wiring(
             layer("output", outputs, Port("read_out.weight", 0), Port("read_out.bias", 0)),
         ),
         tuple(weights),
+        offsets=("positions",) if positions else (),
     )

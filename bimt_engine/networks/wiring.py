@@ -152,6 +152,7 @@ class Wiring:
     """All neuron layers from input to output, all weight layers in the order of the computation, and token embeddings.
 
     embeddings   parameters that pay the layer spacing for each entry, as biases do, but no length.
+    offsets      other parameters that pay like that: vectors that are added to a layer, such as learnt positions.
     The first neuron layer is called `input` and the last `output`. Raises ValueError for other names, and where an axis
     of a weight layer or of its bias has no port, or one of another fold: relocation would leave that axis behind.
     """
@@ -159,6 +160,7 @@ class Wiring:
     neuron_layers: tuple[NeuronLayer, ...]
     weight_layers: tuple[WeightLayer, ...]
     embeddings: tuple[str, ...] = ()
+    offsets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ends = self.input_layer.name, self.output_layer.name

@@ -38,7 +38,7 @@ def prices(
     """The price of every entry of every parameter, float64: locality · length + layer spacing for a connection.
 
     shapes     parameter name -> shape; a parameter that no connection, bias or embedding claims is free.
-    bias_cost  whether biases pay the layer spacing. Embeddings pay it always.
+    bias_cost  whether biases pay the layer spacing. Embeddings and offsets pay it always.
     locality   judge by this locality instead of the trained one; then every weight layer pays length.
     """
     priced = {name: torch.zeros(tuple(shape), dtype=torch.float64) for name, shape in shapes.items()}
@@ -50,7 +50,7 @@ def prices(
             priced[weights.parameter] += factor * wiring.lengths(weights)
         if bias_cost and weights.bias is not None:
             priced[weights.bias] += cost.layer_spacing * entry_share(shapes[weights.bias], cost)
-    for name in wiring.embeddings:
+    for name in (*wiring.embeddings, *wiring.offsets):
         priced[name] += cost.layer_spacing * entry_share(shapes[name], cost)
     return priced
 

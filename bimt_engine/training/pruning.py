@@ -14,7 +14,7 @@ from torch import Tensor
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import PruningSpec
-from bimt_engine.training.batches import LOGGED_EXAMPLES, TensorData
+from bimt_engine.training.batches import LOGGED_EXAMPLES, TensorData, widened
 from bimt_engine.training.state import TrainingState
 
 
@@ -45,7 +45,8 @@ class Pruning:
             state.mask = torch.ones_like(state.theta, dtype=torch.bool)
         for replica in range(state.replicas):
             with state.showing(replica) as network:
-                strength = strengths(network, self.data.train_inputs[replica, :LOGGED_EXAMPLES])
+                some = self.data.train_inputs[replica, : max(1, LOGGED_EXAMPLES // self.data.steps)]
+                strength = strengths(network, widened(some))
             strength[~state.mask[replica, self.entries]] = -1.0  # removed before
             weakest = torch.argsort(strength, stable=True)[: self.entries.numel() - self.left(share)]
             state.mask[replica, self.entries[weakest]] = False

@@ -212,16 +212,24 @@ def _gru(network: LoadedNetwork, x: Tensor) -> Tensor:
 
 
 def _transformer(network: LoadedNetwork, x: Tensor) -> Tensor:
-    """x ← x + attention(x), x ← x + mlp(x), block after block; no positional encoding."""
+    """x ← x + attention(x), x ← x + mlp(x), block after block; tokens are looked up, learnt positions added."""
     spec = network.spec["network"]
 
     def normed(stream: Tensor, number: int) -> Tensor:
         if not spec["layer_norm"]:
             return stream
-        weight, bias = (network.get_parameter(f"norms.{number}.{part}") for part in ("weight", "bias"))
-        return functional.layer_norm(stream, weight.shape, weight, bias)
+        weight = network.get_parameter(f"norms.{number}.weight")
+        if spec.get("norm") == "rms":
+            return functional.rms_norm(stream, weight.shape, weight, 1e-5)
+        return functional.layer_norm(stream, weight.shape, weight, network.get_parameter(f"norms.{number}.bias"))
 
-    stream = network.affine(network.permute_inputs(x), "read_in")
+    if x.is_floating_point():
+        stream = network.affine(network.permute_inputs(x), "read_in")
+    else:
+        table, places = network.get_parameter("read_in.weight").t(), torch.argsort(network.get_buffer("input_order"))
+        stream = table[places[x]] + network.get_parameter("read_in.bias")
+    if spec.get("positions"):
+        stream = stream + network.get_parameter("positions")[: x.shape[1]]
     for block in range(spec["blocks"]):
         mixed = _attention(network.affine(normed(stream, 2 * block), f"attend.{block}"), spec["heads"])
         stream = stream + network.affine(mixed, f"gather.{block}")

@@ -45,6 +45,13 @@ def sequences() -> Dataset:
     return Dataset(inputs, targets, inputs, targets, "regression", ("a", "b", "c"), ("y",), predicted_positions=(2,))
 
 
+def text() -> Dataset:
+    """Windows of four tokens, each with the one that follows it."""
+    windows = np.random.default_rng(4).integers(0, 7, (ROWS, 5))
+    parts = windows[:, :-1], windows[:, 1:]
+    return Dataset(*parts, *parts, "classification", tuple("abcdefg"), tuple("abcdefg"), tokens=7)
+
+
 def images() -> Dataset:
     """Three colours of 6 × 6 pixels, one after another."""
     inputs = np.random.default_rng(3).normal(size=(ROWS, 108))
@@ -61,6 +68,11 @@ KINDS = {
     "recurrent": ({"kind": "recurrent", "hidden": 6}, sequences),
     "gru": ({"kind": "gru", "hidden": 5}, sequences),
     "transformer": ({"kind": "transformer", "width": 8, "blocks": 2, "heads": 2}, sequences),
+    "transformer over text": ({"kind": "transformer", "width": 8, "positions": True}, text),
+    "transformer over text with rms norms": (
+        {"kind": "transformer", "width": 8, "heads": 2, "layer_norm": True, "norm": "rms"},
+        text,
+    ),
     "conv": ({"kind": "conv", "channels": [4, 5], "colours": 3}, images),
     "conv without norm": (
         {

@@ -91,6 +91,20 @@ def image_data(side: int = 4, classes: int = 3, *, examples: int = 24, seed: int
     )
 
 
+def text_data(tokens: int = 5, *, time: int = 4, examples: int = 16, seed: int = 0) -> Dataset:
+    """Windows of a text in which each token is the sum of the two before it, and one in eight is drawn."""
+    draw = np.random.default_rng(seed)
+    text = list(draw.integers(tokens, size=2))
+    for _ in range(2 * examples * (time + 1)):
+        text.append(draw.integers(tokens) if draw.random() < 0.125 else (text[-1] + text[-2]) % tokens)
+    windows = np.array(text[2:], np.int64).reshape(2 * examples, time + 1)
+    names = tuple(f"token{number}" for number in range(tokens))
+    train, test = windows[:examples], windows[examples:]
+    return Dataset(
+        train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:], "classification", names, names, tokens=tokens
+    )
+
+
 ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
     "mlp": lambda: (MlpNetwork(hidden=[7, 5]), table_data()),
     "deep mlp": lambda: (MlpNetwork(hidden=[6, 5, 4], activation="tanh", geometry="box"), table_data(3, 3)),
@@ -100,6 +114,10 @@ ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
     "grid mlp": lambda: (GridMlpNetwork(hidden=[9, 8]), table_data(12, 5)),
     "transformer": lambda: (TransformerNetwork(width=8, blocks=2, heads=2), sequence_data()),
     "normed transformer": lambda: (TransformerNetwork(width=6, blocks=1, heads=3, layer_norm=True), sequence_data()),
+    "text transformer": lambda: (
+        TransformerNetwork(width=6, blocks=1, heads=2, layer_norm=True, norm="rms", positions=True),
+        text_data(),
+    ),
     "conv": lambda: (ConvNetwork(channels=[3, 4]), image_data()),
     "plain conv": lambda: (
         ConvNetwork(channels=[3], residual=False, batch_norm=False, pooling="mean", activation="tanh"),

@@ -25,7 +25,7 @@ from bimt_engine.networks.network import ActivationHook, Network
 
 Do = Literal["zero", "mean", "resample"]
 DOS: tuple[Do, ...] = ("zero", "mean", "resample")
-MAX_PROBE = 512  # examples that groups are run on
+MAX_PROBE = 512  # examples that groups are run on; of text, predictions
 ABLATION_WORK = 1e12  # multiplications of all ablations of a network that is no chain: some minutes of one core
 
 Group = Mapping[str, Array]
@@ -55,8 +55,9 @@ class Probe:
         self.context, self.network = context, network
         inputs, targets = context.development.inputs, context.development.targets
         generator = np.random.default_rng([seed, 2])
-        if len(inputs) > MAX_PROBE:
-            chosen = np.sort(generator.choice(len(inputs), MAX_PROBE, replace=False))
+        most = max(2, MAX_PROBE // (context.dataset.steps if context.dataset.is_text else 1))
+        if len(inputs) > most:
+            chosen = np.sort(generator.choice(len(inputs), most, replace=False))
             inputs, targets = inputs[chosen], targets[chosen]
         self.inputs, self.targets = as_tensor(inputs), targets
         outputs, self.activations, self.calls = every_activation(network, self.inputs)
@@ -136,10 +137,12 @@ class Probe:
         matrix = lost / np.where(variance > 1e-300, variance, np.inf)
         if not self.classes:
             return Effects(matrix)
-        before = loss_per_example(self.outputs, self.targets, "cross_entropy")
-        rise = loss_per_example(answers, self.targets, "cross_entropy") - before
-        fall = (self.outputs.argmax(-1) == self.targets) * 1.0 - (answers.argmax(-1) == self.targets)
-        members = (self.targets[:, None] == np.arange(self.outputs.shape[1])).astype(float)
+        labels = self.targets.reshape(-1)  # each step of a text is an example of its class
+        own, answers = self.outputs.reshape(-1, targets), answers.reshape(len(answers), -1, targets)
+        before = loss_per_example(own, labels, "cross_entropy")
+        rise = loss_per_example(answers, labels, "cross_entropy") - before
+        fall = (own.argmax(-1) == labels) * 1.0 - (answers.argmax(-1) == labels)
+        members = (labels[:, None] == np.arange(targets)).astype(float)
         share = members / np.maximum(1.0, members.sum(axis=0))
         return Effects(matrix, rise @ share, fall @ share)
 

@@ -176,7 +176,9 @@ def examine_modules(
         reduced["interaction"] = too_large("the number of modules", len(modules), MAX_PAIRED_MODULES)
     select = selectivity(matrix)
     upstream: Float[np.ndarray, "inputs modules"] = np.zeros((0, len(modules)))
-    if pruned.inputs.shape[-1] <= MAX_PERMUTED_INPUTS:
+    if subject.dataset.is_text:
+        reduced["upstream"] = "tokens exclude one another, so that none can be permuted alone"
+    elif pruned.inputs.shape[-1] <= MAX_PERMUTED_INPUTS:
         upstream = upstream_effects(pruned, groups)
     else:
         reduced["upstream"] = too_large("the number of inputs", pruned.inputs.shape[-1], MAX_PERMUTED_INPUTS)

@@ -39,6 +39,8 @@ def worth_cross_fitting(context: AnalysisContext, spec: Spec) -> bool:
         return False  # folds at random would put rows of one group, or of one time, on both sides
     parameters = sum(parameter.numel() for parameter in context.network.parameters())
     examples = min(training.batch_size or len(dataset.train_inputs), len(dataset.train_inputs))
+    if dataset.is_text:
+        return False  # windows of one file would be on both sides
     each = dataset.train_inputs[0].size if dataset.is_sequence else 1
     return parameters * training.steps * examples * each <= MAX_WORK
 

@@ -257,7 +257,7 @@ class GradientProblem:
         self.inputs = torch.as_tensor(inputs)
         if self.inputs.is_floating_point():
             self.inputs = self.inputs.to(first.dtype)
-        self.targets = torch.as_tensor(targets)
+        self.targets = torch.as_tensor(targets)  # of text (N, steps) labels
         if self.targets.is_floating_point():
             self.targets = self.targets.to(first.dtype)
         self.loss: LossName = loss
@@ -287,7 +287,10 @@ class GradientProblem:
         """The loss of the values loaded last."""
         outputs, targets = self.network(self.inputs), self.targets
         if self.time_steps is not None:
-            outputs = outputs[:, list(self.time_steps)].flatten(1)  # as the targets are
+            outputs = outputs[:, list(self.time_steps)]
+            if targets.dim() == 2 and not targets.is_floating_point():  # a label for each step
+                return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+            outputs = outputs.flatten(1)  # as the targets are
         if self.loss == "cross_entropy":
             return functional.cross_entropy(outputs, targets)
         if targets.ndim == 1:

@@ -70,7 +70,7 @@ def computation_of(network: Network) -> Computation | None:
     """Which computation with a hand-written gradient this network is; None: only automatic differentiation fits it."""
     if network.wiring.chain is not None:
         return "perceptron"
-    if isinstance(network.architecture, TransformerNetwork) and not network.architecture.layer_norm:
+    if isinstance(network.architecture, TransformerNetwork) and network.architecture.as_published:
         return "transformer"
     return None
 
@@ -84,6 +84,7 @@ def resolve_device(training: TrainingSpec, network: Network, dataset: Dataset, *
     if asked == "auto":
         examples = dataset.train_inputs.shape[0]
         work = sum(p.numel() for p in network.parameters()) * min(training.batch_size or examples, examples) * replicas
+        work *= dataset.steps if dataset.is_text else 1
         return "cuda" if torch.cuda.is_available() and work >= GPU_MIN_WORK else "cpu"
     if asked == "cuda" and not torch.cuda.is_available():
         raise SpecError("`device: cuda` was asked for, but this machine shows no CUDA device: ask for cpu or auto.")
@@ -170,5 +171,7 @@ def _bytes_of_one(network: Network, dataset: Dataset, spec: Spec) -> tuple[int, 
     parameters = sum(parameter.numel() for parameter in network.parameters())
     scored = [part for part in (dataset.validation_inputs, dataset.test_inputs) if part is not None]
     inputs = dataset.train_inputs.size + sum(part.size for part in scored)
+    if dataset.is_text:
+        return 2 * inputs, itemsize * (5 * parameters + 3 * at_once * neurons * dataset.steps)
     targets = (examples + sum(map(len, scored))) * dataset.targets
     return itemsize * (inputs + targets), itemsize * (5 * parameters + 3 * at_once * neurons)

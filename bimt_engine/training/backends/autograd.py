@@ -48,7 +48,7 @@ class AutogradStepper:
         frozen = None if state.mask is None else ~state.mask[replica]
         batches = data.batches(state.step, steps)
         chosen = None if batches is None else torch.from_numpy(batches[replica]).to(theta.device)
-        inputs, targets = data.train_inputs[replica], data.train_targets[replica]
+        whole = data.chosen(replica, None) if chosen is None else None
         gradient = self.gradient
         with state.showing(replica) as network:
             network.train()
@@ -56,11 +56,8 @@ class AutogradStepper:
                 if parameter.requires_grad:
                     parameter.grad = gradient[place.slice].view(place.shape)
             for number in range(steps):
-                if chosen is None:
-                    loss = data.prediction_loss(network(inputs), targets, replica)
-                else:
-                    rows = chosen[number]
-                    loss = data.prediction_loss(network(inputs[rows]), targets[rows], replica)
+                inputs, targets = whole or data.chosen(replica, None if chosen is None else chosen[number])
+                loss = data.prediction_loss(network(inputs), targets, replica)
                 gradient.zero_()
                 loss.backward()
                 with torch.no_grad():

@@ -34,13 +34,13 @@ def test_every_port_is_as_long_as_its_neuron_layer(architecture: str) -> None:
             assert parameters[port.parameter].shape[port.axis] == port.fold * layer.neurons, (layer.name, port)
 
 
-def test_every_axis_of_every_parameter_is_a_port_but_the_vocabulary(architecture: str) -> None:
+def test_every_axis_of_every_parameter_is_a_port_but_the_vocabulary_and_the_time(architecture: str) -> None:
     network, _ = build(architecture)
     ports = [(port.parameter, port.axis) for layer in network.wiring.neuron_layers for port in layer.ports]
     assert len(ports) == len(set(ports))
     for name, parameter in network.named_parameters():
         for axis in range(parameter.dim()):
-            assert (name, axis) in ports or (name, axis) == ("embedding", 0)
+            assert (name, axis) in ports or (name, axis) in (("embedding", 0), ("positions", 0))
 
 
 def test_weight_layers_and_ports_tell_the_same_story(architecture: str) -> None:

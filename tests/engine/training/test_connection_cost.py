@@ -34,7 +34,7 @@ def textbook_cost(network, cost: CostSpec, *, bias_cost: bool) -> float:
         if bias_cost and weights.bias is not None:
             bias = parameters[weights.bias]
             total += cost.layer_spacing * float(bias.abs().sum()) * share(bias)
-    for name in wiring.embeddings:
+    for name in (*wiring.embeddings, *wiring.offsets):
         total += cost.layer_spacing * float(parameters[name].abs().sum()) * share(parameters[name])
     return total
 

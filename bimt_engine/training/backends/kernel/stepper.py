@@ -194,6 +194,8 @@ def unsupported_reason(network: Network, loss: str) -> str | None:
     if computation is None:
         if getattr(network.architecture, "layer_norm", False):
             return "it does not support layer norm"
+        if getattr(network.architecture, "positions", False):
+            return "it does not support learnt positions"
         return f"it supports perceptrons and transformers, not a {network.kind}"
     if computation == "perceptron":
         layers = len(network.wiring.weight_layers)
@@ -213,6 +215,8 @@ class KernelStepper:
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
         """None for such a network on the CPU of a machine with a C++ compiler; otherwise the reason why not."""
+        if dataset.is_text:
+            return "it supports sequences of numbers, not of tokens"
         if training.device not in ("cpu", "auto"):
             return f"it runs on the CPU, and {training.device} was asked for"
         if reason := unsupported_reason(network, training.loss or dataset.default_loss):

@@ -36,7 +36,7 @@ def with_random_targets(data: Dataset, *, rows: int = 200, seed: int = 0) -> Dat
         changed[f"{part}_inputs"] = inputs[draw.integers(len(inputs), size=rows)]
         classes = data.task == "classification"
         shape = (rows, *targets.shape[1:])
-        changed[f"{part}_targets"] = draw.integers(data.targets, size=rows) if classes else draw.normal(size=shape)
+        changed[f"{part}_targets"] = draw.integers(data.targets, size=shape) if classes else draw.normal(size=shape)
     return replace(data, **changed)
 
 
