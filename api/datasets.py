@@ -16,6 +16,8 @@ from api.problems import Problem, field_errors, fields_problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
 from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
 from api.services import services
+from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT
+from bimt_engine.data.roles import Format as Format
 from bimt_engine.data.roles import ImpossibleRoles, amended_roles, settle_roles
 from bimt_engine.spec import DatasetSpec, UploadedData
 from store import datasets, operations
@@ -24,7 +26,6 @@ from store.jobs import JobView
 from store.tables import Dataset
 
 Column = Annotated[str, Field(min_length=1, max_length=120)]
-Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
 DatasetState = Literal["checking", "ready", "refused"]
 
 # Every kind of data that a spec may name but an upload: bimt_engine/spec.py has the one list.
@@ -57,6 +58,9 @@ class Roles(RequestModel):
         default=0.15, gt=0, lt=1, description="Share of the rows that is kept for the test, and only measured."
     )
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
+    context: int | None = Field(
+        default=None, ge=2, le=MAX_CONTEXT, description=f"Of text: bytes of one example; null: {CONTEXT}."
+    )
 
     @model_validator(mode="after")
     def _nothing_is_both(self) -> Roles:

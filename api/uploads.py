@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import IO, Annotated, Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from api.problems import Problem, field_errors, fields_problem, invalid, too_lar
 from api.routing import Resource, answer
 from api.schemas import Body, DatasetId, InPath, Label, ResponseModel, identifier
 from api.services import services
+from bimt_engine.data.roles import FORMATS
 from store import datasets, operations
 from store.errors import QuotaExceeded, TooLarge
 from store.files import StoredFile, free
@@ -90,6 +91,11 @@ ENDINGS = {
     ".cayley": "cayley",
     ".json": "cayley",
 }
+
+
+def or_list(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def format_of(file_name: str) -> str | None:
@@ -228,7 +234,7 @@ def begin_upload(body: UploadIn) -> Response:
         raise too_large("The upload", here.settings.max_upload_bytes)
     form = body.format or format_of(body.name)
     if form is None:
-        raise invalid("/format", f"What format is `{body.name[:80]}`? Say csv, npz, parquet, idx or cayley.")
+        raise invalid("/format", f"What format is `{body.name[:80]}`? Say {or_list(FORMATS)}.")
     now = here.now()
     with here.database.write() as rows:
         upload = datasets.begin_upload(
@@ -427,7 +433,7 @@ def _upload() -> Response:
         fields = _fields(form.fields)
         format = fields.format or format_of(form.file_name)
         if format is None:
-            sentence = f"What format is `{form.file_name[:80]}`? Say csv, npz, parquet, idx or cayley."
+            sentence = f"What format is `{form.file_name[:80]}`? Say {or_list(FORMATS)}."
             raise invalid("/format", sentence)
         roles = fields.model_dump(exclude_unset=True, exclude={"name", "format"})
         row = _check_stored(form.file, fields.name or form.file_name[:120] or "upload", format, roles)

@@ -88,7 +88,7 @@ def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[
 def main(arguments: list[str] | None = None) -> int:
     """Check the file that the arguments name, within the limits. Returns the exit status, 0."""
     parser = argparse.ArgumentParser(prog="python -m bimt_engine.data.check", description=__doc__.split("\n")[0])
-    parser.add_argument("--format", required=True, choices=["csv", "npz", "parquet", "idx", "cayley"])
+    parser.add_argument("--format", required=True, choices=["csv", "npz", "parquet", "idx", "images", "cayley", "text"])
     parser.add_argument("--roles", type=json.loads, default=None, help="JSON: inputs (or null), targets, task")
     parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
     parser.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)

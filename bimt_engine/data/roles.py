@@ -10,18 +10,21 @@ from typing import Any, Literal
 import numpy as np
 
 from bimt_engine.data.kinds.groups import read_cayley
+from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, CONTEXT, FEW_FILES, MIN_WINDOWS
 from bimt_engine.data.readers import MAX_PIXELS, MIN_ROWS, Column, Problem, RefusedData, Table, refuse
 from bimt_engine.data.readers.arrays import read_idx, read_npz
+from bimt_engine.data.readers.files import read_images, read_texts
 from bimt_engine.data.readers.tables import read_csv, read_parquet
 from bimt_engine.errors import DataError
 
-Format = Literal["csv", "npz", "parquet", "idx", "cayley"]
-FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "cayley")
+Format = Literal["csv", "npz", "parquet", "idx", "images", "cayley", "text"]
+FORMATS: tuple[Format, ...] = ("csv", "npz", "parquet", "idx", "images", "cayley", "text")
 
 MAX_CLASSES = 1_000
 FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for classes, until the user says otherwise
 LIKELY_TARGETS = frozenset(["labels", "label", "target", "targets", "y", "class"])  # names that say what a column is
 LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
+TEXT_COLUMNS = ("byte", "next byte")
 PREVIEW_ROWS = 8
 REST = {"validation_fraction": 0.15, "test_fraction": 0.15, "standardise": True}  # roles that the file says nothing of
 PREVIEW_COLUMNS = 50
@@ -39,7 +42,7 @@ class Roles:
 def read_table(
     content: bytes | Path, format: Format, *, used: frozenset[str] | None = None, whole: bool = True
 ) -> Table:
-    """The typed columns of an upload in one of FORMATS but `cayley`, which is no table of examples.
+    """The typed columns of an upload in one of FORMATS but `cayley` and `text`, which are no tables of examples.
 
     used    the columns whose faults matter; None: all.
     whole   False: the others may be left out where that saves time and memory.
@@ -53,6 +56,8 @@ def read_table(
         table = read_npz(content)
     elif format == "idx":
         table = read_idx(content)
+    elif format == "images":
+        table = read_images(content)
     else:
         raise refuse(f"The format {format!r} is not known; send one of {', '.join(FORMATS)}.")
     watched = [column for column in table.columns if used is None or column.shape or column.name in used]
@@ -83,6 +88,8 @@ def understand(content: bytes | Path, format: Format, roles: Roles | None = None
     """
     if format == "cayley":
         return _understand_cayley(content)
+    if format == "text":
+        return _understand_text(content)
     used = None if roles is None or roles.inputs is None else frozenset([*roles.inputs, *roles.targets])
     table = read_table(content, format, used=used)
     if table.rows < MIN_ROWS:
@@ -240,6 +247,28 @@ def _understand_cayley(content: bytes | Path) -> dict[str, Any]:
     }
 
 
+def _understand_text(content: bytes | Path) -> dict[str, Any]:
+    texts = read_texts(content)
+    joined = np.frombuffer(b"".join(text for _, text in texts), np.uint8)
+    if len(joined) <= MIN_WINDOWS * CONTEXT:
+        raise refuse(f"The text has {len(joined):,} bytes; more than {MIN_WINDOWS * CONTEXT} are needed.")
+    counts = np.bincount(joined, minlength=BYTES)
+    most = [BYTE_NAMES[byte] for byte in np.argsort(-counts, kind="stable")[:10] if counts[byte]]
+    column = {"type": "text", "distinct": int((counts > 0).sum()), "min": None, "max": None, "mean": None, "std": None}
+    held_out = "whole files are held out" if len(texts) >= FEW_FILES else "its end is held out"
+    return {
+        "rows": len(joined),
+        "train_rows": None,
+        "columns": [{"name": name, **column, "most": most} for name in TEXT_COLUMNS],
+        "suggested": {"inputs": [TEXT_COLUMNS[0]], "targets": [TEXT_COLUMNS[1]], "task": "classification"},
+        "first_rows": [
+            dict(zip(TEXT_COLUMNS, (BYTE_NAMES[a], BYTE_NAMES[b]), strict=True))
+            for a, b in zip(joined[:PREVIEW_ROWS], joined[1 : PREVIEW_ROWS + 1], strict=False)
+        ],
+        "notes": [f"{len(texts):,} file{'s' if len(texts) != 1 else ''} of text, {len(joined):,} bytes; {held_out}."],
+    }
+
+
 # --- roles --------------------------------------------------------------------------------------
 
 
@@ -374,19 +403,24 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
     if errors:
         raise ImpossibleRoles(errors)
     rest = {name: declared.get(name, default) for name, default in REST.items()}
+    if declared.get("context") is not None:
+        if set(columns) != set(TEXT_COLUMNS):
+            raise ImpossibleRoles([_wrong(f"{under}/context", "Only text is read in windows: leave `context` out.")])
+        rest["context"] = declared["context"]
     return {"inputs": list(inputs), "targets": targets, "task": task} | rest
 
 
 def _role_errors(role: str, names: list[str], columns: dict[str, Any], under: str) -> list[dict[str, Any]]:
     """What is wrong with the columns of one role."""
     errors = []
-    cayley = set(columns) == {"a", "b", "product"}  # the words of a group table are tokens, which are read
+    # The words of a group table, and the bytes of a text, are tokens, which are read.
+    tokens = set(columns) in ({"a", "b", "product"}, set(TEXT_COLUMNS))
     for index, name in enumerate(names):
         whole = name.partition("[")[0]  # one number of an array column, such as pixels[3]
         if columns and name not in columns and whole not in columns:
             known = ", ".join(list(columns)[:12]) + (", …" if len(columns) > 12 else "")
             detail = f"There is no column `{name}`; there are {known}."
-        elif role == "inputs" and not cayley and columns.get(name, {}).get("type") == "text":
+        elif role == "inputs" and not tokens and columns.get(name, {}).get("type") == "text":
             detail = f"The column `{name}` holds text and cannot be an input; write it as numbers or leave it out."
         else:
             continue

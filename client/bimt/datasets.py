@@ -24,7 +24,7 @@ ENDINGS = {
     **{".csv": "csv", ".tsv": "csv", ".txt": "csv", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"},
     **{".idx": "idx", ".idx.gz": "idx", "-ubyte": "idx", "-ubyte.gz": "idx", ".cayley": "cayley", ".json": "cayley"},
 }
-ROLES = ("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise")
+ROLES = ("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise", "context")
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +80,7 @@ class Dataset(Resource):
         return dict(self.http.get(f"/datasets/{self.id}/preview"))
 
     def change(self, **roles: Any) -> Dataset:
-        """Other roles for its columns (`inputs`, `targets`, `task`, `validation_fraction`, `test_fraction`,
-        `standardise`) or another `name`.
+        """Other roles for its columns (those of `upload`, from `inputs` to `standardise`, or `context`), or another `name`.
 
         Large files are checked again: see `until_checked`. Jobs that exist keep the roles they were made with.
         """
@@ -114,7 +113,8 @@ class Datasets:
         validation_fraction: float | None = None,
         test_fraction: float | None = None,
         standardise: bool | None = None,
-        format: Literal["csv", "npz", "parquet", "idx", "cayley"] | None = None,
+        format: Literal["csv", "npz", "parquet", "idx", "images", "cayley", "text"] | None = None,
+        context: int | None = None,
         progress: bool | None = None,
         resume: str | None = None,
     ) -> Dataset:
@@ -126,6 +126,9 @@ class Datasets:
         inputs, targets   names of columns. Without `targets`, a column named like a target (`y`, `label` …) is taken,
                           else the last one that can be predicted; the data set's `notes` say which and why
         task              None: by the target's values
+        format            None: by the file's name. A ZIP archive needs it: `text` (files in UTF-8) or `images` (in
+                          folders named by their class)
+        context           of text: how many bytes one example has
         progress          show a bar; None: where standard error is a terminal
         resume            id of an interrupted upload, as UploadBroken names it: sends the rest of its bytes
         Raises InvalidFields with the row and column of every fault, UploadBroken where a large upload stopped.
@@ -138,6 +141,7 @@ class Datasets:
             "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
             "standardise": standardise,
+            "context": context,
         }
         about = {"name": name or path.name, "format": format} | roles
         given = {key: value for key, value in about.items() if value is not None}

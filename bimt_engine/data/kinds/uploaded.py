@@ -12,7 +12,9 @@ from pydantic import Field, model_validator
 from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
+from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT, text_dataset
 from bimt_engine.data.readers import MIN_ROWS, Column, Problem, RefusedData, Table
+from bimt_engine.data.readers.files import read_texts
 from bimt_engine.data.roles import Format, Roles, all_but, check_roles, read_table
 from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
@@ -38,7 +40,7 @@ class SplitSpec(Part):
 
 
 class UploadedData(Drawn):
-    """A table or a set of arrays that a team uploaded, with the roles of its columns."""
+    """A table, arrays, images or text that a team uploaded, with the roles of its columns."""
 
     kind: Literal["uploaded"] = "uploaded"
     dataset_id: Annotated[str, Field(pattern=r"^[a-z]+_[0-9a-z]{26}$")]
@@ -51,6 +53,13 @@ class UploadedData(Drawn):
     test_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the rows for testing.")
     split: SplitSpec = SplitSpec()
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
+    context: int | None = Field(
+        default=None,
+        ge=2,
+        le=MAX_CONTEXT,
+        exclude_if=lambda context: context is None,
+        description=f"Of text: bytes of one example; null: {CONTEXT}.",
+    )
 
     @property
     def several_own_targets(self) -> bool:
@@ -76,7 +85,7 @@ class UploadedData(Drawn):
         return 1 - self.test_fraction - self.validation_fraction, self.validation_fraction
 
 
-@dataset_kind(UploadedData, label="An uploaded table or arrays", uploaded=True)
+@dataset_kind(UploadedData, label="An uploaded table, arrays, images or text", uploaded=True)
 def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) -> Dataset:
     """The upload in its roles, split by the seed, scaled by the training part alone.
 
@@ -86,6 +95,8 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
     if spec.format == "cayley":
         names, products = read_cayley(content)
         return group_dataset(names, products, train_fraction=spec.shares[0], seed=seed)
+    if spec.format == "text":
+        return text_dataset(read_texts(content), context=spec.context or CONTEXT, shares=spec.shares, seed=seed)
     apart = [] if spec.split.column is None else [spec.split.column]
     used = None if spec.inputs is None else frozenset([*spec.inputs, *spec.targets, *apart])
     table = read_table(content, spec.format, used=used, whole=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 
 import numpy as np
 
@@ -31,3 +32,12 @@ def table(rows: int = 40, *, seed: int = 0) -> bytes:
         colour = ("red", "green", "blue")[int(random.integers(3))]
         lines.append(f"{age},{height},{weight},{colour},{age - 2 * weight:.4f}")
     return "\n".join(lines).encode() + b"\n"
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """A ZIP archive of these files."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()

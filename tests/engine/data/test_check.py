@@ -52,7 +52,7 @@ def test_what_is_wrong_is_answered_with_its_place(tmp_path, format, content, col
     assert len(said["errors"][0]["detail"]) > 20
 
 
-@pytest.mark.parametrize("format", ["csv", "npz", "parquet", "idx", "cayley"])
+@pytest.mark.parametrize("format", ["csv", "npz", "parquet", "idx", "images", "cayley", "text"])
 @pytest.mark.parametrize("content", [b"", b"\0" * 1000, b"\x89PNG\r\n\x1a\n", b"PAR1" + b"\xff" * 40 + b"PAR1"])
 def test_nonsense_in_any_format_is_answered_with_a_sentence(tmp_path, format, content):
     path = tmp_path / "upload"

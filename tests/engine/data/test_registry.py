@@ -207,7 +207,7 @@ def test_a_group_of_one_element_has_nothing_to_learn():
         make_dataset(GroupData(group="Z1"), seed=0)
 
 
-ELSEWHERE = {"mnist": "test_images.py", "uploaded": "test_roles.py"}  # they need files
+ELSEWHERE = {"mnist": "test_images.py", "uploaded": "test_roles.py", "python_library": "test_text.py"}  # read files
 
 
 def test_every_kind_is_tested_and_labelled_and_described() -> None:
