@@ -16,9 +16,8 @@ from api.problems import Problem, field_errors, fields_problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
 from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
 from api.services import services
-from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT
+from bimt_engine.data.roles import CONTEXT, MAX_CONTEXT, ImpossibleRoles, amended_roles, settle_roles
 from bimt_engine.data.roles import Format as Format
-from bimt_engine.data.roles import ImpossibleRoles, amended_roles, settle_roles
 from bimt_engine.spec import DatasetSpec, UploadedData
 from store import datasets, operations
 from store.files import free

@@ -67,7 +67,7 @@ class AnalysisContext:
         balance_outputs: bool = False,
         seed: int = 0,
     ) -> AnalysisContext:
-        """Prepare a network for analysis; at most MAX_EXAMPLES of each part, drawn by the seed; of text, predictions."""
+        """Prepare a network for analysis; at most MAX_EXAMPLES of each part (of text: bytes), drawn by the seed."""
         copied = copy.deepcopy(network).to("cpu").double().eval()
         loss = loss or dataset.default_loss
         steps = None
@@ -178,7 +178,7 @@ class AnalysisContext:
 
 
 def are_steps(targets: Shaped[np.ndarray, "N ..."]) -> bool:
-    """Whether targets are labels of several time steps, (N, steps), whose scores lie side by side: (N, steps · classes)."""
+    """Whether targets are labels of time steps, (N, steps), whose scores lie side by side: (N, steps · classes)."""
     return targets.ndim == 2 and np.issubdtype(targets.dtype, np.integer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from bimt_engine.data.kinds.groups import read_cayley
-from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, CONTEXT, FEW_FILES, MIN_WINDOWS
+from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, FEW_FILES, MIN_WINDOWS
+from bimt_engine.data.kinds.text import CONTEXT as CONTEXT
+from bimt_engine.data.kinds.text import MAX_CONTEXT as MAX_CONTEXT
 from bimt_engine.data.readers import MAX_PIXELS, MIN_ROWS, Column, Problem, RefusedData, Table, refuse
 from bimt_engine.data.readers.arrays import read_idx, read_npz
 from bimt_engine.data.readers.files import read_images, read_texts
@@ -263,7 +266,7 @@ def _understand_text(content: bytes | Path) -> dict[str, Any]:
         "suggested": {"inputs": [TEXT_COLUMNS[0]], "targets": [TEXT_COLUMNS[1]], "task": "classification"},
         "first_rows": [
             dict(zip(TEXT_COLUMNS, (BYTE_NAMES[a], BYTE_NAMES[b]), strict=True))
-            for a, b in zip(joined[:PREVIEW_ROWS], joined[1 : PREVIEW_ROWS + 1], strict=False)
+            for a, b in itertools.pairwise(joined[: PREVIEW_ROWS + 1])
         ],
         "notes": [f"{len(texts):,} file{'s' if len(texts) != 1 else ''} of text, {len(joined):,} bytes; {held_out}."],
     }

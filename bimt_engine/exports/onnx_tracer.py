@@ -208,7 +208,9 @@ def _item(t: OnnxTracer, y: Tensor, x: Tensor, index: Any) -> str:
             name = _slice(t, name, part, axis)
             axis += 1
         else:
-            raise NotExportable(f"This network cannot be written as ONNX: it takes the part {index!r} of an activation.")
+            raise NotExportable(
+                f"This network cannot be written as ONNX: it takes the part {index!r} of an activation."
+            )
     return name
 
 

@@ -6,7 +6,8 @@
                 n = tanh(read_in x_t + hidden_bias + r ⊙ (recur h_{t-1} + recur_bias))
     both        y_t = read_out h_t + output_bias,  h_0 = 0
 
-The recurrent matrix runs along the same neuron layer on both of its axes; the three rows of a gated neuron move with it.
+The recurrent matrix runs along the same neuron layer on both of its axes; a gated neuron has three rows, which move
+with it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from bimt_engine.networks.architecture import (
     Width,
 )
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
-
 
 GATES = ("reset", "update", "candidate")  # rows of one neuron in `read_in` and `recur`, in the order of `nn.GRU`
 

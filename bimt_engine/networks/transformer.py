@@ -9,8 +9,8 @@ neurons). Parameters: read_in, attend.{b} (query, key, value), gather.{b} (out o
 read_out, each with `.weight` and `.bias`; with layer_norm also norms.{0…2·blocks}; with learnt positions `positions`,
 (time, width), which is added to the stream. Norms are not applied otherwise.
 
-Of text each token is a neuron of the input layer, 1 where it stands and 0 elsewhere: column t of `read_in.weight` is the
-vector of token t, looked up rather than multiplied. So a token's vector is made of connections, which are priced,
+Of text each token is a neuron of the input layer, 1 where it stands and 0 elsewhere: column t of `read_in.weight` is
+the vector of token t, looked up rather than multiplied. So a token's vector is made of connections, which are priced,
 pruned and drawn like all others.
 """
 

@@ -80,7 +80,7 @@ class Dataset(Resource):
         return dict(self.http.get(f"/datasets/{self.id}/preview"))
 
     def change(self, **roles: Any) -> Dataset:
-        """Other roles for its columns (those of `upload`, from `inputs` to `standardise`, or `context`), or another `name`.
+        """Another `name`, or other roles for its columns: `inputs` … `standardise` and `context`, as of `upload`.
 
         Large files are checked again: see `until_checked`. Jobs that exist keep the roles they were made with.
         """

@@ -105,7 +105,7 @@ def text_dataset(
     counts = [max(0, (len(content) - 1) // context) for _, content in files]
     if sum(counts) < MIN_WINDOWS:
         raise DataError(
-            f"The text has {sum(map(len, (content for _, content in files))):,} bytes in {len(files)} files, which make "
+            f"The text has {sum(len(content) for _, content in files):,} bytes in {len(files)} files, which make "
             f"{sum(counts)} examples of {context} bytes and the one that follows; at least {MIN_WINDOWS} are needed. "
             "Send more text, or ask for a shorter context."
         )
@@ -121,13 +121,13 @@ def text_dataset(
         split = Split.by_time(np.arange(len(windows)), *shares)
     else:
         split = Split.by_group(numbers, *shares, seed=seed)
-    train, test = windows[split.train], windows[split.test]
-    validation = windows[split.validation] if len(split.validation) else None
+    train, test = _pairs(windows[split.train]), _pairs(windows[split.test])
+    validation = _pairs(windows[split.validation]) if len(split.validation) else (None, None)
     return Dataset(
-        **dict(zip(("train_inputs", "train_targets"), _pairs(train), strict=True)),
-        **dict(zip(("test_inputs", "test_targets"), _pairs(test), strict=True)),
-        validation_inputs=None if validation is None else _pairs(validation)[0],
-        validation_targets=None if validation is None else _pairs(validation)[1],
+        *train,
+        *test,
+        validation_inputs=validation[0],
+        validation_targets=validation[1],
         task="classification",
         feature_names=BYTE_NAMES,
         target_names=BYTE_NAMES,

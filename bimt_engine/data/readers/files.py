@@ -164,12 +164,14 @@ def read_images(content: bytes | Path) -> Table:
         shape = (3, height, width) if colours else (height, width)
         if (numbers := width * height * (3 if colours else 1)) > MAX_PIXELS:
             raise refuse(
-                f"The images have {width} × {height} pixels{' of three colours' if colours else ''}, {numbers:,} numbers; "
-                f"a network reads at most {MAX_PIXELS:,}. Make them smaller, for instance "
+                f"The images have {width} × {height} pixels{' of three colours' if colours else ''}, {numbers:,} "
+                f"numbers; a network reads at most {MAX_PIXELS:,}. Make them smaller, for instance "
                 f"`mogrify -resize {_fitting(width, height, colours)}! */*`."
             )
         if numbers * len(entries) > MAX_CELLS:
-            raise refuse(f"{len(entries):,} images of {numbers:,} numbers are more than the {MAX_CELLS:,} that are read.")
+            raise refuse(
+                f"{len(entries):,} images of {numbers:,} numbers are more than the {MAX_CELLS:,} that are read."
+            )
         pixels = np.empty((len(entries), numbers), np.uint8)
         for row, entry in enumerate(entries):
             with _image(archive, entry) as image:
@@ -207,7 +209,9 @@ def _is_grey(image) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _no_folder(name: str) -> Problem:
-    return Problem(f"{name[-60:]!r} lies in no folder; put each image into a folder named by its class, and pack those.")
+    return Problem(
+        f"{name[-60:]!r} lies in no folder; put each image into a folder named by its class, and pack those."
+    )
 
 
 def _too_many_pixels(name: str, width: int, height: int) -> str:
@@ -219,8 +223,8 @@ def _different(sizes: dict[tuple[int, int], list[str]]) -> str:
     said = ", ".join(f"{w} × {h} ({len(sizes[w, h])}, such as {sizes[w, h][0][-40:]!r})" for w, h in most)
     more = f" and {len(sizes) - len(most)} more sizes" if len(sizes) > len(most) else ""
     return (
-        f"The images have different sizes: {said}{more}. A network reads images of one size, and resizing changes them, "
-        "so that is left to you: for instance `mogrify -resize 32x32! */*`."
+        f"The images have different sizes: {said}{more}. A network reads images of one size, and to resize them changes "
+        "them, so that is left to you: for instance `mogrify -resize 32x32! */*`."
     )
 
 
