@@ -25,7 +25,7 @@ from bimt_engine.recipes import load_recipe, recipe_names
 from measurements.rows import Experiment, Row, experiments, run_experiments
 
 # Tens of thousands of connections, or pruned while they learnt: their claim is about the trained network.
-TOO_LARGE_TO_PRUNE = {"mnist", "mnist_pruned", "in_context"}
+TOO_LARGE_TO_PRUNE = {"mnist", "mnist_pruned", "in_context", "python_text"}
 HIGHER_IS_BETTER = {"test_accuracy", "train_accuracy"}
 
 

@@ -121,7 +121,7 @@ class Dataset:
 
     @property
     def inputs(self) -> int:
-        """How many numbers (channels, for sequences) or tokens one example brings; of text, the size of its alphabet."""
+        """How many numbers (of sequences, channels) or tokens one example brings; of text, how many there are."""
         return self.tokens if self.is_text and self.tokens else int(self.train_inputs.shape[-1])
 
     @property

@@ -223,7 +223,7 @@ def _different(sizes: dict[tuple[int, int], list[str]]) -> str:
     said = ", ".join(f"{w} × {h} ({len(sizes[w, h])}, such as {sizes[w, h][0][-40:]!r})" for w, h in most)
     more = f" and {len(sizes) - len(most)} more sizes" if len(sizes) > len(most) else ""
     return (
-        f"The images have different sizes: {said}{more}. A network reads images of one size, and to resize them changes "
+        f"The images have different sizes: {said}{more}. A network reads images of one size, and resizing changes "
         "them, so that is left to you: for instance `mogrify -resize 32x32! */*`."
     )
 
