@@ -117,7 +117,7 @@ class Dataset:
     @property
     def is_text(self) -> bool:
         """Whether one example is a series of tokens with a label for each of them."""
-        return self.tokens is not None and self.train_targets.ndim == 2
+        return self.tokens is not None and self.task == "classification" and self.train_targets.ndim == 2
 
     @property
     def inputs(self) -> int:

@@ -127,6 +127,16 @@ def test_a_stored_spec_without_versions_means_the_old_ones_and_a_new_one_gets_to
     assert Spec.from_stored(stored.model_dump(mode="json")) == stored
 
 
+def test_what_is_new_of_a_transformer_is_written_only_where_it_is_used() -> None:
+    old = {"kind": "transformer", "width": 32, "blocks": 2, "heads": 1, "layer_norm": False, "activation": "gelu_tanh"}
+    spec = Spec.model_validate({"dataset": {"kind": "in_context_regression"}, "network": {"kind": "transformer"}})
+    assert spec.model_dump(mode="json")["network"] == old
+    new = {"layer_norm": True, "norm": "rms", "positions": True}
+    written = Spec.model_validate({"dataset": {"kind": "python_library"}, "network": old | new}).model_dump(mode="json")
+    assert written["network"] == old | new
+    assert Spec.from_stored(written).model_dump(mode="json") == written
+
+
 def test_a_checkpoint_of_the_version_before_still_fits_its_spec() -> None:
     def as_before(spec: Spec, *more: str) -> str:
         free = {

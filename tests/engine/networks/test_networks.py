@@ -18,7 +18,7 @@ from bimt_engine.networks.network import Network, build_network
 from bimt_engine.networks.recurrent import GruNetwork, RecurrentNetwork
 from bimt_engine.networks.transformer import TransformerNetwork, attention
 from bimt_engine.networks.wiring import WeightLayer, Wiring
-from tests.engine.makers import build, image_data, sequence_data, table_data, token_data
+from tests.engine.makers import build, image_data, sequence_data, table_data, text_data, token_data
 
 
 def as_tensor(data, part="train_inputs"):
@@ -176,6 +176,45 @@ def test_attention_agrees_with_torch() -> None:
     torch.testing.assert_close(attention(rows, heads), expected.transpose(1, 2).reshape(5, 3, -1))
 
 
+def test_no_step_of_a_text_sees_a_later_one_and_order_matters_by_positions_alone() -> None:
+    network, data = build("text transformer")
+    x = torch.from_numpy(data.test_inputs)
+    later = x.clone()
+    later[:, 2:] = (later[:, 2:] + 1) % 5
+    assert torch.equal(network(later)[:, :2], network(x)[:, :2])
+    assert not torch.equal(network(later)[:, 2:], network(x)[:, 2:])
+    torch.testing.assert_close(network(x[:, :3]), network(x)[:, :3])  # fewer steps than it was built for
+    swapped = x[:, [1, 0, 2, 3]]
+    apart = x[:, 0] != x[:, 1]
+    assert not torch.allclose(network(swapped)[apart, -1], network(x)[apart, -1])
+    with torch.no_grad():
+        network.positions.zero_()
+    torch.testing.assert_close(network(swapped)[:, -1], network(x)[:, -1])
+
+
+def test_a_token_is_the_neuron_of_its_slot() -> None:
+    network, data = build("text transformer")
+    x = torch.from_numpy(data.test_inputs)
+    before, order = network(x), torch.tensor([3, 0, 4, 1, 2])
+    with torch.no_grad():
+        network.read_in.weight.copy_(network.read_in.weight[:, order].clone())
+    network.adopt_orders({"input": order})
+    torch.testing.assert_close(network(x), before)
+    assert torch.equal(network.forward_with_hooks(x)[0], network(x))
+
+
+def test_root_mean_square_norms_are_those_of_torch() -> None:
+    network, data = build("text transformer")
+    seen = network.forward_with_hooks(torch.from_numpy(data.test_inputs))[1]
+    norm = torch.nn.RMSNorm(6, eps=1e-5).double()
+    with torch.no_grad():
+        network.norms[2].weight.uniform_(generator=torch.Generator().manual_seed(0))
+        norm.weight.copy_(network.norms[2].weight)
+    read = torch.nn.functional.linear(norm(seen["residual"]), network.read_out.weight, network.read_out.bias)
+    torch.testing.assert_close(network(torch.from_numpy(data.test_inputs)), read)
+    assert not [name for name, _ in network.named_parameters() if name.startswith("norms") and name.endswith("bias")]
+
+
 def test_the_gated_network_agrees_with_torch() -> None:
     network, data = build("gru")
     theirs = torch.nn.GRU(data.inputs, 5, batch_first=True).double()
@@ -258,6 +297,9 @@ def test_custom_coordinates_are_taken_as_they_are() -> None:
         (TransformerNetwork(), table_data(), "transformer"),
         (RecurrentNetwork(), table_data(), "recurrent"),
         (GruNetwork(), table_data(), "gru"),
+        (GruNetwork(), text_data(), "gru"),
+        (RecurrentNetwork(), text_data(), "recurrent"),
+        (MlpNetwork(hidden=[3], embedding_width=2), text_data(), "sequences"),
         (ConvNetwork(), table_data(3, 2), "square images"),
         (ConvNetwork(), sequence_data(), "square images"),
         (ConvNetwork(colours=3), image_data(), "square images of 3 colours"),
