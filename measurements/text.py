@@ -221,8 +221,10 @@ def find_circuit(question: Question) -> Masks:
         left = math.ceil((1 - DROPS[stage]) * count)
         if left == count:
             break
-        bar = torch.topk(flat, left, sorted=True).values[-1]
-        fewer = {name: score >= bar for name, score in scores.items()}
+        strongest = torch.zeros(flat.shape, dtype=torch.bool)
+        strongest[flat.argsort(descending=True, stable=True)[:left]] = True
+        parts = strongest.split([score.numel() for score in scores.values()])
+        fewer = {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
         with torch.no_grad():
             good = float(question.loss(fewer)) <= limit
         kept, stage = (fewer, stage) if good else (kept, stage + 1)
