@@ -136,6 +136,8 @@ def _infinite_at_most(value: Any) -> float:
 def _token_row(data: Dataset, row: Any) -> np.ndarray:
     if isinstance(row, str) and data.is_text:
         row = list(row.encode())
+    if isinstance(row, Mapping) and data.is_text:
+        raise _BadRow(f"A row has {data.steps} tokens, in their order; this one is an object.")
     row, count = _in_order(data, row), data.tokens or 0
     names = {name: i for i, name in enumerate(data.target_names)} if count == data.targets else {}
     if len(row) != (length := data.train_inputs.shape[1]):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
+from PIL import Image
 from werkzeug.test import TestResponse
 
 from tests.api.makers import House, publish_runs, submit_job
+from tests.engine.data.makers import zipped
 
 CSV = "age,bmi,progression\n" + "".join(f"{i},{i * i % 17},{3 * i - i * i % 17}\n" for i in range(40))
 
@@ -19,6 +22,43 @@ def upload(
     return house.client().post(
         "/api/v1/datasets", headers=house.headers(role), data={"file": (io.BytesIO(raw), file_name), **fields}
     )
+
+
+def test_text_and_images_go_in_by_their_format(any_house: House) -> None:
+    client, headers = any_house.client(), any_house.headers("submitter")
+    texts = zipped({f"{name}.txt": f"{name} and {name} again. ".encode() * 40 for name in ("one", "two", "three")})
+    unsaid = upload(any_house, texts, "texts.zip")
+    assert unsaid.status_code == 422
+    assert "parquet, idx, images, cayley or text" in unsaid.json["errors"][0]["detail"]
+    sent = upload(any_house, texts, "texts.zip", format="text", context="16")
+    assert sent.status_code == 201, sent.json
+    dataset = sent.json
+    assert (dataset["state"], dataset["format"], dataset["roles"]["context"]) == ("ready", "text", 16)
+    network = {"kind": "transformer", "width": 8, "blocks": 1, "positions": True}
+    body = {"dataset": dataset["id"], "spec": {"network": network, "training": {"steps": 10}}}
+    for roles, context in ((None, 16), ({"context": 8}, 8)):
+        asked = body if roles is None else body | {"roles": roles}
+        sent = client.post("/api/v1/jobs", headers=headers, json=asked)
+        assert sent.status_code == 202, sent.json
+        spec = client.get(f"/api/v1/jobs/{sent.json['id']}", headers=headers).json["spec"]
+        assert (spec["dataset"]["format"], spec["dataset"]["context"]) == ("text", context)
+        assert spec["network"]["positions"] is True
+
+    draw = np.random.default_rng(0)
+    pictures = {}
+    for number in range(12):
+        file = io.BytesIO()
+        Image.fromarray(draw.integers(0, 256, (6, 6)).astype(np.uint8)).save(file, "PNG")
+        pictures[f"{('cat', 'dog')[number % 2]}/{number}.png"] = file.getvalue()
+    sent = upload(any_house, zipped(pictures), "pictures.zip", format="images")
+    assert sent.status_code == 201, sent.json
+    assert (sent.json["rows"], sent.json["roles"]["targets"]) == (12, ["label"])
+    wrong = client.post("/api/v1/jobs", headers=headers, json={"dataset": sent.json["id"], "roles": {"context": 8}})
+    assert wrong.status_code == 422
+    assert wrong.json["errors"][0]["pointer"] == "/roles/context"
+    refused = upload(any_house, zipped({"../cat/1.png": b"?"}), "out.zip", format="images")
+    assert refused.status_code == 422
+    assert "leads out of it" in refused.json["errors"][0]["detail"]
 
 
 def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:

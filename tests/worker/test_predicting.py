@@ -47,3 +47,18 @@ def test_what_is_no_number_of_ours_is_named_too(number: object) -> None:
     with pytest.raises(Refusal, match="Column `x2` holds no number") as refused:
         predict(network, data, [[0] * data.inputs, [0, number, *[0] * (data.inputs - 2)]])
     assert [pointer for pointer, _ in refused.value.problems] == ["/inputs/1/1"]
+
+
+def test_text_is_asked_as_text_or_by_names_or_numbers_and_answered_at_every_step() -> None:
+    network, data = build("text transformer")
+    rows = [[0, 1, 2, 3], ["token0", "token1", "token2", "token3"]]
+    told = predict(network, data, rows)
+    assert np.shape(told["probabilities"]) == (2, 4, 5)
+    assert told["probabilities"][0] == told["probabilities"][1]
+    assert np.shape(told["labels"]) == (2, 4)
+    assert told["labels"][0][3] == f"token{int(np.argmax(told['probabilities'][0][3]))}"
+    as_text = predict(network, data, ["\0\1\2\3"])  # of a real text, its bytes
+    assert as_text["probabilities"] == told["probabilities"][:1]
+    for row, said in (([0, 1], "A row has 4 tokens; this one has 2"), ("\0\1\2\5", "no token 5"), ({}, "4 tokens")):
+        with pytest.raises(Refusal, match=said):
+            predict(network, data, [row])
