@@ -77,6 +77,14 @@ class UploadedData(Drawn):
             raise ValueError(f"`{self.split.column}` is what rows are split by; it cannot be an input or a target too.")
         return self
 
+    @model_validator(mode="after")
+    def _text_is_held_out_by_file(self) -> UploadedData:
+        if self.format == "text" and self.split.column is not None:
+            raise ValueError(f"Text has no column {self.split.column!r}: whole files are held out. Leave `split` out.")
+        if self.format != "text" and self.context is not None:
+            raise ValueError("Only text is read in windows: leave `context` out.")
+        return self
+
     @property
     def shares(self) -> tuple[float, float]:
         """Shares of the rows for training and for validation; validation 0: the test rows serve as both."""

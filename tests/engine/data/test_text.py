@@ -124,6 +124,13 @@ def test_uploaded_text_is_understood_and_read(tmp_path):
     assert "context" not in upload().model_dump(), "specs of tables are written as before"
 
 
+def test_a_column_to_split_by_and_windows_of_tables_are_refused():
+    with pytest.raises(ValueError, match="whole files are held out"):
+        upload(split={"by": "group", "column": "byte2"})
+    with pytest.raises(ValueError, match="Only text is read in windows"):
+        UploadedData.model_validate(upload(context=8).model_dump() | {"format": "csv"})
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
