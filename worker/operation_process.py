@@ -221,7 +221,7 @@ def _film(request: Request) -> Answer:
     snapshots = [Snapshot.from_bytes(Path(path).read_bytes()) for path in document["snapshots"]]
     if not snapshots:
         raise Refusal("This run kept no snapshots, so there is nothing to show; train with a smaller `snapshot_every`.")
-    names = {} if saved.data.tokens is not None else {"input": saved.data.feature_names}
+    names = {} if saved.data.tokens and not saved.data.is_text else {"input": saved.data.feature_names}
     frames = draw_film(
         snapshots,
         saved.network.wiring,
