@@ -21,7 +21,7 @@ from bimt_engine.data.readers import MAX_CELLS, MAX_PIXELS, MAX_PROBLEMS, Column
 from bimt_engine.data.readers import opened as opened
 
 MAX_FILES = 100_000  # in one archive; the list alone is some ten megabytes
-MAX_TEXT_BYTES = 256 << 20  # of all texts together; windows of them take twice as much
+MAX_TEXT_BYTES = 128 << 20  # of all texts together; to decode a text takes four times as much at worst
 MAX_IMAGE_BYTES = 2 << 30  # of all image files together, as they are packed
 MAX_RATIO = 200  # unpacked to packed; text has 3 to 10, an archive made of zeros 1 000
 SMALL = 10 << 20  # bytes; below this any ratio is harmless
