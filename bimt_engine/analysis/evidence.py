@@ -93,17 +93,21 @@ def gather_evidence(
         return _gather(network, dataset, questions, seed, progress, nulls)
 
 
-def _gather(network: Network, dataset: Dataset, spec: Questions, seed: int, progress: Progress, nulls: int) -> Evidence:
-    asked = spec.evidence
-    subject = AnalysisContext.of(network, dataset, loss=spec.loss, balance_outputs=spec.balance_outputs, seed=seed)
+def _gather(
+    network: Network, dataset: Dataset, questions: Questions, seed: int, progress: Progress, nulls: int
+) -> Evidence:
+    asked = questions.evidence
+    subject = AnalysisContext.of(
+        network, dataset, loss=questions.loss, balance_outputs=questions.balance_outputs, seed=seed
+    )
 
     def pruning_progress(fraction: float, note: str) -> None:
         progress(0.5 * fraction, f"pruning: {note}")
 
     def cross_fit() -> Float[np.ndarray, " N"]:
-        assert spec.retrained is not None
+        assert questions.retrained is not None
         return cross_fitted_gains(
-            dataset, spec.retrained, seed=seed, progress=lambda _, note: pruning_progress(0.9, note)
+            dataset, questions.retrained, seed=seed, progress=lambda _, note: pruning_progress(0.9, note)
         )
 
     pruned = prune(
@@ -112,7 +116,9 @@ def _gather(network: Network, dataset: Dataset, spec: Questions, seed: int, prog
         refit_evaluations=asked.refit_evaluations,
         seed=seed,
         evidence_version=asked.evidence_version,
-        cross_fit=cross_fit if spec.retrained is not None and worth_cross_fitting(subject, spec.retrained) else None,
+        cross_fit=cross_fit
+        if questions.retrained is not None and worth_cross_fitting(subject, questions.retrained)
+        else None,
         progress=pruning_progress,
     )
     progress(0.5, "graph")
@@ -184,12 +190,12 @@ def _gather(network: Network, dataset: Dataset, spec: Questions, seed: int, prog
         outputs,
         connections=connections,
         tolerance=asked.tolerance,
-        cost_strength=spec.cost_strength,
+        cost_strength=questions.cost_strength,
         gain=None if pruned.gain is None else pruned.gain.document(),
     )
     of_modules = report.verdict if report.modules or missed is None else None
     verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
-    metrics = _metrics(subject, spec, pruned, seed) | {
+    metrics = _metrics(subject, questions, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,
         "interior_modules": interior_modules(interior),
@@ -227,7 +233,7 @@ def _part(name: str, compute: Callable[[], Result], skipped: Callable[[str], Res
         return skipped(f"failed: {type(error).__name__}: {error}")
 
 
-def _metrics(subject: AnalysisContext, spec: Questions, pruned: Pruned, seed: int) -> dict[str, Any]:
+def _metrics(subject: AnalysisContext, questions: Questions, pruned: Pruned, seed: int) -> dict[str, Any]:
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
@@ -252,7 +258,7 @@ def _metrics(subject: AnalysisContext, spec: Questions, pruned: Pruned, seed: in
                 error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
                 found[f"{prefix}{part}r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
-    priced = prices(subject.wiring, shapes, spec.cost, bias_cost=spec.cost.bias_cost_from is not None)
+    priced = prices(subject.wiring, shapes, questions.cost, bias_cost=questions.cost.bias_cost_from is not None)
     for name, values in (("connection_cost", pruned.values), ("trained_connection_cost", trained)):
         found[name] = float(sum((priced[p].numpy() * np.abs(values[p])).sum() for p in priced))
     for prefix, network in (("", pruned.network), ("trained_", subject.network)):

@@ -25,10 +25,10 @@ QUICK = EvidenceSpec(tolerance=0.05, random_groups=20)
 
 
 def test_a_perceptron_of_the_users_has_the_evidence_of_the_built_in_one() -> None:
-    data = table_data(3, 2, examples=60)
-    network = build_network(MlpNetwork(hidden=[5]), data, generator=torch.Generator().manual_seed(0))
+    data = table_data(3, 1, examples=60)
+    network = build_network(MlpNetwork(hidden=[3]), data, generator=torch.Generator().manual_seed(0))
     values = dict(network.named_parameters())
-    model = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Dropout(0.3), nn.Linear(5, 2)).double()
+    model = nn.Sequential(nn.Linear(3, 3), nn.SiLU(), nn.Dropout(0.3), nn.Linear(3, 1)).double()
     with torch.no_grad():
         for layer, number in ((model[0], 0), (model[3], 1)):
             layer.weight.copy_(values[f"weights.{number}"])
