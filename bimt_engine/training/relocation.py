@@ -4,6 +4,8 @@ With the other layers fixed, the cost of putting neuron u of a layer into slot s
 for every weight layer that touches the layer. `greedy` takes the published decisions from the table; `optimal` solves
 it as a linear assignment and sweeps the layers until the cost no longer falls. (arXiv 2305.08746, section 2)
 
+Over 500 lines: all decisions are read off one table, and what applies them stands beside it.
+
 Layer spacing and biases do not depend on a neuron's slot, so only length times locality enters here.
 """
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from bimt_engine.networks.attach.derive import Derived, derive
 from bimt_engine.networks.attach.proof import Proof, prove
-from bimt_engine.networks.attach.views import AxisOrders, Orders, View, Views, permuted, views_by_hand, views_of
+from bimt_engine.networks.attach.views import View, Views, permuted, views_by_hand, views_of
 from bimt_engine.networks.attach.walk import AttachError, tensors_of
 from bimt_engine.networks.wiring import Wiring
 from bimt_engine.spec import CostSpec, RelocationSpec
@@ -338,6 +338,3 @@ class _copied:
                 "The network cannot be copied, because one of its tensors is computed and stored (as by the old "
                 "`nn.utils.weight_norm`): use `nn.utils.parametrizations.weight_norm`."
             ) from error
-
-
-__all__ = ["AttachError", "Attached", "AxisOrders", "Orders", "Pinned", "attach"]

@@ -338,3 +338,24 @@ def _grid(steps: Sequence[tuple[Atom, int]]) -> Int64[Tensor, " entries"]:
     for atom, stride in steps:
         made = (made[:, None] + stride * torch.arange(atom.size)[None, :]).reshape(-1)
     return made
+
+
+@dataclass(frozen=True)
+class Along:
+    """Where a neuron layer lies on one axis of one tensor: entry `at[copy, neuron]` of the axis.
+
+    blocks   True: the axis has one entry for each block, not for each neuron (a temperature of every head).
+    """
+
+    tensor: str
+    axis: int
+    at: Int64[Tensor, "copies entries"]
+    buffer: bool = False
+    blocks: bool = False
+
+    def order(self, neurons: Int64[Tensor, " neurons"]) -> Int64[Tensor, " entries"]:
+        """Where its entries come from when the neurons take this order."""
+        if not self.blocks:
+            return neurons
+        size = neurons.numel() // self.at.shape[1]
+        return neurons[::size] // size

@@ -9,7 +9,7 @@ heads of attention or groups of channels. A product with a parameter is a weight
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -20,6 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor, fx, nn
 
 from bimt_engine.networks.attach.axes import (
+    Along,
     Atom,
     Axes,
     Key,
@@ -52,27 +53,6 @@ RESHAPING = frozenset(
     {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "alias", "detach"}
 )
 """Operators after which a parameter's entries lie as in the parameter."""
-
-
-@dataclass(frozen=True)
-class Along:
-    """Where a neuron layer lies on one axis of one tensor: entry `at[copy, neuron]` of the axis.
-
-    blocks   True: the axis has one entry for each block, not for each neuron (a temperature of every head).
-    """
-
-    tensor: str
-    axis: int
-    at: Int64[Tensor, "copies entries"]
-    buffer: bool = False
-    blocks: bool = False
-
-    def order(self, neurons: Int64[Tensor, " neurons"]) -> Int64[Tensor, " entries"]:
-        """Where its entries come from when the neurons take this order."""
-        if not self.blocks:
-            return neurons
-        size = neurons.numel() // self.at.shape[1]
-        return neurons[::size] // size
 
 
 @dataclass(frozen=True)
@@ -496,6 +476,3 @@ def _short(tensor: str) -> str:
     path, _, last = tensor.rpartition(".")
     name = (path if path and "weight" in last else tensor).replace(".", "_")
     return f"layer_{name}" if name[0].isdigit() else name
-
-
-__all__ = ["Along", "Derived", "Layer", "Mapping", "Matrix", "TapPoint", "derive", "tensors_of"]

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, fx
 
-from bimt_engine.networks.attach.derive import Along, Derived, Layer, Matrix
+from bimt_engine.networks.attach.axes import Along
+from bimt_engine.networks.attach.derive import Derived, Layer
 from bimt_engine.networks.attach.walk import AttachError
 from bimt_engine.networks.geometry import SHAPES
 from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
@@ -255,6 +256,3 @@ def _with_taps(wiring: Wiring, views: Mapping[str, View]) -> Wiring:
         for layer in wiring.neuron_layers
     )
     return Wiring(layers, weights, wiring.embeddings)
-
-
-__all__ = ["AxisOrders", "Matrix", "Orders", "View", "Views", "permuted", "views_by_hand", "views_of"]
