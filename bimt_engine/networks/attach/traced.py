@@ -20,8 +20,8 @@ from torch import Tensor, fx
 
 from bimt_engine.networks.architecture import Architecture
 from bimt_engine.networks.attach.attached import Attached
-from bimt_engine.networks.attach.derive import Derived
-from bimt_engine.networks.attach.taps import SHAPING, TapPoint
+from bimt_engine.networks.attach.derive import RESHAPING, Derived
+from bimt_engine.networks.attach.taps import TapPoint
 from bimt_engine.networks.attach.views import View
 from bimt_engine.networks.attach.walk import AttachError, arguments, operator_name, sizes, tensors_of
 from bimt_engine.networks.network import ACTIVATIONS, Network, Tap
@@ -229,15 +229,18 @@ def _perceptron(attached: Attached) -> str | None:
     """
     derived, wiring = attached.derived, attached.wiring
     assert derived is not None
-    node, functions, steps = derived.output, set(), 0
+    node: Any = derived.output
+    functions: set[str] = set()
+    steps = 0
     while node.op != "placeholder":
         if operator_name(node) != "linear" or len(node.args) < 3:
             return None
         node, steps = _before(node), steps + 1
         if node.op != "placeholder":
-            name = operator_name(node)
-            approximate = name == "gelu" and arguments(node).get("approximate") == "tanh"
-            functions.add("gelu_tanh" if approximate else name)
+            approximate = operator_name(node) == "gelu" and arguments(node).get("approximate") == "tanh"
+            functions.add("gelu_tanh" if approximate else operator_name(node))
+            if not functions <= ACTIVATIONS.keys():
+                return None
             node = _before(node)
     layers, weights = wiring.neuron_layers, wiring.weight_layers
     chained = zip(weights, layers, layers[1:], strict=False)
@@ -245,16 +248,18 @@ def _perceptron(attached: Attached) -> str | None:
         (w.source, w.target, w.source_fold, w.target_fold) == (source.name, target.name, 1, 1) and w.bias is not None
         for w, source, target in chained
     )
-    known = functions <= ACTIVATIONS.keys() and len(functions) <= 1
-    return next(iter(functions), "silu") if plain and known and 2 * len(weights) == len(attached.views.views) else None
+    return (
+        next(iter(functions), "silu")
+        if plain and len(functions) <= 1 and 2 * len(weights) == len(attached.views.views)
+        else None
+    )
 
 
-def _before(node: fx.Node) -> fx.Node:
-    """What a node reads, dropout and changes of shape passed over."""
-    here = node.args[0]
-    while isinstance(here, fx.Node) and here.op == "call_function" and operator_name(here) in SHAPING | {"dropout"}:
+def _before(node: fx.Node) -> Any:
+    """What an operator of one input reads, dropout and changes of shape passed over."""
+    here: Any = node.args[0]
+    while here.op == "call_function" and operator_name(here) in RESHAPING | {"dropout", "clone"}:
         here = here.args[0]
-    assert isinstance(here, fx.Node)
     return here
 
 
