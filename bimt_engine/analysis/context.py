@@ -141,12 +141,12 @@ class AnalysisContext:
         """The numbers of the features that a place of the input layer reads.
 
         One for a neuron that stands for a feature, and for a copy that stands for a token; for a channel of an image,
-        all its pixels.
+        all its pixels; all tokens where they share one layer.
         """
         layer = self.wiring.input_layer
         copied, slot = divmod(place, layer.neurons)
-        if self.wiring.embeddings:
-            return (copied,)
+        if self.dataset.tokens is not None:
+            return (copied,) if layer.copies > 1 else tuple(range(self.dataset.inputs))
         share = self.dataset.inputs // layer.places
         first = (copied * layer.neurons + int(self.network.input_order[slot])) * share
         return tuple(range(first, first + share))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
-from bimt_engine.analysis.context import AnalysisContext, weighted
+from bimt_engine.analysis.context import AnalysisContext, LossName, weighted
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.interior_statements import interior_modules, interior_verdict
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
@@ -32,7 +33,7 @@ from bimt_engine.analysis.statements import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
-from bimt_engine.spec import Spec
+from bimt_engine.spec import CostSpec, EvidenceSpec, Spec
 from bimt_engine.training.connection_cost import prices
 
 Progress = Callable[[float, str], None]
@@ -42,10 +43,41 @@ MAX_ABLATED = 5_000  # connections; beyond, ablation one by one costs more than 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What the evidence depends on besides network and data.
+
+    loss, balance_outputs   as in training; None: the loss of the task.
+    cost_strength           λ of the training where it cost anything, for what is said of outputs that are not learnt.
+    retrained               the spec to train again by, where few rows leave it open whether a network beats a constant;
+                            None: it is not trained again.
+    """
+
+    evidence: EvidenceSpec
+    cost: CostSpec
+    loss: LossName | None = None
+    balance_outputs: bool = False
+    cost_strength: float | None = None
+    retrained: Spec | None = None
+
+    @classmethod
+    def of(cls, spec: Spec) -> Questions:
+        """Those of a run."""
+        phases = spec.expanded().training.phases
+        return cls(
+            evidence=spec.evidence,
+            cost=spec.training.cost,
+            loss=spec.training.loss,
+            balance_outputs=spec.balances_outputs,
+            cost_strength=next((p.cost_strength for p in phases if p.cost_strength > 0), None),
+            retrained=spec,
+        )
+
+
 def gather_evidence(
     network: Network,
     dataset: Dataset,
-    spec: Spec,
+    spec: Spec | Questions,
     *,
     seed: int,
     progress: Progress = lambda fraction, note: None,
@@ -57,20 +89,26 @@ def gather_evidence(
     nulls      chance graphs that the communities are compared with.
     """
     with threadpool_limits(1):  # the matrices are small: more threads only wait for one another
-        return _gather(network, dataset, spec, seed, progress, nulls)
+        questions = Questions.of(spec) if isinstance(spec, Spec) else spec
+        return _gather(network, dataset, questions, seed, progress, nulls)
 
 
-def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress: Progress, nulls: int) -> Evidence:
-    asked = spec.evidence
+def _gather(
+    network: Network, dataset: Dataset, questions: Questions, seed: int, progress: Progress, nulls: int
+) -> Evidence:
+    asked = questions.evidence
     subject = AnalysisContext.of(
-        network, dataset, loss=spec.training.loss, balance_outputs=spec.balances_outputs, seed=seed
+        network, dataset, loss=questions.loss, balance_outputs=questions.balance_outputs, seed=seed
     )
 
     def pruning_progress(fraction: float, note: str) -> None:
         progress(0.5 * fraction, f"pruning: {note}")
 
     def cross_fit() -> Float[np.ndarray, " N"]:
-        return cross_fitted_gains(dataset, spec, seed=seed, progress=lambda _, note: pruning_progress(0.9, note))
+        assert questions.retrained is not None
+        return cross_fitted_gains(
+            dataset, questions.retrained, seed=seed, progress=lambda _, note: pruning_progress(0.9, note)
+        )
 
     pruned = prune(
         subject,
@@ -78,7 +116,9 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         refit_evaluations=asked.refit_evaluations,
         seed=seed,
         evidence_version=asked.evidence_version,
-        cross_fit=cross_fit if worth_cross_fitting(subject, spec) else None,
+        cross_fit=cross_fit
+        if questions.retrained is not None and worth_cross_fitting(subject, questions.retrained)
+        else None,
         progress=pruning_progress,
     )
     progress(0.5, "graph")
@@ -150,12 +190,12 @@ def _gather(network: Network, dataset: Dataset, spec: Spec, seed: int, progress:
         outputs,
         connections=connections,
         tolerance=asked.tolerance,
-        cost_strength=next((p.cost_strength for p in spec.expanded().training.phases if p.cost_strength > 0), None),
+        cost_strength=questions.cost_strength,
         gain=None if pruned.gain is None else pruned.gain.document(),
     )
     of_modules = report.verdict if report.modules or missed is None else None
     verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
-    metrics = _metrics(subject, spec, pruned, seed) | {
+    metrics = _metrics(subject, questions, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,
         "interior_modules": interior_modules(interior),
@@ -193,7 +233,7 @@ def _part(name: str, compute: Callable[[], Result], skipped: Callable[[str], Res
         return skipped(f"failed: {type(error).__name__}: {error}")
 
 
-def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) -> dict[str, Any]:
+def _metrics(subject: AnalysisContext, questions: Questions, pruned: Pruned, seed: int) -> dict[str, Any]:
     """The numbers of a run. `trained_…`: as trained; plain names: pruned and refitted."""
     found: dict[str, Any] = {
         "connections": pruned.chosen.connections,
@@ -220,8 +260,7 @@ def _metrics(subject: AnalysisContext, spec: Spec, pruned: Pruned, seed: int) ->
                 error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
                 found[f"{prefix}{part}r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
-    bias_cost = spec.training.cost.bias_cost_from is not None
-    priced = prices(subject.wiring, shapes, spec.training.cost, bias_cost=bias_cost)
+    priced = prices(subject.wiring, shapes, questions.cost, bias_cost=questions.cost.bias_cost_from is not None)
     for name, values in (("connection_cost", pruned.values), ("trained_connection_cost", trained)):
         found[name] = float(sum((priced[p].numpy() * np.abs(values[p])).sum() for p in priced))
     for prefix, network in (("", pruned.network), ("trained_", subject.network)):

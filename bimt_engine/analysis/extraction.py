@@ -116,7 +116,7 @@ def _name(context: AnalysisContext, layer: str, place: int, neuron: int) -> str:
     wiring, names = context.wiring, context.dataset.feature_names
     if layer == wiring.input_layer.name:
         features = context.features(place)
-        if wiring.embeddings:
-            return f"{names[features[0]]}[{neuron}]"  # one coordinate of a token's vector
+        if context.dataset.tokens is not None:  # one coordinate of a token's vector
+            return f"{names[features[0]] if len(features) == 1 else 'token'}[{neuron}]"
         return names[features[0]] if len(features) == 1 else f"{names[features[0]]} … {names[features[-1]]}"
     return context.dataset.target_names[neuron] if layer == wiring.output_layer.name else ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,6 +48,8 @@ class NeuronLayer:
     movable     False: the neurons stay in the slots they were born in.
     blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
                 a run, but no neuron leaves its run alone.
+    moves       what of a layer with blocks may move: whole runs, neurons within a run, or both (`all`).
+    tied        layers with as many blocks, whose runs take the order of this layer's runs.
     axis        of the layer's activation, along which its slots lie; axis 0 is the batch.
     samples     axes along which the same neuron is seen again: time steps, pixels of a channel. Statistics pool them,
                 and what is done to a neuron is done at all of them.
@@ -67,6 +69,8 @@ class NeuronLayer:
     copies: int = 1
     activation: str | None = None
     mixes: bool = False
+    moves: Literal["all", "blocks", "within"] = "all"
+    tied: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.neurons % self.blocks:
@@ -78,6 +82,11 @@ class NeuronLayer:
     def neurons(self) -> int:
         """How many slots the layer has."""
         return self.positions.shape[0]
+
+    @property
+    def freely(self) -> bool:
+        """Whether its neurons, and blocks if it has any, move however they like: nothing is tied or fixed in part."""
+        return self.moves == "all" and not self.tied
 
     @property
     def places(self) -> int:

@@ -232,3 +232,64 @@ def test_replicas_are_relocated_apart() -> None:
         assert torch.equal(together.theta[replica], alone.theta[0])
         for name, order in alone.orders.items():
             assert torch.equal(together.orders[name][replica], order[0])
+
+
+# --- layers that move in part ---------------------------------------------------------------------
+
+
+def _in_parts(moves: str, tied: bool):
+    """Two layers of three blocks of two between an input and an output; the blocks of both may be tied."""
+    from bimt_engine.networks.geometry import line
+    from bimt_engine.networks.wiring import NeuronLayer, Port, WeightLayer, Wiring
+    from bimt_engine.training.state import Place
+
+    def layer(name: str, *ports: Port, other: str) -> NeuronLayer:
+        return NeuronLayer(name, line(6), ports, blocks=3, moves=moves, tied=(other,) if tied else ())
+
+    wiring = Wiring(
+        (
+            NeuronLayer("input", line(3), (Port("a", 1),), movable=False),
+            layer("first", Port("a", 0), Port("b", 1), other="second"),
+            layer("second", Port("b", 0), Port("c", 1), other="first"),
+            NeuronLayer("output", line(3), (Port("c", 0),), movable=False),
+        ),
+        (
+            WeightLayer("a", "input", "first"),
+            WeightLayer("b", "first", "second"),
+            WeightLayer("c", "second", "output"),
+        ),
+    )
+    return wiring, (Place("a", 0, (6, 3)), Place("b", 18, (6, 6)), Place("c", 54, (3, 6)))
+
+
+@pytest.mark.parametrize("moves", ["all", "blocks", "within"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_moves_in_part_keeps_to_it_and_never_costs_more(moves: str, tied: bool, seed: int) -> None:
+    wiring, layout = _in_parts(moves, tied and moves != "within")
+    plan = Relocation(wiring, layout, CostSpec(), RelocationSpec())
+    theta = np.random.default_rng(seed).exponential(size=72)
+    orders, before, after = plan.decide(theta, plan.unmoved, greedy=False)
+    assert after <= before
+    arrangement = plan.arrangement(theta)
+    for number, order in enumerate(orders):
+        arrangement.permute(number, order)
+    assert arrangement.cost() == pytest.approx(after)
+    runs = [order.reshape(3, 2) // 2 for order in orders[1:3]]
+    for order, run in zip(orders[1:3], runs, strict=True):
+        assert (run[:, 0] == run[:, 1]).all()  # no neuron leaves its block
+        if moves == "blocks":
+            assert (order.reshape(3, 2) % 2 == [0, 1]).all()
+        if moves == "within":
+            assert (run[:, 0] == [0, 1, 2]).all()
+    if tied and moves != "within":
+        assert (runs[0] == runs[1]).all()
+    if tied or moves == "within":
+        return
+    for number in (1, 2):  # no exchange of two blocks would have helped
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            block = np.arange(6).reshape(3, 2)
+            block[[one, other]] = block[[other, one]]
+            tried = arrangement.copy()
+            tried.permute(number, block.reshape(-1))
+            assert tried.cost() >= after - 1e-9
