@@ -17,6 +17,7 @@ from bimt_engine.data.kinds.uploaded import UploadedData as UploadedData
 from bimt_engine.data.registry import DatasetSpec as DatasetSpec
 from bimt_engine.networks.architecture import MAX_WIDTH, Architecture, architectures
 from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.uploaded import UploadedNetwork as UploadedNetwork
 from bimt_engine.spec_part import Name as Name
 from bimt_engine.spec_part import Part as Part
 
@@ -113,7 +114,7 @@ class TrainingSpec(Part):
     """One training: minimise prediction_loss + λ · connection_cost, relocating on the way."""
 
     method: Method = "bimt"
-    steps: int = Field(default=20_000, ge=1, le=MAX_STEPS)
+    steps: int = Field(default=20_000, ge=0, le=MAX_STEPS, description="0: an uploaded network is only analysed.")
     batch_size: int | None = Field(default=None, ge=1, le=1_000_000, description="Null: all examples at every step.")
     loss: Literal["mse", "cross_entropy"] | None = Field(default=None, description="Null: as the data's task asks.")
     balance_outputs: bool | None = Field(
@@ -219,6 +220,14 @@ class Spec(Part):
     training: TrainingSpec = TrainingSpec()
     evidence: EvidenceSpec = EvidenceSpec()
 
+    @field_validator("training")
+    @classmethod
+    def _trains_what_is_drawn(cls, training: TrainingSpec, info: Any) -> TrainingSpec:
+        network = info.data.get("network")
+        if training.steps == 0 and network is not None and network.kind != "uploaded":
+            raise ValueError("Only an uploaded network can be analysed without training: give `steps` of 1 or more.")
+        return training
+
     @classmethod
     def from_stored(cls, document: Mapping[str, Any]) -> Spec:
         """The spec that a run or a weights file holds. See `with_absent_fields`."""
@@ -309,3 +318,27 @@ def with_absent_fields(document: Mapping[str, Any]) -> dict[str, Any]:
 def spec_schema() -> dict[str, Any]:
     """JSON Schema of a spec, for forms and editors."""
     return Spec.model_json_schema()
+
+
+# --- networks that users bring ------------------------------------------------------------------
+
+NetworkFormat = Literal["onnx", "safetensors"]
+
+
+class NetworkConfig(Part):
+    """What the weights in a safetensors file are of: one of the architectures, and the shape of its data."""
+
+    network: NetworkSpec
+    inputs: int = Field(ge=1, le=1_000_000, description="Numbers, channels or positions of one example.")
+    targets: int = Field(ge=1, le=100_000, description="Targets, or classes.")
+    task: Literal["regression", "classification"] = "regression"
+    tokens: int | None = Field(
+        default=None, ge=2, le=1_000_000, description="How many tokens there are; null: numbers."
+    )
+    steps: int | None = Field(default=None, ge=1, le=100_000, description="Time steps of a sequence; null: it is none.")
+
+    @model_validator(mode="after")
+    def _is_one_kind_of_data(self) -> NetworkConfig:
+        if self.tokens is not None and self.steps is not None:
+            raise ValueError("`steps` is of sequences of numbers; with `tokens`, `inputs` says how many there are.")
+        return self

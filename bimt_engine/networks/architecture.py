@@ -32,7 +32,7 @@ else:  # annotations name these; they are looked up only where tests check shape
     with suppress(ModuleNotFoundError):
         from jaxtyping import Float as Float
 
-SHARED = frozenset({"architecture", "attach", "geometry", "network", "units", "wiring"})
+SHARED = frozenset({"architecture", "attach", "files", "geometry", "network", "units", "wiring"})
 MAX_WIDTH = 4096  # neurons in one layer; relocation solves an assignment of this size
 
 Activation = Literal["silu", "relu", "tanh", "gelu", "gelu_tanh"]

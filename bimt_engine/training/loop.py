@@ -265,7 +265,7 @@ class Training:
         rows = self._rows(step) if due.log else {}
         return TrainingUpdate(
             step,
-            step / self.schedule.steps,
+            step / self.schedule.steps if self.schedule.steps else 1.0,
             rows=rows,
             snapshots={r: Snapshot.of(self.state, r) for r in self.active} if due.snapshot else {},
             diverged=dict(list(self.diverged.items())[known:]),

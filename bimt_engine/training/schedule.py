@@ -71,6 +71,8 @@ class Schedule:
                     pays = bias_from is not None and first >= first_bias
                     stages.append(Stage(first, last, phase.cost_strength, pays, rate))
             start = max(start, end)
+        if not stages:  # no step is taken
+            stages = [Stage(0, 0, training.phases[-1].cost_strength, False, training.optimiser.learning_rate)]
         return cls(
             steps,
             tuple(stages),

@@ -28,7 +28,8 @@ class AutogradStepper:
     def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None:
         self.state, self.data, self.training = state, data, training
         self.parameters = list(state.network.parameters())
-        self.statistics = [place.slice for place in state.layout if place.name in state.network.wiring.buffers]
+        layout = zip(self.parameters, state.layout, strict=True)
+        self.fixed = [place.slice for parameter, place in layout if not parameter.requires_grad]
         self.gradient = torch.zeros_like(state.theta[0])
 
     def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
@@ -63,12 +64,12 @@ class AutogradStepper:
                 with torch.no_grad():
                     if frozen is not None:
                         gradient.masked_fill_(frozen, 0.0)
-                    running = [theta[entries].clone() for entries in self.statistics]
+                    running = [theta[entries].clone() for entries in self.fixed]
                     optimiser_step(
                         self.training.optimiser, theta, gradient, first, second, step=state.step + number, price=price
                     )
-                    for entries, value in zip(self.statistics, running, strict=True):
-                        theta[entries] = value  # no weight decay of a running statistic
+                    for entries, value in zip(self.fixed, running, strict=True):
+                        theta[entries] = value  # no weight decay of a running statistic or a fixed table
             for parameter in self.parameters:
                 parameter.grad = None
             network.eval()
