@@ -24,8 +24,8 @@ from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[impo
 from waitress.server import create_server  # type: ignore[import-untyped]
 from waitress.task import ErrorTask  # type: ignore[import-untyped]
 
+from api.multipart import OVERHEAD
 from api.problems import BY_STATUS, MEDIA_TYPE, Problem
-from api.uploads import OVERHEAD
 from store.settings import Settings
 
 log = logging.getLogger("api.server")

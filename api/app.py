@@ -26,6 +26,7 @@ from api import (
     health,
     jobs,
     models,
+    networks,
     operations,
     pages,
     people,
@@ -54,6 +55,7 @@ VERSION = "0.1.0"
 
 RESOURCES = (
     datasets.api,
+    networks.api,
     uploads.api,
     recipes.api,
     jobs.api,

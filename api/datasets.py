@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
 
 from flask import Response, request
 from pydantic import Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ from bimt_engine.spec import DatasetSpec, UploadedData
 from store import datasets, operations
 from store.files import free
 from store.jobs import JobView
-from store.tables import Dataset
+from store.tables import Dataset, Network
 
 Column = Annotated[str, Field(min_length=1, max_length=120)]
 DatasetState = Literal["checking", "ready", "refused"]
@@ -247,7 +247,7 @@ def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
         def undo(rows: Session) -> None:
             datasets.change(rows, datasets.get(rows, who.team_id, row.id), **before)
 
-        row = checked(row, check, undo=undo)
+        row = checked(row, check, undo=undo, get=datasets.get, slug="unusable-data")
     if row.state != "checking":
         return answer(shown(row))
     return answer(shown(row), 202, Location=address(row))
@@ -304,11 +304,23 @@ def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
     return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}
 
 
-def checked(row: Dataset, check: JobView, *, undo: Callable[[Session], None]) -> Dataset:
-    """Enqueue the committed check of a data set; the data set as it is then.
+Checked = TypeVar("Checked", Dataset, Network)
+
+
+def checked(
+    row: Checked,
+    check: JobView,
+    *,
+    undo: Callable[[Session], None],
+    get: Callable[[Session, str, str], Checked],
+    slug: str,
+) -> Checked:
+    """Enqueue the committed check of a data set or network; the row as it is then.
 
     A small file is waited for, up to the seconds of the services. If it is refused by then, `undo` takes back what the
-    request has written, and this raises the problem. A data set that stays `checking` is ready or refused later.
+    request has written, and this raises the problem `slug`. What stays `checking` is ready or refused later.
+
+    get   the row by team and id
     """
     here = services()
     here.enqueue(check.id, check.queue, check.priority, marked=True)
@@ -316,7 +328,7 @@ def checked(row: Dataset, check: JobView, *, undo: Callable[[Session], None]) ->
         return row
     here.wait_until_ended(check.id, seconds=here.check_wait_seconds)
     with here.database.read() as rows:
-        row = datasets.get(rows, row.team_id, row.id)
+        row = get(rows, row.team_id, row.id)
     if row.state != "refused":
         return row
     with here.database.write() as rows:
@@ -325,7 +337,7 @@ def checked(row: Dataset, check: JobView, *, undo: Callable[[Session], None]) ->
     if any(error["in"] != "file" for error in errors):
         raise ImpossibleRoles(errors)
     more = " There are more faults in the file." if len(errors) > 1 else ""
-    raise Problem("unusable-data", errors[0]["detail"] + more, errors)
+    raise Problem(slug, errors[0]["detail"] + more, errors)
 
 
 def shown(row: Dataset) -> DatasetOut:

@@ -224,6 +224,7 @@ FIGURE: dict[str, Any] = {
     },
 }
 WEIGHTS = binary("application/octet-stream", "The pruned and refitted network.")
+NETWORK_FILE = binary("application/octet-stream", "The file that was uploaded, with the numbers of the pruned network.")
 
 
 def numbers(rows: Session, run: Run) -> dict[str, Any]:
@@ -302,7 +303,7 @@ def download(content: bytes, content_type: str, name: str) -> Response:
 # --- the routes -----------------------------------------------------------------------------------------------
 
 OF_A_LINK = ("graph", "modules", "interior", "effects", "figure")  # what a shared link shows
-ALL = (*OF_A_LINK, "prune_curve", "weights")
+ALL = (*OF_A_LINK, "prune_curve", "weights", "network_file")
 
 
 def mount(
@@ -407,4 +408,18 @@ def mount(
         sha256 = or_not_yet(files.get("weights.safetensors"), run)
         response = stored_bytes(sha256, "application/octet-stream", "weights.safetensors")
         response.headers["Content-Disposition"] = f'attachment; filename="{called}.safetensors"'
+        return response
+
+    @declare("network_file", "network", NETWORK_FILE)
+    def network_file(rows: Session, run: Run, called: str, path: Any) -> Response:
+        """The pruned network in the format in which it was uploaded, ONNX or safetensors, all else as it was."""
+        form = run.spec["network"].get("format")
+        if form is None:
+            raise Problem(
+                "conflict", "This network was not uploaded; /weights.safetensors and /model.onnx are its files."
+            )
+        files = {file.name: file.sha256 for file in runs.published_files(rows, run.id)}
+        sha256 = or_not_yet(files.get(f"network.{form}"), run)
+        response = stored_bytes(sha256, "application/octet-stream", f"network.{form}")
+        response.headers["Content-Disposition"] = f'attachment; filename="{called}-network.{form}"'
         return response

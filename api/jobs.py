@@ -11,7 +11,20 @@ from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
 from api.routing import Resource, answer, cursor, key_of
-from api.schemas import Body, DatasetId, Headers, InPath, JobId, Label, MemberId, Page, Query, ResponseModel, Tag
+from api.schemas import (
+    Body,
+    DatasetId,
+    Headers,
+    InPath,
+    JobId,
+    Label,
+    MemberId,
+    NetworkId,
+    Page,
+    Query,
+    ResponseModel,
+    Tag,
+)
 from api.services import Services, services
 from api.sse import STREAM_SHARE, stream, wait_for_change
 from api.submission import JobIn, submit
@@ -69,6 +82,7 @@ class JobItem(ResponseModel):
     pinned: bool = Field(description="One that is pinned never expires.")
     queue: str
     dataset_id: DatasetId | None
+    network_id: NetworkId | None = Field(default=None, description="The uploaded network that it starts from.")
     member_id: MemberId
     runs: int = Field(description="How many networks it trains.")
     steps: int = Field(description="Optimiser steps of all runs together.")

@@ -143,6 +143,16 @@ KINDS: dict[str, Kind] = {
             "Correct each field that is named. The schema of a spec is at /api/v1/spec-schema.",
         ),
         Kind(
+            "unusable-network",
+            422,
+            "The file is no usable network",
+            False,
+            "The file could not be read as a network: it is damaged, uses an operator that is not known here, keeps "
+            "weights in other files, or its sizes do not fit.",
+            "Export the network again as the sentence says: one ONNX file for inference with a free batch axis, or "
+            "weights in safetensors with their config.",
+        ),
+        Kind(
             "unusable-data",
             422,
             "The file cannot be used as data",

@@ -22,6 +22,7 @@ def identifier(noun: str) -> Any:
 
 
 DatasetId = identifier("dataset")
+NetworkId = identifier("network")
 JobId = identifier("job")
 RunId = identifier("run")
 TokenId = identifier("token")

@@ -16,14 +16,15 @@ from api.schemas import (
     Body,
     DatasetId,
     Label,
+    NetworkId,
     Tag,
 )
 from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.recipes import Recipe
-from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, with_absent_fields
-from store import datasets, jobs
+from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
+from store import datasets, jobs, networks
 from store.jobs import JobView, NewRun
-from store.tables import Dataset, Run
+from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
 MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
@@ -52,6 +53,13 @@ class JobSpec(Spec):
 class JobIn(Body):
     """What to train. Name the data by `dataset` or inside `spec`; say how by `spec` or `recipe`, or leave both out."""
 
+    kind: Literal["train", "analyse"] = Field(
+        default="train",
+        description="`analyse`: relocate, prune and examine an uploaded network without a training step.",
+    )
+    network_id: NetworkId | None = Field(
+        default=None, description="An uploaded network of your team: training starts from its weights."
+    )
     dataset: DatasetId | None = Field(default=None, description="A data set of your team.")
     roles: Roles | None = Field(default=None, description="Other column roles than the data set's own.")
     spec: JobSpec | None = Field(default=None, description="Everything else; see /api/v1/spec-schema.")
@@ -82,6 +90,10 @@ class JobIn(Body):
             raise ValueError("Give either `spec` or `recipe`, not both.")
         if self.dataset is not None and self.spec is not None and self.spec.dataset is not None:
             raise ValueError("Name the data either in `dataset` or in `spec/dataset`, not in both.")
+        if self.kind == "analyse" and self.network_id is None:
+            raise ValueError("Only an uploaded network can be analysed without training: name it in `network_id`.")
+        if self.network_id is not None and self.spec is not None and "network" in self.spec.model_fields_set:
+            raise ValueError("Name the network either in `network_id` or in `spec/network`, not in both.")
         if self.roles is not None and self.dataset is None:
             raise ValueError("`roles` are roles of columns of an uploaded data set; name it in `dataset`.")
         return self
@@ -120,6 +132,7 @@ def submit(
         sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {max_runs}"
         raise invalid("/seeds", f"{sentence}; submit several jobs.")
     spec, dataset_id = complete(rows, who.team_id, body)
+    network_id = _own_network(rows, who.team_id, spec)
     return jobs.submit(
         rows,
         team_id=who.team_id,
@@ -129,6 +142,7 @@ def submit(
         priority=body.priority,
         queue=queue_of(spec),
         dataset_id=dataset_id,
+        network_id=network_id,
         spec=spec.model_dump(mode="json"),
         runs=runs_of(spec, body),
         idempotency_key=idempotency_key,
@@ -156,7 +170,9 @@ def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:
         document |= {"dataset": asked.dataset}
         if asked.roles is not None:
             document["roles"] = asked.roles.model_dump(exclude_unset=True)
-    elif run.team_id != team_id and (spec.get("dataset") or {}).get("kind") == "uploaded":
+    if run.team_id != team_id and (spec.get("network") or {}).get("kind") == "uploaded":
+        raise Problem("conflict", "It was trained from a network of another team, which only that team can use.")
+    if asked.dataset is None and run.team_id != team_id and (spec.get("dataset") or {}).get("kind") == "uploaded":
         raise Problem("conflict", "It was trained on data of another team; name data of your own in `dataset`.")
     try:
         return JobIn.model_validate(document)
@@ -187,9 +203,13 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
     Raises the problem of every field that is wrong or missing, and NotFound for a data set of another team.
     """
     recipe = _recipe(body)
-    if recipe is not None and body.dataset is None and not recipe.needs_dataset:
+    if recipe is not None and body.dataset is None and not recipe.needs_dataset and body.network_id is None:
         return recipe.spec, None
     fields = _how(body, recipe)
+    if body.network_id is not None:
+        fields["network"] = _network_part(networks.get(rows, team_id, body.network_id))
+    if body.kind == "analyse":
+        fields["training"] = dict(fields.get("training") or {}) | {"steps": 0}
     dataset_id = body.dataset
     if dataset_id is not None:
         fields["dataset"] = _dataset_part(datasets.get(rows, team_id, dataset_id), body.roles)
@@ -286,6 +306,27 @@ def _dataset_part(row: Dataset, roles: Roles | None) -> dict[str, Any]:
         asked = roles.model_dump(exclude_unset=True)
         settled |= settle_roles(row.preview or {}, amended_roles(settled, asked), under="/roles")
     return {"kind": "uploaded", "dataset_id": row.id, "sha256": row.sha256, "format": row.format} | settled
+
+
+def _network_part(row: Network) -> dict[str, Any]:
+    if row.state != "ready":
+        why = "is still being checked; wait until it is ready" if row.state == "checking" else "was refused"
+        raise Problem("conflict", f"The network `{row.name}` {why}.")
+    return {"kind": "uploaded", "network": row.id, "sha256": row.sha256, "format": row.format, "config": row.config}
+
+
+def _own_network(rows: Session, team_id: str, spec: Spec) -> str | None:
+    """The id of the uploaded network that a spec names, which must be the team's and be that file."""
+    named = spec.network
+    if not isinstance(named, UploadedNetwork):
+        return None
+    row = networks.get(rows, team_id, named.network)
+    if row.state != "ready" or any(
+        getattr(named, field) != getattr(row, field) for field in ("sha256", "format", "config")
+    ):
+        sentence = f"The network `{row.id}` has other bytes, or another format or config; name it in `network_id`."
+        raise invalid("/spec/network/sha256", sentence)
+    return row.id
 
 
 def _own_upload(rows: Session, team_id: str, data: UploadedData) -> str:

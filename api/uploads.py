@@ -1,33 +1,33 @@
-"""Uploads: one multipart request, or a resumable upload in parts; both become a data set."""
+"""Uploads: one multipart request, or a resumable upload in parts, becomes a data set; one in parts may be a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import IO, Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
-from flask import Request, Response, request
-from pydantic import Field, ValidationError
+from flask import Response, request
+from pydantic import Field
 from sqlalchemy.orm import Session
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
-from werkzeug.http import parse_options_header
-from werkzeug.sansio import multipart
 
 from api.auth import Access, audit, caller
 from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, checked, make_dataset
 from api.datasets import api as datasets_api
 from api.datasets import shown as shown_dataset
-from api.problems import Problem, field_errors, fields_problem, invalid, too_large, wrong
+from api.multipart import CHUNK, Form, fields_of, flat_fields, store_file
+from api.networks import NetworkOut, check_stored_network, format_of_network, network_answer
+from api.problems import Problem, invalid, too_large
 from api.routing import Resource, answer
-from api.schemas import Body, DatasetId, InPath, Label, ResponseModel, identifier
+from api.schemas import Body, DatasetId, InPath, Label, NetworkId, ResponseModel, identifier
 from api.services import services
 from bimt_engine.data.roles import FORMATS
-from store import datasets, operations
-from store.errors import QuotaExceeded, TooLarge
+from bimt_engine.spec import NetworkConfig, NetworkFormat
+from store import datasets, networks, operations
+from store.errors import TooLarge
 from store.files import StoredFile, free
-from store.tables import Dataset, Upload
+from store.networks import NETWORK_FORMATS
+from store.tables import Dataset, Network, Upload
 
 
 class UploadFields(Roles):
@@ -45,7 +45,10 @@ class UploadIn(Body):
 
     name: Label = Field(description="As the file is called; its ending says the format unless `format` does.")
     bytes: int = Field(ge=1, le=2**50, description="How long the whole file is.")
-    format: Format | None = Field(default=None, description="Null: as the name ends.")
+    format: Format | NetworkFormat | None = Field(
+        default=None, description="Null: as the name ends. `onnx` and `safetensors` become a network, all else data."
+    )
+    config: NetworkConfig | None = Field(default=None, description="What the weights in a safetensors file are of.")
     roles: Roles | None = Field(default=None, description="Other column roles than those that will be understood.")
     sha256: Annotated[str, Field(pattern=SHA256)] | None = Field(
         default=None, description="Of the whole file, in hex: bytes that your team has already need not be sent again."
@@ -73,6 +76,7 @@ class UploadOut(ResponseModel):
     received: int
     largest_part: int = Field(description="Bytes that one part may have.")
     dataset_id: DatasetId | None = Field(default=None, description="What it became; null until it is completed.")
+    network_id: NetworkId | None = Field(default=None, description="The same, of a network.")
     created_at: datetime
     expires_at: datetime
 
@@ -103,119 +107,21 @@ def format_of(file_name: str) -> str | None:
     return next((form for ending, form in ENDINGS.items() if file_name.lower().endswith(ending)), None)
 
 
-CHUNK = 256 * 1024  # bytes read from the connection at once
-OVERHEAD = 2 * 1024 * 1024  # bytes of a multipart body that are not the file
-MAX_FIELD_BYTES = 1024 * 1024  # of all text fields together
-MAX_PARTS = 12_000  # ten thousand column names and some more
-MAX_BUFFER = 2 * CHUNK + 64 * 1024  # a part's headers must end within this
-
-T = TypeVar("T")
-Sink = Callable[[str, Iterator[bytes]], T]
-
-
-@dataclass
-class Form(Generic[T]):
-    """A received form: text fields by name, and the result of the sink for the file."""
-
-    fields: dict[str, list[str]] = field(default_factory=dict)
-    file_name: str = ""
-    file: T | None = None
-
-
-def receive(request: Request, sink: Sink[T], *, limit: int) -> Form[T]:
-    """Read a multipart body whose one file part is called `file`.
-
-    sink    gets the file's name and its bytes piece by piece, and must use them up.
-    limit   bytes of the file. Raises the problem `too-large` as soon as it is passed, or at once when the
-            header Content-Length already says so.
-    """
-    kind, options = parse_options_header(request.headers.get("Content-Type"))
-    boundary = options.get("boundary", "")
-    if kind != "multipart/form-data" or not boundary:
-        raise Problem("media-type", "An upload is sent as multipart/form-data with a boundary.")
-    request.max_content_length = limit + OVERHEAD
-    received: Form[T] = Form()
-    try:
-        _read(_Events(request.stream, boundary), sink, received)
-    except RequestEntityTooLarge:
-        raise too_large("The upload", limit, pointer="/file") from None
-    except ValueError as error:
-        raise Problem("malformed-request", f"The multipart body cannot be read: {error}.") from None
-    return received
-
-
-class _Events:
-    """The multipart parts of a stream, with memory for one piece only."""
-
-    def __init__(self, stream: IO[bytes], boundary: str) -> None:
-        self.stream = stream
-        self.decoder = multipart.MultipartDecoder(boundary.encode("latin-1"), MAX_BUFFER, max_parts=MAX_PARTS)
-
-    def next(self) -> multipart.Event:
-        while True:
-            event = self.decoder.next_event()
-            if not isinstance(event, multipart.NeedData):
-                return event
-            self.decoder.receive_data(self.stream.read(CHUNK) or None)
-
-
-def _read(events: _Events, sink: Sink[T], received: Form[T]) -> None:
-    used = 0
-    while True:
-        event = events.next()
-        if isinstance(event, multipart.Epilogue):
-            return
-        if isinstance(event, multipart.File):
-            if event.name != "file" or received.file is not None:
-                sentence = "Send exactly one file, in a part that is called `file`."
-                raise Problem("invalid-fields", sentence, [wrong(f"/{event.name}", sentence, place="file")])
-            received.file_name = event.filename
-            received.file = sink(event.filename, _data(events))
-        elif isinstance(event, multipart.Field):
-            content = bytearray()
-            for piece in _data(events):
-                used += len(piece)
-                if used > MAX_FIELD_BYTES:
-                    raise too_large("The text of all fields together", MAX_FIELD_BYTES)
-                content += piece
-            text = _decoded(event.name, bytes(content), event.headers)
-            received.fields.setdefault(event.name, []).append(text)
-
-
-def _data(events: _Events) -> Iterator[bytes]:
-    more = True
-    while more:
-        event = events.next()
-        if not isinstance(event, multipart.Data):
-            raise ValueError("a part ends unexpectedly")
-        more = event.more_data
-        if event.data:
-            yield bytes(event.data)
-
-
-def _decoded(name: str, content: bytes, headers: Headers) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise invalid(f"/{name}", "This field is not UTF-8 text.") from None
-
-
-def flat_fields(fields: dict[str, list[str]], *, lists: tuple[str, ...]) -> dict[str, Any]:
-    """Form fields as a document: those in `lists` may repeat, all others may not."""
-    document: dict[str, Any] = {}
-    for name, values in fields.items():
-        if name in lists:
-            document[name] = values
-        elif len(values) > 1:
-            raise invalid(f"/{name}", "This field may be given only once.")
-        else:
-            document[name] = values[0]
-    return document
-
-
 api = Resource("uploads", "Large files in parts, one after another.")
 
 KEPT = timedelta(days=2)  # an upload that is not completed by then is forgotten
+
+# What a completed upload is answered with.
+COMPLETED: dict[str, Any] = {
+    "description": "What it became: a data set, or a network.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "oneOf": [{"$ref": "#/components/schemas/DatasetOut"}, {"$ref": "#/components/schemas/NetworkOut"}]
+            }
+        }
+    },
+}
 
 PART_BODY = {
     "required": True,
@@ -232,9 +138,15 @@ def begin_upload(body: UploadIn) -> Response:
     here, who = services(), caller()
     if body.bytes > here.settings.max_upload_bytes:
         raise too_large("The upload", here.settings.max_upload_bytes)
-    form = body.format or format_of(body.name)
+    form = body.format or format_of(body.name) or format_of_network(body.name)
     if form is None:
-        raise invalid("/format", f"What format is `{body.name[:80]}`? Say {or_list(FORMATS)}.")
+        sentence = f"What format is `{body.name[:80]}`? Say {or_list((*FORMATS, *NETWORK_FORMATS))}."
+        raise invalid("/format", sentence)
+    is_network = form in NETWORK_FORMATS
+    if body.roles is not None and is_network:
+        raise invalid("/roles", f"A network has no columns; leave `roles` out, or say another format than {form}.")
+    if body.config is not None and form != "safetensors":
+        raise invalid("/config", f"Only weights in a safetensors file need a config, and this is {form}.")
     now = here.now()
     with here.database.write() as rows:
         upload = datasets.begin_upload(
@@ -245,10 +157,12 @@ def begin_upload(body: UploadIn) -> Response:
             bytes=body.bytes,
             format=form,
             roles=None if body.roles is None else body.roles.model_dump(exclude_unset=True),
+            config=None if body.config is None else body.config.model_dump(mode="json"),
             expires_at=now + KEPT,
             now=now,
         )
-        known = datasets.with_content(rows, who.team_id, body.sha256) if body.sha256 else None
+        with_content = networks.with_content if is_network else datasets.with_content
+        known = with_content(rows, who.team_id, body.sha256) if body.sha256 else None
         if known is not None and known.sha256 is not None and known.bytes == body.bytes:
             file = StoredFile(known.sha256, known.bytes)
             datasets.add_part(rows, who.team_id, upload.id, start=0, file=file, now=now)
@@ -279,8 +193,8 @@ def put_part(path: PartPath) -> Response:
     here, team_id = services(), caller().team_id
     with here.database.read() as rows:
         upload = datasets.get_upload(rows, team_id, path.upload_id)
-        if upload.dataset_id is not None:
-            raise Problem("conflict", f"Upload `{upload.id}` is complete; it became `{upload.dataset_id}`.")
+        if (became := upload.dataset_id or upload.network_id) is not None:
+            raise Problem("conflict", f"Upload `{upload.id}` is complete; it became `{became}`.")
     limit = here.settings.max_part_bytes
     request.max_content_length = limit
     try:
@@ -305,11 +219,14 @@ def put_part(path: PartPath) -> Response:
     "post",
     "/uploads/<string:upload_id>/complete",
     requires=Access.SUBMIT,
-    answers={201: DatasetOut, 202: DatasetOut},
+    answers={201: COMPLETED, 202: COMPLETED},
     problems=(409,),
+    models=(DatasetOut, NetworkOut),
 )
 def complete_upload(path: UploadPath) -> Response:
-    """All parts are there: the file becomes a data set, as if it had been sent at once. Completing twice is the same.
+    """All parts are there: the file becomes a data set or a network, as if it had been sent at once.
+
+    Completing twice is the same.
 
     A small file is checked at once, 201 or 422; a large one is answered with 202 and the state `checking`. After a 422
     the parts stay until they are deleted or have waited two days.
@@ -317,20 +234,25 @@ def complete_upload(path: UploadPath) -> Response:
     here, who = services(), caller()
     with here.database.read() as rows:
         upload = datasets.get_upload(rows, who.team_id, path.upload_id)
-        if upload.dataset_id is not None:
-            return _became(datasets.get(rows, who.team_id, upload.dataset_id))
+        if (response := _completed(rows, upload)) is not None:
+            return response
         parts = datasets.upload_parts(rows, upload)
         content = datasets.upload_content(rows, upload, here.files)
     # One part is the whole file already: nothing is copied.
     file = parts[0] if len(parts) == 1 else here.files.put_stream(content)
-    row = _check_stored(file, upload.name, upload.format or "", dict(upload.roles or {}), reserved=upload.bytes)
+    form, is_network = upload.format or "", upload.format in NETWORK_FORMATS
+    row: Dataset | Network
+    if is_network:
+        row = check_stored_network(file, upload.name, form, upload.config, reserved=upload.bytes)
+    else:
+        row = _check_stored(file, upload.name, form, dict(upload.roles or {}), reserved=upload.bytes)
     with here.database.write() as rows:
         upload = datasets.get_upload(rows, who.team_id, path.upload_id, lock=True)
-        if upload.dataset_id is not None:  # another request has completed it meanwhile
-            datasets.delete(rows, who.team_id, row.id)
-            return _became(datasets.get(rows, who.team_id, upload.dataset_id))
-        datasets.complete_upload(rows, upload, row.id)
-        audit(rows, "dataset.upload", row.id, upload=upload.id)
+        if (other := _completed(rows, upload)) is not None:  # by another request meanwhile
+            (networks if is_network else datasets).delete(rows, who.team_id, row.id)
+            return other
+        datasets.complete_upload(rows, upload, **{"network_id" if is_network else "dataset_id": row.id})
+        audit(rows, f"{'network' if is_network else 'dataset'}.upload", row.id, upload=upload.id)
         response = _became(row)
     with here.database.write() as rows:
         free(rows, here.files, [part.sha256 for part in parts])
@@ -352,7 +274,8 @@ def give_up_upload(path: UploadPath) -> Response:
 
 
 def _shown(rows: Session, upload: Upload) -> UploadOut:
-    received = upload.bytes if upload.dataset_id is not None else datasets.received_bytes(rows, upload)
+    is_complete = upload.dataset_id is not None or upload.network_id is not None
+    received = upload.bytes if is_complete else datasets.received_bytes(rows, upload)
     return UploadOut(
         id=upload.id,
         name=upload.name,
@@ -360,12 +283,24 @@ def _shown(rows: Session, upload: Upload) -> UploadOut:
         received=received,
         largest_part=services().settings.max_part_bytes,
         dataset_id=upload.dataset_id,
+        network_id=upload.network_id,
         created_at=upload.created_at,
         expires_at=upload.expires_at,
     )
 
 
-def _became(row: Dataset) -> Response:
+def _completed(rows: Session, upload: Upload) -> Response | None:
+    """The answer of an upload that is complete already."""
+    if upload.network_id is not None:
+        return _became(networks.get(rows, upload.team_id, upload.network_id))
+    if upload.dataset_id is not None:
+        return _became(datasets.get(rows, upload.team_id, upload.dataset_id))
+    return None
+
+
+def _became(row: Dataset | Network) -> Response:
+    if isinstance(row, Network):
+        return network_answer(row)
     status = 202 if row.state == "checking" else 201
     return answer(shown_dataset(row), status, Location=address(row))
 
@@ -418,42 +353,22 @@ def create_dataset() -> Response:
 
 
 def _upload() -> Response:
-    here = services()
-    limit = min(here.settings.max_upload_bytes, here.settings.max_part_bytes)
-    stored: list[StoredFile] = []
-
-    def sink(_: str, chunks: Iterator[bytes]) -> StoredFile:
-        stored.append(here.files.put_stream(chunks, limit=limit))
-        return stored[0]
-
-    try:
-        form = receive(request, sink, limit=limit)
-        if form.file is None:
-            raise invalid("/file", "The file is missing; send it in a part that is called `file`.")
-        fields = _fields(form.fields)
-        format = fields.format or format_of(form.file_name)
-        if format is None:
-            sentence = f"What format is `{form.file_name[:80]}`? Say {or_list(FORMATS)}."
-            raise invalid("/format", sentence)
-        roles = fields.model_dump(exclude_unset=True, exclude={"name", "format"})
-        row = _check_stored(form.file, fields.name or form.file_name[:120] or "upload", format, roles)
-    except (TooLarge, QuotaExceeded, Problem) as error:
-        with here.database.write() as rows:
-            free(rows, here.files, [file.sha256 for file in stored])
-        if isinstance(error, TooLarge):
-            raise too_large("The upload", error.limit, pointer="/file") from None
-        raise
-    with here.database.write() as rows:
+    row = store_file(_dataset_of)
+    with services().database.write() as rows:
         audit(rows, "dataset.upload", row.id)
     return _became(row)
 
 
-def _fields(sent: dict[str, list[str]]) -> UploadFields:
-    document = flat_fields(sent, lists=("inputs", "targets"))
-    try:
-        return UploadFields.model_validate(document)
-    except ValidationError as error:
-        raise fields_problem(field_errors(error, document)) from None
+def _dataset_of(form: Form[StoredFile], file: StoredFile) -> Dataset:
+    fields = fields_of(UploadFields, flat_fields(form.fields, lists=("inputs", "targets")))
+    format = fields.format or format_of(form.file_name)
+    if format is None:
+        sentence = f"What format is `{form.file_name[:80]}`? Say {or_list(FORMATS)}."
+        raise invalid("/format", sentence)
+    if format in NETWORK_FORMATS:
+        raise invalid("/format", f"`{form.file_name[:80]}` is a network, not data: send it to /networks.")
+    roles = fields.model_dump(exclude_unset=True, exclude={"name", "format"})
+    return _check_stored(file, fields.name or form.file_name[:120] or "upload", format, roles)
 
 
 def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any], *, reserved: int = 0) -> Dataset:
@@ -487,4 +402,4 @@ def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any
         datasets.delete(rows, who.team_id, row.id)
         free(rows, here.files, [file.sha256])
 
-    return checked(row, check, undo=undo)
+    return checked(row, check, undo=undo, get=datasets.get, slug="unusable-data")

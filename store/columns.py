@@ -107,8 +107,8 @@ def _finite(value: Any) -> Any:
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u; sorts as ASCII does
 # fmt: off
 PREFIXES = frozenset((
-    "team", "member", "token", "dataset", "upload", "job", "attempt", "run", "graph", "clustering", "model", "version",
-    "alias", "annotation", "share", "webhook", "delivery", "audit", "log", "file",
+    "team", "member", "token", "dataset", "network", "upload", "job", "attempt", "run", "graph", "clustering", "model",
+    "version", "alias", "annotation", "share", "webhook", "delivery", "audit", "log", "file",
 ))
 # fmt: on
 

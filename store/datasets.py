@@ -57,7 +57,12 @@ class Dataset(Base):
 
 
 class Upload(Base):
-    """A file that arrives in parts, so that a broken connection costs one part only."""
+    """A file that arrives in parts, so that a broken connection costs one part only.
+
+    roles        what the columns of data are for
+    config       which network weights are of
+    dataset_id   what it became when it was completed; or network_id
+    """
 
     __tablename__ = "upload"
     __table_args__ = (
@@ -76,6 +81,8 @@ class Upload(Base):
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(Utc)
     expires_at: Mapped[datetime] = mapped_column(Utc)
+    config: Mapped[dict[str, Any] | None] = mapped_column(small_json())
+    network_id: Mapped[str | None] = mapped_column(ForeignKey("network.id", ondelete="CASCADE"), index=True)
 
 
 class UploadPart(Base):
@@ -251,11 +258,14 @@ def check_quota(session: Session, team_id: str, more: int) -> None:
 
 
 def stored_bytes(session: Session, team_id: str) -> int:
-    """Bytes of the team's data, declared uploads and run results. Content that two rows share counts twice."""
+    """Bytes of the team's data, networks, declared uploads and run results. Shared content counts twice."""
+    network = Base.metadata.tables["network"].c  # store/networks.py, which imports this file
+    is_open = (Upload.dataset_id.is_(None), Upload.network_id.is_(None))
     sums = (
         select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.team_id == team_id),
         select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id),
-        select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.team_id == team_id, Upload.dataset_id.is_(None)),
+        select(func.coalesce(func.sum(network.bytes), 0)).where(network.team_id == team_id),
+        select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.team_id == team_id, *is_open),
     )
     return sum(int(session.scalar(one) or 0) for one in sums)
 
@@ -274,6 +284,7 @@ def begin_upload(
     roles: dict[str, Any] | None,
     expires_at: datetime,
     now: datetime,
+    config: dict[str, Any] | None = None,
 ) -> Upload:
     """Declare a file of so many bytes, which count against the quota from now on. Raises QuotaExceeded."""
     check_quota(session, team_id, bytes)
@@ -285,6 +296,7 @@ def begin_upload(
         bytes=bytes,
         format=format,
         roles=roles,
+        config=config,
         created_at=now,
         expires_at=expires_at,
     )
@@ -355,10 +367,12 @@ def upload_content(session: Session, upload: Upload, store: Files) -> Iterator[b
     return (chunk for name in names for chunk in store.stream(name))
 
 
-def complete_upload(session: Session, upload: Upload, dataset_id: str) -> None:
-    """Link the upload to the data set that was made of it, and delete its parts."""
+def complete_upload(
+    session: Session, upload: Upload, dataset_id: str | None = None, *, network_id: str | None = None
+) -> None:
+    """Link the upload to the data set or network that was made of it, and delete its parts."""
     session.execute(delete_rows(UploadPart).where(UploadPart.upload_id == upload.id))
-    upload.dataset_id = dataset_id
+    upload.dataset_id, upload.network_id = dataset_id, network_id
     session.flush()
 
 

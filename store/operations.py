@@ -15,12 +15,13 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
-from store import datasets, jobs
+from store import datasets, jobs, networks
 from store.datasets import Dataset
 from store.errors import NotFound, QuotaExceeded
 from store.jobs.leases import Claim, finish
-from store.jobs.tables import CHECK_UPLOAD, FINAL_STATES, Job, canonical_queue
+from store.jobs.tables import CHECK_NETWORK, CHECK_UPLOAD, CHECKS, FINAL_STATES, Job, canonical_queue
 from store.jobs.views import JobView
+from store.networks import Network
 from store.settings import OPERATION_QUEUES
 
 MAX_WAITING = 64  # operations of one team that are queued or running; a page or a script sends a few at a time
@@ -67,12 +68,13 @@ def submit(
     once: bool = False,
     priority: int = 5,
     dataset_id: str | None = None,
+    network_id: str | None = None,
 ) -> JobView:
     """A new operation, `queued`. Enqueue it right after the commit: see outbox.enqueue.
 
     about        id of the thing that it is about, and optionally more; shown in the worker's log
     once         its result is stored: if the team waits for the same kind and `about` already, return that one
-    dataset_id   the data set that an upload check is of
+    dataset_id   the data set that an upload check is of; network_id, the network
 
     Raises QuotaExceeded if the team has too many operations queued or running.
     """
@@ -84,8 +86,8 @@ def submit(
         same = select(Job.id).where(*_IS_ACTIVE, Job.team_id == team_id, Job.name == name).order_by(Job.id).limit(1)
         if (job_id := session.scalar(same)) is not None:
             return jobs.get_view(session, team_id, job_id)
-    if kind != CHECK_UPLOAD:  # uploads are limited by the quota of bytes
-        counted = (*_IS_ACTIVE, Job.team_id == team_id, Job.kind != CHECK_UPLOAD)
+    if kind not in CHECKS:  # uploads are limited by the quota of bytes
+        counted = (*_IS_ACTIVE, Job.team_id == team_id, Job.kind.not_in(CHECKS))
         waiting = session.scalar(select(func.count()).select_from(Job).where(*counted)) or 0
         if waiting >= MAX_WAITING:
             raise QuotaExceeded(
@@ -103,6 +105,7 @@ def submit(
         queue=queue,
         priority=priority,
         dataset_id=dataset_id,
+        network_id=network_id,
         now=now,
         announced_at=now,
     )
@@ -181,6 +184,33 @@ def submit_check(session: Session, dataset: Dataset, *, now: datetime) -> JobVie
         dataset_id=dataset.id,
         now=now,
     )
+
+
+def submit_network_check(session: Session, network: Network, *, now: datetime) -> JobView:
+    """The same for a network in state `checking`; its request is {"network_id", "sha256", "format", "config"}."""
+    return submit(
+        session,
+        team_id=network.team_id,
+        member_id=network.member_id,
+        kind=CHECK_NETWORK,
+        about=network.id,
+        request={
+            "network_id": network.id,
+            "sha256": network.sha256,
+            "format": network.format,
+            "config": network.config,
+        },
+        queue="interactive",
+        once=True,
+        network_id=network.id,
+        now=now,
+    )
+
+
+def finish_network_check(session: Session, claim: Claim, *, now: datetime, **found: Any) -> bool:
+    """The same as `finish_check` for a network; `found` is a `header` or `errors`. Raises LostLease."""
+    succeed(session, claim, None, now=now)
+    return networks.set_check_result(session, claim.spec["network_id"], now=now, **found)
 
 
 def finish_check(

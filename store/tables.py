@@ -7,6 +7,7 @@ from store.datasets import Dataset, Upload, UploadPart
 from store.files import File
 from store.jobs.tables import Attempt, IdempotencyKey, Job, JobBody, JobTag, Worker
 from store.models import Annotation, Model, ModelAlias, ModelVersion, Share
+from store.networks import Network
 from store.runs.tables import (
     Clustering,
     Effect,
@@ -48,6 +49,7 @@ __all__ = [
     "ModelAlias",
     "ModelVersion",
     "Module",
+    "Network",
     "PartInput",
     "Run",
     "RunBody",

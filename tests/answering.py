@@ -16,7 +16,7 @@ from store import jobs
 from store.database import Database
 from store.files import Files
 from store.jobs.leases import Claim
-from store.jobs.tables import CHECK_UPLOAD
+from store.jobs.tables import CHECKS
 from store.settings import Settings
 from store.tables import Job
 from worker.context import WorkerContext
@@ -81,7 +81,7 @@ class ChecksOnly(WorkerContext):
 
     def claim(self, queue: str | None = None) -> Claim | None:
         with self.database.read() as session:
-            is_check = (Job.kind == CHECK_UPLOAD, Job.state == "queued")
+            is_check = (Job.kind.in_(CHECKS), Job.state == "queued")
             job_id = session.scalar(select(Job.id).where(*is_check).order_by(Job.id).limit(1))
         if job_id is None:
             return None

@@ -32,12 +32,16 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
     # Imported after the training, which does not need it: nearly half of what the engine imports.
     from bimt_engine.analysis.evidence import gather_evidence
     from bimt_engine.exports.weights import weights_file
+    from bimt_engine.networks.uploaded import UploadedNetwork, in_its_format
 
     began = time.monotonic()
     network = training.network
     evidence = gather_evidence(network, dataset, run.spec, seed=run.seed, progress=report_progress)
     weights = weights_file(network, evidence.network, spec=run.spec, seed=run.seed, dataset=dataset)
     files = {"weights.safetensors": reporter.write(f"{run.id}-weights.safetensors", weights)}
+    if isinstance(run.spec.network, UploadedNetwork):
+        name = f"network.{run.spec.network.format}"
+        files[name] = reporter.write(f"{run.id}-{name}", in_its_format(run.spec.network, evidence.network))
     figures = {
         name: reporter.write(f"{run.id}-{name}", body)
         for name, body in _figures(run, evidence, dataset, reporter, run_progress)

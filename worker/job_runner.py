@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
@@ -105,8 +105,8 @@ class JobRunner:
         try:
             if self.claim.kind != "training":
                 raise StoreError(f"A `{self.claim.kind}` is an operation; it was put into a queue for trainings.")
-            with self._content() as content:
-                outcome = self._train(content)
+            with self._uploads() as uploads:
+                outcome = self._train(uploads)
             self._finish(outcome)
         except LostLease as error:
             log.warning("%s", error)
@@ -130,22 +130,27 @@ class JobRunner:
     # --- data ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _content(self) -> Iterator[Path | None]:
-        """The uploaded file on this machine; None where the data are generated."""
-        dataset = self.claim.spec["dataset"]
-        if dataset["kind"] != "uploaded":
-            yield None
-            return
+    def _uploads(self) -> Iterator[dict[str, Any]]:
+        """The uploaded files on this machine, as fields of the request: those of data that are generated are absent."""
         with ExitStack() as stack:
-            yield self.retry(lambda: stack.enter_context(self.context.files.path(dataset["sha256"])))
+
+            def path_of(sha256: str) -> Path:
+                return self.retry(lambda: stack.enter_context(self.context.files.path(sha256)))
+
+            found: dict[str, Any] = {}
+            for part, field in (("dataset", "content"), ("network", "network")):
+                said = self.claim.spec.get(part) or {}
+                if said.get("kind") == "uploaded":
+                    found |= {field: path_of(said["sha256"]), f"{field}_sha256": said["sha256"]}
+            yield found
 
     # --- training --------------------------------------------------------------------------------------
 
-    def _train(self, content: Path | None) -> Outcome:
+    def _train(self, uploads: dict[str, Any]) -> Outcome:
         """Use training processes until all runs have ended, or the job is to stop. Raises StoreError, LostLease."""
         processes = self.context.training_processes
         while self.left:
-            self._write_request(content)
+            self._write_request(uploads)
             self.recorder.log("info", "the engine starts")
             self.lease.report(note="the engine starts")
             failed_before = len(self.failures)
@@ -164,7 +169,7 @@ class JobRunner:
                 return Outcome(end, self.failures)
         return Outcome("done", self.failures)
 
-    def _write_request(self, content: Path | None) -> None:
+    def _write_request(self, uploads: dict[str, Any]) -> None:
         """Write what the training process is to do: the runs that are left, each from its newest checkpoint.
 
         Those that have ended are named too: which runs train side by side follows from all of them.
@@ -173,8 +178,7 @@ class JobRunner:
             resumed.unlink()
         request = TrainingRequest(
             job=self.claim.job_id,
-            content=content,
-            content_sha256=self.claim.spec["dataset"].get("sha256"),
+            **uploads,
             runs=[self._run_request(run) for run in self.claim.runs],
         )
         (self.folder / "request.json").write_text(request.line())

@@ -35,6 +35,7 @@ from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import SavedNetwork, load_weights
 from bimt_engine.fingerprint import spec_hash
 from bimt_engine.json_utils import finite_json
+from bimt_engine.networks.uploaded import UploadedNetwork, provide_files
 from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import Snapshot
 from worker.predicting import Refusal, embedding_document, predict, probe_document
@@ -90,6 +91,8 @@ class Request:
     @property
     def saved(self) -> SavedNetwork:
         """The network, as its weights file has it."""
+        brought = self.document.get("network")
+        provide_files({brought["sha256"]: Path(brought["path"])} if brought else {})
         return _saved(self.document["weights"]["sha256"], self.document["weights"]["path"])
 
     @property
@@ -180,8 +183,15 @@ def _verify(request: Request) -> Answer:
     return Answer(verify(request.saved, request.dataset, claimed, again=again, progress=request.progress))
 
 
+def _uploaded_as_onnx(request: Request) -> bool:
+    network = request.saved.spec.network
+    return isinstance(network, UploadedNetwork) and network.format == "onnx"
+
+
 @handles("onnx")
 def _onnx(request: Request) -> Answer:
+    if _uploaded_as_onnx(request):
+        raise Refusal("This network was uploaded as ONNX: its file with the pruned numbers is at /runs/{id}/network.")
     return Answer(files={"model.onnx": onnx_file(request.saved.network, request.saved.data, request.origin)})
 
 
@@ -201,6 +211,8 @@ def _embedding(request: Request) -> Answer:
 def _module(request: Request) -> Answer:
     """One module alone, or one group inside a module, as weights and for other programs."""
     letter, saved = request.asked["module"], request.saved
+    if _uploaded_as_onnx(request):
+        raise Refusal("A module of a network that was uploaded as ONNX cannot be written as a network of its own yet.")
     neurons, is_group = request.part(letter)
     cut_out = group_alone if is_group else module_alone
     alone = cut_out(saved.network, request.saved.data, saved.spec, neurons, trained=saved.trained)

@@ -22,7 +22,7 @@ from store.jobs.leases import Claim
 from store.settings import Settings
 from store.tables import ModelVersion, Run
 from worker.context import WorkerContext
-from worker.upload_check import check_upload
+from worker.upload_check import check_network, check_upload
 
 MAX_SNAPSHOTS = 1000  # a film leaves out the rest
 
@@ -83,8 +83,15 @@ def _network(loader: InputLoader) -> dict[str, Any]:
         content = loader.path(dataset["sha256"]) if uploaded else None
     except NotFound:
         raise StoreError("The data set of this run was deleted, and its bytes are gone; upload it again.") from None
+    network = run.spec["network"]
+    brought = None
+    if network["kind"] == "uploaded":  # the run's own file of it, which stays when the uploaded one is deleted
+        with loader.context.database.read() as session:
+            file = runs.published_file(session, run.id, f"network.{network['format']}").sha256
+        brought = {"sha256": network["sha256"], "path": loader.path(file)}
     return {
         "run": {"id": run.id, "seed": run.seed, "spec": run.spec},
+        "network": brought,
         "weights": {"sha256": weights, "path": loader.path(weights)},
         "content": content,
     }
@@ -139,7 +146,7 @@ def _runs(loader: InputLoader) -> dict[str, Any]:
 
 
 def _upload(loader: InputLoader) -> dict[str, Any]:
-    """The uploaded file. What was asked holds its `sha256`, `format` and `roles`, and the `dataset_id`."""
+    """The uploaded file. What was asked holds its `sha256` and `format`, and the id of what was made of it."""
     try:
         return {"path": loader.path(loader.claim.spec["sha256"])}
     except NotFound:
@@ -219,6 +226,22 @@ def as_check_result(session: Session, claim: Claim, result: OperationResult, *, 
     )
 
 
+def as_network_check_result(session: Session, claim: Claim, result: OperationResult, *, now: datetime) -> None:
+    """As the state and header of the network."""
+    operations.finish_network_check(session, claim, **result.document, now=now)
+
+
+def _check_network(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
+    return check_network(
+        Path(request["path"]),
+        form=request["asked"]["format"],
+        config=request["asked"]["config"],
+        memory_bytes=settings.check_memory_bytes,
+        seconds=settings.check_seconds,
+        poll=poll,
+    )
+
+
 def _check_upload(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
     asked = request["asked"]
     return check_upload(
@@ -243,4 +266,7 @@ OPERATIONS: dict[str, OperationKind] = {
     "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
     "verify": OperationKind(needs=("network", "documents"), store=as_verification, seconds=1800),
     "check_upload": OperationKind(needs=("upload",), store=as_check_result, seconds=600, compute=_check_upload),
+    "check_network": OperationKind(
+        needs=("upload",), store=as_network_check_result, seconds=600, compute=_check_network
+    ),
 }

@@ -82,12 +82,15 @@ class TrainingRequest(Message):
     """A job for a training process: FOLDER/request.json.
 
     content   the uploaded data file, with the SHA-256 that it must have; None where the data are generated.
+    network   the same of an uploaded network.
     """
 
     job: str
     runs: list[RunRequest]
     content: Path | None = None
     content_sha256: str | None = None
+    network: Path | None = None
+    network_sha256: str | None = None
 
 
 # --- training process → worker -------------------------------------------------------------------------

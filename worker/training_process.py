@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import hashlib
 import importlib
 import os
 import random
@@ -25,6 +24,7 @@ import psutil
 from setproctitle import setproctitle
 
 from bimt_engine.errors import BimtError, CheckpointError
+from bimt_engine.networks.uploaded import provide_files, sha256_of
 from worker.batch import Batch, Reporter, Run
 from worker.protocol import (
     DataDamaged,
@@ -73,11 +73,11 @@ def run_job(folder: Path, reporter: Reporter) -> JobDone | JobStopped | DataDama
     """Run what FOLDER/request.json asks for. Everything is reported on the way but the end, which is returned."""
     request = TrainingRequest.model_validate_json((folder / "request.json").read_bytes())
     setproctitle(f"bimt training {request.job}")
-    if request.content is not None:
-        with request.content.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != request.content_sha256:
-            return DataDamaged(expected_sha256=str(request.content_sha256), found_sha256=found)
+    uploads = ((request.content, request.content_sha256), (request.network, request.network_sha256))
+    for path, expected in uploads:
+        if path is not None and (found := sha256_of(path)) != expected:
+            return DataDamaged(expected_sha256=str(expected), found_sha256=found)
+    provide_files({} if request.network is None else {str(request.network_sha256): request.network})
     try:
         run_batches([Run(wanted, request.content) for wanted in request.runs], reporter)
     except Stopped:

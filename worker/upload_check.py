@@ -1,4 +1,4 @@
-"""The check of an uploaded file: its columns, a preview, and the roles of its columns, or what is wrong with it.
+"""The check of an uploaded file: the columns of data and their roles, the header of a network, or what is wrong.
 
 The file is read in a child process with limits on memory, processor time and written bytes, without secrets in its
 environment, and first in line when the machine runs out of memory. A worker checks one file at a time.
@@ -23,7 +23,8 @@ from worker.protocol import engine_environment
 
 log = logging.getLogger("worker.operations")
 
-CHECKER = "bimt_engine.data.check"
+DATA_CHECKER = "bimt_engine.data.check"
+NETWORK_CHECKER = "bimt_engine.networks.files.check"
 POLL_SECONDS = 0.2  # how soon a cancel or a lost lease is noticed
 WAIT_SECONDS = 10.0  # beyond the processor time that is granted: the child may have to wait for a processor
 KILLED_FIRST = "1000"  # oom_score_adj
@@ -69,29 +70,57 @@ def check_upload(
     return {"preview": preview, "roles": settled}
 
 
-def _preview(
+def check_network(
+    path: Path,
+    *,
+    form: str,
+    config: dict[str, Any] | None,
+    memory_bytes: int,
+    seconds: float,
+    poll: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """{"header"} of a usable network, {"errors"} of another: see UnusableFile.
+
+    config   what the weights of a safetensors file are of, as bimt_engine.spec.NetworkConfig has it
+    """
+    more = [] if config is None else ["--config", json.dumps(config)]
+    limits: dict[str, Any] = {"memory_bytes": memory_bytes, "seconds": seconds, "poll": poll}
+    try:
+        with _one_at_a_time:
+            return {"header": _answer(NETWORK_CHECKER, path, form, more, **limits)["header"]}
+    except UnusableFile as error:
+        return {"errors": error.errors}
+
+
+def _preview(path: Path, form: str, roles: dict[str, Any] | None, **limits: Any) -> dict[str, Any]:
+    """The preview that a child makes of the file. Raises UnusableFile, whatever happens to the child."""
+    wanted = None if roles is None else {name: roles.get(name) for name in ("inputs", "targets", "task")}
+    more = [] if wanted is None else ["--roles", json.dumps(wanted)]
+    return dict(_answer(DATA_CHECKER, path, form, more, **limits)["preview"])
+
+
+def _answer(
+    checker: str,
     path: Path,
     form: str,
-    roles: dict[str, Any] | None,
+    more: list[str],
     *,
     memory_bytes: int,
     seconds: float,
     poll: Callable[[], object],
 ) -> dict[str, Any]:
-    """The preview that a child makes of the file. Raises UnusableFile, whatever happens to the child."""
-    command = [sys.executable, "-m", CHECKER, "--end-with-caller", "--format", form]
-    command += ["--memory-bytes", str(memory_bytes), "--cpu-seconds", str(int(seconds))]
-    if roles is not None:
-        command += ["--roles", json.dumps({name: roles.get(name) for name in ("inputs", "targets", "task")})]
+    """What a child says about the file. Raises UnusableFile, whatever happens to the child."""
+    command = [sys.executable, "-m", checker, "--end-with-caller", "--format", form]
+    command += ["--memory-bytes", str(memory_bytes), "--cpu-seconds", str(int(seconds)), *more]
     try:
         status, out, err = _run([*command, str(path)], seconds=seconds + WAIT_SECONDS, poll=poll)
     except subprocess.TimeoutExpired:
-        sentence = "The file took longer to read than is granted; send fewer rows or columns."
+        sentence = "The file took longer to read than is granted; send a smaller one."
         raise UnusableFile([{"detail": sentence}]) from None
     try:
         answer = json.loads(out.decode("utf-8").strip().splitlines()[-1])
         if answer["ok"]:
-            return dict(answer["preview"])
+            return dict(answer)
         errors = [dict(entry) for entry in answer["errors"]] or [{"detail": "The file cannot be read."}]
     except (ValueError, KeyError, IndexError, TypeError):
         log.warning("the check of an upload ended with %s: %s", status, err[-2000:].decode("utf-8", "replace"))

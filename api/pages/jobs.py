@@ -18,12 +18,12 @@ from api.auth import Access, caller, decide
 from api.pages.filters import after, duration, known, pretty
 from api.pages.presenters import headline
 from api.recipes import complete_spec
-from api.schemas import DatasetId, JobId
+from api.schemas import DatasetId, JobId, NetworkId
 from api.services import services
 from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import LADDER
-from store import datasets, jobs, runs, teams
+from store import datasets, jobs, networks, runs, teams
 from store.jobs.tables import STATES
 from store.jobs.views import JobView
 from store.tables import Job, Run
@@ -82,11 +82,17 @@ def job_list() -> str:
 @pages.get("/datasets")
 @decide(Access.READ)
 def dataset_list() -> str:
-    """All data sets, and the form to upload one."""
+    """All data sets and networks, and the form to upload one."""
     with services().database.read() as rows:
         page = datasets.page(rows, caller().team_id, after=after(), limit=40)
+        brought = networks.page(rows, caller().team_id, after=after("networks_after"), limit=40)
         return render_template(
-            "datasets.html", datasets=page.rows, next_page=page.after, limit_bytes=services().settings.max_upload_bytes
+            "datasets.html",
+            datasets=page.rows,
+            next_page=page.after,
+            networks=brought.rows,
+            next_network=brought.after,
+            limit_bytes=services().settings.max_upload_bytes,
         )
 
 
@@ -141,6 +147,17 @@ def dataset_page(dataset_id: str) -> str:
             maker=pretty(dataset.maker) if dataset.maker else None,
             used=used,
         )
+
+
+@pages.get("/networks/<string:network_id>")
+@decide(Access.READ)
+def network_page(network_id: str) -> str:
+    """One uploaded network: its operators, and its tensors."""
+    team_id = caller().team_id
+    with services().database.read() as rows:
+        network = networks.get(rows, team_id, known(network_id, NetworkId))
+        owner = teams.get_member(rows, team_id, network.member_id).name
+        return render_template("network.html", network=network, owner=owner, header=network.header or {})
 
 
 @pages.get("/new")

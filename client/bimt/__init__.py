@@ -30,6 +30,7 @@ from .jobs import Job, Recipe
 from .models import Model, Version
 from .runs import Figure, Module, Run
 from .service import Client
+from .uploaded_networks import UploadedNetwork
 from .webhooks import Webhook
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "TooMany",
     "Unreachable",
     "UploadBroken",
+    "UploadedNetwork",
     "Version",
     "Webhook",
     "WeightsError",

@@ -68,8 +68,11 @@ def cli() -> None:
     """Networks whose modules can be seen and tested: the command line of a BIMT service."""
 
 
-def verb(name: str, *options: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
-    """Make a function a verb of `bimt`: its docstring is the help, its result is what `--json` prints."""
+def verb(name: str, *options: Callable[[Verb], Verb], of: click.Group = cli) -> Callable[[Verb], Verb]:
+    """Make a function a verb of `bimt`: its docstring is the help, its result is what `--json` prints.
+
+    of   the group that it belongs to, such as `bimt networks`
+    """
 
     def register(act: Verb) -> Verb:
         @click.pass_context
@@ -79,7 +82,7 @@ def verb(name: str, *options: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
         functools.update_wrapper(command, act)
         for option in reversed((*options, JSON, URL, TOKEN)):
             command = option(command)
-        cli.command(name, short_help=act.__doc__)(command)
+        of.command(name, short_help=act.__doc__)(command)
         return act
 
     return register
@@ -242,6 +245,50 @@ def datasets(args: Args, q: str | None, limit: int) -> Any:
     rows = [(d.id, d.name, d.state, f"{d.rows} × {d.columns}" if d.rows else "", d.task) for d in found]
     formatting.table(args, ("id", "name", "state", "size", "task"), rows)
     return [each.document for each in found]
+
+
+@cli.group("networks", cls=Verbs, subcommand_metavar="VERB ...")
+def networks() -> None:
+    """Upload, list and delete networks of your own."""
+
+
+@verb(
+    "upload",
+    click.argument("file", type=FILE, help="ONNX or safetensors."),
+    NAME,
+    click.option("--config", metavar="FILE", help="JSON: what the weights in a safetensors file are of."),
+    click.option("--resume", metavar="UPLOAD", help="Resume a large upload that was interrupted."),
+    of=networks,
+)  # fmt: skip
+def upload_network(args: Args, file: str, name: str | None, config: str | None, resume: str | None) -> Any:
+    """Send a network."""
+    with _client(args) as client:
+        said = None if config is None else _read_json(config)
+        progress = False if args.json else None
+        network = client.networks.upload(file, name=name, config=said, progress=progress, resume=resume)
+    formatting.say(args, f"{network.id}  {network.name}: {network.parameters:,} parameters, {network.format}.")
+    for note in network.notes or ():
+        formatting.say(args, note)
+    return network.document
+
+
+@verb("list", Q, LIMIT, of=networks)
+def list_networks(args: Args, q: str | None, limit: int) -> Any:
+    """List the networks."""
+    with _client(args) as client:
+        found = _first(limit, partial(client.networks.search, q))
+    rows = [(n.id, n.name, n.state, n.format, f"{n.parameters:,}" if n.parameters else "") for n in found]
+    formatting.table(args, ("id", "name", "state", "format", "parameters"), rows)
+    return [each.document for each in found]
+
+
+@verb("rm", click.argument("network", help="Its id."), of=networks)
+def delete_network(args: Args, network: str) -> Any:
+    """Delete a network; jobs that used it keep their results."""
+    with _client(args) as client:
+        client.networks.get(network).delete()
+    formatting.say(args, f"{network} is deleted.")
+    return {"id": network}
 
 
 @verb("recipes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ UPLOAD_TIMEOUT = 600.0  # seconds; the service stores a large file before it ans
 # Format by the end of the file's own name: the name of the data set need not have an ending.
 ENDINGS = {
     **{".csv": "csv", ".tsv": "csv", ".txt": "csv", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"},
+    **{".onnx": "onnx", ".safetensors": "safetensors"},
     **{".idx": "idx", ".idx.gz": "idx", "-ubyte": "idx", "-ubyte.gz": "idx", ".cayley": "cayley", ".json": "cayley"},
 }
 ROLES = ("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise", "context")
@@ -148,22 +150,10 @@ class Datasets:
         size = path.stat().st_size
         with byte_bar(f"upload {path.name}", size, wanted=progress) as on_progress:
             if resume is not None or size > IN_PARTS_FROM:
-                sent = Dataset.of(upload_in_parts(self._http, path, given, on_progress, resume=resume), self._http)
+                sent = upload_in_parts(self._http, path, given, on_progress, noun="datasets", resume=resume)
             else:
-                sent = self._upload_whole(path, given, on_progress)
-        return sent.until_checked()
-
-    def _upload_whole(self, path: Path, about: dict[str, Any], on_progress: OnBytes) -> Dataset:
-        """The file in one request, read from the disk while it is sent."""
-        fields = {key: str(value).lower() if isinstance(value, bool) else value for key, value in about.items()}
-        with path.open("rb") as file:
-
-            def body() -> dict[str, Any]:
-                file.seek(0)
-                return {"files": {"file": (path.name, CountedFile(file, on_progress))}, "data": fields}
-
-            response = self._http.send("POST", "/datasets", body=body, timeout=UPLOAD_TIMEOUT)
-        return Dataset.of(response.json(), self._http)
+                sent = upload_whole(self._http, path, given, on_progress, noun="datasets")
+        return Dataset.of(sent, self._http).until_checked()
 
     def make(self, name: str, maker: dict[str, Any] | None = None, **fields: Any) -> Dataset:
         """A data set that a maker of the service computes, such as
@@ -183,15 +173,35 @@ class Datasets:
             yield Dataset.of(document, self._http)
 
 
-# --- uploads in parts -------------------------------------------------------------------------------------
+# --- uploads of data sets and networks --------------------------------------------------------------------
+
+
+def upload_whole(
+    http: HttpClient, path: Path, about: dict[str, Any], on_progress: OnBytes, *, noun: str
+) -> dict[str, Any]:
+    """Send a file in one request, read from the disk while it is sent. Returns the document of what it became.
+
+    noun   `datasets` or `networks`
+    """
+    fields = {key: str(value).lower() if isinstance(value, bool) else value for key, value in about.items()}
+    fields = {key: json.dumps(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    with path.open("rb") as file:
+
+        def body() -> dict[str, Any]:
+            file.seek(0)
+            return {"files": {"file": (path.name, CountedFile(file, on_progress))}, "data": fields}
+
+        document: dict[str, Any] = http.send("POST", f"/{noun}", body=body, timeout=UPLOAD_TIMEOUT).json()
+    return document
 
 
 def upload_in_parts(
-    http: HttpClient, path: Path, about: dict[str, Any], on_progress: OnBytes, *, resume: str | None
+    http: HttpClient, path: Path, about: dict[str, Any], on_progress: OnBytes, *, noun: str, resume: str | None
 ) -> dict[str, Any]:
-    """Send a large file: announce it, send its parts, complete it. Returns the data set's document.
+    """Send a large file: announce it, send its parts, complete it. Returns the document of what it became.
 
-    about    `name`, `format` and roles; of a resumed upload, those of its announcement count
+    about    `name`, `format`, roles, config; of a resumed upload, those of its announcement count
+    noun     `datasets` or `networks`
     resume   id of an upload to resume
     Raises UploadBroken with that id where the service stays unreachable, ValueError where the file is another one.
     """
@@ -205,9 +215,10 @@ def upload_in_parts(
         done = http.send("POST", f"/uploads/{upload['id']}/complete", repeatable=True, timeout=UPLOAD_TIMEOUT)
     except (Unreachable, ServiceFault) as error:
         arrived = f"{upload['received']:,} of {upload['bytes']:,} bytes have arrived"
-        again = f"client.datasets.upload({str(path)!r}, resume={upload['id']!r})"
+        again = f"client.{noun}.upload({str(path)!r}, resume={upload['id']!r})"
+        verb = "bimt networks upload" if noun == "networks" else "bimt upload"
         raise UploadBroken(
-            f"{error} {arrived}. Resume it: {again}, or `bimt upload {path} --resume {upload['id']}`.",
+            f"{error} {arrived}. Resume it: {again}, or `{verb} {path} --resume {upload['id']}`.",
             upload=upload["id"],
         ) from error
     on_progress(received)
@@ -222,7 +233,9 @@ def _announce(http: HttpClient, path: Path, about: dict[str, Any]) -> dict[str, 
     by_ending = next((form for ending, form in ENDINGS.items() if path.name.lower().endswith(ending)), None)
     form = about.get("format") or by_ending
     body = {"name": about["name"], "bytes": path.stat().st_size, "sha256": sha256, "format": form}
-    announced: dict[str, Any] = http.post("/uploads", body | {"roles": roles or None})
+    more = {"roles": roles or None, "config": about.get("config")}
+    body |= {key: value for key, value in more.items() if value is not None}
+    announced: dict[str, Any] = http.post("/uploads", body)
     return announced
 
 

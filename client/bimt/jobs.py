@@ -15,6 +15,7 @@ from .http import HttpClient
 from .progress import job_bar
 from .resource import Resource
 from .runs import Figure, Run
+from .uploaded_networks import UploadedNetwork
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +34,7 @@ class Job(Resource):
     priority: int
     pinned: bool
     dataset_id: str | None
+    network_id: str | None
     steps: int
     eta_seconds: float | None
     queue_position: int | None
@@ -126,6 +128,8 @@ class Jobs:
         recipe: str | None = None,
         spec: dict[str, Any] | None = None,
         dataset: Dataset | str | None = None,
+        network: UploadedNetwork | str | None = None,
+        kind: Literal["train", "analyse"] = "train",
         roles: dict[str, Any] | None = None,
         seeds: Sequence[int] = (0,),
         cost_strengths: Sequence[float] | Literal["auto"] = (),
@@ -138,6 +142,8 @@ class Jobs:
 
         recipe, spec      how to train: one of them, or neither for the defaults
         dataset           the data, unless the recipe or the spec names it
+        network           an uploaded network, from whose weights the training starts
+        kind              `analyse`: the network is relocated, pruned and examined without a training step
         cost_strengths    λ, one run for each; `auto`: seven, from 0.03 to 30 times the spec's, of which `pareto` names
                           the largest that is harmless
         roles             instead of the data set's own: `inputs`, `targets`, `task`, …
@@ -149,6 +155,8 @@ class Jobs:
             "recipe": recipe,
             "spec": spec,
             "dataset": dataset.id if isinstance(dataset, Dataset) else dataset,
+            "network_id": network.id if isinstance(network, UploadedNetwork) else network,
+            "kind": kind if kind != "train" else None,
             "roles": roles,
             "cost_strengths": cost_strengths if isinstance(cost_strengths, str) else list(cost_strengths) or None,
             "name": name,

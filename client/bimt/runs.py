@@ -253,6 +253,12 @@ class Run(Resource):
         """The pruned network as a safetensors file, with the spec in its metadata."""
         return self.http.content(f"/runs/{self.id}/weights.safetensors")
 
+    def network_file(self, path: str | Path | None = None) -> Path:
+        """Of an uploaded network: the file as it was uploaded, with the numbers of the pruned network."""
+        form = self.document.get("spec", {}).get("network", {}).get("format", "onnx")
+        target = Path(path) if path is not None else Path(f"{self.id}-network.{form}")
+        return self.http.download(f"/runs/{self.id}/network", target)
+
     def load(self) -> LoadedNetwork:
         """The pruned network as a torch module with the same outputs as the service's. Needs torch."""
         self._optional("torch", "run.load()", "torch", "run.weights() gives the file itself.")

@@ -12,6 +12,7 @@ from .jobs import Jobs, Recipes
 from .login import find_login
 from .models import Models
 from .runs import Runs
+from .uploaded_networks import Networks
 from .webhooks import Webhooks
 
 
@@ -43,6 +44,7 @@ class Client:
         login = find_login(url, token)
         self.http = HttpClient(login.url, login.token, retry=retry_policy(retry, patience), timeout=timeout)
         self.datasets = Datasets(self.http)
+        self.networks = Networks(self.http)
         self.recipes = Recipes(self.http)
         self.jobs = Jobs(self.http)
         self.runs = Runs(self.http)

@@ -147,6 +147,7 @@ def request_cancel(session: Session, team_id: str, job_id: str, now: datetime) -
             state=job.state,
             reason=job.reason,
             dataset_id=job.dataset_id,
+            network_id=job.network_id,
             now=now,
         )
         return job
@@ -171,6 +172,8 @@ def retry(session: Session, team_id: str, job_id: str, now: datetime) -> Job:
         raise Conflict(f"Job `{job_id}` is {job.state}; only a failed or cancelled job can be tried again.")
     if job.dataset_id is None and job.spec.get("dataset", {}).get("kind") == "uploaded":
         raise Conflict(f"The data set of job `{job_id}` was deleted; upload it again and submit a new job.")
+    if job.network_id is None and job.spec.get("network", {}).get("kind") == "uploaded":
+        raise Conflict(f"The network of job `{job_id}` was deleted; upload it again and submit a new job.")
     check_quota(session, team_id, job.steps)
     again = update(Job).where(Job.id == job_id, Job.state == job.state, Job.fence == job.fence)
     again = again.values(

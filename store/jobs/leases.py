@@ -15,16 +15,35 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, select, update
 from sqlalchemy.orm import Session, undefer
 
-from store import datasets, webhooks
+from store import datasets, networks, webhooks
 from store.columns import new_id
 from store.database import insert_into
 from store.errors import LostLease
-from store.jobs.tables import CHECK_UPLOAD, IS_QUEUED, IS_RUNNING, Attempt, Job, Worker, canonical_queue
+from store.jobs.tables import (
+    CHECK_NETWORK,
+    CHECK_UPLOAD,
+    CHECKS,
+    IS_QUEUED,
+    IS_RUNNING,
+    Attempt,
+    Job,
+    Worker,
+    canonical_queue,
+)
 from store.runs.tables import Run
 from store.teams import Team
 
 GIVEN_UP = "The job lost {} workers one after another, so it was given up; its log says what each did last."
-_EVENT_COLUMNS = (Job.id.label("job_id"), Job.team_id, Job.kind, Job.name, Job.state, Job.reason, Job.dataset_id)
+_EVENT_COLUMNS = (
+    Job.id.label("job_id"),
+    Job.team_id,
+    Job.kind,
+    Job.name,
+    Job.state,
+    Job.reason,
+    Job.dataset_id,
+    Job.network_id,
+)
 CLAIM_TRIES = 50  # a try fails if another worker claims the same job first
 
 
@@ -221,17 +240,21 @@ def job_ended(
     state: str,
     reason: str | None,
     dataset_id: str | None,
+    network_id: str | None,
     now: datetime,
 ) -> None:
-    """What follows the end of a job: the event of a training; a data set whose check did not succeed is refused."""
+    """What follows the end of a job: the event of a training; what was checked without success is refused."""
     if kind == "training":
         body = {"job_id": job_id, "name": name, "state": state, "reason": reason}
         webhooks.enqueue(session, team_id=team_id, event=f"job.{state}", body=body, now=now)
-    elif kind == CHECK_UPLOAD and state != "succeeded" and dataset_id is not None:
-        sentence = reason or f"The check of the upload was {state}; upload the file again."
-        datasets.set_check_result(
-            session, dataset_id, now=now, errors=[{"in": "file", "pointer": "/file", "detail": sentence}]
-        )
+    if kind not in CHECKS or state == "succeeded":
+        return
+    sentence = reason or f"The check of the upload was {state}; upload the file again."
+    errors = [{"in": "file", "pointer": "/file", "detail": sentence}]
+    if kind == CHECK_UPLOAD and dataset_id is not None:
+        datasets.set_check_result(session, dataset_id, now=now, errors=errors)
+    if kind == CHECK_NETWORK and network_id is not None:
+        networks.set_check_result(session, network_id, now=now, errors=errors)
 
 
 def end_runs(session: Session, job_ids: Sequence[str], *, state: str, reason: str | None, now: datetime) -> None:

@@ -49,6 +49,7 @@ def submit(
     priority: int = 5,
     queue: str = "cpu",
     dataset_id: str | None = None,
+    network_id: str | None = None,
     idempotency_key: str | None = None,
     announced_at: datetime | None = None,
 ) -> JobView:
@@ -67,6 +68,7 @@ def submit(
     job_id = new_id("job")
     if idempotency_key is not None:
         request = [team_id, kind, name, tags, priority, queue, dataset_id, spec, [dict(run) for run in runs]]
+        request += [] if network_id is None else [network_id]  # requests without one keep their key over an upgrade
         before = upsert_key(
             session, member_id=member_id, key=idempotency_key, request=request, thing_id=job_id, now=now
         )
@@ -82,6 +84,7 @@ def submit(
         team_id=team_id,
         member_id=member_id,
         dataset_id=dataset_id,
+        network_id=network_id,
         kind=kind,
         name=name,
         tags=tags,

@@ -26,6 +26,8 @@ from store.settings import QUEUES
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 CHECK_UPLOAD = "check_upload"  # the kind of operation that checks an uploaded data set
+CHECK_NETWORK = "check_network"  # that which checks an uploaded network
+CHECKS = (CHECK_UPLOAD, CHECK_NETWORK)
 PRIORITIES = range(10)  # 9 is the most urgent
 ATTEMPT_ENDS = ("succeeded", "failed", "cancelled", "handed_back", "lease_lost")
 
@@ -94,6 +96,7 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     ended_at: Mapped[datetime | None] = mapped_column(Utc)
     due_at: Mapped[datetime | None] = mapped_column(Utc)
+    network_id: Mapped[str | None] = mapped_column(ForeignKey("network.id", ondelete="SET NULL"), index=True)
 
 
 class JobBody(Base):

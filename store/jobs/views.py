@@ -25,6 +25,7 @@ class JobView(NamedTuple):
     team_id: str
     member_id: str
     dataset_id: str | None
+    network_id: str | None
     kind: str
     name: str
     tags: list[str]

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from api.aliases import ADDRESSES
 from api.auth import Access, decisions
 from api.operations import INTERACTIVE
-from store import datasets, models, operations, teams, webhooks
+from store import datasets, models, networks, operations, teams, webhooks
 from store.columns import new_id
 from store.tables import Model
 from tests.api.makers import SCOPES, House, now, publish_runs, submit_job
@@ -71,6 +71,11 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
             rows, **who, name="a.csv", bytes=3, format="csv", roles=None, expires_at=later, now=now()
         )
         hook = webhooks.create(rows, **who, url="https://hooks.example.org/", events=["job.failed"], now=now())
+        network = networks.register(
+            rows, **who, name="net", format="onnx", file=house.files.put_bytes(b"net"), config=None, now=now()
+        )
+        networks.set_check_result(rows, network.id, now=now(), header={"parameters": 0})
+        ids["network_id"] = network.id
         ids |= {"webhook_id": hook.id, "delivery_id": webhooks.ping(rows, who["team_id"], hook.id, now=now()).id}
         ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
     words = {
@@ -165,6 +170,7 @@ def test_what_belongs_to_another_team_is_not_there(house: House) -> None:
     theirs, nobody_s = things(house, "theirs"), {}
     for name in (
         "dataset_id",
+        "network_id",
         "job_id",
         "run_id",
         "token_id",

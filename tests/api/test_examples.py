@@ -9,15 +9,28 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from werkzeug.test import TestResponse
 
 from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
 from tests.api.makers import House, independence_spec, publish_runs, submit_job
+from tests.engine.networks.files.makers import model
 
 HOUSES = "rooms,age,price\n" + "".join(
     f"{i % 6 + 1},{i * 7 % 40},{90 + 31.5 * (i % 6) - i * 7 % 40}\n" for i in range(40)
 )
+
+
+def content(file_name: str) -> bytes:
+    """The file that an example sends."""
+    if file_name.endswith(".onnx"):
+        return model().SerializeToString()
+    if file_name.endswith(".safetensors"):
+        shapes = {"weights.0": (3, 2), "biases.0": (3,), "weights.1": (1, 3), "biases.1": (1,)}
+        return save({name: np.ones(shape) for name, shape in shapes.items()})
+    return HOUSES.encode()
 
 
 def examples(text: str) -> list[tuple[str, Any]]:
@@ -42,7 +55,7 @@ def send(house: House, command: str, known: dict[str, str]) -> TestResponse:
             method = next(rest)
         elif word == "-F":
             name, _, value = next(rest).partition("=")
-            form[name] = (io.BytesIO(HOUSES.encode()), value[1:]) if value.startswith("@") else value
+            form[name] = (io.BytesIO(content(value)), value[1:]) if value.startswith("@") else value
         elif word == "--json":
             body = json.loads(next(rest))
         else:
@@ -90,7 +103,7 @@ def test_every_example_of_the_document_does_what_it_shows(
         holds(answer.json, shown, command[:60])
         if str(answer.json.get("token", "")).startswith("share_"):
             known["LINK"] = answer.json["token"]
-        for noun, name in (("dataset_", "DATASET"), ("job_", "JOB"), ("webhook_", "WEBHOOK")):
+        for noun, name in (("dataset_", "DATASET"), ("job_", "JOB"), ("webhook_", "WEBHOOK"), ("network_", "NETWORK")):
             if answer.status_code in (201, 202) and str(answer.json.get("id", "")).startswith(noun):
                 known.setdefault(name, answer.json["id"])
 

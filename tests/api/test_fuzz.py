@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from schemathesis import GenerationMode
 from api import openapi
 from tests.api.makers import House, make_house, publish_runs, submit_job
 from tests.api.test_thread import upload
+from tests.engine.networks.files.makers import model
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 CHAINS = 12  # in a lot
@@ -200,6 +202,9 @@ def known_ids(house: House) -> dict[str, str]:
     # An example before may have deleted or renamed what was there.
     if not client.get("/api/v1/datasets", headers=headers).json["items"]:
         upload(house)
+    if not client.get("/api/v1/networks", headers=headers).json["items"]:
+        data = {"file": (io.BytesIO(model().SerializeToString()), "own.onnx")}
+        client.post("/api/v1/networks", data=data, headers=headers)
     run_id = client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"]
     client.post("/api/v1/models", headers=headers, json={"run_id": run_id, "name": "known"})
     link = client.post("/api/v1/models/known/versions/1/shares", headers=headers, json={})
@@ -213,6 +218,7 @@ def known_ids(house: House) -> dict[str, str]:
         "job_id": client.get("/api/v1/jobs", headers=headers).json["items"][-1]["id"],
         "run_id": client.get("/api/v1/runs?state=succeeded", headers=headers).json["items"][0]["id"],
         "dataset_id": client.get("/api/v1/datasets", headers=headers).json["items"][-1]["id"],
+        "network_id": client.get("/api/v1/networks", headers=headers).json["items"][-1]["id"],
         "name": "network",
         "suffix": "svg",
         "model": "known",

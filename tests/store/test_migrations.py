@@ -198,7 +198,7 @@ def test_searches_find_modules_of_earlier_runs_by_what_they_read(empty_url, cloc
             runs.publish(session, claim, claim.runs[0].id, result(files), clock.now)
         migrate.downgrade(empty_url, "0009")
         before = counts(empty_url)
-        migrate.upgrade(empty_url)
+        migrate.upgrade(empty_url, "0010")
         after = counts(empty_url)
         assert {name: after[name] for name in before} == before
         assert after.keys() - before.keys() == {"interior_group", "part_input"}

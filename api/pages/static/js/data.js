@@ -1,4 +1,4 @@
-// Data sets: the upload of a file, with progress and the errors of its check; and the page of one data set.
+// Data sets and networks: the upload of a file, with progress and the errors of its check; and the page of one of them.
 
 import { Problem, attempt, call, complain, csrf, pause } from "./api.js";
 
@@ -8,10 +8,12 @@ const progress = document.getElementById("upload-progress");
 const words = document.getElementById("upload-words");
 const notice = document.getElementById("upload-problem");
 
+const nounOf = (file) => (/\.(onnx|safetensors)$/i.test(file.name) ? "networks" : "datasets");
+
 function send(file) {
   return new Promise((done, refuse) => {
     const request = new XMLHttpRequest(); // fetch reports no progress of an upload
-    request.open("POST", "/api/v1/datasets");
+    request.open("POST", `/api/v1/${nounOf(file)}`);
     request.setRequestHeader("X-CSRFToken", csrf());
     request.upload.addEventListener("progress", (event) => {
       progress.querySelector("progress").value = event.loaded / event.total;
@@ -35,14 +37,14 @@ function send(file) {
   });
 }
 
-async function checked(dataset) {
-  while (dataset.state === "checking") {
+async function checked(made, noun) {
+  while (made.state === "checking") {
     words.textContent = "The file is large; it is being checked …";
     await pause(1500);
-    dataset = await call("GET", `/datasets/${dataset.id}`);
+    made = await call("GET", `/${noun}/${made.id}`);
   }
-  if (dataset.state === "refused") throw new Problem({ detail: "The file cannot be used.", errors: dataset.errors }, 422);
-  return dataset;
+  if (made.state === "refused") throw new Problem({ detail: "The file cannot be used.", errors: made.errors }, 422);
+  return made;
 }
 
 async function upload(file) {
@@ -54,9 +56,10 @@ async function upload(file) {
   }
   progress.hidden = false;
   try {
-    const dataset = await checked(await send(file));
-    const event = new CustomEvent("uploaded", { detail: dataset, bubbles: true, cancelable: true });
-    if (panel.dispatchEvent(event)) location.assign(`/datasets/${dataset.id}`);
+    const noun = nounOf(file);
+    const made = await checked(await send(file), noun);
+    const event = new CustomEvent("uploaded", { detail: made, bubbles: true, cancelable: true });
+    if (noun === "networks" || panel.dispatchEvent(event)) location.assign(`/${noun}/${made.id}`);
     else words.textContent = `${file.name} is ready.`;
   } catch (problem) {
     complain(notice, problem);
@@ -83,7 +86,7 @@ if (panel) {
   });
 }
 
-// --- the page of one data set: it appears when its check has ended, and can be deleted
+// --- the page of one data set or network: it appears when its check has ended, and can be deleted
 
 const state = document.getElementById("state");
 const button = document.getElementById("delete");
@@ -92,8 +95,8 @@ async function watch() {
   while (state?.dataset.state === "checking") {
     await pause(1500);
     try {
-      const dataset = await call("GET", `/datasets/${state.dataset.dataset}`);
-      if (dataset.state !== "checking") location.reload();
+      const now = await call("GET", state.dataset.address);
+      if (now.state !== "checking") location.reload();
     } catch {
       // the next poll may succeed
     }
@@ -102,7 +105,7 @@ async function watch() {
 
 button?.addEventListener("click", () => {
   if (!confirm(`Delete ${button.dataset.name}? Jobs that used it keep their results.`)) return;
-  attempt(button, () => call("DELETE", `/datasets/${button.dataset.dataset}`).then(() => location.assign("/datasets")));
+  attempt(button, () => call("DELETE", button.dataset.address).then(() => location.assign("/datasets")));
 });
 
 watch();

@@ -1,0 +1,184 @@
+"""Networks of users: checked before they are kept, given back as they came, seen by their own team only."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from werkzeug.test import TestResponse
+
+from store import teams
+from tests.api.makers import House
+from tests.engine.networks.files.makers import NETWORKS, exported, model, said_by
+from tests.engine.networks.files.test_safetensors import content_of
+
+
+def send(
+    house: House, content: bytes, file_name: str, *, team: str = "ours", role: str = "admin", **fields: str
+) -> TestResponse:
+    """One upload in one request."""
+    data = {"file": (io.BytesIO(content), file_name), **fields}
+    return house.client().post("/api/v1/networks", data=data, headers=house.headers(role, team))
+
+
+def ask(house: House, path: str, method: str = "GET", team: str = "ours", **more: Any) -> TestResponse:
+    return house.client().open(f"/api/v1{path}", method=method, headers=house.headers("admin", team), **more)
+
+
+def test_an_onnx_file_is_kept_with_what_is_in_it_and_comes_back_as_it_was(any_house: House) -> None:
+    house, (network, x) = any_house, NETWORKS["residual cnn"]()
+    content = exported(network, x)
+    made = send(house, content, "cnn.onnx")
+    assert (made.status_code, made.json["state"], made.json["name"]) == (201, "ready", "cnn.onnx")
+    assert made.headers["Location"] == f"/api/v1/networks/{made.json['id']}"
+    assert made.json["operators"]["Conv"] == 5
+    assert made.json["input"] == {"name": "x", "type": "float32", "shape": [None, 1, 8, 8]}
+    assert made.json["output"]["shape"] == [None, 3]
+    assert made.json["parameters"] == sum(np.prod(shape) for _, shape in made.json["tensors"])
+    assert ask(house, f"/networks/{made.json['id']}").json == made.json
+    assert [one["id"] for one in ask(house, "/networks?q=CNN&state=ready").json["items"]] == [made.json["id"]]
+    assert ask(house, "/networks?q=other").json["items"] == []
+    back = ask(house, f"/networks/{made.json['id']}/file")
+    assert back.data == content
+    np.testing.assert_array_equal(said_by(back.data, x), said_by(content, x))
+    assert f"{made.json['id']}.onnx" in back.headers["Content-Disposition"]
+
+
+def test_weights_are_checked_against_their_config(house: House) -> None:
+    content, config, _ = content_of("conv")
+    made = send(house, content, "weights.safetensors", name="my net", config=json.dumps(config))
+    assert (made.status_code, made.json["kind"], made.json["name"]) == (201, "conv", "my net")
+    assert made.json["config"]["network"]["channels"] == [3, 4]
+    without = send(house, content, "weights.safetensors")
+    assert (without.status_code, "Send a `config`" in without.json["detail"]) == (422, True)
+    other = send(house, content, "weights.safetensors", config=json.dumps(config | {"targets": 4}))
+    assert (other.status_code, other.json["type"]) == (422, "/problems/unusable-network")
+
+
+def _outside() -> bytes:
+    file = model()
+    tensor = file.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return file.SerializeToString()
+
+
+def _huge() -> bytes:
+    file = model()
+    file.graph.initializer[0].dims[:] = [10**9]
+    return file.SerializeToString()
+
+
+REFUSED = {
+    "noise": (lambda: b"no network at all", "damaged"),
+    "external data": (_outside, "lie in another file"),
+    "10⁹ parameters": (_huge, "at most"),
+    "an unknown operator": (
+        lambda: model([onnx.helper.make_node("NonZero", ["x"], ["y"])]).SerializeToString(),
+        "`NonZero`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_refused_with_a_sentence_and_nothing_is_kept(house: House, name: str) -> None:
+    make, sentence = REFUSED[name]
+    refused = send(house, make(), "own.onnx")
+    assert (refused.status_code, refused.json["type"]) == (422, "/problems/unusable-network")
+    assert sentence in refused.json["detail"]
+    assert "passwd" not in refused.get_data(as_text=True)
+    assert refused.json["errors"][0]["pointer"] == "/file"
+    assert house.stored_files() == []
+    assert ask(house, "/networks").json["items"] == []
+
+
+def test_every_wrong_field_is_named(house: House) -> None:
+    def pointers(answer: TestResponse) -> list[str]:
+        assert answer.status_code == 422, answer.json
+        return [error["pointer"] for error in answer.json["errors"]]
+
+    content = model().SerializeToString()
+    assert pointers(send(house, content, "file")) == ["/format"]
+    assert pointers(send(house, content, "a.onnx", format="pickle")) == ["/format"]
+    assert pointers(send(house, content, "a.onnx", config="{")) == ["/config"]
+    assert pointers(send(house, content, "a.safetensors", config='{"inputs": 0}')) == [
+        "/config/network",
+        "/config/inputs",
+        "/config/targets",
+    ]
+    config = json.dumps(content_of("mlp")[1])
+    assert pointers(send(house, content, "a.onnx", config=config)) == ["/config"]
+    assert ask(house, "/networks", "POST", json={}).status_code == 415
+    data = {"file": (io.BytesIO(content), "a.onnx")}
+    assert pointers(house.client().post("/api/v1/datasets", data=data, headers=house.headers("admin"))) == ["/format"]
+    assert house.stored_files() == []
+
+
+def test_a_network_may_come_in_parts(house: House) -> None:
+    content = exported(*NETWORKS["gru"]())
+    announced = ask(house, "/uploads", "POST", json={"name": "gru.onnx", "bytes": len(content)})
+    address = f"/uploads/{announced.json['id']}"
+    for start in range(0, len(content), 1000):
+        part = {"data": content[start : start + 1000], "content_type": "application/octet-stream"}
+        assert ask(house, f"{address}/parts/{start}", "PUT", **part).status_code == 200
+    done = ask(house, f"{address}/complete", "POST")
+    assert (done.status_code, done.json["operators"]["GRU"]) == (201, 1)
+    assert ask(house, f"{address}/complete", "POST").json["id"] == done.json["id"]
+    assert ask(house, address).json["network_id"] == done.json["id"]
+    assert ask(house, f"/networks/{done.json['id']}/file").data == content
+    assert [path.name for path in house.stored_files()] == [done.json["sha256"]], "no part is left"
+    more = {"name": "b.onnx", "bytes": 9}
+    for wrong in ({"roles": {}}, {"config": content_of("mlp")[1]}):
+        assert ask(house, "/uploads", "POST", json=more | wrong).json["errors"][0]["pointer"] == f"/{next(iter(wrong))}"
+    again = ask(house, "/uploads", "POST", json=more | {"bytes": len(content), "sha256": done.json["sha256"]})
+    assert again.json["received"] == len(content), "bytes that are there need not be sent again"
+
+
+def test_weights_in_parts_bring_their_config(house: House) -> None:
+    content, config, _ = content_of("mlp")
+    body = {"name": "w.safetensors", "bytes": len(content), "config": config}
+    address = f"/uploads/{ask(house, '/uploads', 'POST', json=body).json['id']}"
+    ask(house, f"{address}/parts/0", "PUT", data=content, content_type="application/octet-stream")
+    done = ask(house, f"{address}/complete", "POST")
+    assert (done.status_code, done.json["kind"]) == (201, "mlp")
+
+
+def test_a_large_network_is_checked_later(make: Callable[..., House]) -> None:
+    house = make(BIMT_CHECK_AT_ONCE_BYTES="10")
+    good = send(house, model().SerializeToString(), "own.onnx")
+    assert (good.status_code, good.json["state"]) == (202, "checking")
+    bad = send(house, b"no network at all", "own.onnx")
+    house.settle()
+    assert ask(house, f"/networks/{good.json['id']}").json["state"] == "ready"
+    refused = ask(house, f"/networks/{bad.json['id']}").json
+    assert (refused["state"], "damaged" in refused["errors"][0]["detail"]) == ("refused", True)
+
+
+def test_deleting_frees_the_bytes_and_other_teams_see_nothing(house: House) -> None:
+    content = model().SerializeToString()
+    ours, theirs = send(house, content, "a.onnx").json, send(house, content, "a.onnx", team="theirs").json
+    for path in (f"/networks/{ours['id']}", f"/networks/{ours['id']}/file"):
+        assert ask(house, path, team="theirs").status_code == 404
+    assert ask(house, f"/networks/{ours['id']}", "DELETE", team="theirs").status_code == 404
+    assert ask(house, f"/networks/{ours['id']}", "DELETE").status_code == 204
+    assert ask(house, f"/networks/{ours['id']}").status_code == 404
+    assert len(house.stored_files()) == 1, "the other team's network needs them"
+    assert ask(house, f"/networks/{theirs['id']}", "DELETE", team="theirs").status_code == 204
+    assert house.stored_files() == []
+
+
+def test_networks_count_against_the_quota(house: House) -> None:
+    content = model().SerializeToString()
+    with house.database.write() as rows:
+        teams.get_team(rows, house.teams["ours"]).max_stored_bytes = len(content) + 10
+    assert send(house, content, "a.onnx").status_code == 201
+    again = send(house, content + b"", "b.onnx")
+    assert again.status_code in (403, 429, 507)
+    assert "more do not fit" in again.json["detail"]
+    assert len(ask(house, "/networks").json["items"]) == 1
