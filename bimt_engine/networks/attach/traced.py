@@ -109,6 +109,15 @@ class TracedArchitecture(Architecture):
         return self._program.run(network, x, tap)
 
 
+def parameter_names(attached: Attached) -> dict[str, str]:
+    """What `network_of` calls each parameter of the wiring."""
+    names = {view.name: _name(view.name) for view in attached.views.views}
+    if _perceptron(attached) is not None:  # called as the fast path for perceptrons calls them
+        for number, w in enumerate(attached.wiring.weight_layers):
+            names |= {w.parameter: f"weights.{number}", str(w.bias): f"biases.{number}"}
+    return names
+
+
 def network_of(attached: Attached) -> Network:
     """A network of the engine with the module's present weights, at float64; it is a copy.
 
@@ -124,10 +133,7 @@ def network_of(attached: Attached) -> Network:
     tensors = tensors_of(attached.model)
     views = attached.views.views
     activation = _perceptron(attached)
-    names = {view.name: _name(view.name) for view in views}
-    if activation is not None:  # called as the fast path for perceptrons calls them
-        for number, w in enumerate(wiring.weight_layers):
-            names |= {w.parameter: f"weights.{number}", str(w.bias): f"biases.{number}"}
+    names = parameter_names(attached)
     values = {names[name]: value.detach().cpu().double().clone() for name, value in attached.matrices().items()}
     renamed = _renamed(attached, names, activation)
     nodes = [

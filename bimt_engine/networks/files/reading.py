@@ -19,8 +19,7 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.networks.attach import Attached, attach
-from bimt_engine.networks.attach.traced import _name as parameter_name
-from bimt_engine.networks.attach.traced import network_of
+from bimt_engine.networks.attach.traced import network_of, parameter_names
 from bimt_engine.networks.files.onnx_file import NetworkFileError, before_probabilities, read_onnx
 from bimt_engine.networks.files.onnx_network import OnnxNetwork
 from bimt_engine.networks.network import Network, build_network
@@ -82,10 +81,13 @@ def engine_network(content: bytes, form: str, config: dict[str, Any] | None, *, 
         return found.double()
     attached = _attached(found, geometry)
     network = network_of(attached)
-    fixed = dict(found.named_buffers())  # statistics, and tables of the file that are not trained
+    names, fixed = (
+        parameter_names(attached),
+        dict(found.named_buffers()),
+    )  # statistics, and tables of the file that are not trained
     for view in attached.views.views:
         if view.tensor in fixed:
-            network.get_parameter(parameter_name(view.name)).requires_grad_(False)
+            network.get_parameter(names[view.name]).requires_grad_(False)
     network.declared_inputs = DeclaredInputs(found.graph.shape[1:], found.vocabulary())  # type: ignore[assignment]
     return network
 
@@ -100,10 +102,11 @@ def with_numbers_of(
         named = {name: value.detach().cpu().contiguous().clone() for name, value in network.named_parameters()}
         return save(named, said)
     attached = _attached(found, geometry)
+    names = parameter_names(attached)
     tensors = dict(found.named_parameters()) | dict(found.named_buffers())
     with torch.no_grad():
         for view in attached.views.views:
-            given = network.get_parameter(parameter_name(view.name)).detach().cpu()
+            given = network.get_parameter(names[view.name]).detach().cpu()
             flat, there = tensors[view.tensor].view(-1), view.entries >= 0
             flat[view.entries[there]] = given[there].to(flat.dtype)
     return found.onnx(content)
