@@ -261,7 +261,8 @@ def _harden(response: Response) -> Response:
     headers = response.headers
     headers["X-Request-Id"] = getattr(g, "request_id", "-")
     there = {name.lower() for name, _ in headers}
-    for name, value in HARDENING.items() if request.path.startswith("/api/") else HARDENING_OF_PAGES.items():
+    of_a_member = request.path.startswith("/api/") or "caller" in g  # no browser keeps what only a member may see
+    for name, value in (HARDENING if of_a_member else HARDENING_OF_PAGES).items():
         if name.lower() not in there:
             headers.add(name, value)
     return response

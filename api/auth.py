@@ -20,7 +20,7 @@ from api.problems import Problem, wrong
 from api.services import services
 from store import teams as audit_log
 from store.settings import NO_LIMIT, Settings
-from store.teams import Caller, authenticate, caller_of_token, note_use
+from store.teams import Caller, authenticate, caller_of_session, note_use
 
 log = logging.getLogger("api.auth")
 View = TypeVar("View", bound=Callable[..., Any])
@@ -105,7 +105,7 @@ def signed_in() -> Caller | None:
         return None
     here = services()
     with here.database.read() as rows:
-        return caller_of_token(rows, identifier, now=here.now())
+        return caller_of_session(rows, identifier, now=here.now())
 
 
 def _identify() -> Caller:

@@ -39,7 +39,9 @@ class TokenIn(Body):
 
     name: Label
     scopes: list[Scope] = Field(min_length=1, max_length=4)
-    expires_in_days: int | None = Field(default=90, ge=1, le=3650, description="Null: never.")
+    expires_in_days: int | None = Field(
+        default=90, ge=1, le=3650, description="Null: never. The token of the request is the limit: none lives longer."
+    )
 
     @field_validator("scopes")
     @classmethod
@@ -219,7 +221,10 @@ def list_tokens(query: PageQuery) -> Response:
 
 @api.route("post", "/tokens", requires=Access.MEMBER, answers={201: TokenMinted})
 def mint_token(body: TokenIn) -> Response:
-    """A new token of mine. Its text is shown this once; only a hash of it is kept."""
+    """A new token of mine. Its text is shown this once; only a hash of it is kept.
+
+    It ends with the token of the request at the latest, and is revoked with it.
+    """
     here, who = services(), caller()
     beyond = [
         (i, scope) for i, scope in enumerate(body.scopes) if "admin" not in who.scopes and scope not in who.scopes
@@ -238,6 +243,7 @@ def mint_token(body: TokenIn) -> Response:
             scopes=list(body.scopes),
             expires_at=None if body.expires_in_days is None else now + timedelta(days=body.expires_in_days),
             now=now,
+            parent_id=who.api_token_id,
         )
         audit(rows, "token.mint", row.id, name=body.name, scopes=list(body.scopes))
         return answer(TokenMinted(**TokenItem.model_validate(row).model_dump(), token=text), 201)
@@ -245,12 +251,18 @@ def mint_token(body: TokenIn) -> Response:
 
 @api.route("delete", "/tokens/<string:token_id>", requires=Access.MEMBER, answers={204: None})
 def revoke_token(path: TokenPath) -> Response:
-    """Revoke a token of mine: it is refused from now on."""
+    """Revoke a token of mine, with all that were made with it: they are refused from now on.
+
+    A token that may only read revokes itself and what was made with it, and no other.
+    """
     here, who = services(), caller()
     with here.database.write() as rows:
         token = teams.get_token(rows, who.team_id, path.token_id)
         if token.member_id != who.member_id and "admin" not in who.scopes:
             raise NotFound("token", path.token_id)
+        mine = (who.api_token_id, *teams.descendants(rows, who.api_token_id))
+        if who.scopes <= {"read"} and token.id not in mine:
+            raise Problem("scope", "A token that may only read can revoke itself and what was made with it, no other.")
         teams.revoke_token(rows, who.team_id, path.token_id, here.now())
         audit(rows, "token.revoke", path.token_id)
     return Response(status=204)

@@ -20,10 +20,14 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ColumnElement,
+    Double,
     ForeignKey,
     Index,
     LargeBinary,
     String,
+    and_,
+    delete,
+    or_,
     select,
     update,
 )
@@ -41,18 +45,24 @@ ROLE_SCOPES = {
 }
 TOKEN_KINDS = ("api", "session")
 USE_NOTED_EVERY = timedelta(minutes=10)  # finer would write a row at every request
+SESSION = timedelta(days=7)  # a browser session ends then, or with the token that it was begun with
 
 _TOKEN = re.compile(r"^bimt_([0-9a-f]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})\Z")
 
 
 class Team(Base):
-    """The owner of all other rows. A quota that is null is no limit."""
+    """The owner of all other rows. A quota that is null is no limit.
+
+    weight      how many jobs of it run for each one of a team of weight 1, where workers are scarce.
+    served_at   when a job of it was last claimed, so that teams with equally many running jobs take turns.
+    """
 
     __tablename__ = "team"
     __table_args__ = (
         CheckConstraint("max_queued_jobs >= 0", name="max_queued_jobs"),
         CheckConstraint("max_queued_steps >= 0", name="max_queued_steps"),
         CheckConstraint("max_stored_bytes >= 0", name="max_stored_bytes"),
+        CheckConstraint("weight > 0", name="weight"),
     )
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
@@ -61,6 +71,8 @@ class Team(Base):
     max_queued_jobs: Mapped[int | None]
     max_queued_steps: Mapped[int | None] = mapped_column(BigInteger)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    weight: Mapped[float] = mapped_column(Double, default=1.0, server_default="1")
+    served_at: Mapped[datetime | None] = mapped_column(Utc)
 
 
 class Member(Base):
@@ -79,13 +91,17 @@ class Member(Base):
 
 
 class Token(Base):
-    """A member's credential: an API token or a browser session. Only a hash of the secret is stored."""
+    """A member's credential: an API token or a browser session. Only a hash of the secret is stored.
+
+    parent_id   the token that it was made with: it can do no more, lives no longer, and is revoked with it.
+    """
 
     __tablename__ = "token"
     __table_args__ = (one_of("kind", TOKEN_KINDS),)
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="CASCADE"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("token.id", ondelete="CASCADE"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(120))
     ident: Mapped[str] = mapped_column(String(12), unique=True)
@@ -115,13 +131,17 @@ class AuditEntry(Base):
 
 @dataclass(frozen=True)
 class Caller:
-    """The authenticated member of a request; `scopes` are those of the token that the member's role grants too."""
+    """The authenticated member of a request; `scopes` are those of the token that the member's role grants too.
+
+    api_token_id   the token of the request, or the one that the browser session was begun with.
+    """
 
     team_id: str
     member_id: str
     role: str
     scopes: frozenset[str]
     token_id: str
+    api_token_id: str
     use_is_stale: bool = False  # last_used_at is old enough to be written again: see note_use
 
 
@@ -199,8 +219,12 @@ def mint_token(
     now: datetime,
     name: str = "",
     kind: str = "api",
+    parent_id: str | None = None,
 ) -> tuple[str, Token]:
     """A new token of a member: its text, which is not stored, and its row.
+
+    parent_id   the token that it is made with; it ends with that one at the latest. None: of an invitation, or of the
+                command line.
 
     Raises NotFound for the member, Conflict for scopes that the member's role does not grant.
     """
@@ -213,10 +237,13 @@ def mint_token(
             f"A {member.role} cannot have a token with the scope {', '.join(sorted(beyond))}; "
             f"ask for {', '.join(sorted(ROLE_SCOPES[member.role]))} at most."
         )
+    ends = [expires_at, None if parent_id is None else session.get_one(Token, parent_id).expires_at]
+    expires_at = min((end for end in ends if end is not None), default=None)
     ident, text, digest = new_secret("bimt")
     token = Token(
         id=new_id("token"),
         member_id=member_id,
+        parent_id=parent_id,
         kind=kind,
         name=name,
         ident=ident,
@@ -228,6 +255,21 @@ def mint_token(
     session.add(token)
     session.flush()
     return text, token
+
+
+def begin_session(session: Session, caller: Caller, now: datetime) -> str:
+    """A browser session for the owner of this token; its id. It is no secret: the cookie that holds it is signed."""
+    _, row = mint_token(
+        session,
+        caller.member_id,
+        scopes=caller.scopes,
+        expires_at=now + SESSION,
+        now=now,
+        name="browser session",
+        kind="session",
+        parent_id=caller.token_id,
+    )
+    return row.id
 
 
 def authenticate(session: Session, token_text: str, now: datetime) -> Caller | None:
@@ -244,9 +286,9 @@ def authenticate(session: Session, token_text: str, now: datetime) -> Caller | N
     return _caller(*found, now)
 
 
-def caller_of_token(session: Session, token_id: str, *, now: datetime) -> Caller | None:
-    """The owner of the token with this id; for browser sessions, whose cookie holds the id alone."""
-    found = _usable(session, Token.id == token_id, now)
+def caller_of_session(session: Session, token_id: str, *, now: datetime) -> Caller | None:
+    """The owner of the browser session with this id, which its cookie holds; None where it has ended."""
+    found = _usable(session, and_(Token.id == token_id, Token.kind == "session"), now)
     return None if found is None else _caller(*found, now)
 
 
@@ -256,11 +298,29 @@ def note_use(session: Session, caller: Caller, now: datetime) -> None:
 
 
 def revoke_token(session: Session, team_id: str, token_id: str, now: datetime) -> Token:
-    """Make the token invalid from now on. Revoking twice has no effect. Raises NotFound."""
+    """Make the token, and all that were made with it, invalid from now on. Raises NotFound."""
     token = get_token(session, team_id, token_id)
-    token.revoked_at = token.revoked_at or now
-    session.flush()
+    with_descendants = [token_id, *descendants(session, token_id)]
+    session.execute(
+        update(Token).where(Token.id.in_(with_descendants), Token.revoked_at.is_(None)).values(revoked_at=now)
+    )
+    session.refresh(token)
     return token
+
+
+def delete_ended_sessions(session: Session, *, before: datetime) -> None:
+    """Delete browser sessions that ended before that time."""
+    ended = or_(Token.expires_at < before, Token.revoked_at < before)
+    session.execute(
+        delete(Token).where(Token.kind == "session", ended), execution_options={"synchronize_session": False}
+    )
+
+
+def descendants(session: Session, token_id: str) -> list[str]:
+    """The ids of the tokens and sessions that were made with this token, or with one of those."""
+    made = select(Token.id).where(Token.parent_id == token_id).cte("made", recursive=True)
+    made = made.union(select(Token.id).join(made, Token.parent_id == made.c.id))
+    return list(session.scalars(select(made.c.id)))
 
 
 def get_token(session: Session, team_id: str, token_id: str) -> Token:
@@ -341,8 +401,9 @@ def page_members(session: Session, team_id: str, *, after: str | None = None, li
 def page_tokens(
     session: Session, team_id: str, *, member_id: str | None = None, after: str | None = None, limit: int = 50
 ) -> Page[Token]:
-    """The tokens of a team or of one of its members, newest first, revoked ones too."""
-    query = select(Token).join(Member, Member.id == Token.member_id).where(Member.team_id == team_id)
+    """The API tokens of a team or of one of its members, newest first, revoked ones too."""
+    query = select(Token).join(Member, Member.id == Token.member_id)
+    query = query.where(Member.team_id == team_id, Token.kind == "api")
     if member_id is not None:
         query = query.where(Token.member_id == member_id)
     return newest_first(session, query, Token.id, after=after, limit=limit)
@@ -385,6 +446,7 @@ def _caller(token: Token, member: Member, now: datetime) -> Caller:
         role=member.role,
         scopes=frozenset(token.scopes) & ROLE_SCOPES[member.role],
         token_id=token.id,
+        api_token_id=(token.kind == "session" and token.parent_id) or token.id,
         use_is_stale=token.last_used_at is None or now - token.last_used_at > USE_NOTED_EVERY,
     )
 

@@ -21,7 +21,7 @@ from flask import (
     session,
 )
 
-from api.auth import SESSION_TOKEN, Access, caller, check_csrf, decide, may
+from api.auth import SESSION_TOKEN, Access, caller, check_csrf, decide, may, signed_in
 from api.pages.filters import after
 from api.problems import KINDS, Problem
 from api.services import services
@@ -57,20 +57,26 @@ def login() -> Response:
     """Begin a session for the token of the form; 401 and the form again where it is not valid."""
     check_csrf()
     text = request.form.get("token", "").strip()
+    now = services().now()
     with services().database.read() as rows:
-        who = teams.authenticate(rows, text, services().now()) if text.isascii() else None
+        who = teams.authenticate(rows, text, now) if text.isascii() else None
     if who is None:
         return make_response(render_template("login.html", wrong=True, target=_target()), 401)
+    with services().database.write() as rows:
+        begun = teams.begin_session(rows, who, now)
     session.clear()
-    session[SESSION_TOKEN] = who.token_id
+    session[SESSION_TOKEN] = begun
     return redirect(_target(), 303)  # type: ignore[return-value]
 
 
 @signing_in.post("/logout")
 @decide(Access.ANYONE)
 def logout() -> Response:
-    """End the session."""
+    """End the session, on the server: its cookie is worth nothing from now on."""
     check_csrf()
+    if (who := signed_in()) is not None:
+        with services().database.write() as rows:
+            teams.revoke_token(rows, who.team_id, who.token_id, services().now())
     session.clear()
     return redirect("/login", 303)  # type: ignore[return-value]
 
@@ -113,7 +119,7 @@ def team_page() -> str:
             "team.html",
             team=team,
             me=me,
-            my_token=who.token_id,
+            my_token=who.api_token_id,
             quotas=[
                 _quota("Jobs that wait or run", used.queued_jobs, team.max_queued_jobs),
                 _quota("Steps of training that wait or run", used.queued_steps, team.max_queued_steps),

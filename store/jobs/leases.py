@@ -48,16 +48,21 @@ CLAIM_TRIES = 50  # a try fails if another worker claims the same job first
 
 
 def _next_job_query() -> Select[str]:
-    """The id of the job that is claimed next, found by a few index lookups for each team."""
+    """The id of the job that is claimed next, found by a few index lookups for each team.
+
+    The team comes first, its weighted number of running jobs, then whose turn it is; priority decides within a team.
+    """
     waiting = (IS_QUEUED, Job.queue == bindparam("queue"), Job.team_id == Team.id)
     most_urgent = select(func.max(Job.priority)).where(*waiting).correlate(Team).scalar_subquery()
     oldest = select(func.min(Job.id)).where(*waiting, Job.priority == most_urgent).correlate(Team).scalar_subquery()
     busy = select(func.count()).where(IS_RUNNING, Job.team_id == Team.id).correlate(Team).scalar_subquery()
-    firsts = select(oldest.label("job_id"), busy.label("busy")).select_from(Team).subquery("firsts")
+    share = (busy / Team.weight).label("share")
+    firsts = select(oldest.label("job_id"), share, Team.served_at).select_from(Team).subquery("firsts")
+    turn = firsts.c.served_at
     return (
         select(Job.id)
         .join(firsts, firsts.c.job_id == Job.id)
-        .order_by(Job.priority.desc(), firsts.c.busy, Job.id)
+        .order_by(firsts.c.share, turn.is_not(None), turn, Job.priority.desc(), Job.id)
         .limit(1)
     )
 
@@ -95,8 +100,9 @@ def claim(session: Session, job_id: str, *, worker: str, now: datetime, lease_se
 def claim_next(session: Session, queue: str, *, worker: str, now: datetime, lease_seconds: float) -> Claim | None:
     """Claim the next job of a queue; None if none is queued.
 
-    The most urgent first; among those, of the team with the fewest running jobs, so that no team starves another;
-    then the oldest. A message says that there is work; this decides which.
+    Of the team with the fewest running jobs for its weight, so that no team starves another; among equals, of the one
+    that has waited longest for its turn. Within a team the most urgent, then the oldest. A message says that there is
+    work; this decides which.
     """
     for _ in range(CLAIM_TRIES):
         job_id = session.scalar(_NEXT_JOB, {"queue": canonical_queue(queue)})
@@ -284,6 +290,7 @@ def _claim(
     if row is None:
         return None
     job_id, kind, team_id, fence, number, spec, dataset_id, progress = row
+    session.execute(update(Team).where(Team.id == team_id).values(served_at=now))
     attempt = Attempt(id=new_id("attempt"), job_id=job_id, number=number, worker=worker, started_at=now)
     session.add(attempt)
     session.flush()

@@ -30,8 +30,11 @@ def test_a_token_lets_its_member_in(database, people, clock, token):
     caller = who(database, clock, token[0])
     assert (caller.team_id, caller.member_id, caller.role) == (people.team, people.member, "admin")
     assert caller.scopes == {"read", "submit"}
-    with database.read() as session:
-        assert teams.caller_of_token(session, token[1], now=clock.now) == caller
+    with database.write() as session:
+        begun = teams.begin_session(session, caller, clock.now)
+        in_browser = teams.caller_of_session(session, begun, now=clock.now)
+    assert (in_browser.member_id, in_browser.scopes) == (caller.member_id, caller.scopes)
+    assert (in_browser.token_id, in_browser.api_token_id) == (begun, caller.token_id)
 
 
 def test_the_secret_is_nowhere_in_the_database(database, token):
@@ -83,8 +86,6 @@ def test_an_expired_or_revoked_token_opens_nothing(database, people, clock):
         revoked = teams.revoke_token(session, people.team, row.id, clock.pass_seconds(9)).revoked_at
     assert revoked < clock.now
     assert who(database, clock, text) is None
-    with database.read() as session:
-        assert teams.caller_of_token(session, row.id, now=clock.now) is None
 
 
 def test_a_disabled_member_is_out_at_once(database, people, clock):

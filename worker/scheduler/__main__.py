@@ -19,7 +19,7 @@ from celery import Celery
 from kombu.exceptions import ChannelError, OperationalError
 from sqlalchemy import func, select
 
-from store import datasets, jobs, operations, webhooks
+from store import datasets, jobs, operations, teams, webhooks
 from store.database import Database
 from store.files import Files, collect_garbage, collect_orphans
 from store.jobs import leases, submissions
@@ -126,6 +126,7 @@ class Scheduler:
         with self.database.write() as session:
             operations.delete_ended(session, ended_before=now - timedelta(hours=self.settings.operation_hours))
             webhooks.delete_old(session, before=now - timedelta(days=self.settings.webhook_days))
+            teams.delete_ended_sessions(session, before=now - timedelta(days=KEYS_DAYS))
         if drafts or freed:
             log.info("deleted %d old jobs and %d files without references", len(drafts), len(freed))
 
