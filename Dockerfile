@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Three images of one service: `api` (no torch), `worker` (CPU) and `worker-gpu` (the same with torch's CUDA build).
 # Everything but torch is installed by hash from requirements/; see docs/decisions/0002-torch-and-the-lock.md.
-ARG PYTHON=3.12
+ARG PYTHON=3.12.12
 
 # ------------------------------------------------------------------------------------- what all images share
 FROM python:${PYTHON}-slim AS base

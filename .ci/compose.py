@@ -1,7 +1,9 @@
 """Does docker-compose.yml hold together? No Docker engine is needed.
 
-Beside the schema of what we use: every name that it mentions exists (services, volumes, build targets, settings,
-modules, files of the Dockerfile), and what another service waits for can become healthy.
+Beside the schema of what we use: every name that it mentions exists (services, volumes, networks, build targets,
+settings, modules, files of the Dockerfile), what another service waits for can become healthy, and every service is
+hardened: few rights, limits, an exact version, no port but the proxy's to the world, no secret with a default, or where
+it is not needed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import yaml
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 NOT_SETTINGS = {"BIMT_TORCH_SPEC", "BIMT_TORCH_INDEX", "BIMT_KERNEL_CACHE"}  # of the build and of the engine
+OF_COMPOSE = {"BIMT_DOMAIN", "BIMT_ACME_EMAIL", "BIMT_BIND", "BIMT_WORKER_MEMORY"}  # read by docker-compose.yml alone
+SECRETS = ("PASSWORD", "SECRET", "KEY")
+PUBLISHES = {"proxy", "objects"}  # on loopback, unless BIMT_BIND says otherwise
 ONE_SHOT = {"migrate"}
 
 
@@ -43,12 +48,15 @@ def faults(compose: dict, dockerfile: str) -> list[str]:
         return found
     services = compose["services"]
     for name, service in services.items():
-        found += [f"{name}: {fault}" for fault in faults_of_service(name, service, services, compose["volumes"])]
+        found += [f"{name}: {fault}" for fault in faults_of_service(name, service, services, compose)]
+        found += [f"{name}: {fault}" for fault in faults_of_hardening(name, service)]
+    if (compose["networks"].get("inside") or {}).get("internal") is not True:
+        found.append("networks: `inside` must be internal, so that database and broker are reached by services alone")
     found += faults_of_images(services, dockerfile)
     return found
 
 
-def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -> list[str]:
+def faults_of_service(name: str, service: dict, services: dict, compose: dict) -> list[str]:
     """Faults of one service."""
     found = []
     for other, wish in service.get("depends_on", {}).items():
@@ -56,7 +64,13 @@ def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -
             found.append(f"waits for {other}, which is no service")
         elif wish["condition"] == "service_healthy" and "healthcheck" not in services[other]:
             found.append(f"waits until {other} is healthy, but {other} has no health check")
-    found += [f"volume {v} is not declared" for v in service.get("volumes", []) if v.partition(":")[0] not in volumes]
+    for volume in service.get("volumes", []):
+        source = volume.partition(":")[0]
+        if source.startswith("./") and not (REPOSITORY / source).is_file():
+            found.append(f"mounts {source}, which does not exist")
+        if not source.startswith("./") and source not in compose["volumes"]:
+            found.append(f"volume {source} is not declared")
+    found += [f"network {n} is not declared" for n in service.get("networks", []) if n not in compose["networks"]]
     if name not in ONE_SHOT and "healthcheck" not in service:
         found.append("has no health check")
     if "build" in service:
@@ -64,11 +78,36 @@ def faults_of_service(name: str, service: dict, services: dict, volumes: dict) -
     return found
 
 
+def faults_of_hardening(name: str, service: dict) -> list[str]:
+    """What would let a service do, or be reached by, more than it needs."""
+    found = []
+    wanted = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "init": True}
+    for key, value in wanted.items():
+        if service.get(key) != value:
+            found.append(f"must have {key}: {json.dumps(value)}")
+    found += [f"has no {limit}" for limit in ("mem_limit", "pids_limit", "networks") if not service.get(limit)]
+    if "build" not in service and not re.search(r":v?[0-9]+(\.[0-9]+)+", service["image"]):
+        found.append(f"{service['image']} is no exact version")
+    for port in service.get("ports", []):
+        if name not in PUBLISHES:
+            found.append(f"publishes {port}; only {' and '.join(sorted(PUBLISHES))} may")
+        if not port.startswith(("127.0.0.1:", "${BIMT_BIND:-127.0.0.1}:")):
+            found.append(f"publishes {port} on all addresses; begin with ${{BIMT_BIND:-127.0.0.1}}:")
+    for variable, value in service.get("environment", {}).items():
+        default = re.fullmatch(r"\$\{\w+:-(.+)\}", str(value))
+        literal = "$" not in str(value)
+        if any(word in variable for word in SECRETS) and (default or literal):
+            found.append(f"{variable} has a default, which everybody knows")
+    if name != "api" and "BIMT_SECRET_KEY" in service.get("environment", {}):
+        found.append("gets BIMT_SECRET_KEY, which only the API needs")
+    return found
+
+
 def faults_of_settings(service: dict) -> list[str]:
     """Variables that are no settings."""
     from store.settings import table
 
-    known = {setting.name for setting in table()} | NOT_SETTINGS
+    known = {setting.name for setting in table()} | NOT_SETTINGS | OF_COMPOSE
     named = set(re.findall(r"\bBIMT_[A-Z_]+", json.dumps([service.get("environment"), service["build"]])))
     return [f"{name} is no setting of store/settings.py" for name in sorted(named - known)]
 

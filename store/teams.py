@@ -1,4 +1,5 @@
-"""Teams, their members and tokens, and the audit log of what members did.
+"""Teams, their members and tokens, and the audit log of what members did: one file, since every change of a member or a
+token is one transaction with its entry in the log.
 
 A token reads `bimt_IDENT_SECRETCHECKSUM`. The secret has 256 random bits, so a fast hash of it is enough; the checksum
 distinguishes typing errors from wrong tokens without a query, and lets scanners recognise leaked tokens.
