@@ -169,6 +169,13 @@ class Settings:
     check_seconds: float = _setting(
         "BIMT_CHECK_SECONDS", 120.0, "Seconds that the check of an upload may take.", parse=_seconds
     )
+    job_memory_bytes: int = _setting(
+        "BIMT_JOB_MEMORY_BYTES",
+        0,
+        "Memory that the engine process of one job or operation may hold; 0: nine tenths of what the machine or its "
+        "container has.",
+        parse=_count,
+    )
     max_runs: int = _setting("BIMT_MAX_RUNS", 256, "Most runs (seeds × cost strengths) in one job.", parse=_count)
     rate_limit: str = _setting(
         "BIMT_RATE_LIMIT", "6000/minute", "Requests of one token; `none`: no limit.", parse=_limit

@@ -20,7 +20,7 @@ from store.files import Files
 from store.jobs import leases
 from store.jobs.leases import Claim
 from store.settings import OPERATION_QUEUES, Settings
-from worker.engine_process import TrainingProcesses
+from worker.engine_process import TrainingProcesses, job_memory
 from worker.lease import Lease, Progress
 
 log = logging.getLogger("worker")
@@ -67,6 +67,11 @@ class WorkerContext:
     def spool(self) -> Path:
         """The folder for files of running jobs."""
         return Path(self.settings.spool)
+
+    @cached_property
+    def job_memory_bytes(self) -> int:
+        """Memory that one engine process may hold."""
+        return job_memory(self.settings.job_memory_bytes)
 
     @cached_property
     def training_processes(self) -> TrainingProcesses:

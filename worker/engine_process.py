@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
+import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from worker.protocol import (
@@ -35,11 +37,34 @@ from worker.protocol import (
 log = logging.getLogger("worker")
 Received = TypeVar("Received")
 MAX_JOBS = 50  # of one training process; so whatever an engine library leaks stays small
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 MAX_RESIDENT_BYTES = 3 << 29  # 1.5 GiB: a process that has grown beyond is replaced after its job
 
 
 class EngineDied(Exception):
     """The process ended, or had to be ended, in the middle of its work. The message is a sentence for users."""
+
+
+class NeedsTooMuchMemory(Exception):
+    """The process holds more memory than a job may have; trying again would end the same way."""
+
+    def __init__(self, held: int, limit: int) -> None:
+        super().__init__(
+            f"It held {held / 2**30:.2f} GiB of memory; one job may have {limit / 2**30:.2f} GiB on this worker "
+            "(BIMT_JOB_MEMORY_BYTES): make the network, the data or `batch_size` smaller, or submit fewer seeds and "
+            "cost strengths at once."
+        )
+
+
+def job_memory(asked: int) -> int:
+    """The bytes that one job may hold: as asked for; for 0 nine tenths of what the machine, or its container, has."""
+    if asked:
+        return asked
+    there = psutil.virtual_memory().total
+    for group in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
+            there = min(there, int(group.read_text()))
+    return there * 9 // 10
 
 
 class EngineProcess(Generic[Received]):
@@ -126,6 +151,13 @@ class EngineProcess(Generic[Received]):
         """Whether it has not ended."""
         return self._popen.poll() is None
 
+    def check_memory(self, limit: int) -> None:
+        """Raise NeedsTooMuchMemory where the process holds more than these bytes. The caller ends the process."""
+        with contextlib.suppress(psutil.NoSuchProcess):  # its end is a message of its own
+            held = psutil.Process(self._popen.pid).memory_info().rss
+            if held > limit:
+                raise NeedsTooMuchMemory(held, limit)
+
     @property
     def pid(self) -> int:
         """Its process id."""
@@ -139,6 +171,8 @@ class EngineProcess(Generic[Received]):
     def _how_it_ended(self) -> str:
         code = self._popen.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        if code == -signal.SIGKILL:
+            how += ", as a machine does that runs out of memory"
         if code == 0:
             how = "ended without an error, but before it had finished its work"
         lines = self._stderr.read_text(errors="replace").strip().splitlines()[-1:] if self._stderr.exists() else []

@@ -20,7 +20,7 @@ from store.jobs.leases import Claim
 from store.runs import RunResult
 from store.runs.tables import Run
 from worker.context import WorkerContext
-from worker.engine_process import EngineDied, EngineProcess, scratch_folder
+from worker.engine_process import EngineDied, EngineProcess, NeedsTooMuchMemory, scratch_folder
 from worker.lease import Lease
 from worker.protocol import (
     ActiveRuns,
@@ -161,6 +161,10 @@ class JobRunner:
                 except EngineDied as death:
                     self._after_crash(str(death))
                     continue
+                except NeedsTooMuchMemory as error:
+                    self.recorder.flush()
+                    self._fail([run for run in self.active if run in self.left] or [next(iter(self.left))], str(error))
+                    continue
                 if isinstance(end, JobDone) and self.left:
                     self._after_crash("The training process ended the job, but did not report all of its runs.")
                 elif isinstance(end, JobDone) and len(self.failures) == failed_before:
@@ -224,6 +228,7 @@ class JobRunner:
                     self._handle_message(message)
             if time.monotonic() > deadline and stopping:
                 return stopping  # the process is killed; its newest checkpoint is in the store
+            process.check_memory(self.context.job_memory_bytes)
             if process.idle_seconds > settings.idle_seconds:
                 raise EngineDied(f"The training made no progress for {process.idle_seconds:.0f} s and was ended.")
             self.recorder.flush_if_due()

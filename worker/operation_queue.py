@@ -19,7 +19,13 @@ from store.errors import LostLease, StoreError
 from store.jobs.leases import Claim
 from store.settings import OPERATION_QUEUES
 from worker.context import WorkerContext, worker_context
-from worker.engine_process import EngineDied, EngineProcess, operation_process, scratch_folder
+from worker.engine_process import (
+    EngineDied,
+    EngineProcess,
+    NeedsTooMuchMemory,
+    operation_process,
+    scratch_folder,
+)
 from worker.lease import Lease
 from worker.operations import OPERATIONS, OperationKind, OperationResult, request_for
 from worker.protocol import Answered, Failed, LogLine, OperationMessage, OperationProgress, Ready, Refused, Work
@@ -213,6 +219,9 @@ class OperationRunner:
             process.send(Work(folder=self.folder))
             try:
                 return self._listen(process)
+            except NeedsTooMuchMemory as error:
+                self.operations.end_process(self.queue)
+                return Failed(sentence=str(error))
             except EngineDied as death:
                 log.warning("%s", death)
                 self.operations.end_process(self.queue)
@@ -239,6 +248,7 @@ class OperationRunner:
                     return message
                 case _:
                     assert_never(message)
+            process.check_memory(self.context.job_memory_bytes)
             self._check()
 
     def _check(self) -> None:

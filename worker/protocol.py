@@ -7,6 +7,7 @@ large is a file in the job's folder, and the message holds its name.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -26,6 +27,7 @@ from setproctitle import setproctitle
 PASSED_VARIABLES = frozenset(
     ["BIMT_KERNEL_CACHE", "BIMT_MNIST", "CC", "CXX", "HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TZ", "VIRTUAL_ENV"]
 )
+KILLED_BEFORE_THE_WORKER = "500"  # oom_score_adj: where memory is short, the job ends and the service does not
 PASSED_PREFIXES = ("CUDA_", "LC_", "MPL", "NVIDIA_", "PYTHON", "TORCH", "XDG_CACHE")
 
 
@@ -330,6 +332,8 @@ def start_engine_process(title: str, parent: int) -> tuple[MessageWriter, Comman
     """
     end_with_parent(parent)
     setproctitle(title)
+    with contextlib.suppress(OSError):  # not on every system
+        Path("/proc/self/oom_score_adj").write_text(KILLED_BEFORE_THE_WORKER)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal to the whole group is for the worker, which decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     writer = MessageWriter(os.dup(1))

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from worker import engine_process
 from worker.engine_process import (
     MAX_JOBS,
     MAX_RESIDENT_BYTES,
@@ -23,7 +24,7 @@ from worker.engine_process import (
     sweep,
     training_process,
 )
-from worker.protocol import JobStopped, TrainingMessage
+from worker.protocol import JobStopped, Ready, TrainingMessage
 
 
 def start(folder: Path, lines: str) -> EngineProcess[TrainingMessage]:
@@ -80,6 +81,22 @@ def test_it_knows_no_secret_of_the_worker(tmp_path, monkeypatch):
     assert "secret" not in environment.values()
     assert environment["BIMT_KERNEL_CACHE"] == "/kernels"
     assert environment["TMPDIR"] == str(tmp_path / "tmp")
+
+
+def test_it_is_the_first_to_go_where_memory_is_short(tmp_path):
+    with training_process(tmp_path, (sys.executable, "-m", "worker.training_process")) as process:
+        assert isinstance(process.next_message(120), Ready)
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "500"
+
+
+@pytest.mark.parametrize(("asked", "held"), [(5, 5), (0, 9)])
+def test_what_one_job_may_hold_is_asked_for_or_nine_tenths_of_what_there_is(asked, held, tmp_path, monkeypatch):
+    group = tmp_path / "memory.max"
+    group.write_text("10\n")
+    monkeypatch.setattr(engine_process, "CGROUP_LIMITS", (tmp_path / "none", group))
+    assert engine_process.job_memory(asked) == held
+    group.write_text("max\n")
+    assert engine_process.job_memory(0) == psutil.virtual_memory().total * 9 // 10
 
 
 def test_it_ends_with_its_handle(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -257,6 +258,24 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
     assert (first.state, second.state) == ("failed", "succeeded")
     assert "there is no memory left" in first.reason
     assert "died 3 times" in first.reason
+
+
+def test_a_training_that_needs_too_much_memory_fails_its_run_at_once_and_spares_the_next(
+    context, training_does, database, people, job_id
+):
+    context.settings = replace(context.settings, job_memory_bytes=200 << 20)
+    growing = """
+    if len(left) == 2:
+        send("training_started", runs=[left[0]["id"]], stepper="kernel", replicas=1, step=0)
+        held = b"x" * (400 << 20)
+        wait_to_be_ended()
+    """
+    training_does(growing + WHOLE_RUN.replace("\n", "\n    "))
+    run_job(job_id, context=context)
+    first, second = runs_of(database, people, job_id)
+    assert (first.state, second.state) == ("failed", "succeeded")
+    assert re.match(r"It held 0\.\d\d GiB of memory; one job may have 0\.20 GiB", first.reason), first.reason
+    assert "started again" not in log_of(database, people, job_id)
 
 
 def test_a_hung_training_is_ended(context, training_does, database, people, job_id):

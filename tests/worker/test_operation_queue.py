@@ -139,7 +139,28 @@ def test_an_operation_that_kills_every_process_has_failed(operation_queue, proce
     operation_queue.serve(INTERACTIVE)
     told = outcome(database, people, operation)
     assert told.state == "failed"
-    assert "The operation process was killed by signal 9. It died 2 times at this" in told.reason
+    assert "The operation process was killed by signal 9, as a machine does" in told.reason
+    assert "It died 2 times at this" in told.reason
+
+
+def test_an_operation_that_needs_too_much_memory_has_failed_and_the_next_is_answered(
+    operation_queue, process_does, database, people, run_id
+):
+    operation_queue.context.settings = replace(operation_queue.context.settings, job_memory_bytes=200 << 20)
+    process_does(
+        """
+        greedy = pathlib.Path(__file__).with_name("greedy")
+        if not greedy.exists():
+            greedy.touch()
+            held = b"x" * (400 << 20)
+            signal.pause()
+        answer("few")
+        """
+    )
+    greedy, modest = (send(database, people, run_id) for _ in range(2))
+    operation_queue.serve(INTERACTIVE)
+    assert "one job may have 0.20 GiB" in outcome(database, people, greedy).reason
+    assert outcome(database, people, modest).answer == "few"
 
 
 def test_an_operation_that_takes_too_long_ends(operation_queue, process_does, database, people, run_id, monkeypatch):
