@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import obstore
 from obstore.store import LocalStore, S3Store
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, delete, exists, select
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, delete, exists, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from store.columns import Base, Sha256, Utc
@@ -38,7 +38,11 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 
 
 class File(Base):
-    """The row of a stored file, which is needed as long as any row refers to it by a foreign key."""
+    """The row of a stored file, which is needed as long as any row refers to it by a foreign key.
+
+    checked_at   when the scheduler last compared its bytes with its name.
+    damaged_at   since when they are known to differ, or to be gone.
+    """
 
     __tablename__ = "file"
     __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"), Index(None, "seen_at"))
@@ -47,6 +51,8 @@ class File(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(Utc)
     seen_at: Mapped[datetime] = mapped_column(Utc)  # the last time that the same bytes were put
+    checked_at: Mapped[datetime | None] = mapped_column(Utc, index=True)
+    damaged_at: Mapped[datetime | None] = mapped_column(Utc)
 
 
 @dataclass(frozen=True)
@@ -284,7 +290,39 @@ class Files:
 def upsert(session: Session, stored: StoredFile, *, now: datetime) -> None:
     """The row of a file, so that other rows can refer to it; if there is one already, its time is renewed."""
     row = insert_into(session, File).values(sha256=stored.sha256, bytes=stored.bytes, created_at=now, seen_at=now)
-    session.execute(row.on_conflict_do_update(index_elements=[File.sha256], set_={"seen_at": now}))
+    anew = {"seen_at": now, "damaged_at": None}  # putting the bytes again has replaced a damaged copy
+    session.execute(row.on_conflict_do_update(index_elements=[File.sha256], set_=anew))
+
+
+def longest_unchecked(session: Session, *, most_bytes: int, limit: int = 1000) -> list[str]:
+    """The files that were not compared with their names for longest, of so many bytes together, but at least one."""
+    query = select(File.sha256, File.bytes).order_by(File.checked_at.is_not(None), File.checked_at, File.sha256)
+    names, together = [], 0
+    for name, size in session.execute(query.limit(limit)):
+        if names and together + size > most_bytes:
+            break
+        names.append(name)
+        together += size
+    return names
+
+
+def record_checks(session: Session, names: Iterable[str], damaged: Iterable[str], *, now: datetime) -> None:
+    """Remember that these files were compared with their names, and which of them are damaged or gone."""
+    wrong = set(damaged)
+    for name in names:
+        since = func.coalesce(File.damaged_at, now) if name in wrong else None
+        values = {"checked_at": now, "damaged_at": since}
+        session.execute(
+            update(File).where(File.sha256 == name).values(values).execution_options(synchronize_session=False)
+        )
+
+
+def damaged_files(session: Session, *, limit: int = 100) -> list[tuple[str, datetime]]:
+    """(SHA-256, since when) of files that are known to be damaged or gone, the oldest damage first."""
+    query = (
+        select(File.sha256, File.damaged_at).where(File.damaged_at.is_not(None)).order_by(File.damaged_at, File.sha256)
+    )
+    return [(name, since) for name, since in session.execute(query.limit(limit)) if since is not None]
 
 
 def collect_garbage(session: Session, files: Files, *, now: datetime, grace: timedelta, limit: int = 1000) -> list[str]:

@@ -1,4 +1,4 @@
-"""Teams take turns by weight; tokens know the token that they were made with.
+"""Teams take turns by weight; tokens know the token that they were made with; files when they were checked.
 
 Browser sessions of the version before held the id of an API token: they end, and people sign in again.
 """
@@ -26,10 +26,18 @@ def upgrade() -> None:
             op.f("fk_token_parent_id_token"), "token", ["parent_id"], ["id"], ondelete="CASCADE"
         )
         batch_op.create_index(op.f("ix_token_parent_id"), ["parent_id"])
+    with op.batch_alter_table("file", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("checked_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("damaged_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.create_index(op.f("ix_file_checked_at"), ["checked_at"])
 
 
 def downgrade() -> None:
     """Drop what was added."""
+    with op.batch_alter_table("file", schema=None) as batch_op:
+        batch_op.drop_index(op.f("ix_file_checked_at"))
+        batch_op.drop_column("damaged_at")
+        batch_op.drop_column("checked_at")
     with op.batch_alter_table("token", schema=None) as batch_op:
         batch_op.drop_index(op.f("ix_token_parent_id"))
         batch_op.drop_constraint(op.f("fk_token_parent_id_token"), type_="foreignkey")

@@ -1,6 +1,6 @@
 """`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker was lost, submits missing checks of
-uploads, sends webhooks and deletes what is no longer needed. One is enough; a second does no harm, since every change
-is one conditional UPDATE."""
+uploads, compares stored files with their hashes, sends webhooks and deletes what is no longer needed. One is enough; a
+second does no harm, since every change is one conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from sqlalchemy import func, select
 
 from store import datasets, jobs, operations, teams, webhooks
 from store.database import Database
-from store.files import Files, collect_garbage, collect_orphans
+from store.errors import DamagedFile, NotFound
+from store.files import Files, collect_garbage, collect_orphans, longest_unchecked, record_checks
 from store.jobs import leases, submissions
 from store.jobs.outbox import enqueue, queue_settings
 from store.log import set_up
@@ -36,6 +37,8 @@ SUSPENDED_SECONDS = 10 * TICK_SECONDS  # a longer pause between two ticks means 
 COLLECT_SECONDS = 600.0
 CHECKS_SECONDS = 15.0
 ORPHANS_SECONDS = 24 * 3600.0  # lists the whole file store, so once a day
+SCRUB_SECONDS = 60.0
+SCRUB_BYTES = 64 << 20  # of one turn: 90 GB a day
 ABSENT_SECONDS = 3600.0  # a worker without a heartbeat for so long is no longer listed
 KEYS_DAYS = 7  # an idempotency key is kept for so long
 MAX_MESSAGES = 100  # of one tick
@@ -130,6 +133,29 @@ class Scheduler:
         if drafts or freed:
             log.info("deleted %d old jobs and %d files without references", len(drafts), len(freed))
 
+    def scrub(self) -> list[str]:
+        """Compare the files that were not looked at for longest with their names; those that are damaged or gone.
+
+        Wrong bytes are never served, since they are compared whenever a file is opened; this finds the damage earlier,
+        while a backup or the sender may still have the right ones.
+        """
+        with self.database.read() as session:
+            names = longest_unchecked(session, most_bytes=SCRUB_BYTES)
+        damaged = []
+        for name in names:
+            try:
+                self.files.verify(name, again=True)
+            except DamagedFile as error:
+                log.error("%s", error)
+                damaged.append(name)
+            except NotFound:
+                log.error("The stored file `%s` is gone. Upload the same content again, or restore it.", name)
+                damaged.append(name)
+        if names:
+            with self.database.write() as session:
+                record_checks(session, names, damaged, now=self.now())
+        return damaged
+
     def collect_orphans(self) -> None:
         """Delete stored bytes that have no row."""
         with self.database.write() as session:
@@ -203,6 +229,7 @@ def main() -> int:
         PeriodicJob(scheduler.announce_waiting, TICK_SECONDS),
         PeriodicJob(scheduler.submit_missing_checks, CHECKS_SECONDS),
         PeriodicJob(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
+        PeriodicJob(scheduler.scrub, SCRUB_SECONDS, time.monotonic() + 30),
         PeriodicJob(scheduler.collect_orphans, ORPHANS_SECONDS, time.monotonic() + 3600),
     ]
     sender = WebhookSender.of(settings, scheduler.database)

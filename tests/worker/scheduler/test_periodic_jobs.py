@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 
 from store import jobs
 from store.database import Database
-from store.files import Files
+from store.files import Files, damaged_files, upsert
 from store.jobs import leases
 from store.settings import Settings
 from tests.servers import broker  # noqa: F401 - fixtures are found by name
@@ -157,3 +157,51 @@ def test_the_broker_is_asked_how_much_it_holds(broker):  # noqa: F811
     for priority in (0, 5, 9):
         outbox.enqueue(broker.url, "job_1", "cpu", priority)
     assert (count("cpu"), count("gpu")) == (3, 0)
+
+
+def test_damaged_and_lost_files_are_found_and_whole_again_after_the_same_bytes_are_put(
+    scheduler: Scheduler, database: Database, files: Files, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = [files.put_bytes(content) for content in (b"whole", b"flipped", b"gone")]
+    with database.write() as session:
+        for one in stored:
+            upsert(session, one, now=clock.now())
+    whole, flipped, gone = (one.sha256 for one in stored)
+    assert scheduler.scrub() == []
+    path = next(path for path in files.spool.parent.rglob(flipped))
+    path.write_bytes(b"Flipped")
+    files.delete(gone)
+    clock.passes(60)
+    assert sorted(scheduler.scrub()) == sorted([flipped, gone])
+    assert flipped in caplog.text
+    clock.passes(60)
+    scheduler.scrub()
+    with database.read() as session:
+        assert damaged_files(session) == [
+            (name, clock.now() - timedelta(seconds=60)) for name in sorted([flipped, gone])
+        ]
+    for content in (b"flipped", b"gone"):
+        with database.write() as session:
+            upsert(session, files.put_bytes(content), now=clock.now())
+    with database.read() as session:
+        assert damaged_files(session) == []
+    assert scheduler.scrub() == []
+    assert files.read(whole) == b"whole"
+
+
+def test_the_files_are_gone_through_a_few_at_a_time(
+    scheduler: Scheduler, database: Database, files: Files, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.scheduler.__main__.SCRUB_BYTES", 10)
+    looked_at: list[str] = []
+    verify = files.verify
+    monkeypatch.setattr(files, "verify", lambda name, again: looked_at.append(name) or verify(name, again=again))
+    stored = [files.put_bytes(bytes([n]) * 6) for n in range(4)]
+    with database.write() as session:
+        for one in stored:
+            upsert(session, one, now=clock.now())
+    for turn in range(1, 9):
+        clock.passes(60)
+        scheduler.scrub()
+        assert len(looked_at) == turn
+    assert set(looked_at[:4]) == set(looked_at[4:]) == {one.sha256 for one in stored}
