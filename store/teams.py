@@ -102,7 +102,6 @@ class Token(Base):
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     member_id: Mapped[str] = mapped_column(ForeignKey("member.id", ondelete="CASCADE"), index=True)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("token.id", ondelete="CASCADE"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(120))
     ident: Mapped[str] = mapped_column(String(12), unique=True)
@@ -112,6 +111,7 @@ class Token(Base):
     expires_at: Mapped[datetime | None] = mapped_column(Utc)
     revoked_at: Mapped[datetime | None] = mapped_column(Utc)
     last_used_at: Mapped[datetime | None] = mapped_column(Utc)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("token.id", ondelete="CASCADE"), index=True)
 
 
 class AuditEntry(Base):
