@@ -19,6 +19,7 @@ from api.auth import Access
 from api.routing import Resource, answer, text
 from api.schemas import ResponseModel
 from api.services import Services, services
+from store.files import damaged_files
 from store.jobs import leases, outbox
 from store.settings import OPERATION_QUEUES, TRAINING_QUEUES
 
@@ -44,6 +45,9 @@ class ReadyOut(ResponseModel):
         description="database, files, broker, worker (of jobs) and operations (their worker); deprecated older "
         f"names: {', '.join(f'`{old}` of `{new}`' for new, old in READINESS_PARTS.items())}."
     )
+    damaged_files: int = Field(
+        default=0, description="Stored files that the scheduler found damaged or gone; the service works without them."
+    )
 
 
 access = logging.getLogger("api.access")  # `python -m api --access-log`
@@ -61,7 +65,13 @@ def readiness(here: Services) -> ReadyOut:
         "operations": _try(lambda: _worker(here, OPERATION_QUEUES, "questions to networks will wait")),
     }
     ready = all(part.ok for part in parts.values())
-    return ReadyOut(ready=ready, parts=with_old_keys(parts, READINESS_PARTS))
+    damaged = _damaged_files(here) if parts["database"].ok else 0
+    return ReadyOut(ready=ready, parts=with_old_keys(parts, READINESS_PARTS), damaged_files=damaged)
+
+
+def _damaged_files(here: Services) -> int:
+    with here.database.read() as rows:
+        return len(damaged_files(rows, limit=1000))
 
 
 def _try(check: Callable[[], str]) -> Part:

@@ -13,6 +13,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from . import formatting
+from .doctor import examine
 from .errors import BimtError, JobEnded, NotAllowed, NotLoggedIn, Unreachable
 from .formatting import Args
 from .http import version
@@ -579,6 +581,25 @@ def verify(args: Args, model: str) -> Any:
             print(json.dumps(found, indent=2, ensure_ascii=False))
         raise ValueError(f"The claims of {model} do not agree with its weights.")
     return found
+
+
+@verb(
+    "doctor",
+    click.option("--quick", is_flag=True, help="Do not train a small network."),
+)  # fmt: skip
+def doctor(args: Args, quick: bool) -> Any:
+    """Check a deployment end to end and say in words what is wrong; the exit code is 1 where something is."""
+    found = []
+    with _client(args) as client:
+        for finding in examine(client, train=not quick):
+            formatting.say(args, f"{'ok ' if finding.well else 'NOT'}  {finding.what}: {finding.detail}")
+            found.append(finding)
+    wrong = [finding for finding in found if not finding.well]
+    if wrong:
+        if args.json:
+            print(json.dumps([asdict(finding) for finding in found], indent=2, ensure_ascii=False))
+        raise ValueError(f"{len(wrong)} of {len(found)} checks say that something is wrong.")
+    return [asdict(finding) for finding in found]
 
 
 # --- the rest --------------------------------------------------------------------------------------------------

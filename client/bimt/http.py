@@ -7,7 +7,7 @@ import json
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -116,6 +116,16 @@ class HttpClient:
     def get(self, path: str, **query: Any) -> Any:
         """The JSON answer of an address."""
         return self.send("GET", path, query=query).json()
+
+    def outside(self, path: str, *, also: Sequence[int] = ()) -> httpx.Response:
+        """The answer of an address that is not below `/api/v1`, asked for once; `also`: statuses that are fine too."""
+        try:
+            response = self._http.get(self.url + path)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.url} does not answer: {error or type(error).__name__}.") from error
+        if response.is_error and response.status_code not in also:
+            raise refused(response)
+        return response
 
     def post(self, path: str, body: Any = None, *, key: str | None = None, repeatable: bool = False) -> Any:
         """The JSON answer to a JSON body; None where the answer has none.

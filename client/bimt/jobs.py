@@ -78,6 +78,10 @@ class Job(Resource):
             raise JobEnded(job.id, job.state, job.reason)
         return job
 
+    def delete(self) -> None:
+        """Delete it with its runs and their files. Raises Conflict while it is active, pinned or published."""
+        self.http.send("DELETE", f"/jobs/{self.id}")
+
     def cancel(self) -> Job:
         """Request its end. A queued job ends at once, a running one within a second or two."""
         return Job.of(self.http.post(f"/jobs/{self.id}/cancel", repeatable=True), self.http)
