@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_runs(service, capsys):
 
 def test_the_commands_of_the_document_are_parsed_without_a_deprecated_spelling(capsys):
     lines = [line.split() for line in re.findall(r"^bimt (.+)$", DOCUMENT, re.MULTILINE)]
-    assert len(lines) == 19
+    assert len(lines) == 20
     for verb, *words in lines:
         cli.commands[verb].make_context(verb, words, parent=click.Context(cli, **cli.context_settings))
     assert capsys.readouterr().err == ""
