@@ -297,7 +297,8 @@ def upsert(session: Session, stored: StoredFile, *, now: datetime) -> None:
 def longest_unchecked(session: Session, *, most_bytes: int, limit: int = 1000) -> list[str]:
     """The files that were not compared with their names for longest, of so many bytes together, but at least one."""
     query = select(File.sha256, File.bytes).order_by(File.checked_at.is_not(None), File.checked_at, File.sha256)
-    names, together = [], 0
+    names: list[str] = []
+    together = 0
     for name, size in session.execute(query.limit(limit)):
         if names and together + size > most_bytes:
             break
