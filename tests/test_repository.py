@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "bimt_engine", "client", "measurements", "migrations", "standalone", "store", "worker")
 LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one noun
-PRODUCTION_FILES = 290  # a noun is one file, not a dozen: 260, and since then formula search, networks of users, text
+PRODUCTION_FILES = 300  # a noun is one file, not a dozen: 260, and since then formula search, text, networks of users
 LOCKS = ("api", "worker", "standalone", "dev")
 
 
