@@ -42,6 +42,20 @@ def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatc
     assert (tmp_path / "network.svg").stat().st_size > 1000
 
 
+def test_an_onnx_file_of_scikit_learn_goes_through_the_service(service, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("skl2onnx")
+    monkeypatch.setenv("BIMT_URL", service.address)
+    monkeypatch.setenv("BIMT_TOKEN", service.token)
+    monkeypatch.chdir(tmp_path)
+    page = (DOCUMENTS / "your-network.md").read_text(encoding="utf-8")
+    section = page.split("## An ONNX file through the service", 1)[1]
+    names: dict[str, Any] = {}
+    exec(compile(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0], "your-network.md", "exec"), names)
+    names["client"].close()
+    assert "reads" in capsys.readouterr().out
+    assert (tmp_path / "pruned.onnx").stat().st_size > 500
+
+
 def test_the_example_of_the_readme_runs(service, capsys):
     readme = (DOCUMENTS.parent / "README.md").read_text(encoding="utf-8")
     [example] = [
