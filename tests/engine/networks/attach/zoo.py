@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -288,6 +289,20 @@ def tokens(vocabulary: int, *shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randint(0, vocabulary, shape, generator=torch.Generator().manual_seed(1))
 
 
+def scikit_learn() -> nn.Module:
+    """scikit-learn's perceptron, by way of ONNX, with the scores before its probabilities."""
+    import numpy as np
+    from sklearn.neural_network import MLPClassifier
+
+    from bimt_engine.networks.files.reading import read_network
+
+    skl2onnx = pytest.importorskip("skl2onnx")
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(60, 4)).astype(np.float32)
+    fitted = MLPClassifier((7, 5), max_iter=2000, tol=0.01, random_state=0).fit(x, draw.integers(3, size=60))
+    return read_network(skl2onnx.to_onnx(fitted, x[:1]).SerializeToString(), "onnx", scores=True)
+
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "perceptron": (perceptron, numbers(6, 4)),
     "residual cnn": (ResidualCnn, numbers(6, 1, 8, 8)),
@@ -310,6 +325,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "shared twice": (SharedTwice, numbers(6, 4)),
     "tied autoencoder": (TiedAutoencoder, numbers(6, 8)),
     "concatenated": (Concatenated, numbers(6, 4)),
+    "scikit-learn": (scikit_learn, numbers(6, 4)),
 }
 """Name -> how it is made, and inputs for it; axis 0 holds the examples."""
 
