@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise openapi migration fuzz job load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise gpu openapi migration fuzz job load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ noise: env  ## tables with nothing to find: is nothing kept and nothing claimed?
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m measurements bench
+
+gpu: env-dev  ## all that needs a CUDA device, in at most eight minutes; ONLY=part; writes reports/gpu.json
+	@$(PY) -m measurements gpu $(if $(ONLY),--only $(ONLY))
 
 openapi: env  ## write openapi.json from the routes
 	@$(PY) -m api.openapi

@@ -17,7 +17,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -44,9 +46,10 @@ def main(arguments: list[str]) -> int:
         with service(home, stopping) as (address, token, first):
             assert token is not None, "a fresh database has no admin yet"
             connection = Connection(address, token)
-            published(connection, stopping, given.recipe, [0])
-            single = [published(connection, stopping, given.recipe, [0]) for _ in range(given.jobs)]
-            many = published(connection, stopping, given.recipe, list(range(given.seeds)))
+            one = {"recipe": given.recipe, "seeds": [0]}
+            published(connection, stopping, one)
+            single = [published(connection, stopping, one).figures for _ in range(given.jobs)]
+            many = published(connection, stopping, one | {"seeds": list(range(given.seeds))}).figures
             connection.close()
         with service(home, stopping) as (_, _, second):
             pass
@@ -75,10 +78,16 @@ def main(arguments: list[str]) -> int:
 
 
 @contextmanager
-def service(home: Path, stopping: threading.Event) -> Iterator[tuple[str, str | None, float]]:
-    """The service in this folder: its address, the admin token of a first start, and the seconds until it answered."""
+def service(
+    home: Path, stopping: threading.Event, *, gpus: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str | None, float]]:
+    """The service in this folder: its address, the admin token of a first start, and the seconds until it answered.
+
+    gpus   devices of the only workers; (): one worker on the CPU.
+    """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
-    supervisor = Supervisor(Plan(home=home, workers=1), environ=environ, say=lambda said: None, stopping=stopping)
+    plan = Plan(home=home, workers=0 if gpus else 1, gpus=gpus)
+    supervisor = Supervisor(plan, environ=environ, say=lambda said: None, stopping=stopping)
     began = time.monotonic()
     try:
         token = supervisor.start()
@@ -90,22 +99,49 @@ def service(home: Path, stopping: threading.Event) -> Iterator[tuple[str, str | 
             stopping.clear()
 
 
-def published(connection: Connection, stopping: threading.Event, recipe: str, seeds: list[int]) -> dict[str, float]:
-    """Submit a job and wait for its end: seconds, and processor time of the service meanwhile."""
-    body = json.dumps({"recipe": recipe, "seeds": seeds}).encode()
+@contextmanager
+def own_service(stopping: threading.Event, *, gpus: tuple[str, ...] = ()) -> Iterator[tuple[Connection, float]]:
+    """A service with nothing in it, removed afterwards: an admin's connection, and the seconds until it answered."""
+    home = Path(tempfile.mkdtemp(prefix="bimt-job-"))
+    try:
+        with service(home, stopping, gpus=gpus) as (address, token, started):
+            assert token is not None, "a fresh database has no admin yet"
+            connection = Connection(address, token)
+            yield connection, started
+            connection.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A job that has succeeded: seconds since it was submitted, and processor time of the service meanwhile."""
+
+    id: str
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the report."""
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+
+def published(connection: Connection, stopping: threading.Event, body: dict[str, Any]) -> Published:
+    """Submit a job and wait for its end. Raises CannotStart where it is refused or does not succeed."""
     began, cpu = time.monotonic(), _processor_seconds()
-    status, answer, _ = connection.ask("POST", "/jobs", body)
+    status, answer, _ = connection.ask("POST", "/jobs", json.dumps(body).encode())
     if status != 202:
         raise CannotStart(f"The job was refused with {status}: {answer.decode()}")
-    path = f"/jobs/{json.loads(answer)['id']}"
-    while (state := json.loads(connection.ask("GET", path)[1])["state"]) not in ENDED:
+    job_id = json.loads(answer)["id"]
+    while (job := json.loads(connection.ask("GET", f"/jobs/{job_id}")[1]))["state"] not in ENDED:
         if stopping.wait(POLL_SECONDS):
             raise AskedToStop
         if time.monotonic() - began > LONGEST_SECONDS:
-            raise CannotStart(f"The job was still {state} after {LONGEST_SECONDS:.0f} s.")
-    if state != "succeeded":
-        raise CannotStart(f"The job {state}.")
-    return {"seconds": time.monotonic() - began, "cpu_seconds": _processor_seconds() - cpu}
+            raise CannotStart(f"The job was still {job['state']} after {LONGEST_SECONDS:.0f} s.")
+    if job["state"] != "succeeded":
+        raise CannotStart(f"The job {job['state']}: {job.get('error') or 'its runs say why'}.")
+    return Published(job_id, time.monotonic() - began, _processor_seconds() - cpu)
 
 
 def _processor_seconds() -> float:
