@@ -58,7 +58,7 @@ def repeated(
     before()
     action()
     taken: list[float] = []
-    while sum(taken) < seconds * (1 if len(taken) >= 3 else 4) and len(taken) < 100:
+    while not taken or (sum(taken) < seconds * (1 if len(taken) >= 3 else 4) and len(taken) < 100):
         before()
         taken.append(timed(action, device))
     return spread([1e3 * each for each in taken])
@@ -213,7 +213,7 @@ def measure_relocation(widths: tuple[int, ...], replicas: int, *, device: str, s
             row[f"{method}_{name}_ms"] = took(partial(each, plan, state), before=partial(fresh, state))
     device_pass = DevicePass(plans["greedy"], here)
     row["greedy_on_device_ms"] = took(device_pass.relocate, before=partial(fresh, here))
-    ways = [partial(each, plans["greedy"], here), device_pass.relocate]
+    ways: list[Callable[[], object]] = [partial(each, plans["greedy"], here), device_pass.relocate]
     row["cost_difference"] = _difference(here, ways, partial(fresh, here), training._prices[True])
     row["theta_to_cpu_ms"] = {
         "row by row": took(lambda: [here.theta[r].cpu() for r in range(replicas)]),
@@ -245,7 +245,7 @@ def _apply_over_cpu(plan: Relocation, state: TrainingState, orders: list[np.ndar
 
 
 def _difference(
-    state: TrainingState, ways: Sequence[Callable[[], None]], fresh: Callable[[], None], price: Tensor
+    state: TrainingState, ways: Sequence[Callable[[], object]], fresh: Callable[[], None], price: Tensor
 ) -> float:
     """Between the costs that two ways lead to, as a share: the largest over the replicas."""
     costs = []

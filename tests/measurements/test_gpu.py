@@ -14,7 +14,7 @@ from bimt_engine.training.backends import MAX_REPLICAS
 from measurements import gpu
 from measurements.gpu_relocation import measure_relocation
 
-PROCESSES = ("service",)
+PROCESSES = ("tests", "service")  # which start others, and take as long as all the rest
 
 
 def dry_run(folder: Path, *parts: str) -> tuple[int, dict]:
@@ -25,7 +25,7 @@ def dry_run(folder: Path, *parts: str) -> tuple[int, dict]:
 
 
 @pytest.mark.processes
-def test_a_dry_run_on_the_cpu_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_on_the_cpu_measures_every_part_but_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, report = dry_run(tmp_path, *(name for name in gpu.PARTS if name not in PROCESSES))
     assert code == 0, capsys.readouterr().out
     parts = report["parts"]
@@ -39,14 +39,16 @@ def test_a_dry_run_on_the_cpu_measures_every_part(tmp_path: Path, capsys: pytest
     assert "by_replicas" not in parts["replicas"]["rows"]["two_memories"]
     assert all(row["difference"] < 1e-12 for row in parts["recipes"]["rows"].values())
     assert all(row["cpu"]["output_change"] < 1e-10 for row in parts["attached"]["rows"].values())
-    assert parts["tests"]["rows"]["tests"]["tests"] > 20
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_dry_run_sends_a_job_through_the_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_finds_the_tests_and_sends_a_job_through_the_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, report = dry_run(tmp_path, *PROCESSES)
     assert code == 0, capsys.readouterr().out
+    assert report["parts"]["tests"]["rows"]["tests"]["tests"] > 20
     row = report["parts"]["service"]["rows"]["job"]
     assert (row["runs"], row["devices"], row["steppers"]) == (2, ["cpu"], ["batched"])
 
@@ -100,9 +102,7 @@ def test_rows_for_which_no_time_is_left_are_named(report: gpu.Setting) -> None:
     assert "left_out" in part["rows"]["one"]
 
 
-def test_a_part_that_takes_too_long_is_ended_and_keeps_its_rows(
-    report: gpu.Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_takes_too_long_is_ended_and_says_so(report: gpu.Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gpu.PARTS, "recipes", replace(gpu.PARTS["recipes"], seconds=0.0))
     part = gpu.run_part("recipes", report)
     assert part["state"] == "cut"
