@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import statistics
 import time
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from bimt_engine.data.registry import make_dataset
+from bimt_engine.networks.attach import attach
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.recipes import load_recipe
 from bimt_engine.training.connection_cost import connection_cost
@@ -254,3 +256,63 @@ def _difference(
         way()
         costs.append(connection_cost(state.theta.double(), price.double()))
     return float(((costs[0] - costs[1]).abs() / costs[0]).max())
+
+
+# --- modules that are attached ------------------------------------------------------------------
+
+
+def convolutions(width: int) -> tuple[nn.Module, Tensor]:
+    """Two convolutions with batch norm, flattened; and images."""
+    layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width // 2, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width // 2 * 16, 10)), torch.rand(8, 3, 8, 8)
+
+
+def encoder_layer(width: int) -> tuple[nn.Module, Tensor]:
+    """One layer of torch's own transformer; and sequences."""
+    return nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True), torch.rand(4, 6, width)
+
+
+MODULES = {"convolutions": convolutions, "encoder layer": encoder_layer}
+ROUNDS = 3  # of steps and a relocation
+
+
+def measure_attached(name: str, width: int, *, device: str) -> Row:
+    """One of MODULES attached, trained with the cost, and relocated with its optimiser, on the device and the CPU.
+
+    cost_saved      by the first relocation, as a share.
+    output_change   the largest of all relocations, at float64.
+    """
+    torch.manual_seed(0)
+    model, example = MODULES[name](width)
+    row: Row = {}
+    for where in dict.fromkeys((device, "cpu")):
+        peak = Peak(where)
+        own, x = copy.deepcopy(model).to(where, torch.float64), example.to(where, torch.float64)
+        began = time.perf_counter()
+        attached = attach(own, x)
+        seconds = time.perf_counter() - began
+        optimiser = torch.optim.AdamW(own.parameters())
+        taken, changes, saved = [], [], []
+        for _ in range(ROUNDS):
+            own.train()
+            for _ in range(3):
+                optimiser.zero_grad()
+                (own(x).square().mean() + 1e-3 * attached.cost()).backward()
+                optimiser.step()
+            own.eval()
+            with torch.no_grad():
+                before, cost = own(x), float(attached.cost())
+                taken.append(1e3 * timed(partial(attached.relocate, optimiser), where))
+                changes.append(float((own(x) - before).abs().max()))
+                saved.append(1 - float(attached.cost()) / cost)
+        row[where] = {
+            "attach_seconds": round(seconds, 3),
+            "relocate_ms": spread(taken),
+            "cost_saved": saved[0],
+            "output_change": max(changes),
+            "pinned": [pinned.what for pinned in attached.pinned],
+            "peak_bytes": peak.bytes(),
+        }
+    here, cpu = (row[where]["relocate_ms"]["median"] for where in (device, "cpu"))
+    change = row[device]["output_change"]
+    return row | {"said": f"relocated in {here:.3g} ms, {cpu:.3g} ms on the CPU; outputs change by {change:.0e}"}
