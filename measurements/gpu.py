@@ -76,7 +76,7 @@ FULL = Scale(
     recipes=tuple(name for name in recipe_names() if not load_recipe(name).needs_dataset),
     shapes=(((20, 20), 1), ((20, 20), 64), ((100, 100), 16), ((400, 400), 1), ((1000, 1000), 1), ((1000, 1000), 8)),
     modules=256,
-    seeds=8,
+    seeds=4,
 )
 SMALL = Scale(
     slice_seconds=0.002,
@@ -343,6 +343,8 @@ def measure_service(setting: Setting) -> Row:
         "start_seconds": round(started, 2),
         "published_seconds": round(took.seconds, 2),
         "runs": len(runs),
+        "training_seconds": [round(run["training_seconds"], 3) for run in runs],
+        "evidence_seconds": [round(run["evidence_seconds"], 3) for run in runs],
         "devices": devices,
         "steppers": sorted({run["stepper"] for run in runs}),
         "said": f"{len(runs)} runs on {', '.join(devices)} published after {took.seconds:.1f} s",
