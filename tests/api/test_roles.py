@@ -35,7 +35,8 @@ def test_new_targets_count_for_jobs_from_then_on(any_house: House) -> None:
     assert changed.status_code == 200, changed.json
     assert changed.json["name"] == "anew"
     assert changed.json["roles"] == {
-        "inputs": ["a", "y"], "targets": ["b"], "task": "regression", "test_fraction": 0.5, "standardise": True,
+        "inputs": ["a", "y"], "targets": ["b"], "task": "regression",
+        "validation_fraction": 0.15, "test_fraction": 0.5, "standardise": True,
     }  # fmt: skip
     assert changed.json["task"] == "regression"
     assert submit(any_house, dataset)["targets"] == ["b"]
