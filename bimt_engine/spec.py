@@ -335,10 +335,9 @@ class NetworkConfig(Part):
     tokens: int | None = Field(
         default=None, ge=2, le=1_000_000, description="How many tokens there are; null: numbers."
     )
-    steps: int | None = Field(default=None, ge=1, le=100_000, description="Time steps of a sequence; null: it is none.")
-
-    @model_validator(mode="after")
-    def _is_one_kind_of_data(self) -> NetworkConfig:
-        if self.tokens is not None and self.steps is not None:
-            raise ValueError("`steps` is of sequences of numbers; with `tokens`, `inputs` says how many there are.")
-        return self
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Time steps of a sequence, or with `tokens` of a text; null: none.",
+    )

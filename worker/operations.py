@@ -83,9 +83,9 @@ def _network(loader: InputLoader) -> dict[str, Any]:
         content = loader.path(dataset["sha256"]) if uploaded else None
     except NotFound:
         raise StoreError("The data set of this run was deleted, and its bytes are gone; upload it again.") from None
-    network = run.spec["network"]
+    network = run.spec.get("network") or {}  # what a spec does not say is as the engine has it by default
     brought = None
-    if network["kind"] == "uploaded":  # the run's own file of it, which stays when the uploaded one is deleted
+    if network.get("kind") == "uploaded":  # the run's own file of it, which stays when the uploaded one is deleted
         with loader.context.database.read() as session:
             file = runs.published_file(session, run.id, f"network.{network['format']}").sha256
         brought = {"sha256": network["sha256"], "path": loader.path(file)}

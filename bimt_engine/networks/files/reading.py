@@ -164,6 +164,10 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
 
 def _data_of(config: NetworkConfig) -> Dataset:
     """A data set of this shape without rows, enough to build the network."""
+    if config.tokens is not None and config.steps is not None:  # text: a label for each token
+        windows = np.zeros((0, config.steps), np.int64)
+        names = tuple(f"token{number}" for number in range(config.tokens))
+        return Dataset(windows, windows, windows, windows, "classification", names, names, tokens=config.tokens)
     steps = () if config.steps is None else (config.steps,)
     inputs = np.zeros((0, *steps, config.inputs), np.float64 if config.tokens is None else np.int64)
     is_class = config.task == "classification"

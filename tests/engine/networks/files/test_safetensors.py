@@ -69,7 +69,7 @@ CHANGES: dict[str, tuple[Callable[[bytes, dict[str, Any]], tuple[bytes, dict[str
         lambda content, config: (content, config | {"network": {"kind": "mlp", "hidden": [7]}}),
         "also holds",
     ),
-    "tokens and steps": (lambda content, config: (content, config | {"tokens": 3, "steps": 3}), "is wrong"),
+    "tokens and steps": (lambda content, config: (content, config | {"tokens": 3, "steps": 3}), "does not make a"),
     "whole numbers": (
         lambda content, config: (save({name: value.long() for name, value in load(content).items()}), config),
         "not numbers of",
