@@ -318,7 +318,7 @@ UPLOAD_BODY = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "CSV, NPZ, Parquet, IDX(.gz) or a Cayley table.",
+                        "description": "CSV, NPZ, Parquet, IDX(.gz), a Cayley table, text, or a ZIP of text or images.",
                     },
                     **{name: schema for name, schema in UploadFields.model_json_schema()["properties"].items()},
                 },

@@ -167,42 +167,37 @@ def submit_check(session: Session, dataset: Dataset, *, now: datetime) -> JobVie
     Its request is {"dataset_id", "sha256", "format", "roles"}. A check that fails or is cancelled instead of
     being ended by `finish_check` refuses the data set: see leases.job_ended.
     """
-    return submit(
-        session,
-        team_id=dataset.team_id,
-        member_id=dataset.member_id,
-        kind=CHECK_UPLOAD,
-        about=dataset.id,
-        request={
-            "dataset_id": dataset.id,
-            "sha256": dataset.sha256,
-            "format": dataset.format,
-            "roles": dataset.roles,
-        },
-        queue="interactive",
-        once=True,
-        dataset_id=dataset.id,
-        now=now,
-    )
+    request = {"dataset_id": dataset.id, "roles": dataset.roles}
+    return _submit_check(session, dataset, CHECK_UPLOAD, request, now, dataset_id=dataset.id)
 
 
 def submit_network_check(session: Session, network: Network, *, now: datetime) -> JobView:
     """The same for a network in state `checking`; its request is {"network_id", "sha256", "format", "config"}."""
+    request = {"network_id": network.id, "config": network.config}
+    return _submit_check(session, network, CHECK_NETWORK, request, now, network_id=network.id)
+
+
+def _submit_check(
+    session: Session,
+    of: Dataset | Network,
+    kind: str,
+    request: Mapping[str, Any],
+    now: datetime,
+    *,
+    dataset_id: str | None = None,
+    network_id: str | None = None,
+) -> JobView:
     return submit(
         session,
-        team_id=network.team_id,
-        member_id=network.member_id,
-        kind=CHECK_NETWORK,
-        about=network.id,
-        request={
-            "network_id": network.id,
-            "sha256": network.sha256,
-            "format": network.format,
-            "config": network.config,
-        },
+        team_id=of.team_id,
+        member_id=of.member_id,
+        kind=kind,
+        about=of.id,
+        request={"sha256": of.sha256, "format": of.format, **request},
         queue="interactive",
         once=True,
-        network_id=network.id,
+        dataset_id=dataset_id,
+        network_id=network_id,
         now=now,
     )
 

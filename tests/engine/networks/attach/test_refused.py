@@ -32,7 +32,7 @@ class Between(nn.Module):
 
 @torch.library.custom_op("bimt_tests::shifted", mutates_args=())
 def shifted(x: Tensor) -> Tensor:
-    """An operator of somebody's own."""
+    """An operator of a library of its own."""
     return torch.roll(x, 1, -1)
 
 
