@@ -51,21 +51,31 @@ def refuse(detail: str, *, row: int | None = None, column: str | None = None) ->
     return RefusedData([Problem(detail, row, column)])
 
 
+ColumnType = Literal["number", "integer", "boolean", "category", "date", "text", "index"]
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table, or one array whose examples hold several numbers.
 
-    values   numbers: float64 (rows,) or (rows, numbers), images of bytes uint8; text: str objects (rows,)
-    shape    of one example: () for a column, (28, 28) for images
+    values    numbers: float64 (rows,) or (rows, numbers), images of bytes uint8; booleans: 0 and 1 as float64; dates:
+              datetime64[us]; categories and text: str objects (rows,). Where a cell is missing: NaN, NaT or None.
+    shape     of one example: () for a column, (28, 28) for images
+    missing   (rows,) True where the cell has no value; None: every cell has one
+    found     the type that the reader found, where the values alone do not tell it
     """
 
     name: str
     values: NDArray[Any]
     shape: tuple[int, ...] = ()
+    missing: NDArray[np.bool_] | None = None
+    found: ColumnType | None = None
 
     @property
-    def type(self) -> Literal["text", "integer", "number"]:
-        """What the values are; `integer` when every number is whole."""
+    def type(self) -> ColumnType:
+        """What the column is; of numbers, `integer` when every one is whole."""
+        if self.found is not None:
+            return self.found
         if self.values.dtype == object:
             return "text"
         if self.values.dtype.kind == "u":
