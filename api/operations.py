@@ -24,7 +24,7 @@ from store.settings import OPERATION_QUEUES
 
 MOST_ROWS = 10_000
 LONGEST_WAIT = 30.0  # seconds; a thread of the API is held so long
-Cell = float | int | Annotated[str, Field(max_length=200)]
+Cell = float | int | Annotated[str, Field(max_length=200)] | None
 Row = (
     Annotated[list[Cell], Field(max_length=100_000)]
     | Annotated[list[list[float]], Field(max_length=10_000)]
@@ -67,7 +67,8 @@ class PredictIn(Body):
         min_length=1,
         max_length=MOST_ROWS,
         description="Each row a list in the order of the features, or an object by their names, in the units of the "
-        "data; of tokens their numbers or names; of sequences a list of time steps.",
+        "data: of a table numbers, texts, true or false, and null where there is no value; of tokens their numbers or "
+        "names; of sequences a list of time steps.",
     )
     network: Literal["pruned", "trained"] = Field(
         default="pruned", description="The pruned, refitted network, or the one that was trained."

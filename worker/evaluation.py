@@ -52,7 +52,8 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
         "document": evidence.document(),
         "dataset": {
             "task": dataset.task,
-            "features": list(dataset.feature_names),
+            "features": list(dataset.column_names),
+            **({} if dataset.encoding is None else {"columns": dataset.encoding.to_json()}),
             "targets": list(dataset.target_names),
             "train": len(dataset.train_inputs),
             **({} if dataset.validation_inputs is None else {"validation": len(dataset.validation_inputs)}),

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.encoding import TableEncoding, UnreadableCell
 from bimt_engine.errors import BimtError
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.networks.network import Network, in_units_of_data
@@ -47,7 +48,7 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
         outputs = in_units_of_data(network, data, torch.from_numpy(inputs)).numpy()
     if not np.isfinite(outputs).all():
         raise _too_far(data, rows, inputs, outputs)
-    told: dict[str, Any] = {"features": list(data.feature_names), "targets": list(data.target_names)}
+    told: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.target_names)}
     if data.task == "classification":
         likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
         return told | {"probabilities": outputs.tolist(), "labels": likeliest}
@@ -57,6 +58,8 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
 def _too_far(data: Dataset, rows: Sequence[Any], inputs: np.ndarray, outputs: np.ndarray) -> Refusal:
     """Of every row whose answer is no number: the one of its numbers that is farthest from what was learned on."""
     finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    if data.encoding is not None:
+        return _too_far_encoded(data, rows, inputs, finite)
     with np.errstate(over="ignore"):
         distances = np.abs(inputs if data.input_scaling is None else data.input_scaling.apply(inputs))
     problems = []
@@ -68,6 +71,30 @@ def _too_far(data: Dataset, rows: Sequence[Any], inputs: np.ndarray, outputs: np
         )
         problems.append((f"/inputs/{number}{_pointer(data, rows[number], at)}", sentence))
     return Refusal(problems[0][1], problems=tuple(problems))
+
+
+def _too_far_encoded(data: Dataset, rows: Sequence[Any], codes: np.ndarray, finite: np.ndarray) -> Refusal:
+    """The same where columns are encoded: the column one of whose inputs is farthest."""
+    assert data.encoding is not None
+    with np.errstate(over="ignore"):
+        inputs = data.encoding.apply(codes)
+        distances = np.abs(inputs if data.input_scaling is None else data.input_scaling.apply(inputs))
+    problems = []
+    for number in np.flatnonzero(~finite)[:MAX_PROBLEMS].tolist():
+        at = int(data.column_of[distances[number].argmax()])
+        sentence = (
+            f"Column `{data.column_names[at]}` of row {number} (the first is 0) is too far away: the network's answer "
+            "to that is no number any more. Ask with values nearer to those that it was trained on."
+        )
+        problems.append((f"/inputs/{number}/{_place(data, rows[number], at)}", sentence))
+    return Refusal(problems[0][1], problems=tuple(problems))
+
+
+def _place(data: Dataset, row: Any, column: int) -> str:
+    """The last step of a pointer to a cell: the column's name in an object, its number in a list."""
+    if isinstance(row, Mapping):
+        return data.column_names[column].replace("~", "~0").replace("/", "~1")
+    return str(column)
 
 
 def _cell(data: Dataset, at: Sequence[int]) -> str:
@@ -97,7 +124,12 @@ def _read(data: Dataset, rows: Sequence[Any]) -> np.ndarray:
     problems: list[tuple[str, str]] = []
     for number, row in enumerate(rows):
         try:
-            read.append(_token_row(data, row) if data.tokens is not None else _number_row(data, row, shape))
+            if data.encoding is not None:
+                read.append(_encoded_row(data, data.encoding, row))
+            elif data.tokens is not None:
+                read.append(_token_row(data, row))
+            else:
+                read.append(_number_row(data, row, shape))
         except _BadRow as error:
             problems.append((f"/inputs/{number}{error.pointer}", str(error)))
             if len(problems) >= MAX_PROBLEMS:
@@ -126,6 +158,22 @@ def _number_row(data: Dataset, row: Any, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
+def _encoded_row(data: Dataset, encoding: TableEncoding, row: Any) -> np.ndarray:
+    """A row of cells, one for each column, as its codes."""
+    cells = _in_order(data, row) if isinstance(row, Mapping | list | tuple) else []
+    if len(cells) != len(encoding.names):
+        names = ", ".join(encoding.names[:8]) + (", …" if len(encoding.names) > 8 else "")
+        held = f"has {len(cells)}" if isinstance(row, list | tuple) else "holds something else"
+        raise _BadRow(f"A row has {len(encoding.names)} values ({names}); this one {held}.")
+    codes: list[float] = []
+    for number, (column, cell) in enumerate(zip(encoding.columns, cells, strict=True)):
+        try:
+            codes += column.code_cells(cell)
+        except UnreadableCell as error:
+            raise _BadRow(str(error), f"/{_place(data, row, number)}") from None
+    return np.array(codes, np.float64)
+
+
 def _infinite_at_most(value: Any) -> float:
     try:
         return float(value)
@@ -152,10 +200,10 @@ def _token_row(data: Dataset, row: Any) -> np.ndarray:
 def _in_order(data: Dataset, row: Any) -> list[Any]:
     if not isinstance(row, Mapping):
         return list(row)
-    missing = [name for name in data.feature_names if name not in row]
-    if missing or len(row) > len(data.feature_names):
-        raise _BadRow(f"A row by name needs exactly {', '.join(data.feature_names)}.")
-    return [row[name] for name in data.feature_names]
+    missing = [name for name in data.column_names if name not in row]
+    if missing or len(row) > len(data.column_names):
+        raise _BadRow(f"A row by name needs exactly {', '.join(data.column_names)}.")
+    return [row[name] for name in data.column_names]
 
 
 # --- the probe and the embedding ------------------------------------------------------------------------

@@ -34,7 +34,9 @@ def extract_graph(
 ) -> Graph:
     """The graph of the kept connections.
 
-    Every input and output stands in it, read or not; of the neurons between, those that a connection touches.
+    Every input and output stands in it, read or not; of the neurons between, those that a connection touches. A column
+    of a table that became several inputs is one neuron, its weights connections of their own; which input each slot
+    holds then stands under `columns`.
     effects   (parameter, row, column) -> what the loss gains without that connection.
     """
     wiring = context.wiring
@@ -49,8 +51,9 @@ def extract_graph(
         mean, std = statistics[layer.name]
         layers.append({"name": layer.name, "neurons": layer.places, "depth": depth})
         for slot in range(layer.places):
-            if not (at_an_end or touched[layer.name][slot]):
+            if not (at_an_end or touched[layer.name][slot]) or layer.first_of_run[slot] != slot:
                 continue
+            run = np.flatnonzero(layer.first_of_run == slot)  # several inputs of one column are one neuron of the graph
             copy, within = divmod(slot, layer.neurons)
             neurons.append(
                 Neuron(
@@ -62,16 +65,19 @@ def extract_graph(
                     name=_name(context, layer.name, slot, int(order[within])),
                     bias=None if bias is None else float(bias[within]),
                     mean=float(mean[slot]),
-                    std=float(std[slot]),
+                    std=float(std[slot]) if len(run) == 1 else float(np.sqrt((std[run] ** 2).sum())),
                     copy=copy,
                 )
             )
     described: dict[str, Any] = {
         "layers": layers,
-        "inputs": list(context.dataset.feature_names),
+        "inputs": list(context.dataset.column_names),
         "outputs": list(context.dataset.target_names),
         "task": context.dataset.task,
     }
+    if wiring.input_layer.runs:
+        order = context.network.input_order.cpu().numpy()
+        described["columns"] = [context.dataset.feature_names[int(i)] for i in order]
     if wiring.folds:
         described["folds"] = wiring.folds
     return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described | dict(meta or {}))
@@ -87,10 +93,11 @@ def _connections(
         lengths = wiring.lengths(weights).numpy()
         targets = wiring.layer(weights.target).neurons
         sources = wiring.layer(weights.source).places
+        first = wiring.layer(weights.source).first_of_run
         for row, column in zip(*np.nonzero(masks[name]), strict=True):
             found.append(
                 Connection(
-                    source=neuron_id(weights.source, int(column) % sources),
+                    source=neuron_id(weights.source, int(first[int(column) % sources])),
                     target=neuron_id(weights.target, int(row) % targets),
                     weight=float(values[name][row, column]),
                     length=float(lengths[row, column]),
@@ -116,6 +123,8 @@ def _name(context: AnalysisContext, layer: str, place: int, neuron: int) -> str:
     wiring, names = context.wiring, context.dataset.feature_names
     if layer == wiring.input_layer.name:
         features = context.features(place)
+        if context.dataset.encoding is not None and len(features) == 1:
+            return context.dataset.column_names[int(context.dataset.column_of[features[0]])]
         if context.dataset.tokens is not None:  # one coordinate of a token's vector
             return f"{names[features[0]] if len(features) == 1 else 'token'}[{neuron}]"
         return names[features[0]] if len(features) == 1 else f"{names[features[0]]} … {names[features[-1]]}"

@@ -90,17 +90,20 @@ def drop_dead_ends(wiring: Wiring, masks: Masks) -> Masks:
 
 
 def touched_places(wiring: Wiring, masks: Masks) -> Reached:
-    """Per neuron layer: the places that a kept connection leaves or enters."""
+    """Per neuron layer: the places that a kept connection leaves or enters; of a run of slots, all or none."""
     touched = {layer.name: np.zeros(layer.places, bool) for layer in wiring.neuron_layers}
     for weights in wiring.weight_layers:
         mask = by_neuron(masks[weights.parameter], weights, wiring)
         touched[weights.target] |= mask.any(axis=1)
         touched[weights.source] |= mask.any(axis=0)
-    return touched
+    return {name: wiring.layer(name).whole_runs(places) for name, places in touched.items()}
 
 
 def component_labels(wiring: Wiring, masks: Masks) -> dict[str, Int[np.ndarray, " places"]]:
-    """Per neuron layer, the number of each place's component, counted from 0; -1 for a place with no connection."""
+    """Per neuron layer, the number of each place's component, counted from 0; -1 for a place with no connection.
+
+    The slots of a run, which stand for one thing, are in one component.
+    """
     offsets, total = {}, 0
     for layer in wiring.neuron_layers:
         offsets[layer.name] = total
@@ -117,6 +120,12 @@ def component_labels(wiring: Wiring, masks: Masks) -> dict[str, Int[np.ndarray, 
             first = np.array([used[block == b][0] for b in block])
             rows.append(used + offsets[layer.name])
             columns.append(first + offsets[layer.name])
+    touched = touched_places(wiring, masks)
+    for layer in wiring.neuron_layers:
+        if layer.runs:
+            used = np.flatnonzero(touched[layer.name])
+            rows.append(used + offsets[layer.name])
+            columns.append(layer.first_of_run[used] + offsets[layer.name])
     row, column = np.concatenate(rows), np.concatenate(columns)
     adjacency = coo_matrix((np.ones(len(row)), (row, column)), shape=(total, total))
     labels = connected_components(adjacency, directed=False)[1]

@@ -5,53 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Scaling:
-    """Standardisation by the training part's mean and standard deviation, one of each per column.
-
-    mean, std   (columns,)
-    values      (rows, columns)
-    """
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, values: NDArray[np.float64]) -> Scaling:
-        """The scaling that gives these values mean 0 and variance 1; a constant column is only centred."""
-        mean, std = values.mean(axis=0), values.std(axis=0)
-        # A column that is constant up to rounding has no scale of its own; dividing by 1e-17 would make noise of it.
-        constant = std <= 1e-12 * np.maximum(1.0, np.abs(mean)) if len(values) else np.ones(values.shape[1], bool)
-        return cls(mean=mean, std=np.where(constant, 1.0, std))
-
-    @classmethod
-    def none(cls, columns: int) -> Scaling:
-        """The scaling that changes nothing."""
-        return cls(mean=np.zeros(columns), std=np.ones(columns))
-
-    def apply(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values of the data -> standardised."""
-        return (values - self.mean) / self.std
-
-    def undo(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Standardised -> values of the data."""
-        return values * self.std + self.mean
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Mean and std as lists."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, list[float]]) -> Scaling:
-        """The scaling that `to_json` wrote."""
-        return cls(mean=np.asarray(saved["mean"], np.float64), std=np.asarray(saved["std"], np.float64))
-
+from bimt_engine.data.encoding import TableEncoding
+from bimt_engine.data.scaling import Scaling as Scaling
 
 PartName = Literal["train", "validation", "test"]
 
@@ -76,6 +37,7 @@ class Dataset:
     group                 where an example is two elements of a finite group and its label their product: the group's
                           Cayley table, (tokens, tokens), element a in row a; otherwise None.
     label_groups          regression: groups of targets that name a class together, by the largest of each group.
+    encoding              how the columns of a table became inputs, where that is more than taking numbers as they are.
     origin                what was read, where that differs by machine: words by name, such as a version and a hash.
     """
 
@@ -95,6 +57,7 @@ class Dataset:
     validation_inputs: np.ndarray | None = None
     validation_targets: np.ndarray | None = None
     origin: Mapping[str, str] | None = None
+    encoding: TableEncoding | None = None
 
     def part(self, name: PartName) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one part; for validation those of the test part where there are no others."""
@@ -103,6 +66,21 @@ class Dataset:
         if name == "validation" and self.validation_inputs is not None and self.validation_targets is not None:
             return self.validation_inputs, self.validation_targets
         return self.test_inputs, self.test_targets
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """What a row is made of: the columns of a table where these are encoded, else the features."""
+        return self.feature_names if self.encoding is None else self.encoding.names
+
+    @cached_property
+    def column_widths(self) -> tuple[int, ...]:
+        """How many features each column became, in order; (1, 1, …) where the features are the columns."""
+        return (1,) * len(self.feature_names) if self.encoding is None else self.encoding.widths
+
+    @cached_property
+    def column_of(self) -> NDArray[np.int64]:
+        """The number of the column that each feature belongs to."""
+        return np.repeat(np.arange(len(self.column_widths)), self.column_widths)
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:

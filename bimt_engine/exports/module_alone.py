@@ -106,8 +106,12 @@ def _cut(
         columns = np.concatenate([live + copy * width for copy in tokens])
         read = tokens
     else:
-        live = columns = np.flatnonzero(places["input"])
+        first = network.wiring.input_layer
+        live = columns = np.flatnonzero(first.whole_runs(places["input"]))
         read = network.input_order.cpu().numpy()[live]
+        if first.runs:  # columns of the table in their own order, for the lengths of the runs follow it
+            live = columns = live[np.argsort(read)]
+            read = np.sort(read)
     after = network.wiring.neuron_layers[1:]
     kept = [columns, *(np.flatnonzero(places[layer.name]) for layer in after)]
     decided = network.output_order.cpu().numpy()[kept[-1]]
@@ -203,6 +207,8 @@ def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray, *, contri
         validation_targets=None,
         task="regression",
         feature_names=tuple(dataset.feature_names[i] for i in columns),
+        encoding=dataset.encoding
+        and dataset.encoding.only([dataset.column_names[n] for n in set(dataset.column_of[columns].tolist())]),
         target_names=tuple(dataset.target_names[i] for i in targets),
         input_scaling=_cut_scaling(dataset.input_scaling, columns),
         target_scaling=_without_mean(scaling) if contribution and scaling else scaling,

@@ -272,6 +272,14 @@ def _to(t: OnnxTracer, y: Tensor, x: Tensor, dtype: torch.dtype) -> str:
     return t.node("Cast", t.name(x), to=_kind(y))
 
 
+def _log1p(t: OnnxTracer, y: Tensor, x: Tensor) -> str:
+    return t.node("Log", t.node("Add", t.name(x), t.constant(np.ones((), y.detach().numpy().dtype))))
+
+
+def _where(t: OnnxTracer, y: Tensor, condition: Tensor, one: Tensor, other: Tensor) -> str:
+    return t.node("Where", t.name(condition), t.name(one), t.name(other))
+
+
 def _alone(kind: str) -> Callable[..., Any]:
     return lambda t, y, x, **how: t.node(kind, t.name(x))
 
@@ -292,6 +300,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": _alone("Sigmoid"),
     "neg": _alone("Neg"),
     "__neg__": _alone("Neg"),
+    "isnan": _alone("IsNaN"),
+    **dict.fromkeys(("eq", "__eq__"), _both("Equal")),
+    **dict.fromkeys(("gt", "__gt__"), _both("Greater")),
+    "where": _where,
+    "log1p": _log1p,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "conv2d": _conv2d,

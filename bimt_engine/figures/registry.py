@@ -62,7 +62,8 @@ def _fit(evidence: Evidence, dataset: Dataset) -> Figure | None:
 
 def _decision(evidence: Evidence, dataset: Dataset) -> Figure | None:
     """The plane of two inputs; for two numbers and classes alone."""
-    if dataset.task != "classification" or dataset.inputs != 2 or dataset.tokens is not None or dataset.is_sequence:
+    plane = dataset.inputs == 2 and len(dataset.column_names) == 2
+    if dataset.task != "classification" or not plane or dataset.tokens is not None or dataset.is_sequence:
         return None
     return draw_decision(
         lambda points: outputs_of(evidence, points),

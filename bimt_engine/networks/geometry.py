@@ -61,20 +61,29 @@ SHAPES = {"line": line, "hemispheres": hemispheres, "grid": grid, "ring": ring, 
 
 
 def place_layers(
-    sizes: Sequence[int], names: Sequence[str], *, coordinates: Sequence[Sequence[Sequence[float]]] | None = None
+    sizes: Sequence[int],
+    names: Sequence[str],
+    *,
+    coordinates: Sequence[Sequence[Sequence[float]]] | None = None,
+    runs: Sequence[int] = (),
 ) -> list[Float[Tensor, "_ axes"]]:
     """Positions of every neuron layer, all in one space.
 
     sizes        neurons of each layer.
     names        geometry of each layer: line, hemispheres, grid, ring or box.
     coordinates  layer × neuron × axis; replaces the names.
+    runs         lengths of runs of the first layer's neurons that stand at one position: the columns of a table, of
+                 which coordinates may name one point for each.
     A layer with fewer axes than the others lies on the middle of the axes it lacks.
     Raises SpecError when the coordinates do not fit the layers.
     """
     if coordinates is None:
-        placed = [SHAPES[name](size) for name, size in zip(names, sizes, strict=True)]
+        placed = [SHAPES[name](size) for name, size in zip(names, [len(runs) or sizes[0], *sizes[1:]], strict=True)]
     else:
-        placed = _custom(sizes, coordinates)
+        apart = bool(runs) and len(coordinates) > 0 and len(coordinates[0]) == sizes[0]
+        placed = _custom([sizes[0] if apart else len(runs) or sizes[0], *sizes[1:]], coordinates)
+    if runs and len(placed[0]) != sizes[0]:
+        placed[0] = placed[0].repeat_interleave(torch.tensor(list(runs)), dim=0)
     axes = max(positions.shape[1] for positions in placed)
     return [_padded(positions, axes) for positions in placed]
 

@@ -63,10 +63,12 @@ class MlpNetwork(Architecture):
         width = self.embedding_width if data.tokens is not None else None
         sizes = [width or data.inputs, *self.hidden, data.targets]
         shapes = [self.geometry] * (len(sizes) - 1) + [self.output_geometry or self.geometry]
+        runs = input_runs(data)
         return perceptron(
             self,
-            place_layers(sizes, shapes, coordinates=self.coordinates),
+            place_layers(sizes, shapes, coordinates=self.coordinates, runs=runs),
             draw,
+            runs=runs,
             tokens=data.tokens,
             fold=data.inputs if data.tokens is not None else 1,
         )
@@ -92,11 +94,18 @@ class GridMlpNetwork(Architecture):
         if data.is_sequence or data.tokens is not None:
             raise SpecError("A `grid_mlp` reads images or tables of numbers: ask for another network.")
         sizes = [data.inputs, *self.hidden, data.targets]
-        return perceptron(self, place_layers(sizes, ["grid"] * (len(sizes) - 1) + ["ring"]), draw)
+        runs = input_runs(data)
+        positions = place_layers(sizes, ["grid"] * (len(sizes) - 1) + ["ring"], runs=runs)
+        return perceptron(self, positions, draw, runs=runs)
 
     def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
         """As any perceptron."""
         return _compute(network, x, tap)
+
+
+def input_runs(data: Dataset) -> tuple[int, ...]:
+    """How many inputs each column of a table became; () where each is one."""
+    return data.column_widths if data.encoding is not None and max(data.column_widths) > 1 else ()
 
 
 def perceptron(
@@ -106,12 +115,14 @@ def perceptron(
     *,
     tokens: int | None = None,
     fold: int = 1,
+    runs: tuple[int, ...] = (),
 ) -> Network:
     """A perceptron with its neurons at these positions.
 
     tokens   size of the vocabulary; None: the inputs are numbers.
     fold     how many vectors one example brings; they lie side by side and share the positions of the input layer.
              With tokens: one vector for each token.
+    runs     how many inputs each column of a table became, which stay together; (): each input is for itself.
     """
     from bimt_engine.networks.network import Network
 
@@ -123,6 +134,7 @@ def perceptron(
         embedded=tokens is not None,
         move_inputs=spec.move_inputs,
         move_outputs=spec.move_outputs,
+        runs=runs,
     )
     parameters: dict[str, Tensor] = {}
     if tokens is not None:
@@ -141,6 +153,7 @@ def mlp_wiring(
     embedded: bool = False,
     move_inputs: bool = True,
     move_outputs: bool = True,
+    runs: tuple[int, ...] = (),
 ) -> Wiring:
     """Neuron layers input, hidden1 …, output, and the weight layers between neighbours."""
     last = len(positions) - 1
@@ -163,6 +176,7 @@ def mlp_wiring(
                 axis=2 if number == 0 and (embedded or fold > 1) else 1,
                 copies=fold if number == 0 else 1,
                 activation=activation if 0 < number < last else "identity",
+                runs=runs if number == 0 else (),
             )
         )
     weight_layers = tuple(

@@ -221,10 +221,13 @@ def in_units_of_data(network: Network, data: Dataset, x: Tensor) -> Tensor:
     """The network's answers to rows as they stand in the data: targets, or of classes the probabilities.
 
     data   shape, names and scalings; no rows are looked at
-    x      float64 numbers or int64 tokens. Numbers are scaled at float64 and computed with at the network's precision,
-           so that a column such as a date in seconds keeps its digits.
+    x      float64 numbers or int64 tokens; of a table whose columns are encoded, codes (data/encoding.py). Numbers are
+           scaled at float64 and computed with at the network's precision, so that a column such as a date in seconds
+           keeps its digits.
     Gives float64, of sequences the predicted steps only.
     """
+    if data.encoding is not None:
+        x = data.encoding.apply(x, torch)
     if data.tokens is None:
         x = _to(_standardised(x, data.input_scaling), next(network.parameters()).dtype)
     outputs = network(x)

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 else:  # looked up only where tests check shapes, and jaxtyping is installed there
-    Float = Tensor = Any
+    Bool = Float = Int = Tensor = Any
     with suppress(ModuleNotFoundError):
-        from jaxtyping import Float
+        from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class NeuronLayer:
 
     positions   where the slots are; unit: one layer width.
     ports       every parameter axis that follows the neurons, those of running statistics included.
+    runs        lengths of consecutive runs of slots that stand for one thing, as the levels of a category do: the slots
+                of a run are at one position, and whole runs trade places with runs of the same length. (): none.
     movable     False: the neurons stay in the slots they were born in.
     blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
                 a run, but no neuron leaves its run alone.
@@ -71,8 +75,11 @@ class NeuronLayer:
     mixes: bool = False
     moves: Literal["all", "blocks", "within"] = "all"
     tied: tuple[str, ...] = ()
+    runs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.runs and (sum(self.runs) != self.neurons or self.blocks > 1):
+            raise ValueError(f"neuron layer {self.name!r}: runs of {self.runs} do not make up {self.neurons} neurons")
         if self.neurons % self.blocks:
             raise ValueError(f"neuron layer {self.name!r}: {self.blocks} blocks do not divide {self.neurons} neurons")
         if self.axis in (0, *self.samples):
@@ -83,10 +90,25 @@ class NeuronLayer:
         """How many slots the layer has."""
         return self.positions.shape[0]
 
+    @cached_property
+    def first_of_run(self) -> Int[np.ndarray, " places"]:
+        """The first slot of the run that each place belongs to, which stands for it; without runs, the place itself."""
+        if not self.runs:
+            return np.arange(self.places)
+        return np.repeat(np.cumsum([0, *self.runs[:-1]]), self.runs)
+
+    def whole_runs(self, places: Bool[np.ndarray, " places"]) -> Bool[np.ndarray, " places"]:
+        """The same places, and with each all of its run."""
+        if not self.runs:
+            return places
+        touched = np.zeros(self.places, bool)
+        touched[self.first_of_run[places]] = True
+        return touched[self.first_of_run]
+
     @property
     def freely(self) -> bool:
         """Whether its neurons, and blocks if it has any, move however they like: nothing is tied or fixed in part."""
-        return self.moves == "all" and not self.tied
+        return self.moves == "all" and not self.tied and not self.runs
 
     @property
     def places(self) -> int:

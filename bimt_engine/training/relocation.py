@@ -173,6 +173,9 @@ class Relocation:
         orders = list(self.unmoved)
         for layer in self.movable:
             of = self.layers[layer]
+            if of.runs:
+                orders[layer] = self._shuffled_runs(of, generator)
+                continue
             runs = self.unmoved[layer].reshape(of.blocks, -1)
             if of.freely:
                 runs = generator.permuted(runs[generator.permutation(len(runs))], axis=1)
@@ -180,6 +183,13 @@ class Relocation:
                 runs = generator.permuted(runs, axis=1)
             orders[layer] = runs.reshape(-1)
         return orders
+
+    @staticmethod
+    def _shuffled_runs(of: NeuronLayer, generator: np.random.Generator) -> Int64[np.ndarray, " slots"]:
+        order = np.arange(of.neurons)
+        for slots in equal_runs(of.runs):
+            order[slots] = order[slots[generator.permutation(len(slots))]]
+        return order
 
     def cost(self, strengths: list[Float[np.ndarray, "_ _"]]) -> float:
         """Σ strength · length, before λ; layer spacing left out, as no exchange changes it."""
@@ -395,6 +405,8 @@ class Arrangement:
         """
         plan = self.plan
         of = plan.layers[layer]
+        if of.runs:
+            return self._improve_runs(layer)
         blocks, size = of.blocks, of.neurons // of.blocks
         start = self.cost()
         if of.moves != "blocks" and size > 1:
@@ -407,6 +419,18 @@ class Arrangement:
             runs = best_assignment(np.sum([blockwise(self.table(index), blocks) for index in together], axis=0))
             if runs is not None:
                 self._try({index: whole_runs(runs, plan.layers[index].neurons) for index in together})
+        return self.cost() < start * (1 - REL_TOLERANCE)
+
+    def _improve_runs(self, layer: int) -> bool:
+        """The same for runs of slots: among those of one length, whole runs take their best places."""
+        start = self.cost()
+        for slots in equal_runs(self.plan.layers[layer].runs):
+            table = self.table(layer)
+            whole = np.sum([table[np.ix_(slots[:, at], slots[:, at])] for at in range(slots.shape[1])], axis=0)
+            if (runs := best_assignment(whole)) is not None:
+                order = np.arange(self.plan.layers[layer].neurons)
+                order[slots] = slots[runs]
+                self._try({layer: order})
         return self.cost() < start * (1 - REL_TOLERANCE)
 
     def _try(self, orders: dict[int, Int64[np.ndarray, " _"]]) -> None:
@@ -502,6 +526,17 @@ def _reach(neurons: int, blocks: int) -> Float[np.ndarray, "{neurons} {neurons}"
     """0 between slots of one block, infinite between blocks: no neuron leaves its head alone."""
     run = np.arange(neurons) // (neurons // blocks)
     return np.where(run[:, None] == run, 0.0, np.inf)
+
+
+def equal_runs(runs: tuple[int, ...]) -> list[Int64[np.ndarray, "runs length"]]:
+    """The slots of the runs of each length, one row for each run; lengths that only one run has are left out."""
+    first = np.cumsum([0, *runs[:-1]])
+    found = []
+    for length in sorted(set(runs)):
+        of_length = first[np.array(runs) == length]
+        if len(of_length) > 1:
+            found.append(of_length[:, None] + np.arange(length))
+    return found
 
 
 def whole_runs(runs: Int64[np.ndarray, " blocks"], neurons: int) -> Int64[np.ndarray, " neurons"]:

@@ -101,7 +101,8 @@ class Probe:
         before = {layer: iter(activations) for layer, activations in self.calls.items()}
         for layer in {name for group in groups for name in group}:
             empty = np.zeros(wiring.layer(layer).places, bool)
-            rows = np.stack([np.asarray(group.get(layer, empty)) for group in groups])
+            of_run = wiring.layer(layer).whole_runs  # all inputs of a column are switched off, and resampled, together
+            rows = np.stack([of_run(np.asarray(group.get(layer, empty))) for group in groups])
             if rows.any():
                 masks[layer] = torch.from_numpy(rows)
 
@@ -201,15 +202,19 @@ def interaction(
 def upstream_effects(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray, "inputs groups"]:
     """The same upstream: one input is permuted over the examples, and the group's activations move.
 
+    All inputs that a column of a table became are permuted together, so that every row stays one that can be.
+
     E[(a - a^permuted)²] / (2 Var a), the mean over the group's neurons that move at all: 1 when the input is all that
     the group depends on, 0 when it does not depend on it. The input layer itself is left out.
     """
     own = probe.context.wiring.input_layer.name
-    inputs = probe.inputs.shape[-1]
+    dataset = probe.context.dataset
+    inputs = probe.inputs.shape[-1] if dataset.encoding is None else len(dataset.column_names)
     found = np.zeros((inputs, len(groups)))
     for number in range(inputs):
+        own_columns = np.flatnonzero(dataset.column_of == number) if dataset.encoding is not None else number
         changed = probe.inputs.clone()
-        changed[..., number] = probe.inputs[probe.partner][..., number]
+        changed[..., own_columns] = probe.inputs[probe.partner][..., own_columns]
         with torch.no_grad():
             _, activations = probe.network.forward_with_hooks(changed)
         for g, group in enumerate(groups):

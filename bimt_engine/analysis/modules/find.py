@@ -55,7 +55,7 @@ MAX_PERMUTED_INPUTS = 4_096  # each is permuted once, for the upstream effects
 
 @dataclass(frozen=True)
 class Module:
-    """One component: its places by neuron layer, the features it reads, the targets it reaches."""
+    """One component: its places by neuron layer, the columns it reads, the targets it reaches."""
 
     name: str
     places: dict[str, Bool[np.ndarray, " _"]]
@@ -102,7 +102,8 @@ def find_modules(subject: AnalysisContext, masks: Masks) -> list[Module]:
         places = {layer: of == label for layer, of in labels.items()}
         outputs = tuple(sorted(int(i) for i in output_order[places[wiring.output_layer.name]]))
         here = np.flatnonzero(places[wiring.input_layer.name])
-        read = {feature for place in here for feature in subject.features(int(place))}
+        column_of = subject.dataset.column_of
+        read = {int(column_of[feature]) for place in here for feature in subject.features(int(place))}
         connections = 0
         for weights in wiring.weight_layers:
             rows = np.tile(places[weights.target], weights.target_fold)
@@ -148,8 +149,10 @@ def examine_modules(
     pool = {layer: p for layer, p in live.items() if any(layer in group for group in groups)}
     # Random groups are as large as all live neurons of a module, the inputs it reads among them. In the pruned network
     # that adds nothing to the module's own effect, but a small network would otherwise have too few other groups.
-    dealt = [{layer: p for layer, p in m.places.items() if layer != subject.wiring.output_layer.name} for m in modules]
-    stakes = {layer: p for layer, p in live.items() if layer != subject.wiring.output_layer.name}
+    # A column of several inputs is one neuron among them: the first of its slots stands for all.
+    last = subject.wiring.output_layer.name
+    dealt = [{name: _standing(subject, name, p) for name, p in m.places.items() if name != last} for m in modules]
+    stakes = {name: _standing(subject, name, p) for name, p in live.items() if name != last}
     if not modules:
         return ModuleReport([], {"outputs": outputs, "modules": []}, {}, verdict([]))
 
@@ -200,11 +203,11 @@ def examine_modules(
             and carries >= CARRIES
             and p_own < SIGNIFICANT
         )
-        reads = [subject.dataset.feature_names[i] for i in module.inputs]
+        reads = [subject.dataset.column_names[i] for i in module.inputs]
         reaches = [outputs[o] for o in own]
         document: ModuleDocument = {
             "name": module.name,
-            "neurons": _ids(module.places),
+            "neurons": _ids({name: _standing(subject, name, p) for name, p in module.places.items()}),
             "inputs": reads,
             "outputs": reaches,
             "connections": module.connections,
@@ -246,7 +249,7 @@ def examine_modules(
         "selectivity": [finite(s) for s in select],
         "sufficiency": rows(kept),
         "interaction": [rows(pair) for pair in pairs],
-        "upstream": {"inputs": list(subject.dataset.feature_names), "matrix": rows(upstream)},
+        "upstream": {"inputs": list(subject.dataset.column_names), "matrix": rows(upstream)},
         "random_groups": random_group_count,
         "limits": {"exclusive": EXCLUSIVE, "leak": LEAK, "carries": CARRIES, "significant": SIGNIFICANT},
     }
@@ -310,6 +313,12 @@ def _aimed_at(
     """The specific effect on one output of a module; its other own outputs do not count as side effects."""
     others = [o for o in range(effects.shape[-1]) if o not in own]
     return specific_effect(effects[..., [output, *others]], 0)
+
+
+def _standing(subject: AnalysisContext, layer: str, places: Bool[np.ndarray, " _"]) -> Bool[np.ndarray, " _"]:
+    """The same places, but of each run of slots the first alone."""
+    first = subject.wiring.layer(layer).first_of_run
+    return places & (first == np.arange(first.size))
 
 
 def _ids(places: dict[str, Bool[np.ndarray, " _"]]) -> list[str]:

@@ -190,7 +190,13 @@ class Intervention:
     def _neurons(self, change: Change) -> dict[str, Array]:
         wiring = self.context.wiring
         if change.kind == "neuron":
-            return self._places([change.id])
+            places = self._places([change.id])
+            if change.do == "set" and sum(int(mask.sum()) for mask in places.values()) > 1:
+                raise InterventionError(
+                    f"{change.id} is a column of several inputs, which one value cannot replace: zero, mean, resample "
+                    "or scale it."
+                )
+            return places
         if change.kind == "module":
             if change.id not in self.modules:
                 known = ", ".join(sorted(self.modules)) or "none"
@@ -219,7 +225,7 @@ class Intervention:
                     f"{', '.join(f'{name}:0…{size - 1}' for name, size in sizes.items())}."
                 )
             found.setdefault(layer, np.zeros(sizes[layer], bool))[int(slot)] = True
-        return found
+        return {layer: wiring.layer(layer).whole_runs(mask) for layer, mask in found.items()}
 
 
 def _value(change: Change) -> float:

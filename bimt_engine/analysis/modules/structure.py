@@ -102,8 +102,9 @@ class TieGraph:
 
     def _source_nodes(self, weights: WeightLayer, columns: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         layer = self.wiring.layer(weights.source)
-        # Copies of a slot are one terminal; a fold that is no copy (kernel taps) is one neuron in any case.
-        return self._offset[weights.source] + columns % layer.neurons
+        # Copies of a slot are one terminal; a fold that is no copy (kernel taps) is one neuron in any case; a run of
+        # slots, which is one column of a table, counts as its first.
+        return self._offset[weights.source] + layer.first_of_run[columns % layer.neurons]
 
     def groups(self, *, by_terminals: bool = True, without: Collection[int] = ()) -> list[Group]:
         """The components, those with most neurons first.

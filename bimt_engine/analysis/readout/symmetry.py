@@ -8,7 +8,7 @@ kilogram and a kelvin do not. Results are in the units of the data: a sum of sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,13 +72,19 @@ def gradients(plain: NumpyMlp, values: Values, inputs: Inputs) -> Float[np.ndarr
 
 
 def interactions(
-    function: Function, inputs: Inputs, *, generator: np.random.Generator
+    function: Function,
+    inputs: Inputs,
+    *,
+    generator: np.random.Generator,
+    columns: Sequence[Sequence[int]] | None = None,
 ) -> Float[np.ndarray, "inputs inputs"]:
     """For every two inputs, E[(f - f_i' - f_j' + f_ij')²] / (4 Var f), a prime meaning: taken from another example.
 
     0 where the two act additively, 1 for the product of two independent inputs of mean 0.
+    columns   the inputs of each column, where several inputs are one; the matrix then is of columns.
     """
-    count = inputs.shape[1]
+    columns = columns or [[number] for number in range(inputs.shape[1])]
+    count = len(columns)
     other = inputs[generator.permutation(len(inputs))]
     base = function(inputs)
     variance = float(base.var())
@@ -86,9 +92,10 @@ def interactions(
     if variance == 0:
         return found
 
-    def exchanged(*columns: int) -> Float[np.ndarray, " N"]:
+    def exchanged(*numbers: int) -> Float[np.ndarray, " N"]:
         mixed = inputs.copy()
-        mixed[:, list(columns)] = other[:, list(columns)]
+        own = [i for number in numbers for i in columns[number]]
+        mixed[:, own] = other[:, own]
         return function(mixed)
 
     single = [exchanged(i) for i in range(count)]
@@ -184,9 +191,12 @@ def read_inputs(gradient: Inputs) -> list[int]:
 def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> list[SymmetryDocument]:
     """For each output: which inputs it reads, how they separate, and through which numbers it reads them.
 
-    In the units of the data; empty for networks other than perceptrons on plain numbers.
+    In the units of the data; empty for networks other than perceptrons on plain numbers. Of tables, reading and
+    separating are told of columns, each exchanged with all its inputs; sums are of inputs.
     """
     plain, units, names = perceptron_of(subject), DataUnits.of(subject), subject.dataset.feature_names
+    column_of, column_names = subject.dataset.column_of, subject.dataset.column_names
+    members = [np.flatnonzero(column_of == number).tolist() for number in range(len(column_names))]
     if plain is None:
         return []
     values, inputs = units.folded(plain, values), units.raw_inputs(subject.train)
@@ -194,18 +204,20 @@ def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> l
     reports: list[SymmetryDocument] = []
     for output in range(slopes.shape[1]):
         function, gradient = function_of(plain, values, output), slopes[:, output]
-        read = read_inputs(gradient * units.inputs.std)
-        mixed = interactions(function, inputs, generator=np.random.default_rng([seed, 6]))
-        blocks = additive_blocks(mixed, read)
+        inputs_read = read_inputs(gradient * units.inputs.std)
+        read = sorted({int(column_of[i]) for i in inputs_read})
+        mixed = interactions(function, inputs, generator=np.random.default_rng([seed, 6]), columns=members)
+        parts = additive_blocks(mixed, read)
+        blocks = [[i for number in part for i in members[number] if i in inputs_read] for part in parts]
         through = [combined_inputs(gradient, block, units=units.inputs.std) for block in blocks]
         alone = [function(with_others_at_medians(inputs, block)) for block in blocks]
         variance = float(function(inputs).var())
         reports.append(
             {
-                "reads": [names[i] for i in read],
-                "additive_parts": [[names[i] for i in block] for block in blocks],
+                "reads": [column_names[i] for i in read],
+                "additive_parts": [[column_names[i] for i in part] for part in parts],
                 "part_shares": [float(part.var()) / variance if variance > 0 else 0.0 for part in alone],
-                "through": [combined_document(c, names) for parts in through for c in parts],
+                "through": [combined_document(c, names) for sums in through for c in sums],
                 "interactions": mixed.tolist(),
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bimt_engine.data.dataset import Dataset, Scaling
-from bimt_engine.data.encoding import ColumnSpec
+from bimt_engine.data.encoding import ColumnSpec, EncodedColumn, TableEncoding, kept_rows, levels_of
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
 from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT, text_dataset
@@ -65,7 +66,8 @@ class UploadedData(Drawn):
         default={},
         max_length=1_000,
         exclude_if=lambda columns: not columns,
-        description="Types of the columns that are used, and how each is read. Empty: every input is a number in every row.",
+        description="Types of the columns that are used, and how each is read. Empty: every input is a number in every "
+        "row.",
     )
     weight: Name | None = Field(
         default=None,
@@ -119,21 +121,37 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
         return group_dataset(names, products, train_fraction=spec.shares[0], seed=seed)
     if spec.format == "text":
         return text_dataset(read_texts(content), context=spec.context or CONTEXT, shares=spec.shares, seed=seed)
-    apart = [] if spec.split.column is None else [spec.split.column]
+    apart = [name for name in (spec.split.column, spec.weight) if name is not None]
     used = None if spec.inputs is None else frozenset([*spec.inputs, *spec.targets, *apart])
-    table = read_table(content, spec.format, used=used, whole=False)
+    return dataset_of(read_table(content, spec.format, used=used, whole=False), spec, seed=seed)
+
+
+def dataset_of(table: Table, spec: UploadedData, *, seed: int) -> Dataset:
+    """The data set that a spec makes of typed columns. Raises DataError."""
     if table.rows < MIN_ROWS:
         raise DataError(f"The data have {table.rows} rows; at least {MIN_ROWS} are needed to train and to test.")
+    apart = [name for name in (spec.split.column, spec.weight) if name is not None]
     names = all_but(table, [*spec.targets, *apart]) if spec.inputs is None else tuple(spec.inputs)
-    problems = check_roles(table, Roles(names, tuple(spec.targets), spec.task))
-    if problems:
-        raise RefusedData(problems)
+    if not spec.columns:
+        problems = check_roles(table, Roles(names, tuple(spec.targets), spec.task))
+        if problems:
+            raise RefusedData(problems)
+    else:
+        table, names = _without_gaps(table, names, apart, spec)
     columns = [table.column(name) for name in names]
-    targets = [table.column(name) for name in spec.targets]
+    targets = [_typed_target(table.column(name), spec) for name in spec.targets]
     labels, classes = _labels(targets[0]) if spec.task == "classification" else (None, ())
     split = _split(table, labels, spec, seed)
-    inputs, input_scaling = _inputs(columns, split.train, standardise=spec.standardise)
-    feature_names = tuple(part for column in columns for part in column.parts)
+    encoding = None
+    if spec.columns:
+        encoding = TableEncoding.of(columns, spec.columns, split.train)
+        inputs = encoding.apply(encoding.codes(columns))
+        input_scaling = encoding.scaling(inputs[split.train]) if spec.standardise else None
+        inputs = input_scaling.apply(inputs) if input_scaling else inputs
+        feature_names = encoding.inputs
+    else:
+        inputs, input_scaling = _inputs(columns, split.train, standardise=spec.standardise)
+        feature_names = tuple(part for column in columns for part in column.parts)
     if labels is not None:
         return Dataset(
             **split.parts_of(inputs, labels),
@@ -141,6 +159,7 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
             feature_names=feature_names,
             target_names=classes,
             input_scaling=input_scaling,
+            encoding=encoding,
         )
     values = np.concatenate([column.as_matrix() for column in targets], axis=1).astype(np.float64)
     scaling = Scaling.of(values[split.train]) if spec.standardise else None
@@ -152,12 +171,60 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
         target_names=tuple(part for column in targets for part in column.parts),
         input_scaling=input_scaling,
         target_scaling=scaling,
+        encoding=encoding,
     )
+
+
+def _without_gaps(
+    table: Table, names: tuple[str, ...], apart: list[str], spec: UploadedData
+) -> tuple[Table, tuple[str, ...]]:
+    """The table without the rows that the spec drops, and the inputs that differ in what is left.
+
+    Raises RefusedData where nothing is left to learn from.
+    """
+    used = [table.column(name) for name in (*names, *spec.targets, *apart)]
+    kept, _ = kept_rows(used, spec.columns)
+    rows = np.flatnonzero(kept)
+    if len(rows) < MIN_ROWS:
+        detail = f"Only {len(rows)} rows have every value that is needed; at least {MIN_ROWS} are needed. "
+        raise RefusedData([Problem(detail + "Fill missing cells (`missing`) instead of dropping their rows.")])
+    columns = tuple(
+        replace(column, values=column.values[rows], missing=None if column.missing is None else column.missing[rows])
+        for column in used
+    )
+    train_rows = None if table.train_rows is None else int(kept[: table.train_rows].sum())
+    left = replace(table, columns=columns, train_rows=train_rows)
+    for name in spec.targets:
+        if len(set(levels_of(left.column(name)).tolist())) < 2:
+            detail = f"The target {name!r} has the same value in every row that is left; there is nothing to learn."
+            raise RefusedData([Problem(detail, column=name)])
+    return left, names
+
+
+def _typed_target(column: Column, spec: UploadedData) -> Column:
+    """The target as numbers for a regression, and as the type of its spec for classes."""
+    chosen = spec.columns.get(column.name)
+    if chosen is None:
+        return column
+    if chosen.transform != "none":
+        detail = f"The target {column.name!r} is predicted as it is: leave `transform` out."
+        raise RefusedData([Problem(detail, column=column.name)])
+    if spec.task == "regression" and chosen.type not in ("category", "text"):
+        plain = EncodedColumn(column.name, chosen.type)
+        return Column(column.name, plain.codes(column)[:, 0])
+    if spec.task == "regression":
+        detail = f"The target {column.name!r} holds levels; choose the task `classification`, or a column of numbers."
+        raise RefusedData([Problem(detail, column=column.name)])
+    if chosen.type == "boolean" and column.values.dtype != object:
+        names = np.where(column.values.astype(np.float64) > 0, "true", "false")
+        return Column(column.name, names.astype(object), found="category")
+    whole = column.values.dtype != object and bool((column.values == np.rint(column.values)).all())
+    return column if whole else Column(column.name, levels_of(column), found="category")
 
 
 def _labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Each row's class, and the names of the classes in their natural order."""
-    if column.type == "text":
+    if column.values.dtype == object:
         classes, labels = np.unique(column.values.astype(str), return_inverse=True)
         return labels.astype(np.int64), tuple(classes.tolist())
     numbers, labels = np.unique(column.values, return_inverse=True)
@@ -172,9 +239,10 @@ def _split(table: Table, labels: NDArray[np.int64] | None, spec: UploadedData, s
         if column.width > 1:
             detail = f"Column {column.name!r} is an array; rows are split by one value for each row."
             raise RefusedData([Problem(detail, column=column.name)])
+        values = column.values if column.values.dtype != object else np.array([x or "" for x in column.values], object)
         if spec.split.by == "time":
-            return Split.by_time(column.values, *shares)
-        return Split.by_group(column.values, *shares, seed=seed)
+            return Split.by_time(values, *shares)
+        return Split.by_group(values, *shares, seed=seed)
     if table.train_rows is not None:
         test = np.arange(table.train_rows, table.rows)
         return Split(np.arange(table.train_rows), test[:0], test)

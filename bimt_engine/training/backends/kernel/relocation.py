@@ -42,6 +42,8 @@ def unsupported_reason(layers: Sequence[NeuronLayer], views: Sequence[WeightView
     """Why the kernel does not take this wiring; None when it does."""
     if any(layer.blocks > 1 for layer in layers):
         return "it does not support attention heads"
+    if any(layer.runs for layer in layers):
+        return "it does not support runs of slots that move together"
     if any(view.source == view.target for view in views):
         return "it does not support a layer connected to itself"
     return None
