@@ -124,6 +124,7 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
         "modules": presenters.modules(found, tones),
         "inside": interior(documents.get("interior"), tones),
         "verdict": metrics.get("verdict"),
+        "baselines": (metrics.get("baselines") or {}).get("reading"),
         "random_groups": effects.get("random_groups"),
         "matrices": presenters.effect_matrices(found, str(effects.get("judged_by") or "mean")),
         "metrics": presenters.metrics(metrics, run),

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
+from bimt_engine.analysis.baselines import compare_with_baselines
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
 from bimt_engine.analysis.context import AnalysisContext, LossName, weighted
 from bimt_engine.analysis.extraction import extract_graph
@@ -31,7 +32,8 @@ from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.representation_report import representation_report, skipped_representations
 from bimt_engine.analysis.statements import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, is_image
+from bimt_engine.data.kinds.uploaded import UploadedData
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import CostSpec, EvidenceSpec, Spec
 from bimt_engine.training.connection_cost import prices
@@ -49,6 +51,7 @@ class Questions:
 
     loss, balance_outputs   as in training; None: the loss of the task.
     cost_strength           λ of the training where it cost anything, for what is said of outputs that are not learnt.
+    baselines               whether other methods are fitted to the same rows: of a standardised table, not of images.
     retrained               the spec to train again by, where few rows leave it open whether a network beats a constant;
                             None: it is not trained again.
     """
@@ -59,6 +62,7 @@ class Questions:
     balance_outputs: bool = False
     cost_strength: float | None = None
     retrained: Spec | None = None
+    baselines: bool = False
 
     @classmethod
     def of(cls, spec: Spec) -> Questions:
@@ -71,6 +75,7 @@ class Questions:
             balance_outputs=spec.balances_outputs,
             cost_strength=next((p.cost_strength for p in phases if p.cost_strength > 0), None),
             retrained=spec,
+            baselines=isinstance(spec.dataset, UploadedData) and spec.dataset.is_standardised_table,
         )
 
 
@@ -193,6 +198,13 @@ def _gather(
         cost_strength=questions.cost_strength,
         gain=None if pruned.gain is None else pruned.gain.document(),
     )
+    baselines = None
+    if questions.baselines and not is_image(dataset):
+        baselines = _part(
+            "baselines",
+            lambda: compare_with_baselines(subject, pruned.values, connections=connections, seed=seed),
+            lambda reason: None,
+        )
     of_modules = report.verdict if report.modules or missed is None else None
     verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
     metrics = _metrics(subject, questions, pruned, seed) | {
@@ -202,6 +214,7 @@ def _gather(
         "verdict": verdict,
         "modularity": communities["modularity"],
         "outputs": outputs,
+        **({} if baselines is None else {"baselines": baselines}),
     }
     effects = report.effects | {"verdict": verdict}
     curve = [step.document() for step in pruned.curve]

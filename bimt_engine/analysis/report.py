@@ -7,7 +7,7 @@ sentences that are made from these documents are in `statements.py`. No torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from bimt_engine.json_utils import finite_json
 
@@ -442,6 +442,32 @@ class RepresentationsDocument(Skipped, total=False):
     characters: list[list[float]]
     embedding: EmbeddingRepresentations | None
     neurons: dict[str, NeuronRepresentations]
+    reading: str
+
+
+class BaselineScore(TypedDict):
+    """How well one method predicts: R², or of classes the accuracy; None where the targets do not vary."""
+
+    name: str
+    validation: Number
+    test: Number
+
+
+class BaselinesDocument(TypedDict):
+    """What other methods reach on the same rows of a table, beside the pruned network.
+
+    better        which of the two is, decided on validation rows.
+    gap           its score on test rows less that of the network.
+    connections   that the network keeps.
+    """
+
+    measure: Literal["r2", "accuracy"]
+    network: BaselineScore
+    linear: BaselineScore
+    boosted: BaselineScore
+    better: Literal["linear", "boosted"]
+    gap: Number
+    connections: int
     reading: str
 
 

@@ -371,6 +371,22 @@ def not_learnt(
     return " ".join([said, *_advice(missed, None if none_better else tolerance, cost_strength)])
 
 
+def baselines_statement(baselines: Document) -> str:
+    """What the network costs in accuracy against the better of two usual methods, from `metrics.baselines`."""
+    measure = "R²" if baselines["measure"] == "r2" else "accuracy"
+    network, better = baselines["network"], baselines[baselines["better"]]
+    other = baselines["boosted" if baselines["better"] == "linear" else "linear"]
+    size = f"the network of {counted(baselines['connections'], 'connection')}"
+    if baselines["gap"] is None:
+        return f"On the test rows {size} cannot be compared: their targets do not vary."
+    told = ", ".join(f"{of['name']} {_score(of['test'])}" for of in (better, other))
+    return f"{measure} on test rows: {size} {_score(network['test'])}, {told}."
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
 def _gain_statement(gain: Document) -> str:
     """Why a constant answer was kept, from `metrics.gain_over_constant`."""
     rows = f"{gain['rows']} {'validation rows' if gain['by'] == 'validation' else 'rows (cross-fitted)'}"

@@ -113,6 +113,12 @@ class Dataset:
         return len(self.target_names)
 
 
+def is_image(data: Dataset) -> bool:
+    """Whether the inputs are pixels: bytes that were scaled to 0 … 1."""
+    scaling = data.input_scaling
+    return scaling is not None and bool((scaling.std == 255.0).all() and (scaling.mean == 0.0).all())
+
+
 def output_weights(data: Dataset) -> NDArray[np.float64]:
     """One over each output's variance over the training rows, and 1 for an output that is constant there: (targets,).
 

@@ -15,6 +15,7 @@ from typing import Any
 from bimt_engine.analysis.interior_statements import cut_statement, interior_statement, partition_statement
 from bimt_engine.analysis.statements import (
     FORMULA_UNITS,
+    baselines_statement,
     communities_statement,
     formula_statements,
     module_statement,
@@ -148,7 +149,9 @@ def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
 
 def _numbers(metrics: Document) -> str:
     rows = [f"| {label} | {_measured(key, metrics[key])} |" for key, label in METRICS if metrics.get(key) is not None]
-    return "## Numbers\n\n| measure | value |\n|---|---|\n" + "\n".join(rows) if rows else ""
+    table = "## Numbers\n\n| measure | value |\n|---|---|\n" + "\n".join(rows) if rows else ""
+    baselines = metrics.get("baselines")
+    return f"{table}\n\n{safe(baselines_statement(baselines))}" if table and baselines else table
 
 
 def _outputs(outputs: Sequence[Document]) -> str:

@@ -80,6 +80,11 @@ class UploadedData(Drawn):
         """Whether several columns of numbers are predicted."""
         return self.task == "regression" and len(self.targets) > 1
 
+    @property
+    def is_standardised_table(self) -> bool:
+        """Whether it is a table of columns, standardised: no products of a group, no text, no images."""
+        return self.standardise and self.format not in ("cayley", "text", "images")
+
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> UploadedData:
         if self.shares[0] <= 0:

@@ -1,0 +1,117 @@
+"""What other methods reach on the same rows of a table: least squares or logistic regression, and boosted trees.
+
+Both are fitted to the training rows, to the very inputs that the network reads, with the library's own settings; which
+of the two is the better one is decided on validation rows, and test rows are only reported. So people see what a
+network of few connections costs in accuracy, or does not.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from threadpoolctl import threadpool_limits
+
+from bimt_engine.analysis.context import AnalysisContext, weighted
+from bimt_engine.analysis.evaluator import Values
+from bimt_engine.analysis.report import BaselineScore, BaselinesDocument
+from bimt_engine.analysis.statements import baselines_statement
+from bimt_engine.data.dataset import Dataset, PartName
+
+MAX_WORK = 4e8  # rows · inputs · outputs of the boosted trees: half a minute of one core
+MOST_ITERATIONS = 1_000  # of logistic regression
+PARTS: tuple[PartName, ...] = ("validation", "test")
+
+Rows = Shaped[np.ndarray, "N ..."]
+
+
+def compare_with_baselines(
+    subject: AnalysisContext, pruned: Values, *, connections: int, seed: int
+) -> BaselinesDocument | None:
+    """The scores of both baselines and of the pruned network; None where the rows are no table of numbers, or too many.
+
+    Equal by seed, bit for bit: one thread. R² is of all targets together, 1 - Σ squared errors / Σ variances, as the
+    metrics have it; of classes the score is the accuracy.
+    """
+    data = subject.dataset
+    if data.tokens is not None or data.is_sequence or data.train_inputs.ndim != 2:
+        return None
+    if len(data.train_inputs) * data.inputs * data.targets > MAX_WORK:
+        return None
+    network: BaselineScore = {"name": "pruned network", "validation": None, "test": None}
+    for part, examples in zip(PARTS, (subject.validation, subject.test), strict=True):
+        network[part] = _score(subject, subject.outputs(pruned, examples), examples.targets)
+    found: dict[str, BaselineScore] = {}
+    for kind, name, answers in _fitted(data, seed):
+        score: BaselineScore = {"name": name, "validation": None, "test": None}
+        for part in PARTS:
+            score[part] = _score(subject, answers[part], data.part(part)[1])
+        found[kind] = score
+    better = max(found, key=lambda kind: _or_least(found[kind]["validation"]))
+    document: BaselinesDocument = {
+        "measure": "accuracy" if data.task == "classification" else "r2",
+        "network": network,
+        "linear": found["linear"],
+        "boosted": found["boosted"],
+        "better": "linear" if better == "linear" else "boosted",
+        "gap": _difference(found[better]["test"], network["test"]),
+        "connections": connections,
+        "reading": "",
+    }
+    return {**document, "reading": baselines_statement(document)}
+
+
+def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[PartName, Rows]]]:
+    """(kind, name, answers for each part): numbers (N, targets), or the label that is predicted (N,)."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    inputs, targets = data.train_inputs, data.train_targets
+    with threadpool_limits(1), warnings.catch_warnings():  # now that the library has brought its threads
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are what it may cost
+        if data.task == "classification":
+            if len(np.unique(targets)) < 2:  # a class that training rows lack: everything else is one class
+                same = {part: np.full(len(data.part(part)[1]), targets[0]) for part in PARTS}
+                return [("linear", "logistic regression", same), ("boosted", "boosted trees", same)]
+            logistic = LogisticRegression(max_iter=MOST_ITERATIONS).fit(inputs, targets)
+            trees = HistGradientBoostingClassifier(random_state=seed).fit(inputs, targets)
+            return [
+                ("linear", "logistic regression", {part: logistic.predict(data.part(part)[0]) for part in PARTS}),
+                ("boosted", "boosted trees", {part: trees.predict(data.part(part)[0]) for part in PARTS}),
+            ]
+        line = LinearRegression().fit(inputs, targets)
+        forests = [
+            HistGradientBoostingRegressor(random_state=seed).fit(inputs, targets[:, number])
+            for number in range(data.targets)
+        ]
+        boosted = {part: np.stack([f.predict(data.part(part)[0]) for f in forests], axis=1) for part in PARTS}
+        return [
+            ("linear", "least squares", {part: line.predict(data.part(part)[0]) for part in PARTS}),
+            ("boosted", "boosted trees", boosted),
+        ]
+
+
+def _score(subject: AnalysisContext, answers: Rows, targets: Rows) -> float | None:
+    """Accuracy or R²; None where the targets do not vary."""
+    if not len(targets):
+        return None
+    if subject.dataset.task == "classification":
+        labels = answers if answers.ndim == 1 else answers.argmax(axis=-1)
+        return float((labels == targets).mean())
+    variance = _mean(targets.var(axis=0), subject)
+    error = _mean((answers - targets) ** 2, subject)
+    return 1 - error / variance if variance > 0 else None
+
+
+def _mean(squares: Float[np.ndarray, ...], subject: AnalysisContext) -> float:
+    return float(weighted(squares, subject.weights).mean())
+
+
+def _or_least(score: float | None) -> float:
+    return -np.inf if score is None else score
+
+
+def _difference(baseline: float | None, network: float | None) -> float | None:
+    return None if baseline is None or network is None else baseline - network
