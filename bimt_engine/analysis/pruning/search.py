@@ -5,7 +5,8 @@ The loss is not monotone in the number of connections, so the curve is scanned f
   2. While many are left they go in batches; near the end one at a time. After every removal the kept weights are
      refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
-     nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve.
+     nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve. Of a table whose
+     columns are encoded, whole columns are tried too.
   4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
   5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
      That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
@@ -176,6 +177,8 @@ class Search:
             state = self.prune_by_gradient(state, states)
         if self.engine.fits_least_squares(state.masks):
             self.prune_by_least_squares(state, states)
+            if self.context.dataset.encoding is not None:
+                self.prune_by_columns(states)
         if not self.old:
             states.append(self.engine.constant(trained))
         return states
@@ -197,6 +200,32 @@ class Search:
             beyond = 0 if self.within_limits(state, self.reference(states)) else beyond + 1
             if self.old and beyond and (beyond >= BEYOND or state.step.train_loss > 0.5 * self.context.scale):
                 break
+
+    def prune_by_columns(self, states: list[State]) -> None:
+        """Of a table, whole columns: one at a time, as long as the losses stay within their limits without one.
+
+        A column that says nothing can keep several connections, none of which goes alone: together they fit noise. What
+        is left without it is pruned further.
+        """
+        while True:
+            state, reference = self.sparsest(states)
+            cuts = [self.engine.cut(state, connections) for connections in self.by_column(state)]
+            found = [self.engine.refit(cut) for cut in cuts if masks_hold_anything(cut[1])]
+            good = [following for following in found if self.within_limits(following, reference)]
+            if not good:
+                return
+            following = min(good, key=lambda one: one.step.train_loss)
+            states.append(following)
+            self.prune_by_least_squares(following, states)
+
+    def by_column(self, state: State) -> list[list[tuple[str, int, int]]]:
+        """Of every column that the state reads, where there are several, the connections that leave it."""
+        layer = self.context.wiring.input_layer
+        [weights] = self.context.wiring.out_of(layer.name)
+        found: dict[int, list[tuple[str, int, int]]] = {}
+        for row, column in np.argwhere(state.masks[weights.parameter]).tolist():
+            found.setdefault(int(layer.first_of_run[column]), []).append((weights.parameter, row, column))
+        return list(found.values()) if len(found) > 1 else []
 
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
         """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
