@@ -2,8 +2,8 @@
 
 Of 800 rows, `y1` is what `dose` does at a strength that the category `drug` decides, `y2` what `age` and `load` do,
 15 % of the ages being hidden after `y2` was computed from them; `noise` and `clinic` have to do with nothing. A run is
-right when it has exactly two modules, one that reads `drug` and `dose` and decides `y1`, one that reads `age` and `load`
-and decides `y2`. Trained and examined with the recipe `table`, as a user's own table is. Designed on seeds from 100 on.
+right when it has exactly two modules: one reads `drug` and `dose` and decides `y1`, one reads `age` and `load` and
+decides `y2`. Trained and examined with the recipe `table`, as a user's own table is. Designed on seeds from 100 on.
 """
 
 from __future__ import annotations
