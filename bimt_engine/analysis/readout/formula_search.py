@@ -95,7 +95,8 @@ class Examples:
         self, choices: Sequence[Plain], error: float, cost: float, value: float, curvature: float
     ) -> list[tuple[float, Plain]]:
         """The numbers that a constant may be made, with the scores to be expected, the best first."""
-        scores = [self.score(error + curvature * (plain.value - value) ** 2, cost + plain.cost) for plain in choices]
+        errors = [plain.value - value for plain in choices]  # e * e: infinite where e ** 2 would raise
+        scores = [self.score(error + curvature * (e * e), cost + p.cost) for e, p in zip(errors, choices, strict=True)]
         return sorted(zip(scores, choices, strict=True), key=lambda entry: entry[0])
 
 
