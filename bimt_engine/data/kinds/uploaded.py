@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.encoding import ColumnSpec
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
 from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT, text_dataset
@@ -60,6 +61,17 @@ class UploadedData(Drawn):
         exclude_if=lambda context: context is None,
         description=f"Of text: bytes of one example; null: {CONTEXT}.",
     )
+    columns: dict[Name, ColumnSpec] = Field(
+        default={},
+        max_length=1_000,
+        exclude_if=lambda columns: not columns,
+        description="Types of the columns that are used, and how each is read. Empty: every input is a number in every row.",
+    )
+    weight: Name | None = Field(
+        default=None,
+        exclude_if=lambda weight: weight is None,
+        description="Column of numbers that say how much each row counts in losses and scores; null: all count alike.",
+    )
 
     @property
     def several_own_targets(self) -> bool:
@@ -75,6 +87,8 @@ class UploadedData(Drawn):
             )
         if self.split.column in (*self.targets, *(self.inputs or ())):
             raise ValueError(f"`{self.split.column}` is what rows are split by; it cannot be an input or a target too.")
+        if self.weight is not None and self.weight in (*self.targets, *(self.inputs or ())):
+            raise ValueError(f"`{self.weight}` weights the rows; it cannot be an input or a target too.")
         return self
 
     @model_validator(mode="after")
