@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bimt_engine.data.readers import ColumnType
+from bimt_engine.data.readers import ColumnType, Notation
 from bimt_engine.spec_part import Name, Part
 
 Missing = Literal["refuse", "drop", "mean", "median", "category"]
@@ -16,6 +16,10 @@ class ColumnSpec(Part):
     """What one column is and how it is read: how missing cells are filled, how levels and dates become numbers."""
 
     type: ColumnType = "number"
+    notation: Notation | None = Field(
+        default=None,
+        description="How numbers or dates are written in the file, by an example; null: as most of the cells are.",
+    )
     missing: Missing = Field(
         default="refuse",
         description="Cells without a value: `refuse` the data; `drop` the row; of numbers and dates the `mean` or the "

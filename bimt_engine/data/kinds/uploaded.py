@@ -121,7 +121,7 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
         return text_dataset(read_texts(content), context=spec.context or CONTEXT, shares=spec.shares, seed=seed)
     apart = [] if spec.split.column is None else [spec.split.column]
     used = None if spec.inputs is None else frozenset([*spec.inputs, *spec.targets, *apart])
-    table = read_table(content, spec.format, used=used, whole=False)
+    table = read_table(content, spec.format, used=used, whole=False, read_as=spec.columns or None)
     if table.rows < MIN_ROWS:
         raise DataError(f"The data have {table.rows} rows; at least {MIN_ROWS} are needed to train and to test.")
     names = all_but(table, [*spec.targets, *apart]) if spec.inputs is None else tuple(spec.inputs)

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,10 +182,10 @@ def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
         return _read_array(member, entry.file_size, repr(entry.filename[:-4]))
 
 
-def _read_array(file: IO[bytes], length: int, name: str, *, fields: bool = False) -> NDArray[Any]:
+def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> NDArray[Any]:
     """An array in the NPY format. Raises RefusedData.
 
-    length   bytes of the file or member
+    file     a file or a member of an archive; length: its bytes
     fields   whether it may be a structured array, and dates
     """
     try:
@@ -207,7 +207,7 @@ def _read_array(file: IO[bytes], length: int, name: str, *, fields: bool = False
             )
     size = math.prod(shape) * dtype.itemsize
     rest = length - file.tell()
-    if len(shape) > MAX_DIMENSIONS or size != rest or not shape or min(shape) < 0:
+    if len(shape) > MAX_DIMENSIONS or size != rest or (fields and not shape):
         raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
     if math.prod(shape) * len(kinds) > MAX_CELLS:
         raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
