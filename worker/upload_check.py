@@ -25,6 +25,7 @@ log = logging.getLogger("worker.operations")
 
 DATA_CHECKER = "bimt_engine.data.check"
 NETWORK_CHECKER = "bimt_engine.networks.files.check"
+DECLARED = ("inputs", "targets", "task", "columns", "split", "weight")  # roles that say how a file is read
 POLL_SECONDS = 0.2  # how soon a cancel or a lost lease is noticed
 WAIT_SECONDS = 10.0  # beyond the processor time that is granted: the child may have to wait for a processor
 KILLED_FIRST = "1000"  # oom_score_adj
@@ -55,15 +56,14 @@ def check_upload(
     poll    called every POLL_SECONDS; what it raises kills the child and goes to the caller.
     """
 
-    def read(wanted: dict[str, Any] | None) -> dict[str, Any]:
+    def read(wanted: dict[str, Any]) -> dict[str, Any]:
         with _one_at_a_time:
             return _preview(path, form, wanted, memory_bytes=memory_bytes, seconds=seconds, poll=poll)
 
-    complete = roles if roles.get("targets") and roles.get("task") else None
     try:
-        preview = read(complete)
+        preview = read(roles)
         settled = settle_roles(preview, roles)
-        if complete is None and any(roles.get(name) is not None for name in ("inputs", "targets", "task")):
+        if any(settled[name] != preview["suggested"][name] for name in ("inputs", "targets", "task")):
             preview = read(settled)  # the columns of roles that are complete only now, as a training will read them
     except (UnusableFile, ImpossibleRoles) as error:
         return {"errors": error.errors}
@@ -92,10 +92,10 @@ def check_network(
         return {"errors": error.errors}
 
 
-def _preview(path: Path, form: str, roles: dict[str, Any] | None, **limits: Any) -> dict[str, Any]:
+def _preview(path: Path, form: str, roles: dict[str, Any], **limits: Any) -> dict[str, Any]:
     """The preview that a child makes of the file. Raises UnusableFile, whatever happens to the child."""
-    wanted = None if roles is None else {name: roles.get(name) for name in ("inputs", "targets", "task")}
-    more = [] if wanted is None else ["--roles", json.dumps(wanted)]
+    wanted = {name: roles[name] for name in DECLARED if roles.get(name) is not None}
+    more = ["--roles", json.dumps(wanted)] if wanted else []
     return dict(_answer(DATA_CHECKER, path, form, more, **limits)["preview"])
 
 

@@ -1,6 +1,6 @@
 """Check an upload in a process of its own, which limits itself before it reads a byte.
 
-    python -m bimt_engine.data.check --format csv [--roles '{"inputs": […], "targets": […], "task": …}'] PATH
+    python -m bimt_engine.data.check --format csv [--roles '{"inputs": […], "targets": […], "columns": {…}}'] PATH
 
 prints one line of JSON: {"ok": true, "preview": {…}} or {"ok": false, "errors": [{"detail", "row", "column"}, …]}.
 It exits with 0 whenever it prints. A process that was killed prints nothing: the caller says that the file took more
@@ -64,15 +64,11 @@ def end_with_the_caller() -> None:
 def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the preview, or what is wrong."""
     from bimt_engine.data.readers import RefusedData
-    from bimt_engine.data.roles import Roles, understand
+    from bimt_engine.data.preview import understand
     from bimt_engine.errors import DataError
 
     try:
-        wanted = None
-        if roles is not None:
-            inputs = roles.get("inputs")
-            wanted = Roles(None if inputs is None else tuple(inputs), tuple(roles["targets"]), roles["task"])
-        return {"ok": True, "preview": understand(path, format, wanted)}  # type: ignore[arg-type]
+        return {"ok": True, "preview": understand(path, format, roles)}  # type: ignore[arg-type]
     except RefusedData as error:
         return {"ok": False, "errors": [problem.to_json() for problem in error.problems]}
     except DataError as error:
@@ -87,9 +83,11 @@ def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the file that the arguments name, within the limits. Returns the exit status, 0."""
+    from bimt_engine.data.roles import FORMATS
+
     parser = argparse.ArgumentParser(prog="python -m bimt_engine.data.check", description=__doc__.split("\n")[0])
-    parser.add_argument("--format", required=True, choices=["csv", "npz", "parquet", "idx", "images", "cayley", "text"])
-    parser.add_argument("--roles", type=json.loads, default=None, help="JSON: inputs (or null), targets, task")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--roles", type=json.loads, default=None, help="JSON: those that are declared, such as targets")
     parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
     parser.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)
     parser.add_argument("--end-with-caller", action="store_true", help="end when standard input ends")

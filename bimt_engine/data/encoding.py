@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bimt_engine.data.readers import Column, ColumnType, Problem, RefusedData
+from bimt_engine.data.readers import Column, ColumnType, Notation, Problem, RefusedData
 from bimt_engine.data.scaling import Scaling
 from bimt_engine.errors import DataError
 from bimt_engine.spec_part import Name, Part
@@ -24,6 +24,10 @@ class ColumnSpec(Part):
     """What one column is and how it is read: how missing cells are filled, how levels and dates become numbers."""
 
     type: ColumnType = "number"
+    notation: Notation | None = Field(
+        default=None,
+        description="How numbers or dates are written in the file, by an example; null: as most of the cells are.",
+    )
     missing: Missing = Field(
         default="refuse",
         description="Cells without a value: `refuse` the data; `drop` the row; of numbers and dates the `mean` or the "

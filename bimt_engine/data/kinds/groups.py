@@ -235,7 +235,7 @@ def read_cayley(content: bytes | Path) -> tuple[tuple[str, ...], Table]:
     Entries are 0 … n−1, or names; bare tables of names have the identity's row first. A JSON list of rows is read too.
     Raises DataError.
     """
-    from bimt_engine.data.readers.tables import read_records
+    from bimt_engine.data.readers.delimited import read_records
 
     rows = _json_rows(content) or read_records(content, most=MAX_ORDER + 1)
     head = rows[0]

@@ -128,7 +128,8 @@ def uploaded_dataset(spec: UploadedData, *, seed: int, content: bytes | Path) ->
         return text_dataset(read_texts(content), context=spec.context or CONTEXT, shares=spec.shares, seed=seed)
     apart = [name for name in (spec.split.column, spec.weight) if name is not None]
     used = None if spec.inputs is None else frozenset([*spec.inputs, *spec.targets, *apart])
-    return dataset_of(read_table(content, spec.format, used=used, whole=False), spec, seed=seed)
+    table = read_table(content, spec.format, used=used, whole=False, read_as=spec.columns or None)
+    return dataset_of(table, spec, seed=seed)
 
 
 def dataset_of(table: Table, spec: UploadedData, *, seed: int) -> Dataset:

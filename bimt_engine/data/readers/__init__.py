@@ -52,6 +52,16 @@ def refuse(detail: str, *, row: int | None = None, column: str | None = None) ->
 
 
 ColumnType = Literal["number", "integer", "boolean", "category", "date", "text", "index"]
+Notation = Literal["1,234.5", "1.234,5", "2024-12-31", "31/12/2024", "12/31/2024"]
+"""How numbers or dates are written: an example of each. Signs between thousands may be absent."""
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """What a column is, and how it is written, as the user has it; None: as it is found."""
+
+    type: ColumnType | None = None
+    notation: Notation | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Column:
     shape     of one example: () for a column, (28, 28) for images
     missing   (rows,) True where the cell has no value; None: every cell has one
     found     the type that the reader found, where the values alone do not tell it
+    notation  how its numbers or dates are written, where another way of reading them would give others
+    notes     what was decided about it, a sentence each
     """
 
     name: str
@@ -70,6 +82,8 @@ class Column:
     shape: tuple[int, ...] = ()
     missing: NDArray[np.bool_] | None = None
     found: ColumnType | None = None
+    notation: Notation | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def type(self) -> ColumnType:

@@ -1,4 +1,4 @@
-"""NPZ and IDX files into columns: arrays whose first axis counts the examples.
+"""NPZ, NPY and IDX files into columns: arrays whose first axis counts the examples.
 
 Everything that a file declares is checked first: names and sizes in an archive, the shape in a header, and how far the
 bytes unpack. Objects (pickles) are never read.
@@ -13,6 +13,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,16 +22,19 @@ from numpy.typing import NDArray
 
 from bimt_engine.data.readers import (
     MAX_CELLS,
+    MAX_COLUMNS,
     MAX_PIXELS,
     MAX_PROBLEMS,
     Column,
     Problem,
+    ReadAs,
     RefusedData,
     Table,
     check_names,
     opened,
     refuse,
 )
+from bimt_engine.data.readers.cells import plain, told, typed_values
 
 MAX_MEMBERS = 64  # arrays in one archive
 MAX_UNPACKED = 2 << 30  # bytes of all arrays of one archive
@@ -55,10 +59,12 @@ IDX_ROLES = {2: ("images", "labels"), 4: ("train_images", "train_labels", "test_
 # --- NPZ ----------------------------------------------------------------------------------------
 
 
-def read_npz(content: bytes | Path) -> Table:
+def read_npz(content: bytes | Path, *, read_as: Mapping[str, ReadAs] | None = None) -> Table:
     """The arrays of an NPZ archive, each a column (rows,) or a block of columns (rows, …).
 
     Names such as x_train, y_train, x_test, y_test say which rows are for training.
+    read_as   what columns are, as the user has it; None, and where any array is a block of columns: numbers and text
+              alone, and each cell needs a value.
     Raises RefusedData.
     """
     with opened(content) as raw:
@@ -70,7 +76,74 @@ def read_npz(content: bytes | Path) -> Table:
             raise
         except Exception as error:  # zipfile answers damage with a dozen kinds, ValueError and KeyError among them
             raise refuse(f"The file is not a sound NPZ archive ({error}); write it again with numpy.savez.") from None
-    return _table(arrays)
+    return _table(arrays, read_as)
+
+
+def read_npy(
+    content: bytes | Path, *, used: frozenset[str] | None = None, read_as: Mapping[str, ReadAs] | None = None
+) -> Table:
+    """The columns of an NPY file: an array (rows, columns) of numbers or text, or a structured one, whose fields have
+    names.
+
+    used, read_as   as of `read_rows`
+    Raises RefusedData.
+    """
+    with opened(content) as raw:
+        size = raw.seek(0, 2)
+        raw.seek(0)
+        array = _read_array(raw, size, "of the file", fields=True)
+    notes: tuple[str, ...] = ()
+    if array.dtype.names:
+        by_name = {name: array[name] for name in array.dtype.names}
+    elif array.ndim == 2 and array.shape[1] <= MAX_COLUMNS:
+        by_name = {f"column {number + 1}": array[:, number] for number in range(array.shape[1])}
+        notes = ("The array names no columns; they are called `column 1`, `column 2` and so on.",)
+    else:
+        raise refuse(
+            f"The array has the shape {array.shape}; a table has rows and at most {MAX_COLUMNS:,} columns. Send images "
+            "and their targets as NPZ: numpy.savez(file, inputs=…, targets=…)."
+        )
+    if problems := check_names(list(by_name)):
+        raise RefusedData(problems)
+    if not len(array):
+        raise refuse("The array has no rows; add the data.")
+    if array.ndim != 1 and array.dtype.names:
+        raise refuse(f"The structured array has the shape {array.shape}; it needs one axis, the rows.")
+    return Table(_typed(by_name, read_as or {}, used), notes=notes)
+
+
+def _typed(
+    arrays: dict[str, NDArray[Any]], read_as: Mapping[str, ReadAs], used: frozenset[str] | None
+) -> tuple[Column, ...]:
+    """Arrays with one axis as typed columns. Raises RefusedData."""
+    columns, problems = [], []
+    for name, array in arrays.items():
+        wanted, wrong = read_as.get(name), []
+        if array.ndim > 1:
+            raise refuse(f"The field {name!r} has the shape {array.shape[1:]} in each row; a field holds one value.")
+        if array.dtype.kind in "UM" or (wanted and wanted.type in ("category", "text", "date")):
+            texts = [_as_text(value) for value in array.tolist()] if array.dtype.kind != "M" else _dates(array)
+            column = typed_values(name, texts, wanted, wrong, declared=array.dtype.kind == "U")
+        else:
+            numbers = array.astype(np.float64)
+            as_wanted = wanted or (ReadAs("boolean") if array.dtype.kind == "b" else None)
+            column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
+            column = told(column)
+        columns.append(column)
+        problems += wrong if used is None or name in used else []
+    if problems:
+        raise RefusedData(sorted(problems, key=lambda problem: problem.row or 0))
+    return tuple(columns)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
+    return str(value).strip()
+
+
+def _dates(array: NDArray[Any]) -> list[str]:
+    return ["" if text == "NaT" else text for text in np.datetime_as_string(array.astype("datetime64[us]")).tolist()]
 
 
 def _check_archive(archive: zipfile.ZipFile) -> None:
@@ -105,30 +178,41 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
-    name = repr(entry.filename[:-4])
     with archive.open(entry) as member:
-        try:
-            version = np.lib.format.read_magic(member)
-            reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, fortran, dtype = reader[version](member, max_header_size=10_000)
-        except (zipfile.BadZipFile, zlib.error, MemoryError):
-            raise
-        except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
-            raise refuse(f"The array {name} has no sound header; write it again with numpy.savez.") from None
-        if dtype.kind not in "biufU" or dtype.itemsize > 4 * 256:
+        return _read_array(member, entry.file_size, repr(entry.filename[:-4]))
+
+
+def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> NDArray[Any]:
+    """An array in the NPY format. Raises RefusedData.
+
+    file     a file or a member of an archive; length: its bytes
+    fields   whether it may be a structured array, and dates
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = reader[version](file, max_header_size=10_000)
+    except (zipfile.BadZipFile, zlib.error, MemoryError):
+        raise
+    except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
+        write = "numpy.save" if fields else "numpy.savez"
+        raise refuse(f"The array {name} has no sound header; write it again with {write}.") from None
+    kinds = [dtype.fields[field][0] for field in dtype.names] if fields and dtype.names else [dtype]
+    known = "biufUM" if fields else "biufU"
+    for kind in kinds:
+        if kind.kind not in known or kind.itemsize > 4 * 256 or kind.itemsize == 0:
             raise refuse(
                 f"The array {name} is of type {dtype}; numbers, booleans and text are read. Convert it with "
                 "`.astype(float)` (objects are never read)."
             )
-        size = math.prod(shape) * dtype.itemsize
-        rest = entry.file_size - member.tell()
-        if len(shape) > MAX_DIMENSIONS or size != rest:
-            raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
-        if math.prod(shape) > MAX_CELLS:
-            raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
-        data = _read_exactly(member, size, name)
-    array = np.frombuffer(data, dtype=dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
+    size = math.prod(shape) * dtype.itemsize
+    rest = length - file.tell()
+    if len(shape) > MAX_DIMENSIONS or size != rest or (fields and not shape):
+        raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
+    if math.prod(shape) * len(kinds) > MAX_CELLS:
+        raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
+    data = _read_exactly(file, size, name)
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _read_exactly(file: Readable, size: int, name: str) -> bytes:
@@ -206,7 +290,7 @@ def _read_exactly_up_to(file: Readable, size: int) -> bytes:
 # --- both ---------------------------------------------------------------------------------------
 
 
-def _table(arrays: dict[str, NDArray[Any]]) -> Table:
+def _table(arrays: dict[str, NDArray[Any]], read_as: Mapping[str, ReadAs] | None = None) -> Table:
     arrays, train_rows = _joined(arrays)
     problems = check_names(list(arrays))
     if problems:
@@ -215,6 +299,9 @@ def _table(arrays: dict[str, NDArray[Any]]) -> Table:
     if 0 in lengths.values() or len(set(lengths.values())) > 1:
         said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise refuse(f"The arrays must have equal, non-zero length along their first axis; they have {said}.")
+    if read_as is not None and all(math.prod(array.shape[1:]) == 1 for array in arrays.values()):
+        flat = {name: array.reshape(len(array)) for name, array in arrays.items()}
+        return Table(_typed(flat, read_as, None), train_rows=train_rows)
     columns = tuple(_column(name, array) for name, array in arrays.items())
     problems = [problem for column in columns for problem in _not_finite(column)]
     if problems:

@@ -35,7 +35,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP")  # that Pillow reads without any o
 
 
 @contextmanager
-def _archive(content: bytes | Path) -> Iterator[zipfile.ZipFile]:
+def archive_of(content: bytes | Path) -> Iterator[zipfile.ZipFile]:
     """The archive, open. Raises RefusedData for what is none, and for one that is damaged while it is read."""
     with opened(content) as raw:
         try:
@@ -47,7 +47,7 @@ def _archive(content: bytes | Path) -> Iterator[zipfile.ZipFile]:
             raise refuse(f"The file is not a sound ZIP archive ({error}); pack it again.") from None
 
 
-def _entries(archive: zipfile.ZipFile, *, most_bytes: int) -> list[zipfile.ZipInfo]:
+def entries_of(archive: zipfile.ZipFile, *, most_bytes: int) -> list[zipfile.ZipInfo]:
     """The files of an archive in the order of their names, without folders and what file managers leave behind."""
     listed = archive.infolist()
     if len(listed) > MAX_FILES:
@@ -81,7 +81,7 @@ def _entries(archive: zipfile.ZipFile, *, most_bytes: int) -> list[zipfile.ZipIn
     return sorted(entries, key=lambda entry: entry.filename)
 
 
-def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+def content_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     with archive.open(entry) as member:
         data = member.read(entry.file_size + 1)  # one more than is right, never all that there is
     if len(data) != entry.file_size:
@@ -104,9 +104,9 @@ def read_texts(content: bytes | Path) -> list[tuple[str, bytes]]:
     if len(single) > MAX_TEXT_BYTES:
         raise refuse(f"The text has more than {MAX_TEXT_BYTES:,} bytes; at most so many are read. Send less of it.")
     if packed:
-        with _archive(content) as archive:
-            entries = _entries(archive, most_bytes=MAX_TEXT_BYTES)
-            texts = [(entry.filename, _content(archive, entry)) for entry in entries]
+        with archive_of(content) as archive:
+            entries = entries_of(archive, most_bytes=MAX_TEXT_BYTES)
+            texts = [(entry.filename, content_of(archive, entry)) for entry in entries]
     else:
         texts = [("the file", single)]
     problems = [problem for name, text in texts if (problem := _no_text(name, text)) is not None]
@@ -139,8 +139,8 @@ def read_images(content: bytes | Path) -> Table:
     """
     from PIL import Image
 
-    with _archive(content) as archive:
-        entries = _entries(archive, most_bytes=MAX_IMAGE_BYTES)
+    with archive_of(content) as archive:
+        entries = entries_of(archive, most_bytes=MAX_IMAGE_BYTES)
         parts = {entry.filename: PurePosixPath(entry.filename).parts for entry in entries}
         if problems := [_no_folder(name) for name, of in parts.items() if len(of) < 2]:
             raise RefusedData(problems[:MAX_PROBLEMS])
@@ -194,7 +194,7 @@ def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo):  # type: ignore[no
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images: the size is judged here
-            image = Image.open(io.BytesIO(_content(archive, entry)), formats=IMAGE_FORMATS)
+            image = Image.open(io.BytesIO(content_of(archive, entry)), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError:
         raise refuse(f"{entry.filename[-60:]!r} has more than {MAX_IMAGE_PIXELS:,} pixels; make it smaller.") from None
     except (OSError, ValueError, SyntaxError):
