@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise gpu openapi migration fuzz job load lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise tables gpu openapi migration fuzz job load lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ truth: env-dev  ## data whose modules are known, and who finds them; ONLY=name S
 
 noise: env  ## tables with nothing to find: is nothing kept and nothing claimed? SEEDS=n; writes reports/noise.json
 	@$(PY) -m measurements noise $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
+
+tables: env-dev  ## real public tables over HTTP, beside linear models and boosted trees; SEEDS=n; writes reports/tables.json
+	@$(PY) -m measurements tables --planted $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
 	@$(PY) -m measurements bench

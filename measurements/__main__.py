@@ -13,6 +13,7 @@ VERBS = {
     "formulas": "thirty functions, and a product learnt by networks: is their formula found?",
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",
     "text": "a transformer on Python's standard library, dense and sparse; what closes the quote that was opened",
+    "tables": "real public tables over HTTP, beside linear models and boosted trees; a planted one",
     "noise": "tables in which there is nothing to find: is nothing kept, and nothing claimed?",
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",

@@ -68,9 +68,11 @@ class Connection:
         self._http = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=60)
         self._headers = {"Authorization": f"Bearer {token}"}
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, bool]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, *, content_type: str = "application/json"
+    ) -> tuple[int, bytes, bool]:
         """(status, body, whether Retry-After was sent); a read whose connection the server closed is sent once more."""
-        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+        headers = self._headers | ({"Content-Type": content_type} if body else {})
         for last in (False, True):
             try:
                 self._http.request(method, f"/api/v1{path}", body, headers)
