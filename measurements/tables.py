@@ -111,7 +111,7 @@ def measured(
     runs = []
     for run in _ask(connection, "GET", f"/jobs/{job.id}/runs?limit=100")["items"]:
         metrics = _ask(connection, "GET", f"/runs/{run['id']}")["metrics"]
-        modules = _ask(connection, "GET", f"/runs/{run['id']}/modules")["items"]
+        modules = _ask(connection, "GET", f"/runs/{run['id']}/modules")["modules"]
         baselines = metrics["baselines"]
         read = sorted({column for module in modules for column in module["inputs"]})
         runs.append(

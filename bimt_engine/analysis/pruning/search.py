@@ -6,7 +6,7 @@ The loss is not monotone in the number of connections, so the curve is scanned f
      refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
      nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve. Of a table whose
-     columns are encoded, whole columns are tried too.
+     columns are encoded, whole columns and connections that carry next to nothing are tried too.
   4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
   5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
      That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
@@ -26,6 +26,7 @@ from jaxtyping import Float
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Masks, Values
+from bimt_engine.analysis.modules.effects import ablation_effects
 from bimt_engine.analysis.pruning.engine import (
     PruneStep,
     PruningEngine,
@@ -46,6 +47,7 @@ EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole se
 TRIAL_WORK = 2e10  # multiplications that these may cost together
 CLEARLY = 2.0  # standard errors by which a network must be better than a constant
 ALONE = 30  # validation rows; of fewer, the standard error itself is a guess
+IDLE_TRIALS = 6  # connections of a table that hardly matter as they are, tried beside whole columns
 BEYOND = 60  # old searches: steps outside the limits before the scan ends
 MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
 RANDOM_MASKS = 10
@@ -204,12 +206,13 @@ class Search:
     def prune_by_columns(self, states: list[State]) -> None:
         """Of a table, whole columns: one at a time, as long as the losses stay within their limits without one.
 
-        A column that says nothing can keep several connections, none of which goes alone: together they fit noise. What
-        is left without it is pruned further.
+        A column that says nothing can keep several connections, none of which goes alone: together they fit noise. With
+        them are tried the single connections without which the loss hardly rises before any refit: where weights can
+        make up for one another, costs to second order rank these too high. What is left is pruned further.
         """
         while True:
             state, reference = self.sparsest(states)
-            cuts = [self.engine.cut(state, connections) for connections in self.by_column(state)]
+            cuts = [self.engine.cut(state, some) for some in [*self.by_column(state), *self.idle_connections(state)]]
             found = [self.engine.refit(cut) for cut in cuts if masks_hold_anything(cut[1])]
             good = [following for following in found if self.within_limits(following, reference)]
             if not good:
@@ -226,6 +229,12 @@ class Search:
         for row, column in np.argwhere(state.masks[weights.parameter]).tolist():
             found.setdefault(int(layer.first_of_run[column]), []).append((weights.parameter, row, column))
         return list(found.values()) if len(found) > 1 else []
+
+    def idle_connections(self, state: State) -> list[list[tuple[str, int, int]]]:
+        """The connections whose loss alone, nothing refitted, raises the training loss by less than the tolerance."""
+        effects = ablation_effects(self.context, state.values, state.masks)
+        ranked = sorted((effect, connection) for connection, effect in effects.items())
+        return [[connection] for effect, connection in ranked[:IDLE_TRIALS] if effect < self.slack]
 
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
         """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
