@@ -1,10 +1,10 @@
 """Real public tables, as a team would send them: `python -m measurements tables [--only NAME] [--seeds N]`.
 
 Every table of `table_files.py` is sent over HTTP to a service of its own, with its target named and every other choice
-left to the service; columns that are functions of the target are taken out of the inputs. The recipe `table` trains the
-seeds 0 … n − 1, none of them picked, each with a split of its own. Of each run: the score on rows that nothing had seen,
-of the pruned network, of the linear baseline and of boosted trees on the same rows; connections, columns that are read,
-seconds of training and evidence.
+left to the service; columns that are functions of the target are taken out of the inputs. The recipe `table` trains
+the seeds 0 … n − 1, none of them picked, each with a split of its own. Of each run: the score on rows that nothing had
+seen, of the pruned network, of the linear baseline and of boosted trees on the same rows; connections, columns that are
+read, seconds of training and evidence.
 
 Rows are kept in reports/rows/, table by table, so that a run that was ended goes on where it stopped. Writes
 reports/tables.json and reports/tables.html; `--planted` adds the planted table of `planted_table.py`.
@@ -145,11 +145,10 @@ def measured(
 def uploaded(connection: Connection, stopping: threading.Event, name: str, file: TableFile) -> dict[str, Any]:
     """The data set: sent as it is, its target named, and what is a function of the target not read."""
     fields = {"name": name, "targets": file.target, "task": file.task}
-    parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{x}\r\n' for key, x in fields.items()
-    ]
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{quote(name)}.csv"\r\n\r\n'
-    body = "".join(parts).encode() + head.encode() + file.content() + f"\r\n--{BOUNDARY}--\r\n".encode()
+    begins = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name="
+    parts = "".join(f'{begins}"{field}"\r\n\r\n{value}\r\n' for field, value in fields.items())
+    head = f'{parts}{begins}"file"; filename="{quote(name)}.csv"\r\n\r\n'
+    body = head.encode() + file.content() + f"\r\n--{BOUNDARY}--\r\n".encode()
     dataset = _ask(connection, "POST", "/datasets", body, f"multipart/form-data; boundary={BOUNDARY}")
     dataset = _checked(connection, stopping, dataset)
     if file.without:
@@ -233,7 +232,8 @@ def line(name: str, found: dict[str, Any]) -> str:
     """One table in one line."""
     of = medians(found)
     scores = ", ".join(f"{kind} {_shown(of[kind])}" for kind in ("network", "linear", "boosted"))
-    return f"{name}: {found['measure']} {scores}; {of['connections']:g} connections, {of['columns']:g} of {of['of']} columns"
+    size = f"{of['connections']:g} connections, {of['columns']:g} of {of['of']} columns"
+    return f"{name}: {found['measure']} {scores}; {size}"
 
 
 def _shown(value: float | None) -> str:
