@@ -38,6 +38,9 @@ def data_hash(dataset: Dataset) -> str:
         kind = part.dtype.newbyteorder("<")
         digest.update(f"{kind.str}{part.shape}".encode() + b"\0")
         digest.update(np.ascontiguousarray(part, kind).tobytes())
+    for weights in map(dataset.row_weights, parts):
+        if weights is not None:
+            digest.update(np.ascontiguousarray(weights, "<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.context import AnalysisContext, weighted
+from bimt_engine.analysis.context import AnalysisContext, variance_of, weighted
 from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.report import BaselineScore, BaselinesDocument
 from bimt_engine.analysis.statements import baselines_statement
@@ -41,12 +41,12 @@ def compare_with_baselines(
         return None
     network: BaselineScore = {"name": "pruned network", "validation": None, "test": None}
     for part, examples in zip(PARTS, (subject.validation, subject.test), strict=True):
-        network[part] = _score(subject, subject.outputs(pruned, examples), examples.targets)
+        network[part] = _score(subject, subject.outputs(pruned, examples), examples.targets, examples.weights)
     found: dict[str, BaselineScore] = {}
     for kind, name, answers in _fitted(data, seed):
         score: BaselineScore = {"name": name, "validation": None, "test": None}
         for part in PARTS:
-            score[part] = _score(subject, answers[part], data.part(part)[1])
+            score[part] = _score(subject, answers[part], data.part(part)[1], data.row_weights(part))
         found[kind] = score
     better = max(found, key=lambda kind: _or_least(found[kind]["validation"]))
     document: BaselinesDocument = {
@@ -68,22 +68,22 @@ def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[PartName, Row
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LinearRegression, LogisticRegression
 
-    inputs, targets = data.train_inputs, data.train_targets
+    inputs, targets, counted = data.train_inputs, data.train_targets, data.train_weights
     with threadpool_limits(1), warnings.catch_warnings():  # now that the library has brought its threads
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are what it may cost
         if data.task == "classification":
             if len(np.unique(targets)) < 2:  # a class that training rows lack: everything else is one class
                 same = {part: np.full(len(data.part(part)[1]), targets[0]) for part in PARTS}
                 return [("linear", "logistic regression", same), ("boosted", "boosted trees", same)]
-            logistic = LogisticRegression(max_iter=MOST_ITERATIONS).fit(inputs, targets)
-            trees = HistGradientBoostingClassifier(random_state=seed).fit(inputs, targets)
+            logistic = LogisticRegression(max_iter=MOST_ITERATIONS).fit(inputs, targets, counted)
+            trees = HistGradientBoostingClassifier(random_state=seed).fit(inputs, targets, counted)
             return [
                 ("linear", "logistic regression", {part: logistic.predict(data.part(part)[0]) for part in PARTS}),
                 ("boosted", "boosted trees", {part: trees.predict(data.part(part)[0]) for part in PARTS}),
             ]
-        line = LinearRegression().fit(inputs, targets)
+        line = LinearRegression().fit(inputs, targets, counted)
         forests = [
-            HistGradientBoostingRegressor(random_state=seed).fit(inputs, targets[:, number])
+            HistGradientBoostingRegressor(random_state=seed).fit(inputs, targets[:, number], counted)
             for number in range(data.targets)
         ]
         boosted = {part: np.stack([f.predict(data.part(part)[0]) for f in forests], axis=1) for part in PARTS}
@@ -93,15 +93,15 @@ def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[PartName, Row
         ]
 
 
-def _score(subject: AnalysisContext, answers: Rows, targets: Rows) -> float | None:
-    """Accuracy or R²; None where the targets do not vary."""
+def _score(subject: AnalysisContext, answers: Rows, targets: Rows, counted: Rows | None) -> float | None:
+    """Accuracy or R², rows counting as they do; None where the targets do not vary."""
     if not len(targets):
         return None
     if subject.dataset.task == "classification":
         labels = answers if answers.ndim == 1 else answers.argmax(axis=-1)
-        return float((labels == targets).mean())
-    variance = _mean(targets.var(axis=0), subject)
-    error = _mean((answers - targets) ** 2, subject)
+        return float(np.average(labels == targets, weights=counted))
+    variance = _mean(variance_of(targets, counted), subject)
+    error = _mean(np.average((answers - targets) ** 2, axis=0, weights=counted), subject)
     return 1 - error / variance if variance > 0 else None
 
 

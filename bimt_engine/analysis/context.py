@@ -28,10 +28,14 @@ MAX_EXAMPLES = 4096  # of each part; a loss over more moves by less than the tol
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs as the network takes them, and targets as rows (N, outputs), labels (N,), or of text labels (N, steps)."""
+    """Inputs as the network takes them, and targets as rows (N, outputs), labels (N,), or of text labels (N, steps).
+
+    weights   how much the loss of each counts, 1 on average; None: all alike.
+    """
 
     inputs: Shaped[np.ndarray, "N ..."]
     targets: Shaped[np.ndarray, "N ..."]
+    weights: Float[np.ndarray, " N"] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,25 @@ class AnalysisContext:
         parts = []
         names: tuple[PartName, ...] = ("train", "validation", "test")
         most = max(1, MAX_EXAMPLES // (dataset.steps if dataset.is_text else 1))
-        for inputs, targets in map(dataset.part, names):
+        for name in names:
+            (inputs, targets), counted = dataset.part(name), dataset.row_weights(name)
             if len(inputs) > most:
                 drawn = np.sort(np.random.default_rng(seed).choice(len(inputs), most, replace=False))
                 inputs, targets = inputs[drawn], targets[drawn]
+                counted = None if counted is None else counted[drawn] / counted[drawn].mean()
             if dataset.is_text:
                 inputs, targets = inputs.astype(np.int64), targets.astype(np.int64)
             if steps is not None and targets.ndim == 3:
                 targets = targets[:, list(steps)].reshape(len(targets), -1)
             elif steps is not None and are_steps(targets):
                 targets = targets[:, list(steps)]
-            parts.append(Examples(inputs, targets))
+            parts.append(Examples(inputs, targets, counted))
         general = HookedNetwork.of(copied, dataset.train_inputs[:1], time_steps=steps)
         train, validation, test = parts
         weights = None
         if balance_outputs and loss == "mse":
             weights = np.tile(output_weights(dataset), len(steps or (0,)))  # as the flattened targets lie
-        scale = loss_scale(train.targets, dataset.targets, loss, weights)
+        scale = loss_scale(train.targets, dataset.targets, loss, weights, train.weights)
         chain = copied.wiring.chain
         evaluator = NumpyMlp.of(copied) if chain is not None and chain.embedding is None else None
         return cls(
@@ -117,7 +123,12 @@ class AnalysisContext:
     def development(self) -> Examples:
         """Training and validation examples together, the training ones first: what may be looked at to choose."""
         parts = (self.train, self.validation)
-        return Examples(np.concatenate([p.inputs for p in parts]), np.concatenate([p.targets for p in parts]))
+        joined = [p.weights for p in parts if p.weights is not None]
+        return Examples(
+            np.concatenate([p.inputs for p in parts]),
+            np.concatenate([p.targets for p in parts]),
+            np.concatenate(joined) if joined else None,
+        )
 
     @property
     def wiring(self) -> Wiring:
@@ -152,11 +163,22 @@ class AnalysisContext:
         return tuple(range(first, first + share))
 
     def losses(self, outputs: Float[np.ndarray, "*many N outputs"], examples: Examples) -> Float[np.ndarray, "*many N"]:
-        """The loss of each example."""
-        return loss_per_example(outputs, examples.targets, self.loss, self.weights)
+        """The loss of each example, times how much it counts."""
+        found = loss_per_example(outputs, examples.targets, self.loss, self.weights)
+        return found if examples.weights is None else found * examples.weights
 
-    def accuracy(self, outputs: Outputs, targets: Shaped[np.ndarray, "N ..."]) -> float | None:
-        """The share of classes that are named rightly, over all label groups; None for targets that are no classes."""
+    def accuracy(
+        self,
+        outputs: Outputs,
+        targets: Shaped[np.ndarray, "N ..."],
+        counted: Float[np.ndarray, " N"] | None = None,
+    ) -> float | None:
+        """The share of classes that are named rightly, over all label groups; None for targets that are no classes.
+
+        counted   how much each example counts; None: all alike.
+        """
+        if counted is not None and self.dataset.task == "classification":
+            return float(np.average(outputs.argmax(-1) == targets, weights=counted))
         if self.dataset.task == "classification":
             return float((outputs.reshape(targets.size, -1).argmax(-1) == targets.reshape(-1)).mean())
         groups = [list(group) for group in self.dataset.label_groups]
@@ -223,13 +245,29 @@ def loss_scale(
     classes: int,
     loss: LossName,
     weights: Float[np.ndarray, " outputs"] | None = None,
+    counted: Float[np.ndarray, " N"] | None = None,
 ) -> float:
-    """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share."""
+    """The loss of the best constant answer: Var(y), mean over outputs, or the entropy of the labels; ε is a share.
+
+    counted   how much each example counts, of tables; None: all alike.
+    """
+    if counted is not None and loss == "mse":
+        return float(weighted(variance_of(one_hot(targets, classes), counted), weights).mean()) or 1.0
     if loss == "cross_entropy":
-        share = np.bincount(targets.reshape(-1), minlength=classes) / targets.size
+        share = np.bincount(targets.reshape(-1), weights=counted, minlength=classes) / targets.size
         share = share[share > 0]
         return float(-(share * np.log(share)).sum()) or 1.0
     return float(weighted(one_hot(targets, classes).var(axis=0), weights).mean()) or 1.0
+
+
+def variance_of(
+    values: Float[np.ndarray, "N outputs"], counted: Float[np.ndarray, " N"] | None
+) -> Float[np.ndarray, " outputs"]:
+    """The variance of each column, its rows counting as they do; None: all alike."""
+    if counted is None:
+        return values.var(axis=0)
+    share = counted / counted.sum()
+    return share @ (values - share @ values) ** 2
 
 
 # --- units of the data ----------------------------------------------------------------------------

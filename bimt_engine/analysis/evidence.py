@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.baselines import compare_with_baselines
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
-from bimt_engine.analysis.context import AnalysisContext, LossName, weighted
+from bimt_engine.analysis.context import AnalysisContext, LossName, variance_of, weighted
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.interior_statements import interior_modules, interior_verdict
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
@@ -266,11 +266,13 @@ def _metrics(subject: AnalysisContext, questions: Questions, pruned: Pruned, see
         for part, examples in subject.parts.items():
             outputs = subject.outputs(values, examples)
             found[f"{prefix}{part}prediction_loss"] = float(subject.losses(outputs, examples).mean())
-            if (accuracy := subject.accuracy(outputs, examples.targets)) is not None:
+            if (accuracy := subject.accuracy(outputs, examples.targets, examples.weights)) is not None:
                 found[f"{prefix}{part}accuracy"] = accuracy
             if part and subject.dataset.task == "regression":
-                variance = float(weighted(examples.targets.var(axis=0), subject.weights).mean())
-                error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
+                variance = float(weighted(variance_of(examples.targets, examples.weights), subject.weights).mean())
+                error = float(subject.losses(outputs, examples).mean())
+                if examples.weights is None:
+                    error = float(weighted((outputs - examples.targets) ** 2, subject.weights).mean())
                 found[f"{prefix}{part}r2"] = 1 - error / variance if variance > 0 else None
     shapes = {name: value.shape for name, value in trained.items()}
     priced = prices(subject.wiring, shapes, questions.cost, bias_cost=questions.cost.bias_cost_from is not None)

@@ -38,6 +38,8 @@ class Dataset:
                           Cayley table, (tokens, tokens), element a in row a; otherwise None.
     label_groups          regression: groups of targets that name a class together, by the largest of each group.
     encoding              how the columns of a table became inputs, where that is more than taking numbers as they are.
+    train_weights, validation_weights, test_weights   how much each row counts in losses and scores, (N,), the mean of
+                          each part being 1; None: all alike.
     origin                what was read, where that differs by machine: words by name, such as a version and a hash.
     """
 
@@ -58,6 +60,9 @@ class Dataset:
     validation_targets: np.ndarray | None = None
     origin: Mapping[str, str] | None = None
     encoding: TableEncoding | None = None
+    train_weights: NDArray[np.float64] | None = None
+    validation_weights: NDArray[np.float64] | None = None
+    test_weights: NDArray[np.float64] | None = None
 
     def part(self, name: PartName) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one part; for validation those of the test part where there are no others."""
@@ -66,6 +71,16 @@ class Dataset:
         if name == "validation" and self.validation_inputs is not None and self.validation_targets is not None:
             return self.validation_inputs, self.validation_targets
         return self.test_inputs, self.test_targets
+
+    def row_weights(self, name: PartName) -> NDArray[np.float64] | None:
+        """How much each row of a part counts; None: all alike."""
+        if name == "train":
+            return self.train_weights
+        return (
+            self.validation_weights
+            if name == "validation" and self.validation_inputs is not None
+            else self.test_weights
+        )
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class TensorData:
     train_labels   (R, N) for classification, else None.
     steps          predictions of one example of text; 1 for anything else.
     seeds          one per replica: which examples it sees when.
+    row_weights    part -> (R, N): how much each example counts; None: all alike.
     output_weights (R, targets): what the squared error of each output is multiplied by; None: 1 each.
     """
 
@@ -60,6 +61,7 @@ class TensorData:
     predicted_positions: tuple[int, ...] | None = None
     output_weights: Tensor | None = None
     steps: int = 1
+    row_weights: dict[PartName, Tensor] | None = None
 
     @classmethod
     def of(
@@ -113,6 +115,7 @@ class TensorData:
             predicted_positions=first.predicted_positions,
             output_weights=gather([output_weights(d) for d in each]) if training.balance_outputs else None,
             steps=first.steps if first.is_text else 1,
+            row_weights=None if first.train_weights is None else {n: gather(_weights(each, n)) for n in names},
         )
 
     @property
@@ -143,10 +146,19 @@ class TensorData:
             inputs, targets = inputs[rows], targets[rows]
         return widened(inputs), widened(targets)
 
-    def prediction_loss(self, outputs: Tensor, targets: Tensor, replica: int = 0) -> Float[Tensor, ""]:
+    def weights_of(self, replica: int, rows: Tensor | slice | None, part: PartName = "train") -> Tensor | None:
+        """How much some examples of a part count; None: all alike."""
+        if self.row_weights is None:
+            return None
+        weights = self.row_weights[part][replica]
+        return weights if rows is None else weights[rows]
+
+    def prediction_loss(
+        self, outputs: Tensor, targets: Tensor, replica: int = 0, row_weights: Tensor | None = None
+    ) -> Float[Tensor, ""]:
         """The mean loss of one replica's outputs."""
         weights = None if self.output_weights is None else self.output_weights[replica]
-        return prediction_loss(outputs, targets, self.loss, self.predicted_positions, weights)
+        return prediction_loss(outputs, targets, self.loss, self.predicted_positions, weights, row_weights)
 
     def evaluate(self, network: Network, *, replica: int = 0, everything: bool = False) -> dict[str, float]:
         """Prediction loss (and accuracy, for classes) on every part.
@@ -155,12 +167,13 @@ class TensorData:
                      text predictions are counted, and everything is MOST_PREDICTIONS of them.
         """
         row: dict[str, float] = {}
-        parts = (
-            ("", "train_", self.train_inputs, self.train_targets, self.train_labels),
-            ("validation_", "validation_", self.validation_inputs, self.validation_targets, self.validation_labels),
-            ("test_", "test_", self.test_inputs, self.test_targets, self.test_labels),
+        parts: tuple[tuple[PartName, Tensor, Tensor, Tensor | None], ...] = (
+            ("train", self.train_inputs, self.train_targets, self.train_labels),
+            ("validation", self.validation_inputs, self.validation_targets, self.validation_labels),
+            ("test", self.test_inputs, self.test_targets, self.test_labels),
         )
-        for loss_prefix, accuracy_prefix, inputs, targets, labels in parts:
+        for part, inputs, targets, labels in parts:
+            loss_prefix, accuracy_prefix = "" if part == "train" else f"{part}_", f"{part}_"
             if self.steps > 1:
                 of_text = self._evaluate_text(network, inputs[replica], targets[replica], everything=everything)
                 row[loss_prefix + "prediction_loss"], row[accuracy_prefix + "accuracy"] = of_text
@@ -170,11 +183,14 @@ class TensorData:
                 outputs = torch.cat(
                     [network(inputs[replica, start : min(start + CHUNK, number)]) for start in range(0, number, CHUNK)]
                 )
-                loss = self.prediction_loss(outputs, targets[replica, :number], replica)
+                counted = self.weights_of(replica, slice(number), part)
+                loss = self.prediction_loss(outputs, targets[replica, :number], replica, counted)
                 row[loss_prefix + "prediction_loss"] = float(loss)
                 if labels is not None:
                     right = outputs.argmax(-1) == labels[replica, :number]
                     row[accuracy_prefix + "accuracy"] = int(right.sum()) / right.numel()
+                    if counted is not None:
+                        row[accuracy_prefix + "accuracy"] = float((counted * right).sum() / counted.sum())
         return row
 
     def _evaluate_text(
@@ -209,11 +225,19 @@ def prediction_loss(
     loss: Loss,
     predicted_positions: tuple[int, ...] | None = None,
     weights: Float[Tensor, " targets"] | None = None,
+    row_weights: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error or mean cross entropy; of sequences only the predicted time steps count.
 
-    weights   what the squared error of each output is multiplied by; None: 1 each.
+    weights      what the squared error of each output is multiplied by; None: 1 each.
+    row_weights  what the loss of each example is multiplied by, of tables; None: 1 each.
     """
+    if row_weights is not None:
+        if loss == "cross_entropy":
+            each = functional.cross_entropy(outputs, targets, reduction="none")
+        else:
+            each = ((1.0 if weights is None else weights) * (outputs - targets) ** 2).mean(-1)
+        return (row_weights * each).mean()
     if predicted_positions is not None and outputs.dim() == 3:
         outputs, targets = outputs[:, list(predicted_positions)], targets[:, list(predicted_positions)]
     if loss == "cross_entropy":
@@ -223,6 +247,11 @@ def prediction_loss(
     if weights is not None:
         return (weights * (outputs - targets) ** 2).mean()
     return functional.mse_loss(outputs, targets)
+
+
+def _weights(datasets: Sequence[Dataset], part: PartName) -> list[np.ndarray]:
+    found = [dataset.row_weights(part) for dataset in datasets]
+    return [weights for weights in found if weights is not None]
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -256,7 +256,8 @@ def ablation_effects(context: AnalysisContext, values: Values, masks: Masks) -> 
     if context.evaluator is context.general and kept:
         affordable = max(1, int(ABLATION_WORK / (len(kept) * context.general.work)))
         step = -(-len(examples.inputs) // affordable)
-        examples = Examples(examples.inputs[::step], examples.targets[::step])
+        counted = None if examples.weights is None else examples.weights[::step]
+        examples = Examples(examples.inputs[::step], examples.targets[::step], counted)
     base = float(context.losses(context.outputs(values, examples), examples).mean())
     effects: dict[Connection, float] = {}
     for connections, outputs in context.evaluator.without_each(values, kept, examples.inputs):

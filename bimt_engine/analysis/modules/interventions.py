@@ -149,7 +149,7 @@ class Intervention:
         return Outcome(self._metrics(outputs), self.before, effects)
 
     def _metrics(self, outputs: Outputs) -> dict[str, float]:
-        losses = loss_per_example(outputs, self.targets, self.context.loss, self.context.weights)
+        losses = self.context.losses(outputs, self.context.development)
         train = len(self.context.train.inputs)
         found = {
             "prediction_loss": float(losses[:train].mean()),

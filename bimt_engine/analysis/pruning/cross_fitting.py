@@ -35,6 +35,8 @@ def worth_cross_fitting(context: AnalysisContext, spec: Spec) -> bool:
     dataset, training = context.dataset, spec.training
     if dataset.validation_inputs is None or len(dataset.validation_inputs) >= FEW_ROWS:
         return False
+    if dataset.train_weights is not None:
+        return False  # standard errors of weighted rows are those of the validation rows
     if isinstance(spec.dataset, UploadedData) and spec.dataset.split.by != "random":
         return False  # folds at random would put rows of one group, or of one time, on both sides
     parameters = sum(parameter.numel() for parameter in context.network.parameters())

@@ -74,6 +74,7 @@ class PruningEngine:
                 context.loss,
                 self.ridge,
                 None if context.weights is None else context.weights[plain.output_order],
+                context.train.weights,
             )
 
     def trained(self) -> State:
@@ -142,6 +143,7 @@ class PruningEngine:
                 ridge=self.ridge,
                 time_steps=s.general.time_steps,
                 weights=s.weights,
+                counted=s.train.weights,
             )
         return self.by_gradient
 

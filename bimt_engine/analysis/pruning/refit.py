@@ -46,12 +46,14 @@ class LeastSquaresProblem:
     loss: LossName
     ridge: float  # on half the squared unknowns, in units of the mean loss
     weights: Array | None = None  # of the outputs' squared errors, in slot order; None: 1 each
+    counted: Array | None = None  # how much each example counts, (N,); None: 1 each
 
     def losses(self, values: Mapping[str, Array]) -> float:
         """The loss of these values on these examples."""
         weights, biases = split(values)
         outputs = forward(weights, biases, self.inputs, self.activation)[0][-1]
-        return float(loss_per_example(outputs, self.targets, self.loss, self.weights).mean())
+        each = loss_per_example(outputs, self.targets, self.loss, self.weights)
+        return float(each.mean() if self.counted is None else (each * self.counted).mean())
 
 
 class _LiveParameters:
@@ -149,9 +151,13 @@ def refit_least_squares(
         with np.errstate(over="ignore", invalid="ignore"):  # a step too far is noticed by its loss and taken back
             seen, slopes = forward(weights, biases, inputs, act)
             if problem.loss == "cross_entropy":
-                total = float(loss_per_example(seen[-1], problem.targets, "cross_entropy").sum())
+                each = loss_per_example(seen[-1], problem.targets, "cross_entropy")
+                total = float(each.sum() if problem.counted is None else each @ problem.counted)
             else:
-                total = 0.5 * float(weighted((seen[-1] - target_rows) ** 2, problem.weights).sum())
+                squares = weighted((seen[-1] - target_rows) ** 2, problem.weights)
+                if problem.counted is not None:
+                    squares = squares * problem.counted[:, None]
+                total = 0.5 * float(squares.sum())
         return total, weights, seen, slopes
 
     unknowns = compact.pack()
@@ -169,6 +175,8 @@ def refit_least_squares(
             residual, curved = weighted(seen[-1] - target_rows, problem.weights), jacobian
             if problem.weights is not None:
                 curved = jacobian * problem.weights[:, None]
+        if problem.counted is not None:
+            residual, curved = residual * problem.counted[:, None], curved * problem.counted[:, None, None]
         flat = jacobian.reshape(-1, unknowns.size)
         curvature = flat.T @ curved.reshape(-1, unknowns.size)
         curvature[np.diag_indices_from(curvature)] += ridge
@@ -243,12 +251,14 @@ class GradientProblem:
         ridge: float,
         time_steps: tuple[int, ...] | None = None,
         weights: Array | None = None,
+        counted: Array | None = None,
     ) -> None:
         """The examples as rows.
 
         network    a copy of its own, which is overwritten.
         time_steps  sequences: the time steps that count; the targets hold these alone, side by side.
         weights     what the squared error of each output is multiplied by; None: 1 each.
+        counted     how much each example counts, of tables; None: 1 each.
         """
         self.network = network
         self.parameters = dict(network.named_parameters())
@@ -264,6 +274,7 @@ class GradientProblem:
         self.ridge = ridge
         self.time_steps = time_steps
         self.weights = weights
+        self.counted = counted
 
     def of(self, network: nn.Module) -> GradientProblem:
         """The same examples for another network."""
@@ -275,6 +286,7 @@ class GradientProblem:
             ridge=self.ridge,
             time_steps=self.time_steps,
             weights=self.weights,
+            counted=self.counted,
         )
 
     def load(self, values: Mapping[str, Array]) -> None:
@@ -291,6 +303,8 @@ class GradientProblem:
             if targets.dim() == 2 and not targets.is_floating_point():  # a label for each step
                 return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
             outputs = outputs.flatten(1)  # as the targets are
+        if self.counted is not None:
+            return self._weighted_loss(outputs, targets)
         if self.loss == "cross_entropy":
             return functional.cross_entropy(outputs, targets)
         if targets.ndim == 1:
@@ -298,6 +312,17 @@ class GradientProblem:
         if self.weights is not None:
             return (torch.from_numpy(self.weights).to(outputs.dtype) * (outputs - targets) ** 2).mean()
         return functional.mse_loss(outputs, targets)
+
+    def _weighted_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert self.counted is not None
+        if self.loss == "cross_entropy":
+            each = functional.cross_entropy(outputs, targets, reduction="none")
+        else:
+            if targets.ndim == 1:
+                targets = functional.one_hot(targets, outputs.shape[-1])
+            squares = (outputs - targets.to(outputs.dtype)) ** 2
+            each = (squares if self.weights is None else squares * torch.from_numpy(self.weights)).mean(-1)
+        return (torch.from_numpy(self.counted).to(outputs.dtype) * each).mean()
 
     def losses(self, values: Mapping[str, Array]) -> float:
         """The loss of these values on these examples."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bimt_engine.data.dataset import Dataset, Scaling
-from bimt_engine.data.encoding import ColumnSpec, EncodedColumn, TableEncoding, kept_rows, levels_of
+from bimt_engine.data.encoding import ColumnSpec, EncodedColumn, TableEncoding, kept_rows, levels_of, missing_cells
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
 from bimt_engine.data.kinds.text import CONTEXT, MAX_CONTEXT, text_dataset
@@ -158,9 +158,11 @@ def dataset_of(table: Table, spec: UploadedData, *, seed: int) -> Dataset:
     else:
         inputs, input_scaling = _inputs(columns, split.train, standardise=spec.standardise)
         feature_names = tuple(part for column in columns for part in column.parts)
+    weights = _weights(table, split, spec)
     if labels is not None:
         return Dataset(
             **split.parts_of(inputs, labels),
+            **weights,
             task="classification",
             feature_names=feature_names,
             target_names=classes,
@@ -172,6 +174,7 @@ def dataset_of(table: Table, spec: UploadedData, *, seed: int) -> Dataset:
     scaled = scaling.apply(values) if scaling else values
     return Dataset(
         **split.parts_of(inputs, scaled),
+        **weights,
         task="regression",
         feature_names=feature_names,
         target_names=tuple(part for column in targets for part in column.parts),
@@ -226,6 +229,31 @@ def _typed_target(column: Column, spec: UploadedData) -> Column:
         return Column(column.name, names.astype(object), found="category")
     whole = column.values.dtype != object and bool((column.values == np.rint(column.values)).all())
     return column if whole else Column(column.name, levels_of(column), found="category")
+
+
+def _weights(table: Table, split: Split, spec: UploadedData) -> dict[str, Any]:
+    """How much each row of the three parts counts, as keyword arguments of a `Dataset`; nothing without a weight column.
+
+    Raises RefusedData for weights that are no numbers of 0 or more, and for a part whose weights are all 0.
+    """
+    if spec.weight is None:
+        return {}
+    column = table.column(spec.weight)
+    if column.values.dtype.kind not in "fiub" or column.width > 1 or bool(missing_cells(column).any()):
+        detail = f"The weight {spec.weight!r} must be a number in every row."
+        raise RefusedData([Problem(detail, column=spec.weight)])
+    if len(split.validation) == 0:
+        detail = f"Rows that come in parts of their own have no validation part to weight: leave {spec.weight!r} out."
+        raise RefusedData([Problem(detail, column=spec.weight)])
+    values = column.values.astype(np.float64)
+    found = {}
+    for name, rows in (("train", split.train), ("validation", split.validation), ("test", split.test)):
+        part = values[rows]
+        if (part < 0).any() or not part.sum() > 0:
+            detail = f"The weight {spec.weight!r} must be 0 or more, and above 0 in some row of each part."
+            raise RefusedData([Problem(detail, column=spec.weight)])
+        found[f"{name}_weights"] = part / part.mean()
+    return found
 
 
 def _labels(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:

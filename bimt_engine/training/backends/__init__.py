@@ -63,6 +63,8 @@ class Stepper(Protocol):
         ...
 
 
+WEIGHTED_ROWS = "it does not support rows that count differently"
+
 Computation = Literal["perceptron", "transformer"]
 
 

@@ -57,8 +57,9 @@ class AutogradStepper:
                 if parameter.requires_grad:
                     parameter.grad = gradient[place.slice].view(place.shape)
             for number in range(steps):
-                inputs, targets = whole or data.chosen(replica, None if chosen is None else chosen[number])
-                loss = data.prediction_loss(network(inputs), targets, replica)
+                rows = None if chosen is None else chosen[number]
+                inputs, targets = whole or data.chosen(replica, rows)
+                loss = data.prediction_loss(network(inputs), targets, replica, data.weights_of(replica, rows))
                 gradient.zero_()
                 loss.backward()
                 with torch.no_grad():

@@ -17,7 +17,7 @@ from torch.nn import functional
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, computation_of
 from bimt_engine.training.batches import STEPS_AT_ONCE, TensorData
 from bimt_engine.training.optimiser import optimiser_step
 from bimt_engine.training.state import TrainingState
@@ -51,6 +51,8 @@ class BatchedStepper:
     @staticmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
         """None for a perceptron; otherwise the reason why not."""
+        if dataset.train_weights is not None:
+            return WEIGHTED_ROWS
         if computation_of(network) != "perceptron":
             return f"it supports perceptrons only, not a {network.kind}"
         return None

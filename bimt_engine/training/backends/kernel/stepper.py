@@ -21,7 +21,7 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.transformer import MLP_WIDTH, TransformerNetwork
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import Computation, computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, Computation, computation_of
 from bimt_engine.training.backends.kernel import KernelUnavailable, load_kernel
 from bimt_engine.training.batches import LOGGED_EXAMPLES, STEPS_AT_ONCE, TensorData
 from bimt_engine.training.state import TrainingState
@@ -217,6 +217,8 @@ class KernelStepper:
         """None for such a network on the CPU of a machine with a C++ compiler; otherwise the reason why not."""
         if dataset.is_text:
             return "it supports sequences of numbers, not of tokens"
+        if dataset.train_weights is not None:
+            return WEIGHTED_ROWS
         if training.device not in ("cpu", "auto"):
             return f"it runs on the CPU, and {training.device} was asked for"
         if reason := unsupported_reason(network, training.loss or dataset.default_loss):
