@@ -76,11 +76,7 @@ class Dataset:
         """How much each row of a part counts; None: all alike."""
         if name == "train":
             return self.train_weights
-        return (
-            self.validation_weights
-            if name == "validation" and self.validation_inputs is not None
-            else self.test_weights
-        )
+        return self.test_weights if name == "test" or self.validation_inputs is None else self.validation_weights
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:

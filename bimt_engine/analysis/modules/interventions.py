@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.context import AnalysisContext, LossName, loss_per_example
+from bimt_engine.analysis.context import AnalysisContext, LossName
 from bimt_engine.analysis.evaluator import Array, NeuronChange, Outputs, Values, WeightChange
 from bimt_engine.analysis.extraction import neuron_id
 from bimt_engine.analysis.intervention_request import (

@@ -232,7 +232,7 @@ def _typed_target(column: Column, spec: UploadedData) -> Column:
 
 
 def _weights(table: Table, split: Split, spec: UploadedData) -> dict[str, Any]:
-    """How much each row of the three parts counts, as keyword arguments of a `Dataset`; nothing without a weight column.
+    """How much each row of the three parts counts, as keyword arguments of a `Dataset`; nothing without such a column.
 
     Raises RefusedData for weights that are no numbers of 0 or more, and for a part whose weights are all 0.
     """
