@@ -1,4 +1,4 @@
-"""From typed columns to the numbers that a network reads: what the user chose for each column, fitted to training rows."""
+"""From typed columns to the numbers that a network reads: as the user chose, fitted to training rows."""
 
 from __future__ import annotations
 

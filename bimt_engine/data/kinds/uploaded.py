@@ -65,7 +65,8 @@ class UploadedData(Drawn):
         default={},
         max_length=1_000,
         exclude_if=lambda columns: not columns,
-        description="Types of the columns that are used, and how each is read. Empty: every input is a number in every row.",
+        description="Types of the columns that are used, and how each is read. Empty: every input is a number in every "
+        "row.",
     )
     weight: Name | None = Field(
         default=None,

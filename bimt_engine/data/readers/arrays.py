@@ -118,7 +118,8 @@ def _typed(
     """Arrays with one axis as typed columns. Raises RefusedData."""
     columns, problems = [], []
     for name, array in arrays.items():
-        wanted, wrong = read_as.get(name), []
+        wanted = read_as.get(name)
+        wrong: list[Problem] = []
         if array.ndim > 1:
             raise refuse(f"The field {name!r} has the shape {array.shape[1:]} in each row; a field holds one value.")
         if array.dtype.kind in "UM" or (wanted and wanted.type in ("category", "text", "date")):
@@ -197,7 +198,7 @@ def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> N
     except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
         write = "numpy.save" if fields else "numpy.savez"
         raise refuse(f"The array {name} has no sound header; write it again with {write}.") from None
-    kinds = [dtype.fields[field][0] for field in dtype.names] if fields and dtype.names else [dtype]
+    kinds = [dtype[field] for field in dtype.names] if fields and dtype.names else [dtype]
     known = "biufUM" if fields else "biufU"
     for kind in kinds:
         if kind.kind not in known or kind.itemsize > 4 * 256 or kind.itemsize == 0:

@@ -26,8 +26,10 @@ MAX_WRONG = 0.1  # share of the filled cells that may be written otherwise befor
 
 # What people and programs write where there is no value, in lower case.
 MISSING = frozenset(
-    ["", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "null", "nil", "none", "missing", "?", "-", "--", "."]
-    + ["nan", "-nan", "+nan", "nat", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "(null)", "(blank)"]
+    [
+        *["", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "null", "nil", "none", "missing", "?", "-", "--", "."],
+        *["nan", "-nan", "+nan", "nat", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "(null)", "(blank)"],
+    ]
 )
 WORDS = frozenset(["none"])  # among numbers no value, among words a word: a label like any other
 NOT_FINITE = frozenset(["nan", "inf", "infinity", "+inf", "-inf", "-nan", "+nan", "+infinity", "-infinity"])
@@ -226,9 +228,7 @@ def _problems(cells: NDArray[Any], rows: NDArray[np.int64], name: str, wrong: Ma
     if not wrong:
         return []
     places = np.flatnonzero(np.fromiter(map(wrong.__contains__, cells), np.bool_, len(cells)))[:MAX_PROBLEMS]
-    return [
-        Problem(f"Row {rows[at]}, column {name!r} holds {wrong[cells[at]]}.", int(rows[at]), name) for at in places
-    ]
+    return [Problem(f"Row {rows[at]}, column {name!r} holds {wrong[cells[at]]}.", int(rows[at]), name) for at in places]
 
 
 # --- booleans -----------------------------------------------------------------------------------
@@ -262,8 +262,10 @@ ORDERS: tuple[Notation, ...] = ("2024-12-31", "31/12/2024", "12/31/2024")
 _MONTHS = {
     name: number
     for number, names in enumerate(
-        ["jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july", "aug august"]
-        + ["sep sept september", "oct october", "nov november", "dec december"],
+        [
+            *["jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july", "aug august"],
+            *["sep sept september", "oct october", "nov november", "dec december"],
+        ],
         start=1,
     )
     for name in names.split()
@@ -352,7 +354,7 @@ def _look_at_dates(filled: Mapping[str, int], notation: Notation | None, *, comp
 
 def as_dates(
     cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None, *, compact: bool = False
-) -> tuple[NDArray[np.datetime64], NDArray[np.bool_] | None, list[Problem]]:
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, list[Problem]]:
     """The dates of a column as datetime64[us]; as of `as_numbers`."""
     chosen: Notation = notation if notation in ORDERS else ORDERS[0]
     kinds = set(cells.tolist())
@@ -498,7 +500,7 @@ def told(column: Column, looked: Looked | None = None, *, unnamed: bool = False)
 
 
 def _tells_rows_apart(column: Column, *, unnamed: bool) -> bool:
-    """Of a column without a name: whether it grows with every row. Of one named like an id: whether it never repeats."""
+    """Of a column without a name, whether it grows with every row; of one named like an id, whether none repeats."""
     values = column.values
     if len(values) < 2:
         return False

@@ -86,13 +86,13 @@ def _frame(
             raise refuse("The file is Feather of version 1; write it as version 2, which is Arrow, or as Parquet.")
         if format == "arrow" and head == STREAM_BEGINS:
             whole_frame = pl.read_ipc_stream(raw)
-            schema, rows = whole_frame.schema, whole_frame.height
+            schema, rows = dict(whole_frame.schema), whole_frame.height
         elif format == "arrow":
-            schema = pl.read_ipc_schema(raw)
+            schema = dict(pl.read_ipc_schema(raw))
             raw.seek(0)
             rows = pl.scan_ipc(raw).select(pl.len()).collect().item()
         else:
-            schema = pl.read_parquet_schema(raw)
+            schema = dict(pl.read_parquet_schema(raw))
             raw.seek(0)
             rows = pl.scan_parquet(raw).select(pl.len()).collect().item()
         names = list(schema)
@@ -109,7 +109,7 @@ def _frame(
         if format == "arrow" and head == STREAM_BEGINS:
             return whole_frame.select(wanted), names, rows
         if format == "arrow":
-            return pl.read_ipc(raw, columns=wanted, memory_map=False), names, rows
+            return pl.read_ipc(raw, columns=wanted), names, rows
         return pl.read_parquet(raw, columns=wanted, use_statistics=False), names, rows
 
 

@@ -145,7 +145,9 @@ def _named(names: list[str]) -> tuple[list[str], list[str]]:
         )
     made = [name or f"column {number}" for number, name in enumerate(cleaned, start=1)]
     hidden = [shown(new) for old, new in zip(names, cleaned, strict=True) if old.strip() != new]
-    notes = [f"Characters that cannot be seen were taken out of these names: {', '.join(hidden[:10])}."] if hidden else []
+    notes = (
+        [f"Characters that cannot be seen were taken out of these names: {', '.join(hidden[:10])}."] if hidden else []
+    )
     return made, notes
 
 
@@ -338,7 +340,9 @@ def _without_empty(columns: list[Column], header: list[str]) -> tuple[list[Colum
     kept = [column for column in columns if not any(column is other for other in empty)]
     if not kept:
         raise refuse("Every column is empty; send a table with values.")
-    return kept, [f"{len(empty)} columns without a name and without a value are left out."] if empty else []
+    return kept, [
+        f"Left out, because they have neither a name nor a value: {len(empty)} of the columns."
+    ] if empty else []
 
 
 # --- as it was before columns had types -----------------------------------------------------------

@@ -71,7 +71,9 @@ def test_a_cell_that_is_no_number_is_named_by_row_and_column(cell, says):
     assert problems("\n".join(["x,y", *lines]).encode(), strict=True)[0][:2] == (17, "y")
 
 
-@pytest.mark.parametrize(("cell", "says"), [("", ""), ("  ", ""), ("NA", " ('NA' stands for none)"), ("nan", " ('nan'")])
+@pytest.mark.parametrize(
+    ("cell", "says"), [("", ""), ("  ", ""), ("NA", " ('NA' stands for none)"), ("nan", " ('nan'")]
+)
 def test_without_types_a_missing_cell_is_an_error_as_it_was_before_columns_had_types(cell, says):
     lines = [f"{i},{i * i}" for i in range(30)]
     lines[16] = f"16,{cell}"
