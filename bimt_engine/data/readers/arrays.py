@@ -129,7 +129,7 @@ def _typed(
             numbers = array.astype(np.float64)
             as_wanted = wanted or (ReadAs("boolean") if array.dtype.kind == "b" else None)
             column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
-            column = told(column)
+            column = told(column, None, wanted)
         columns.append(column)
         problems += wrong if used is None or name in used else []
     if problems:

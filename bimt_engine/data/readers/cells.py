@@ -95,7 +95,7 @@ def words_of(counts: Mapping[str, int]) -> dict[str, int]:
 
 def is_category(words: Mapping[str, int]) -> bool:
     """Whether words repeat: at most MAX_LEVELS different ones, and no more than half as many as there are cells."""
-    return 0 < len(words) <= min(MAX_LEVELS, max(1, sum(words.values()) // 2))
+    return 0 < len(words) <= min(MAX_LEVELS, (sum(words.values()) + 1) // 2)
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def typed_values(
         looked = replace(looked, type="text")
     column, wrong = typed(name, cells, np.arange(1, len(texts) + 1), looked, wanted)
     problems += wrong
-    return told(column, looked)
+    return told(column, looked, wanted)
 
 
 def plain(
@@ -473,14 +473,18 @@ def is_named_like_an_id(name: str) -> bool:
     return bool(_ENDS_IN_ID.fullmatch(name) or _CAMEL_ID.fullmatch(name))
 
 
-def told(column: Column, looked: Looked | None = None, *, unnamed: bool = False) -> Column:
+def told(
+    column: Column, looked: Looked | None = None, wanted: ReadAs | None = None, *, unnamed: bool = False
+) -> Column:
     """The column, called `index` where it only tells rows apart, with a sentence about how it was read.
 
+    wanted    as the user has it
     unnamed   the header has no name for it
     """
     name, kind = column.name, column.type
     note = None
-    if kind == "integer" and column.missing is None and not column.shape and _tells_rows_apart(column, unnamed=unnamed):
+    as_found = wanted is None or wanted.type is None
+    if kind == "integer" and as_found and column.missing is None and _tells_rows_apart(column, unnamed=unnamed):
         note = f"{name!r} only counts or tells rows apart."
         return replace(column, found="index", notes=(note,))
     if looked is None:

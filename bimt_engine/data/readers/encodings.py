@@ -45,7 +45,8 @@ class Encoding:
         if self.guess is None:
             return "The file is UTF-16." if self.name.startswith("utf-16") else None
         said = {"cp1252": "Windows-1252 (Latin-1)"}.get(self.name, self.name)
-        return f"The file is not UTF-8; it is read as {said}, as in {self.guess!r}. If letters are wrong, save it as UTF-8."
+        read = f"The file is not UTF-8; it is read as {said}, as in {self.guess!r}"
+        return f"{read}. If letters are wrong, save it as UTF-8."
 
 
 def encoding_of(content: bytes | Path, *, tolerant: bool = True) -> Encoding:

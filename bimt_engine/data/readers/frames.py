@@ -158,7 +158,7 @@ def _column(series: Any, wanted: ReadAs | None, problems: list[Problem]) -> Colu
     as_wanted = wanted or (ReadAs("boolean") if dtype == pl.Boolean else None)
     column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
     problems += wrong
-    return told(column)
+    return told(column, None, wanted)
 
 
 def _text(value: Any) -> str:

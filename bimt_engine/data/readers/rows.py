@@ -118,7 +118,7 @@ def read_rows(
             column, wrong = plain(name, *first.numbers(index), rows, wanted)
         if used is None or name in used:
             problems += wrong
-        columns.append(told(column, looked.get(index), unnamed=not layout.names[index].strip()))
+        columns.append(told(column, looked.get(index), wanted, unnamed=not layout.names[index].strip()))
     if problems:
         raise RefusedData(sorted(problems, key=lambda problem: problem.row or sys.maxsize))
     kept, left_out = _without_empty(columns, layout.names)
@@ -324,7 +324,8 @@ def _looked(
         else:
             usual: Notation = "1.234,5" if separator == ";" and "," in (found.sample or "") else "1,234.5"
             meant = next(iter(pair & sure)) if len(pair & sure) == 1 else usual
-            looked[index] = replace(found, notation=meant)
+            other: Notation = "1.234,5" if meant == "1,234.5" else "1,234.5"
+            looked[index] = replace(found, notation=meant, others=other)
             if meant == "1.234,5" and found.sample is None:
                 looked[index] = replace(looked[index], sample=next(iter(counts[index])))
     return looked
