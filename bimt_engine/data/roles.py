@@ -17,7 +17,7 @@ from bimt_engine.data.readers import MAX_PIXELS, Column, Problem, ReadAs, Refuse
 from bimt_engine.data.readers.packed import format_by_bytes as format_by_bytes
 from bimt_engine.errors import DataError
 
-Format = Literal["csv", "npz", "parquet", "idx", "images", "cayley", "text", "npy", "xlsx", "arrow"]
+Format = Literal["csv", "xlsx", "arrow", "npy", "npz", "parquet", "idx", "images", "cayley", "text"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 MAX_CLASSES = 1_000
