@@ -221,7 +221,7 @@ def login(args: Args, address: str | None, with_token: str | None, forget: bool)
     click.option("--inputs", multiple=True, metavar="COLUMN", help="A column to read; may repeat."),
     old_spelling("input", "inputs"),
     click.option("--task", type=click.Choice(("regression", "classification")), help="Default: as the target looks."),
-    click.option("--type", multiple=True, metavar="COLUMN=TYPE", help="What a column is, such as zip=category; may repeat."),
+    click.option("--type", multiple=True, metavar="COLUMN=TYPE", help="Such as zip=category; may repeat."),
     click.option("--resume", metavar="UPLOAD", help="Resume a large upload that was interrupted."),
 )  # fmt: skip
 def upload(args: Args, file: str, name: str | None, task: Any, resume: str | None, **columns: tuple[str, ...]) -> Any:

@@ -34,9 +34,10 @@ def test_new_targets_count_for_jobs_from_then_on(any_house: House) -> None:
     changed = change(any_house, dataset, targets=["b"], name="anew", test_fraction=0.5)
     assert changed.status_code == 200, changed.json
     assert changed.json["name"] == "anew"
-    columns = changed.json["roles"].pop("columns")
+    roles = changed.json["roles"]
+    columns = roles.pop("columns")
     assert {name: column["type"] for name, column in columns.items()} == dict.fromkeys("aby", "integer")
-    assert changed.json["roles"] == {
+    assert roles == {
         "inputs": ["a", "y"], "targets": ["b"], "task": "regression",
         "validation_fraction": 0.15, "test_fraction": 0.5, "standardise": True,
     }  # fmt: skip
