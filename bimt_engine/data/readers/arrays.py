@@ -212,8 +212,17 @@ def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> N
         raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
     if math.prod(shape) * len(kinds) > MAX_CELLS:
         raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
-    data = _read_exactly(file, size, name)
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(_read_exactly(file, size, name), dtype=dtype)
+    for texts in [array[field] for field in dtype.names] if dtype.names else [array]:
+        if texts.dtype.kind == "U" and not _are_letters(texts):
+            raise refuse(f"The array {name} holds text that is no Unicode; write it again.")
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _are_letters(texts: NDArray[Any]) -> bool:
+    """Whether every code in an array of text is a character: Python cannot show those beyond, nor JSON the halves."""
+    codes = np.ascontiguousarray(texts).view(texts.dtype.byteorder.replace("|", "=") + "u4")
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any())
 
 
 def _read_exactly(file: Readable, size: int, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -81,11 +82,11 @@ def _frame(
 
     with opened(content) as raw:
         head = raw.read(4)
-        raw.seek(0)
+    with opened(content) as raw:  # anew: polars reads on where the file is, whatever Python holds of it
         if head == FEATHER_1_BEGINS:
             raise refuse("The file is Feather of version 1; write it as version 2, which is Arrow, or as Parquet.")
         if format == "arrow" and head == STREAM_BEGINS:
-            whole_frame = pl.read_ipc_stream(raw)
+            whole_frame = pl.read_ipc_stream(io.BytesIO(raw.read()))
             schema, rows = dict(whole_frame.schema), whole_frame.height
         elif format == "arrow":
             schema = dict(pl.read_ipc_schema(raw))
