@@ -33,7 +33,7 @@ from store.files import free
 from store.jobs import JobView
 from store.tables import Dataset, Network
 
-Column = Annotated[str, Field(min_length=1, max_length=120)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
 DatasetState = Literal["checking", "ready", "refused"]
 
 # Every kind of data that a spec may name but an upload: bimt_engine/spec.py has the one list.
