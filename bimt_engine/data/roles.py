@@ -237,7 +237,8 @@ def has_types(preview: Mapping[str, Any]) -> bool:
 def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
     """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too.
 
-    Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew.
+    Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew. One
+    that was not read and gets a type that can be becomes an input, and the reverse.
     """
     targets = declared.get("targets")
     follow = ("inputs", "task") if targets else ()
@@ -249,6 +250,17 @@ def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str
         if fields.get("type", before.get("type")) != before.get("type"):
             before = {}  # of another type, nothing of what was chosen fits
         columns[name] = before | fields
+    if kept.get("inputs") is not None and "inputs" not in declared:
+        read = {
+            name: fields["type"] not in UNREAD
+            for name, fields in (declared.get("columns") or {}).items()
+            if fields.get("type")
+        }
+        others = [name for name in kept["inputs"] if read.get(name, True)]
+        new = [
+            name for name, is_read in read.items() if is_read and name not in (*others, *(kept.get("targets") or []))
+        ]
+        kept["inputs"] = [*others, *new]
     return kept | declared | ({"columns": columns} if columns else {})
 
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import matplotlib
 from matplotlib import textpath
@@ -36,7 +37,7 @@ INK = "#1d2530"
 FAINT = "#dfe3e9"
 SHEET = "#f6f7f9"
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so pictures look the same on every machine
     "font.size": 9,
     "axes.edgecolor": "#8a929e",
