@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
 
 from flask import Response, request
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
@@ -16,15 +17,23 @@ from api.problems import Problem, field_errors, fields_problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
 from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
 from api.services import services
-from bimt_engine.data.roles import CONTEXT, MAX_CONTEXT, ImpossibleRoles, amended_roles, settle_roles
+from bimt_engine.data.roles import (
+    CONTEXT,
+    MAX_CONTEXT,
+    ColumnSpec,
+    ImpossibleRoles,
+    amended_roles,
+    has_types,
+    settle_roles,
+)
 from bimt_engine.data.roles import Format as Format
-from bimt_engine.spec import DatasetSpec, UploadedData
+from bimt_engine.spec import DatasetSpec, SplitSpec, UploadedData
 from store import datasets, operations
 from store.files import free
 from store.jobs import JobView
 from store.tables import Dataset, Network
 
-Column = Annotated[str, Field(min_length=1, max_length=120)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
 DatasetState = Literal["checking", "ready", "refused"]
 
 # Every kind of data that a spec may name but an upload: bimt_engine/spec.py has the one list.
@@ -40,6 +49,16 @@ class MadeDataset(Body):
 
     name: Label
     maker: MakerSpec
+
+
+def _parsed(value: Any) -> Any:
+    """An object that came as JSON in the field of a form."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("This is no JSON.") from None
 
 
 class Roles(RequestModel):
@@ -60,6 +79,16 @@ class Roles(RequestModel):
     context: int | None = Field(
         default=None, ge=2, le=MAX_CONTEXT, description=f"Of text: bytes of one example; null: {CONTEXT}."
     )
+    columns: Annotated[dict[Column, ColumnSpec], BeforeValidator(_parsed)] = Field(
+        default={},
+        max_length=1_000,
+        description="What columns are and how they are read, where that is to differ from what was found: "
+        '`{"when": {"type": "date", "notation": "31/12/2024"}}`.',
+    )
+    split: Annotated[SplitSpec, BeforeValidator(_parsed)] | None = Field(
+        default=None, description="How rows come into the three parts; null: by chance."
+    )
+    weight: Column | None = Field(default=None, description="Column that says how much each row counts.")
 
     @model_validator(mode="after")
     def _nothing_is_both(self) -> Roles:
@@ -76,7 +105,10 @@ class Roles(RequestModel):
 
 
 class DatasetChange(Roles):
-    """What to change of a data set; what is left out stays. New targets make inputs and task follow, unless named."""
+    """What to change of a data set; what is left out stays. New targets make inputs and task follow, unless named.
+
+    Of `columns`, each field of each column.
+    """
 
     name: Label | None = None
 
@@ -133,14 +165,19 @@ class PreviewColumn(ResponseModel):
     """One column as it was understood."""
 
     name: str
-    type: str
+    type: str = Field(description="number, integer, boolean, category, date, text or index.")
+    missing: int | None = Field(default=None, description="Cells without a value; null: of arrays, old previews.")
+    notation: str | None = Field(default=None, description="How its numbers or dates are written, by an example.")
+    notes: list[str] = Field(default=[], description="How it was read, where that is not obvious.")
     min: float | None = None
     max: float | None = None
     mean: float | None = None
     std: float | None = None
     distinct: int | None = None
     shape: list[int] | None = Field(default=None, description="Of one example, for arrays.")
-    most: list[str] | None = Field(default=None, description="The most frequent words, for text.")
+    most: list[str] | None = Field(default=None, description="The most frequent words, for text and categories.")
+    earliest: str | None = Field(default=None, description="Of dates.")
+    latest: str | None = None
 
 
 class PreviewOut(ResponseModel):
@@ -155,6 +192,9 @@ class PreviewOut(ResponseModel):
 
 
 api = Resource("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")
+
+# Roles by which a file is read; another test part needs no second look at the columns.
+READ_BY = ("inputs", "targets", "task", "columns", "split", "weight")
 
 # What a check writes to the row.
 CHECKED_COLUMNS = ("roles", "state", "preview", "task", "rows", "columns", "errors", "checked_at")
@@ -297,9 +337,10 @@ def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
         raise Problem("conflict", "The data set is still being checked; change its roles when it is ready or refused.")
     before = dict(row.roles or {})
     roles = amended_roles(before, asked)
-    if row.state == "ready":
-        roles = settle_roles(row.preview or {}, roles)
-        if all(roles[name] == before.get(name) for name in ("inputs", "targets", "task")):
+    preview = row.preview or {}
+    if row.state == "ready" and (has_types(preview) or not asked.get("columns")):
+        roles = settle_roles(preview, roles)
+        if all(roles.get(name) == before.get(name) for name in READ_BY):
             return {"roles": roles}  # the same columns: no second check
     return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}
 

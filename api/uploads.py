@@ -21,7 +21,7 @@ from api.problems import Problem, invalid, too_large
 from api.routing import Resource, answer
 from api.schemas import Body, DatasetId, InPath, Label, NetworkId, ResponseModel, identifier
 from api.services import services
-from bimt_engine.data.roles import FORMATS
+from bimt_engine.data.roles import FORMATS, format_by_bytes
 from bimt_engine.spec import NetworkConfig, NetworkFormat
 from store import datasets, networks, operations
 from store.errors import TooLarge
@@ -82,9 +82,13 @@ class UploadOut(ResponseModel):
 
 
 ENDINGS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "csv",
+    **{f".{text}{packed}": "csv" for text in ("csv", "tsv", "tab", "txt") for packed in ("", ".gz", ".zip")},
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".npy": "npy",
     ".npz": "npz",
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -318,7 +322,8 @@ UPLOAD_BODY = {
                     "file": {
                         "type": "string",
                         "format": "binary",
-                        "description": "CSV, NPZ, Parquet, IDX(.gz), a Cayley table, text, or a ZIP of text or images.",
+                        "description": "CSV or TSV (.gz, .zip), Excel, Parquet, Arrow, NPY, NPZ, IDX(.gz), a Cayley "
+                        "table, text, or a ZIP of text or images.",
                     },
                     **{name: schema for name, schema in UploadFields.model_json_schema()["properties"].items()},
                 },
@@ -362,6 +367,9 @@ def _upload() -> Response:
 def _dataset_of(form: Form[StoredFile], file: StoredFile) -> Dataset:
     fields = fields_of(UploadFields, flat_fields(form.fields, lists=("inputs", "targets")))
     format = fields.format or format_of(form.file_name)
+    if format is None:
+        with services().files.path(file.sha256) as path:
+            format = format_by_bytes(path)
     if format is None:
         sentence = f"What format is `{form.file_name[:80]}`? Say {or_list(FORMATS)}."
         raise invalid("/format", sentence)

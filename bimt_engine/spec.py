@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from bimt_engine.data.kinds.uploaded import SplitSpec as SplitSpec
 from bimt_engine.data.kinds.uploaded import UploadedData as UploadedData
 from bimt_engine.data.registry import DatasetSpec as DatasetSpec
 from bimt_engine.networks.architecture import MAX_WIDTH, Architecture, architectures

@@ -63,8 +63,8 @@ def end_with_the_caller() -> None:
 
 def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the preview, or what is wrong."""
-    from bimt_engine.data.readers import RefusedData
     from bimt_engine.data.preview import understand
+    from bimt_engine.data.readers import RefusedData
     from bimt_engine.errors import DataError
 
     try:

@@ -35,8 +35,10 @@ from bimt_engine.data.roles import (
 )
 
 LIKELY_TARGETS = frozenset(  # names that say what a column is
-    ["labels", "label", "target", "targets", "y", "class", "classes", "outcome", "response", "output"]
-    + ["survived", "species", "diagnosis", "churn"]
+    [
+        *["y", "label", "labels", "target", "targets", "class", "classes", "outcome", "response", "output"],
+        *["survived", "species", "diagnosis", "churn"],
+    ]
 )
 COUNTED_AT_ONCE = 1 << 24  # bytes of a text
 PREVIEW_ROWS = 8
@@ -44,9 +46,7 @@ PREVIEW_COLUMNS = 50
 MANY = 10  # columns, or notes about them, that are named one by one
 
 
-def understand(
-    content: bytes | Path, format: Format, roles: Roles | Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The preview of an upload: rows, columns with statistics, roles that fit, first rows, notes.
 
     roles   those that the user declared, perhaps not all: `inputs`, `targets`, `task`, `columns`, `split`, `weight`.

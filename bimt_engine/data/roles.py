@@ -1,4 +1,4 @@
-"""Which roles the columns of an upload may have: input or target, of a regression or a classification, weight, split."""
+"""Which roles the columns of an upload may have: inputs or targets, what weights or parts the rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from bimt_engine.data.encoding import ColumnSpec as ColumnSpec
 from bimt_engine.data.kinds.text import CONTEXT as CONTEXT
 from bimt_engine.data.kinds.text import MAX_CONTEXT as MAX_CONTEXT
 from bimt_engine.data.readers import MAX_PIXELS, Column, Problem, ReadAs, RefusedData, Table, refuse
+from bimt_engine.data.readers.packed import format_by_bytes as format_by_bytes
 from bimt_engine.errors import DataError
 
-Format = Literal["csv", "npz", "parquet", "idx", "images", "cayley", "text", "npy", "xlsx", "arrow"]
+Format = Literal["csv", "xlsx", "arrow", "npy", "npz", "parquet", "idx", "images", "cayley", "text"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 MAX_CLASSES = 1_000
@@ -83,8 +84,6 @@ def read_table(
 
 def _as_it_is(content: bytes | Path, format: Format) -> Format:
     """The format that the bytes of a table have, where it was sent as CSV and is none. Raises RefusedData."""
-    from bimt_engine.data.readers.packed import format_by_bytes
-
     found = format_by_bytes(content)
     if format == "csv" and found not in (None, "csv"):
         raise refuse(f"The file is no CSV but {found}; send it with the format `{found}`.")
@@ -238,7 +237,8 @@ def has_types(preview: Mapping[str, Any]) -> bool:
 def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
     """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too.
 
-    Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew.
+    Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew. One
+    that was not read and gets a type that can be becomes an input, and the reverse.
     """
     targets = declared.get("targets")
     follow = ("inputs", "task") if targets else ()
@@ -250,6 +250,17 @@ def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str
         if fields.get("type", before.get("type")) != before.get("type"):
             before = {}  # of another type, nothing of what was chosen fits
         columns[name] = before | fields
+    if kept.get("inputs") is not None and "inputs" not in declared:
+        read = {
+            name: fields["type"] not in UNREAD
+            for name, fields in (declared.get("columns") or {}).items()
+            if fields.get("type")
+        }
+        others = [name for name in kept["inputs"] if read.get(name, True)]
+        new = [
+            name for name, is_read in read.items() if is_read and name not in (*others, *(kept.get("targets") or []))
+        ]
+        kept["inputs"] = [*others, *new]
     return kept | declared | ({"columns": columns} if columns else {})
 
 
@@ -277,7 +288,7 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
     task = declared.get("task")
     if task is None:
         same = targets == suggested.get("targets") and targets[0] not in chosen
-        known = [(types.get(name), columns.get(name, {}).get("distinct") or 0) for name in targets]
+        known = [(types.get(name) or "", columns.get(name, {}).get("distinct") or 0) for name in targets]
         task = suggested.get("task") if same else task_of(known, preview.get("rows") or 0)
     errors = [*_role_errors("inputs", inputs, types, under), *_role_errors("targets", targets, types, under)]
     for index, name in enumerate(targets):
@@ -290,7 +301,10 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
     for name in sorted(set(inputs) & set(targets)):
         detail = f"`{name}` cannot be input and target at once."
         errors.append(_wrong(f"{under}/targets/{targets.index(name)}", detail, column=name))
-    for field, name in (("split/column", (declared.get("split") or {}).get("column")), ("weight", declared.get("weight"))):
+    for field, name in (
+        ("split/column", (declared.get("split") or {}).get("column")),
+        ("weight", declared.get("weight")),
+    ):
         if name and columns and name not in columns:
             errors.append(_wrong(f"{under}/{field}", _no_such_column(name, types), column=name))
         elif name and name in (*inputs, *targets):
@@ -379,7 +393,9 @@ def _column_specs(
         fields = _defaults(columns[name], target=name in targets, task=task, apart=name in apart)
         own = {key: value for key, value in (chosen.get(name) or {}).items() if value is not None}
         if "type" in own and own["type"] != fields["type"]:
-            fields = _defaults(columns[name] | {"type": own["type"]}, target=name in targets, task=None, apart=name in apart)
+            fields = _defaults(
+                columns[name] | {"type": own["type"]}, target=name in targets, task=None, apart=name in apart
+            )
         if name in targets and own.get("missing") in ("mean", "median", "category"):
             own.pop("missing")  # no target is made up; its default drops the row
         try:
@@ -438,5 +454,3 @@ _WAYS = {
     "category": "That is a level of its own.",
     "drop": "These rows are left out.",
 }
-
-

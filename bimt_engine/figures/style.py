@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import matplotlib
 from matplotlib import textpath
@@ -18,11 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.mathtext import MathTextParser
 
 # One parser for all figures: each renderer would make its own, and parse every tick label again.
 backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[assignment, attr-defined]
 
+LONGEST_NAME = 40  # letters of a name in a picture
 DOTS_PER_INCH = 160  # sharp on a screen with twice the usual density
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness and in grey print.
 MODULE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#6B4C9A")
@@ -34,7 +37,7 @@ INK = "#1d2530"
 FAINT = "#dfe3e9"
 SHEET = "#f6f7f9"
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so pictures look the same on every machine
     "font.size": 9,
     "axes.edgecolor": "#8a929e",
@@ -87,10 +90,21 @@ def pale(colour: str, share: float = 0.2) -> str:
 
 
 def pretty(name: str) -> str:
-    """x1 as x₁ where that is all there is to the name; every other name as it is, whatever it contains."""
+    """x1 as x₁ where that is all there is to the name; every other name as it is, whatever it contains.
+
+    A long name is cut off, and what the font has no letter for is a box.
+    """
     if len(name) >= 2 and name[0] in "xy" and name[1:].isdigit():
         return f"${name[0]}_{{{name[1:]}}}$"
-    return name.replace("$", r"\$")
+    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    known = _letters()
+    return "".join(letter if ord(letter) in known else "□" for letter in shown).replace("$", r"\$")
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """The codes of the letters that the font has."""
+    return frozenset(get_font(findfont(SETTINGS["font.family"])).get_charmap())
 
 
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -214,13 +214,14 @@ def login(args: Args, address: str | None, with_token: str | None, forget: bool)
 
 @verb(
     "upload",
-    click.argument("file", type=FILE, help="CSV, Parquet, NPZ or IDX(.gz)."),
+    click.argument("file", type=FILE, help="CSV or TSV (.gz, .zip), Excel, Parquet, Arrow, NPY, NPZ, IDX(.gz)."),
     NAME,
     click.option("--targets", multiple=True, metavar="COLUMN", help="A column to predict; may repeat."),
     old_spelling("target", "targets"),
     click.option("--inputs", multiple=True, metavar="COLUMN", help="A column to read; may repeat."),
     old_spelling("input", "inputs"),
     click.option("--task", type=click.Choice(("regression", "classification")), help="Default: as the target looks."),
+    click.option("--type", multiple=True, metavar="COLUMN=TYPE", help="Such as zip=category; may repeat."),
     click.option("--resume", metavar="UPLOAD", help="Resume a large upload that was interrupted."),
 )  # fmt: skip
 def upload(args: Args, file: str, name: str | None, task: Any, resume: str | None, **columns: tuple[str, ...]) -> Any:
@@ -232,6 +233,7 @@ def upload(args: Args, file: str, name: str | None, task: Any, resume: str | Non
             targets=[*columns["targets"], *columns["target"]] or None,
             inputs=[*columns["inputs"], *columns["input"]] or None,
             task=task,
+            columns={each.rpartition("=")[0]: {"type": each.rpartition("=")[2]} for each in columns["type"]} or None,
             progress=False if args.json else None,
             resume=resume,
         )

@@ -22,11 +22,16 @@ PART = 8 * 1024**2  # bytes held in memory, and sent again after a broken connec
 UPLOAD_TIMEOUT = 600.0  # seconds; the service stores a large file before it answers
 # Format by the end of the file's own name: the name of the data set need not have an ending.
 ENDINGS = {
-    **{".csv": "csv", ".tsv": "csv", ".txt": "csv", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"},
+    **{f".{text}{packed}": "csv" for text in ("csv", "tsv", "tab", "txt") for packed in ("", ".gz", ".zip")},
+    **{".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx"},
+    **{".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow"},
     **{".onnx": "onnx", ".safetensors": "safetensors"},
     **{".idx": "idx", ".idx.gz": "idx", "-ubyte": "idx", "-ubyte.gz": "idx", ".cayley": "cayley", ".json": "cayley"},
 }
-ROLES = ("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise", "context")
+ROLES = (
+    *("inputs", "targets", "task", "validation_fraction", "test_fraction", "standardise", "context"),
+    *("columns", "split", "weight"),
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +42,7 @@ class Dataset(Resource):
     state   `checking` becomes `ready` or `refused`
     roles   of an uploaded one: which columns are inputs and targets
     maker   of a made one: what computes it
-    notes   what the service decided: columns left out, the target chosen
+    notes   what the service decided: columns left out, cells without a value, the target chosen
     """
 
     name: str
@@ -84,6 +89,7 @@ class Dataset(Resource):
     def change(self, **roles: Any) -> Dataset:
         """Another `name`, or other roles for its columns: `inputs` … `standardise` and `context`, as of `upload`.
 
+        Of `columns` each field of each column: `change(columns={"when": {"type": "date"}})`.
         Large files are checked again: see `until_checked`. Jobs that exist keep the roles they were made with.
         """
         return Dataset.of(self.http.patch(f"/datasets/{self.id}", roles), self.http)
@@ -115,8 +121,12 @@ class Datasets:
         validation_fraction: float | None = None,
         test_fraction: float | None = None,
         standardise: bool | None = None,
-        format: Literal["csv", "npz", "parquet", "idx", "images", "cayley", "text"] | None = None,
+        format: Literal["csv", "xlsx", "arrow", "npy", "npz", "parquet", "idx", "images", "cayley", "text"]
+        | None = None,
         context: int | None = None,
+        columns: dict[str, dict[str, Any]] | None = None,
+        split: dict[str, str] | None = None,
+        weight: str | None = None,
         progress: bool | None = None,
         resume: str | None = None,
     ) -> Dataset:
@@ -131,6 +141,11 @@ class Datasets:
         format            None: by the file's name. A ZIP archive needs it: `text` (files in UTF-8) or `images` (in
                           folders named by their class)
         context           of text: how many bytes one example has
+        columns           what columns are and how they are read, where that differs from what the service finds:
+                          `{"when": {"type": "date", "notation": "31/12/2024"}, "age": {"missing": "drop"}}`
+        split             rows with one value of a column stay together, `{"by": "group", "column": "patient"}`, or the
+                          latest are for testing, `{"by": "time", "column": "day"}`; None: by chance
+        weight            column that says how much each row counts
         progress          show a bar; None: where standard error is a terminal
         resume            id of an interrupted upload, as UploadBroken names it: sends the rest of its bytes
         Raises InvalidFields with the row and column of every fault, UploadBroken where a large upload stopped.
@@ -144,6 +159,9 @@ class Datasets:
             "test_fraction": test_fraction,
             "standardise": standardise,
             "context": context,
+            "columns": columns,
+            "split": split,
+            "weight": weight,
         }
         about = {"name": name or path.name, "format": format} | roles
         given = {key: value for key, value in about.items() if value is not None}

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tests.engine.data.makers import xlsx, zipped
+
 ROWS = 24
 
 
@@ -22,12 +24,20 @@ def sound_files() -> dict[str, tuple[str, list[bytes]]]:
     labels = rng.integers(0, 3, size=ROWS)
     images = rng.integers(0, 256, size=(ROWS, 4, 4), dtype=np.uint8)
     idx = _idx(images) + _idx(labels.astype(np.uint8))
+    rows = [[*map(float, row), f"k{label}"] for row, label in zip(inputs, labels, strict=True)]
     return {
         "csv": ("csv", [_csv(inputs, labels, ","), _csv(inputs, labels, ";"), _csv(inputs, labels, "\t", quoted=True)]),
         "npz": ("npz", [_npz(np.savez, inputs, labels), _npz(np.savez_compressed, inputs, labels)]),
         "parquet": ("parquet", [_parquet(inputs, labels, codec) for codec in ("uncompressed", "snappy", "zstd")]),
         "idx": ("idx", [idx]),
         "idx.gz": ("idx", [gzip.compress(idx, mtime=0)]),
+        "csv.gz": ("csv", [gzip.compress(_csv(inputs, labels, ","), mtime=0)]),
+        "csv.zip": ("csv", [zipped({"table.csv": _csv(inputs, labels, ",")})]),
+        "people.csv": ("csv", [people(",", "utf-8"), people(";", "cp1252"), people("\t", "utf-16")]),
+        "npy": ("npy", [_npy(np.column_stack((inputs, labels))), _npy(_fields(inputs, labels))]),
+        "xlsx": ("xlsx", [xlsx([["a", "b", "c", "kind"], *rows])]),
+        "arrow": ("arrow", [_arrow(inputs, labels, codec) for codec in ("uncompressed", "lz4", "zstd")]),
+        "arrows": ("arrow", [_arrow(inputs, labels, None)]),
         "cayley": ("cayley", [_cayley(7), _cayley(5, head=True), b"[[0,1,2],[1,2,0],[2,0,1]]"]),
     }
 
@@ -143,6 +153,37 @@ def _csv(inputs: np.ndarray, labels: np.ndarray, comma: str, *, quoted: bool = F
         for row, label in zip(inputs, labels, strict=True)
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def people(comma: str, encoding: str) -> bytes:
+    """A table as people keep it: a comment, an index, gaps, dates, decimal commas, categories and names."""
+    lines = ["# measured in May", comma.join(("", "größe", "wann", "wahr", "preis", "name", "kind"))]
+    for i in range(ROWS):
+        size = "" if i % 5 == 0 else f"{i * 7 % 11},{i}" if comma != "," else f"{i * 7 % 11}.{i}"
+        cells = (str(i), size, f"{1 + i}.05.2024", ("yes", "no", "NA")[i % 3], f"{i}%", f"Märta {i}", f"k{i * i % 3}")
+        lines.append(comma.join(cells))
+    return ("\n".join(lines) + "\n").encode(encoding)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    np.save(held, array)
+    return held.getvalue()
+
+
+def _fields(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    rows = [(*row, f"k{label}") for row, label in zip(inputs.tolist(), labels, strict=True)]
+    return np.array(rows, dtype=[("a", "f8"), ("b", "f8"), ("c", "f8"), ("kind", "U4")])
+
+
+def _arrow(inputs: np.ndarray, labels: np.ndarray, codec: Any) -> bytes:
+    columns = {name: inputs[:, i] for i, name in enumerate("abc")} | {"kind": [f"k{label}" for label in labels]}
+    held = io.BytesIO()
+    if codec is None:
+        pl.DataFrame(columns).write_ipc_stream(held)
+    else:
+        pl.DataFrame(columns).write_ipc(held, compression=codec)
+    return held.getvalue()
 
 
 def _npz(save: Callable[..., None], inputs: np.ndarray, labels: np.ndarray) -> bytes:

@@ -79,6 +79,10 @@ def test_a_table_goes_in_and_a_job_on_it_waits(any_house: House) -> None:
     job = sent.json
     assert sent.headers["Location"] == f"/api/v1/jobs/{job['id']}"
     assert (job["state"], job["runs"], job["queue_position"], job["queue"]) == ("queued", 4, 0, "cpu")
+    columns = job["spec"]["dataset"].pop("columns")
+    assert {name: (column["type"], column["missing"]) for name, column in columns.items()} == dict.fromkeys(
+        ("age", "bmi", "progression"), ("integer", "refuse")
+    )
     assert job["spec"]["dataset"] == {
         "seed": None,
         "kind": "uploaded",

@@ -15,7 +15,7 @@ from tests.api.makers import House
 from tests.api.mutations import mutate, sound_files
 from tests.api.test_thread import upload
 
-UPLOADS = int(os.environ.get("FUZZ_UPLOADS", "8"))
+UPLOADS = int(os.environ.get("FUZZ_UPLOADS", "5"))
 FILES = sound_files()
 pytestmark = pytest.mark.timeout(300 + 5 * UPLOADS)
 

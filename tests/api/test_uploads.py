@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused(make: Callable[..., House]) -> None:
 
 
 def test_a_bad_file_is_refused_when_it_is_whole_and_frees_its_bytes(house: House) -> None:
-    bad = RAW.replace(b"3,9,0\n", b"3,,0\n")
+    bad = RAW.replace(b"3,9,0\n", b"3,9.9.9,0\n")
     assert bad != RAW
     upload_id = begin(house, bad)
     put(house, upload_id, 0, bad[:200])

@@ -40,7 +40,12 @@ def checked(tmp_path):
 def test_a_table_gets_a_preview_and_all_roles(checked):
     found = checked(TABLE, roles={"targets": ["y"]})
     assert found["preview"]["rows"] == 40
-    assert found["roles"]["inputs"] == ["x"]
+    assert found["roles"]["inputs"] == ["x", "kind"]
+    assert {name: spec["type"] for name, spec in found["roles"]["columns"].items()} == {
+        "x": "integer",
+        "kind": "category",
+        "y": "integer",
+    }
     assert (found["roles"]["targets"], found["roles"]["task"]) == (["y"], "regression")
 
 
@@ -149,7 +154,7 @@ def test_the_result_is_written_with_the_end_of_the_operation(operation_queue, up
     operation_queue.serve(INTERACTIVE)
     row = shown(good)
     assert (row.state, row.rows, row.columns, row.task) == ("ready", 40, 3, "regression")
-    assert (row.roles["inputs"], row.preview["rows"], row.errors) == (["x"], 40, None)
+    assert (row.roles["inputs"], row.preview["rows"], row.errors) == (["x", "kind"], 40, None)
     assert (shown(bad).state, shown(bad).errors[0]["pointer"]) == ("refused", "/file")
     with database.read() as session:
         assert operations.get(session, people.team, operation).state == "succeeded"

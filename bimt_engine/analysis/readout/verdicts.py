@@ -144,7 +144,7 @@ class Judge:
         read = {str(symbol) for symbol in verdict.expression.free_symbols}
         return {
             "text": str(verdict.expression),
-            "latex": sympy.latex(verdict.expression),
+            "latex": sympy.latex(verdict.expression, symbol_names=_latex_names(verdict.expression)),
             "inputs": [name for name in names if name in read],
             "searcher": verdict.searcher,
             "complexity": verdict.complexity,
@@ -224,3 +224,19 @@ def evaluated(expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], numbers
         function = sympy.lambdify(symbols, expression, modules="numpy")
         values = np.asarray(function(*numbers.T))
         return np.broadcast_to(np.real_if_close(values).astype(float), (len(numbers),))
+
+
+_LATEX_SIGNS = {
+    **{sign: f"\\{sign}" for sign in "#$%&_{}"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+}
+
+
+def _latex_names(expression: sympy.Expr) -> dict[sympy.Symbol, str]:
+    """Names of columns that are no plain identifiers as text, in which nothing is a command of LaTeX."""
+    names = {symbol: str(symbol) for symbol in expression.free_symbols}
+    return {
+        symbol: f"\\text{{{''.join(_LATEX_SIGNS.get(letter, letter) for letter in name)}}}"
+        for symbol, name in names.items()
+        if not (name.isascii() and name.replace("_", "").isalnum())
+    }

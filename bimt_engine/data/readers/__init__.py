@@ -18,7 +18,8 @@ MAX_PIXELS = 4_096  # numbers in one example of an array; the widest layer that 
 MAX_CELLS = 50_000_000  # 400 MB at float64, which a worker must hold beside the network
 MIN_ROWS = 4  # two to train on, one to test on, and one to spare
 MAX_PROBLEMS = 20  # listed at once; more than this is not read
-MAX_NAME = 120  # characters of a column's name, as in the spec
+JOINERS = {0x200C: None, 0x200D: None}  # within words and emoji: they cannot be seen alone, but belong there
+MAX_NAME = 200  # characters of a column's name, as in the spec
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def check_names(names: list[str], *, most: int = MAX_COLUMNS) -> list[Problem]:
         elif len(name) > MAX_NAME:
             detail = f"The name of column {number} has {len(name)} characters; shorten it to {MAX_NAME}."
             problems.append(Problem(detail))
-        elif not name.isprintable():
+        elif not name.translate(JOINERS).isprintable():
             detail = f"The name of column {number}, {name[:30]!r}, has characters that cannot be shown; rename it."
             problems.append(Problem(detail))
         elif name in first:

@@ -118,7 +118,8 @@ def _typed(
     """Arrays with one axis as typed columns. Raises RefusedData."""
     columns, problems = [], []
     for name, array in arrays.items():
-        wanted, wrong = read_as.get(name), []
+        wanted = read_as.get(name)
+        wrong: list[Problem] = []
         if array.ndim > 1:
             raise refuse(f"The field {name!r} has the shape {array.shape[1:]} in each row; a field holds one value.")
         if array.dtype.kind in "UM" or (wanted and wanted.type in ("category", "text", "date")):
@@ -128,7 +129,7 @@ def _typed(
             numbers = array.astype(np.float64)
             as_wanted = wanted or (ReadAs("boolean") if array.dtype.kind == "b" else None)
             column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
-            column = told(column)
+            column = told(column, None, wanted)
         columns.append(column)
         problems += wrong if used is None or name in used else []
     if problems:
@@ -197,7 +198,7 @@ def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> N
     except Exception:  # the header is a Python literal: it can be wrong in more ways than can be listed
         write = "numpy.save" if fields else "numpy.savez"
         raise refuse(f"The array {name} has no sound header; write it again with {write}.") from None
-    kinds = [dtype.fields[field][0] for field in dtype.names] if fields and dtype.names else [dtype]
+    kinds = [dtype[field] for field in dtype.names] if fields and dtype.names else [dtype]
     known = "biufUM" if fields else "biufU"
     for kind in kinds:
         if kind.kind not in known or kind.itemsize > 4 * 256 or kind.itemsize == 0:
@@ -211,8 +212,17 @@ def _read_array(file: Any, length: int, name: str, *, fields: bool = False) -> N
         raise refuse(f"The array {name} declares the shape {shape} and so {size:,} bytes, but holds {rest:,}.")
     if math.prod(shape) * len(kinds) > MAX_CELLS:
         raise refuse(f"The array {name} holds {math.prod(shape):,} numbers; at most {MAX_CELLS:,} are read.")
-    data = _read_exactly(file, size, name)
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(_read_exactly(file, size, name), dtype=dtype)
+    for texts in [array[field] for field in dtype.names] if dtype.names else [array]:
+        if texts.dtype.kind == "U" and not _are_letters(texts):
+            raise refuse(f"The array {name} holds text that is no Unicode; write it again.")
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _are_letters(texts: NDArray[Any]) -> bool:
+    """Whether every code in an array of text is a character: Python cannot show those beyond, nor JSON the halves."""
+    codes = np.ascontiguousarray(texts).view(texts.dtype.byteorder.replace("|", "=") + "u4")
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any())
 
 
 def _read_exactly(file: Readable, size: int, name: str) -> bytes:

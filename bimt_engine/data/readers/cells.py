@@ -26,8 +26,10 @@ MAX_WRONG = 0.1  # share of the filled cells that may be written otherwise befor
 
 # What people and programs write where there is no value, in lower case.
 MISSING = frozenset(
-    ["", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "null", "nil", "none", "missing", "?", "-", "--", "."]
-    + ["nan", "-nan", "+nan", "nat", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "(null)", "(blank)"]
+    [
+        *["", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "null", "nil", "none", "missing", "?", "-", "--", "."],
+        *["nan", "-nan", "+nan", "nat", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind", "(null)", "(blank)"],
+    ]
 )
 WORDS = frozenset(["none"])  # among numbers no value, among words a word: a label like any other
 NOT_FINITE = frozenset(["nan", "inf", "infinity", "+inf", "-inf", "-nan", "+nan", "+infinity", "-infinity"])
@@ -93,7 +95,7 @@ def words_of(counts: Mapping[str, int]) -> dict[str, int]:
 
 def is_category(words: Mapping[str, int]) -> bool:
     """Whether words repeat: at most MAX_LEVELS different ones, and no more than half as many as there are cells."""
-    return 0 < len(words) <= min(MAX_LEVELS, max(1, sum(words.values()) // 2))
+    return 0 < len(words) <= min(MAX_LEVELS, (sum(words.values()) + 1) // 2)
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -226,9 +228,7 @@ def _problems(cells: NDArray[Any], rows: NDArray[np.int64], name: str, wrong: Ma
     if not wrong:
         return []
     places = np.flatnonzero(np.fromiter(map(wrong.__contains__, cells), np.bool_, len(cells)))[:MAX_PROBLEMS]
-    return [
-        Problem(f"Row {rows[at]}, column {name!r} holds {wrong[cells[at]]}.", int(rows[at]), name) for at in places
-    ]
+    return [Problem(f"Row {rows[at]}, column {name!r} holds {wrong[cells[at]]}.", int(rows[at]), name) for at in places]
 
 
 # --- booleans -----------------------------------------------------------------------------------
@@ -262,8 +262,10 @@ ORDERS: tuple[Notation, ...] = ("2024-12-31", "31/12/2024", "12/31/2024")
 _MONTHS = {
     name: number
     for number, names in enumerate(
-        ["jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july", "aug august"]
-        + ["sep sept september", "oct october", "nov november", "dec december"],
+        [
+            *["jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july", "aug august"],
+            *["sep sept september", "oct october", "nov november", "dec december"],
+        ],
         start=1,
     )
     for name in names.split()
@@ -352,7 +354,7 @@ def _look_at_dates(filled: Mapping[str, int], notation: Notation | None, *, comp
 
 def as_dates(
     cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None, *, compact: bool = False
-) -> tuple[NDArray[np.datetime64], NDArray[np.bool_] | None, list[Problem]]:
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, list[Problem]]:
     """The dates of a column as datetime64[us]; as of `as_numbers`."""
     chosen: Notation = notation if notation in ORDERS else ORDERS[0]
     kinds = set(cells.tolist())
@@ -427,7 +429,7 @@ def typed_values(
         looked = replace(looked, type="text")
     column, wrong = typed(name, cells, np.arange(1, len(texts) + 1), looked, wanted)
     problems += wrong
-    return told(column, looked)
+    return told(column, looked, wanted)
 
 
 def plain(
@@ -471,14 +473,18 @@ def is_named_like_an_id(name: str) -> bool:
     return bool(_ENDS_IN_ID.fullmatch(name) or _CAMEL_ID.fullmatch(name))
 
 
-def told(column: Column, looked: Looked | None = None, *, unnamed: bool = False) -> Column:
+def told(
+    column: Column, looked: Looked | None = None, wanted: ReadAs | None = None, *, unnamed: bool = False
+) -> Column:
     """The column, called `index` where it only tells rows apart, with a sentence about how it was read.
 
+    wanted    as the user has it
     unnamed   the header has no name for it
     """
     name, kind = column.name, column.type
     note = None
-    if kind == "integer" and column.missing is None and not column.shape and _tells_rows_apart(column, unnamed=unnamed):
+    as_found = wanted is None or wanted.type is None
+    if kind == "integer" and as_found and column.missing is None and _tells_rows_apart(column, unnamed=unnamed):
         note = f"{name!r} only counts or tells rows apart."
         return replace(column, found="index", notes=(note,))
     if looked is None:
@@ -498,7 +504,7 @@ def told(column: Column, looked: Looked | None = None, *, unnamed: bool = False)
 
 
 def _tells_rows_apart(column: Column, *, unnamed: bool) -> bool:
-    """Of a column without a name: whether it grows with every row. Of one named like an id: whether it never repeats."""
+    """Of a column without a name, whether it grows with every row; of one named like an id, whether none repeats."""
     values = column.values
     if len(values) < 2:
         return False

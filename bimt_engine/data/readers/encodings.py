@@ -1,4 +1,4 @@
-"""Bytes of text: in which encoding they are, looked at block by block, so that a file of any size needs few megabytes."""
+"""In which encoding a text is: looked at block by block, so that a file of any size needs few megabytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 # What programs write that do not write UTF-8. Windows' superset of Latin-1 stands for all Western encodings.
-LIKELY = ("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "gb18030", "big5") + (
-    "cp932",
-    "euc_jp",
-    "cp949",
-    "koi8_r",
-)
+LIKELY = [
+    *["cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r"],
+    *["gb18030", "big5", "cp932", "euc_jp", "cp949"],
+]
 WESTERN = ("cp1250", "cp1252", "cp1254", "cp1257")
 
 
@@ -47,9 +45,8 @@ class Encoding:
         if self.guess is None:
             return "The file is UTF-16." if self.name.startswith("utf-16") else None
         said = {"cp1252": "Windows-1252 (Latin-1)"}.get(self.name, self.name)
-        return (
-            f"The file is not UTF-8; it is read as {said}, as in {self.guess!r}. If letters are wrong, save it as UTF-8."
-        )
+        read = f"The file is not UTF-8; it is read as {said}, as in {self.guess!r}"
+        return f"{read}. If letters are wrong, save it as UTF-8."
 
 
 def encoding_of(content: bytes | Path, *, tolerant: bool = True) -> Encoding:
@@ -154,7 +151,7 @@ def _guessed(content: bytes | Path, sample: bytes, wrong: RefusedData) -> Encodi
     """By what letters and words the bytes make. Raises `wrong` where no encoding reads all of the file."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample, cp_isolation=list(LIKELY), enable_fallback=False).best()
+    best = from_bytes(sample, cp_isolation=LIKELY, enable_fallback=False).best()
     name = "cp1252" if best is None or best.encoding in WESTERN else best.encoding
     for candidate in dict.fromkeys((name, "cp1252", "latin-1")):
         try:

@@ -82,6 +82,7 @@ def entries_of(archive: zipfile.ZipFile, *, most_bytes: int) -> list[zipfile.Zip
 
 
 def content_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of a file in an archive. Raises RefusedData where they are not as many as it declares."""
     with archive.open(entry) as member:
         data = member.read(entry.file_size + 1)  # one more than is right, never all that there is
     if len(data) != entry.file_size:

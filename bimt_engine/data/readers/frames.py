@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -81,18 +82,18 @@ def _frame(
 
     with opened(content) as raw:
         head = raw.read(4)
-        raw.seek(0)
+    with opened(content) as raw:  # anew: polars reads on where the file is, whatever Python holds of it
         if head == FEATHER_1_BEGINS:
             raise refuse("The file is Feather of version 1; write it as version 2, which is Arrow, or as Parquet.")
         if format == "arrow" and head == STREAM_BEGINS:
-            whole_frame = pl.read_ipc_stream(raw)
-            schema, rows = whole_frame.schema, whole_frame.height
+            whole_frame = pl.read_ipc_stream(io.BytesIO(raw.read()))
+            schema, rows = dict(whole_frame.schema), whole_frame.height
         elif format == "arrow":
-            schema = pl.read_ipc_schema(raw)
+            schema = dict(pl.read_ipc_schema(raw))
             raw.seek(0)
             rows = pl.scan_ipc(raw).select(pl.len()).collect().item()
         else:
-            schema = pl.read_parquet_schema(raw)
+            schema = dict(pl.read_parquet_schema(raw))
             raw.seek(0)
             rows = pl.scan_parquet(raw).select(pl.len()).collect().item()
         names = list(schema)
@@ -109,7 +110,7 @@ def _frame(
         if format == "arrow" and head == STREAM_BEGINS:
             return whole_frame.select(wanted), names, rows
         if format == "arrow":
-            return pl.read_ipc(raw, columns=wanted, memory_map=False), names, rows
+            return pl.read_ipc(raw, columns=wanted), names, rows
         return pl.read_parquet(raw, columns=wanted, use_statistics=False), names, rows
 
 
@@ -158,7 +159,7 @@ def _column(series: Any, wanted: ReadAs | None, problems: list[Problem]) -> Colu
     as_wanted = wanted or (ReadAs("boolean") if dtype == pl.Boolean else None)
     column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
     problems += wrong
-    return told(column)
+    return told(column, None, wanted)
 
 
 def _text(value: Any) -> str:

@@ -118,7 +118,7 @@ def read_rows(
             column, wrong = plain(name, *first.numbers(index), rows, wanted)
         if used is None or name in used:
             problems += wrong
-        columns.append(told(column, looked.get(index), unnamed=not layout.names[index].strip()))
+        columns.append(told(column, looked.get(index), wanted, unnamed=not layout.names[index].strip()))
     if problems:
         raise RefusedData(sorted(problems, key=lambda problem: problem.row or sys.maxsize))
     kept, left_out = _without_empty(columns, layout.names)
@@ -145,7 +145,9 @@ def _named(names: list[str]) -> tuple[list[str], list[str]]:
         )
     made = [name or f"column {number}" for number, name in enumerate(cleaned, start=1)]
     hidden = [shown(new) for old, new in zip(names, cleaned, strict=True) if old.strip() != new]
-    notes = [f"Characters that cannot be seen were taken out of these names: {', '.join(hidden[:10])}."] if hidden else []
+    notes = (
+        [f"Characters that cannot be seen were taken out of these names: {', '.join(hidden[:10])}."] if hidden else []
+    )
     return made, notes
 
 
@@ -322,7 +324,8 @@ def _looked(
         else:
             usual: Notation = "1.234,5" if separator == ";" and "," in (found.sample or "") else "1,234.5"
             meant = next(iter(pair & sure)) if len(pair & sure) == 1 else usual
-            looked[index] = replace(found, notation=meant)
+            other: Notation = "1.234,5" if meant == "1,234.5" else "1,234.5"
+            looked[index] = replace(found, notation=meant, others=other)
             if meant == "1.234,5" and found.sample is None:
                 looked[index] = replace(looked[index], sample=next(iter(counts[index])))
     return looked
@@ -338,7 +341,9 @@ def _without_empty(columns: list[Column], header: list[str]) -> tuple[list[Colum
     kept = [column for column in columns if not any(column is other for other in empty)]
     if not kept:
         raise refuse("Every column is empty; send a table with values.")
-    return kept, [f"{len(empty)} columns without a name and without a value are left out."] if empty else []
+    return kept, [
+        f"Left out, because they have neither a name nor a value: {len(empty)} of the columns."
+    ] if empty else []
 
 
 # --- as it was before columns had types -----------------------------------------------------------

@@ -22,7 +22,7 @@ MAX_UNPACKED = 1 << 30  # bytes of XML
 CHUNK = 1 << 20
 TITLES = 20  # rows above the header that may hold one cell each
 
-_PLACE = re.compile(rb'<(?:\w+:)?c\b[^>]{0,200}?\br="([A-Z]{1,4})([0-9]{1,8})"')
+_PLACE = re.compile(rb'<(?:\w+:)?c\b[^>]{0,200}?\br="([A-Z]{1,4})([0-9]{1,8})"[^>]{0,200}')
 
 
 def read_workbook(
@@ -38,7 +38,7 @@ def read_workbook(
     """
     import python_calamine as calamine
 
-    _check_archive(content)
+    failed = _check_archive(content)
     try:
         with opened(content) as raw, calamine.CalamineWorkbook.from_filelike(raw) as book:
             shown = [
@@ -57,27 +57,26 @@ def read_workbook(
             raise
         said = str(error).split("\n")[0][:200]
         raise refuse(f"The workbook cannot be read ({said}); save it again as .xlsx, or as CSV.") from None
-    return _table(rows, filled, used=used, whole=whole, read_as=read_as)
+    notes = [f"Cells of failed formulas (such as {failed}) are read as cells without a value."] if failed else []
+    return _table(rows, filled, notes, used=used, whole=whole, read_as=read_as)
 
 
 def _table(
     rows: list[list[str]],
     sheets: Sequence[str],
+    notes: list[str],
     *,
     used: frozenset[str] | None,
     whole: bool,
     read_as: Mapping[str, ReadAs] | None,
 ) -> Table:
-    notes = []
     if len(sheets) > 1:
         others = ", ".join(repr(name) for name in sheets[1:6]) + (", …" if len(sheets) > 6 else "")
         notes.append(f"The sheet {sheets[0]!r} is read; these are not: {others}.")
-    titles = []
-    at = next((i for i, row in enumerate(rows) if any(row)), 0)
-    while at + 1 < len(rows) and at < TITLES and sum(map(bool, rows[at])) <= 1 < sum(map(bool, rows[at + 1])):
-        titles.append("".join(rows[at]))
-        at += 1
-    if titles := [title for title in titles if title]:
+    # Rows with one cell above the first row with more than one are titles, where the table has more than one column.
+    wide = next((i for i, row in enumerate(rows[:TITLES]) if sum(map(bool, row)) > 1), None)
+    at = wide if wide is not None else next((i for i, row in enumerate(rows) if any(row)), 0)
+    if titles := ["".join(row) for row in rows[:at] if any(row)]:
         notes.append(f"Above the header stands: {' / '.join(titles)[:500]}.")
     names = rows[at]
     if len(names) <= MAX_COLUMNS and all(map(_is_number, names)):
@@ -115,8 +114,12 @@ def _text(cell: Any) -> str:
     return str(cell)
 
 
-def _check_archive(content: bytes | Path) -> None:
-    """Refuse an archive that would unpack too far, and sheets whose cells lie too far apart. Raises RefusedData."""
+def _check_archive(content: bytes | Path) -> str:
+    """Refuse an archive that would unpack too far, and sheets whose cells lie too far apart. Raises RefusedData.
+
+    Returns the place of a cell whose formula has failed, or "".
+    """
+    failed = ""
     with archive_of(content) as archive:
         entries = entries_of(archive, most_bytes=MAX_UNPACKED)
         names = {entry.filename for entry in entries}
@@ -125,23 +128,30 @@ def _check_archive(content: bytes | Path) -> None:
             raise refuse(f"The file is {hint}; save it as .xlsx, or as CSV.")
         for entry in entries:
             if entry.filename.startswith("xl/worksheets/") and entry.filename.endswith(".xml"):
-                _check_extent(archive, entry)
+                failed = _check_extent(archive, entry) or failed
+    return failed
 
 
-def _check_extent(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Refuse a sheet whose rectangle around all cells is too large. Raises RefusedData."""
-    lowest, rightmost = 0, 0
+def _check_extent(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str:
+    """Refuse a sheet whose rectangle around all cells is too large. Raises RefusedData.
+
+    Returns the place of a cell whose formula has failed, or "".
+    """
+    lowest, rightmost, failed = 0, 0, ""
     rest = b""
     with archive.open(entry) as member:
         while block := member.read(CHUNK):
-            for column, row in _PLACE.findall(rest + block):
-                lowest, rightmost = max(lowest, int(row)), max(rightmost, _column_number(column))
+            for found in _PLACE.finditer(rest + block):
+                lowest, rightmost = max(lowest, int(found[2])), max(rightmost, _column_number(found[1]))
+                if not failed and b't="e"' in found[0]:
+                    failed = (found[1] + found[2]).decode()
             rest = block[-300:]
     if lowest * rightmost > MAX_SHEET_CELLS:
         raise refuse(
             f"The cells of {entry.filename[-40:]!r} reach to row {lowest:,} and column {rightmost:,}, more than the "
             f"{MAX_SHEET_CELLS:,} cells that are read of a workbook; send the table as CSV or Parquet."
         )
+    return failed
 
 
 def _column_number(letters: bytes) -> int:

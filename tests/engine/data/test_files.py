@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bimt_engine.data.kinds.uploaded import UploadedData
+from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData, files
 from bimt_engine.data.readers.files import read_images, read_texts
 from bimt_engine.data.registry import make_dataset
-from bimt_engine.data.preview import understand
 from tests.engine.data.makers import zipped
 
 DRAW = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_diabetes, load_iris
 
 from bimt_engine.data.dataset import Scaling
+from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.registry import make_dataset
-from bimt_engine.data.preview import understand
 from bimt_engine.data.roles import Roles, read_table
 from bimt_engine.errors import DataError
 from bimt_engine.spec import UploadedData

@@ -18,9 +18,9 @@ from bimt_engine.data.kinds.text import (
     text_dataset,
 )
 from bimt_engine.data.kinds.uploaded import UploadedData
+from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.registry import differs_by_seed, make_dataset
-from bimt_engine.data.preview import understand
 from bimt_engine.data.roles import settle_roles
 from bimt_engine.errors import DataError
 from bimt_engine.fingerprint import data_hash

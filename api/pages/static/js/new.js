@@ -96,12 +96,16 @@ function columnRow(column, known) {
   const name = document.createElement("th");
   name.scope = "row";
   name.textContent = column.name;
-  const cells = [column.type, number(column.min), number(column.max)].map((text, index) => {
+  const cells = [column.missing ?? "", number(column.min), number(column.max)].map((text) => {
     const cell = document.createElement("td");
     cell.textContent = text;
-    if (index) cell.className = "number";
+    cell.className = "number";
     return cell;
   });
+  const type = document.createElement("td");
+  type.textContent = column.type;
+  type.title = (column.notes || []).join(" ");
+  if (typeof column.missing === "number") type.replaceChildren(typeChoice(column, known));
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", `Role of ${column.name}`);
   choice.dataset.column = column.name;
@@ -111,14 +115,51 @@ function columnRow(column, known) {
   choice.value = target ? "target" : used ? "input" : "not used";
   const last = document.createElement("td");
   last.append(choice);
-  row.append(name, ...cells, last);
+  row.append(name, type, ...cells, last);
+  type.querySelector("select")?.addEventListener("change", (event) => {
+    const unread = ["text", "index"].includes(event.target.value.split("|")[0]);
+    if (unread && choice.value === "input") choice.value = "not used";
+    if (!unread && choice.value === "not used") choice.value = "input";
+  });
   return row;
 }
 
+// What a column is and, where that can be either, how its numbers or dates are written.
+const TYPES = {
+  number: "number",
+  "number|1,234.5": "number, such as 1,234.5",
+  "number|1.234,5": "number, such as 1.234,5",
+  integer: "integer",
+  boolean: "boolean",
+  category: "category",
+  date: "date",
+  "date|31/12/2024": "date, such as 31/12/2024",
+  "date|12/31/2024": "date, such as 12/31/2024",
+  text: "text",
+  index: "index",
+};
+
+function typeChoice(column, known) {
+  const choice = document.createElement("select");
+  choice.setAttribute("aria-label", `Type of ${column.name}`);
+  choice.dataset.typeOf = column.name;
+  for (const [value, words] of Object.entries(TYPES)) choice.append(new Option(words, value));
+  const now = known.columns?.[column.name] || column;
+  choice.value = [`${now.type}|${now.notation}`, now.type].find((value) => value in TYPES) ?? "text";
+  choice.dataset.before = choice.value;
+  return choice;
+}
+
 function chosenRoles() {
-  const chosen = [...field("columns").querySelectorAll("select")];
+  const chosen = [...field("columns").querySelectorAll("select[data-column]")];
   const named = (role) => chosen.filter((choice) => choice.value === role).map((choice) => choice.dataset.column);
-  return { inputs: named("input"), targets: named("target"), task: field("task").value };
+  const types = [...field("columns").querySelectorAll("select[data-type-of]")].filter((choice) => choice.value !== choice.dataset.before);
+  const columns = types.map((choice) => {
+    const [type, notation] = choice.value.split("|");
+    return [choice.dataset.typeOf, notation ? { type, notation } : { type }];
+  });
+  const roles = { inputs: named("input"), targets: named("target"), task: field("task").value };
+  return columns.length ? { ...roles, columns: Object.fromEntries(columns) } : roles;
 }
 
 // --- sending
