@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .columns import inputs_of
 from .errors import NotInstalled, WeightsError
 from .resource import install_hint
 
@@ -45,6 +46,7 @@ class LoadedNetwork(nn.Module):
                            outputs scaled back; of sequences, the predicted steps
 
     feature_names, target_names   in the order of columns of x and of what comes out; for a classifier the classes
+    column_names                  of the table that `predict` takes rows of; the feature names where each is a column
     masks                         parameter → which of its entries were kept
     spec, seed                    how it was trained
     Parameters have the names of the file; the module can be trained, moved and saved like any other.
@@ -60,6 +62,8 @@ class LoadedNetwork(nn.Module):
             raise WeightsError(f"This client knows no `{self.kind}` network; a newer one may.")
         self.feature_names: list[str] = list(self.data["feature_names"])  # pandas takes a tuple for one key
         self.target_names: list[str] = list(self.data["target_names"])
+        encoding = self.data.get("encoding")
+        self.column_names = [column["name"] for column in encoding] if encoding else self.feature_names
         self.masks = {name.removeprefix("mask."): kept for name, kept in tensors.items() if name.startswith("mask.")}
         # Training may have moved outputs to other slots, and inputs too unless they are tokens.
         self.register_buffer("input_order", tensors["order.input"])
@@ -86,13 +90,16 @@ class LoadedNetwork(nn.Module):
     def predict(self, x: Tensor | Sequence[Any] | pandas.DataFrame) -> Tensor:
         """What the service would predict for these rows, as they stand in the data.
 
-        x   columns in the order of `feature_names`; of a data frame they are found by their names
+        x   columns in the order of `column_names`; of a data frame they are found by their names. Of a table that has
+            categories, dates or gaps, rows of cells as they stand in the file
         Regression: values of the targets. Classification: the probability of every class. Of sequences, the predicted
         steps only: (rows, steps, targets).
         """
         given: Any = x
         if hasattr(given, "columns"):
-            given = given[self.feature_names].to_numpy()
+            given = given[self.column_names].to_numpy()
+        if self.data.get("encoding"):
+            given = inputs_of(self.data["encoding"], given.tolist() if hasattr(given, "tolist") else given)
         kind = torch.float64 if self.data["tokens"] is None else torch.int64
         rows = given.to(kind) if isinstance(given, Tensor) else torch.tensor(given, dtype=kind)
         if self.data["input_scaling"]:

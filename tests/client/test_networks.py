@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from bimt import WeightsError
+from bimt.columns import UnreadableCell
 from bimt.networks import load_network, read_weights
 from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.encoding import ColumnSpec, TableEncoding
+from bimt_engine.data.readers import Column
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.spec import Spec
@@ -224,3 +227,44 @@ def test_tensors_and_metadata_of_a_file_can_be_read_without_building_the_network
     tensors, metadata = read_weights(CONTENT)
     assert tensors["weights.0"].shape == (6, 4)
     assert metadata["spec"]["network"]["hidden"] == [6, 5]
+
+
+def test_rows_of_a_table_with_levels_gaps_and_dates_are_read_as_the_service_reads_them():
+    draw = np.random.default_rng(5)
+    hours = draw.integers(0, 9000, 60).astype("timedelta64[h]")
+    columns = (
+        Column("port", draw.choice(np.array(["C", "Q", "S", "rare", None], object), 60, p=[0.3, 0.3, 0.25, 0.05, 0.1])),
+        Column("age", np.where(draw.random(60) < 0.2, np.nan, draw.normal(30, 9, 60))),
+        Column("fare", np.exp(draw.normal(size=60))),
+        Column("day", np.datetime64("2024-01-01", "us") + hours, found="date"),
+        Column("member", draw.integers(0, 2, 60).astype(float), found="boolean"),
+    )
+    specs = {
+        "port": ColumnSpec(type="category", missing="category", unseen="rare"),
+        "age": ColumnSpec(missing="mean"),
+        "fare": ColumnSpec(transform="log"),
+        "day": ColumnSpec(type="date", dates="parts"),
+        "member": ColumnSpec(type="boolean"),
+    }
+    encoding = TableEncoding.of(columns, specs, np.arange(40))
+    inputs = encoding.apply(encoding.codes(columns))
+    scaling = encoding.scaling(inputs)
+    parts = scaling.apply(inputs), draw.normal(size=(60, 1))
+    dataset = Dataset(*parts, *parts, "regression", encoding.inputs, ("y",), input_scaling=scaling, encoding=encoding)
+    spec = Spec.model_validate({"dataset": {"kind": "two_moons"}, "network": {"kind": "mlp", "hidden": [4]}})
+    network = build_network(spec.network, dataset, generator=torch.Generator().manual_seed(0))
+    content = weights_file(network, network, spec=spec, seed=0, dataset=dataset)
+    rows = [
+        ["S", 41, 3.5, "2024-03-01", True],
+        [None, None, 0, "2024-12-31T18:30:00", "no"],
+        ["elsewhere", 12.5, 80.0, "2023-01-01", 0],
+    ]
+    theirs = load_weights(content)
+    expected = predict(theirs.network, theirs.data, rows)["outputs"]
+    loaded = load_network(content)
+    assert loaded.column_names == ["port", "age", "fare", "day", "member"]
+    np.testing.assert_allclose(loaded.predict(rows).numpy(), expected, rtol=1e-12)
+    named = [dict(zip(loaded.column_names, row, strict=True)) for row in rows]
+    np.testing.assert_allclose(loaded.predict(named).numpy(), expected, rtol=1e-12)
+    with pytest.raises(UnreadableCell, match="no number"):
+        loaded.predict([["S", "old", 1, "2024-03-01", 1]])
