@@ -291,7 +291,9 @@ class EncodedColumn:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> EncodedColumn:
         """The column that `to_json` wrote."""
-        fields = {name: tuple(x) if isinstance(x, list) else x for name, x in saved.items() if name != "inputs"}
+        fields: dict[str, Any] = {
+            name: tuple(x) if isinstance(x, list) else x for name, x in saved.items() if name != "inputs"
+        }
         return cls(**fields)
 
 
