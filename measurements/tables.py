@@ -153,7 +153,7 @@ def uploaded(connection: Connection, stopping: threading.Event, name: str, file:
     dataset = _checked(connection, stopping, dataset)
     if file.without:
         inputs = [column for column in dataset["roles"]["inputs"] if column not in file.without]
-        changed = json.dumps({"roles": {"inputs": inputs}}).encode()
+        changed = json.dumps({"inputs": inputs}).encode()
         dataset = _checked(connection, stopping, _ask(connection, "PATCH", f"/datasets/{dataset['id']}", changed))
     return dataset
 
