@@ -387,6 +387,31 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
+def column_statement(column: Document) -> str:
+    """How a column of a table became inputs, as an encoding says it; "" for a number that is read as it is."""
+    said = []
+    levels = [str(level) for level in column.get("levels") or ()]
+    if levels:
+        more = f" and {len(levels) - MAX_NAMED} more" if len(levels) > MAX_NAMED else ""
+        kind = "levels in their order" if column.get("ordered") else "levels"
+        said.append(f"{kind} {', '.join(levels[:MAX_NAMED])}{more}")
+    if joined := column.get("joined"):
+        said.append(f"{counted(len(joined), 'rare level')} together")
+    if column.get("type") == "date":
+        said.append("read as " + (", ".join(_names_of_parts(column)) or "days"))
+    if (median := column.get("median")) is not None:
+        said.append(f"read as log(1 + value / {number(median)})")
+    if column.get("indicator"):
+        fills = column.get("fills") or ()
+        filled = f"{number(fills[0])} stands there and " if len(fills) == 1 else ""
+        said.append(f"where there is no value, {filled}an input of its own says so")
+    return f"column {column['name']}: {'; '.join(said)}" if said else ""
+
+
+def _names_of_parts(column: Document) -> list[str]:
+    return [str(part) for part in column.get("parts") or ()]
+
+
 def _gain_statement(gain: Document) -> str:
     """Why a constant answer was kept, from `metrics.gain_over_constant`."""
     rows = f"{gain['rows']} {'validation rows' if gain['by'] == 'validation' else 'rows (cross-fitted)'}"

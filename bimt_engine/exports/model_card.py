@@ -16,6 +16,7 @@ from bimt_engine.analysis.interior_statements import cut_statement, interior_sta
 from bimt_engine.analysis.statements import (
     FORMULA_UNITS,
     baselines_statement,
+    column_statement,
     communities_statement,
     formula_statements,
     module_statement,
@@ -116,6 +117,7 @@ def _data(dataset: Document, spec: Document) -> str:
         f"- targets: {_listed(dataset.get('targets') or ())}",
         f"- kind: {safe(asked.get('kind', 'unknown'))}",
     ]
+    lines += [f"- {safe(said)}" for said in map(column_statement, dataset.get("columns") or ()) if said][:MAX_LISTED]
     lines += [f"- formula: {_code(formula)}" for formula in asked.get("formulas") or ()]
     return "## Data\n\n" + "\n".join(lines)
 
