@@ -8,6 +8,7 @@ network of few connections costs in accuracy, or does not.
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -21,7 +22,7 @@ from bimt_engine.data.dataset import Dataset, PartName
 
 MAX_WORK = 4e8  # rows · inputs · outputs of the boosted trees: half a minute of one core
 MOST_ITERATIONS = 1_000  # of logistic regression
-PARTS: tuple[PartName, ...] = ("validation", "test")
+PARTS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 
 Rows = Shaped[np.ndarray, "N ..."]
 

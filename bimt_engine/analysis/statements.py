@@ -396,7 +396,7 @@ def column_statement(column: Document) -> str:
         kind = "levels in their order" if column.get("ordered") else "levels"
         said.append(f"{kind} {', '.join(levels[:MAX_NAMED])}{more}")
     if joined := column.get("joined"):
-        said.append(f"{counted(len(joined), 'rare level')} together")
+        said.append(f"{counted(len(joined), 'rare level')} as one input")
     if column.get("type") == "date":
         said.append("read as " + (", ".join(_names_of_parts(column)) or "days"))
     if (median := column.get("median")) is not None:
