@@ -18,11 +18,12 @@ from bimt_engine.analysis.context import AnalysisContext, variance_of, weighted
 from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.report import BaselineScore, BaselinesDocument
 from bimt_engine.analysis.statements import baselines_statement
-from bimt_engine.data.dataset import Dataset, PartName
+from bimt_engine.data.dataset import Dataset
 
 MAX_WORK = 4e8  # rows · inputs · outputs of the boosted trees: half a minute of one core
 MOST_ITERATIONS = 1_000  # of logistic regression
-PARTS: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+Part = Literal["validation", "test"]
+PARTS: tuple[Part, ...] = ("validation", "test")
 
 Rows = Shaped[np.ndarray, "N ..."]
 
@@ -63,7 +64,7 @@ def compare_with_baselines(
     return {**document, "reading": baselines_statement(document)}
 
 
-def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[PartName, Rows]]]:
+def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[Part, Rows]]]:
     """(kind, name, answers for each part): numbers (N, targets), or the label that is predicted (N,)."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.exceptions import ConvergenceWarning
@@ -74,24 +75,23 @@ def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[PartName, Row
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are what it may cost
         if data.task == "classification":
             if len(np.unique(targets)) < 2:  # a class that training rows lack: everything else is one class
-                same = {part: np.full(len(data.part(part)[1]), targets[0]) for part in PARTS}
+                same: dict[Part, Rows] = {part: np.full(len(data.part(part)[1]), targets[0]) for part in PARTS}
                 return [("linear", "logistic regression", same), ("boosted", "boosted trees", same)]
             logistic = LogisticRegression(max_iter=MOST_ITERATIONS).fit(inputs, targets, counted)
             trees = HistGradientBoostingClassifier(random_state=seed).fit(inputs, targets, counted)
-            return [
-                ("linear", "logistic regression", {part: logistic.predict(data.part(part)[0]) for part in PARTS}),
-                ("boosted", "boosted trees", {part: trees.predict(data.part(part)[0]) for part in PARTS}),
-            ]
+            by_line: dict[Part, Rows] = {part: logistic.predict(data.part(part)[0]) for part in PARTS}
+            by_trees: dict[Part, Rows] = {part: trees.predict(data.part(part)[0]) for part in PARTS}
+            return [("linear", "logistic regression", by_line), ("boosted", "boosted trees", by_trees)]
         line = LinearRegression().fit(inputs, targets, counted)
         forests = [
             HistGradientBoostingRegressor(random_state=seed).fit(inputs, targets[:, number], counted)
             for number in range(data.targets)
         ]
-        boosted = {part: np.stack([f.predict(data.part(part)[0]) for f in forests], axis=1) for part in PARTS}
-        return [
-            ("linear", "least squares", {part: line.predict(data.part(part)[0]) for part in PARTS}),
-            ("boosted", "boosted trees", boosted),
-        ]
+        fitted: dict[Part, Rows] = {part: line.predict(data.part(part)[0]) for part in PARTS}
+        boosted: dict[Part, Rows] = {
+            part: np.stack([forest.predict(data.part(part)[0]) for forest in forests], axis=1) for part in PARTS
+        }
+        return [("linear", "least squares", fitted), ("boosted", "boosted trees", boosted)]
 
 
 def _score(subject: AnalysisContext, answers: Rows, targets: Rows, counted: Rows | None) -> float | None:

@@ -402,7 +402,7 @@ def column_statement(column: Document) -> str:
     if (median := column.get("median")) is not None:
         said.append(f"read as log(1 + value / {number(median)})")
     if column.get("indicator"):
-        fills = column.get("fills") or ()
+        fills = list(column.get("fills") or [])
         filled = f"{number(fills[0])} stands there and " if len(fills) == 1 else ""
         said.append(f"where there is no value, {filled}an input of its own says so")
     return f"column {column['name']}: {'; '.join(said)}" if said else ""

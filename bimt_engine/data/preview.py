@@ -12,8 +12,8 @@ import numpy as np
 from bimt_engine.data.kinds.groups import read_cayley
 from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, FEW_FILES, MIN_WINDOWS
 from bimt_engine.data.readers import MIN_ROWS, Column, ReadAs, RefusedData, Table, refuse
-from bimt_engine.data.readers.cells import is_named_like_an_id
 from bimt_engine.data.readers.files import read_texts
+from bimt_engine.data.readers.rows import is_named_like_an_id
 from bimt_engine.data.roles import (
     CONTEXT,
     FEW_DISTINCT,
@@ -28,10 +28,10 @@ from bimt_engine.data.roles import (
     check_roles,
     distinct,
     is_constant,
+    likely_kind,
     read_table,
     role_notes,
     settle_roles,
-    task_of,
 )
 
 LIKELY_TARGETS = frozenset(  # names that say what a column is
@@ -115,7 +115,7 @@ def _completed(table: Table, declared: Mapping[str, Any], apart: list[str]) -> R
     task = declared.get("task")
     if task is None and not _unknown(table, [*targets]):
         columns = [table.column(name) for name in targets]
-        task = task_of([(column.type, distinct(column)) for column in columns if not column.shape], table.rows)
+        task = likely_kind([(column.type, distinct(column)) for column in columns if not column.shape], table.rows)
     return Roles(tuple(inputs), targets, task or "regression")
 
 
@@ -174,7 +174,7 @@ def _counts(column: Column, values: int) -> bool:
 
 
 def _has_classes(column: Column, rows: int) -> bool:
-    return task_of([(column.type, distinct(column))], rows) == "classification"
+    return likely_kind([(column.type, distinct(column))], rows) == "classification"
 
 
 def _why(table: Table, target: str) -> list[str]:

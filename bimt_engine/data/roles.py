@@ -14,7 +14,7 @@ from bimt_engine.data.encoding import ColumnSpec as ColumnSpec
 from bimt_engine.data.kinds.text import CONTEXT as CONTEXT
 from bimt_engine.data.kinds.text import MAX_CONTEXT as MAX_CONTEXT
 from bimt_engine.data.readers import MAX_PIXELS, Column, Problem, ReadAs, RefusedData, Table, refuse
-from bimt_engine.data.readers.packed import format_by_bytes as format_by_bytes
+from bimt_engine.data.readers.files import format_by_bytes as format_by_bytes
 from bimt_engine.errors import DataError
 
 Format = Literal["csv", "xlsx", "arrow", "npy", "npz", "parquet", "idx", "images", "cayley", "text"]
@@ -55,13 +55,13 @@ def read_table(
               cell needs a value, as specs without `columns` have it. Arrays and images are read so in any case.
     Raises RefusedData.
     """
-    from bimt_engine.data.readers import arrays, delimited, files, frames, packed, workbooks
+    from bimt_engine.data.readers import arrays, delimited, files, frames, workbooks
 
     wanted = None if read_as is None else {name: ReadAs(as_.type, as_.notation) for name, as_ in read_as.items()}
     if read_as is not None:
         format = _as_it_is(content, format)
     if format == "csv":
-        table = delimited.read_csv(packed.unpacked(content), used=used, whole=whole, read_as=wanted)
+        table = delimited.read_csv(files.unpacked(content), used=used, whole=whole, read_as=wanted)
     elif format in ("parquet", "arrow"):
         table = frames.read_frame(content, format, used=used, whole=whole, read_as=wanted)
     elif format == "xlsx":
@@ -121,7 +121,7 @@ def is_constant(column: Column) -> bool:
     return distinct(column) < 2 and (column.missing is None or bool(column.missing.all()))
 
 
-def task_of(columns: Sequence[tuple[str, int]], rows: int) -> Literal["regression", "classification"]:
+def likely_kind(columns: Sequence[tuple[str, int]], rows: int) -> Literal["regression", "classification"]:
     """Whether targets, each given by its type and how many different values it has, look like classes."""
     if len(columns) != 1:
         return "regression"
@@ -289,7 +289,7 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
     if task is None:
         same = targets == suggested.get("targets") and targets[0] not in chosen
         known = [(types.get(name) or "", columns.get(name, {}).get("distinct") or 0) for name in targets]
-        task = suggested.get("task") if same else task_of(known, preview.get("rows") or 0)
+        task = suggested.get("task") if same else likely_kind(known, preview.get("rows") or 0)
     errors = [*_role_errors("inputs", inputs, types, under), *_role_errors("targets", targets, types, under)]
     for index, name in enumerate(targets):
         if types.get(name) in ("text", "category") and task == "regression":

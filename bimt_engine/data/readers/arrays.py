@@ -34,7 +34,8 @@ from bimt_engine.data.readers import (
     opened,
     refuse,
 )
-from bimt_engine.data.readers.cells import plain, told, typed_values
+from bimt_engine.data.readers.cells import plain
+from bimt_engine.data.readers.rows import told, typed_values
 
 MAX_MEMBERS = 64  # arrays in one archive
 MAX_UNPACKED = 2 << 30  # bytes of all arrays of one archive

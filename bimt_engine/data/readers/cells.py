@@ -412,26 +412,6 @@ def typed(
     return replace(column, notation=notation if looked.sample is not None else None), problems
 
 
-def typed_values(
-    name: str, texts: list[str], wanted: ReadAs | None, problems: list[Problem], *, declared: bool = False
-) -> Column:
-    """The column of stripped texts, and into `problems` what does not fit.
-
-    declared   the file says that they are texts, so digits are no numbers
-    """
-    cells = np.empty(len(texts), dtype=object)
-    cells[:] = texts
-    counts = Counter(texts)
-    looked = look(counts, wanted)
-    if declared and (wanted is None or wanted.type is None) and looked.type == "number":
-        looked = Looked("category" if is_category(words_of(counts)) else "text")
-    if looked.type == "date" and looked.others is not None:
-        looked = replace(looked, type="text")
-    column, wrong = typed(name, cells, np.arange(1, len(texts) + 1), looked, wanted)
-    problems += wrong
-    return told(column, looked, wanted)
-
-
 def plain(
     name: str,
     values: NDArray[np.float64],
@@ -460,57 +440,6 @@ def plain(
     there = values if missing is None else values[~missing]
     found: ColumnType = kind or ("integer" if bool((there == np.rint(there)).all()) else "number")
     return Column(name, values, missing=missing, found=found), problems
-
-
-# --- what is told -------------------------------------------------------------------------------
-
-_ENDS_IN_ID = re.compile(r"(?:.*[\W_])?(?:id|idx|index|uuid|guid|key|nr|no|num|row|rownum|rownames?)", re.IGNORECASE)
-_CAMEL_ID = re.compile(r".*[a-z0-9](?:Id|ID|Index|Key|Nr|No)|#|Unnamed: 0|(?:row|pk)(?:id|number|name)s?", re.ASCII)
-
-
-def is_named_like_an_id(name: str) -> bool:
-    """Whether a name says that the column tells rows apart: `id`, `row`, `customer_id`, `PassengerId` …"""
-    return bool(_ENDS_IN_ID.fullmatch(name) or _CAMEL_ID.fullmatch(name))
-
-
-def told(
-    column: Column, looked: Looked | None = None, wanted: ReadAs | None = None, *, unnamed: bool = False
-) -> Column:
-    """The column, called `index` where it only tells rows apart, with a sentence about how it was read.
-
-    wanted    as the user has it
-    unnamed   the header has no name for it
-    """
-    name, kind = column.name, column.type
-    note = None
-    as_found = wanted is None or wanted.type is None
-    if kind == "integer" and as_found and column.missing is None and _tells_rows_apart(column, unnamed=unnamed):
-        note = f"{name!r} only counts or tells rows apart."
-        return replace(column, found="index", notes=(note,))
-    if looked is None:
-        return column
-    if kind == "text" and looked.others is not None:
-        note = (
-            f"{name!r} holds dates such as {shown(looked.sample or '')}, and no row says whether the day or the month "
-            "comes first, so it is left out; to use it, say the type `date` and the notation `31/12/2024` or "
-            "`12/31/2024`."
-        )
-    elif kind == "boolean" and looked.sample:
-        note = f"{name!r} is read as 1 for true or yes and 0 for false or no."
-    elif (sample := read_sample(looked)) is not None:
-        more = "" if looked.others is None else f"; the notation `{looked.others}` would read it otherwise"
-        note = f"{name!r} is read as {'dates' if kind == 'date' else 'numbers'}, {sample}{more}."
-    return column if note is None else replace(column, notes=(note,))
-
-
-def _tells_rows_apart(column: Column, *, unnamed: bool) -> bool:
-    """Of a column without a name, whether it grows with every row; of one named like an id, whether none repeats."""
-    values = column.values
-    if len(values) < 2:
-        return False
-    if unnamed:
-        return bool((np.diff(values) > 0).all())
-    return is_named_like_an_id(column.name) and len(np.unique(values)) == len(values)
 
 
 def read_sample(looked: Looked) -> str | None:

@@ -21,7 +21,8 @@ from bimt_engine.data.readers import (
     opened,
     refuse,
 )
-from bimt_engine.data.readers.cells import plain, told, typed_values
+from bimt_engine.data.readers.cells import plain
+from bimt_engine.data.readers.rows import told, typed_values
 
 STREAM_BEGINS = b"\xff\xff\xff\xff"
 FEATHER_1_BEGINS = b"FEA1"
