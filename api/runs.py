@@ -89,8 +89,8 @@ class RunOut(RunItem):
     spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
     metrics: dict[str, Any] = Field(
         default={},
-        description="Numbers by name; `verdict` sums the evidence up; of tables `baselines` says what linear models and "
-        "boosted trees reach on the same rows.",
+        description="Numbers by name; `verdict` sums the evidence up; of tables `baselines` says what linear models "
+        "and boosted trees reach on the same rows.",
     )
     outputs: list[OutputOut] = Field(
         default=[], description="How well each target is predicted; empty before the end, and for older runs."
