@@ -107,7 +107,7 @@ def _finite(value: Any) -> Any:
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u; sorts as ASCII does
 # fmt: off
 PREFIXES = frozenset((
-    "team", "member", "token", "dataset", "network", "upload", "job", "attempt", "run", "graph", "clustering", "model",
+    "team", "member", "token", "dataset", "network", "upload", "job", "attempt", "run", "graph", "model",
     "version", "alias", "annotation", "share", "webhook", "delivery", "audit", "log", "file",
 ))
 # fmt: on

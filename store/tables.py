@@ -9,7 +9,6 @@ from store.jobs.tables import Attempt, IdempotencyKey, Job, JobBody, JobTag, Wor
 from store.models import Annotation, Model, ModelAlias, ModelVersion, Share
 from store.networks import Network
 from store.runs.tables import (
-    Clustering,
     Effect,
     Figure,
     Graph,
@@ -31,7 +30,6 @@ __all__ = [
     "Attempt",
     "AuditEntry",
     "Base",
-    "Clustering",
     "Dataset",
     "Effect",
     "Figure",

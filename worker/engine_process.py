@@ -32,6 +32,7 @@ from worker.protocol import (
     OperationMessage,
     TrainingMessage,
     engine_environment,
+    temporary_folder,
 )
 
 log = logging.getLogger("worker")
@@ -80,7 +81,7 @@ class EngineProcess(Generic[Received]):
         self._noun, self._messages = noun, messages
         # What the engine prints, and the traceback of a crash, go to a file that the log can quote.
         self._stderr = folder / "stderr"
-        temporary = folder / "tmp"
+        temporary = temporary_folder(folder)
         temporary.mkdir(exist_ok=True)
         with self._stderr.open("ab") as stderr:
             self._popen = subprocess.Popen(

@@ -362,6 +362,11 @@ def end_with_parent(parent: int) -> None:
 # --- the worker's end ----------------------------------------------------------------------------------
 
 
+def temporary_folder(folder: Path) -> Path:
+    """Where the engine process of this folder puts its temporary files; it deletes nothing anywhere else."""
+    return folder / "tmp"
+
+
 def engine_environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The environment of an engine process: no secrets, one thread, temporary files in its own folder."""
     passed = {

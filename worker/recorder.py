@@ -172,7 +172,6 @@ def read_result(path: Path, files: Files) -> RunResult:
         metrics=document["metrics"],
         summary=_summary(result, connections),
         graph={"neurons": nodes, "connections": connections, "body": graph},
-        clusterings=_clusterings(document["modules"], communities),
         modules=document["modules"],
         groups=_groups(document.get("interior") or {}),
         effects=document["effects"],
@@ -231,21 +230,3 @@ def _groups(interior: dict[str, Any]) -> list[dict[str, Any]]:
         for number, partition in enumerate(interior.get("partitions") or ())
         for group in partition["groups"]
     ]
-
-
-def _clusterings(modules: list[dict[str, Any]], communities: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways in which the neurons were grouped: by connected components, and by Leiden's communities."""
-    groups = {module["name"]: module["neurons"] for module in modules}
-    scored = communities.get("modularity_of_modules")
-    found = [{"method": "components", "modules": len(groups), "modularity": scored, "body": {"groups": groups}}]
-    if communities.get("method") == "leiden":
-        members = communities.get("groups") or communities.get("communities") or []
-        found.append(
-            {
-                "method": "leiden",
-                "modules": len(members),
-                "modularity": communities.get("modularity"),
-                "body": communities,
-            }
-        )
-    return found

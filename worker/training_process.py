@@ -16,7 +16,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from worker.protocol import (
     Stopped,
     TrainingRequest,
     start_engine_process,
+    temporary_folder,
 )
 
 # What training, evidence and figures import at the latest, so that no job waits for it.
@@ -64,7 +64,7 @@ def main(folder: Path, parent: int) -> int:
         prepare()
         end = run_job(work.folder, Reporter(work.folder, writer, commands.stop))
         if isinstance(end, JobDone):
-            clear()
+            clear(temporary_folder(folder))
             end = JobDone(resident_bytes=psutil.Process().memory_info().rss)
         writer.send(end)
 
@@ -104,8 +104,8 @@ def prepare() -> None:
     matplotlib.rcdefaults()
 
 
-def clear() -> None:
-    """Drop everything that belongs to the job: caches, temporary files, printed output, memory."""
+def clear(temporary: Path) -> None:
+    """Drop everything that belongs to the job: caches, the files in the temporary folder, printed output, memory."""
     for name, module in list(sys.modules.items()):
         if name.startswith("bimt_engine.") and "kernel" not in name:  # loaded kernels belong to no job
             for value in list(vars(module).values()):
@@ -115,7 +115,7 @@ def clear() -> None:
         from sympy.core.cache import clear_cache
 
         clear_cache()
-    for entry in Path(tempfile.gettempdir()).iterdir():
+    for entry in temporary.iterdir():
         shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
     os.ftruncate(2, 0)
     setproctitle("bimt training, waiting")

@@ -11,10 +11,10 @@ from jaxtyping import Int, Real
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from bimt_engine.analysis.statements import held_out_part, validation_loss
-from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, pale
+from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, log_scale, pale
 
 WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches
 SHADE = "#8c8470"
@@ -103,11 +103,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: str, 
 def _log_where_positive(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     values = [row[key] for row in rows if row.get(key) is not None]
     if values and min(values) > 0 and max(values) > 3 * min(values):
-        axes.set_yscale("log")
-        if max(values) < 1_000 * min(values):  # few powers of ten would stand there: name numbers between them too
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        log_scale(axes, "y", np.array(values))
 
 
 # --- pruning ----------------------------------------------------------------------------------------
@@ -148,7 +144,7 @@ def draw_prune_curve(
                 above.axhline(limits[key], color=colour, linewidth=0.7, linestyle=":")
         everything = [float(p[key]) for p in curve for key in ("train_loss", "validation_loss")]
         if everything and min(everything) > 0:
-            above.set_yscale("log")
+            log_scale(above, "y", np.array(everything))
         above.set_ylabel("prediction loss")
         below.step(kept, [p["modules"] for p in points], where="mid", color=INK, linewidth=1.2)
         below.set_ylabel("modules")
@@ -156,7 +152,7 @@ def draw_prune_curve(
         below.set_ylim(bottom=0)
         below.set_xlabel("connections kept")
         if len(kept) and kept.max() > MANY_CONNECTIONS and kept.max() > 8 * kept.min() > 0:
-            below.set_xscale("log")
+            log_scale(below, "x", kept)
         below.invert_xaxis()
         if chosen is not None:
             for axes in (above, below):
@@ -209,9 +205,10 @@ def draw_pareto(
         points = axes.scatter(x, y, c=strengths, cmap="cividis", norm=norm, s=34, edgecolor="white", linewidth=0.6)
         if len(whole) and np.ptp(strengths) > 0:
             figure.colorbar(points, ax=axes, label="λ")
-        for axis, values in (("x", x), ("y", y)):
-            if len(values) and values.min() > 0 and values.max() > 10 * values.min():
-                getattr(axes, f"set_{axis}scale")("log")
+        if len(x) and x.min() > 0 and x.max() > 10 * x.min():
+            log_scale(axes, "x", x)
+        if len(y) and y.min() > 0 and y.max() > 10 * y.min():
+            log_scale(axes, "y", y)
         axes.set_xlabel(wiring.replace("_", " "))
         axes.set_ylabel(loss.replace("_", " "))
         if title:

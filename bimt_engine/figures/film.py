@@ -30,7 +30,17 @@ from bimt_engine.analysis.statements import held_out_part
 from bimt_engine.figures.curves import shade_phases
 from bimt_engine.figures.layout import Row, coordinates, lay_out_wiring
 from bimt_engine.figures.network import draw_background, set_limits
-from bimt_engine.figures.style import DASH, INK, NEGATIVE, POSITIVE, QUIET, figure_style, module_colour, pretty
+from bimt_engine.figures.style import (
+    DASH,
+    INK,
+    NEGATIVE,
+    POSITIVE,
+    QUIET,
+    figure_style,
+    log_scale,
+    module_colour,
+    pretty,
+)
 from bimt_engine.networks.wiring import Wiring
 from bimt_engine.training.checkpoint import Snapshot
 
@@ -223,8 +233,7 @@ class _Canvas:
             axes.plot([s for s, _ in there], [v for _, v in there], dash, color=colour, linewidth=1.1)
         values = [row["prediction_loss"] for row in self.history]
         if min(values) > 0:
-            axes.set_yscale("log")
-        axes.minorticks_off()
+            log_scale(axes, "y", np.array(values))
         axes.tick_params(labelsize=7, length=2)
         axes.set_ylabel("loss", fontsize=8)
         if len(self.history) > 1:

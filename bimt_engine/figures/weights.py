@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from bimt_engine.figures.style import FAINT, MODULE_COLOURS, NEGATIVE, POSITIVE, figure_style
+from bimt_engine.figures.style import FAINT, MODULE_COLOURS, NEGATIVE, POSITIVE, figure_style, log_scale
 
 TILE = 0.72  # inches
 COLUMNS = 10
@@ -84,8 +84,8 @@ def draw_weight_ranks(
             axes.axvline(kept, color="#1d2530", linewidth=0.8, linestyle=":")
             axes.annotate(f"{kept:,} kept", (kept, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
                           textcoords="offset points", va="top", fontsize=8)  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        log_scale(axes, "x", np.arange(1, len(everything) + 1))
+        log_scale(axes, "y", np.maximum(everything, floor))
         axes.set_xlabel("rank")
         axes.set_ylabel("|w|")
         axes.legend(loc="lower left", ncols=2)

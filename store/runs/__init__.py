@@ -20,7 +20,6 @@ from store.jobs.tables import Job
 from store.runs.search import insert_groups, insert_inputs, with_evidence
 from store.runs.tables import (
     OF_MODULES,
-    Clustering,
     Effect,
     Figure,
     Graph,
@@ -55,7 +54,6 @@ class RunResult:
     metrics       numbers of the run, by name
     summary       SUMMARY: the columns by which runs are listed and searched; any may be absent
     graph         {"neurons": int, "connections": int, "body": node-link document}
-    clusterings   [{"method", "modules": int, "modularity": float | None, "body": document}]
     modules       [{"name", "neurons": [ids], "connections": int, "selectivity", "sufficiency", "reading",
                   "effects": {target: {"zero", "mean", "resample", "p", "p_holm"}}, …}]; also stored as documents
     groups        inside the modules: [{a column of InteriorGroup: value, …, "reads": [(name, share)]}]
@@ -71,7 +69,6 @@ class RunResult:
     metrics: Mapping[str, Any]
     summary: Mapping[str, Any]
     graph: Mapping[str, Any]
-    clusterings: Sequence[Mapping[str, Any]] = ()
     modules: Sequence[Mapping[str, Any]] = ()
     groups: Sequence[Mapping[str, Any]] = ()
     effects: Mapping[str, Any] = field(default_factory=dict)
@@ -220,12 +217,6 @@ def graph(session: Session, run_id: str) -> Graph | None:
     return session.scalar(select(Graph).where(Graph.run_id == run_id).options(undefer(Graph.body)))
 
 
-def clusterings(session: Session, run_id: str) -> list[Clustering]:
-    """The partitions of the graph into modules, with their bodies."""
-    query = select(Clustering).join(Graph, Graph.id == Clustering.graph_id).where(Graph.run_id == run_id)
-    return list(session.scalars(query.order_by(Clustering.method).options(undefer(Clustering.body))))
-
-
 def modules(session: Session, run_id: str) -> list[Module]:
     """The modules by name."""
     return list(session.scalars(select(Module).where(Module.run_id == run_id).order_by(Module.name)))
@@ -316,21 +307,7 @@ def _insert_bodies(session: Session, run_id: str, result: RunResult) -> None:
 
 
 def _insert_graph(session: Session, run_id: str, result: RunResult) -> None:
-    graph_id = new_id("graph")
-    session.execute(insert(Graph), [{"id": graph_id, "run_id": run_id, **result.graph}])
-    if result.clusterings:
-        rows = [
-            {
-                "id": new_id("clustering"),
-                "graph_id": graph_id,
-                "method": one["method"],
-                "modules": one["modules"],
-                "modularity": one.get("modularity"),
-                "body": one.get("body") or {},
-            }
-            for one in result.clusterings
-        ]
-        session.execute(insert(Clustering), rows)
+    session.execute(insert(Graph), [{"id": new_id("graph"), "run_id": run_id, **result.graph}])
 
 
 def _insert_modules(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:

@@ -159,20 +159,6 @@ class Graph(Base):
     body: Mapped[dict[str, Any]] = mapped_column(CompressedJson, deferred=True)
 
 
-class Clustering(Base):
-    """One partition of a graph into modules, with its score."""
-
-    __tablename__ = "clustering"
-    __table_args__ = (UniqueConstraint("graph_id", "method"), Index(None, "method", "modularity"))
-
-    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
-    graph_id: Mapped[str] = mapped_column(ForeignKey("graph.id", ondelete="CASCADE"))
-    method: Mapped[str] = mapped_column(String(64))
-    modules: Mapped[int]
-    modularity: Mapped[float | None]
-    body: Mapped[dict[str, Any]] = mapped_column(CompressedJson, deferred=True)
-
-
 class Module(Base):
     """A cluster of neurons: its inputs, its outputs and the evidence for them."""
 

@@ -338,7 +338,6 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "connection_cost": 9.2,
         },
         graph={"neurons": len(graph.neurons), "connections": len(graph.connections), "body": graph.to_json()},
-        clusterings=[{"method": "components", "modules": 2, "modularity": 0.497, "body": {}}],
         modules=found,
         effects={m["name"]: m["effects"] for m in found},
         prune_curve=curve,

@@ -80,7 +80,7 @@ def test_another_file_is_not_taken_for_the_one_that_was_announced(client, large,
 
 
 def test_a_fault_in_a_large_file_is_named_too(client, large):
-    large.write_text(large.read_text() + "1,,3\n")
+    large.write_text(large.read_text() + "1,1.2.3,3\n")
     with pytest.raises(InvalidFields) as refused:
         client.datasets.upload(large)
     assert [(fault.row, fault.column) for fault in refused.value.fields] == [(150_001, "b")]

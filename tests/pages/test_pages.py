@@ -153,8 +153,12 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
     page.set_input_files("#file", str(table))
     page.wait_for_selector("#columns tr")
     assert page.locator("#dataset option:checked").inner_text() == "houses.csv (60 rows)"
-    assert [page.locator(f"#columns select >> nth={i}").input_value() for i in range(3)] == ["input", "input", "target"]
-    page.select_option("#columns select >> nth=1", "not used")
+    roles, types = "#columns select[data-column]", "#columns select[data-type-of]"
+    assert [page.locator(f"{roles} >> nth={i}").input_value() for i in range(3)] == ["input", "input", "target"]
+    assert [page.locator(f"{types} >> nth={i}").input_value() for i in range(3)] == ["integer", "integer", "number"]
+    page.select_option(f"{types} >> nth=0", "category")
+    page.select_option(f"{types} >> nth=1", "text")
+    assert page.locator(f"{roles} >> nth=1").input_value() == "not used"
     page.fill("#hidden", "5")
     page.fill("#steps", "300")
     page.fill("#seeds", "0–2")
@@ -169,7 +173,8 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
     sent = site.service.client().get(f"/api/v1/jobs/{job_id}", headers=site.service.headers()).json
     assert (sent["runs"], sent["tags"], sent["steps"]) == (6, ["first", "rooms"], 1800)
     assert sent["spec"]["network"]["hidden"] == [5]
-    assert (sent["spec"]["dataset"]["inputs"], sent["spec"]["dataset"]["targets"]) == (["rooms"], ["price"])
+    data = sent["spec"]["dataset"]
+    assert (data["inputs"], data["targets"], data["columns"]["rooms"]["type"]) == (["rooms"], ["price"], "category")
     page.click("#cancel")
     page.wait_for_selector("#state .cancelled")
 
@@ -202,7 +207,7 @@ def test_automatic_cost_strengths_are_counted_and_submitted(visit: Visit, site: 
 
 def test_a_bad_table_is_refused_with_row_and_column(visit: Visit, tmp_path: Path) -> None:
     table = tmp_path / "bad.csv"
-    table.write_text("a,b\n1,2\n2,\n3,4\n4,5\n5,6\n")
+    table.write_text("a,b\n1,2\n2,1.2.3\n3,4\n4,5\n5,6\n")
     visitor = visit("submitter")
     visitor.go("/datasets")
     visitor.page.set_input_files("#file", str(table))

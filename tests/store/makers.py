@@ -105,10 +105,6 @@ def result(files: Files) -> runs.RunResult:
             "selectivity": 1.0,
         },
         graph={"neurons": 12, "connections": 8, "body": {"nodes": [{"id": "input:0"}], "links": []}},
-        clusterings=[
-            {"method": "components", "modules": 2, "modularity": 0.5, "body": {"A": ["hidden1:A0"]}},
-            {"method": "leiden", "modules": 2, "modularity": 0.49, "body": {}},
-        ],
         modules=[module("A", ["x1", "x3"], ["y1"]), module("B", ["x2", "x4"], ["y2"])],
         groups=[group("A1", "x1", "y1"), group("A2", "x3", "y1", partition=1)],
         effects={"targets": ["y1", "y2"]},

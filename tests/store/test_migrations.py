@@ -177,7 +177,7 @@ def test_queues_of_operations_are_renamed_and_every_row_is_kept(empty_url, clock
             assert dict(map(tuple, session.execute(text("SELECT id, queue FROM job")))) == old
             assert set(session.scalars(text("SELECT queue FROM worker"))) == set(old.values())
             session.execute(text("UPDATE member SET password_hash = 'unused'"))
-        before = counts(empty_url)
+        before = {name: count for name, count in counts(empty_url).items() if name != "clustering"}  # gone in 0013
         migrate.upgrade(empty_url)
         assert {name: count for name, count in counts(empty_url).items() if name in before} == before
         with database.read() as session:
