@@ -122,6 +122,16 @@ class ProbeOut(ResponseModel):
     connections: list[dict[str, Any]]
     parameters: dict[str, Numbers]
     orders: dict[str, list[int]]
+    steps: list[int] | None = Field(default=None, description="Of sequences: the steps whose outputs count.")
+    output_weights: list[float] | None = Field(
+        default=None, description="What the squared error of each output is multiplied by; null: 1 each."
+    )
+    label_groups: list[list[int]] = Field(default=[], description="Outputs of which the largest is the answer.")
+    means: dict[str, list[list[float]]] | None = Field(
+        default=None,
+        description="What an intervention `mean` holds the places of each neuron layer at: a list for each time that "
+        "its activation is computed, such as each time step. Null in probes of an older version.",
+    )
     examples: dict[str, Any]
 
 
