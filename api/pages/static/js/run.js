@@ -4,7 +4,6 @@ import { call, complain, duration, fileReady, onSubmit, pause } from "./api.js";
 import "./modules.js";
 
 // Loaded only where the page has these parts.
-if (document.getElementById("what-if")) import("./switches.js");
 if (document.getElementById("film")) import("./film.js");
 
 // --- progress
