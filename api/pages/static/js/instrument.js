@@ -25,7 +25,7 @@ async function begin() {
   const picture = svg && new Picture(svg);
   const cost = { locality: Number(locality), spacing: Number(spacing) };
   const card = new Card(field("card"));
-  const instrument = { circuit, picture, run, sample: null, colour, parts: () => circuit.levels[level()] };
+  const instrument = { circuit, picture, run, sample: null, sampled, colour, parts: () => circuit.levels[level()] };
   const silences = Boolean(run || probe); // whether anyone can say what becomes of it
   let loaded = null; // what the worker computed first
   let [pinned, harms] = [null, new Map()]; // what is selected; neuron → what is lost without it
@@ -156,7 +156,7 @@ async function begin() {
 
   async function learnHarm(id) {
     if (harms.has(id) || !loaded?.computed) return;
-    const found = await instrument.sample.ask("harm", { neurons: [id], connections: [], how: "mean", below: 0 });
+    const found = await sampled().ask("harm", { neurons: [id], connections: [], how: "mean", below: 0 });
     if (!found) return;
     const [name] = Object.keys(found.metrics);
     harms.set(id, `${measured(name, loaded.before[name])} → ${measured(name, found.metrics[name])}`);
@@ -190,7 +190,9 @@ async function begin() {
 
   // --- all of it
 
-  if (probe) {
+  // The examples are loaded when someone is about to touch the network: they may be as large as a film.
+  function sampled() {
+    if (!probe || instrument.sample) return instrument.sample;
     instrument.sample = new Sample(probe);
     instrument.sample.ready.then(
       (found) => {
@@ -204,7 +206,10 @@ async function begin() {
         field("sample-words").textContent = `Nothing is computed in the browser: ${problem.message}`;
       },
     );
+    return instrument.sample;
   }
+  for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
+
   showLevels();
   const off = (instrument.silencing = silencing(instrument));
   threshold(instrument);

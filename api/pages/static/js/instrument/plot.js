@@ -36,7 +36,7 @@ export class Plot {
       this.svg.parentElement.querySelector(".legend")?.append(item);
     }
     const inside = (y) => Math.min(this.y.start, Math.max(this.y.end, y));
-    const drawn = points.filter(([x, y]) => this.x.drawable(x) && this.y.drawable(y)).map(([x, y]) => `${this.x(x).toFixed(1)} ${inside(this.y(y)).toFixed(1)}`);
+    const drawn = points.filter(([x, y]) => this.x.drawable(x) && this.y.drawable(y) && this.x(x) >= this.x.start - 0.5 && this.x(x) <= this.x.end + 0.5).map(([x, y]) => `${this.x(x).toFixed(1)} ${inside(this.y(y)).toFixed(1)}`);
     this.paths[name].setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
   }
 }

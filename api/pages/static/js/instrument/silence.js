@@ -25,7 +25,7 @@ function inWords(effect) {
 export const measured = (name, value) => (name.endsWith("accuracy") ? `${(100 * value).toFixed(value > 0.995 ? 2 : 1)} %` : number(value));
 
 /**
- * @param {object} instrument circuit, picture (null where there is none), sample (null: nothing is computed here), run (""
+ * @param {object} instrument circuit, picture (null where there is none), sampled (gives the sample, or null: nothing is computed here), run (""
  *   where the service may not be asked)
  */
 export function silencing(instrument) {
@@ -147,7 +147,7 @@ export function silencing(instrument) {
   }
 
   async function bySample(mine) {
-    const { sample } = instrument;
+    const sample = instrument.sampled();
     if (!sample || view.how === "resample") return;
     const loaded = await sample.ready;
     if (!loaded?.computed || mine !== newest) return;

@@ -16,7 +16,7 @@ const RATIO = Math.min(2, window.devicePixelRatio || 1);
 
 /** @param {object} instrument */
 export async function stepping(instrument) {
-  const { circuit, picture, run, sample } = instrument;
+  const { circuit, picture, run } = instrument;
   const [slider, play, canvas] = [field("step"), field("play"), field("step-canvas")];
   if (!slider || !picture || !run) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -31,7 +31,7 @@ export async function stepping(instrument) {
 
   const begin = () =>
     (begun ??= (async () => {
-      const [{ geometry }, history, found] = await Promise.all([sample.ready, call("GET", `/runs/${run}/history`), everyStep()]);
+      const [{ geometry }, history, found] = await Promise.all([instrument.sampled().ready, call("GET", `/runs/${run}/history`), everyStep()]);
       matrices = matricesOf(geometry);
       spots = spotsOf(geometry, circuit.layers, picture.svg);
       const numbers = matrices.reduce((sum, { from, to }) => sum + from.places * to.places, 0);

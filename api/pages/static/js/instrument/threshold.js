@@ -51,7 +51,7 @@ export function threshold(instrument) {
   }
 
   async function ask(count) {
-    const loaded = await instrument.sample?.ready.catch(() => null);
+    const loaded = await instrument.sampled()?.ready.catch(() => null);
     if (!loaded?.computed) return;
     const found = await instrument.sample.ask("cut", { neurons: [], connections: [], how: "mean", below: weightAt(count) });
     if (!found || count !== kept) return;
