@@ -124,6 +124,17 @@ def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Vi
         assert page.locator(".inside table.matrix").count() == 2
 
 
+def test_a_long_expression_does_not_widen_the_page(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("reader")).page
+    visitor.go(f"/runs/{site.runs[0]}")
+    page.locator(".formulas summary").first.click()
+    wide = page.locator(".formulas pre").first.evaluate(
+        "(pre) => { pre.textContent = 'x1*'.repeat(1300); const page = document.documentElement;"
+        "return page.scrollWidth - page.clientWidth; }"
+    )
+    assert wide <= 0
+
+
 def test_everything_can_be_reached_by_keyboard(visit: Visit, site: Site) -> None:
     visitor = visit()
     visitor.go(f"/runs/{site.runs[0]}")
@@ -170,6 +181,10 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
     assert (sent["runs"], sent["tags"], sent["steps"]) == (6, ["first", "rooms"], 1800)
     assert sent["spec"]["network"]["hidden"] == [5]
     assert (sent["spec"]["dataset"]["inputs"], sent["spec"]["dataset"]["targets"]) == (["rooms"], ["price"])
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#cancel")
+    assert page.locator("#state .cancelled").count() == 0  # only after it was confirmed
+    page.once("dialog", lambda dialog: dialog.accept())
     page.click("#cancel")
     page.wait_for_selector("#state .cancelled")
 

@@ -42,11 +42,6 @@ SPECS: dict[str, dict[str, Any]] = {
         "network": {"kind": "transformer", "width": 4, "blocks": 1},
         "training": TRAINING,
     },
-    "embedded mlp": {
-        "dataset": {"kind": "modular_addition", "modulus": 5},
-        "network": {"kind": "mlp", "hidden": [6], "embedding_width": 4},
-        "training": TRAINING | {"loss": "cross_entropy"},
-    },
     "grid": {
         "dataset": {"kind": "digits"},
         "network": {"kind": "grid_mlp", "hidden": [9]},
