@@ -179,7 +179,7 @@ def thumbnail(run_id: str) -> Response:
     """The network as a small picture, which follows the colour theme. It never changes, so browsers may keep it."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-5-{run.id}"
+        etag = f"thumbnail-6-{run.id}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)

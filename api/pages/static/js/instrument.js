@@ -164,6 +164,7 @@ async function begin() {
   }
 
   if (picture) {
+    let over = ""; // what the pointer is over, as `kind:id`
     const aimed = (event) => {
       const neuron = event.target.closest(".neuron:not(.unused)");
       if (neuron) return ["neuron", neuron.dataset.neuron];
@@ -173,10 +174,16 @@ async function begin() {
     svg.addEventListener("pointermove", (event) => {
       if (event.buttons || event.pointerType === "touch") return;
       const found = aimed(event);
+      const name = found?.join(":") ?? "";
+      if (name === over) return found && card.move(event.clientX, event.clientY);
+      over = name;
       if (found) look(...found, event.clientX, event.clientY);
-      else if (!field("card").hidden) look(null);
+      else look(null);
     });
-    svg.addEventListener("pointerleave", () => look(null));
+    svg.addEventListener("pointerleave", () => {
+      over = "";
+      look(null);
+    });
     svg.addEventListener("click", (event) => {
       const found = aimed(event);
       if (!found) return;

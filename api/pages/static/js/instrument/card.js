@@ -86,6 +86,11 @@ export class Card {
     const title = document.createElement("strong");
     title.textContent = told.title;
     this.element.replaceChildren(title, list(told.lines.map(([, label, value]) => ["", label, value])));
+    this.move(x, y);
+  }
+
+  /** Puts the card beside a point of the window, within the picture's frame. */
+  move(x, y) {
     const [width, height] = [this.element.offsetWidth, this.element.offsetHeight];
     const stage = this.element.parentElement.getBoundingClientRect();
     const left = Math.min(Math.max(4, x - stage.left + 18), stage.width - width - 4);
