@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from bimt_engine.data.registry import make_dataset
+from bimt_engine.spec import Spec
+from bimt_engine.training.loop import Training
+from store import jobs, runs
 from store.settings import OPERATION_QUEUES
 from tests.answering import SharedProcess, operations_on, shared_process  # noqa: F401  (a fixture is found by name)
+from tests.api.makers import now, submit_job, work_on
 from tests.pages.conftest import Site, Visitor
 from tests.pages.test_pages import AUDIT, CONTRAST
 from tests.pages.trained import SPECS, publish_trained
@@ -268,6 +273,35 @@ def test_the_training_of_every_architecture_is_gone_through_step_by_step_and_pla
     page.wait_for_selector("#step-words:has-text('pruned and refitted')")
     page.wait_for_selector("#play:has-text('Play')")
     assert page.locator("#step-canvas").is_hidden()
+
+
+def test_a_run_that_trains_shows_its_network_at_the_newest_snapshot(visit: Visit, bench: Bench) -> None:
+    service = bench.site.service
+    job = submit_job(service)
+    claim = work_on(service, job)
+    run = claim.runs[0]
+    spec = Spec.model_validate(SPECS["recurrent"])
+    training = Training.begin(spec, make_dataset(spec.dataset, seed=0), seed=0)
+    snapshots = [update.snapshot for update in training.updates() if update.snapshot]
+
+    def append(number: int) -> None:
+        kept = service.files.put_bytes(snapshots[number].to_bytes())
+        with service.database.write() as rows:
+            runs.append_snapshot(rows, claim, run.id, snapshots[number].step, kept, now=now())
+
+    with service.database.write() as rows:
+        runs.start(rows, claim, run.id, now())
+    append(0)
+    page = (visitor := visit("reader")).page
+    visitor.go(f"/runs/{run.id}")
+    page.wait_for_selector("#live-canvas:not([hidden])")
+    assert "at step 0" in page.inner_text("#live-step")
+    first = page.evaluate("document.getElementById('live-canvas').toDataURL()")
+    append(-1)
+    page.wait_for_selector(f"#live-step:has-text('at step {snapshots[-1].step}')")
+    assert page.evaluate("document.getElementById('live-canvas').toDataURL()") != first
+    with service.database.write() as rows:
+        jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
 
 
 def test_words_open_their_definitions(visit: Visit, bench: Bench) -> None:

@@ -67,6 +67,7 @@ export function silencing(instrument) {
       const isOff = view.off.includes(`module:${button.dataset.module}`);
       button.setAttribute("aria-pressed", String(isOff));
       button.textContent = isOff ? "Restore" : "Silence";
+      button.setAttribute("aria-label", `${button.textContent} ${button.dataset.module}`);
     }
     if (picture) {
       for (const [id, each] of picture.neurons) {
@@ -182,10 +183,11 @@ export function silencing(instrument) {
     }
   }
 
-  for (const button of document.querySelectorAll("button.switch")) {
-    button.hidden = false;
-    button.addEventListener("click", () => toggle("module", button.dataset.module));
-  }
+  for (const button of document.querySelectorAll("button.switch")) button.hidden = false;
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("button.switch");
+    if (button) toggle("module", button.dataset.module);
+  });
   document.addEventListener("change", (event) => {
     if (event.target.dataset.connection) toggle("connection", event.target.dataset.connection);
     if (event.target.id === "how") change({ how: event.target.value });

@@ -3,16 +3,15 @@
 
 import { call, complain, number } from "../api.js";
 import { change, onChange, view } from "../modules.js";
-import { connections, frameOf, heaviest, matricesOf, moved } from "./frames.js";
+import { frameOf, heaviest, matricesOf, moved } from "./frames.js";
 import { TONES } from "./picture.js";
 import { Plot } from "./plot.js";
+import { Stage, planOf, spotsOf } from "./stage.js";
 
 const field = (name) => document.getElementById(name);
 const MAX_FRAMES = 120; // of more snapshots every n-th is shown
 const MAX_NUMBERS = 4e6; // of all frames together
-const MAX_LINES = 700; // connections drawn at once, the heaviest
 const FRAME_MILLISECONDS = 160;
-const RATIO = Math.min(2, window.devicePixelRatio || 1);
 
 /** @param {object} instrument */
 export async function stepping(instrument) {
@@ -20,27 +19,28 @@ export async function stepping(instrument) {
   const [slider, play, canvas] = [field("step"), field("play"), field("step-canvas")];
   if (!slider || !picture || !run) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  let [matrices, steps, rows, scale] = [null, [], [], 1];
+  let [matrices, steps, rows, stage] = [null, [], [], null];
   let [at, playing, begun] = [0, false, null]; // the last position is the pruned network, which the picture shows
   const frames = new Map(); // index → Promise of the frame
   const chart = slider.closest(".view").querySelector("svg.chart[data-x]");
   const plot = chart && new Plot(chart);
 
-  const [, , width, height] = picture.svg.getAttribute("viewBox").split(" ").map(Number);
-  let spots = null; // layer → places as [x, y] in the coordinates of the picture
-
   const begin = () =>
     (begun ??= (async () => {
-      const [{ geometry }, history, found] = await Promise.all([instrument.sampled().ready, call("GET", `/runs/${run}/history`), everyStep()]);
+      const [history, found] = await Promise.all([call("GET", `/runs/${run}/history`), everyStep()]);
+      const last = await call("GET", `/runs/${run}/snapshots/${found.at(-1)}`);
+      const geometry = last.layers ? last : (await instrument.sampled().ready).geometry; // older snapshots do not tell theirs
       matrices = matricesOf(geometry);
-      spots = spotsOf(geometry, circuit.layers, picture.svg);
       const numbers = matrices.reduce((sum, { from, to }) => sum + from.places * to.places, 0);
       const most = Math.max(2, Math.min(MAX_FRAMES, Math.floor(MAX_NUMBERS / numbers)));
       const stride = Math.ceil(found.length / most);
       steps = found.filter((_, index) => index % stride === 0 || index === found.length - 1);
       rows = history.rows;
       slider.max = at = steps.length;
-      scale = heaviest(await frame(steps.length - 1));
+      const ended = frameOf(matrices, last);
+      frames.set(steps.length - 1, Promise.resolve(ended));
+      const plan = planOf(picture.svg);
+      stage = new Stage(canvas, plan, matrices, spotsOf(geometry, circuit.layers, plan), heaviest(ended));
     })());
 
   async function everyStep() {
@@ -76,47 +76,11 @@ export async function stepping(instrument) {
   const sizeOf = (layer) => matrices.flatMap((each) => [[each.source, each.from], [each.target, each.to]]).find(([name]) => name === layer)[1].neurons;
 
   function paint(a, b, share) {
-    const spot = (layer, neuron) => {
-      const [from, to] = [a, b].map((each) => spots[layer][each.slots[layer][neuron]]);
-      return from && to && from.map((value, axis) => value + (to[axis] - value) * share);
-    };
-    const pen = canvas.getContext("2d");
-    const size = [canvas.clientWidth, canvas.clientHeight];
-    if (canvas.width !== Math.round(size[0] * RATIO)) [canvas.width, canvas.height] = size.map((side) => Math.round(side * RATIO));
-    const zoom = Math.min(size[0] / width, size[1] / height) * RATIO;
-    pen.setTransform(zoom, 0, 0, zoom, (canvas.width - width * zoom) / 2, (canvas.height - height * zoom) / 2);
-    pen.clearRect(-width, -height, 3 * width, 3 * height);
-    pen.lineCap = "round";
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const [plus, minus] = [colour("--plus"), colour("--minus")];
-    for (const [matrix, source, target, weight] of connections(matrices, a, b, share, MAX_LINES)) {
-      const [from, to] = [spot(matrices[matrix].source, source), spot(matrices[matrix].target, target)];
-      if (!from || !to) continue;
-      const strength = Math.sqrt(Math.min(1, Math.abs(weight) / scale));
-      pen.strokeStyle = weight > 0 ? plus : minus;
-      pen.globalAlpha = 0.08 + 0.85 * strength;
-      pen.lineWidth = 0.6 + 3.6 * strength;
-      pen.setLineDash(weight > 0 ? [] : [7, 4]); // the sign is visible without colours, too
-      pen.beginPath();
-      bend(pen, from, to);
-      pen.stroke();
-    }
-    pen.globalAlpha = 1;
-    pen.setLineDash([]);
     const parts = tones();
-    const radius = Math.max(2, Math.min(8, ...[...picture.neurons.values()].filter((each) => !each.classList.contains("unused")).map((each) => Number(each.querySelector("circle").getAttribute("r")))));
-    for (const [layer, slots] of Object.entries(b.slots)) {
-      slots.forEach((_, neuron) => {
-        const place = spot(layer, neuron);
-        if (!place) return;
-        const part = parts.get(`${layer}:${neuron}`);
-        pen.fillStyle = colour(part === undefined ? "--dead" : `--m${(part % TONES) + 1}`);
-        pen.beginPath();
-        pen.arc(place[0], place[1], part === undefined ? radius / 2 : radius, 0, 2 * Math.PI);
-        pen.fill();
-      });
-    }
+    stage.paint(a, b, share, (layer, neuron) => {
+      const part = parts.get(`${layer}:${neuron}`);
+      return part === undefined ? null : `--m${(part % TONES) + 1}`;
+    });
   }
 
   const grouped = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
@@ -224,31 +188,4 @@ export async function stepping(instrument) {
     }
   }
   return { toggle };
-}
-
-// As api/pages/network_svg.py bends them: straight upwards, an arc within a row or downwards, a loop to itself.
-function bend(pen, [x1, y1], [x2, y2]) {
-  pen.moveTo(x1, y1);
-  const length = Math.hypot(x2 - x1, y2 - y1);
-  if (length < 1e-6) return pen.bezierCurveTo(x1 - 22, y1 - 40, x1 + 22, y1 - 40, x1, y1);
-  if (y2 < y1 - 1e-6) return pen.lineTo(x2, y2);
-  const bow = 2 * Math.min(90, 26 + 0.2 * length);
-  pen.quadraticCurveTo((x1 + x2) / 2 + (bow * (y2 - y1)) / length, (y1 + y2) / 2 - (bow * (x2 - x1)) / length, x2, y2);
-}
-
-/** Where every slot lies in the picture, those of pruned neurons too: as bimt_engine/figures/layout.py places them. */
-export function spotsOf({ layers }, order, svg) {
-  const [margin, bottom, gap, lean, sheet] = svg.dataset.layout.split(" ").map(Number);
-  const width = Number(svg.getAttribute("viewBox").split(" ")[2]) - 2 * margin;
-  return Object.fromEntries(
-    layers.map(({ name, neurons, copies = 1, positions }) => {
-      const places = Array.from({ length: neurons * copies }, (_, place) => {
-        const [x, deep = 0.5] = positions[place % neurons];
-        const across = copies > 1 ? (Math.floor(place / neurons) + 0.5 + 0.92 * (x - 0.5)) / copies : x;
-        const far = 1 - deep;
-        return [margin + width * (sheet ? 0.5 + (across - 0.5) * (1 - lean * far) : across), bottom - gap * (order.indexOf(name) + (sheet ? sheet * (far - 0.5) : 0))];
-      });
-      return [name, places];
-    }),
-  );
 }
