@@ -114,9 +114,9 @@ def test_on_a_phone_it_is_one_column_and_no_wider(visit: Visit, bench: Bench) ->
 
 def test_a_card_tells_of_what_the_pointer_is_over_and_its_neighbours_are_lit(visit: Visit, bench: Bench) -> None:
     page = bench.open(visit)
-    assert page.locator("#card").is_hidden()
+    assert page.locator("#hover-card").is_hidden()
     hidden(page).hover()
-    card = page.inner_text("#card")
+    card = page.inner_text("#hover-card")
     assert all(word in card for word in ("activation", "reads", "says", "module"))
     assert re.search(r"± .+, \S+ to \S+", card)
     edges = page.evaluate(
@@ -132,7 +132,7 @@ def test_a_card_tells_of_what_the_pointer_is_over_and_its_neighbours_are_lit(vis
     page.mouse.move(2, 2)
     assert page.locator("svg.network .near").count() == 0
     page.locator("svg.network .grip").first.hover(force=True)
-    card = page.inner_text("#card")
+    card = page.inner_text("#hover-card")
     assert all(word in card for word in ("weight", "length", "share of the cost", "loss without it"))
 
 
@@ -185,7 +185,7 @@ def test_neurons_are_walked_selected_and_silenced_by_keyboard(visit: Visit, benc
             break
     here = "document.activeElement.dataset.neuron"
     assert page.evaluate(here).startswith("output:")
-    assert page.locator("#card").is_visible()
+    assert page.locator("#hover-card").is_visible()
     page.keyboard.press("ArrowDown")
     assert page.evaluate(here).startswith("hidden1:")
     page.keyboard.press("ArrowDown")
@@ -362,7 +362,7 @@ def test_a_model_and_a_link_have_the_same_instrument(visit: Visit, bench: Bench)
     guest.go("/s/" + shared["token"])
     guest.page.wait_for_selector("#instrument[data-ready]")
     hidden(guest.page).hover()
-    assert "reads" in guest.page.inner_text("#card")
+    assert "reads" in guest.page.inner_text("#hover-card")
     hidden(guest.page).click()
     assert guest.page.locator("#selected").is_visible()
     assert "Nothing can be silenced here" in guest.page.inner_text("#sample-words")

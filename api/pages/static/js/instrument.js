@@ -24,7 +24,7 @@ async function begin() {
   const svg = panel.querySelector("svg.network");
   const picture = svg && new Picture(svg);
   const cost = { locality: Number(locality), spacing: Number(spacing) };
-  const card = new Card(field("card"));
+  const card = new Card(field("hover-card"));
   const instrument = { circuit, picture, run, sample: null, sampled, colour, parts: () => circuit.levels[level()] };
   const silences = Boolean(run || probe); // whether anyone can say what becomes of it
   let loaded = null; // what the worker computed first
