@@ -106,7 +106,7 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     assert page.locator("svg.network .neuron.lit").count() == 8
     page.keyboard.press("Escape")
     assert page.locator("svg.network.focused").count() == 0
-    assert page.locator("figure .chart").count() == 3
+    assert page.locator("figure .chart").count() == 4
     assert page.locator("nav >> text=New job").count() == 0
 
 
@@ -337,7 +337,7 @@ def test_a_page_says_what_is_there_without_any_script(visit: Visit, site: Site) 
     visitor = visit("reader", java_script_enabled=False)
     visitor.go(f"/runs/{site.runs[0]}")
     assert visitor.page.locator("svg.network line.connection").count() == 42
-    assert visitor.page.locator("figure .chart").count() == 3
+    assert visitor.page.locator("figure .chart").count() == 4
     assert "Module A" in visitor.page.inner_text(".modules")
 
 

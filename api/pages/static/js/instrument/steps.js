@@ -160,14 +160,13 @@ export async function stepping(instrument) {
     }
   }
   play.addEventListener("click", toggle);
-  slider.addEventListener("pointerdown", () => begin().catch(failed));
-  slider.addEventListener("focus", () => begin().catch(failed));
   slider.addEventListener("input", async () => {
     playing = false;
     play.textContent = "Play";
+    const share = slider.value / slider.max; // of more snapshots than are shown, until it is known how many those are
     try {
       await begin();
-      const index = Number(slider.value);
+      const index = Math.round(share * steps.length);
       change({ step: index >= steps.length ? "" : String(steps[index]) });
       await show(index);
     } catch (problem) {
