@@ -24,7 +24,7 @@ from measurements.load import Connection
 from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
 
 RECIPES = ("independence", "modular_addition", "two_memories")
-VIEWPORT = {"width": 1280, "height": 900}
+VIEWPORT: Any = {"width": 1280, "height": 900}
 PAGES = {"runs": "/", "jobs": "/jobs", "models": "/models", "data": "/datasets", "words": "/glossary"}
 SILENCED = 5  # neurons, one after another
 DRAG = """async () => {
