@@ -25,7 +25,7 @@ from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
 
 RECIPES = ("independence", "modular_addition", "two_memories")
 VIEWPORT: Any = {"width": 1280, "height": 900}
-PAGES = {"runs": "/", "jobs": "/jobs", "models": "/models", "data": "/datasets", "words": "/glossary"}
+PAGES = {"runs": "/", "jobs": "/jobs", "words": "/glossary"}
 SILENCED = 5  # neurons, one after another
 DRAG = """async () => {
   const slider = document.getElementById("threshold");
