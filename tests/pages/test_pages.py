@@ -43,6 +43,7 @@ def every_page(site: Site) -> dict[str, str]:
         "team": "/team",
         "addresses": "/docs",
         "problems": "/problems",
+        "words": "/glossary",
         "a problem": "/problems/conflict",
     }
 
