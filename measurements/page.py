@@ -2,8 +2,9 @@
 
 A service of its own trains the recipes; Chromium opens the page of each run. Measured: seconds until the network can be
 touched, milliseconds from silencing a neuron to the new metric on the screen, frames a second while the threshold is
-dragged through all connections, and the bytes of the page without its data. Pictures at 1280 × 900, light and dark.
-Nothing is asserted: the figures depend on the machine and on what else it does. Writes reports/page.json.
+dragged through all connections, and kilobytes: of scripts and styles, and of the document with what it shows. Pictures
+at 1280 × 900, light and dark. Nothing is asserted: the figures depend on the machine and on what else it does. Writes
+reports/page.json.
 """
 
 from __future__ import annotations
@@ -132,8 +133,13 @@ def draw(page: Any, path: Path) -> None:
 
 def measure(page: Any, address: str) -> dict[str, float]:
     """The figures of one page."""
-    sizes: list[int] = []
-    page.on("response", lambda answer: sizes.append(_bytes(answer)) if "/api/" not in answer.url else None)
+    sizes: dict[str, list[int]] = {"document": [], "static": []}
+
+    def count(answer: Any) -> None:
+        if "/api/" not in answer.url:
+            sizes["static" if "/static/" in answer.url else "document"].append(_bytes(answer))
+
+    page.on("response", count)
     page.goto(address)
     page.wait_for_selector("#instrument[data-ready]")
     ready = page.evaluate("performance.now()") / 1000
@@ -152,7 +158,8 @@ def measure(page: Any, address: str) -> dict[str, float]:
         "interactive_seconds": ready,
         "silencing_milliseconds": statistics.median(waits) if waits else 0.0,
         "threshold_frames_per_second": frames,
-        "page_kilobytes": sum(sizes) / 1000,
+        "static_kilobytes": sum(sizes["static"]) / 1000,
+        "document_kilobytes": sizes["document"][0] / 1000,
     }
 
 

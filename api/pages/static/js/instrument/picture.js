@@ -10,6 +10,8 @@ export class Picture {
     this.svg = svg;
     this.neurons = new Map([...svg.querySelectorAll(".neuron")].map((each) => [each.dataset.neuron, each]));
     this.connections = new Map([...svg.querySelectorAll(".connection")].map((each) => [each.dataset.connection, each]));
+    this.grips = new Map([...svg.querySelectorAll(".grip")].map((each) => [each.dataset.connection, each]));
+    this.coloured = ""; // by which parts
   }
 
   /** Marks a neuron and its neighbours, or a connection and its ends, and fades all else; null: nothing is marked. */
@@ -22,6 +24,9 @@ export class Picture {
 
   /** Colours neurons by part, with a shape for each; ids of no part are left plain. */
   colour(parts) {
+    const told = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
+    if (told === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
+    this.coloured = told;
     for (const each of this.svg.querySelectorAll(".shape, .letter")) each.remove();
     const tones = new Map();
     parts.forEach(({ neurons, name }, number) => neurons.forEach((id) => tones.set(id, { number: number % TONES, name })));
@@ -49,7 +54,7 @@ export class Picture {
   /** Fades a connection or neuron, or not. */
   set(kind, id, name, on) {
     (kind === "neuron" ? this.neurons : this.connections).get(id)?.classList.toggle(name, on);
-    if (kind === "connection") this.svg.querySelector(`.grip[data-connection="${CSS.escape(id)}"]`)?.classList.toggle(name, on);
+    if (kind === "connection") this.grips.get(id)?.classList.toggle(name, on);
   }
 }
 

@@ -32,14 +32,17 @@ export function threshold(instrument) {
       const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: [] }));
       for (const [id, number_] of of) parts[number_].neurons.push(id);
       instrument.colour(parts);
-      for (const [id, each] of picture.neurons) each.classList.toggle("cut", circuit.isWired(id) && !of.has(id));
+      for (const [id, each] of picture.neurons) {
+        const gone = circuit.isWired(id) && !of.has(id);
+        if (each.classList.contains("cut") !== gone) each.classList.toggle("cut", gone);
+      }
     } else {
       instrument.colour(null);
       for (const each of picture.neurons.values()) each.classList.remove("cut");
     }
     plot?.cursor(count);
     tell(count, modules);
-    ask(count);
+    ask(count, modules);
   }
 
   function tell(count, modules) {
@@ -50,13 +53,13 @@ export function threshold(instrument) {
     slider.setAttribute("aria-valuetext", words.join(", "));
   }
 
-  async function ask(count) {
+  async function ask(count, modules) {
     const loaded = await instrument.sampled()?.ready.catch(() => null);
     if (!loaded?.computed) return;
     const found = await instrument.sample.ask("cut", { neurons: [], connections: [], how: "mean", below: weightAt(count) });
     if (!found || count !== kept) return;
     before = { count, loss: found.metrics.validation_prediction_loss };
-    tell(count, circuit.components(count).count);
+    tell(count, modules);
     if (count === all) instrument.silencing.restore();
     else instrument.silencing.headline(loaded.before, found.metrics, `computed here on ${loaded.heldOut} validation examples, without refitting`, "sample");
     if (curve || !plot) return;
