@@ -203,7 +203,7 @@ async function begin() {
       (found) => {
         loaded = found;
         panel.dataset.sample = found.computed ? "computed" : "none";
-        field("sample-words").textContent = found.computed ? "" : "A network of this kind is not computed in the browser: the service answers, on every example.";
+        field("sample-words").textContent = found.computed ? "" : "This network is not computed in the browser: the service answers, on every training and validation example.";
         if (pinned) showSelected();
       },
       (problem) => {
