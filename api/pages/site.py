@@ -203,9 +203,10 @@ def glossary() -> list[tuple[str, list[tuple[str, str]]]]:
         if line.startswith("## "):
             subjects.append((line[3:], []))
         elif line.startswith("| **") and subjects:
-            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
-            text = cells[1].replace("`", "").replace("**", "").replace("\\|", "|").replace("*", "")
-            subjects[-1][1].extend((word, text) for word in re.findall(r"\*\*(.+?)\*\*", cells[0]))
+            cells = [cell.strip().replace("\\*", "∗") for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+            text = cells[1].replace("`", "").replace("*", "").replace("\\|", "|").replace("∗", "*")
+            words = re.findall(r"\*\*(.+?)\*\*", cells[0])
+            subjects[-1][1].extend((word.replace("∗", "*"), text) for word in words)
     return subjects
 
 
