@@ -34,6 +34,7 @@ COPY bimt_engine bimt_engine
 COPY store store
 COPY migrations migrations
 COPY client client
+COPY docs/glossary.md docs/glossary.md
 COPY api api
 ENV BIMT_HOST=0.0.0.0 BIMT_PORT=8000
 USER bimt

@@ -75,7 +75,7 @@ SECRET_PART = re.compile(r"/s/[^/?]+")  # the secret of a shared link is a part 
 
 CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "worker-src 'self'; font-src 'self'; media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HARDENING_OF_PAGES = {
     "X-Content-Type-Options": "nosniff",

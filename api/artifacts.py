@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Annotated, Any, Literal
 
 import safetensors
@@ -67,6 +68,13 @@ class SnapshotWeights(ResponseModel):
     step: int
     weights: dict[str, Numbers] = Field(description="By parameter, in slot order.")
     orders: dict[str, list[int]] = Field(description="By neuron layer: which neuron sits in each slot.")
+    layers: list[dict[str, Any]] | None = Field(
+        default=None,
+        description="Neuron layers with `neurons`, `copies` and `positions` of the slots; null in older snapshots.",
+    )
+    connections: list[dict[str, Any]] | None = Field(
+        default=None, description="Of each weight matrix the layers that it joins: `parameter`, `source`, `target`."
+    )
 
 
 class ReadoutOut(ResponseModel):
@@ -122,6 +130,16 @@ class ProbeOut(ResponseModel):
     connections: list[dict[str, Any]]
     parameters: dict[str, Numbers]
     orders: dict[str, list[int]]
+    steps: list[int] | None = Field(default=None, description="Of sequences: the steps whose outputs count.")
+    output_weights: list[float] | None = Field(
+        default=None, description="What the squared error of each output is multiplied by; null: 1 each."
+    )
+    label_groups: list[list[int]] = Field(default=[], description="Outputs of which the largest is the answer.")
+    means: dict[str, list[list[float]]] | None = Field(
+        default=None,
+        description="What an intervention `mean` holds the places of each neuron layer at: a list for each time that "
+        "its activation is computed, such as each time step. Null in probes of an older version.",
+    )
     examples: dict[str, Any]
 
 
@@ -188,6 +206,13 @@ class StabilityOut(ResponseModel):
 
 
 ORDER = "order."  # begins the names of neuron orders in a snapshot
+
+
+def snapshot_geometry(content: bytes) -> dict[str, Any]:
+    """`layers` and `connections` of a snapshot that `read_snapshot` can read; empty in those of older versions."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    found = json.loads(header.get("__metadata__", {}).get("bimt", "{}")).get("geometry") or {}
+    return {name: found.get(name) for name in ("layers", "connections")}
 
 
 def read_snapshot(content: bytes) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -327,8 +352,9 @@ def run_snapshot(path: SnapshotPath) -> Response:
     if not found or found[0].step != path.step:
         raise Problem("not-found", f"There is no snapshot of step {path.step}; /snapshots lists those that there are.")
     _, chunks = evidence.open_stored(found[0].sha256, f"snapshot {path.step}")
-    weights, orders = read_snapshot(b"".join(chunks))
-    return answer(SnapshotWeights(step=path.step, weights=weights, orders=orders))
+    content = b"".join(chunks)
+    weights, orders = read_snapshot(content)
+    return answer(SnapshotWeights(step=path.step, weights=weights, orders=orders, **snapshot_geometry(content)))
 
 
 @api.route("get", "/jobs/<string:job_id>/pareto", answers={200: ParetoOut, 202: NOT_YET}, **MAKING)

@@ -18,6 +18,7 @@ VERBS = {
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",
     "gpu": "everything that needs a CUDA device, in at most eight minutes",
+    "page": "how quickly the page of a run answers, and pictures of the pages",
     "job": "from submitting a small job to its results, and how long a start takes",
 }
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

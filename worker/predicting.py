@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.modules.interventions import mean_activations
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.encoding import TableEncoding, UnreadableCell
 from bimt_engine.errors import BimtError
@@ -213,10 +215,18 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
     """Weights of the pruned network in slot order, the orders, and validation examples as the network reads them.
 
     Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the validation examples are
-    few, training examples follow them; `held_out` is how many come before these. Raises Refusal for a network that is
-    too large for a browser.
+    few, training examples follow them; `held_out` is how many come before these. `means` are what an intervention holds
+    a neuron at: of each layer, one list for each time that its activation is tapped. Raises Refusal for a network that
+    is too large for a browser.
     """
     network = saved.network
+    context = AnalysisContext.of(
+        network,
+        dataset,
+        loss=saved.spec.training.loss,
+        balance_outputs=saved.spec.balances_outputs,
+        seed=saved.seed,
+    )
     parameters = {name: p.detach().numpy() for name, p in network.named_parameters()}
     held_out, trained = dataset.part("validation"), dataset.part("train")
     inputs, targets = (np.concatenate(pair) for pair in zip(held_out, trained, strict=True))
@@ -236,7 +246,12 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
         "input_scaling": dataset.input_scaling and dataset.input_scaling.to_json(),
         "target_scaling": dataset.target_scaling and dataset.target_scaling.to_json(),
         "layers": [
-            {"name": layer.name, "neurons": layer.neurons, "positions": np.asarray(layer.positions).tolist()}
+            {
+                "name": layer.name,
+                "neurons": layer.neurons,
+                "copies": layer.copies,
+                "positions": np.asarray(layer.positions).tolist(),
+            }
             for layer in network.wiring.neuron_layers
         ],
         "connections": [
@@ -245,8 +260,13 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
         ],
         "parameters": {name: _array(p) for name, p in parameters.items()},
         "orders": {name: order.tolist() for name, order in network.orders.items()},
+        "steps": None if context.general.time_steps is None else list(context.general.time_steps),
+        "output_weights": None if context.weights is None else context.weights.tolist(),
+        "label_groups": [list(group) for group in dataset.label_groups],
+        "means": {layer: [_digits(mean) for mean in calls] for layer, calls in mean_activations(context).items()},
         "examples": {
             "count": count,
+            "of_held_out": len(held_out[0]),
             "held_out": min(count, len(held_out[0])),
             "inputs": _array(inputs[:count]),
             "targets": _array(targets[:count]),
@@ -291,7 +311,11 @@ def embedding_document(saved: SavedNetwork, group: NDArray[np.int64] | None) -> 
 
 
 def _array(values: np.ndarray) -> dict[str, Any]:
-    flat = values.ravel().tolist()
-    if values.dtype.kind == "f":
-        flat = [float(f"{value:.9g}") for value in flat]
-    return {"shape": list(values.shape), "values": flat}
+    return {
+        "shape": list(values.shape),
+        "values": _digits(values) if values.dtype.kind == "f" else values.ravel().tolist(),
+    }
+
+
+def _digits(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.9g}") for value in values.ravel().tolist()]

@@ -10,8 +10,24 @@ from markupsafe import Markup, escape
 
 from bimt_engine.analysis.statements import number
 
-WIDTH, HEIGHT = 560, 270  # user units of the viewBox; the page scales them
-LEFT, RIGHT, TOP, BOTTOM = 62, 30, 30, 44
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a chart and its margins, in user units of the viewBox; the page scales them."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    ticks: int  # wanted on an axis
+    name: str
+
+
+WIDE = Frame(560, 270, 62, 30, 30, 44, ticks=5, name="chart")
+SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
+"""WIDE stands in the report, SMALL beside others below the network."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +58,13 @@ def line_chart(
     x: Axis,
     y: Axis,
     marks: Sequence[tuple[float, str]] = (),
+    frame: Frame = WIDE,
 ) -> Markup:
     """The series in one chart, with axes and a legend; a sentence where no point can be drawn.
 
     marks   (x, label): vertical lines, such as the beginning of a phase.
+
+    Its `data-x` and `data-y` tell a script where a value lies: both ends of the axis, their coordinates, `log`.
 
     Points that are not finite, or not positive on a logarithmic axis, are left out.
     """
@@ -53,40 +72,38 @@ def line_chart(
     points = [p for _, line in kept for p in line]
     if not points:
         return Markup('<p class="quiet">There is nothing to draw yet.</p>')
-    across = _scale([p[0] for p in points], x.log, LEFT, WIDTH - RIGHT)
-    up = _scale([p[1] for p in points], y.log, HEIGHT - BOTTOM, TOP)
+    left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
+    across = _scale([p[0] for p in points], x.log, left, right, frame.ticks)
+    up = _scale([p[1] for p in points], y.log, bottom, top, frame.ticks)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" '
-        f'preserveAspectRatio="xMidYMid meet">'
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}" '
+        f'data-x="{across.told}" data-y="{up.told}" preserveAspectRatio="xMidYMid meet">'
     ]
     for value in up.ticks:
         place = up(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{number(value)}</text>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{place + 4:.1f}" text-anchor="end">{number(value)}</text>')
     for value in across.ticks:
         place = across(value)
         parts.append(
-            f'<text class="tick" x="{place:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{number(value)}</text>'
+            f'<text class="tick" x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>'
         )
     for place, label in marks:
         at = across(place)
-        if LEFT - 1 <= at <= WIDTH - RIGHT + 1:
-            parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        if left - 1 <= at <= right + 1:
+            parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
             if label:
-                right = at > WIDTH * 0.7
-                anchor, shift = ("end", -5) if right else ("start", 5)
+                anchor, shift = ("end", -5) if at > frame.width * 0.7 else ("start", 5)
                 parts.append(
-                    f'<text class="tick" x="{at + shift:.1f}" y="{TOP + 10}" text-anchor="{anchor}">'
+                    f'<text class="tick" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
                     f"{escape(label)}</text>"
                 )
     for line, drawn in kept:
         places = [(across(a), up(b)) for a, b in drawn]
         title_ = f"<title>{escape(line.name)}</title>"
         parts.append(f'<path class="line tone-{line.tone}" d="{_path(places)}">{title_}</path>')
-    parts.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-        f"{escape(x.label)}</text>"
-    )
+    middle, below = (left + right) / 2, frame.height - 4
+    parts.append(f'<text class="axis" x="{middle}" y="{below}" text-anchor="middle">{escape(x.label)}</text>')
     parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y.label)}</text>')
     parts.append("</svg>")
     legend = "".join(
@@ -95,29 +112,63 @@ def line_chart(
     return Markup("".join(parts) + f'<ul class="legend">{legend}</ul>')
 
 
+def heat_map(
+    title: str, rows: Sequence[tuple[str, Sequence[tuple[float | None, int]]]], columns: Sequence[str]
+) -> Markup:
+    """A matrix as shades, each cell with its number as a title.
+
+    rows   (name, cells of (number, shade 0 … 4)).
+    """
+    left, right, top, bottom = 34, SMALL.width - 6, 8, SMALL.height - 20
+    width, height = (right - left) / max(1, len(columns)), min(34.0, (bottom - top) / max(1, len(rows)))
+    size = f'class="{SMALL.name} heat" viewBox="0 0 {SMALL.width} {SMALL.height}"'
+    parts = [f'<svg {size} role="img" aria-label="{escape(title)}">']
+
+    def write(kind: str, x: float, y: float, anchor: str, words: str) -> None:
+        parts.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>')
+
+    for row, (name, cells) in enumerate(rows):
+        y = top + row * height
+        if height >= 12:
+            write("tick", left - 6, y + height / 2 + 4, "end", name)
+        for column, (value, shade) in enumerate(cells):
+            x = left + column * width
+            told = escape(f"{name} on {columns[column]}: {number(value)}")
+            place = f'x="{x:.1f}" y="{y:.1f}" width="{max(1.0, width - 1):.1f}" height="{max(1.0, height - 1):.1f}"'
+            parts.append(f'<rect class="heat-{shade}" {place}><title>{told}</title></rect>')
+            if width >= 40 and height >= 14:
+                write(f"tick in-{shade}", x + width / 2 - 0.5, y + height / 2 + 4, "middle", number(value))
+    stride = max(1, math.ceil(len(columns) * 34 / (right - left)))
+    for column in range(0, len(columns), stride):
+        label = columns[column] if len(columns[column]) <= 8 else columns[column][:7] + "…"
+        write("tick", left + (column + 0.5) * width, top + len(rows) * height + 14, "middle", label)
+    return Markup("".join(parts) + "</svg>")
+
+
 # --- axes ------------------------------------------------------------------------
 
 
 class _scale:
     """From values to coordinates of the viewBox, and the tick values."""
 
-    def __init__(self, values: Sequence[float], log: bool, start: float, end: float) -> None:
+    def __init__(self, values: Sequence[float], log: bool, start: float, end: float, wanted: int) -> None:
         low, high = min(values), max(values)
         self.warp: Callable[[float], float] = math.log10 if log else float
         if log:
-            self.ticks = _decades(low, high)
+            self.ticks = _decades(low, high, wanted + 1)
         else:
-            self.ticks = _round_steps(low, high)
+            self.ticks = _round_steps(low, high, wanted)
         low, high = min([low, *self.ticks]), max([high, *self.ticks])
         a, b = self.warp(low), self.warp(high)
         self.zero, self.factor = a, (end - start) / ((b - a) or 1.0)
         self.start = start
+        self.told = f"{low:.9g} {high:.9g} {start:g} {end:g}{' log' if log else ''}"
 
     def __call__(self, value: float) -> float:
         return self.start + (self.warp(value) - self.zero) * self.factor
 
 
-def _round_steps(low: float, high: float, wanted: int = 5) -> list[float]:
+def _round_steps(low: float, high: float, wanted: int) -> list[float]:
     if low == high:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     raw = (high - low) / wanted
@@ -128,11 +179,11 @@ def _round_steps(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
+def _decades(low: float, high: float, most: int) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if first == last:
         last += 1
-    stride = max(1, math.ceil((last - first) / 6))
+    stride = max(1, math.ceil((last - first) / most))
     return [10.0**e for e in range(first, last + stride, stride)]
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping
 
 from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
 from bimt_engine.analysis.statements import network_statement, neuron_label
-from bimt_engine.figures.layout import has_sheets, lay_out_once
+from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
-MARGIN = 60.0
+MARGIN = 64.0
 MAX_CONNECTIONS = 4_000  # of a larger network a page becomes slow; it shows the figure of the engine instead
 LETTER = 0.62  # width of a letter, as a share of its size
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
+LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
+MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
 MAX_GRIPS = 400  # connections; more of them lie too close to be clicked one by one
 TONES = 8  # colours for modules; the ninth module has the first colour again
 
@@ -25,34 +29,48 @@ def network_picture(
 ) -> Markup | None:
     """The graph drawn in layers, inputs at the bottom; None when it is too large for a page.
 
-    grips   add wide invisible lines, so that connections can be clicked one by one.
+    grips   add wide invisible lines, so that connections can be pointed at one by one; without them the picture is a
+            small one, whose lightest connections are drawn wider.
 
-    Sheets (neurons with two coordinates) are drawn in perspective, one above the other.
+    Sheets (neurons with two coordinates) are drawn in perspective, one above the other. What stays within a layer or
+    returns to an earlier one is bent and has an arrow.
     """
     if not graph.neurons or len(graph.connections) > max_connections:
         return None
     layers = _layer_order(graph)
     sheet = has_sheets(graph)
-    gap = 190.0 if sheet else max(120.0, min(190.0, 560.0 / max(1, len(layers) - 1)))
-    bottom = MARGIN + gap * (len(layers) - 1) + (70 if sheet else 0)
+    gap = max(96.0, min(230.0 if sheet else 170.0, (500.0 if sheet else 440.0) / max(1, len(layers) - 1)))
+    lean = SHEET_HEIGHT / 2 * gap if sheet else 0.0  # how far a sheet reaches above and below its row
+    bottom = MARGIN + gap * (len(layers) - 1) + lean
     wired = {end for c in graph.connections for end in (c.source, c.target)}
     place = {
         neuron: (MARGIN + (WIDTH - 2 * MARGIN) * at.x, bottom - gap * at.y)
         for neuron, at in lay_out_once(graph, layers).items()
     }
     tones = module_tones(graph)
-    height = bottom + MARGIN
+    height = bottom + lean + MARGIN
     label = f"{title}. {network_statement(graph)}"
+    called = names_apart(graph, layers)
     parts = [
-        f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">',
+        f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" data-layout="{MARGIN:g} {bottom:.2f} {gap:.2f} '
+        f'{LEAN if sheet else 0:g} {SHEET_HEIGHT if sheet else 0:g}" role="img" aria-label="{escape(label)}">',
         f"<title>{escape(title)}</title>",
     ]
-    parts += _connections(graph, place, grips=grips and len(graph.connections) <= MAX_GRIPS)
+    if grips and not sheet:
+        parts += [
+            f'<text class="row" x="4" y="{bottom - gap * depth + 4:.1f}">{escape(_row_name(layer))}</text>'
+            for depth, layer in enumerate(layers)
+        ]
+    parts += _connections(graph, place, called, small=not grips, grips=grips and len(graph.connections) <= MAX_GRIPS)
     crowded = len(graph.neurons) > 300
     named = [
         n for n in graph.neurons if n.name and n.layer in (layers[0], layers[-1]) and (n.id in wired or not crowded)
     ]
-    fits = {size: _fitting(named, place, wired, size) for size in (PAGE, SMALL)}
+    if sheet:  # a sheet of names is a wall of letters: its neurons tell theirs when they are pointed at
+        count = {layer: sum(n.layer == layer for n in named) for layer in layers}
+        named = [n for n in named if count[n.layer] <= MAX_NAMED_ON_A_SHEET]
+    fits = {size: _fitting(named, place, called, wired, size, layers[0]) for size in (PAGE, SMALL)}
+    room = _room(graph, place)
     for neuron in graph.neurons:
         label = ""
         if neuron.id in fits[PAGE]:
@@ -61,28 +79,69 @@ def network_picture(
             _neuron(
                 neuron,
                 place[neuron.id],
-                neuron.id in wired,
-                graph.part_of.get(neuron.id),
-                tones,
-                layers,
-                crowded,
-                label,
+                called[neuron.id],
+                wired=neuron.id in wired,
+                tone=tones.get(graph.part_of.get(neuron.id, "")),
+                ends=(layers[0], layers[-1]),
+                room=room,
+                kind=label,
             )
         )
     parts.append("</svg>")
     return Markup("".join(parts))
 
 
-def _fitting(named: list[Neuron], place: Mapping[str, tuple[float, float]], wired: set[str], size: float) -> set[str]:
-    """Ids of the neurons whose names fit at this letter size; connected neurons come first, then left to right."""
-    taken: dict[str, list[tuple[float, float]]] = {}
+def names_apart(graph: Graph, layers: list[str]) -> dict[str, str]:
+    """Neuron id -> what it is called; an output with the name of an input is called so with `(output)`."""
+    of_inputs = {n.name for n in graph.neurons if n.name and n.layer == layers[0]}
+    return {
+        n.id: f"{n.name} (output)" if n.layer == layers[-1] != layers[0] and n.name in of_inputs else neuron_label(n)
+        for n in graph.neurons
+    }
+
+
+def _row_name(layer: str) -> str:
+    """`attention2` as it stands beside its row."""
+    return {"input": "inputs", "output": "outputs"}.get(layer, re.sub(r"(?<=[a-z])(?=\d+$)", " ", layer))
+
+
+def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> float:
+    """The radius at which neurons that lie beside one another do not touch, 2.4 at least."""
+    rows: dict[float, list[float]] = {}
+    for neuron in graph.neurons:
+        x, y = place[neuron.id]
+        rows.setdefault(round(y, 1), []).append(x)
+    gaps = [b - a for xs in rows.values() for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
+    return min(10.0, max(2.4, 0.4 * min(gaps, default=30.0)))
+
+
+def _fitting(
+    named: list[Neuron],
+    place: Mapping[str, tuple[float, float]],
+    called: Mapping[str, str],
+    wired: set[str],
+    size: float,
+    lowest: str,
+) -> set[str]:
+    """Ids of the neurons whose names fit at this letter size; connected neurons come first, then left to right.
+
+    lowest   the layer whose names stand below its neurons.
+    """
+    reach = 8.0  # of a neuron, around its middle
+    taken = [(*place[n.id], n.id) for n in named]
+    boxes: list[tuple[float, float, float]] = []
     fits = set()
     for neuron in sorted(named, key=lambda n: (n.id not in wired, place[n.id][0])):
-        half = (len(_short(neuron.name)) * LETTER * size + 0.4 * size) / 2
+        half = (len(_short(called[neuron.id])) * LETTER * size + 0.4 * size) / 2
         x, y = place[neuron.id]
-        row = taken.setdefault(f"{neuron.layer} {y:.0f}", [])
-        if all(x + half <= left or x - half >= right for left, right in row):
-            row.append((x - half, x + half))
+        middle = y + (LABEL_BELOW if neuron.layer == lowest else -LABEL_ABOVE) - 0.35 * size
+        free = all(x + half <= left or x - half >= right or abs(middle - at) >= size for left, right, at in boxes)
+        clear = all(
+            other == neuron.id or abs(a - x) >= half + reach or abs(b - middle) >= size / 2 + reach
+            for a, b, other in taken
+        )
+        if free and (clear or size != PAGE):
+            boxes.append((x - half, x + half, middle))
             fits.add(neuron.id)
     return fits
 
@@ -97,65 +156,109 @@ def _layer_order(graph: Graph) -> list[str]:
     return named or list(dict.fromkeys(n.layer for n in graph.neurons))
 
 
-def _connections(graph: Graph, place: Mapping[str, tuple[float, float]], *, grips: bool) -> list[str]:
+def _connections(
+    graph: Graph, place: Mapping[str, tuple[float, float]], called: Mapping[str, str], *, small: bool, grips: bool
+) -> list[str]:
     heaviest = max((abs(c.weight) for c in graph.connections), default=1.0) or 1.0
     module_of = {n.id: n.module for n in graph.neurons}
-    called = {n.id: neuron_label(n) for n in graph.neurons}
+    beside: dict[tuple[str, str], list[str]] = {}  # connections between the same two neurons, in their order
+    for c in graph.connections:
+        beside.setdefault((c.source, c.target), []).append(c.key)
+    least, faint = (2.6, 0.7) if small else (1.2, 0.45)
     parts = []
     for c in sorted(graph.connections, key=lambda c: abs(c.weight)):
-        (x1, y1), (x2, y2) = place[c.source], place[c.target]
         share = math.sqrt(abs(c.weight) / heaviest)
         sign = "plus" if c.weight > 0 else "minus"
         inside = {m for m in (module_of[c.source], module_of[c.target]) if m}
         module = f' data-module="{escape(" ".join(sorted(inside)))}"' if inside else ""
         weight = f"{c.weight:.3g}".replace("-", "−")
         title = f"<title>{escape(f'{called[c.source]} → {called[c.target]}: weight {weight}')}</title>"
-        ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
         key = f' data-connection="{escape(c.key)}"'
+        among = beside[c.source, c.target]
+        tag, shape = _stroke(place[c.source], place[c.target], among.index(c.key), len(among))
+        width, opacity = least + (4.4 - least) * share, faint + (0.95 - faint) * share
         parts.append(
-            f'<line class="connection {sign}"{module}{key} {ends} '
-            f'stroke-width="{1.2 + 3.2 * share:.2f}" stroke-opacity="{0.45 + 0.5 * share:.2f}">'
-            f"{title}</line>"
+            f'<{tag} class="connection {sign}"{module}{key} {shape} '
+            f'stroke-width="{width:.2f}" stroke-opacity="{opacity:.2f}">{title}</{tag}>'
         )
         if grips:
-            parts.append(f'<line class="grip"{key} {ends}>{title}</line>')
+            parts.append(f'<{tag} class="grip"{key} {shape}>{title}</{tag}>')
     return parts
+
+
+def _stroke(start: tuple[float, float], end: tuple[float, float], which: int, of: int) -> tuple[str, str]:
+    """(tag, attributes) of a connection: a straight line upwards, an arc with an arrow within a row or downwards.
+
+    which, of   its number among those between the same two neurons, and how many they are: they are bent apart.
+    """
+    (x1, y1), (x2, y2) = start, end
+    aside = (which - (of - 1) / 2) * (12.0 if of <= 4 else 5.0)
+    if start == end:
+        wide, high = 22.0 + 9 * which, 40.0 + 16 * which
+        top = y1 - 0.75 * high
+        arrow = f"M{x1 - 4:.1f} {top - 5:.1f} L{x1 + 4:.1f} {top:.1f} L{x1 - 4:.1f} {top + 5:.1f}"
+        bends = f"C{x1 - wide:.1f} {y1 - high:.1f} {x1 + wide:.1f} {y1 - high:.1f} {x1:.1f} {y1:.1f}"
+        return "path", f'd="M{x1:.1f} {y1:.1f} {bends} {arrow}"'
+    if y2 < y1 - 1e-6 and not aside:
+        return "line", f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    length = math.hypot(x2 - x1, y2 - y1)
+    right, down = (x2 - x1) / length, (y2 - y1) / length
+    # Within a row what runs to the right bends upwards and what runs to the left downwards: both are seen.
+    bow = aside if y2 < y1 - 1e-6 else 2 * aside + min(90.0, 26 + 0.2 * length)
+    bend_x, bend_y = (x1 + x2) / 2 + 2 * bow * down, (y1 + y2) / 2 - 2 * bow * right
+    curve = f"M{x1:.1f} {y1:.1f} Q{bend_x:.1f} {bend_y:.1f} {x2:.1f} {y2:.1f}"
+    if y2 < y1 - 1e-6:
+        return "path", f'd="{curve}"'
+    tip_x, tip_y = (x1 + x2) / 2 + bow * down + 5 * right, (y1 + y2) / 2 - bow * right + 5 * down
+    wings = " ".join(
+        f"{'L' if n else 'M'}{x:.1f} {y:.1f}"
+        for n, (x, y) in enumerate(
+            [
+                (tip_x - 9 * right + 5 * down, tip_y - 9 * down - 5 * right),
+                (tip_x, tip_y),
+                (tip_x - 9 * right - 5 * down, tip_y - 9 * down + 5 * right),
+            ]
+        )
+    )
+    return "path", f'd="{curve} {wings}"'
 
 
 def _neuron(
     neuron: Neuron,
     place: tuple[float, float],
+    called: str,
+    *,
     wired: bool,
-    part: str | None,
-    tones: Mapping[str, int],
-    layers: list[str],
-    crowded: bool,
+    tone: int | None,
+    ends: tuple[str, str],
+    room: float,
     kind: str,
 ) -> str:
     x, y = place
-    end = neuron.layer in (layers[0], layers[-1])
-    radius = (7.5 if end else 6.0) if wired else (4.0 if end else 2.2)
-    if crowded:
-        radius *= 0.6
+    end = neuron.layer in ends
+    radius = (min(room, 8.5) if end else room) if wired else min(room, 4.0 if end else 2.4)
     module = f' data-module="{escape(neuron.module)}"' if neuron.module else ""
     if neuron.group:
         module += f' data-group="{escape(neuron.group)}"'
-    tone = f" module-{tones[part]}" if part else ""
-    title = neuron_label(neuron)
+    title = called
     if neuron.module:
         title += f", module {neuron.module}"
     if neuron.group:
         title += f", group {neuron.group}"
     label = ""
     if kind:
-        below = neuron.layer == layers[0]
+        below = neuron.layer == ends[0]
         kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
         label = (
-            f'<text class="{kind}" x="{x:.1f}" y="{y + (26 if below else -16):.1f}" '
-            f'text-anchor="middle">{escape(_short(neuron.name))}</text>'
+            f'<text class="{kind}" x="{x:.1f}" y="{y + (LABEL_BELOW if below else -LABEL_ABOVE):.1f}" '
+            f'text-anchor="middle">{escape(_short(called))}</text>'
         )
-    unused, ends = "" if wired else " unused", ' data-end=""' if end else ""
-    group = f'class="neuron{tone}{unused}"{module} data-neuron="{escape(neuron.id)}"{ends}'
+    colour, unused, of_end = (
+        f" module-{tone}" if tone else "",
+        "" if wired else " unused",
+        ' data-end=""' if end else "",
+    )
+    group = f'class="neuron{colour}{unused}"{module} data-neuron="{escape(neuron.id)}"{of_end}'
     return (
         f'<g {group}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         f"<title>{escape(title)}</title></circle>{label}</g>"
@@ -168,7 +271,7 @@ def _short(name: str) -> str:
 
 # A thumbnail is a document of its own, so it holds its own colours, for light and for dark.
 _STYLE = """
-.plus{stroke:#2a5d9f}.minus{stroke:#c8501e;stroke-dasharray:7 4}.neuron circle{fill:#1c1f24}
+.connection{fill:none}.plus{stroke:#2a5d9f}.minus{stroke:#c8501e;stroke-dasharray:7 4}.neuron circle{fill:#1c1f24}
 .unused circle{fill:#d5d1c7}
 .module-1 circle{fill:#0072b2}.module-2 circle{fill:#b87400}.module-3 circle{fill:#00825f}.module-4 circle{fill:#b0507f}
 .module-5 circle{fill:#2b86bd}.module-6 circle{fill:#c24e00}.module-7 circle{fill:#80612b}.module-8 circle{fill:#6b4c9a}

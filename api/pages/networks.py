@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from api.evidence import heaviest, stored_bytes
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import after, known, pretty
+from api.pages.instrument import cuts, instrument
 from api.pages.network_svg import module_tones, network_picture, picture_file
 from api.problems import Problem, field_errors
 from api.schemas import RunId
@@ -45,8 +45,7 @@ pages = Blueprint("network_pages", __name__, template_folder="templates")
 
 DRAWN_BY_THE_PAGE = ("network.svg", "effects.svg", "prune-curve.svg")
 MAX_SWITCHES = 200  # connections that are listed to be switched off one by one, the most harmful ones
-DRAWN_BY_THE_BROWSER = ("mlp", "grid_mlp")  # kinds of networks whose training film.js can draw …
-MAX_WEIGHTS = 60_000  # … up to this size; of others a worker makes a film
+MAX_STEPS = 1_000  # snapshots that a page counts
 
 # Filters of the list of models: (query parameter, label).
 MODEL_FILTERS = (
@@ -79,7 +78,13 @@ def run_page(run_id: str) -> str:
         job = jobs.get(rows, team_id, run.job_id)
         siblings = [(other.id, other.number) for other in runs.of_job(rows, team_id, job.id)]
         shown_as = models.showing(rows, reader(), run.id)
-        found = evidence(rows, run, title=f"The network of {job.name}, seed {run.seed}")
+        found = evidence(
+            rows,
+            run,
+            title=f"The network of {job.name}, seed {run.seed}",
+            address=f"/runs/{run.id}",
+            own=True,
+        )
         files = {file.name: file.bytes for file in runs.published_files(rows, run.id)}
         history = runs.history(rows, run.id)
         filmed = run.state == "succeeded" and len(runs.snapshots(rows, run.id, limit=2)) > 1
@@ -90,21 +95,23 @@ def run_page(run_id: str) -> str:
         shown_as=shown_as,
         name=_model_name(job),
         siblings=siblings,
-        learning=presenters.learning_chart(history, run.spec),
         accuracy=presenters.accuracy_chart(history),
         cost=presenters.cost_chart(history),
         weights_bytes=files.get("weights.safetensors"),
         filmed=filmed,
-        switchable=run.state == "succeeded",
         spec=pretty(run.spec),
         headline=presenters.headline(run.spec),
         **found,
     )
 
 
-def evidence(rows: Session, run: Run, *, title: str, connections: int | None = None) -> dict[str, Any]:
+def evidence(
+    rows: Session, run: Run, *, title: str, address: str, own: bool = False, connections: int | None = None
+) -> dict[str, Any]:
     """What the templates of a run, a version and a link show of the evidence.
 
+    address       of its documents, below /api/v1.
+    own           whether the reader's team owns the run.
     connections   draw only this many connections, the heaviest; None: all.
     """
     stored = runs.graph(rows, run.id)
@@ -115,24 +122,37 @@ def evidence(rows: Session, run: Run, *, title: str, connections: int | None = N
     figures = [figure.name for figure in runs.figures(rows, run.id)]
     metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
     tones = module_tones(whole) if whole else {}
+    matrices = presenters.effect_matrices(found, str(effects.get("judged_by") or "mean"))
+    curve = documents.get("prune_curve") or []
     return {
+        "shown": instrument(
+            run,
+            address=address,
+            own=own,
+            probe=f"/runs/{run.id}/probe" if own else "",
+            history=runs.history(rows, run.id) if own else [],
+            steps=len(runs.snapshots(rows, run.id, limit=MAX_STEPS)) if own else 0,
+            curve=curve,
+            matrices=matrices,
+            bodies=found,
+            figures=figures,
+        ),
+        "cuts": cuts(documents.get("interior")),
         "picture": network_picture(graph, title=title) if graph else None,
         "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
-        "drawn_here": graph is not None and _is_drawn_here(run, graph),
         "switches": switches(graph) if graph else [],
         "modules": presenters.modules(found, tones),
         "inside": interior(documents.get("interior"), tones),
         "verdict": metrics.get("verdict"),
         "baselines": (metrics.get("baselines") or {}).get("reading"),
         "random_groups": effects.get("random_groups"),
-        "matrices": presenters.effect_matrices(found, str(effects.get("judged_by") or "mean")),
+        "matrices": matrices,
         "metrics": presenters.metrics(metrics, run),
         "outputs": presenters.outputs(metrics.get("outputs") or []),
         "formulas": presenters.formulas(documents.get("readout") or {}),
         "no_formula": (documents.get("readout") or {}).get("reading"),
         "group": presenters.representations(documents.get("representations"), found),
-        "pruning": presenters.prune_chart(documents.get("prune_curve") or [], run.connections),
         "figures": figures,
         "pictures": [name for name in figures if name.endswith(".svg") and name not in DRAWN_BY_THE_PAGE],
     }
@@ -148,13 +168,6 @@ def switches(graph: Graph) -> list[dict[str, Any]]:
     ]
 
 
-def _is_drawn_here(run: Run, graph: Graph) -> bool:
-    """Whether film.js can draw the training of this network step by step."""
-    sizes = [int(layer["neurons"]) for layer in graph.meta.get("layers", ())]
-    weights = sum(a * b for a, b in itertools.pairwise(sizes))
-    return run.spec.get("network", {}).get("kind") in DRAWN_BY_THE_BROWSER and 0 < weights <= MAX_WEIGHTS
-
-
 def _model_name(job: Job) -> str:
     """The job's name with every letter replaced that a model's name may not have: the suggestion of the form."""
     kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in job.name)
@@ -167,7 +180,7 @@ def thumbnail(run_id: str) -> Response:
     """The network as a small picture, which follows the colour theme. It never changes, so browsers may keep it."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-5-{run.id}"
+        etag = f"thumbnail-6-{run.id}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)
@@ -267,7 +280,13 @@ def model_page(name: str) -> str:
             visibilities=VISIBILITIES,
             headline=presenters.headline(run.spec),
             spec=pretty(run.spec),
-            **evidence(rows, run, title=f"The network of {model.name}, version {version.number}"),
+            **evidence(
+                rows,
+                run,
+                title=f"The network of {model.name}, version {version.number}",
+                address=f"/models/{model.id}/versions/{version.number}",
+                own=ours,
+            ),
         )
 
 
@@ -322,12 +341,18 @@ def shared_page(token: str) -> Response:
     with services().database.read() as rows:
         share, model, version, run = shares.shared(rows, token)
         shown = shares.shown(rows, share, model, version, run)
-        found = evidence(rows, run, title=f"The network of {shown.model}", connections=shown.view.connections)
+        found = evidence(
+            rows,
+            run,
+            title=f"The network of {shown.model}",
+            address=f"/s/{token}",
+            connections=shown.view.connections,
+        )
     found["figures"] = sorted(
         (name for name in shown.figures if name.endswith(".svg")),
         key=lambda name: (name != shown.view.figure, name),
     )
-    page = render_template("shared.html", shown=shown, token=token, address=f"/api/v1/s/{token}", **found)
+    page = render_template("shared.html", link=shown, token=token, address=f"/api/v1/s/{token}", **found)
     return shares.unlisted(make_response(page))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from api.pages.charts import Axis, Series, line_chart
+from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
 from api.pages.filters import data_label
 from bimt_engine.analysis.statements import (
     INTERVENTION_LABELS,
@@ -352,14 +352,16 @@ def representations(
 # --- curves ----------------------------------------------------------------------------------------------
 
 
-def learning_chart(history: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Markup | None:
+def learning_chart(
+    history: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], *, frame: Frame = WIDE
+) -> Markup | None:
     """Prediction loss over the steps; vertical marks where phases begin."""
     part = held_out_part(history, "prediction_loss")
     lines = [
         Series("train", _column(history, "prediction_loss"), tone=1),
         Series(part, _column(history, f"{part}_prediction_loss"), tone=2),
     ]
-    return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec))
+    return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec), frame=frame)
 
 
 def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -378,7 +380,7 @@ def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
     return _chart("Connection cost over training", lines, "connection cost", log=True)
 
 
-def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup | None:
+def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None, *, frame: Frame = WIDE) -> Markup | None:
     """Loss against the number of connections left; `kept` marks the number that was chosen."""
     # Of one size, the last is the refitted one.
     sizes = {row.get("connections"): {**row, "validation_loss": validation_loss(row)} for row in curve}
@@ -395,16 +397,23 @@ def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None) -> Markup 
         x=Axis("connections left", log=True),
         y=Axis("loss", log=True),
         marks=marks,
+        frame=frame,
     )
 
 
 def _chart(
-    title: str, lines: list[Series], label: str, *, log: bool = False, marks: Sequence[tuple[float, str]] = ()
+    title: str,
+    lines: list[Series],
+    label: str,
+    *,
+    log: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+    frame: Frame = WIDE,
 ) -> Markup | None:
     lines = [line for line in lines if line.points]
     if not lines:
         return None
-    return line_chart(title, lines, x=Axis("step"), y=Axis(label, log=log), marks=marks)
+    return line_chart(title, lines, x=Axis("step"), y=Axis(label, log=log), marks=marks, frame=frame)
 
 
 def _phases(spec: Mapping[str, Any]) -> list[tuple[float, str]]:

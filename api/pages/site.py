@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -32,12 +33,13 @@ pages = Blueprint("site_pages", __name__, template_folder="templates")
 signing_in = Blueprint("signing_in", __name__, template_folder="templates")
 
 STATIC = Path(__file__).parent / "static"
+GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
 # The order matters: a later sheet overrides an earlier one.
 SHEETS = [
     f"{noun}.css"
     for noun in (
         *("colours", "text", "frame", "forms", "states", "tables"),
-        *("runs", "network", "modules", "charts", "reference"),
+        *("runs", "network", "modules", "charts", "instrument", "reference"),
     )
 ]
 
@@ -174,6 +176,38 @@ def problem_kind(slug: str) -> str:
     if slug not in KINDS:
         raise Problem("not-found", f"There is no kind of problem called {slug[:60]}.")
     return render_template("problems.html", kinds=[KINDS[slug]], single=True)
+
+
+@pages.get("/glossary")
+@decide(Access.ANYONE)
+def glossary_page() -> str:
+    """Every word that the pages use in one meaning, by subject."""
+    return render_template("glossary.html", subjects=glossary())
+
+
+@pages.get("/glossary.json")
+@decide(Access.ANYONE)
+def glossary_document() -> Response:
+    """Word → definition, for the scripts of the pages."""
+    found = {word: text for _, words in glossary() for word, text in words}
+    response = Response(json.dumps(found, ensure_ascii=False), content_type="application/json")
+    response.headers["Cache-Control"] = "public, max-age=3600"
+    return response
+
+
+@cache
+def glossary() -> list[tuple[str, list[tuple[str, str]]]]:
+    """(subject, (word, definition)) of the glossary; a row that defines several words gives one entry for each."""
+    subjects: list[tuple[str, list[tuple[str, str]]]] = []
+    for line in GLOSSARY.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            subjects.append((line[3:], []))
+        elif line.startswith("| **") and subjects:
+            cells = [cell.strip().replace("\\*", "∗") for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+            text = cells[1].replace("`", "").replace("*", "").replace("\\|", "|").replace("∗", "*")
+            words = re.findall(r"\*\*(.+?)\*\*", cells[0])
+            subjects[-1][1].extend((word.replace("∗", "*"), text) for word in words)
+    return subjects
 
 
 @pages.get("/static/<path:name>")

@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import load, save
 
 from bimt_engine.errors import CheckpointError
+from bimt_engine.networks.wiring import Wiring
 from bimt_engine.spec import Spec
 from bimt_engine.training.state import TrainingState
 
@@ -118,11 +119,14 @@ class Snapshot:
 
     weights   parameter name -> float32.
     orders    neuron layer name -> order[slot] = identity.
+    geometry  JSON values, so that it can be drawn without the network: `layers` [{name, neurons, copies, positions}]
+              and `connections` [{parameter, source, target}]; None in snapshots of older versions.
     """
 
     step: int
     weights: Mapping[str, np.ndarray]
     orders: Mapping[str, np.ndarray]
+    geometry: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, state: TrainingState, replica: int = 0) -> Snapshot:
@@ -130,13 +134,14 @@ class Snapshot:
         flat = state.theta[replica].detach().to("cpu").float().numpy().copy()
         weights = {place.name: flat[place.slice].reshape(place.shape) for place in state.layout}
         orders = {name: order[replica].cpu().numpy().copy() for name, order in state.orders.items()}
-        return cls(state.step, weights, orders)
+        return cls(state.step, weights, orders, geometry_of(state.network.wiring))
 
     def to_bytes(self) -> bytes:
         """safetensors; the same snapshot gives the same bytes."""
         tensors = {name: np.ascontiguousarray(weight) for name, weight in self.weights.items()}
         tensors.update({ORDER + name: order for name, order in self.orders.items()})
-        return save(tensors, metadata={"bimt": json.dumps({"step": self.step})})
+        told = {"step": self.step} | ({} if self.geometry is None else {"geometry": self.geometry})
+        return save(tensors, metadata={"bimt": json.dumps(told)})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Snapshot:
@@ -146,7 +151,26 @@ class Snapshot:
             int(metadata["step"]),
             {name: tensor for name, tensor in tensors.items() if not name.startswith(ORDER)},
             {name.removeprefix(ORDER): tensor for name, tensor in tensors.items() if name.startswith(ORDER)},
+            metadata.get("geometry"),
         )
+
+
+def geometry_of(wiring: Wiring) -> dict[str, Any]:
+    """What a picture needs to know of a wiring, as JSON values; positions to six digits."""
+    return {
+        "layers": [
+            {
+                "name": layer.name,
+                "neurons": layer.neurons,
+                "copies": layer.copies,
+                "positions": [[round(float(x), 6) for x in place] for place in layer.positions],
+            }
+            for layer in wiring.neuron_layers
+        ],
+        "connections": [
+            {"parameter": one.parameter, "source": one.source, "target": one.target} for one in wiring.weight_layers
+        ],
+    }
 
 
 def read_safetensors(content: bytes) -> tuple[dict, dict[str, np.ndarray]]:

@@ -71,44 +71,25 @@ def test_a_module_and_a_connection_are_switched_off_by_hand_and_every_output_say
     page: Any, service: Up, job: dict[str, Any]
 ) -> None:
     page.goto(f"{service.address}/runs/{job['runs'][0]['id']}")
-    page.click("button.switch >> nth=0")
-    page.wait_for_selector("#moved tr")
-    outputs = page.locator("#moved th").all_inner_texts()
-    assert outputs == ["y1", "y2"]
+    page.wait_for_selector("#instrument[data-ready]")
+    page.click("#parts .switch >> nth=0")
+    page.wait_for_selector("#metric[data-by=service]")
+    assert page.locator("#moved th").all_inner_texts() == ["y1", "y2"]
     assert any(words in page.inner_text("#moved") for words in ("is lost", "loses most"))
     assert re.search(r"validation loss: \S+ → \S+", page.inner_text("#what-if-words"))
     before = page.inner_text("#moved")
     page.reload()  # the address remembers what is off
-    page.wait_for_selector("#moved tr")
+    page.wait_for_selector("#metric[data-by=service]")
     assert page.inner_text("#moved") == before
     page.click("#all-on")
     assert page.locator("#answer").is_hidden()
-    page.click("#what-if summary")
-    page.locator("#what-if input[data-connection] >> nth=0").focus()
+    page.click("#connections summary")
+    page.locator("#connections input[data-connection] >> nth=0").focus()
     page.keyboard.press("Space")
     page.wait_for_selector("#moved tr")
-    assert page.locator("svg.network line.connection.off").count() == 1
-    page.locator("svg.network line.grip >> nth=1").click(force=True)
+    assert page.locator("svg.network .connection.off").count() == 1
+    page.locator("svg.network .grip:not(.off) >> nth=0").dispatch_event("click")
     page.wait_for_selector("#off li >> nth=1")
-
-
-def test_the_training_is_gone_through_step_by_step_and_by_keyboard(page: Any, service: Up, job: dict[str, Any]) -> None:
-    page.goto(f"{service.address}/runs/{job['runs'][0]['id']}")
-    page.locator("#film").scroll_into_view_if_needed()
-    page.wait_for_selector("#film-canvas")
-    page.wait_for_selector("#film-step-words:has-text('Step 1')")
-    last = page.evaluate("document.getElementById('film-canvas').toDataURL()")
-    assert "of 1\u202f500" in page.inner_text("#film-step-words")
-    page.focus("#film-step")
-    page.keyboard.press("Home")
-    page.wait_for_selector("#film-step-words:has-text('Step 0 of')")
-    assert page.evaluate("document.getElementById('film-canvas').toDataURL()") != last
-    assert page.get_attribute("#film-step", "aria-valuetext").startswith("Step 0 of")
-    assert page.url.endswith("#step=0")
-    page.click("#film-play")
-    page.wait_for_selector("#film-play:has-text('Pause')")
-    page.wait_for_selector("#film-play:has-text('Play')")
-    assert page.evaluate("document.getElementById('film-canvas').toDataURL()") == last
 
 
 def test_a_file_that_is_generated_on_request_is_downloaded(page: Any, service: Up, job: dict[str, Any]) -> None:

@@ -60,3 +60,70 @@ def test_a_thumbnail_is_a_document_that_an_xml_parser_reads_whatever_the_names_a
         svg = ElementTree.fromstring(drawn)
         assert len(svg.findall(".//{*}line")) == len(graph.connections)
         assert "prefers-color-scheme:dark" in drawn
+
+
+def folded(layers: dict[str, int], ends: list[tuple[str, str, float]], names: dict[str, str] | None = None) -> Graph:
+    """A graph with neurons `layer:slot` of these layers, and a connection for each (source, target, weight)."""
+    named = names or {}
+    neurons = tuple(
+        Neuron(f"{layer}:{i}", layer, i, i, position=((i + 0.5) / size,), name=named.get(f"{layer}:{i}", ""))
+        for layer, size in layers.items()
+        for i in range(size)
+    )
+    connections = tuple(
+        Connection(source, target, weight, parameter="w", row=number)
+        for number, (source, target, weight) in enumerate(ends)
+    )
+    return Graph(neurons, connections, {"layers": [{"name": n, "neurons": s} for n, s in layers.items()]})
+
+
+def test_what_stays_in_a_layer_is_bent_and_has_an_arrow_and_several_between_two_neurons_lie_apart() -> None:
+    layers = {"input": 1, "hidden1": 3, "output": 1}
+    ends = [
+        ("input:0", "hidden1:0", 1.0),
+        ("input:0", "hidden1:0", 0.5),  # two gates
+        ("hidden1:0", "hidden1:0", 1.0),
+        ("hidden1:0", "hidden1:2", 1.0),
+        ("hidden1:2", "hidden1:0", 1.0),
+        ("hidden1:2", "output:0", 1.0),
+    ]
+    drawn = ElementTree.fromstring(str(network_picture(folded(layers, ends), title="Net", grips=False)))
+    paths = [path.get("d", "") for path in drawn.iter("path")]
+    assert len(list(drawn.iter("line"))) == 1
+    assert len(set(paths)) == len(paths) == 5
+    assert sum(path.count("M") == 2 for path in paths) == 3  # with an arrow
+    assert sum("C" in path for path in paths) == 1  # the loop
+
+
+def test_two_neurons_are_not_called_alike() -> None:
+    layers = {"input": 2, "output": 1}
+    names = {"input:0": "x", "input:1": "y", "output:0": "y"}
+    shown = str(network_picture(folded(layers, [("input:0", "output:0", 1.0)], names), title="Net"))
+    assert "<title>y (output)</title>" in shown
+    assert "<title>x → y (output): weight 1</title>" in shown
+    assert ">y</text>" in shown
+
+
+def test_the_lightest_connection_can_be_seen_in_a_thumbnail() -> None:
+    graph = folded({"input": 2, "output": 1}, [("input:0", "output:0", 5.0), ("input:1", "output:0", 0.001)])
+    drawn = ElementTree.fromstring(str(picture_file(graph)))
+    lines = list(drawn.iter("{http://www.w3.org/2000/svg}line"))
+    assert min(float(line.get("stroke-width", 0)) for line in lines) >= 2.5  # of 900: a pixel at 350
+    assert min(float(line.get("stroke-opacity", 0)) for line in lines) >= 0.65
+
+
+def test_sheets_lie_within_the_picture_and_a_wall_of_names_is_left_out() -> None:
+    side = 8
+    places = [(column / (side - 1), row / (side - 1)) for row in range(side) for column in range(side)]
+    neurons = tuple(
+        Neuron(f"{layer}:{i}", layer, i, i, position=place, name=f"pixel[{i}]" if layer == "input" else "")
+        for layer in ("input", "hidden1", "output")
+        for i, place in enumerate(places)
+    )
+    connections = tuple(Connection(f"input:{i}", f"hidden1:{i}", 1.0, parameter="w", row=i) for i in range(side**2))
+    drawn = ElementTree.fromstring(str(network_picture(Graph(neurons, connections), title="Net")))
+    _, _, width, height = map(float, drawn.get("viewBox", "").split())
+    for circle in drawn.iter("circle"):
+        assert 0 < float(circle.get("cx", 0)) < width
+        assert 0 < float(circle.get("cy", 0)) < height
+    assert [text for text in drawn.iter("text") if "label" in text.get("class", "")] == []

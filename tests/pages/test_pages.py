@@ -43,6 +43,7 @@ def every_page(site: Site) -> dict[str, str]:
         "team": "/team",
         "addresses": "/docs",
         "problems": "/problems",
+        "words": "/glossary",
         "a problem": "/problems/conflict",
     }
 
@@ -81,7 +82,7 @@ def test_the_sign_in_form_and_a_missing_page_are_readable_too(visit: Visit) -> N
 
 def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site) -> None:
     visitor = visit("reader")
-    visitor.page.click(".run h3 a >> nth=0")
+    visitor.page.click(f".run h3 a[href='/runs/{site.runs[0]}']")
     visitor.page.wait_for_url(re.compile("/runs/run_"))
     page = visitor.page
     assert page.locator("svg.network .neuron").count() == 46
@@ -106,7 +107,7 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
     assert page.locator("svg.network .neuron.lit").count() == 8
     page.keyboard.press("Escape")
     assert page.locator("svg.network.focused").count() == 0
-    assert page.locator("figure .chart").count() == 3
+    assert page.locator("figure .chart").count() == 4
     assert page.locator("nav >> text=New job").count() == 0
 
 
@@ -122,6 +123,17 @@ def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Vi
         )
         assert dot == circle
         assert page.locator(".inside table.matrix").count() == 2
+
+
+def test_a_long_expression_does_not_widen_the_page(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("reader")).page
+    visitor.go(f"/runs/{site.runs[0]}")
+    page.locator(".formulas summary").first.click()
+    wide = page.locator(".formulas pre").first.evaluate(
+        "(pre) => { pre.textContent = 'x1*'.repeat(1300); const page = document.documentElement;"
+        "return page.scrollWidth - page.clientWidth; }"
+    )
+    assert wide <= 0
 
 
 def test_everything_can_be_reached_by_keyboard(visit: Visit, site: Site) -> None:
@@ -175,6 +187,10 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
     assert sent["spec"]["network"]["hidden"] == [5]
     data = sent["spec"]["dataset"]
     assert (data["inputs"], data["targets"], data["columns"]["rooms"]["type"]) == (["rooms"], ["price"], "category")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#cancel")
+    assert page.locator("#state .cancelled").count() == 0  # only after it was confirmed
+    page.once("dialog", lambda dialog: dialog.accept())
     page.click("#cancel")
     page.wait_for_selector("#state .cancelled")
 
@@ -327,7 +343,7 @@ def test_a_page_says_what_is_there_without_any_script(visit: Visit, site: Site) 
     visitor = visit("reader", java_script_enabled=False)
     visitor.go(f"/runs/{site.runs[0]}")
     assert visitor.page.locator("svg.network line.connection").count() == 42
-    assert visitor.page.locator("figure .chart").count() == 3
+    assert visitor.page.locator("figure .chart").count() == 4
     assert "Module A" in visitor.page.inner_text(".modules")
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.context import AnalysisContext, LossName
 from bimt_engine.analysis.evaluator import Array, NeuronChange, Outputs, Values, WeightChange
 from bimt_engine.analysis.extraction import neuron_id
+from bimt_engine.analysis.hooked_network import as_tensor, every_activation
 from bimt_engine.analysis.intervention_request import (
     MAX_TRIALS,
     Do,
@@ -236,6 +238,26 @@ def _value(change: Change) -> float:
     if change.value is not None:
         raise InterventionError(f"`value` is for set and scale; {change.do} takes none.")
     return 0.0
+
+
+def mean_activations(context: AnalysisContext) -> dict[str, list[Float[np.ndarray, " places"]]]:
+    """What `mean` holds each place at: of every neuron layer, one array for each time that its activation is tapped.
+
+    Means over training and validation examples, and over time steps and pixels that one tap sees.
+    """
+    inputs, at_once = context.development.inputs, context.general.at_once
+    sums: dict[str, list[Array]] = {}
+    rows: dict[str, list[int]] = {}
+    for start in range(0, len(inputs), at_once):
+        calls = every_activation(context.network, as_tensor(inputs[start : start + at_once]))[2]
+        for layer, seen in calls.items():
+            flat = [context.wiring.layer(layer).to_places(one).flatten(0, -2).numpy() for one in seen]
+            if layer not in sums:
+                sums[layer], rows[layer] = [np.zeros(one.shape[1]) for one in flat], [0] * len(flat)
+            for number, one in enumerate(flat):
+                sums[layer][number] += one.sum(axis=0)
+                rows[layer][number] += len(one)
+    return {layer: [of / count for of, count in zip(sums[layer], rows[layer], strict=True)] for layer in sums}
 
 
 # --- documents in, documents out --------------------------------------------------------------------

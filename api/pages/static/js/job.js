@@ -66,7 +66,10 @@ async function watch() {
 
 for (const verb of ["cancel", "retry"]) {
   const button = document.getElementById(verb);
-  button?.addEventListener("click", () => attempt(button, () => call("POST", `/jobs/${id}/${verb}`).then(() => location.reload())));
+  button?.addEventListener("click", () => {
+    if (verb === "cancel" && !confirm("Cancel this job? Runs that have ended stay; the others stop where they are.")) return;
+    attempt(button, () => call("POST", `/jobs/${id}/${verb}`).then(() => location.reload()));
+  });
 }
 
 // --- the comparison of the runs is computed when the page is opened for the first time

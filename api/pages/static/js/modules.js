@@ -3,13 +3,17 @@
 
 const listeners = [];
 
-/** module: name of the highlighted one · off: what is switched off, as `kind:id` · how: what replaces its values · step: of the film. */
+/**
+ * module: name of the highlighted one · off: what is switched off, as `kind:id` · how: what replaces its values · step: of
+ * the training · level: of the modules that are coloured · cut: connections that are kept, empty for all · at: what is
+ * selected, as `kind:id`.
+ */
 export const view = read();
 
 function read() {
   const fragment = location.hash.slice(1);
   const fields = new URLSearchParams(decodeURIComponent(fragment).includes("=") ? fragment : "");
-  return { module: fields.get("module") || "", off: fields.getAll("off"), how: fields.get("how") || "mean", step: fields.get("step") || "" };
+  return { module: fields.get("module") || "", off: fields.getAll("off"), how: fields.get("how") || "mean", ...Object.fromEntries(["step", "level", "cut", "at"].map((name) => [name, fields.get(name) || ""])) };
 }
 
 function address() {
@@ -17,7 +21,7 @@ function address() {
   if (view.module) fields.set("module", view.module);
   for (const each of view.off) fields.append("off", each);
   if (view.off.length && view.how !== "mean") fields.set("how", view.how);
-  if (view.step) fields.set("step", view.step);
+  for (const name of ["step", "level", "cut", "at"]) if (view[name]) fields.set(name, view[name]);
   const text = fields.toString();
   return text ? `#${text}` : location.pathname + location.search;
 }

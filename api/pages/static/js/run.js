@@ -4,7 +4,6 @@ import { call, complain, duration, fileReady, onSubmit, pause } from "./api.js";
 import "./modules.js";
 
 // Loaded only where the page has these parts.
-if (document.getElementById("what-if")) import("./switches.js");
 if (document.getElementById("film")) import("./film.js");
 
 // --- progress
@@ -24,13 +23,42 @@ function show(run, job) {
     run.state === "queued" ? "Waiting for a worker." : trained ? `Trained; it is being pruned and tested (${job.note || "running"}).${left}` : `Step ${run.step} of ${run.steps}.${left}`;
 }
 
+// --- the network as it is now, where a snapshot tells its layout
+
+const canvas = document.getElementById("live-canvas");
+let [drawn, stage, frame] = [-1, null, null];
+
+async function draw() {
+  if (!canvas) return;
+  const { items } = await call("GET", `/runs/${live.dataset.run}/snapshots?limit=1000${drawn < 0 ? "" : `&after=${drawn}`}`);
+  if (!items.length) return;
+  const { step } = items.at(-1);
+  const snapshot = await call("GET", `/runs/${live.dataset.run}/snapshots/${step}`);
+  if (!snapshot.layers) return;
+  drawn = step;
+  const [{ frameOf, heaviest, matricesOf }, { Stage, newPlan, spotsOf }] = await Promise.all([import("./instrument/frames.js"), import("./instrument/stage.js")]);
+  const matrices = matricesOf(snapshot);
+  const plan = newPlan(snapshot);
+  frame = frameOf(matrices, snapshot);
+  canvas.hidden = false;
+  stage = new Stage(canvas, plan, matrices, spotsOf(snapshot, snapshot.layers.map(({ name }) => name), plan), heaviest(frame));
+  repaint();
+  document.getElementById("live-step").textContent = `The network at step ${step}; a bolder line is a heavier weight, a dashed one is negative.`;
+}
+
+const repaint = () => stage?.paint(frame, frame, 0, () => "--ink");
+addEventListener("resize", repaint);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+
 async function watch() {
+  draw().catch(() => {});
   for (;;) {
     await pause(1500);
     try {
       const [run, job] = await Promise.all([call("GET", `/runs/${live.dataset.run}`), call("GET", `/jobs/${live.dataset.job}`)]);
       if (run.state !== "queued" && run.state !== "running") return location.reload();
       show(run, job);
+      await draw();
     } catch (problem) {
       if (problem.status === 401 || problem.status === 404) return;
     }

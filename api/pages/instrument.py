@@ -1,0 +1,112 @@
+"""What the instrument shows at the top of the pages of a run, of a version and of a link: one component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from api.pages.charts import SMALL, heat_map
+from api.pages.presenters import Matrix, learning_chart, prune_chart
+from bimt_engine.analysis.statements import listed, measured, metric_label
+from store.tables import Run
+
+TASK_PICTURES = ("decision", "fit", "embedding", "strips", "features")  # the first that a run has stands for its task
+PRIVATE_ROWS = "Nothing can be silenced here: the examples stay with the team that trained the network."
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """The numbers and small pictures around the network.
+
+    address        where its documents are, below /api/v1.
+    run            whose snapshots and interventions are asked for; "": the reader may not.
+    probe          address of the examples that the browser computes on; "": it gets none, for `why_no_probe`.
+    metric         (label, value, on which rows) of the headline; None where there is none.
+    parts          (name, what it reads and decides) of the modules, for a page without scripts.
+    steps          how many snapshots there are.
+    locality, layer_spacing   of the connection cost, by which a connection's share of it is told.
+    """
+
+    address: str
+    run: str
+    probe: str
+    why_no_probe: str
+    metric: tuple[str, str, str] | None
+    parts: list[tuple[str, str]]
+    steps: int
+    locality: float
+    layer_spacing: float
+    task_picture: str | None
+    learning: Markup | None
+    pruning: Markup | None
+    effects: Markup | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The cheapest connections without which one piece falls into parts: their keys, and what the loss gains."""
+
+    keys: str
+    rise: float
+
+
+def instrument(
+    run: Run,
+    *,
+    address: str,
+    own: bool,
+    probe: str,
+    history: Sequence[Mapping[str, Any]],
+    steps: int,
+    curve: Sequence[Mapping[str, Any]],
+    matrices: Sequence[Matrix],
+    bodies: Sequence[Mapping[str, Any]],
+    figures: Sequence[str],
+) -> Instrument:
+    """What is shown of a run.
+
+    own   whether the reader's team owns it, so that interventions and snapshots may be asked for.
+    """
+    metric = None
+    if run.test_metric is not None:
+        value = measured(run.test_metric_name, run.test_metric)
+        metric = (metric_label(run.test_metric_name), value, "the pruned network on test examples")
+    training = run.spec.get("training") or {}
+    cost = training.get("cost") or {}
+    pictures = [f"{name}.svg" for name in TASK_PICTURES if f"{name}.svg" in figures]
+    return Instrument(
+        address=address,
+        run=run.id if own and run.state == "succeeded" else "",
+        probe=probe if run.state == "succeeded" else "",
+        why_no_probe=PRIVATE_ROWS if not probe and run.state == "succeeded" else "",
+        metric=metric,
+        parts=[
+            (str(body.get("name", "")), f"{listed(body.get('inputs') or [])} → {listed(body.get('outputs') or [])}")
+            for body in bodies
+        ],
+        steps=steps,
+        locality=0.0 if training.get("method") == "l1" else float(cost.get("locality", 1.0)),
+        layer_spacing=float(cost.get("layer_spacing", 0.1)),
+        task_picture=pictures[0] if pictures else None,
+        learning=learning_chart(history, run.spec, frame=SMALL),
+        pruning=prune_chart(curve, run.connections, frame=SMALL),
+        effects=_effects(matrices),
+    )
+
+
+def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
+    """The cheapest cut of each piece that has one."""
+    return [
+        Cut(" ".join(connection["key"] for connection in cut["connections"]), float(cut["loss_rise"]))
+        for cut in (interior or {}).get("cuts") or ()
+    ]
+
+
+def _effects(matrices: Sequence[Matrix]) -> Markup | None:
+    if not matrices:
+        return None
+    rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in matrices[0].rows]
+    return heat_map("What each module does to each output, as a share of its variance", rows, matrices[0].targets)

@@ -1,0 +1,272 @@
+// The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
+// model and of a link. The server has drawn everything; this makes it answer.
+
+import { call } from "./api.js";
+import { tell } from "./glossary.js";
+import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
+import { Circuit } from "./instrument/circuit.js";
+import { Picture, badge } from "./instrument/picture.js";
+import { Sample } from "./instrument/sample.js";
+import { measured, silencing } from "./instrument/silence.js";
+import { stepping } from "./instrument/steps.js";
+import { threshold } from "./instrument/threshold.js";
+import { KEYS, walk } from "./instrument/walk.js";
+import { change, onChange, toggle, view } from "./modules.js";
+
+const panel = document.getElementById("instrument");
+const field = (name) => document.getElementById(name);
+const LEVELS = ["outputs", "groups", "trees"];
+
+async function begin() {
+  const { address, run, probe, locality, spacing } = panel.dataset;
+  const [graph, interior, modules] = await Promise.all([call("GET", `${address}/graph`), call("GET", `${address}/interior`).catch(() => ({ interior: null })), call("GET", `${address}/modules`).catch(() => ({ modules: [] }))]);
+  const circuit = new Circuit(graph, interior.interior, modules.modules);
+  const svg = panel.querySelector("svg.network");
+  const picture = svg && new Picture(svg);
+  const cost = { locality: Number(locality), spacing: Number(spacing) };
+  const card = new Card(field("hover-card"));
+  const instrument = { circuit, picture, run, sample: null, sampled, colour, parts: () => circuit.levels[level()] };
+  const silences = Boolean(run || probe); // whether anyone can say what becomes of it
+  let loaded = null; // what the worker computed first
+  let [pinned, harms] = [null, new Map()]; // what is selected; neuron → what is lost without it
+
+  function level() {
+    if (circuit.levels[view.level]?.length) return view.level;
+    return circuit.levels.groups.length ? "groups" : "outputs";
+  }
+
+  /** Colours the picture by these parts; null: by the level that is shown. */
+  function colour(parts) {
+    picture?.colour(parts ?? instrument.parts());
+  }
+
+  // --- levels
+
+  function showLevels() {
+    for (const name of LEVELS) {
+      const box = panel.querySelector(`input[name=level][value=${name}]`);
+      box.checked = name === level();
+      box.closest("label").hidden = circuit.levels[name].length === 0;
+      box.closest("label").querySelector(".count").textContent = circuit.levels[name].length;
+    }
+    field("levels").hidden = LEVELS.every((name) => circuit.levels[name].length === 0);
+    field("parts").replaceChildren(
+      ...instrument.parts().map((part, index) => {
+        const item = document.createElement("li");
+        const light = document.createElement("button");
+        light.type = "button";
+        light.className = "part";
+        const name = document.createElement("strong");
+        name.textContent = part.name;
+        const role = document.createElement("span");
+        role.className = "quiet";
+        role.textContent = part.role;
+        light.append(badge(index), name, role);
+        light.addEventListener("pointerenter", () => lightPart(part));
+        light.addEventListener("focus", () => lightPart(part));
+        for (const name_ of ["pointerleave", "blur"]) light.addEventListener(name_, () => look(null));
+        light.addEventListener("click", () => select("part", part.name));
+        item.append(light);
+        if (level() !== "trees" && silences) item.append(silenceButton(part.name));
+        return item;
+      }),
+    );
+  }
+
+  function silenceButton(name) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "switch small";
+    button.dataset.module = name;
+    return button; // silence.js answers to it, as to all of its class
+  }
+
+  function lightPart(part) {
+    const inside = new Set(part.neurons);
+    picture?.light(part.neurons, circuit.connections.filter(({ source, target }) => inside.has(source) && inside.has(target)).map(({ key }) => key));
+  }
+
+  // --- looking and selecting
+
+  function told(kind, id) {
+    if (kind === "connection") return ofConnection(circuit, id, cost);
+    if (kind === "neuron") return circuit.neurons.has(id) ? ofNeuron(circuit, id, loaded?.ranges, harms.get(id)) : null;
+    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+    if (!part) return null;
+    const inner = new Set(part.neurons);
+    return { title: `${part.name}: ${part.role}`, lines: [["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
+  }
+
+  /** Lights something with its neighbours and tells of it; null: what is selected again. */
+  function look(kind, id, x, y) {
+    if (!kind) {
+      card.show(null);
+      if (pinned?.[0] === "part") lightUp(...pinned);
+      else picture?.light([], []);
+      return;
+    }
+    lightUp(kind, id);
+    const found = told(kind, id);
+    if (x === undefined) {
+      const place = picture.neurons.get(id)?.getBoundingClientRect();
+      if (place) card.show(found, place.x, place.y);
+    } else card.show(found, x, y);
+  }
+
+  function lightUp(kind, id) {
+    if (!picture) return;
+    if (kind === "part") {
+      const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+      return part && lightPart(part);
+    }
+    if (kind === "connection") {
+      const each = circuit.byKey.get(id);
+      return each && picture.light([each.source, each.target], [id]);
+    }
+    const near = [...circuit.into(id), ...circuit.outOf(id)];
+    picture.light([id, ...near.flatMap(({ source, target }) => [source, target])], near.map(({ key }) => key));
+  }
+
+  function select(kind, id) {
+    const name = `${kind}:${id}`;
+    change({ at: view.at === name ? "" : name });
+  }
+
+  function showSelected() {
+    const [kind, id] = [view.at.slice(0, view.at.indexOf(":")), view.at.slice(view.at.indexOf(":") + 1)];
+    const found = view.at && told(kind, id);
+    picture?.svg.querySelector(".selected")?.classList.remove("selected");
+    if (found && kind !== "part") picture?.set(kind, id, "selected", true);
+    pinned = found ? [kind, id] : null;
+    field("selected").hidden = !found;
+    if (!found) return look(null);
+    const [title, button] = [document.createElement("h3"), document.createElement("button")];
+    title.textContent = found.title;
+    button.type = "button";
+    const what = kind === "part" ? "module" : kind;
+    button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
+    button.addEventListener("click", () => toggle(what, id));
+    const whole = kind !== "part" || !circuit.levels.trees.some((part) => part.name === id);
+    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []));
+    look(null);
+    if (kind === "neuron") learnHarm(id);
+  }
+
+  async function learnHarm(id) {
+    if (harms.has(id) || !loaded?.computed) return;
+    const found = await sampled().ask("harm", { neurons: [id], connections: [], how: "mean", below: 0 });
+    if (!found) return;
+    const [name] = Object.keys(found.metrics);
+    harms.set(id, `${measured(name, loaded.before[name])} → ${measured(name, found.metrics[name])}`);
+    if (view.at === `neuron:${id}`) showSelected();
+  }
+
+  if (picture) {
+    let over = ""; // what the pointer is over, as `kind:id`
+    const aimed = (event) => {
+      const neuron = event.target.closest(".neuron:not(.unused)");
+      if (neuron) return ["neuron", neuron.dataset.neuron];
+      const connection = event.target.closest("[data-connection]");
+      return connection && ["connection", connection.dataset.connection];
+    };
+    svg.addEventListener("pointermove", (event) => {
+      if (event.buttons || event.pointerType === "touch") return;
+      const found = aimed(event);
+      const name = found?.join(":") ?? "";
+      if (name === over) return found && card.move(event.clientX, event.clientY);
+      over = name;
+      if (found) look(...found, event.clientX, event.clientY);
+      else look(null);
+    });
+    svg.addEventListener("pointerleave", () => {
+      over = "";
+      look(null);
+    });
+    svg.addEventListener("click", (event) => {
+      const found = aimed(event);
+      if (!found) return;
+      if (event.shiftKey || event.pointerType === "touch" || !silences) return select(...found);
+      toggle(...found);
+      change({ at: found.join(":") });
+    });
+    svg.classList.add("pressable");
+    walk({ circuit, picture, look, select, silence: (kind, id) => silences && toggle(kind, id) });
+  }
+
+  // --- all of it
+
+  // The examples are loaded when someone is about to touch the network: they may be as large as a film.
+  function sampled() {
+    if (!probe || instrument.sample) return instrument.sample;
+    instrument.sample = new Sample(probe);
+    instrument.sample.ready.then(
+      (found) => {
+        loaded = found;
+        panel.dataset.sample = found.computed ? "computed" : "none";
+        field("sample-words").textContent = found.computed ? "" : "This network is not computed in the browser: the service answers, on every training and validation example.";
+        if (pinned) showSelected();
+      },
+      (problem) => {
+        panel.dataset.sample = "none";
+        field("sample-words").textContent = `Nothing is computed in the browser: ${problem.message}`;
+      },
+    );
+    return instrument.sample;
+  }
+  for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
+
+  showLevels();
+  const off = (instrument.silencing = silencing(instrument));
+  threshold(instrument);
+  if (!view.cut) colour(null);
+  const steps = await Promise.race([stepping(instrument), null]);
+  for (const box of panel.querySelectorAll("input[name=level]")) box.addEventListener("change", () => change({ level: box.value }));
+  for (const button of document.querySelectorAll("button[data-cut]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => change({ off: [...new Set([...view.off, ...button.dataset.cut.split(" ").map((key) => `connection:${key}`)])] }));
+  }
+  onChange((values) => {
+    if ("level" in values) {
+      showLevels();
+      if (!view.cut) colour(null);
+      off.render();
+    }
+    if ("at" in values || "off" in values) showSelected();
+  });
+  if (view.at) showSelected();
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+    if (event.key === "?") showKeys();
+    else if (event.key.toLowerCase() === "l") {
+      const there = LEVELS.filter((name) => circuit.levels[name].length);
+      if (there.length) change({ level: there[(there.indexOf(level()) + 1) % there.length] });
+    } else if (event.key === "Escape") {
+      if (view.at || view.module) change({ at: "", module: "" });
+      else if (view.off.length) change({ off: [] });
+    } else if (event.key === " " && steps && !event.target.closest("button, a, summary, [tabindex]")) {
+      steps.toggle();
+      event.preventDefault();
+    }
+  });
+  field("keys").addEventListener("click", showKeys);
+  panel.dataset.ready = "yes";
+}
+
+function showKeys() {
+  const found = document.createElement("dl");
+  found.className = "keys";
+  for (const [key, words] of KEYS) {
+    const [row, name, said] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
+    name.append(...key.split(" ").flatMap((each) => [Object.assign(document.createElement("kbd"), { textContent: each }), " "]));
+    said.textContent = words;
+    row.append(name, said);
+    found.append(row);
+  }
+  tell("Keys", found);
+}
+
+if (panel) {
+  begin().catch((problem) => {
+    field("sample-words").textContent = `The network cannot be touched: ${problem.message}`;
+  });
+}

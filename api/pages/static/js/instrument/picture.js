@@ -1,0 +1,86 @@
+// The drawn network: its neurons and connections as elements, what is lit, and what is faded.
+
+const SHAPES = ["circle", "square", "diamond", "triangle", "hexagon", "cross", "star", "drop"];
+export const TONES = 8; // colours and shapes; the ninth part has the first again
+
+/** The picture of the server as something to touch. */
+export class Picture {
+  /** @param {SVGSVGElement} svg */
+  constructor(svg) {
+    this.svg = svg;
+    this.neurons = new Map([...svg.querySelectorAll(".neuron")].map((each) => [each.dataset.neuron, each]));
+    this.connections = new Map([...svg.querySelectorAll(".connection")].map((each) => [each.dataset.connection, each]));
+    this.grips = new Map([...svg.querySelectorAll(".grip")].map((each) => [each.dataset.connection, each]));
+    this.coloured = ""; // by which parts
+  }
+
+  /** Marks a neuron and its neighbours, or a connection and its ends, and fades all else; null: nothing is marked. */
+  light(neurons, connections) {
+    for (const each of this.marked ?? []) each.classList.remove("near");
+    this.marked = [...neurons].map((id) => this.neurons.get(id)).concat([...connections].map((key) => this.connections.get(key))).filter(Boolean);
+    for (const each of this.marked) each.classList.add("near");
+    this.svg.classList.toggle("looking", this.marked.length > 0);
+  }
+
+  /** Colours neurons by part, with a shape for each; ids of no part are left plain. */
+  colour(parts) {
+    const told = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
+    if (told === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
+    this.coloured = told;
+    for (const each of this.svg.querySelectorAll(".shape, .letter")) each.remove();
+    const tones = new Map();
+    parts.forEach(({ neurons, name }, number) => neurons.forEach((id) => tones.set(id, { number: number % TONES, name })));
+    for (const [id, each] of this.neurons) {
+      each.classList.remove(...[...each.classList].filter((name) => name.startsWith("module-")), "shaped");
+      const tone = tones.get(id);
+      if (!tone || each.classList.contains("unused")) continue;
+      each.classList.add(`module-${tone.number + 1}`, "shaped");
+      const circle = each.querySelector("circle");
+      const [x, y, r] = ["cx", "cy", "r"].map((name) => Number(circle.getAttribute(name)));
+      const shape = document.createElementNS(this.svg.namespaceURI, "path");
+      shape.setAttribute("class", "shape");
+      shape.setAttribute("d", outline(SHAPES[tone.number], x, y, r));
+      circle.after(shape);
+      if (r < 7) continue;
+      const letter = document.createElementNS(this.svg.namespaceURI, "text");
+      letter.setAttribute("class", "letter");
+      letter.setAttribute("x", x);
+      letter.setAttribute("y", y + 3.4);
+      letter.textContent = tone.name.length <= 3 ? tone.name : "";
+      shape.after(letter);
+    }
+  }
+
+  /** Fades a connection or neuron, or not. */
+  set(kind, id, name, on) {
+    (kind === "neuron" ? this.neurons : this.connections).get(id)?.classList.toggle(name, on);
+    if (kind === "connection") this.grips.get(id)?.classList.toggle(name, on);
+  }
+}
+
+/** The outline of a shape around a point, as large as a circle of radius r. */
+export function outline(shape, x, y, r) {
+  const round = (value) => Math.round(value * 10) / 10;
+  const corners = (count, start, radius = () => 1.2) => `M${Array.from({ length: count }, (_, i) => [x + r * radius(i) * Math.cos(start + (2 * Math.PI * i) / count), y + r * radius(i) * Math.sin(start + (2 * Math.PI * i) / count)].map(round).join(" ")).join("L")}Z`;
+  const up = -Math.PI / 2;
+  if (shape === "square") return corners(4, Math.PI / 4);
+  if (shape === "diamond") return corners(4, up, () => 1.25);
+  if (shape === "triangle") return corners(3, up, () => 1.35);
+  if (shape === "hexagon") return corners(6, 0, () => 1.1);
+  if (shape === "star") return corners(10, up, (i) => (i % 2 ? 0.6 : 1.4));
+  if (shape === "cross") return corners(8, Math.PI / 8, (i) => [1.3, 0.75][(i >> 1) % 2]);
+  if (shape === "drop") return corners(3, Math.PI / 2, () => 1.35);
+  return `M${round(x - r)} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
+}
+
+/** A part's shape alone, for lists. */
+export function badge(number) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", `badge tone-m${(number % TONES) + 1}`);
+  svg.setAttribute("viewBox", "0 0 20 20");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(svg.namespaceURI, "path");
+  path.setAttribute("d", outline(SHAPES[number % TONES], 10, 10, 7));
+  svg.append(path);
+  return svg;
+}

@@ -1,0 +1,48 @@
+// A chart that the server has drawn (charts.py), as something to draw a cursor and further lines into.
+
+/** Both axes of a chart. */
+export class Plot {
+  /** @param {SVGSVGElement} svg */
+  constructor(svg) {
+    this.svg = svg;
+    [this.x, this.y] = [svg.dataset.x, svg.dataset.y].map((told) => {
+      const [low, high, start, end, log] = told.split(" ");
+      const warp = log ? Math.log10 : (value) => value;
+      const [a, b] = [warp(Number(low)), warp(Number(high))];
+      const place = (value) => Number(start) + ((warp(value) - a) * (Number(end) - Number(start))) / (b - a || 1);
+      place.start = Number(start);
+      place.end = Number(end);
+      place.drawable = (value) => Number.isFinite(value) && (!log || value > 0);
+      return place;
+    });
+  }
+
+  /** Moves the one cursor of the chart to a value. */
+  cursor(value) {
+    this.line ??= this.svg.appendChild(element(this.svg, "line", { class: "cursor", y1: this.y.start, y2: this.y.end }));
+    const x = Math.max(this.x.start, Math.min(this.x.end, this.x(Math.max(value, 1e-12))));
+    this.line.setAttribute("x1", x);
+    this.line.setAttribute("x2", x);
+  }
+
+  /** Draws a further line through points, in place of the one of this name; the legend says `label`. */
+  path(name, label, points) {
+    this.paths ??= {};
+    if (!this.paths[name]) {
+      this.paths[name] = this.svg.appendChild(element(this.svg, "path", { class: `line own ${name}` }));
+      const [item, swatch] = [document.createElement("li"), document.createElement("span")];
+      swatch.className = "swatch dashed own";
+      item.append(swatch, label);
+      this.svg.parentElement.querySelector(".legend")?.append(item);
+    }
+    const inside = (y) => Math.min(this.y.start, Math.max(this.y.end, y));
+    const drawn = points.filter(([x, y]) => this.x.drawable(x) && this.y.drawable(y) && this.x(x) >= this.x.start - 0.5 && this.x(x) <= this.x.end + 0.5).map(([x, y]) => `${this.x(x).toFixed(1)} ${inside(this.y(y)).toFixed(1)}`);
+    this.paths[name].setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
+  }
+}
+
+function element(svg, tag, attributes) {
+  const made = document.createElementNS(svg.namespaceURI, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}

@@ -1,0 +1,204 @@
+// What is switched off, and what becomes of the metrics: at once on the examples here, then exactly by the service.
+
+import { complain, metricName, number, waitFor } from "../api.js";
+import { change, onChange, toggle, view } from "../modules.js";
+
+const field = (name) => document.getElementById(name);
+const MAX_OUTPUTS = 12; // rows; the outputs with the largest effects
+
+/** The changes as the service takes them. */
+const changes = () =>
+  view.off.map((each) => {
+    const [kind, id] = [each.slice(0, each.indexOf(":")), each.slice(each.indexOf(":") + 1)];
+    return { kind, id, do: kind === "connection" ? "zero" : view.how };
+  });
+
+function inWords(effect) {
+  if (effect === null || Number.isNaN(effect)) return "is not a number";
+  if (effect < 1e-6) return "does not move";
+  if (effect < 0.01) return `moves by ${number(100 * effect)} % of its variance`;
+  if (effect < 0.5) return `moves by ${Math.round(100 * effect)} % of its variance`;
+  return effect < 0.95 ? `loses most of its variation: ${Math.round(100 * effect)} % of its variance` : "is lost: its error is as large as its variance, or larger";
+}
+
+/** A metric as a number, or of shares a percentage. */
+export const measured = (name, value) => (name.endsWith("accuracy") ? `${(100 * value).toFixed(value > 0.995 ? 2 : 1)} %` : number(value));
+
+/**
+ * @param {object} instrument circuit, picture (null where there is none), sampled (gives the sample, or null: nothing is computed here), run (""
+ *   where the service may not be asked)
+ */
+export function silencing(instrument) {
+  const { circuit, picture, run } = instrument;
+  const at = { metric: field("metric"), label: field("metric-label"), note: field("metric-note") };
+  const published = { metric: at.metric.textContent, label: at.label.textContent, note: at.note.textContent };
+  const boxes = [...document.querySelectorAll("input[data-connection]")];
+  let newest = 0; // number of the newest question; answers to older ones are ignored
+  let shownBy = ""; // who computed what is shown: "sample" or "service"
+
+  const called = (each) => {
+    const [kind, id] = [each.slice(0, each.indexOf(":")), each.slice(each.indexOf(":") + 1)];
+    if (kind === "neuron") return circuit.neurons.has(id) ? circuit.called(id) : id;
+    if (kind === "connection") return circuit.byKey.has(id) ? `${circuit.called(circuit.byKey.get(id).source)} → ${circuit.called(circuit.byKey.get(id).target)}` : id;
+    return `${circuit.levels.outputs.some((part) => part.name === id) ? "module" : "group"} ${id}`;
+  };
+
+  // The neurons that switch a part off: those in hidden layers, as the service has it.
+  function inside(name) {
+    const ends = new Set([circuit.layers[0], circuit.layers.at(-1)]);
+    const part = [...circuit.levels.outputs, ...circuit.levels.groups].find((each) => each.name === name);
+    return (part?.neurons ?? []).filter((id) => !ends.has(circuit.neurons.get(id)?.layer));
+  }
+
+  /** Ids of all neurons and keys of all connections that are off. */
+  function off() {
+    const [neurons, connections] = [new Set(), new Set()];
+    for (const { kind, id } of changes()) {
+      if (kind === "connection") connections.add(id);
+      else for (const neuron of kind === "neuron" ? [id] : inside(id)) neurons.add(neuron);
+    }
+    return { neurons, connections };
+  }
+
+  function render() {
+    const dark = off();
+    for (const box of boxes) box.checked = !view.off.includes(`connection:${box.dataset.connection}`);
+    for (const button of document.querySelectorAll("button.switch")) {
+      const isOff = view.off.includes(`module:${button.dataset.module}`);
+      button.setAttribute("aria-pressed", String(isOff));
+      button.textContent = isOff ? "Restore" : "Silence";
+      button.setAttribute("aria-label", `${button.textContent} ${button.dataset.module}`);
+    }
+    if (picture) {
+      for (const [id, each] of picture.neurons) {
+        const isOff = dark.neurons.has(id);
+        each.classList.toggle("off", isOff);
+        if (each.hasAttribute("role")) each.setAttribute("aria-pressed", String(isOff));
+      }
+      for (const [key, each] of picture.connections) {
+        const { source, target } = circuit.byKey.get(key) ?? {};
+        each.classList.toggle("off", dark.connections.has(key));
+        each.classList.toggle("dead", dark.neurons.has(source) || dark.neurons.has(target));
+      }
+    }
+    field("how").value = view.how;
+    field("silenced").hidden = view.off.length === 0;
+    field("off").replaceChildren(
+      ...view.off.map((each) => {
+        const [item, button] = [document.createElement("li"), document.createElement("button")];
+        button.type = "button";
+        button.className = "pill";
+        button.textContent = `${called(each)} ×`;
+        button.setAttribute("aria-label", `Restore ${called(each)}`);
+        button.addEventListener("click", () => change({ off: view.off.filter((other) => other !== each) }));
+        item.append(button);
+        return item;
+      }),
+    );
+  }
+
+  function headline(before, metrics, note, by) {
+    const name = Object.keys(metrics)[0];
+    at.label.textContent = metricName(name);
+    at.metric.replaceChildren(`${measured(name, before[name])} → `, Object.assign(document.createElement("strong"), { textContent: measured(name, metrics[name]) }));
+    at.note.textContent = note;
+    at.metric.dataset.by = shownBy = by;
+  }
+
+  function show({ before, metrics, effects }, note, by) {
+    const order = ["validation_accuracy", "validation_prediction_loss"].filter((name) => name in metrics);
+    const shownMetrics = Object.fromEntries([...order, ...Object.keys(metrics).filter((name) => !order.includes(name))].map((name) => [name, metrics[name]]));
+    headline(before, shownMetrics, note, by);
+    const rows = Object.entries(effects);
+    const shown = rows.length > MAX_OUTPUTS ? rows.sort((a, b) => b[1] - a[1]).slice(0, MAX_OUTPUTS) : rows;
+    field("moved").replaceChildren(
+      ...shown.map(([output, effect]) => {
+        const [row, name, bar] = ["tr", "th", "progress"].map((tag) => document.createElement(tag));
+        name.scope = "row";
+        name.textContent = output;
+        bar.max = 1;
+        bar.value = Math.min(1, effect || 0);
+        bar.setAttribute("aria-hidden", "true");
+        row.append(name);
+        [number(effect), bar, inWords(effect)].forEach((content, index) => {
+          const cell = document.createElement("td");
+          cell.className = ["number", "progress-cell", "quiet small"][index];
+          cell.append(content);
+          row.append(cell);
+        });
+        return row;
+      }),
+    );
+    const more = rows.length - shown.length;
+    field("what-if-words").textContent = [
+      ...Object.entries(shownMetrics).map(([metric, value]) => `${metricName(metric)}: ${measured(metric, before[metric])} → ${measured(metric, value)}`),
+      ...(more ? [`${more} more outputs have smaller effects`] : []),
+    ].join(" · ");
+    field("answer").hidden = false;
+  }
+
+  function restore() {
+    field("answer").hidden = true;
+    field("what-if-words").textContent = "";
+    at.metric.textContent = published.metric;
+    at.label.textContent = published.label;
+    at.note.textContent = published.note;
+    delete at.metric.dataset.by;
+    shownBy = "";
+  }
+
+  async function bySample(mine) {
+    const sample = instrument.sampled();
+    if (!sample || view.how === "resample") return;
+    const loaded = await sample.ready;
+    if (!loaded?.computed || mine !== newest) return;
+    const { neurons, connections } = off();
+    const found = await sample.ask("trial", { neurons: [...neurons], connections: [...connections], how: view.how, below: 0 });
+    if (!found || mine !== newest || shownBy === "service") return;
+    const all = loaded.heldOut === loaded.ofHeldOut ? "all" : `${loaded.heldOut} of`;
+    show({ ...found, before: loaded.before }, `computed here on ${all} ${loaded.ofHeldOut} validation examples`, "sample");
+  }
+
+  async function byService(mine) {
+    if (!run) return;
+    const answer = await waitFor("POST", `/runs/${run}/interventions`, { trials: [changes()] });
+    if (mine !== newest) return;
+    const { metrics, effects } = answer.trials[0];
+    show({ before: answer.before, metrics, effects }, "computed by the service on every training and validation example", "service");
+  }
+
+  async function evaluate() {
+    const mine = ++newest;
+    complain(field("what-if-problem"), null);
+    if (view.off.length === 0) return restore();
+    shownBy = "";
+    if (!shownBy && field("answer").hidden) field("what-if-words").textContent = "The effects are being computed …";
+    bySample(mine).catch(() => {}); // the answer of the service follows
+    try {
+      await byService(mine);
+    } catch (problem) {
+      if (mine !== newest) return;
+      if (!shownBy) field("answer").hidden = true;
+      complain(field("what-if-problem"), problem);
+    }
+  }
+
+  for (const button of document.querySelectorAll("button.switch")) button.hidden = false;
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest?.("button.switch");
+    if (button) toggle("module", button.dataset.module);
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.dataset.connection) toggle("connection", event.target.dataset.connection);
+    if (event.target.id === "how") change({ how: event.target.value });
+  });
+  field("all-on").addEventListener("click", () => change({ off: [] }));
+  onChange((values) => {
+    if (!("off" in values || "how" in values)) return;
+    render();
+    evaluate();
+  });
+  render();
+  if (view.off.length) evaluate();
+  return { render, headline: (...told) => view.off.length || headline(...told), restore: () => view.off.length || restore() };
+}

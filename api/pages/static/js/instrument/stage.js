@@ -1,0 +1,114 @@
+// A network at a step of its training, drawn on a canvas where the picture of the server has its slots, or would have.
+
+import { connections } from "./frames.js";
+
+const MAX_LINES = 700; // connections drawn at once, the heaviest
+const RATIO = () => Math.min(2, window.devicePixelRatio || 1);
+// As api/pages/network_svg.py and bimt_engine/figures/layout.py have them.
+const [WIDTH, MARGIN, LEAN, SHEET_HEIGHT, FILLED] = [900, 64, 0.22, 0.5, 0.92];
+
+/**
+ * @typedef {{margin: number, bottom: number, gap: number, lean: number, sheet: number, width: number, height: number}} Plan
+ * what the places of a picture are computed from
+ */
+
+/** @returns {Plan} that of a drawn picture */
+export function planOf(svg) {
+  const [margin, bottom, gap, lean, sheet] = svg.dataset.layout.split(" ").map(Number);
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  return { margin, bottom, gap, lean, sheet, width, height };
+}
+
+/** @returns {Plan} that of a network that was not drawn yet */
+export function newPlan({ layers }) {
+  const sheets = layers.some(({ positions }) => positions.some(([, deep]) => deep !== undefined && Math.abs(deep - 0.5) > 1e-9));
+  const gap = Math.max(96, Math.min(sheets ? 230 : 170, (sheets ? 500 : 440) / Math.max(1, layers.length - 1)));
+  const reach = sheets ? (SHEET_HEIGHT / 2) * gap : 0;
+  const bottom = MARGIN + gap * (layers.length - 1) + reach;
+  return { margin: MARGIN, bottom, gap, lean: sheets ? LEAN : 0, sheet: sheets ? SHEET_HEIGHT : 0, width: WIDTH, height: bottom + reach + MARGIN };
+}
+
+/** Layer → its places as [x, y], those of pruned neurons too. */
+export function spotsOf({ layers }, order, { margin, bottom, gap, lean, sheet, width }) {
+  return Object.fromEntries(
+    layers.map(({ name, neurons, copies = 1, positions }) => {
+      const places = Array.from({ length: neurons * copies }, (_, place) => {
+        const [x, deep = 0.5] = positions[place % neurons];
+        const across = copies > 1 ? (Math.floor(place / neurons) + 0.5 + FILLED * (x - 0.5)) / copies : x;
+        const far = 1 - deep;
+        return [margin + (width - 2 * margin) * (sheet ? 0.5 + (across - 0.5) * (1 - lean * far) : across), bottom - gap * (order.indexOf(name) + (sheet ? sheet * (far - 0.5) : 0))];
+      });
+      return [name, places];
+    }),
+  );
+}
+
+/** What draws the frames of one training. */
+export class Stage {
+  /**
+   * @param {HTMLCanvasElement} canvas
+   * @param {Plan} plan
+   * @param {object} matrices as `matricesOf` gives them
+   * @param {Record<string, number[][]>} spots
+   * @param {number} scale the |weight| that is drawn boldest
+   */
+  constructor(canvas, plan, matrices, spots, scale) {
+    Object.assign(this, { canvas, plan, matrices, spots, scale });
+    const closest = Math.min(...Object.values(spots).map((places) => (places.length > 1 ? Math.abs(places[1][0] - places[0][0]) : 40)));
+    this.radius = Math.max(2, Math.min(8, 0.4 * closest));
+  }
+
+  /**
+   * The network `share` of the way from frame a to frame b.
+   * @param {(layer: string, neuron: number) => ?string} tone the colour of a neuron as the style sheet names it; null: none
+   */
+  paint(a, b, share, tone) {
+    const { canvas, plan, matrices, spots, radius } = this;
+    const pen = canvas.getContext("2d");
+    const size = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * RATIO()));
+    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+    const zoom = Math.min(size[0] / plan.width, size[1] / plan.height);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, ...size);
+    pen.setTransform(zoom, 0, 0, zoom, (size[0] - plan.width * zoom) / 2, (size[1] - plan.height * zoom) / 2);
+    pen.lineCap = "round";
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const [plus, minus] = [colour("--plus"), colour("--minus")];
+    const spot = (layer, neuron) => {
+      const [from, to] = [a, b].map((each) => spots[layer][each.slots[layer][neuron]]);
+      return from.map((value, axis) => value + (to[axis] - value) * share);
+    };
+    for (const [matrix, source, target, weight] of connections(matrices, a, b, share, MAX_LINES)) {
+      const strength = Math.sqrt(Math.min(1, Math.abs(weight) / this.scale));
+      pen.strokeStyle = weight > 0 ? plus : minus;
+      pen.globalAlpha = 0.08 + 0.85 * strength;
+      pen.lineWidth = 0.6 + 3.6 * strength;
+      pen.setLineDash(weight > 0 ? [] : [7, 4]); // the sign is visible without colours, too
+      pen.beginPath();
+      bend(pen, spot(matrices[matrix].source, source), spot(matrices[matrix].target, target));
+      pen.stroke();
+    }
+    pen.globalAlpha = 1;
+    pen.setLineDash([]);
+    for (const [layer, slots] of Object.entries(b.slots)) {
+      slots.forEach((_, neuron) => {
+        const its = tone(layer, neuron);
+        pen.fillStyle = colour(its ?? "--dead");
+        pen.beginPath();
+        pen.arc(...spot(layer, neuron), its ? radius : radius / 2, 0, 2 * Math.PI);
+        pen.fill();
+      });
+    }
+  }
+}
+
+// As api/pages/network_svg.py bends them: straight upwards, an arc within a row or downwards, a loop to itself.
+function bend(pen, [x1, y1], [x2, y2]) {
+  pen.moveTo(x1, y1);
+  const length = Math.hypot(x2 - x1, y2 - y1);
+  if (length < 1e-6) return pen.bezierCurveTo(x1 - 22, y1 - 40, x1 + 22, y1 - 40, x1, y1);
+  if (y2 < y1 - 1e-6) return pen.lineTo(x2, y2);
+  const bow = 2 * Math.min(90, 26 + 0.2 * length);
+  pen.quadraticCurveTo((x1 + x2) / 2 + (bow * (y2 - y1)) / length, (y1 + y2) / 2 - (bow * (x2 - x1)) / length, x2, y2);
+}

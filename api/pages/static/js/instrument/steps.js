@@ -1,0 +1,190 @@
+// The training step by step in the place of the picture: a slider over the snapshots, drawn on a canvas where the slots
+// of the picture lie.
+
+import { call, complain, number } from "../api.js";
+import { change, onChange, view } from "../modules.js";
+import { frameOf, heaviest, matricesOf, moved } from "./frames.js";
+import { TONES } from "./picture.js";
+import { Plot } from "./plot.js";
+import { Stage, planOf, spotsOf } from "./stage.js";
+
+const field = (name) => document.getElementById(name);
+const MAX_FRAMES = 120; // of more snapshots every n-th is shown
+const MAX_NUMBERS = 4e6; // of all frames together
+const FRAME_MILLISECONDS = 160;
+
+/** @param {object} instrument */
+export async function stepping(instrument) {
+  const { circuit, picture, run } = instrument;
+  const [slider, play, canvas] = [field("step"), field("play"), field("step-canvas")];
+  if (!slider || !picture || !run) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  let [matrices, steps, rows, stage] = [null, [], [], null];
+  let [at, playing, begun] = [0, false, null]; // the last position is the pruned network, which the picture shows
+  const frames = new Map(); // index → Promise of the frame
+  const chart = slider.closest(".view").querySelector("svg.chart[data-x]");
+  const plot = chart && new Plot(chart);
+
+  const begin = () =>
+    (begun ??= (async () => {
+      const [history, found] = await Promise.all([call("GET", `/runs/${run}/history`), everyStep()]);
+      const last = await call("GET", `/runs/${run}/snapshots/${found.at(-1)}`);
+      const geometry = last.layers ? last : (await instrument.sampled().ready).geometry; // older snapshots do not tell theirs
+      matrices = matricesOf(geometry);
+      const numbers = matrices.reduce((sum, { from, to }) => sum + from.places * to.places, 0);
+      const most = Math.max(2, Math.min(MAX_FRAMES, Math.floor(MAX_NUMBERS / numbers)));
+      const stride = Math.ceil(found.length / most);
+      steps = found.filter((_, index) => index % stride === 0 || index === found.length - 1);
+      rows = history.rows;
+      slider.max = at = steps.length;
+      const ended = frameOf(matrices, last);
+      frames.set(steps.length - 1, Promise.resolve(ended));
+      const plan = planOf(picture.svg);
+      stage = new Stage(canvas, plan, matrices, spotsOf(geometry, circuit.layers, plan), heaviest(ended));
+    })());
+
+  async function everyStep() {
+    const found = [];
+    for (let after = null; ; ) {
+      const page = await call("GET", `/runs/${run}/snapshots?limit=1000${after === null ? "" : `&after=${after}`}`);
+      found.push(...page.items.map((item) => item.step));
+      if (page.next === null) return found;
+      after = page.next;
+    }
+  }
+
+  function frame(index) {
+    if (!frames.has(index)) {
+      const made = call("GET", `/runs/${run}/snapshots/${steps[index]}`).then((snapshot) => frameOf(matrices, snapshot));
+      made.catch(() => frames.delete(index));
+      frames.set(index, made);
+    }
+    return frames.get(index);
+  }
+
+  /** Neuron, as `layer:number from birth`, copy by copy → number of its part at the level that is shown. */
+  function tones() {
+    const found = new Map();
+    instrument.parts().forEach(({ neurons }, part) => {
+      for (const id of neurons) {
+        const { layer, neuron, copy, slot } = circuit.neurons.get(id) ?? {};
+        if (layer) found.set(`${layer}:${copy ? slot - (slot % sizeOf(layer)) + neuron : neuron}`, part);
+      }
+    });
+    return found;
+  }
+  const sizeOf = (layer) => matrices.flatMap((each) => [[each.source, each.from], [each.target, each.to]]).find(([name]) => name === layer)[1].neurons;
+
+  function paint(a, b, share) {
+    const parts = tones();
+    stage.paint(a, b, share, (layer, neuron) => {
+      const part = parts.get(`${layer}:${neuron}`);
+      return part === undefined ? null : `--m${(part % TONES) + 1}`;
+    });
+  }
+
+  const grouped = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
+  function describe(index, before, now) {
+    if (index >= steps.length) {
+      field("step-words").textContent = "The network after training, pruned and refitted";
+      slider.setAttribute("aria-valuetext", "pruned and refitted");
+      plot?.cursor(steps.at(-1));
+      return;
+    }
+    const row = rows.findLast((each) => each.step <= steps[index]);
+    const words = [`Step ${grouped(steps[index])} of ${grouped(steps.at(-1))}`];
+    if (row?.cost_strength !== undefined) words.push(`λ ${number(row.cost_strength)}`);
+    if (row?.prediction_loss !== undefined) words.push(`train loss ${number(row.prediction_loss)}`);
+    const parts = before ? tones() : null;
+    const count = before ? moved(before, now, (layer, neuron) => parts.has(`${layer}:${neuron}`)) : 0;
+    if (count) words.push(`${count} exchanged`);
+    field("step-words").textContent = words.join(" · ");
+    slider.setAttribute("aria-valuetext", words.join(", "));
+    plot?.cursor(steps[index]);
+  }
+
+  async function show(index) {
+    at = index;
+    slider.value = index;
+    const live = index >= steps.length;
+    canvas.hidden = live;
+    picture.svg.classList.toggle("behind", !live);
+    if (live) return describe(index);
+    const [now, before] = await Promise.all([frame(index), index > 0 ? frame(index - 1) : null]);
+    if (index !== at) return; // the slider has moved on
+    paint(now, now, 0);
+    describe(index, before, now);
+  }
+
+  async function advance(from) {
+    if (from >= steps.length - 1) {
+      await show(steps.length);
+      return stop();
+    }
+    const [a, b] = await Promise.all([frame(from), frame(from + 1)]);
+    const began = performance.now();
+    const tick = (time) => {
+      if (!playing) return;
+      const share = Math.min(1, Math.max(0, (time - began) / FRAME_MILLISECONDS));
+      paint(a, b, still.matches ? Math.round(share) : share * share * (3 - 2 * share));
+      if (share < 1) return requestAnimationFrame(tick);
+      at = from + 1;
+      slider.value = at;
+      describe(at, a, b);
+      advance(at).catch(failed);
+    };
+    requestAnimationFrame(tick);
+  }
+
+  function stop() {
+    playing = false;
+    play.textContent = "Play";
+    change({ step: at >= steps.length ? "" : String(steps[at]) });
+  }
+  function failed(problem) {
+    playing = false;
+    play.textContent = "Play";
+    complain(field("step-problem"), problem);
+  }
+
+  async function toggle() {
+    if (playing) return stop();
+    try {
+      await begin();
+      if (at >= steps.length - 1) await show(0);
+      playing = true;
+      play.textContent = "Pause";
+      await advance(at);
+    } catch (problem) {
+      failed(problem);
+    }
+  }
+  play.addEventListener("click", toggle);
+  slider.addEventListener("input", async () => {
+    playing = false;
+    play.textContent = "Play";
+    const share = slider.value / slider.max; // of more snapshots than are shown, until it is known how many those are
+    try {
+      await begin();
+      const index = Math.round(share * steps.length);
+      change({ step: index >= steps.length ? "" : String(steps[index]) });
+      await show(index);
+    } catch (problem) {
+      failed(problem);
+    }
+  });
+  const again = () => !canvas.hidden && !playing && show(at).catch(failed);
+  addEventListener("resize", again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  onChange((values) => "level" in values && again());
+  if (view.step) {
+    try {
+      await begin();
+      const index = steps.findIndex((step) => step >= Number(view.step));
+      await show(index < 0 ? steps.length : index);
+    } catch (problem) {
+      failed(problem);
+    }
+  }
+  return { toggle };
+}

@@ -1,0 +1,97 @@
+// The threshold: the lightest connections fade, the modules are counted anew, and the loss is computed on the examples
+// here, without the refitting that the published curve had.
+
+import { number } from "../api.js";
+import { change, onChange, view } from "../modules.js";
+import { Plot } from "./plot.js";
+
+const field = (name) => document.getElementById(name);
+const POINTS = 24; // of the curve that is computed here
+
+/** @param {object} instrument */
+export function threshold(instrument) {
+  const { circuit, picture } = instrument;
+  const slider = field("threshold");
+  const all = circuit.connections.length;
+  if (!slider || !picture || all < 2) return;
+  const chart = slider.closest(".view").querySelector("svg.chart[data-x]");
+  const plot = chart && new Plot(chart);
+  field("threshold-controls").hidden = false;
+  slider.max = all;
+  let [kept, frame, curve] = [all, 0, null];
+  let before = null; // result of the last trial
+
+  const weightAt = (count) => (count >= all ? 0 : Math.abs(circuit.connections[all - count]?.weight ?? Infinity));
+
+  function draw(count) {
+    const [from, to] = [Math.min(kept, count), Math.max(kept, count)];
+    for (let i = all - to; i < all - from; i++) picture.set("connection", circuit.connections[i].key, "cut", count < kept);
+    kept = count;
+    const { count: modules, of } = circuit.components(count);
+    if (count < all) {
+      const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: [] }));
+      for (const [id, number_] of of) parts[number_].neurons.push(id);
+      instrument.colour(parts);
+      for (const [id, each] of picture.neurons) {
+        const gone = circuit.isWired(id) && !of.has(id);
+        if (each.classList.contains("cut") !== gone) each.classList.toggle("cut", gone);
+      }
+    } else {
+      instrument.colour(null);
+      for (const each of picture.neurons.values()) each.classList.remove("cut");
+    }
+    plot?.cursor(count);
+    tell(count, modules);
+    ask(count, modules);
+  }
+
+  function tell(count, modules) {
+    const words = [`${count} of ${all} connections`, `${modules} module${modules === 1 ? "" : "s"}`];
+    if (count === 0) words[1] = "no module";
+    if (before?.count === count) words.push(`loss ${number(before.loss)} here`);
+    field("threshold-words").textContent = words.join(" · ");
+    slider.setAttribute("aria-valuetext", words.join(", "));
+  }
+
+  async function ask(count, modules) {
+    const loaded = await instrument.sampled()?.ready.catch(() => null);
+    if (!loaded?.computed) return;
+    const found = await instrument.sample.ask("cut", { neurons: [], connections: [], how: "mean", below: weightAt(count) });
+    if (!found || count !== kept) return;
+    before = { count, loss: found.metrics.validation_prediction_loss };
+    tell(count, modules);
+    if (count === all) instrument.silencing.restore();
+    else instrument.silencing.headline(loaded.before, found.metrics, `computed here on ${loaded.heldOut} validation examples, without refitting`, "sample");
+    if (curve || !plot) return;
+    curve = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
+    const told = await instrument.sample.ask("curve", { thresholds: curve.map(weightAt) });
+    if (told) plot.path("here", "not refitted", curve.map((size, i) => [size, told.losses[i]]));
+  }
+
+  slider.addEventListener("input", () => {
+    picture.svg.classList.add("dragging");
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(() => draw(Number(slider.value)));
+  });
+  slider.addEventListener("change", () => {
+    picture.svg.classList.remove("dragging");
+    cancelAnimationFrame(frame);
+    draw(Number(slider.value));
+    change({ cut: kept === all ? "" : String(kept) });
+  });
+  onChange((values) => {
+    if (!("cut" in values)) return;
+    const count = values.cut === "" ? all : Math.max(0, Math.min(all, Number(values.cut)));
+    if (Number.isNaN(count) || count === kept) return;
+    slider.value = count;
+    draw(count);
+  });
+  slider.value = all;
+  if (view.cut) {
+    slider.value = Math.max(0, Math.min(all, Number(view.cut) || 0));
+    draw(Number(slider.value));
+  } else {
+    plot?.cursor(all);
+    tell(all, circuit.components(all).count);
+  }
+}

@@ -1,0 +1,170 @@
+"""`python -m measurements page`: how quickly the page of a run answers, and pictures of the pages.
+
+A service of its own trains the recipes; Chromium opens the page of each run. Measured: seconds until the network can be
+touched, milliseconds from silencing a neuron to the new metric on the screen, frames a second while the threshold is
+dragged through all connections, and kilobytes: of scripts and styles, and of the document with what it shows. Pictures
+at 1280 × 900, light and dark. Nothing is asserted: the figures depend on the machine and on what else it does. Writes
+reports/page.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from measurements.job import published, service
+from measurements.load import Connection
+from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
+
+RECIPES = ("independence", "modular_addition", "two_memories")
+VIEWPORT: Any = {"width": 1280, "height": 900}
+PAGES = {"runs": "/", "jobs": "/jobs", "words": "/glossary"}
+SILENCED = 5  # neurons, one after another
+DRAG = """async () => {
+  const slider = document.getElementById("threshold");
+  const frame = () => new Promise(requestAnimationFrame);
+  const steps = 120;
+  await frame();
+  const began = performance.now();
+  for (let i = 1; i <= steps; i++) {
+    slider.value = Math.round(slider.max * (1 - i / steps));
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    await frame();
+  }
+  const seconds = (performance.now() - began) / 1000;
+  slider.value = slider.max;
+  for (const kind of ["input", "change"]) slider.dispatchEvent(new Event(kind, { bubbles: true }));
+  return steps / seconds;
+}"""
+SILENCE = """(which) => new Promise((done) => {
+  const neuron = [...document.querySelectorAll("svg.network .neuron:not([data-end]):not(.unused)")][which];
+  if (!neuron) return done(null);
+  const metric = document.getElementById("metric");
+  const began = performance.now();
+  new MutationObserver((_, watching) => {
+    if (!metric.dataset.by) return;
+    watching.disconnect();
+    requestAnimationFrame(() => done(performance.now() - began));
+  }).observe(metric, { attributes: true, childList: true });
+  neuron.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+})"""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, draw, and write reports/page.json. 1: the service did not start, or there is no Chromium."""
+    parser = argparse.ArgumentParser(prog="python -m measurements page", description="How quickly the page answers.")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, help="default %(default)s")
+    parser.add_argument("--images", type=Path, help="write pictures of the pages into this folder")
+    parser.add_argument("--folder", type=Path, default=Path("reports"))
+    given = parser.parse_args(arguments)
+    console, stopping = Console(highlight=False), stop_at_signals()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        console.print("Not measured: there is no Chromium; install the package `chromium`.")
+        return 1
+    home = Path(tempfile.mkdtemp(prefix="bimt-page-"))
+    try:
+        with service(home, stopping) as (address, token, _):
+            assert token is not None, "a fresh database has no admin yet"
+            connection, runs = Connection(address, token), {}
+            for recipe in given.recipes:
+                job = published(connection, stopping, {"recipe": recipe, "seeds": [0]}).id
+                runs[recipe] = json.loads(connection.ask("GET", f"/jobs/{job}/runs")[1])["items"][0]["id"]
+            connection.close()
+            found = look(chromium, address, token, runs, given.images)
+    except CannotStart as why:
+        console.print(f"Not measured: {why}")
+        return 1
+    except AskedToStop:
+        return 130
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    report = {"processors": os.cpu_count(), "load_average": os.getloadavg()[0], "runs": found}
+    given.folder.mkdir(parents=True, exist_ok=True)
+    (given.folder / "page.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for recipe, figures in found.items():
+        console.print(
+            f"{recipe}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()), soft_wrap=True
+        )
+    return 0
+
+
+def look(chromium: str, address: str, token: str, runs: dict[str, str], images: Path | None) -> dict[str, Any]:
+    """The figures of each run's page; pictures of all pages where a folder for them is given."""
+    from playwright.sync_api import sync_playwright
+
+    found: dict[str, Any] = {}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport=VIEWPORT, color_scheme=scheme)
+            page.goto(f"{address}/login")
+            page.fill("#token", token)
+            page.click("main button")
+            page.wait_for_url(f"{address}/")
+            for name, run in runs.items():
+                figures = measure(page, f"{address}/runs/{run}")
+                found.setdefault(name, figures)
+                if images is not None:
+                    draw(page, images / f"run-{name}-{scheme}.png")
+            for name, path in PAGES.items() if images is not None else ():
+                page.goto(address + path)
+                page.wait_for_load_state("networkidle")
+                draw(page, images / f"{name}-{scheme}.png")  # type: ignore[operator]
+            page.close()
+        browser.close()
+    return found
+
+
+def draw(page: Any, path: Path) -> None:
+    """What is seen of the page without scrolling, as a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.mouse.move(1, 1)
+    page.screenshot(path=path)
+
+
+def measure(page: Any, address: str) -> dict[str, float]:
+    """The figures of one page."""
+    sizes: dict[str, list[int]] = {"document": [], "static": []}
+
+    def count(answer: Any) -> None:
+        if "/api/" not in answer.url:
+            sizes["static" if "/static/" in answer.url else "document"].append(_bytes(answer))
+
+    page.on("response", count)
+    page.goto(address)
+    page.wait_for_selector("#instrument[data-ready]")
+    ready = page.evaluate("performance.now()") / 1000
+    page.dispatch_event("#instrument .stage", "pointerenter")
+    page.wait_for_selector("#instrument[data-sample]")
+    waits = []
+    for which in range(SILENCED):
+        if (wait := page.evaluate(SILENCE, which)) is not None:
+            waits.append(wait)
+        page.evaluate("document.getElementById('all-on').click()")
+        page.wait_for_selector("#metric:not([data-by])")
+    frames = page.evaluate(DRAG)
+    page.goto(address)
+    page.wait_for_selector("#instrument[data-ready]")
+    return {
+        "interactive_seconds": ready,
+        "silencing_milliseconds": statistics.median(waits) if waits else 0.0,
+        "threshold_frames_per_second": frames,
+        "static_kilobytes": sum(sizes["static"]) / 1000,
+        "document_kilobytes": sizes["document"][0] / 1000,
+    }
+
+
+def _bytes(answer: Any) -> int:
+    try:
+        return len(answer.body())
+    except Exception:  # a redirection has no body
+        return 0

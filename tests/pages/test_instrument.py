@@ -1,0 +1,368 @@
+"""The network as an instrument: looked at, walked, silenced, cut and stepped through, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from bimt_engine.data.registry import make_dataset
+from bimt_engine.spec import Spec
+from bimt_engine.training.loop import Training
+from store import jobs, runs
+from store.settings import OPERATION_QUEUES
+from tests.answering import SharedProcess, operations_on, shared_process  # noqa: F401  (a fixture is found by name)
+from tests.api.makers import now, submit_job, work_on
+from tests.pages.conftest import Site, Visitor
+from tests.pages.test_pages import AUDIT, CONTRAST
+from tests.pages.trained import SPECS, publish_trained
+
+Visit = Callable[..., Visitor]
+DESK = {"viewport": {"width": 1280, "height": 900}}
+NO_SERVICE = "**/interventions"  # without its answers, what is shown was computed in the browser
+
+
+@dataclass
+class Bench:
+    """A service with a worker, and a run of each of SPECS."""
+
+    site: Site
+    runs: dict[str, str]
+
+    def open(self, visit: Visit, name: str = "mlp", *, view: str = "", **options: Any) -> Any:
+        """The page of a run, with its examples loaded."""
+        visitor = visit(**DESK | options)
+        visitor.go(f"/runs/{self.runs[name]}{view}")
+        return ready(visitor.page)
+
+
+def ready(page: Any) -> Any:
+    """The page, when it can be touched and its examples are there."""
+    page.wait_for_selector("#instrument[data-ready]")
+    page.dispatch_event("#instrument .stage", "pointerenter")
+    page.wait_for_selector("#instrument[data-sample]")
+    return page
+
+
+@pytest.fixture(scope="module")
+def bench(
+    site: Site,
+    shared_process: SharedProcess,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Bench]:
+    service, folder, ended = site.service, tmp_path_factory.mktemp("trained"), threading.Event()
+    operations = operations_on(service.settings, service.database, service.files, shared_process)
+
+    def answer() -> None:
+        while not ended.wait(0.05):
+            for queue in OPERATION_QUEUES:
+                operations.serve(queue)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield Bench(site, {name: publish_trained(service, folder, name) for name in SPECS})
+    ended.set()
+    thread.join(60)
+
+
+def hidden(page: Any) -> Any:
+    """The first hidden neuron that is left."""
+    return page.locator("svg.network .neuron:not([data-end]):not(.unused)").first
+
+
+def until(page: Any, holds: Callable[[], bool], what: str) -> None:
+    """Wait for something that no selector says. (The page's policy forbids what `wait_for_function` evaluates.)"""
+    for _ in range(400):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"not within 20 s: {what}")
+
+
+def without_service(page: Any) -> None:
+    """From now on only the browser computes."""
+    page.route(NO_SERVICE, lambda route: route.fulfill(status=200, json={"before": {}, "trials": []}))
+
+
+def test_the_network_its_modules_and_the_headline_are_above_the_fold_and_nothing_is_lost_below(
+    visit: Visit, bench: Bench
+) -> None:
+    for scheme in ("light", "dark"):
+        page = bench.open(visit, color_scheme=scheme)
+        for name in ("svg.network", "#parts", "#metric", ".views"):
+            box = page.locator(name).first.bounding_box()
+            assert 0 <= box["y"] < box["y"] + box["height"] <= 900, name
+        assert page.locator(".views .view").count() == 4
+        headings = page.locator("h2").all_inner_texts()
+        assert {"In numbers", "What each module decides", "Training", "Downloads"} <= set(headings)
+        assert page.evaluate(AUDIT) == []
+        assert page.evaluate(CONTRAST) == []
+
+
+def test_on_a_phone_it_is_one_column_and_no_wider(visit: Visit, bench: Bench) -> None:
+    for name in SPECS:
+        page = bench.open(visit, name, viewport={"width": 390, "height": 844})
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{name} is {wide} pixels too wide"
+        left = page.locator(".instrument > *").evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().x)")
+        assert len(set(left)) == 1
+
+
+def test_a_card_tells_of_what_the_pointer_is_over_and_its_neighbours_are_lit(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    assert page.locator("#hover-card").is_hidden()
+    hidden(page).hover()
+    card = page.inner_text("#hover-card")
+    assert all(word in card for word in ("activation", "reads", "says", "module"))
+    assert re.search(r"± .+, \S+ to \S+", card)
+    edges = page.evaluate(
+        "async (run) => (await (await fetch(`/api/v1/runs/${run}/graph`)).json()).edges", bench.runs["mlp"]
+    )
+    neuron = hidden(page).get_attribute("data-neuron")
+    near = [each for each in edges if neuron in (each["source"], each["target"])]
+    assert page.locator("svg.network .connection.near").count() == len(near)
+    ends = {end for each in near for end in (each["source"], each["target"])}
+    assert page.locator("svg.network .neuron.near").count() == len(ends)
+    faded = page.locator("svg.network .connection:not(.near)").first
+    until(page, lambda: float(faded.evaluate("(e) => getComputedStyle(e).opacity")) < 0.3, "the rest is faded")
+    page.mouse.move(2, 2)
+    assert page.locator("svg.network .near").count() == 0
+    page.locator("svg.network .grip").first.hover(force=True)
+    card = page.inner_text("#hover-card")
+    assert all(word in card for word in ("weight", "length", "share of the cost", "loss without it"))
+
+
+def test_silencing_answers_at_once_in_place_several_add_up_and_the_service_confirms(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    published = page.inner_text("#metric")
+    without_service(page)
+    hidden(page).click()
+    page.wait_for_selector("#metric[data-by=sample]")
+    one = page.inner_text("#metric")
+    assert re.fullmatch(r"\S+ → \S+", one)
+    assert "computed here on all" in page.inner_text("#metric-note")
+    assert page.locator("#answer").is_visible()
+    assert page.locator("svg.network .neuron.off").count() == 1
+    assert page.locator("svg.network .connection.dead").count() > 0
+    page.locator("#parts .switch").first.click()
+    until(page, lambda: page.inner_text("#metric") != one, "another metric")
+    assert page.locator("#off li").count() == 2
+    here, address = page.inner_text("#what-if-words").split(" · ")[0], page.url
+    page.unroute(NO_SERVICE)
+    page.reload()
+    page.wait_for_selector("#metric[data-by=service]")
+    assert page.url == address  # the whole view is in the address
+    assert page.inner_text("#what-if-words").split(" · ")[0] == here
+    page.click("#all-on")
+    assert page.inner_text("#metric") == published
+    assert page.locator("svg.network .off, svg.network .dead").count() == 0
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_architecture_is_computed_in_the_browser_as_the_service_computes_it(
+    visit: Visit, bench: Bench, name: str
+) -> None:
+    page = bench.open(visit, name)
+    assert page.get_attribute("#instrument", "data-sample") == "computed"
+    hidden(page).dispatch_event("click")
+    page.wait_for_selector("#metric[data-by=service]")
+    exact = (page.inner_text("#metric"), page.inner_text("#moved"))
+    without_service(page)
+    page.reload()
+    page.wait_for_selector("#metric[data-by=sample]")
+    assert (page.inner_text("#metric"), page.inner_text("#moved")) == exact
+
+
+def test_neurons_are_walked_selected_and_silenced_by_keyboard(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('neuron')"):
+            break
+    here = "document.activeElement.dataset.neuron"
+    assert page.evaluate(here).startswith("output:")
+    assert page.locator("#hover-card").is_visible()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(here).startswith("hidden1:")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(here).startswith("input:")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("End")
+    last = page.evaluate(here)
+    page.keyboard.press("Home")
+    assert page.evaluate(here) != last
+    page.keyboard.press("Enter")
+    assert page.inner_text("#selected h3") == page.evaluate(here).replace(":", " ")
+    page.keyboard.press("x")
+    page.wait_for_selector("#metric[data-by]")
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    page.keyboard.press("Escape")
+    assert page.locator("#selected").is_hidden()
+    page.keyboard.press("Escape")
+    assert page.locator("#off li").count() == 0
+    page.keyboard.press("?")
+    assert "silence it" in page.inner_text("dialog")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_levels_change_colours_shapes_and_the_list_and_are_kept_in_the_address(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    page.check("input[name=level][value=trees]")
+    names = page.locator("#parts strong").all_inner_texts()
+    assert names[0] == "T1"
+    outlines = page.locator("svg.network .shape").evaluate_all(
+        "(all) => [...new Set(all.map((e) => e.getAttribute('d').replace(/[\\d.-]+/g, '')))]"
+    )
+    assert len(outlines) >= min(len(names), 2)
+    assert set(page.locator("svg.network .letter").all_text_contents()) == set(names)
+    assert "level=trees" in page.url
+    page.reload()
+    page.wait_for_selector("#instrument[data-ready]")
+    assert page.is_checked("input[name=level][value=trees]")
+    page.keyboard.press("l")
+    assert not page.is_checked("input[name=level][value=trees]")
+
+
+def test_the_threshold_fades_the_lightest_recounts_the_modules_and_computes_its_loss(
+    visit: Visit, bench: Bench
+) -> None:
+    page = bench.open(visit)
+    slider = page.locator("#threshold")
+    total = int(slider.get_attribute("max"))
+    assert page.inner_text("#threshold-words").startswith(f"{total} of {total} connections")
+    slider.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_selector(f"#threshold-words:has-text('{total - 2} of {total} connections'):has-text('here')")
+    cut = page.locator("svg.network .connection.cut").evaluate_all("(all) => all.map((e) => e.dataset.connection)")
+    edges = page.evaluate(
+        "async (run) => (await (await fetch(`/api/v1/runs/${run}/graph`)).json()).edges", bench.runs["mlp"]
+    )
+    assert set(cut) == {each["key"] for each in sorted(edges, key=lambda each: abs(each["weight"]))[:2]}
+    assert "without refitting" in page.inner_text("#metric-note")
+    page.wait_for_selector(".chart .own", state="attached")  # the loss of every threshold
+    assert f"cut={total - 2}" in page.url
+    page.keyboard.press("Home")
+    page.wait_for_selector(f"#threshold-words:has-text('0 of {total} connections · no module')")
+    page.keyboard.press("End")
+    page.wait_for_selector("svg.network:not(:has(.cut))")
+    assert "cut=" not in page.url
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_training_of_every_architecture_is_gone_through_step_by_step_and_played(
+    visit: Visit, bench: Bench, name: str
+) -> None:
+    page = bench.open(visit, name)
+    page.focus("#step")
+    page.keyboard.press("Home")
+    page.wait_for_selector("#step-words:has-text('Step 0 of')")
+    page.wait_for_selector("#step-canvas:not([hidden])")
+    drawn = "document.getElementById('step-canvas').toDataURL().length"
+    first = page.evaluate(drawn)
+    assert page.url.endswith("step=0")
+    assert page.locator("svg.chart .cursor").count() >= 1
+    page.keyboard.press("ArrowRight")
+    until(page, lambda: page.evaluate(drawn) != first, "another picture")
+    page.click("#play")
+    page.wait_for_selector("#step-words:has-text('pruned and refitted')")
+    page.wait_for_selector("#play:has-text('Play')")
+    assert page.locator("#step-canvas").is_hidden()
+
+
+def test_a_run_that_trains_shows_its_network_at_the_newest_snapshot(visit: Visit, bench: Bench) -> None:
+    service = bench.site.service
+    job = submit_job(service)
+    claim = work_on(service, job)
+    run = claim.runs[0]
+    spec = Spec.model_validate(SPECS["recurrent"])
+    training = Training.begin(spec, make_dataset(spec.dataset, seed=0), seed=0)
+    snapshots = [update.snapshot for update in training.updates() if update.snapshot]
+
+    def append(number: int) -> None:
+        kept = service.files.put_bytes(snapshots[number].to_bytes())
+        with service.database.write() as rows:
+            runs.append_snapshot(rows, claim, run.id, snapshots[number].step, kept, now=now())
+
+    with service.database.write() as rows:
+        runs.start(rows, claim, run.id, now())
+    append(0)
+    page = (visitor := visit("reader")).page
+    visitor.go(f"/runs/{run.id}")
+    page.wait_for_selector("#live-canvas:not([hidden])")
+    assert "at step 0" in page.inner_text("#live-step")
+    first = page.evaluate("document.getElementById('live-canvas').toDataURL()")
+    append(-1)
+    page.wait_for_selector(f"#live-step:has-text('at step {snapshots[-1].step}')")
+    assert page.evaluate("document.getElementById('live-canvas').toDataURL()") != first
+    with service.database.write() as rows:
+        jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
+
+
+def test_words_open_their_definitions(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    hidden(page).click(modifiers=["Shift"])  # selects, without silencing
+    assert page.locator("#off li").count() == 0
+    words = page.locator("[data-term]").evaluate_all("(all) => [...new Set(all.map((e) => e.dataset.term))]")
+    told = page.evaluate("async () => await (await fetch('/glossary.json')).json()")
+    assert len(words) > 3
+    assert [word for word in words if word not in told] == []
+    page.locator("#parts-title [data-term]").click()
+    page.wait_for_selector("dialog:has-text('cluster of neurons')")
+    page.click("dialog button:has-text('Close')")
+    page.goto(f"{bench.site.url}/glossary")
+    assert page.locator("dt:text-is('wiring length')").count() == 1
+
+
+def test_loops_have_arrows_layers_their_names_and_no_two_ends_are_called_alike(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit, "recurrent")
+    paths = page.locator("svg.network path.connection").evaluate_all("(all) => all.map((e) => e.getAttribute('d'))")
+    assert paths  # within the hidden layer
+    assert all((path.count("M"), path.count("L")) == (2, 2) for path in paths)
+    page = bench.open(visit, "transformer")
+    rows = page.locator("svg.network .row").all_text_contents()
+    assert rows == ["inputs", "residual", "attention 1", "hidden 1", "outputs"]
+    titles = page.locator("svg.network .neuron[data-end] title").all_text_contents()
+    called = [title.split(", module")[0] for title in titles]
+    assert len(called) == len(set(called))
+
+
+def test_a_network_on_sheets_lies_within_its_picture_and_its_names_do_not_overlap(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit, "grid")
+    boxes = page.locator("svg.network circle, svg.network text.label").evaluate_all(
+        "(all) => all.map((e) => { const b = e.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height]; })"
+    )
+    width, height = page.evaluate(
+        "(({ width, height }) => [width, height])(document.querySelector('svg.network').viewBox.baseVal)"
+    )
+    assert all(left >= 0 and top >= 0 and right <= width and bottom <= height for left, top, right, bottom in boxes)
+    names = page.locator("svg.network text.label").evaluate_all(
+        "(all) => all.map((e) => { const b = e.getBBox(); return [b.x, b.y + 3, b.x + b.width, b.y + b.height - 3]; })"
+    )
+    for number, (left, top, right, bottom) in enumerate(names):
+        for a, b, c, d in names[number + 1 :]:
+            assert right <= a or c <= left or bottom <= b or d <= top
+
+
+def test_a_model_and_a_link_have_the_same_instrument(visit: Visit, bench: Bench) -> None:
+    client, headers = bench.site.service.client(), bench.site.service.headers()
+    made = client.post("/api/v1/models", json={"run_id": bench.runs["mlp"], "name": "touched"}, headers=headers)
+    assert made.status_code < 300, made.json
+    shared = client.post("/api/v1/models/touched/versions/1/shares", json={"view": {}}, headers=headers).json
+    visitor = visit(**DESK)
+    visitor.go("/models/touched")
+    hidden(ready(visitor.page)).click()
+    visitor.page.wait_for_selector("#metric[data-by]")
+    guest = visit(role=None, **DESK)
+    guest.go("/s/" + shared["token"])
+    guest.page.wait_for_selector("#instrument[data-ready]")
+    hidden(guest.page).hover()
+    assert "reads" in guest.page.inner_text("#hover-card")
+    hidden(guest.page).click()
+    assert guest.page.locator("#selected").is_visible()
+    assert "Nothing can be silenced here" in guest.page.inner_text("#sample-words")
