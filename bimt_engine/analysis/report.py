@@ -2,6 +2,8 @@
 
 A document is plain JSON: dicts, lists, strings, numbers, null. Numbers that JSON cannot hold are null (`Number`). The
 sentences that are made from these documents are in `statements.py`. No torch.
+
+Every shape of a stored document stands in one place, so that a reader of the API finds all of them in one file.
 """
 
 from __future__ import annotations
