@@ -32,7 +32,7 @@ async function begin() {
 
   function level() {
     if (circuit.levels[view.level]?.length) return view.level;
-    return circuit.levels.groups.length ? "groups" : "outputs";
+    return circuit.first;
   }
 
   /** Colours the picture by these parts; null: by the level that is shown. */
