@@ -75,6 +75,14 @@ class Probe:
         few.partner = torch.from_numpy(partners(count, np.random.default_rng(0)))
         return few
 
+    def of(self, network: Network) -> Probe:
+        """Another network on the same examples."""
+        found = copy.copy(self)
+        found.network = network
+        outputs, found.activations, found.calls = every_activation(network, self.inputs)
+        found.outputs = self.context.general.rows(outputs)
+        return found
+
     @property
     def classes(self) -> bool:
         """Whether the outputs are scores of classes."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.effects import Probe, union
 from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
+from bimt_engine.analysis.modules.token_functions import token_functions
 
 FEWEST_READ = 2  # columns that two groups of a composition must read each: that columns enter one by one is no finding
 READS = INTERACTS  # of what moves a neuron: below, it is said not to read a terminal; the same limit as of interaction
@@ -225,19 +227,32 @@ def partitions_of(
     if not any(len(depth.trees) > 1 for depth in depths):
         return list(depths), []
     whole = merged(depths[-1].trees)
-    readings = [measure_reading(probe, whole.places, sorted(whole.terminals)) for probe in (pruned, trained)]
-    depths = [replace(depth, groups=tied_by_reading(depth, readings[0])) for depth in depths]
+    terminals = sorted(whole.terminals)
+    reading = measure_reading(pruned, whole.places, terminals)
+    functions = token_functions(pruned.network)
+    tie = functions.tied if functions is not None else partial(tied_by_reading, reading=reading)
+    depths = [replace(depth, groups=tie(depth)) for depth in depths]
     for number, depth in enumerate(depths):
         groups = [group for group in depth.groups if group.terminals]
         if not 1 < len(groups) <= MAX_GROUPS:
             continue
+        probes: tuple[Probe, ...] = (pruned, trained)
+        if functions is not None:
+            basis = functions.basis(groups)
+            probes = (
+                pruned.of(functions.turned(pruned.network, basis)),
+                trained.of(functions.turned(trained.network, basis)),
+            )
+        readings = [measure_reading(probe, whole.places, terminals) for probe in probes]
         added = merge_interacting(pruned, groups)
         candidates: list[tuple[Kind, list[Group]]] = [("sum", added), ("composition", groups)]
         for kind, parts in candidates:
             fewest = 1 if pruned.network.wiring.embeddings else FEWEST_READ  # a learnt dimension is a finding by itself
             if len(parts) < 2 or (kind == "composition" and not _composes(parts, added, fewest)):
                 continue
-            tested = examine(pruned, trained, depth, kind, parts, readings, count=random_partitions, seed=seed + number)
+            tested = examine(
+                pruned, trained, depth, kind, parts, reading, readings, count=random_partitions, seed=seed + number
+            )
             found[kind, frozenset(group.terminals for group in parts)] = tested
     return list(depths), list(found.values())
 
@@ -253,22 +268,24 @@ def examine(
     depth: Depth,
     kind: Kind,
     groups: Sequence[Group],
-    readings: Sequence[Reading],
+    reading: Reading,
+    crossing: Sequence[Reading],
     *,
     count: int,
     seed: int,
 ) -> Partition:
     """Test one partition: interaction and reading, pruned and as trained, and against chance.
 
-    readings   of the pruned and of the trained network.
+    reading    of the pruned network, for the roles of the groups.
+    crossing   of the pruned and of the trained network, in the basis in which the groups read apart.
     """
     places = [group.places for group in groups]
     live = union(*places)
     terminals = sorted(frozenset().union(*(group.terminals for group in groups)))
-    reading, trained_reading = (whole.within(live, terminals) for whole in readings)
+    reading, of_pruned, of_trained = (whole.within(live, terminals) for whole in (reading, *crossing))
     effects, interaction = joint_effects(pruned, places)
     trained_effects, trained_interaction = joint_effects(trained, places)
-    p, compared = chance(pruned, reading, kind, places, count=count, seed=seed)
+    p, compared = chance(pruned, of_pruned, kind, places, count=count, seed=seed)
     return Partition(
         layer=depth.layer,
         kind=kind,
@@ -278,8 +295,8 @@ def examine(
         trained_interaction=trained_interaction.max(axis=2),
         effects=effects,
         trained_effects=trained_effects,
-        leak=reading.leak(reading.labels(places)),
-        trained_leak=trained_reading.leak(trained_reading.labels(places)),
+        leak=of_pruned.leak(of_pruned.labels(places)),
+        trained_leak=of_trained.leak(of_trained.labels(places)),
         p=p,
         compared=compared,
     )

@@ -1,0 +1,85 @@
+"""Neurons that read different functions of a token are parted whatever the basis of the embedding."""
+
+import numpy as np
+import pytest
+import torch
+
+from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.nested import measure_reading, partitions_of
+from bimt_engine.analysis.modules.structure import depths
+from bimt_engine.analysis.modules.token_functions import token_functions
+from bimt_engine.networks.mlp import MlpNetwork
+from bimt_engine.networks.network import build_network
+from tests.engine.makers import build, token_data
+
+TOKENS, WIDTH = 12, 4
+WAVES = (1, 2)  # turns around the circle of tokens; each group of four neurons reads the waves of one
+
+
+def planted(mixing):
+    """Two groups of neurons, each over its own cosine and sine of the token; the embedding is these times `mixing`."""
+    data = token_data(TOKENS)
+    network = build_network(
+        MlpNetwork(hidden=[8], embedding_width=WIDTH), data, generator=torch.Generator().manual_seed(0)
+    )
+    angles = 2 * np.pi * np.outer(np.arange(TOKENS), WAVES) / TOKENS
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)[:, [0, 2, 1, 3]]
+    read = np.zeros((8, 2, WIDTH))
+    for neuron in range(8):
+        phase = np.pi * (neuron % 4) / 4
+        at = 2 * (neuron // 4)
+        read[neuron, :, at : at + 2] = np.cos(phase), np.sin(phase)
+    parameters = dict(network.named_parameters())
+    wiring = network.wiring
+    with torch.no_grad():
+        parameters[wiring.embeddings[0]].copy_(torch.from_numpy(waves @ mixing))
+        first = parameters[wiring.weight_layers[0].parameter]
+        first.copy_(torch.from_numpy(read @ np.linalg.inv(mixing).T).reshape(first.shape))
+    context = AnalysisContext.of(network, data)
+    values = context.values()
+    return context, network, {w.parameter: values[w.parameter] != 0 for w in wiring.weight_layers}
+
+
+def neurons_of(groups):
+    return sorted(tuple(np.flatnonzero(group.places["hidden1"]).tolist()) for group in groups)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_groups_that_share_every_dimension_are_parted_by_what_they_read(mixed):
+    mixing = np.random.default_rng(3).normal(size=(WIDTH, WIDTH)) if mixed else np.eye(WIDTH)
+    context, network, masks = planted(mixing)
+    (depth,) = depths(context.wiring, masks)
+    assert len(depth.groups) == (1 if mixed else 2)  # by dimensions, mixing ties all of them
+    functions = token_functions(network)
+    groups = functions.tied(depth)
+    assert neurons_of(groups) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    turned = functions.turned(network, functions.basis(groups))
+    with torch.no_grad():
+        inputs = torch.from_numpy(context.dataset.train_inputs)
+        assert torch.allclose(turned(inputs), network(inputs), atol=1e-5)
+    weights = dict(turned.named_parameters())[functions.weights].detach().numpy().reshape(8, 2, WIDTH)
+    used = [np.abs(weights[list(group)]).max(axis=(0, 1)) > 1e-6 for group in neurons_of(groups)]
+    assert not (used[0] & used[1]).any(), "in the new basis no dimension is read by both"
+    assert all(of.any() for of in used)
+
+
+def test_partitions_of_a_mixed_embedding_leak_nothing_between_groups():
+    mixing = np.random.default_rng(3).normal(size=(WIDTH, WIDTH))
+    context, network, masks = planted(mixing)
+    probes = Probe(context, network, seed=0), Probe(context, network, seed=0)
+    proposed = depths(context.wiring, masks)
+    found, partitions = partitions_of(*probes, proposed, seed=0)
+    assert neurons_of(found[0].groups) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert partitions, "the groups are told"
+    assert all(partition.leak < 1e-6 for partition in partitions)
+    group = proposed[0].groups[0]
+    by_dimension = measure_reading(probes[0], group.places, sorted(group.terminals))
+    labels = [0] * 4 + [1] * 4
+    assert by_dimension.leak(labels) > 0.1, "by dimensions the same groups would seem to read the same"
+
+
+@pytest.mark.parametrize("name", ["mlp", "transformer", "recurrent"])
+def test_networks_without_an_embedding_of_a_chain_have_no_such_functions(name):
+    network, _ = build(name)
+    assert token_functions(network) is None
