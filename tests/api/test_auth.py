@@ -126,6 +126,8 @@ def test_what_is_open_to_anyone_is_a_short_list(house: House) -> None:
         "GET /readyz",
         "GET /openapi.json",
         "GET /docs",
+        "GET /glossary",
+        "GET /glossary.json",
         "GET /problems",
         "GET /problems/<string:slug>",
         "GET /static/<path:name>",

@@ -108,12 +108,14 @@ def test_roles_and_names_can_be_changed(client, table, trained):
 
 def test_every_fault_of_a_file_is_named_with_row_and_column(client, tmp_path):
     path = tmp_path / "bad.csv"
-    path.write_text("a,b\n1,2\n3,\nx,5\n")
+    rows = [f"{number},{number % 7}" for number in range(30)]
+    rows[1] = "1,2.3.4"
+    path.write_text("\n".join(["a,b", *rows, ""]))
     with pytest.raises(InvalidFields) as refused:
         client.datasets.upload(path, targets="b", task="regression", inputs=["a"])
     assert refused.value.slug == "unusable-data"
     assert any(field.row == 2 and field.column == "b" for field in refused.value.fields)
-    assert "row 2, column b" in str(refused.value)
+    assert "Row 2, column 'b' holds '2.3.4'" in str(refused.value)
 
 
 def test_a_maker_is_named_by_its_fields(client):
