@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from bimt import WeightsError
+from bimt import WeightsError, columns
 from bimt.columns import UnreadableCell, inputs_of
 from bimt.networks import load_network, read_weights
 from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.data.encoding import ColumnSpec, TableEncoding
 from bimt_engine.data.encoding import UnreadableCell as ServiceUnreadableCell
-from bimt_engine.data.readers import Column
+from bimt_engine.data.readers import Column, cells
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.spec import Spec
@@ -326,3 +326,8 @@ def test_every_cell_is_read_as_the_service_reads_it(kind, notation, sign):
                 inputs_of([given], [[cell]])
         else:
             assert inputs_of([given], [[cell]]) == [pytest.approx(expected, rel=1e-12)], cell
+
+
+def test_the_words_for_no_value_are_those_of_the_service():
+    assert columns.MISSING == cells.MISSING
+    assert set(columns.TRUE + columns.FALSE) == set(cells.TRUTH)
