@@ -281,9 +281,13 @@ class CommunitiesDocument(Skipped, total=False):
 
 
 class CombinationDocument(TypedDict):
-    """Inputs that the network reads as one number only, Σ coefficient · input; `reading` writes the sum."""
+    """Inputs that the network reads as one number only, Σ coefficient · input; `reading` writes the sum.
+
+    columns   that the inputs belong to; absent in older documents.
+    """
 
     inputs: list[str]
+    columns: NotRequired[list[str]]
     coefficients: list[float]
     asymmetry: float
     reading: str
@@ -314,6 +318,7 @@ class FormulaDocument(TypedDict, total=False):
     """A formula for one output and what it was compared with, on validation rows.
 
     inputs                those that the formula reads. searcher: library or genetic.
+    columns               that these inputs belong to, such as `port` of `port[C]`; absent in older documents.
     complexity            its inputs, numbers and operations, counted.
     accepted              meets_network or better_than_network; in older documents meets_network, on test rows.
     meets_network         R² and the loss of the network with the formula in the output's place are within the limits.
@@ -330,6 +335,7 @@ class FormulaDocument(TypedDict, total=False):
     text: str | None
     latex: str
     inputs: list[str]
+    columns: list[str]
     searcher: str
     complexity: float
     accepted: bool

@@ -682,27 +682,44 @@ def structure_sentences(symmetry: Document, formula: Document | None = None) -> 
     """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to tell of.
 
     Parts that carry less than NAMED of the variance are not named, nor those that an accepted formula leaves out: what
-    the network makes of these is said in a sentence of its own.
+    the network makes of these is said in a sentence of its own. Parts are of columns; formulas and sums read inputs,
+    of which a column may have several, such as `port[C]`: these are told by their columns.
     """
     formula = formula or {}
     parts = symmetry.get("additive_parts") or []
+    columns = frozenset(name for part in (symmetry.get("reads") or [], *parts) for name in part)
     shares = symmetry.get("part_shares") or [None] * len(parts)
     named = [(part, share) for part, share in zip(parts, shares, strict=True) if share is None or share >= NAMED]
-    used = formula.get("inputs") if formula.get("accepted") else None
-    told = [part for part, _ in named if used is None or set(part) & set(used)]
+    used = _columns_read(formula, columns) if formula.get("accepted") and "inputs" in formula else None
+    told = [part for part, _ in named if used is None or set(part) & used]
     beside = [(part, share) for part, share in named if part not in told]
     said = []
     if len(told) > 1:
         said.append(f"It adds up {len(told)} parts that do not mix: {'; '.join(listed(part) for part in told)}.")
     for through in symmetry.get("through") or []:
-        inputs = through.get("inputs") or []
-        if len(inputs) > 1 and any(set(inputs) <= set(part) for part in told or parts):
+        inputs, of = through.get("inputs") or [], _columns_read(through, columns)
+        if len(of) > 1 and any(of <= set(part) for part in told or parts):  # a category is always read through a sum
             said.append(f"It depends on {listed(inputs)} only through {through.get('reading')}.")
     if beside:
         names = listed([name for part, _ in beside for name in part])
         carried = sum(share or 0.0 for _, share in beside)
         said.append(f"The network reads {names} as well ({carried:.2g} of its variance); the formula does not.")
     return tuple(said)
+
+
+def _columns_read(document: Document, columns: frozenset[str]) -> set[str]:
+    """The columns that the inputs of a stored formula or sum belong to.
+
+    Documents without `columns` name the inputs alone: `port[C]` belongs to the longest of these columns that it begins
+    with, and an input that is named like a column to that one.
+    """
+    if (stored := document.get("columns")) is not None:
+        return set(stored)
+    found = set()
+    for name in document.get("inputs") or ():
+        ends = [at for at, letter in enumerate(name) if letter == "["] if name not in columns else []
+        found.add(next((name[:at] for at in reversed(ends) if name[:at] in columns), name))
+    return found
 
 
 def readout_statement(document: Document, classes: bool) -> str:

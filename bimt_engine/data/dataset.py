@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -92,6 +92,10 @@ class Dataset:
     def column_of(self) -> NDArray[np.int64]:
         """The number of the column that each feature belongs to."""
         return np.repeat(np.arange(len(self.column_widths)), self.column_widths)
+
+    def columns_of(self, features: Iterable[int]) -> list[str]:
+        """The columns that these features belong to, each once, in the order of the data."""
+        return [self.column_names[number] for number in sorted({int(self.column_of[i]) for i in features})]
 
     @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bimt_engine.data.readers import Column, ColumnType, Notation, Problem, RefusedData
+from bimt_engine.data.readers import cells as reader
 from bimt_engine.data.scaling import Scaling
 from bimt_engine.errors import DataError
 from bimt_engine.spec_part import Name, Part
@@ -76,13 +78,45 @@ class ColumnSpec(Part):
 MISSING, OTHER = "missing", "other"  # in names of inputs: age[missing], port[other]
 DAY = 86_400_000_000  # microseconds
 DATE_PARTS = ("year", "month", "weekday", "hour")
-TRUE, FALSE = frozenset(["true", "yes", "1"]), frozenset(["false", "no", "0"])
 SHOWN_LEVELS = 8  # in a sentence
 HALF = 0.5  # standard deviation of an indicator that holds in half of the rows; rarer ones are not blown up beyond it
 
 
 class UnreadableCell(DataError):
     """A cell that a fitted encoding cannot read; a sentence."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The name that an input asks for; where it is taken, `column[another]`. `gives_way`: to all that do not."""
+
+    column: str
+    name: str
+    another: str
+    gives_way: bool
+
+
+def _unique(asked: Sequence[_Asked], columns: frozenset[str]) -> list[str]:
+    """A name for each, none twice, and none that is another column's. Columns that stay a number keep theirs."""
+    found: dict[int, str] = {}
+    taken: set[str] = set(columns)
+    own: set[str] = set()
+    for at, each in enumerate(asked):
+        if each.name == each.column and each.name not in own:
+            found[at] = each.name
+            own.add(each.name)
+    for gives_way in (False, True):
+        for at, each in enumerate(asked):
+            if at not in found and each.gives_way == gives_way and each.name not in taken:
+                found[at] = each.name
+                taken.add(each.name)
+    for at, each in enumerate(asked):
+        if at in found:
+            continue
+        names = (f"{each.column}[{each.another}{f' {number}' if number > 1 else ''}]" for number in count(1))
+        found[at] = next(name for name in names if name not in taken)
+        taken.add(found[at])
+    return [found[at] for at in range(len(asked))]
 
 
 @dataclass(frozen=True)
@@ -103,6 +137,10 @@ class EncodedColumn:
     parts      of a date, the names of its codes; empty: days.
     allowed    whether a missing cell can be read at all.
     unseen     as the user chose for levels that no training row has.
+    notation   in which texts were read as numbers or dates; None, in encodings of before: plain numbers, ISO dates.
+    sign       that stands beside its numbers in the file, such as `%`.
+    named      the names of its inputs, where a table's other names leave not all of the usual ones free; coded: of its
+               codes. `TableEncoding` sees to it.
     """
 
     name: str
@@ -117,6 +155,10 @@ class EncodedColumn:
     parts: tuple[str, ...] = ()
     allowed: bool = False
     unseen: Literal["refuse", "rare", "zeros"] = "refuse"
+    notation: Notation | None = None
+    sign: str = ""
+    named: tuple[str, ...] = ()
+    coded: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, column: Column, spec: ColumnSpec, train: NDArray[Any]) -> EncodedColumn:
@@ -128,6 +170,8 @@ class EncodedColumn:
             allowed=spec.missing in ("mean", "median", "category"),
             indicator=spec.missing in ("mean", "median", "category") and bool(missing[train].any()),
             unseen=spec.unseen,
+            notation=_notation_of(column, spec),
+            sign="" if spec.type in ("category", "text", "boolean", "date") else column.sign,
         )
         if spec.type in ("category", "text") and not spec.order:
             return found._with_levels(levels_of(column)[train], spec)
@@ -165,17 +209,35 @@ class EncodedColumn:
     @property
     def code_names(self) -> tuple[str, ...]:
         """A name for each code."""
-        return tuple(f"{self.name}[{part}]" for part in self.parts) or (self.name,)
+        return self.coded or self._usual_codes
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """A name for each input that the column becomes; a column that stays a number keeps its name."""
+        return self.named or self._usual_inputs
+
+    @property
+    def _usual_codes(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}[{part}]" for part in self.parts) or (self.name,)
+
+    @property
+    def _usual_inputs(self) -> tuple[str, ...]:
         if self.categorical:
             names = [*self.levels[1 if self.binary else 0 :], *([OTHER] if self.joined else [])]
             found = [f"{self.name}[{name}]" for name in names]
         else:
-            found = [f"{self.name}[log]"] if self.median is not None else list(self.code_names)
+            found = [f"{self.name}[log]"] if self.median is not None else list(self._usual_codes)
         return (*found, *([f"{self.name}[{MISSING}]"] if self.indicator else []))
+
+    def _asked(self) -> list[_Asked]:
+        """The name that each input asks for, in order; those of several rows together give way to levels."""
+        last = len(self.inputs) - self.indicator
+        found = []
+        for at, name in enumerate(self.inputs):
+            rest = self.categorical and bool(self.joined) and at == last - 1
+            another = "is missing" if at == last else "other levels" if rest else name[len(self.name) + 1 : -1]
+            found.append(_Asked(self.name, name, another, at == last or rest))
+        return found
 
     @property
     def categorical(self) -> bool:
@@ -219,8 +281,13 @@ class EncodedColumn:
         return np.where(unknown[:, None], np.nan, np.stack([parts[part] for part in self.parts], axis=1))
 
     def code_cells(self, cell: Any) -> list[float]:
-        """The codes of one cell as JSON has it: a number, a text, true or false, or null. Raises UnreadableCell."""
-        if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        """The codes of one cell as JSON has it: a number, a text, true or false, or null. Raises UnreadableCell.
+
+        A text is read as the same text in the file was: stripped, in the notation of the column, and as no value where
+        it is one of the usual words for that. A number is that number, but never a date.
+        """
+        cell = cell.strip() if isinstance(cell, str) else cell
+        if self._is_missing(cell):
             if not self.allowed:
                 raise UnreadableCell(f"Column `{self.name}` has no value here, and none was missing in training.")
             if self.categorical and not self.indicator and self.unseen == "refuse":
@@ -230,10 +297,12 @@ class EncodedColumn:
             return [self._code_of_level(level_of(cell))]
         if self.type == "date":
             return self._code_of_date(cell)
-        if isinstance(cell, str) and self.type == "boolean" and cell.strip().lower() in TRUE | FALSE:
-            return [float(cell.strip().lower() in TRUE)]
+        if isinstance(cell, str) and self.type == "boolean" and cell.lower() in reader.TRUTH:
+            return [reader.TRUTH[cell.lower()]]
+        if isinstance(cell, str) and self.type == "boolean":
+            raise UnreadableCell(f"Column `{self.name}` is true or false; {reader.shown(cell)} is neither.")
         try:
-            number = float(cell)
+            number = self._number_of(cell) if isinstance(cell, str) else float(cell)
         except OverflowError:
             number = math.inf
         except (TypeError, ValueError):
@@ -243,6 +312,29 @@ class EncodedColumn:
         if self.type == "boolean" and number not in (0.0, 1.0):
             raise UnreadableCell(f"Column `{self.name}` is true or false; {cell!r} is neither.")
         return [number]
+
+    def _is_missing(self, cell: Any) -> bool:
+        """Whether a stripped cell has no value: null, NaN, or one of the reader's words for it that is no level."""
+        if not isinstance(cell, str):
+            return cell is None or (isinstance(cell, float) and math.isnan(cell))
+        if self.type in ("category", "text"):
+            return cell.lower() in reader.MISSING - reader.WORDS and cell not in (*self.levels, *self.joined)
+        return cell.lower() in reader.MISSING
+
+    def _number_of(self, cell: str) -> float:
+        """The number that a stripped text holds. Raises UnreadableCell."""
+        if self.notation is None:
+            found = (float(cell), self.sign) if reader.NUMBER.fullmatch(cell) else None
+        else:
+            found = reader.number(cell, self.notation)
+        if found is None:
+            how = f"no number; write numbers like {self.notation or '1234.5'}"
+            raise UnreadableCell(f"Column `{self.name}` holds {reader.shown(cell)} here, which is {how}.")
+        if found[0] and found[1] != self.sign:
+            how = f"with the sign {self.sign}" if self.sign else "without a sign"
+            sentence = f"Column `{self.name}` holds {reader.shown(cell)} here, and its numbers are written {how}"
+            raise UnreadableCell(f"{sentence}; write it so, or as a JSON number.")
+        return found[0]
 
     def _code_of_level(self, level: str) -> float:
         if level in self.levels:
@@ -255,13 +347,15 @@ class EncodedColumn:
         return -1.0
 
     def _code_of_date(self, cell: Any) -> list[float]:
-        try:
-            date = np.datetime64(str(cell).strip().removesuffix("Z").replace("T", " "), "us")
-        except ValueError:
-            sentence = f"Column `{self.name}` holds {cell!r} here, which is no date; write 2024-05-31."
-            raise UnreadableCell(sentence) from None
-        if np.isnat(date):
-            raise UnreadableCell(f"Column `{self.name}` holds no date here.")
+        how: Notation = self.notation or "2024-12-31"
+        if not isinstance(cell, str):
+            sentence = f"Column `{self.name}` holds dates, and {cell!r} is none; write the date as text like {how}."
+            raise UnreadableCell(sentence)
+        when = reader.date(cell, how, compact=True)
+        if when is None:
+            sentence = f"Column `{self.name}` holds {reader.shown(cell)} here, which is no date; write it like {how}."
+            raise UnreadableCell(sentence)
+        date = np.datetime64(when, "us")
         return [float(code) for code in self._date_codes(np.array([date]))[0]]
 
     # --- codes to inputs ----------------------------------------------------------------------------
@@ -285,7 +379,7 @@ class EncodedColumn:
 
     def to_json(self) -> dict[str, Any]:
         """Every field; those that say nothing left out."""
-        fields = {name: list(x) if isinstance(x, tuple) else x for name, x in vars(self).items()}
+        fields = {name: list(x) if isinstance(x, tuple) else x for name, x in vars(self).items() if name != "named"}
         return {name: x for name, x in fields.items() if x or name in ("name", "type")} | {"inputs": list(self.inputs)}
 
     @classmethod
@@ -294,14 +388,40 @@ class EncodedColumn:
         fields: dict[str, Any] = {
             name: tuple(x) if isinstance(x, list) else x for name, x in saved.items() if name != "inputs"
         }
-        return cls(**fields)
+        column = cls(**fields)
+        inputs = tuple(saved.get("inputs") or ())
+        return column if inputs == column.inputs else replace(column, named=inputs)
 
 
 @dataclass(frozen=True)
 class TableEncoding:
-    """How every input column of a table becomes inputs of a network, fitted to the training rows alone."""
+    """How every input column of a table becomes inputs of a network, fitted to the training rows alone.
+
+    No two inputs have the same name, and no two codes: where a column `age` has gaps and another is called
+    `age[missing]`, the indicator is `age[is missing]`, and with a number behind it where that is taken, too.
+    """
 
     columns: tuple[EncodedColumn, ...]
+
+    def __post_init__(self) -> None:
+        names = frozenset(self.names)
+        inputs = _unique([each for column in self.columns for each in column._asked()], names)
+        codes = _unique(
+            [
+                _Asked(column.name, name, name[len(column.name) + 1 : -1], False)
+                for column in self.columns
+                for name in column.code_names
+            ],
+            names,
+        )
+        columns, at, code_at = [], 0, 0
+        for column in self.columns:
+            named = tuple(inputs[at : at + len(column.inputs)])
+            coded = tuple(codes[code_at : code_at + len(column.code_names)])
+            at, code_at = at + len(named), code_at + len(coded)
+            column = column if named == column.inputs else replace(column, named=named)
+            columns.append(column if coded == column.code_names else replace(column, coded=coded))
+        object.__setattr__(self, "columns", tuple(columns))
 
     @classmethod
     def of(cls, columns: Sequence[Column], specs: Mapping[str, ColumnSpec], train: NDArray[Any]) -> TableEncoding:
@@ -399,6 +519,14 @@ def level_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def _notation_of(column: Column, spec: ColumnSpec) -> Notation | None:
+    """The notation in which the texts of a column are read as what the spec says; None where nothing tells."""
+    if spec.type in ("category", "text", "boolean"):
+        return None
+    fit = reader.ORDERS if spec.type == "date" else reader.NOTATIONS
+    return next((found for found in (column.written, column.notation, spec.notation) if found in fit), None)
 
 
 def kept_rows(columns: Sequence[Column], specs: Mapping[str, ColumnSpec]) -> tuple[NDArray[np.bool_], dict[str, int]]:

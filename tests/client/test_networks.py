@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from bimt import WeightsError
-from bimt.columns import UnreadableCell
+from bimt import WeightsError, columns
+from bimt.columns import UnreadableCell, inputs_of
 from bimt.networks import load_network, read_weights
 from bimt_engine.data.dataset import Dataset, Scaling
 from bimt_engine.data.encoding import ColumnSpec, TableEncoding
-from bimt_engine.data.readers import Column
+from bimt_engine.data.encoding import UnreadableCell as ServiceUnreadableCell
+from bimt_engine.data.readers import Column, cells
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.spec import Spec
@@ -268,3 +269,65 @@ def test_rows_of_a_table_with_levels_gaps_and_dates_are_read_as_the_service_read
     np.testing.assert_allclose(loaded.predict(named).numpy(), expected, rtol=1e-12)
     with pytest.raises(UnreadableCell, match="no number"):
         loaded.predict([["S", "old", 1, "2024-03-01", 1]])
+
+
+CELLS = [
+    *[
+        1.5,
+        3,
+        True,
+        None,
+        float("nan"),
+        "1.500",
+        "1,5",
+        " 1,5 ",
+        "1.234.567,8",
+        "1,234.5",
+        "5 %",
+        "$ 3",
+        "1_000",
+        "inf",
+    ],
+    *["NA", " n/a", "none", "-", "", "05/03/2023", "13/01/2024", "01/13/2024", "31.12.99", "2024-02-29T12:00:00+02:00"],
+    *[
+        "20230501",
+        "2023",
+        2023,
+        "now",
+        "5 Mar 2023",
+        "March 5th, 2023 6:30 pm",
+        "2023-13-01",
+        "yes",
+        " F ",
+        "maybe",
+        "S",
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "notation", "sign"),
+    [
+        *[("number", notation, sign) for notation in ("1,234.5", "1.234,5") for sign in ("", "%")],
+        *[("date", notation, "") for notation in ("2024-12-31", "31/12/2024", "12/31/2024")],
+        *[(kind, None, "") for kind in ("number", "date", "boolean", "category")],
+    ],
+)
+def test_every_cell_is_read_as_the_service_reads_it(kind, notation, sign):
+    given = {"name": "x", "type": kind, "allowed": True, "indicator": True}
+    given |= {"levels": ["S", "none", "true"], "unseen": "zeros"} if kind == "category" else {"fills": [0.0]}
+    given |= ({"notation": notation} if notation else {}) | ({"sign": sign} if sign else {})
+    encoding = TableEncoding.from_json([given])
+    for cell in CELLS:
+        try:
+            expected = encoding.apply(np.array([encoding.code_row([cell])]))[0].tolist()
+        except ServiceUnreadableCell:
+            with pytest.raises(UnreadableCell):
+                inputs_of([given], [[cell]])
+        else:
+            assert inputs_of([given], [[cell]]) == [pytest.approx(expected, rel=1e-12)], cell
+
+
+def test_the_words_for_no_value_are_those_of_the_service():
+    assert columns.MISSING == cells.MISSING
+    assert set(columns.TRUE + columns.FALSE) == set(cells.TRUTH)

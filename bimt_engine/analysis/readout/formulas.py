@@ -224,6 +224,8 @@ def find_formula(
     told = none(found.reason or "")
     if found.verdict is not None:
         told = deciding.document(found.verdict, sampled.names)
+        read = frozenset(told["inputs"])
+        told["columns"] = subject.dataset.columns_of(i for i, name in enumerate(sampled.names) if name in read)
         tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
         told["test"] = None if tested is None else tested.scores()
     return told | {"search_skipped": found.skipped} if found.skipped else told

@@ -19,6 +19,7 @@ from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.numpy_mlp import NumpyMlp, forward, split
 from bimt_engine.analysis.report import CombinationDocument, SymmetryDocument
 from bimt_engine.analysis.statements import combination
+from bimt_engine.data.dataset import Dataset
 
 Inputs = Float[np.ndarray, "N inputs"]
 Function = Callable[[Inputs], Float[np.ndarray, " N"]]
@@ -194,7 +195,7 @@ def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> l
     In the units of the data; empty for networks other than perceptrons on plain numbers. Of tables, reading and
     separating are told of columns, each exchanged with all its inputs; sums are of inputs.
     """
-    plain, units, names = perceptron_of(subject), DataUnits.of(subject), subject.dataset.feature_names
+    plain, units = perceptron_of(subject), DataUnits.of(subject)
     column_of, column_names = subject.dataset.column_of, subject.dataset.column_names
     members = [np.flatnonzero(column_of == number).tolist() for number in range(len(column_names))]
     if plain is None:
@@ -217,18 +218,19 @@ def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> l
                 "reads": [column_names[i] for i in read],
                 "additive_parts": [[column_names[i] for i in part] for part in parts],
                 "part_shares": [float(part.var()) / variance if variance > 0 else 0.0 for part in alone],
-                "through": [combined_document(c, names) for sums in through for c in sums],
+                "through": [combined_document(c, subject.dataset) for sums in through for c in sums],
                 "interactions": mixed.tolist(),
             }
         )
     return reports
 
 
-def combined_document(combined: Combined, names: tuple[str, ...]) -> CombinationDocument:
-    """The same with the names of the inputs, and the sum as text."""
-    inputs = [names[i] for i in combined.inputs]
+def combined_document(combined: Combined, data: Dataset) -> CombinationDocument:
+    """The same with the names of the inputs and of their columns, and the sum as text."""
+    inputs = [data.feature_names[i] for i in combined.inputs]
     return {
         "inputs": inputs,
+        "columns": data.columns_of(combined.inputs),
         "coefficients": list(combined.coefficients),
         "asymmetry": combined.asymmetry,
         "reading": combination(inputs, combined.coefficients),

@@ -76,6 +76,8 @@ class Column:
     found     the type that the reader found, where the values alone do not tell it
     notation  how its numbers or dates are written, where another way of reading them would give others
     notes     what was decided about it, a sentence each
+    written   the notation in which its cells were read, whether or not another would give others; None: not from text
+    sign      beside its numbers, `%` or that of a currency; empty: none
     """
 
     name: str
@@ -85,6 +87,8 @@ class Column:
     found: ColumnType | None = None
     notation: Notation | None = None
     notes: tuple[str, ...] = ()
+    written: Notation | None = None
+    sign: str = ""
 
     @property
     def type(self) -> ColumnType:

@@ -34,6 +34,7 @@ MISSING = frozenset(
 WORDS = frozenset(["none"])  # among numbers no value, among words a word: a label like any other
 NOT_FINITE = frozenset(["nan", "inf", "infinity", "+inf", "-inf", "-nan", "+nan", "+infinity", "-infinity"])
 BOOLEANS = (("true", "false"), ("yes", "no"), ("t", "f"), ("y", "n"))
+TRUTH = {word: float(1 - at) for pair in (*BOOLEANS, ("1", "0"), ("1.0", "0.0")) for at, word in enumerate(pair)}
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
@@ -115,6 +116,8 @@ _NUMBERS: dict[Notation, re.Pattern[str]] = {
     "1,234.5": _number_pattern(r"\.", ","),
     "1.234,5": _number_pattern(",", r"\."),
 }
+
+NOTATIONS = tuple(_NUMBERS)
 
 
 def number(cell: str, notation: Notation) -> tuple[float, str] | None:
@@ -244,15 +247,14 @@ def as_booleans(
     cells: NDArray[Any], rows: NDArray[np.int64], name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None, list[Problem]]:
     """1 for true, yes, t, y and 1, 0 for false, no, f, n and 0; as of `as_numbers`."""
-    truth = {word: float(1 - at) for pair in (*BOOLEANS, ("1", "0"), ("1.0", "0.0")) for at, word in enumerate(pair)}
     kinds = set(cells.tolist())
     absent = {cell for cell in kinds if cell.lower() in MISSING}
     wrong = {
         cell: f"{shown(cell)}, which is neither true nor false; {CORRECT}, or choose the type `category`"
         for cell in kinds - absent
-        if cell.lower() not in truth
+        if cell.lower() not in TRUTH
     }
-    values = {cell: truth.get(cell.lower(), math.nan) for cell in kinds}
+    values = {cell: TRUTH.get(cell.lower(), math.nan) for cell in kinds}
     return _mapped(cells, values), _mask(cells, absent | set(wrong)), _problems(cells, rows, name, wrong)
 
 
@@ -405,11 +407,16 @@ def typed(
     if kind == "date":
         compact = wanted is not None and wanted.type == "date"
         dates, missing, problems = as_dates(cells, rows, name, notation, compact=compact)
-        return Column(name, dates, missing=missing, found=kind, notation=notation), problems
+        return Column(name, dates, missing=missing, found=kind, notation=notation, written=notation), problems
     numbers, missing, problems = as_numbers(cells, rows, name, notation)
     column, wrong = plain(name, numbers, missing, rows, wanted)
     problems = sorted([*problems, *wrong], key=lambda problem: problem.row or 0)
-    return replace(column, notation=notation if looked.sample is not None else None), problems
+    chosen: Notation = notation if notation in _NUMBERS else "1,234.5"
+    if looked.sample is None:  # no cell has more than digits and a point
+        return replace(column, notation=None, written=chosen), problems
+    kinds = Counter(cells.tolist())
+    sign, _ = _sign_of({cell: number(cell, chosen) for cell in kinds}, kinds)
+    return replace(column, notation=notation, written=chosen, sign=sign), problems
 
 
 def plain(

@@ -34,6 +34,7 @@ from bimt_engine.data.readers.cells import (
     CORRECT,
     MISSING,
     NOT_FINITE,
+    NOTATIONS,
     NUMBER,
     WORDS,
     Looked,
@@ -101,15 +102,19 @@ def read_rows(
         return _strict_table(first, names, texts, used)
     assert read_as is not None
     looked = _looked(first, names, texts, read_as, separator=layout.separator)
-    if any(found.notation == "1.234,5" and found.sure for found in looked.values()):
-        # Where other columns have decimal commas, 1.234 may be a thousand and more.
-        points = [i not in texts and kept and first.has_fractions(i) for i, kept in enumerate(keep)]
-        if any(points):
-            texts |= _again(layout, records, points)
-            looked = _looked(first, names, texts, read_as, separator=layout.separator)
+    commas = any(found.notation == "1.234,5" and found.sure for found in looked.values())
+    said = [read_as.get(name, ReadAs()).notation for name in names]
+    # Where other columns have decimal commas, or the user says so, 1.234 may be a thousand and more.
+    points = [
+        i not in texts and kept and first.has_fractions(i) and (commas or said[i] == "1.234,5")
+        for i, kept in enumerate(keep)
+    ]
+    if any(points):
+        texts |= _again(layout, records, points)
+        looked = _looked(first, names, texts, read_as, separator=layout.separator)
     problems = [*first.problems]
     columns: list[Column] = []
-    rows = first.rows()
+    rows, texts_read = first.rows(), frozenset(texts)
     for index, name in enumerate(names):
         if not keep[index]:
             continue
@@ -118,6 +123,12 @@ def read_rows(
             column, wrong = typed(name, texts.pop(index), rows, looked[index], wanted)
         else:
             column, wrong = plain(name, *first.numbers(index), rows, wanted)
+            column = replace(column, written="1,234.5")
+        alike = index not in texts_read or not (looked[index].sure or looked[index].others)
+        if commas and alike and column.written == "1,234.5" and said[index] is None:
+            column = replace(column, written="1.234,5")  # its cells are the same in both; others would be as elsewhere
+        elif index not in texts_read and said[index] in NOTATIONS:
+            column = replace(column, written=said[index])
         if used is None or name in used:
             problems += wrong
         columns.append(told(column, looked.get(index), wanted, unnamed=not layout.names[index].strip()))

@@ -171,6 +171,29 @@ def test_the_structure_does_not_contradict_the_formula() -> None:
     assert structure_sentences(old) == ("It adds up 2 parts that do not mix: x1; x2.",)
 
 
+def test_inputs_of_a_formula_are_told_by_their_columns() -> None:
+    symmetry = {
+        "reads": ["c", "Sex", "age", "a[b]"],
+        "additive_parts": [["c"], ["Sex"], ["age", "a[b]"]],
+        "part_shares": [0.5, 0.3, 0.2],
+        "through": [
+            {"inputs": ["c[x]", "c[y]"], "reading": "c[x] - c[y]"},
+            {"inputs": ["age[missing]", "a[b][z]"], "reading": "age[missing] + a[b][z]"},
+        ],
+    }
+    formula = MET | {"text": "c[x] + Sex[male] + a[b][z]", "inputs": ["c[x]", "Sex[male]", "a[b][z]"]}
+    expected = (
+        "It adds up 3 parts that do not mix: c; Sex; age and a[b].",
+        "It depends on age[missing] and a[b][z] only through age[missing] + a[b][z].",
+    )
+    assert said_of(formula, symmetry).structure == expected
+    stored = formula | {"inputs": ["p", "q"], "columns": ["c", "Sex"]}
+    assert said_of(stored, symmetry).structure == (
+        "It adds up 2 parts that do not mix: c; Sex.",
+        "The network reads age and a[b] as well (0.2 of its variance); the formula does not.",
+    )
+
+
 def test_outputs_say_how_well_they_are_predicted(document: dict) -> None:
     said = output_statement(document["metrics"]["outputs"][0])
     assert (said.output, said.learnt, said.verdict) == ("y1", True, "learnt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 from bimt_engine.data.encoding import ColumnSpec, EncodedColumn, TableEncoding, UnreadableCell
 from bimt_engine.data.kinds.uploaded import UploadedData, dataset_of
 from bimt_engine.data.readers import Column, RefusedData, Table
+from bimt_engine.data.roles import read_table
 
 
 def column(name: str, values: list[Any], found: Any = None) -> Column:
@@ -161,3 +163,119 @@ def test_gaps_that_the_spec_refuses_are_named() -> None:
 def test_a_spec_without_columns_says_nothing_of_them() -> None:
     plain = spec(columns={})
     assert not {"columns", "weight"} & set(plain.model_dump(mode="json"))
+
+
+GERMAN = """amount;whole;rate;day;port;seen
+1.234,5;12;5 %;05/03/2023;S;yes
+2,25;1500;7,5 %;28/03/2023;Q;no
+NA;3;2 %;31/12/2023;;yes
+1.500;7;1 %;13/01/2024;S;no
+0,5;9;3 %;14/01/2024;NA;yes
+"""
+GERMAN_COLUMNS = {
+    "amount": ColumnSpec(missing="median"),
+    "whole": ColumnSpec(),
+    "rate": ColumnSpec(),
+    "day": ColumnSpec(type="date"),
+    "port": ColumnSpec(type="category", missing="category", rare=1),
+    "seen": ColumnSpec(type="boolean"),
+}
+
+
+def german() -> dict[str, EncodedColumn]:
+    """The columns of that file, fitted and stored."""
+    read = read_table(GERMAN.encode(), "csv", read_as=GERMAN_COLUMNS)
+    encoding = TableEncoding.of(read.columns, GERMAN_COLUMNS, np.arange(5))
+    again = TableEncoding.from_json(json.loads(json.dumps(encoding.to_json())))
+    assert again == encoding
+    rows = [line.split(";") for line in GERMAN.splitlines()[1:]]
+    assert np.array_equal([again.code_row(row) for row in rows], again.codes(read.columns), equal_nan=True)
+    return {one.name: one for one in again.columns}
+
+
+def test_texts_are_read_as_the_file_was() -> None:
+    read = german()
+    amount, day, port = read["amount"], read["day"], read["port"]
+    assert (amount.notation, day.notation, read["rate"].sign) == ("1.234,5", "31/12/2024", "%")
+    assert [amount.code_cells(x) for x in ("1.500", " 1,5 ", 1.5, "-1.234,5")] == [[1500], [1.5], [1.5], [-1234.5]]
+    assert read["whole"].code_cells("1.500") == [1500.0]  # as elsewhere in the file
+    assert [read["rate"].code_cells(x) for x in ("5%", 5, "0")] == [[5], [5], [0]]
+    assert all(np.isnan(amount.code_cells(x)) for x in ("NA", " n/a ", "", "-", None))
+    assert np.isnan(port.code_cells("NA"))
+    assert port.code_cells(" S ") == port.code_cells("S")
+    assert day.code_cells(" 05/03/2023 ") == day.code_cells("2023-03-05") == day.code_cells("20230305") == [19421.0]
+    assert read["seen"].code_cells(" Y ") == [1.0]
+    for column, cell, why in [
+        (amount, "1.5", "no number; write numbers like 1.234,5"),
+        (amount, "12 %", "written without a sign"),
+        (read["rate"], "12", "written with the sign %"),
+        (amount, "1_000", "no number"),
+        (read["whole"], "NA", "none was missing in training"),
+        (read["seen"], "maybe", "neither"),
+    ]:
+        with pytest.raises(UnreadableCell, match=why):
+            column.code_cells(cell)
+
+
+@pytest.mark.parametrize("cell", [2023, 19478, 1.5, True, "2023", "now", "today", "12/31/2024", "19478"])
+def test_what_is_no_date_is_refused(cell: Any) -> None:
+    with pytest.raises(UnreadableCell, match="write .* like 31/12/2024"):
+        german()["day"].code_cells(cell)
+
+
+def test_encodings_of_before_read_plain_numbers_and_iso_dates() -> None:
+    old = EncodedColumn.from_json({"name": "x", "type": "number", "fills": [0.0], "inputs": ["x"]})
+    assert old.code_cells(" 1.500 ") == [1.5]
+    with pytest.raises(UnreadableCell, match="no number"):
+        old.code_cells("1,500")
+    day = EncodedColumn.from_json({"name": "x", "type": "date", "fills": [0.0], "inputs": ["x"]})
+    assert day.code_cells("2024-02-29T12:00:00Z") == [19782.5]
+    with pytest.raises(UnreadableCell, match="like 2024-12-31"):
+        day.code_cells("05/03/2023")
+
+
+def test_a_notation_that_the_user_says_holds_for_plain_numbers_too() -> None:
+    read = read_table(b"a,b\n1.500,1\n2.250,2\n3.125,3\n4.000,4", "csv", read_as={"a": ColumnSpec(notation="1.234,5")})
+    assert read.column("a").values.tolist() == [1500, 2250, 3125, 4000]
+    assert EncodedColumn.of(read.column("a"), ColumnSpec(), np.arange(4)).code_cells("1.500") == [1500]
+
+
+def test_no_two_inputs_have_the_same_name() -> None:
+    nan = float("nan")
+    columns = [
+        column("age", [1.0, nan, 3.0, 4.0, 5.0, 6.0]),
+        column("age[missing]", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        column("age[is missing]", ["a", "b", "c", "a", "b", "c"]),
+        column("x", ["other", "other", "missing", "missing", "rare", None]),
+        column("x[other levels]", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        column("d", ["2024-01-01", "2024-02-01", "2023-03-05", "2024-05-01", "2024-06-01", "2024-07-01"], "date"),
+        column("d[year]", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        column("s", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        column("s[log]", ["a]", "a]", "a", "a", "b", "b"]),
+        column("s[log][a", ["]", "]", "a", "a", "b", "b"]),
+    ]
+    specs = {
+        "age": ColumnSpec(missing="mean"),
+        "age[is missing]": ColumnSpec(type="category", rare=1),
+        "x": ColumnSpec(type="category", missing="category", rare=2),
+        "d": ColumnSpec(type="date", dates="parts"),
+        "s": ColumnSpec(transform="log"),
+        "s[log]": ColumnSpec(type="category", rare=1),
+        "s[log][a": ColumnSpec(type="category", rare=1),
+    }
+    encoding = TableEncoding.of(columns, specs, np.arange(6))
+    assert len(set(encoding.inputs)) == len(encoding.inputs) == encoding.apply(encoding.codes(columns)).shape[1]
+    assert len(set(encoding.code_names)) == len(encoding.code_names)
+    inputs_of = {one.name: one.inputs for one in encoding.columns}
+    assert inputs_of["age"] == ("age", "age[is missing 2]")
+    assert inputs_of["age[missing]"] == ("age[missing]",)
+    assert inputs_of["x"] == ("x[missing]", "x[other]", "x[other levels 2]", "x[is missing]")
+    assert inputs_of["d"] == ("d[year 2]", "d[month]", "d[weekday]")
+    assert inputs_of["s"] == ("s[log 2]",)
+    stored = json.loads(json.dumps(encoding.to_json()))
+    assert TableEncoding.from_json(stored) == encoding
+    some = encoding.only(["age", "x"])
+    assert some.inputs == inputs_of["age"] + inputs_of["x"]
+    assert TableEncoding.from_json(some.to_json()) == some
+    doubled = TableEncoding.from_json([{"name": "a", "type": "category", "levels": ["missing"], "indicator": True}])
+    assert doubled.inputs == ("a[missing]", "a[is missing]")
