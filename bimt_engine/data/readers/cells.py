@@ -201,9 +201,9 @@ CORRECT = "correct the cell or remove the row"
 
 def _than_others(forced: bool) -> str:
     """The end of a sentence on a cell that is not what the column is: what to do."""
-    return (
-        f"; {CORRECT}, or choose another type for the column" if forced else f", while most of the column is; {CORRECT}"
-    )
+    if forced:
+        return f"; {CORRECT}, or choose another type for the column"
+    return f", while most of the column is; {CORRECT}"
 
 
 def _with_sign(sign: str) -> str:
