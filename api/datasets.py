@@ -51,14 +51,22 @@ class MadeDataset(Body):
     maker: MakerSpec
 
 
-def _parsed(value: Any) -> Any:
-    """An object that came as JSON in the field of a form."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError("This is no JSON.") from None
+def _object(like: str) -> BeforeValidator:
+    """Reads an object that came as JSON in the field of a form; `like` is shown where it is something else."""
+
+    def parsed(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = json.loads(value)
+        except ValueError:
+            found = value
+        if found is not None and not isinstance(found, dict):
+            shown = value if len(value) <= 40 else value[:40] + "…"
+            raise ValueError(f"This must be an object such as {like}, not {shown!r}.")
+        return found
+
+    return BeforeValidator(parsed)
 
 
 class Roles(RequestModel):
@@ -79,13 +87,13 @@ class Roles(RequestModel):
     context: int | None = Field(
         default=None, ge=2, le=MAX_CONTEXT, description=f"Of text: bytes of one example; null: {CONTEXT}."
     )
-    columns: Annotated[dict[Column, ColumnSpec], BeforeValidator(_parsed)] = Field(
+    columns: Annotated[dict[Column, ColumnSpec], _object('{"when": {"type": "date"}}')] = Field(
         default={},
         max_length=1_000,
         description="What columns are and how they are read, where that is to differ from what was found: "
         '`{"when": {"type": "date", "notation": "31/12/2024"}}`.',
     )
-    split: Annotated[SplitSpec, BeforeValidator(_parsed)] | None = Field(
+    split: Annotated[SplitSpec, _object('{"by": "group", "column": "grp"}')] | None = Field(
         default=None, description="How rows come into the three parts; null: by chance."
     )
     weight: Column | None = Field(default=None, description="Column that says how much each row counts.")

@@ -24,7 +24,7 @@ from store.settings import OPERATION_QUEUES
 
 MOST_ROWS = 10_000
 LONGEST_WAIT = 30.0  # seconds; a thread of the API is held so long
-Cell = float | int | Annotated[str, Field(max_length=200)] | None
+Cell = bool | float | int | Annotated[str, Field(max_length=200)] | None
 Row = (
     Annotated[list[Cell], Field(max_length=100_000)]
     | Annotated[list[list[float]], Field(max_length=10_000)]

@@ -22,6 +22,7 @@ from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.networks.network import Network, in_units_of_data
 
 MAX_PROBLEMS = 20  # in one answer
+MAX_NAMED = 20  # columns in one sentence
 MAX_EXAMPLES = 2_000  # of a probe
 MAX_NUMBERS = 4_000_000  # of a probe, weights and examples together; a browser takes no more at once
 
@@ -194,17 +195,28 @@ def _token_row(data: Dataset, row: Any) -> np.ndarray:
         raise _BadRow(f"A row has {length} tokens; this one has {len(row)}.")
     found = [names.get(token) if isinstance(token, str) else token for token in row]
     for said, token in zip(row, found, strict=True):
-        if not isinstance(token, int | float) or token != int(token) or not 0 <= token < count:
+        if isinstance(token, bool) or not isinstance(token, int | float):
+            raise _BadRow(f"There is no token {said!r}; they count from 0 to {count - 1}.")
+        if token != int(token) or not 0 <= token < count:
             raise _BadRow(f"There is no token {said!r}; they count from 0 to {count - 1}.")
     return np.array(found, np.int64)
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first names in a sentence, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(f"`{name}`" for name in names[:MAX_NAMED]) + more
 
 
 def _in_order(data: Dataset, row: Any) -> list[Any]:
     if not isinstance(row, Mapping):
         return list(row)
     missing = [name for name in data.column_names if name not in row]
-    if missing or len(row) > len(data.column_names):
-        raise _BadRow(f"A row by name needs exactly {', '.join(data.column_names)}.")
+    extra = [str(name) for name in row if name not in data.column_names]
+    if missing or extra:
+        wrong = [f"is without {_named(missing)}"] if missing else []
+        wrong += [f"has {_named(extra)} too much"] if extra else []
+        raise _BadRow(f"A row by name needs exactly {_named(data.column_names)}; this one {' and '.join(wrong)}.")
     return [row[name] for name in data.column_names]
 
 

@@ -28,6 +28,7 @@ class Frame:
 WIDE = Frame(560, 270, 62, 30, 30, 44, ticks=5, name="chart")
 SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
 """WIDE stands in the report, SMALL beside others below the network."""
+LETTER = 9.0  # width of a letter of a label, in user units; wide enough for the larger letters on small screens
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def line_chart(
 ) -> Markup:
     """The series in one chart, with axes and a legend; a sentence where no point can be drawn.
 
-    marks   (x, label): vertical lines, such as the beginning of a phase.
+    marks   (x, label): vertical lines, such as the beginning of a phase; a label that would lie over one before it is
+            left out.
 
     Its `data-x` and `data-y` tell a script where a value lies: both ends of the axis, their coordinates, `log`.
 
@@ -88,12 +90,17 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>'
         )
+    taken: list[tuple[float, float]] = []  # from where to where labels of marks lie
     for place, label in marks:
         at = across(place)
         if left - 1 <= at <= right + 1:
             parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
             if label:
                 anchor, shift = ("end", -5) if at > frame.width * 0.7 else ("start", 5)
+                ends = sorted((at + shift, at + shift + math.copysign(LETTER * len(label), shift)))
+                if any(ends[0] < end and start < ends[1] for start, end in taken):
+                    continue
+                taken.append((ends[0], ends[1]))
                 parts.append(
                     f'<text class="tick" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
                     f"{escape(label)}</text>"

@@ -213,7 +213,7 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     for label, value in (
         ("connections kept", run.connections),
         ("modules", run.modules),
-        ("modularity Q", run.modularity),
+        ("modularity Q", _rounded(run.modularity)),
         ("selectivity", _rounded(run.selectivity)),
         ("connection cost", run.connection_cost),
     ):
@@ -228,7 +228,7 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
 
 def _rounded(value: float | None) -> float | None:
     """A share without rounding errors of its arithmetic: 2e-16 becomes 0."""
-    return None if value is None else round(value, 9) + 0.0
+    return None if value is None else 0.0 if abs(value) < 1e-9 else round(value, 9)
 
 
 def headline(spec: Mapping[str, Any]) -> list[str]:

@@ -238,7 +238,8 @@ def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str
     """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too.
 
     Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew. One
-    that was not read and gets a type that can be becomes an input, and the reverse.
+    that was not read and gets a type that can be becomes an input, and the reverse. One that parts or weights the rows
+    is no input unless the inputs are named, too.
     """
     targets = declared.get("targets")
     follow = ("inputs", "task") if targets else ()
@@ -256,12 +257,17 @@ def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str
             for name, fields in (declared.get("columns") or {}).items()
             if fields.get("type")
         }
-        others = [name for name in kept["inputs"] if read.get(name, True)]
-        new = [
-            name for name, is_read in read.items() if is_read and name not in (*others, *(kept.get("targets") or []))
-        ]
+        apart = _apart(kept | declared)
+        others = [name for name in kept["inputs"] if read.get(name, True) and name not in apart]
+        used = (*others, *apart, *(kept.get("targets") or []))
+        new = [name for name, is_read in read.items() if is_read and name not in used]
         kept["inputs"] = [*others, *new]
     return kept | declared | ({"columns": columns} if columns else {})
+
+
+def _apart(roles: Mapping[str, Any]) -> list[str]:
+    """The columns that part the rows or weight them."""
+    return [name for name in ((roles.get("split") or {}).get("column"), roles.get("weight")) if name]
 
 
 def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: str = "") -> dict[str, Any]:
@@ -277,7 +283,7 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
     columns = {column["name"]: column for column in preview.get("columns", [])}
     chosen = declared.get("columns") or {}
     types = {name: (chosen.get(name) or {}).get("type") or column.get("type") for name, column in columns.items()}
-    apart = [name for name in ((declared.get("split") or {}).get("column"), declared.get("weight")) if name]
+    apart = _apart(declared)
     targets = list(declared.get("targets") or suggested.get("targets") or [])
     inputs = declared.get("inputs")
     if inputs is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -228,17 +230,29 @@ class Run(Resource):
     ) -> dict[str, Any]:
         """The predictions of the network for some rows, in the units of the data, computed by the service.
 
-        rows   lists in the order of the features, or objects by their names; an array, or a data frame by its names
+        rows   lists in the order of the features, or objects by their names; an array, or a data frame by its names, of
+               which columns that the network does not read are ignored. NaN, NaT and None are cells without a value;
+               dates are sent as in ISO 8601
         Returns `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`. Of sequences only the
         predicted steps: rows × steps × targets.
         """
-        given: Any = rows
-        if hasattr(given, "columns"):
-            given = given.to_dict("records")
-        elif hasattr(given, "tolist"):  # JSON has no numbers of numpy or torch
+        given: Any = self._rows_of_frame(rows) if hasattr(rows, "columns") else rows
+        if hasattr(given, "tolist"):  # JSON has no numbers of numpy or torch
             given = given.tolist()
-        body = {"inputs": [row if isinstance(row, dict) else list(row) for row in given], "network": network}
+        body = {"inputs": [_plain_row(row, number) for number, row in enumerate(given)], "network": network}
         return dict(self.http.operation(f"/runs/{self.id}/predict", body))
+
+    def _rows_of_frame(self, frame: Any) -> list[dict[str, Any]]:
+        """The rows of a pandas or polars frame: the columns that the run reads, or all where not each of them is there.
+
+        Of the latter the service says which is missing.
+        """
+        spec = self.spec or self.refresh().spec or {}
+        read = spec.get("dataset", {}).get("inputs")
+        if isinstance(read, list) and set(read) <= set(frame.columns):  # of data that is made, it is their number
+            frame = frame[read]
+        found = frame.to_dicts() if hasattr(frame, "to_dicts") else frame.to_dict("records")
+        return list(found)
 
     def intervene(self, **request: Any) -> dict[str, Any]:
         """The change of every metric and output under an intervention; the stored network stays as it is.
@@ -356,3 +370,38 @@ class Runs:
         }
         for document in self._http.items("/runs", limit=limit, **asked):
             yield Run.of(document, self._http)
+
+
+def _plain_row(row: Any, number: int) -> Any:
+    """A row as JSON has it. Raises ValueError for a number that JSON does not have."""
+    try:
+        if isinstance(row, str):
+            return list(row)
+        if isinstance(row, Mapping):
+            return {str(name): _plain(cell) for name, cell in row.items()}
+        return [_plain(cell) for cell in row]
+    except OverflowError:
+        raise ValueError(
+            f"Row {number} (the first is 0) holds an infinite number; give a finite one, or None for no value."
+        ) from None
+
+
+def _plain(cell: Any) -> Any:
+    """A cell of a frame or an array as JSON has it: None where it has no value. Raises OverflowError for infinity."""
+    if type(cell).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be there
+        return None
+    if isinstance(cell, list | tuple):
+        return [_plain(each) for each in cell]
+    if type(cell).__name__ == "datetime64":
+        return None if str(cell) == "NaT" else str(cell)
+    if hasattr(cell, "tolist"):  # an array, or a number of numpy or torch
+        return _plain(cell.tolist())
+    if isinstance(cell, date):
+        return cell.isoformat()
+    if isinstance(cell, Decimal):
+        cell = float(cell)
+    if isinstance(cell, float):
+        if math.isinf(cell):
+            raise OverflowError
+        return None if math.isnan(cell) else cell
+    return cell

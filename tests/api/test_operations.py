@@ -129,3 +129,13 @@ def test_a_run_that_has_not_ended_cannot_be_asked(house: House) -> None:
     [run] = house.client().get(f"/api/v1/jobs/{job_id}/runs", headers=house.headers()).json["items"]
     answer = post(house, f"/runs/{run['id']}/predict", {"inputs": [[0, 0, 0, 0]]})
     assert (answer.status_code, answer.json["type"]) == (409, "/problems/conflict")
+
+
+def test_a_row_by_name_is_told_what_is_missing_and_what_is_too_much(house: House, asked: str) -> None:
+    answer = post(house, f"/runs/{asked}/predict", {"inputs": [{"x1": True, "x2": 0, "x3": 0, "z": 1}]})
+    assert answer.status_code == 422
+    detail = answer.json["errors"][0]["detail"]
+    assert (
+        detail == "A row by name needs exactly `x1`, `x2`, `x3`, `x4`; this one is without `x4` and has `z` too much."
+    )
+    assert post(house, f"/runs/{asked}/predict", {"inputs": [[True, 0, 0, 0]]}).status_code == 200

@@ -208,3 +208,20 @@ def test_an_old_preview_gets_types_when_they_are_asked_for(house: House) -> None
     changed = change(house, dataset, columns={"b": {"type": "category"}})
     assert changed.status_code == 200, changed.json
     assert submit(house, dataset)["columns"]["b"]["type"] == "category"
+
+
+def test_a_job_s_own_weight_or_split_column_is_no_input_of_it(house: House) -> None:
+    table = "a,b,w,y\n" + "".join(f"{i},{i * i % 7},{1 + i % 3},{3 * i % 11}.5\n" for i in range(40))
+    dataset = upload(house, table, targets="y", task="regression").json
+    assert dataset["roles"]["inputs"] == ["a", "b", "w"]
+    assert submit(house, dataset, roles={"weight": "w"})["inputs"] == ["a", "b"]
+    assert submit(house, dataset, roles={"split": {"by": "group", "column": "w"}})["inputs"] == ["a", "b"]
+    body = {"dataset": dataset["id"], "recipe": "table", "roles": {"weight": "w", "inputs": ["a", "w"]}}
+    refused = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/roles/weight")
+
+
+def test_a_split_that_is_no_object_is_answered_with_one(house: House) -> None:
+    refused = upload(house, GOOD, split="b")
+    assert refused.status_code == 422
+    assert '{"by": "group", "column": "grp"}' in refused.json["errors"][0]["detail"], refused.json

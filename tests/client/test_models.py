@@ -6,10 +6,12 @@ import json
 import re
 import urllib.request
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
 from bimt import NotFound
+from bimt.runs import Run, _plain_row
 from tests.client.conftest import TINY
 from tests.client.test_command import bimt, environ, said  # noqa: F401 - fixtures are found by name
 
@@ -114,3 +116,31 @@ def test_arrays_and_data_frames_are_rows_too(run):
     frame = pandas.DataFrame(rows.numpy(), columns=["x1", "x2", "x3"])
     plain = run.predict(rows.tolist())
     assert run.predict(rows) == run.predict(rows.numpy()) == run.predict(frame[["x3", "x1", "x2"]]) == plain
+
+
+def test_cells_of_frames_become_json():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "n": [1.5, None],
+            "d": pandas.to_datetime(["2024-03-01", None]),
+            "b": [True, False],
+            "m": pandas.array([1, None], dtype="Int64"),
+        }
+    )
+    rows = [_plain_row(row, 0) for row in frame.to_dict("records")]
+    assert rows == [
+        {"n": 1.5, "d": "2024-03-01T00:00:00", "b": True, "m": 1},
+        {"n": None, "d": None, "b": False, "m": None},
+    ]
+    assert _plain_row(frame.to_numpy()[0], 0) == [1.5, "2024-03-01T00:00:00", True, 1]
+    with pytest.raises(ValueError, match="Row 3 .* infinite"):
+        _plain_row([float("inf")], 3)
+
+
+def test_columns_of_a_frame_that_the_run_does_not_read_are_not_sent():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"note": ["x", "y"], "b": [1, 2], "a": [3, 4]})
+    run = SimpleNamespace(spec={"dataset": {"kind": "uploaded", "inputs": ["a", "b"]}})
+    assert Run._rows_of_frame(run, frame) == [{"a": 3, "b": 1}, {"a": 4, "b": 2}]
+    assert Run._rows_of_frame(run, frame[["a"]]) == [{"a": 3}, {"a": 4}], "the service says what is missing"

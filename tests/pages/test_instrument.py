@@ -376,3 +376,24 @@ def test_a_model_and_a_link_have_the_same_instrument(visit: Visit, bench: Bench)
     hidden(guest.page).click()
     assert guest.page.locator("#selected").is_visible()
     assert "Nothing can be silenced here" in guest.page.inner_text("#sample-words")
+
+
+def test_space_on_a_neuron_plays_and_a_step_does_away_with_the_threshold(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("location.hash.includes('cut=')")
+    assert page.inner_text("#threshold-words")
+    page.locator('.neuron[tabindex="0"]').focus()
+    top = page.evaluate("scrollY")
+    page.keyboard.press(" ")
+    page.wait_for_selector("#step-canvas:not([hidden])")
+    page.wait_for_selector("#play:has-text('Pause')")
+    assert page.inner_text("#threshold-words") == ""
+    assert "cut=" not in page.url
+    assert page.evaluate("scrollY") == top
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#step-canvas", state="hidden")
+    assert "connections" in page.inner_text("#threshold-words")
+    assert "step=" not in page.url

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from api.pages.charts import Axis, Series, line_chart
 from api.pages.networks import interior
-from api.pages.presenters import effect_matrices, formulas, headline, mathematics, modules, outputs
+from api.pages.presenters import effect_matrices, formulas, headline, mathematics, metrics, modules, outputs
 from bimt_engine.analysis.interior_statements import cut_statement
 from bimt_engine.analysis.statements import share
+from store.tables import Run
 from tests.api.makers import interior_document
 
 AWKWARD = ("Temp: inside", "a; b", "x, y", '"q"', "<b>")  # names of columns, which may be anything
@@ -128,3 +130,16 @@ def test_a_module_of_an_older_version_has_its_one_sentence_or_none() -> None:
     (card,) = modules([{"name": "A", "reading": whole}], {"A": 3})
     assert (card.statements, card.tone) == (["Module A reads Temp: inside, decides y; in one piece."], 3)
     assert modules([{"name": "A"}], {})[0].statements == []
+
+
+def test_what_rounding_leaves_of_a_modularity_is_shown_as_zero() -> None:
+    run = Run(modularity=-5.55e-17, modules=1)
+    assert ("modularity Q", "0") in metrics({}, run)
+
+
+def test_labels_of_marks_that_would_lie_on_each_other_are_left_out() -> None:
+    line = Series("loss", [(0.0, 1.0), (1000.0, 0.1)])
+    marks = [(0.0, "λ 0.01"), (20.0, "λ 0.02"), (500.0, "λ 0.03"), (990.0, "λ 0.04")]
+    drawn = line_chart("Loss", [line], x=Axis("step"), y=Axis("loss"), marks=marks)
+    assert [label in drawn for _, label in marks] == [True, False, True, True]
+    assert drawn.count('class="mark"') == 4

@@ -169,11 +169,12 @@ def _sign_of(parsed: Mapping[str, tuple[float, str] | None], counts: Mapping[str
 
 
 def as_numbers(
-    cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None
+    cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None, *, forced: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None, list[Problem]]:
     """The numbers of a column, where it has none, and the cells that hold something else.
 
-    cells   (rows,) stripped texts; rows: (rows,) the number of each row in the file
+    cells    (rows,) stripped texts; rows: (rows,) the number of each row in the file
+    forced   the user says that they are numbers; nothing is known of how many are
     """
     chosen: Notation = notation if notation in _NUMBERS else "1,234.5"
     kinds = Counter(cells.tolist())
@@ -186,9 +187,10 @@ def as_numbers(
         if cell.lower() in NOT_FINITE or ((found := parsed[cell]) is not None and not math.isfinite(found[0])):
             return f"{shown(cell)}, which is not a finite number; correct the cell or remove the row"
         if found is None:
-            return f"{shown(cell)}, which is not a number{_hint(cell)}, while most of the column is; {CORRECT}"
+            return f"{shown(cell)}, which is not a number{_hint(cell)}{_than_others(forced)}"
         if found[1] != right and found[0]:
-            return f"{shown(cell)}, while most of the column is written {_with_sign(right)}; {CORRECT}"
+            most = "most of its numbers are" if forced else "most of the column is"
+            return f"{shown(cell)}, while {most} written {_with_sign(right)}; {CORRECT}"
         return None
 
     wrong = {cell: sentence for cell in kinds if cell not in absent and (sentence := why(cell)) is not None}
@@ -198,6 +200,13 @@ def as_numbers(
 
 
 CORRECT = "correct the cell or remove the row"
+
+
+def _than_others(forced: bool) -> str:
+    """The end of a sentence on a cell that is not what the column is: what to do."""
+    if forced:
+        return f"; {CORRECT}, or choose another type for the column"
+    return f", while most of the column is; {CORRECT}"
 
 
 def _with_sign(sign: str) -> str:
@@ -355,15 +364,15 @@ def _look_at_dates(filled: Mapping[str, int], notation: Notation | None, *, comp
 
 
 def as_dates(
-    cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None, *, compact: bool = False
+    cells: NDArray[Any], rows: NDArray[np.int64], name: str, notation: Notation | None, *, forced: bool = False
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None, list[Problem]]:
-    """The dates of a column as datetime64[us]; as of `as_numbers`."""
+    """The dates of a column as datetime64[us], 20241231 among them where the type is forced; as of `as_numbers`."""
     chosen: Notation = notation if notation in ORDERS else ORDERS[0]
     kinds = set(cells.tolist())
     absent = {cell for cell in kinds if cell.lower() in MISSING}
-    parsed = {cell: date(cell, chosen, compact=compact) for cell in kinds - absent}
+    parsed = {cell: date(cell, chosen, compact=forced) for cell in kinds - absent}
     wrong = {
-        cell: f"{shown(cell)}, which is not a date written like {chosen}, while most of the column is; {CORRECT}"
+        cell: f"{shown(cell)}, which is not a date written like {chosen}{_than_others(forced)}"
         for cell, when in parsed.items()
         if when is None
     }
@@ -398,6 +407,7 @@ def typed(
     cells   (rows,) stripped texts; rows: (rows,) the number of each row in the file
     """
     kind, notation = looked.type, looked.notation
+    forced = wanted is not None and wanted.type is not None
     if kind in ("category", "text"):
         values, missing = as_words(cells)
         return Column(name, values, missing=missing, found=kind), []
@@ -406,9 +416,9 @@ def typed(
         return Column(name, numbers, missing=missing, found=kind), problems
     if kind == "date":
         compact = wanted is not None and wanted.type == "date"
-        dates, missing, problems = as_dates(cells, rows, name, notation, compact=compact)
+        dates, missing, problems = as_dates(cells, rows, name, notation, compact=compact, forced=forced)
         return Column(name, dates, missing=missing, found=kind, notation=notation, written=notation), problems
-    numbers, missing, problems = as_numbers(cells, rows, name, notation)
+    numbers, missing, problems = as_numbers(cells, rows, name, notation, forced=forced)
     column, wrong = plain(name, numbers, missing, rows, wanted)
     problems = sorted([*problems, *wrong], key=lambda problem: problem.row or 0)
     chosen: Notation = notation if notation in _NUMBERS else "1,234.5"

@@ -508,3 +508,13 @@ def test_roles_given_with_types_are_read_by_them() -> None:
     assert settled["columns"]["d"]["dates"] == "parts"
     assert settled["columns"]["d"]["notation"] == "31/12/2024"
     assert understand(PLAIN, "csv", Roles(None, ("y",), "regression"))["suggested"]["inputs"] == ["x"]
+
+
+def test_of_a_type_that_the_user_chose_no_sentence_says_that_most_cells_have_it() -> None:
+    words = csv("a,y", *(f"word{i},{i * 7 % 11}" for i in range(20)))
+    for chosen in ("number", "date"):
+        with pytest.raises(RefusedData) as refused:
+            read_table(words, "csv", read_as={"a": ReadAs(chosen)})
+        detail = refused.value.problems[0].detail
+        assert "most of" not in detail
+        assert detail.endswith("correct the cell or remove the row, or choose another type for the column.")

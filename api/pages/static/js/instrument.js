@@ -219,7 +219,9 @@ async function begin() {
   const off = (instrument.silencing = silencing(instrument));
   threshold(instrument);
   if (!view.cut) colour(null);
-  const steps = await Promise.race([stepping(instrument), null]);
+  let steps = null; // once the step that the address names is shown
+  const begun = stepping(instrument).then((found) => (steps = found));
+  await Promise.race([begun, null]);
   for (const box of panel.querySelectorAll("input[name=level]")) box.addEventListener("change", () => change({ level: box.value }));
   for (const button of document.querySelectorAll("button[data-cut]")) {
     button.hidden = false;
@@ -243,7 +245,7 @@ async function begin() {
     } else if (event.key === "Escape") {
       if (view.at || view.module) change({ at: "", module: "" });
       else if (view.off.length) change({ off: [] });
-    } else if (event.key === " " && steps && !event.target.closest("button, a, summary, [tabindex]")) {
+    } else if (event.key === " " && steps && (event.target.closest(".neuron") || !event.target.closest("button, a, summary, [tabindex]"))) {
       steps.toggle();
       event.preventDefault();
     }

@@ -4,6 +4,7 @@ import { number } from "../api.js";
 import { explained } from "../glossary.js";
 
 const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${number(100 * share)} %`);
+const activation = (value) => number(Math.abs(value) < 1e-9 ? 0 : value); // what rounding leaves of 0 is 0
 const MOST = 4; // neighbours that are named
 
 /**
@@ -35,8 +36,8 @@ export function ofConnection(circuit, key, cost) {
 export function ofNeuron(circuit, id, range, harm) {
   const neuron = circuit.neurons.get(id);
   const [layer, place] = [neuron.layer, neuron.slot];
-  const spread = `${number(neuron.mean)} ± ${number(neuron.std)}`;
-  const seen = range?.[layer] ? `, ${number(range[layer].least[place])} to ${number(range[layer].most[place])}` : "";
+  const spread = `${activation(neuron.mean)} ± ${activation(neuron.std)}`;
+  const seen = range?.[layer] ? `, ${activation(range[layer].least[place])} to ${activation(range[layer].most[place])}` : "";
   const inside = Object.entries(circuit.levels)
     .map(([level, parts]) => [level, parts.find((part) => part.neurons.includes(id))])
     .filter(([, part]) => part);

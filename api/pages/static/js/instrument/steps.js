@@ -109,6 +109,7 @@ export async function stepping(instrument) {
     const live = index >= steps.length;
     canvas.hidden = live;
     picture.svg.classList.toggle("behind", !live);
+    instrument.thresholdBeside?.(live);
     if (live) return describe(index);
     const [now, before] = await Promise.all([frame(index), index > 0 ? frame(index - 1) : null]);
     if (index !== at) return; // the slider has moved on
@@ -159,6 +160,12 @@ export async function stepping(instrument) {
       failed(problem);
     }
   }
+  instrument.showPruned = () => {
+    if (canvas.hidden) return;
+    at = steps.length;
+    stop();
+    show(at);
+  };
   play.addEventListener("click", toggle);
   slider.addEventListener("input", async () => {
     playing = false;

@@ -20,6 +20,7 @@ export function threshold(instrument) {
   slider.max = all;
   let [kept, frame, curve] = [all, 0, null];
   let before = null; // result of the last trial
+  let [live, counted] = [true, circuit.components(all).count]; // whether the picture shows the pruned network; its modules
 
   const weightAt = (count) => (count >= all ? 0 : Math.abs(circuit.connections[all - count]?.weight ?? Infinity));
 
@@ -46,10 +47,11 @@ export function threshold(instrument) {
   }
 
   function tell(count, modules) {
+    counted = modules;
     const words = [`${count} of ${all} connections`, `${modules} module${modules === 1 ? "" : "s"}`];
     if (count === 0) words[1] = "no module";
     if (before?.count === count) words.push(`loss ${number(before.loss)} here`);
-    field("threshold-words").textContent = words.join(" · ");
+    field("threshold-words").textContent = live ? words.join(" · ") : ""; // of a step of the training it would be wrong
     slider.setAttribute("aria-valuetext", words.join(", "));
   }
 
@@ -68,7 +70,19 @@ export function threshold(instrument) {
     if (told) plot.path("here", "not refitted", curve.map((size, i) => [size, told.losses[i]]));
   }
 
+  /** Called when a step of the training takes the place of the pruned network (false), and when that is back (true). */
+  instrument.thresholdBeside = (isLive) => {
+    if (live === isLive) return;
+    live = isLive;
+    if (live || kept === all) return tell(kept, counted);
+    cancelAnimationFrame(frame);
+    slider.value = all;
+    draw(all);
+    change({ cut: "" });
+  };
+
   slider.addEventListener("input", () => {
+    instrument.showPruned?.();
     picture.svg.classList.add("dragging");
     cancelAnimationFrame(frame);
     frame = requestAnimationFrame(() => draw(Number(slider.value)));

@@ -52,6 +52,7 @@ export function walk({ circuit, picture, look, select, silence }) {
   picture.svg.addEventListener("keydown", (event) => {
     const neuron = event.target.closest(".neuron");
     if (!neuron || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === " ") return event.preventDefault(); // the page would scroll; instrument.js plays the training
     const id = neuron.dataset.neuron;
     const row = rows.get(layerOf(neuron));
     if (event.key in moves) go(moves[event.key](id, row, row.indexOf(neuron)));
