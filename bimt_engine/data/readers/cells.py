@@ -415,8 +415,7 @@ def typed(
         numbers, missing, problems = as_booleans(cells, rows, name)
         return Column(name, numbers, missing=missing, found=kind), problems
     if kind == "date":
-        compact = wanted is not None and wanted.type == "date"
-        dates, missing, problems = as_dates(cells, rows, name, notation, compact=compact, forced=forced)
+        dates, missing, problems = as_dates(cells, rows, name, notation, forced=forced)
         return Column(name, dates, missing=missing, found=kind, notation=notation, written=notation), problems
     numbers, missing, problems = as_numbers(cells, rows, name, notation, forced=forced)
     column, wrong = plain(name, numbers, missing, rows, wanted)
