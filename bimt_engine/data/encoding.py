@@ -1,4 +1,7 @@
-"""From typed columns to the numbers that a network reads: as the user chose, fitted to training rows."""
+"""From typed columns to the numbers that a network reads: as the user chose, fitted to training rows.
+
+What a cell becomes in training, in `predict` and in ONNX stands in one place, so that the three cannot differ.
+"""
 
 from __future__ import annotations
 
