@@ -33,8 +33,8 @@ up: env  ## serve until Ctrl-C; prints the address and the first admin token
 test: env-dev  ## every test but the slow ones
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-fast: env-dev  ## engine, store and API without processes: about two minutes
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not paper and not processes" tests/engine tests/store tests/api
+test-fast: env-dev  ## what is quick of engine, store and API, without processes: about two minutes
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not paper and not processes and not long" tests/engine tests/store tests/api
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
 	@$(PY) -m pytest -n 2 --dist loadfile -m "$(or $(MARK),slow or not slow)"

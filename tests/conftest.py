@@ -14,6 +14,8 @@ import pathlib  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.long import long_tests  # noqa: E402
+
 # An example that takes long on a crowded machine is not a wrong one.
 settings.register_profile("bimt", deadline=None)
 settings.load_profile("bimt")
@@ -27,6 +29,14 @@ else:
     install_import_hook("bimt_engine", "beartype.beartype")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that take long, so that `make test-fast` leaves them out."""
+    named = long_tests()
+    for item in items:
+        if item.nodeid.partition("[")[0] in named:
+            item.add_marker("long")
 
 
 @pytest.fixture(scope="session")

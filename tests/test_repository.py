@@ -15,6 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.long import long_tests
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "bimt_engine", "client", "measurements", "migrations", "standalone", "store", "worker")
 LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one noun
@@ -101,6 +103,16 @@ def test_a_file_that_is_longer_than_a_reader_takes_in_says_why():
         if len(lines) > LONGEST_FILE and not re.search(r"(?i)500 lines|one file|in one place", "\n".join(lines[:12])):
             silent.append(f"{path.relative_to(REPOSITORY)}: {len(lines)} lines")
     assert silent == []
+
+
+def test_every_long_test_that_is_listed_exists():
+    missing = []
+    for named in long_tests():
+        path, _, name = named.partition("::")
+        file = REPOSITORY / path
+        if not file.is_file() or f"def {name}(" not in file.read_text(encoding="utf-8"):
+            missing.append(named)
+    assert sorted(missing) == [], "list them anew: python -m tests.long report.xml"
 
 
 def test_nouns_are_not_cut_into_closets():
