@@ -186,7 +186,9 @@ class InteriorOut(ResponseModel):
         "at its mean does to the outputs (`effects`, `strongest`), the directions in which it moves them "
         "(`says`), and, of products of a group, the irreducible representations that it `lies_in`. `primary`: "
         "the number of the partition that is drawn. `layers`: groups and trees at each depth. `cuts`: the "
-        "cheapest connections without which one piece falls into parts. `reading` says it in words."
+        "cheapest connections without which one piece falls into parts. `tied_by`: over a token embedding, whether "
+        "`functions` of the token that neurons read tie them, or, in documents without the field, the dimensions. "
+        "`reading` says it in words."
     )
 
 

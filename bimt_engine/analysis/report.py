@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bimt_engine.analysis.graph import Graph
     from bimt_engine.networks.network import Network
 
+TiedBy = Literal["functions", "dimensions"]
 Number = float | None
 """A float; None where it is not finite."""
 
@@ -225,8 +226,11 @@ class InteriorDocument(Skipped, total=False):
     layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
     primary   number of the partition that is drawn and told first; None: there is none.
     trees     ids of the neurons that kept connections between hidden neurons tie, through all layers.
+    tied_by   over an embedding: whether groups are tied by the functions of the token that they read, or, in documents
+              without the field, by the dimensions.
     """
 
+    tied_by: TiedBy
     layers: list[dict[str, Any]]
     partitions: list[PartitionDocument]
     primary: int | None

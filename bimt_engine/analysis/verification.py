@@ -172,6 +172,7 @@ def _interior_checks(
         {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers},
         module_of=report.module_of,
         costs={},
+        tied_by=claimed.get("tied_by", "dimensions"),
         random_partitions=saved.spec.evidence.random_groups,
         seed=saved.seed,
     )

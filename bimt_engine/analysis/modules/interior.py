@@ -35,6 +35,7 @@ from bimt_engine.analysis.report import (
     InteriorGroup,
     PartitionDocument,
     RepresentationsDocument,
+    TiedBy,
 )
 from bimt_engine.analysis.statements import group_representations
 
@@ -57,6 +58,7 @@ def examine_interior(
     module_of: Mapping[str, str],
     costs: Mapping[Connection, float],
     representations: RepresentationsDocument | None = None,
+    tied_by: TiedBy = "functions",
     random_partitions: int = RANDOM_PARTITIONS,
     seed: int = 0,
 ) -> InteriorDocument:
@@ -65,15 +67,17 @@ def examine_interior(
     module_of   neuron id -> letter of its module.
     costs       what the training loss gains without each connection, for cuts; {}: not known.
     representations   of a group's products: what its neurons lie in tells what a part of the network computes.
+    tied_by   as in the document; to verify one that says another.
     """
     count = min(random_partitions, RANDOM_PARTITIONS)
     proposed = depths(context.wiring, masks)
-    at, partitions = partitions_of(pruned, trained, proposed, random_partitions=count, seed=seed)
+    at, partitions = partitions_of(pruned, trained, proposed, tied_by=tied_by, random_partitions=count, seed=seed)
     documents = [
         _partition_document(context, pruned, masks, partition, module_of, representations) for partition in partitions
     ]
     documents = [document for document in documents if parts_modules(document)]
     document: InteriorDocument = {
+        "tied_by": tied_by,
         "layers": [{"layer": depth.layer, "groups": len(depth.groups), "trees": len(depth.trees)} for depth in at],
         "partitions": documents,
         "primary": primary(documents),

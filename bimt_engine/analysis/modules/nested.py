@@ -29,6 +29,7 @@ from bimt_engine.analysis.modules.effects import Probe, union
 from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
 from bimt_engine.analysis.modules.token_functions import token_functions
+from bimt_engine.analysis.report import TiedBy
 
 FEWEST_READ = 2  # columns that two groups of a composition must read each: that columns enter one by one is no finding
 READS = INTERACTS  # of what moves a neuron: below, it is said not to read a terminal; the same limit as of interaction
@@ -215,13 +216,21 @@ def tied_by_reading(depth: Depth, reading: Reading) -> tuple[Group, ...]:
 
 
 def partitions_of(
-    pruned: Probe, trained: Probe, depths: Sequence[Depth], *, random_partitions: int = RANDOM_PARTITIONS, seed: int
+    pruned: Probe,
+    trained: Probe,
+    depths: Sequence[Depth],
+    *,
+    tied_by: TiedBy = "functions",
+    random_partitions: int = RANDOM_PARTITIONS,
+    seed: int,
 ) -> tuple[list[Depth], list[Partition]]:
     """The depths with their trees grouped by what they read, and every partition that they propose, tested.
 
     A partition has two or more groups and is not empty of content.
     For each depth the groups after merging (a sum), and the groups as they are where they read apart and interact (a
     composition). A partition of the same groups at a deeper layer takes the place of the shallower one.
+
+    tied_by   over an embedding, what two trees read in common: functions of the token, or its dimensions.
     """
     found: dict[tuple[Kind, frozenset[frozenset[Terminal]]], Partition] = {}
     if not any(len(depth.trees) > 1 for depth in depths):
@@ -229,7 +238,7 @@ def partitions_of(
     whole = merged(depths[-1].trees)
     terminals = sorted(whole.terminals)
     reading = measure_reading(pruned, whole.places, terminals)
-    functions = token_functions(pruned.network)
+    functions = token_functions(pruned.network) if tied_by == "functions" else None
     tie = functions.tied if functions is not None else partial(tied_by_reading, reading=reading)
     depths = [replace(depth, groups=tie(depth)) for depth in depths]
     for number, depth in enumerate(depths):

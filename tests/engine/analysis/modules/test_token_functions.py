@@ -79,6 +79,14 @@ def test_partitions_of_a_mixed_embedding_leak_nothing_between_groups():
     assert by_dimension.leak(labels) > 0.1, "by dimensions the same groups would seem to read the same"
 
 
+def test_documents_of_before_are_examined_by_dimensions():
+    mixing = np.random.default_rng(3).normal(size=(WIDTH, WIDTH))
+    context, network, masks = planted(mixing)
+    probes = Probe(context, network, seed=0), Probe(context, network, seed=0)
+    found, partitions = partitions_of(*probes, depths(context.wiring, masks), tied_by="dimensions", seed=0)
+    assert (len(found[0].groups), partitions) == (1, [])
+
+
 @pytest.mark.parametrize("name", ["mlp", "transformer", "recurrent"])
 def test_networks_without_an_embedding_of_a_chain_have_no_such_functions(name):
     network, _ = build(name)
