@@ -64,6 +64,7 @@ class Connection:
     """One connection that is kept open between requests, as a client's session keeps it."""
 
     def __init__(self, address: str, token: str) -> None:
+        self.address, self.token = address, token
         parts = urlsplit(address)
         self._http = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=60)
         self._headers = {"Authorization": f"Bearer {token}"}

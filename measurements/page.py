@@ -14,14 +14,12 @@ import json
 import os
 import shutil
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from measurements.job import published, service
-from measurements.load import Connection
+from measurements.job import own_service, published
 from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
 
 RECIPES = ("independence", "modular_addition", "two_memories")
@@ -70,23 +68,18 @@ def main(arguments: list[str]) -> int:
     if chromium is None:
         console.print("Not measured: there is no Chromium; install the package `chromium`.")
         return 1
-    home = Path(tempfile.mkdtemp(prefix="bimt-page-"))
     try:
-        with service(home, stopping) as (address, token, _):
-            assert token is not None, "a fresh database has no admin yet"
-            connection, runs = Connection(address, token), {}
+        with own_service(stopping) as (connection, _):
+            runs = {}
             for recipe in given.recipes:
                 job = published(connection, stopping, {"recipe": recipe, "seeds": [0]}).id
                 runs[recipe] = json.loads(connection.ask("GET", f"/jobs/{job}/runs")[1])["items"][0]["id"]
-            connection.close()
-            found = look(chromium, address, token, runs, given.images)
+            found = look(chromium, connection.address, connection.token, runs, given.images)
     except CannotStart as why:
         console.print(f"Not measured: {why}")
         return 1
     except AskedToStop:
         return 130
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     report = {"processors": os.cpu_count(), "load_average": os.getloadavg()[0], "runs": found}
     given.folder.mkdir(parents=True, exist_ok=True)
     (given.folder / "page.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -164,7 +157,4 @@ def measure(page: Any, address: str) -> dict[str, float]:
 
 
 def _bytes(answer: Any) -> int:
-    try:
-        return len(answer.body())
-    except Exception:  # a redirection has no body
-        return 0
+    return 0 if 300 <= answer.status < 400 else len(answer.body())  # a redirection has no body

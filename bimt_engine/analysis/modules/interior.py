@@ -102,8 +102,11 @@ def primary(partitions: Sequence[PartitionDocument]) -> int | None:
 
 
 def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
-    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads."""
-    if document["primary"] is None:
+    """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads.
+
+    Groups that the tests rejected are left out, so that no picture has colours that the verdict denies.
+    """
+    if document["primary"] is None or document["partitions"][document["primary"]]["verdict"] == "not supported":
         return graph
     groups = document["partitions"][document["primary"]]["groups"]
     groups = [group for group in groups if group["name"] != group["module"]]  # the others are modules as they are

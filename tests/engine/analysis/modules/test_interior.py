@@ -94,6 +94,9 @@ def test_groups_that_are_added_up_are_found_inside_one_piece():
     graph = with_groups(extract_graph(context, values, masks), document)
     assert graph.part_of["hidden1:0"] == graph.part_of["input:0"] != graph.part_of["input:1"]
     assert "output:0" not in graph.part_of
+    document["partitions"][document["primary"]]["verdict"] = "not supported"
+    denied = with_groups(extract_graph(context, values, masks), document)
+    assert "hidden1:0" not in denied.part_of, "no picture has colours that the verdict denies"
 
 
 def test_groups_that_later_layers_combine_are_a_composition():

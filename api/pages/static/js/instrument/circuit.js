@@ -26,9 +26,9 @@ export class Circuit {
     }
     this.layers = graph.graph.layers?.map((layer) => layer.name) ?? [...new Set(graph.nodes.map((neuron) => neuron.layer))];
     this.levels = { outputs: ofModules(modules), groups: ofGroups(graph, interior, modules), trees: this.ofTrees(interior) };
-    const supported = interior?.partitions?.[interior.primary]?.verdict === "supported";
-    // The level that is shown first: groups where the tests support them, so that colours and verdict agree.
-    this.first = this.levels.groups.length && (supported || !this.levels.outputs.length) ? "groups" : "outputs";
+    const rejected = interior?.partitions?.[interior.primary]?.verdict === "not supported";
+    // The level that is shown first: groups unless the tests rejected them, so that colours and verdict agree.
+    this.first = this.levels.groups.length && !(rejected && this.levels.outputs.length) ? "groups" : "outputs";
   }
 
   /** @returns {string} a name, or layer and slot; an output that has the name of an input is told apart */
