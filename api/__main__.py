@@ -7,6 +7,7 @@ docs/decisions/0022-waitress.md says why it is this server, and with which bound
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import resource
@@ -19,13 +20,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from waitress import wasyncore  # type: ignore[import-untyped]
+from waitress.buffers import OverflowableBuffer  # type: ignore[import-untyped]
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import create_server  # type: ignore[import-untyped]
 from waitress.task import ErrorTask  # type: ignore[import-untyped]
+from waitress.utilities import Error  # type: ignore[import-untyped]
 
 from api.multipart import OVERHEAD
-from api.problems import BY_STATUS, MEDIA_TYPE, Problem
+from api.problems import BY_STATUS, MEDIA_TYPE, NO_ROOM, Problem
+from store.errors import is_disk_full
 from store.settings import Settings
 
 log = logging.getLogger("api.server")
@@ -55,14 +59,58 @@ class ProblemTask(ErrorTask):
         self.write(body)
 
 
+class NoRoom(Error):
+    """The body of a request found no room on the disk."""
+
+    code = 507
+    reason = "Insufficient Storage"
+
+
+class BodyBuffer(OverflowableBuffer):
+    """A body that arrives. On a full disk the rest is read and dropped, since its sender listens after the last byte.
+
+    is_lost   whether bytes of it found no room.
+    """
+
+    is_lost = False
+
+    def append(self, piece: bytes) -> None:
+        """Add what has come."""
+        if self.is_lost:
+            return
+        try:
+            super().append(piece)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self.is_lost = True
+            with contextlib.suppress(OSError):  # it would write what is still in memory
+                self.close()
+            self.buf, self.strbuf = None, b""
+
+
 class Parser(HTTPRequestParser):
-    """Refuses a request that says its length twice: two servers that believe different ones can be made to disagree."""
+    """Refuses a request that says its length twice: two servers that believe different ones can be made to disagree.
+
+    A body that finds no room on the disk is refused with 507.
+    """
+
+    error: Any  # waitress declares no types
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the headers. Raises ParsingError, which is answered with 400."""
         super().parse_header(header_plus)
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             raise ParsingError("Content-Length beside Transfer-Encoding")
+        if self.body_rcv is not None:
+            self.body_rcv.buf = BodyBuffer(self.adj.inbuf_overflow)
+
+    def received(self, data: bytes) -> int:
+        """Take bytes of the request; how many were taken."""
+        taken: int = super().received(data)
+        if self.completed and self.error is None and self.body_rcv is not None and self.body_rcv.buf.is_lost:
+            self.error = NoRoom(NO_ROOM)
+        return taken
 
 
 class Channel(HTTPChannel):
@@ -225,6 +273,8 @@ def _listener(settings: Settings, descriptor: int | None) -> socket.socket:
 def _sentence(error: Any) -> str:
     if error.code == 413:
         return "The body is larger than one request may be; send a file in parts (POST /api/v1/uploads)."
+    if error.code == NoRoom.code:
+        return NO_ROOM
     return f"{error.body}.".replace("..", ".")
 
 

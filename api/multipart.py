@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Generic, TypeVar
 
 from flask import Request, request
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
@@ -15,8 +17,10 @@ from werkzeug.sansio import multipart
 
 from api.problems import Problem, field_errors, fields_problem, invalid, too_large, wrong
 from api.services import services
-from store.errors import QuotaExceeded, TooLarge
+from store.errors import TooLarge
 from store.files import StoredFile, free
+
+log = logging.getLogger("api")
 
 CHUNK = 256 * 1024  # bytes read from the connection at once
 OVERHEAD = 2 * 1024 * 1024  # bytes of a multipart body that are not the file
@@ -137,10 +141,20 @@ def fields_of(model: type[Fields], document: dict[str, Any]) -> Fields:
         raise fields_problem(field_errors(error, document)) from None
 
 
+def free_refused(stored: Sequence[StoredFile]) -> None:
+    """Delete files that nothing came to refer to. What cannot be written now, the scheduler deletes later."""
+    here = services()
+    try:
+        with here.database.write() as rows:
+            free(rows, here.files, [file.sha256 for file in stored])
+    except (SQLAlchemyError, TimeoutError) as error:
+        log.warning("%d refused files are left to the scheduler: %s", len(stored), error)
+
+
 def store_file(make: Callable[[Form[StoredFile], StoredFile], T]) -> T:
     """Store the file of the present request, and what `make` makes of the form and the file.
 
-    The file is freed again where it is too large, or where `make` raises a problem or QuotaExceeded.
+    The file is freed again where it is too large, or where `make` raises.
     """
     here = services()
     limit = min(here.settings.max_upload_bytes, here.settings.max_part_bytes)
@@ -155,9 +169,8 @@ def store_file(make: Callable[[Form[StoredFile], StoredFile], T]) -> T:
         if form.file is None:
             raise invalid("/file", "The file is missing; send it in a part that is called `file`.")
         return make(form, form.file)
-    except (TooLarge, QuotaExceeded, Problem) as error:
-        with here.database.write() as rows:
-            free(rows, here.files, [file.sha256 for file in stored])
+    except Exception as error:
+        free_refused(stored)
         if isinstance(error, TooLarge):
             raise too_large("The upload", error.limit, pointer="/file") from None
         raise

@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from bimt_engine.data.roles import ImpossibleRoles
 from bimt_engine.errors import BimtError
-from store.errors import Conflict, DamagedFile, NotFound, QuotaExceeded, StoreError
+from store.errors import Conflict, DamagedFile, NotFound, QuotaExceeded, StoreError, is_disk_full
 
 log = logging.getLogger("api")
 
@@ -186,6 +186,15 @@ KINDS: dict[str, Kind] = {
             "Try again; if it persists, report it together with the request id.",
         ),
         Kind(
+            "disk-full",
+            507,
+            "The service has no room left",
+            True,
+            "The disk, the database or the object store of the service is full. Nothing was kept of what you sent. "
+            "What is stored can be read as always, and running jobs wait until there is room.",
+            "Tell the operators of the service, who make room (docs/operations.md), and send it again then.",
+        ),
+        Kind(
             "unavailable",
             503,
             "A part of the service is unavailable",
@@ -211,7 +220,13 @@ BY_STATUS = {
     429: "rate-limit",
     431: "malformed-request",
     503: "unavailable",
+    507: "disk-full",
 }
+
+NO_ROOM = (
+    "The service has no room left to store this; nothing of it was kept. Reading goes on. Send it again when the "
+    "operators have made room."
+)
 
 
 @dataclass
@@ -349,6 +364,9 @@ def as_problem(error: Exception) -> Problem:
             return Problem("invalid-fields", str(error), error.errors)
         case BimtError():
             return Problem("invalid-fields", str(error), [wrong("", str(error))])
+        case _ if is_disk_full(error):
+            log.error("there is no room left: %s", str(error).partition("\n")[0])
+            return Problem("disk-full", NO_ROOM, headers={"Retry-After": "60"})
         case DatabaseDataError():
             # The schema allows the value, but the database cannot hold it: an error of the caller.
             return invalid("", "A value is outside what can be stored.")

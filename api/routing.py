@@ -87,7 +87,7 @@ class Resource(APIBlueprint):
         if "<" in rule:
             usual |= {404}
         if method in ("post", "put", "patch"):
-            usual |= {400, 413, 415}
+            usual |= {400, 413, 415, 507}
         for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             self.components_schemas.update(schema.pop("$defs", {}))

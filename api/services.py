@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.sse import RevisionPoller
 from store.database import Database
@@ -73,8 +74,11 @@ class Services:
             log.warning("the message of job %s could not be sent; the scheduler will send it", job_id, exc_info=True)
             sent = False
         if sent != marked:
-            with self.database.write() as rows:
-                mark_sent(rows, [job_id], at=self.now() if sent else None)
+            try:
+                with self.database.write() as rows:
+                    mark_sent(rows, [job_id], at=self.now() if sent else None)
+            except (SQLAlchemyError, TimeoutError):  # the job is committed: it must not be answered as if it were not
+                log.warning("that the message of job %s was sent could not be noted", job_id, exc_info=True)
 
 
 def services() -> Services:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -204,9 +205,9 @@ class Supervisor:
 
     def _make_parts(self) -> list[Process]:
         assert self._socket is not None
-        metrics = self.home / "metrics"  # prometheus' files of the API processes; empty at every start
+        metrics = metrics_folder(self.home)  # prometheus' files of the API processes; empty at every start
         shutil.rmtree(metrics, ignore_errors=True)
-        metrics.mkdir()
+        metrics.mkdir(mode=0o700)
         descriptor = self._socket.fileno()
         api = [sys.executable, "-m", "api", "--fd", str(descriptor)]
         metrics_files = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} if self.plan.api > 1 else {}
@@ -310,9 +311,20 @@ class Supervisor:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._lock is not None:
+        if self._lock is not None:  # held: the folder of this home's metrics is ours
+            shutil.rmtree(metrics_folder(self.home), ignore_errors=True)
             self._lock.close()
             self._lock = None
+
+
+def metrics_folder(home: Path, memory: Path = Path("/dev/shm")) -> Path:
+    """Where the API processes map their counters: in memory where the machine has such a folder, else in the home.
+
+    Prometheus maps files of holes, and a process that writes into a hole of a full disk is ended by SIGBUS.
+    """
+    if not os.access(memory, os.W_OK):
+        return home / "metrics"
+    return memory / f"bimt-metrics-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
 
 
 def stop_at_signals() -> threading.Event:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+SQLITE_FULL = 13  # sqlite3's code of `database or disk is full`
+POSTGRES_FULL = "53100"  # PostgreSQL's disk_full
+# How obstore tells it, whose errors have no codes: the machine's sentence, and those of object stores.
+_SAID_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|Insufficient ?Storage|StorageFull|QuotaExceeded", re.IGNORECASE
+)
+
 
 class StoreError(Exception):
     """Base class. The text says what is wrong, with which thing, and what to do."""
@@ -54,3 +65,19 @@ class DamagedFile(StoreError):
             "Upload the same content again, or restore it from a backup."
         )
         self.sha256 = sha256
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that it was raised from, says that a disk, database or bucket has no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        said_by_database = getattr(error, "orig", None)
+        if getattr(said_by_database, "sqlite_errorcode", None) == SQLITE_FULL:
+            return True
+        if getattr(said_by_database, "sqlstate", None) == POSTGRES_FULL:
+            return True
+        if type(error).__module__.startswith("obstore") and _SAID_FULL.search(str(error)):
+            return True
+        error = error.__cause__
+    return False

@@ -1,17 +1,20 @@
 """Content-addressed files: the same bytes are stored once, in a folder or in an S3 bucket, under their SHA-256.
 
 A file becomes visible only when it is complete. Nothing that a user sends becomes part of a path. A process that opens
-a file for work gets bytes whose hash was compared with its name, once per process as long as the file does not change
-(size and modification time in a folder, size and ETag in a bucket).
+a file for work gets bytes whose hash was compared with its name: once in ten minutes per process, as long as the file
+does not change (size and modification time in a folder, size and ETag in a bucket).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +34,16 @@ from store.errors import DamagedFile, NotFound, TooLarge
 
 CHUNK = 1 << 20  # bytes read or written at once
 PART = 8 << 20  # bytes of one part of an upload to a bucket
+SPOOLED = "file_"  # how the names of incomplete files in the spool begin
+# A bucket that is away or full is tried again for so long. Beyond that the caller waits, or says so: with obstore's own
+# three minutes a request would be answered long after its sender has gone.
+RETRIES: Any = {
+    "max_retries": 4,
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+    "retry_timeout": timedelta(seconds=10),
+}
 FRESH = timedelta(hours=1)  # in a bucket, a file older than this is uploaded again when it is put again
+VERIFIED_SECONDS = 600.0  # then the bytes of a file that is opened are compared with its name again
 MAX_VERIFIED = 100_000  # entries of the table of verified files; it is emptied when it is full
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
@@ -84,19 +96,20 @@ class Files:
         default = self._folder.parent / "spool" if self._folder else Path(tempfile.gettempdir())
         self.spool = Path(spool) if spool is not None else default
         self.spool.mkdir(parents=True, exist_ok=True)
-        self._verified: dict[str, tuple[Any, ...]] = {}  # SHA-256 -> the state in which the hash was last compared
+        self.sweep()
+        # SHA-256 -> the state in which the hash was last compared, and when (seconds of a monotonic clock)
+        self._verified: dict[str, tuple[tuple[Any, ...], float]] = {}
 
     def put_stream(self, stream: IO[bytes] | Iterable[bytes], *, limit: int | None = None) -> StoredFile:
         """Store a stream, in constant memory. Raises TooLarge as soon as it is longer than `limit` bytes."""
-        with tempfile.NamedTemporaryFile(dir=self.spool) as spooled:
+        with self._spooled() as spooled:
             digest, size = hashlib.sha256(), 0
             for chunk in _chunks(stream):
                 size += len(chunk)
                 if limit is not None and size > limit:
                     raise TooLarge(limit)
                 digest.update(chunk)
-                spooled.write(chunk)
-            spooled.flush()
+                _write(spooled, chunk)
             stored = StoredFile(digest.hexdigest(), size)
             self._keep(stored, Path(spooled.name))
         return stored
@@ -122,10 +135,11 @@ class Files:
     def verify(self, sha256: str, *, again: bool = False) -> int:
         """Size in bytes of a file whose hash is right. Raises NotFound, DamagedFile.
 
-        The hash is computed once per process and state of the file, or now with `again`.
+        The hash is computed once per process and state of the file, again after VERIFIED_SECONDS since a disk that
+        forgets changes no time, or now with `again`.
         """
         state = self._state(sha256)
-        if again or self._verified.get(sha256) != state:
+        if again or not self._is_verified(sha256, state):
             digest = hashlib.sha256()
             for chunk in self._ranges(sha256, 0, state[0]):
                 digest.update(chunk)
@@ -165,12 +179,11 @@ class Files:
             yield self._folder / _key(sha256)
             return
         state = self._state(sha256)
-        with tempfile.NamedTemporaryFile(dir=self.spool) as local:
+        with self._spooled() as local:
             digest = hashlib.sha256()
             for chunk in self._ranges(sha256, 0, state[0]):
                 digest.update(chunk)
-                local.write(chunk)
-            local.flush()
+                _write(local, chunk)
             self._compare(sha256, digest.hexdigest(), state)
             yield Path(local.name)
 
@@ -229,6 +242,42 @@ class Files:
         except (obstore.exceptions.BaseError, OSError):
             return False
 
+    @contextmanager
+    def _spooled(self) -> Iterator[Any]:
+        """An empty file of the spool, deleted at the end. A lock on it is held meanwhile: see `sweep`."""
+        while True:
+            spooled = tempfile.NamedTemporaryFile(dir=self.spool, prefix=SPOOLED, buffering=0)  # noqa: SIM115
+            fcntl.flock(spooled, fcntl.LOCK_EX)
+            if os.fstat(spooled.fileno()).st_nlink:  # else it was swept between its making and the lock
+                break
+            with contextlib.suppress(FileNotFoundError):
+                spooled.close()
+        with spooled:
+            yield spooled
+
+    def sweep(self) -> list[str]:
+        """Delete incomplete files of the spool whose processes were killed; their names."""
+        swept = []
+        for path in self.spool.glob(f"{SPOOLED}*"):
+            with contextlib.suppress(OSError), path.open() as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                swept.append(path.name)
+        return swept
+
+    def delete_halves(self, *, before: datetime) -> list[str]:
+        """Delete what the store wrote, and could not rename before its process was killed; their names.
+
+        Such a file is called `SHA256#1`, and no listing of the store has it.
+        """
+        deleted = []
+        for path in self._folder.glob("cas/*/*#*") if self._folder is not None else ():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    deleted.append(path.name)
+        return deleted
+
     def _keep(self, stored: StoredFile, content: Path | bytes) -> None:
         """Make the bytes visible under their name. A copy that is there already is kept only if it is undamaged."""
         if not self._is_kept(stored):
@@ -241,7 +290,7 @@ class Files:
             return False
         if self._folder is None:  # uploading again costs no more than downloading to compare
             is_fresh = datetime.now(UTC) - found["last_modified"] < FRESH
-            return is_fresh and self._verified.get(stored.sha256) == self._state(stored.sha256)
+            return is_fresh and self._is_verified(stored.sha256, self._state(stored.sha256))
         try:
             self.verify(stored.sha256, again=True)
             os.utime(self._folder / _key(stored.sha256))
@@ -269,7 +318,12 @@ class Files:
             raise DamagedFile(sha256)
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.clear()
-        self._verified[sha256] = state
+        self._verified[sha256] = state, time.monotonic()
+
+    def _is_verified(self, sha256: str, state: tuple[Any, ...]) -> bool:
+        """Whether the hash was right, not long ago, in this state."""
+        before, at = self._verified.get(sha256, (None, 0.0))
+        return before == state and time.monotonic() - at < VERIFIED_SECONDS
 
     def _head(self, sha256: str) -> Any:
         try:
@@ -357,8 +411,9 @@ def free(session: Session, files: Files, names: Iterable[str]) -> None:
 def collect_orphans(session: Session, files: Files, *, now: datetime, grace: timedelta) -> list[str]:
     """Delete files without a row, left by a process that ended before it wrote one; returns their names.
 
-    Lists the whole store.
+    Lists the whole store. Files that are not even whole are deleted too.
     """
+    files.delete_halves(before=now - grace)
     old = [name for name, _, modified in files.each() if modified < now - grace]
     orphans = []
     for start in range(0, len(old), 500):
@@ -397,6 +452,13 @@ def _chunks(stream: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
+def _write(file: IO[bytes], chunk: bytes) -> None:
+    """Write all of it: an unbuffered file may take less at once, on a disk that is nearly full for instance."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def _closing(stream: IO[bytes]) -> Iterator[bytes]:
     with stream:
         yield b""
@@ -408,7 +470,7 @@ def _bucket(name: str, prefix: str, options: dict[str, list[str]]) -> S3Store:
     endpoint = options.get("endpoint", [None])[0]
     region = options.get("region", [os.environ.get("AWS_REGION", "us-east-1")])[0]
     plain = bool(endpoint and endpoint.startswith("http://"))
-    given: dict[str, Any] = {"region": region, "client_options": {"allow_http": plain}}
+    given: dict[str, Any] = {"region": region, "client_options": {"allow_http": plain}, "retry_config": RETRIES}
     if endpoint:
         given["endpoint"] = endpoint
     return S3Store(name, prefix=prefix or None, **given)

@@ -20,6 +20,7 @@ from worker.protocol import (
     ActiveRuns,
     CheckpointWritten,
     HistoryRow,
+    LogLine,
     RunRequest,
     RunsFailed,
     RunsProgress,
@@ -27,6 +28,7 @@ from worker.protocol import (
     SnapshotWritten,
     Stopped,
     TrainingStarted,
+    is_disk_full,
     write_whole,
 )
 from worker.run_progress import RunProgress
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from bimt_engine.training.loop import Training, TrainingUpdate
 
 log = logging.getLogger("worker.training")
+ROOM_SECONDS = 0.5  # how soon it is noticed that a full disk has room again
+ROOM_TOLD_SECONDS = 60.0  # how often the log says that the disk is still full
 PROGRESS_SECONDS = 0.5  # often enough for a progress bar
 
 
@@ -85,8 +89,20 @@ class Reporter:
         self._stage: tuple[object, ...] = ()
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file whole or not at all, and return its name."""
-        return write_whole(self.folder, name, content)
+        """Write a file whole, and return its name. A full disk is waited for. Raises Stopped."""
+        told_at = -ROOM_TOLD_SECONDS
+        while True:
+            try:
+                return write_whole(self.folder, name, content)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+            if (now := time.monotonic()) - told_at >= ROOM_TOLD_SECONDS:
+                told_at = now
+                text = f"There is no room on the disk for {name} ({len(content)} bytes); the training waits for room."
+                self.send(LogLine(level="warning", text=text))
+            if self.stop.wait(ROOM_SECONDS):
+                raise Stopped
 
     def set_active(self, runs: Sequence[Run]) -> None:
         """Report which runs are worked on from now on: an error until the next call is an error in them."""
@@ -113,12 +129,17 @@ class Reporter:
 
     @contextmanager
     def fail_on_error(self, runs: Sequence[Run]) -> Iterator[None]:
-        """An error inside fails those of these runs that are left, with a sentence, and no others."""
+        """An error inside fails those of these runs that are left, with a sentence, and no others.
+
+        A full disk is no error of theirs: it is raised, and the job is done again from its checkpoint.
+        """
         try:
             yield
         except Stopped:
             raise
         except Exception as error:
+            if is_disk_full(error):
+                raise
             left = [run for run in runs if run.left]
             self.fail(left, _sentence(error, len(left)))
 

@@ -37,6 +37,7 @@ from worker.protocol import (
 
 log = logging.getLogger("worker")
 Received = TypeVar("Received")
+ROOM_BYTES = 4 << 20  # with so much room on a disk that was full, work begins again
 MAX_JOBS = 50  # of one training process; so whatever an engine library leaks stays small
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 MAX_RESIDENT_BYTES = 3 << 29  # 1.5 GiB: a process that has grown beyond is replaced after its job
@@ -211,6 +212,14 @@ def scratch_folder(spool: Path, job_id: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def need_room(folder: Path) -> None:
+    """Raises OSError where there is no room for a file of ROOM_BYTES in this folder."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        left = ROOM_BYTES
+        while left:
+            left -= file.write(bytes(min(left, 1 << 20)))
+
+
 def sweep(spool: Path) -> list[str]:
     """Delete folders whose worker has ended; their names."""
     swept = []
@@ -242,7 +251,10 @@ class TrainingProcesses:
     def start_waiting(self) -> None:
         """Start the process that waits for the next job, where one is wanted and there is none. Does not block."""
         if self.keep_waiting and (self._process is None or not self._process.alive):
-            self._start()
+            try:
+                self._start()
+            except OSError as error:  # a full disk, for instance: the next job starts its own, and waits for that
+                log.warning("no training process can be started to wait for jobs: %s", error)
 
     def _start(self) -> EngineProcess[TrainingMessage]:
         self.close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -15,17 +16,18 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from store import jobs, runs
-from store.errors import LostLease, StoreError
+from store.errors import DamagedFile, LostLease, NotFound, StoreError
 from store.jobs.leases import Claim
 from store.runs import RunResult
 from store.runs.tables import Run
 from worker.context import WorkerContext
-from worker.engine_process import EngineDied, EngineProcess, NeedsTooMuchMemory, scratch_folder
+from worker.engine_process import EngineDied, EngineProcess, NeedsTooMuchMemory, need_room, scratch_folder
 from worker.lease import Lease
 from worker.protocol import (
     ActiveRuns,
     CheckpointWritten,
     DataDamaged,
+    DiskFull,
     HistoryRow,
     JobDone,
     JobStopped,
@@ -65,12 +67,32 @@ def run_job(job_id: str, *, context: WorkerContext) -> str | None:
     with ExitStack() as stack:
         stack.enter_context(context.busy(claim.job_id))
         stack.enter_context(bound_contextvars(job=claim.job_id, attempt=claim.attempt_id))
-        folder = stack.enter_context(scratch_folder(context.spool, claim.job_id))
         lease = stack.enter_context(context.lease(claim))
+        try:
+            folder = waiting_for_the_store(context, lease)(
+                lambda: stack.enter_context(scratch_folder(context.spool, claim.job_id))
+            )
+        except (LostLease, ShuttingDown, StoreAway) as error:
+            log.warning("%s", error)
+            return "left"
         how = JobRunner(context, claim, lease, folder).run()
     if not context.shutting_down.is_set():
         context.training_processes.start_waiting()
     return how
+
+
+def waiting_for_the_store(context: WorkerContext, lease: Lease) -> StoreRetry:
+    """Waits for an absent store or a full disk, as long as the job is ours and the worker does not end.
+
+    It raises LostLease and ShuttingDown as well as StoreAway.
+    """
+
+    def check_still_wanted() -> None:
+        lease.check()
+        if context.shutting_down.is_set():
+            raise ShuttingDown("The worker ends while the store is away.")
+
+    return StoreRetry(limit_seconds=MAX_OUTAGE_SECONDS, check=check_still_wanted)
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ class JobRunner:
         self.claim = claim
         self.lease = lease
         self.folder = folder
-        self.retry = StoreRetry(limit_seconds=MAX_OUTAGE_SECONDS, check=self._check_still_wanted)
+        self.retry = waiting_for_the_store(context, lease)
         self.recorder = Recorder(context, claim, folder, self.retry)
         self.left = {run.id: run for run in claim.runs if run.state in ("queued", "running")}
         # Runs that failed in earlier attempts are failures of the job as well.
@@ -154,7 +176,8 @@ class JobRunner:
             self.recorder.log("info", "the engine starts")
             self.lease.report(note="the engine starts")
             failed_before = len(self.failures)
-            with processes.borrow() as process:
+            with ExitStack() as held:
+                process = self.retry(lambda: held.enter_context(processes.borrow()))
                 process.send(Work(folder=self.folder))
                 try:
                     end = self._listen(process)
@@ -171,13 +194,26 @@ class JobRunner:
                     processes.keep(end.resident_bytes)
             if isinstance(end, str):
                 return Outcome(end, self.failures)
+            if isinstance(end, DiskFull):
+                self._wait_for_room()
         return Outcome("done", self.failures)
+
+    def _wait_for_room(self) -> None:
+        """The disk was full where the training process had to write; it begins again at its newest checkpoint."""
+        self.recorder.log("warning", "There is no room on the worker's disk; the job waits until there is.")
+        self.recorder.flush()
+        self.retry(lambda: need_room(self.folder))
 
     def _write_request(self, uploads: dict[str, Any]) -> None:
         """Write what the training process is to do: the runs that are left, each from its newest checkpoint.
 
-        Those that have ended are named too: which runs train side by side follows from all of them.
+        Those that have ended are named too: which runs train side by side follows from all of them. A full disk is
+        waited for.
         """
+        self._drop_damaged_checkpoints()
+        self.retry(lambda: self._try_to_write_request(uploads))
+
+    def _try_to_write_request(self, uploads: dict[str, Any]) -> None:
         for resumed in self.folder.glob("resume-*"):
             resumed.unlink()
         request = TrainingRequest(
@@ -187,6 +223,21 @@ class JobRunner:
         )
         (self.folder / "request.json").write_text(request.line())
         self.active, self.reached = [], {}
+
+    def _drop_damaged_checkpoints(self) -> None:
+        """Train again from the beginning where the stored checkpoint is damaged or gone: the bits are the same."""
+        wrong: set[str] = set()
+        for name in {kept.sha256 for run, kept in self.recorder.checkpoints.items() if run in self.left}:
+            try:
+                self.retry(partial(self.context.files.verify, name))
+            except (DamagedFile, NotFound) as error:
+                self.recorder.log("warning", f"{error} It was a checkpoint: training starts from the beginning.")
+                wrong.add(name)
+        run_ids = [run for run, kept in self.recorder.checkpoints.items() if kept.sha256 in wrong]
+        if run_ids:
+            self.recorder.commit_with_retry(lambda session: runs.forget_checkpoints(session, self.claim, run_ids))
+        for run_id in run_ids:
+            del self.recorder.checkpoints[run_id]
 
     def _run_request(self, run: Run) -> RunRequest:
         request = RunRequest(id=run.id, seed=run.seed, spec=run.spec, left=run.id in self.left)
@@ -198,7 +249,7 @@ class JobRunner:
             (self.folder / name).write_bytes(self.context.files.read(kept.sha256))
         return request.model_copy(update={"checkpoint": name, "checkpoint_step": kept.step})
 
-    def _listen(self, process: EngineProcess[TrainingMessage]) -> JobDone | str:
+    def _listen(self, process: EngineProcess[TrainingMessage]) -> JobDone | DiskFull | str:
         """Record its messages until the job is done, or `cancelled`, or `released`. Raises EngineDied, LostLease."""
         stopping: str | None = None
         deadline = float("inf")
@@ -220,6 +271,8 @@ class JobRunner:
             match message:
                 case JobDone():
                     return message
+                case DiskFull():
+                    return stopping or message
                 case JobStopped():
                     return stopping or "released"
                 case None:
@@ -236,7 +289,7 @@ class JobRunner:
     def _handle_message(self, message: TrainingMessage) -> None:
         """Record one message. Raises StoreError for data that cannot be trained on."""
         match message:
-            case Ready() | JobDone() | JobStopped():
+            case Ready() | JobDone() | JobStopped() | DiskFull():
                 pass
             case ActiveRuns():
                 self.active = message.runs
@@ -363,12 +416,6 @@ class JobRunner:
         self.recorder.retry = StoreRetry(limit_seconds=RELEASE_SECONDS)
         reason, now = "The worker was shut down.", self.context.now()
         self.recorder.commit_with_retry(lambda session: jobs.release(session, self.claim, reason=reason, now=now))
-
-    def _check_still_wanted(self) -> None:
-        """Called while the store is away. Raises LostLease, ShuttingDown."""
-        self.lease.check()
-        if self.context.shutting_down.is_set():
-            raise ShuttingDown("The worker ends while the store is away.")
 
 
 def _only(run_ids: Sequence[str]) -> str | None:

@@ -41,12 +41,14 @@ from bimt_engine.training.checkpoint import Snapshot
 from worker.predicting import Refusal, embedding_document, predict, probe_document
 from worker.protocol import (
     Answered,
+    DiskFull,
     Failed,
     OperationMessage,
     OperationProgress,
     Ready,
     Refused,
     Sends,
+    is_disk_full,
     start_engine_process,
     write_whole,
 )
@@ -319,6 +321,8 @@ def answer(folder: Path, writer: Sends) -> OperationMessage:
     except MemoryError:
         return Failed(sentence="The machine's memory did not suffice for this; ask for less at once.")
     except Exception as error:
+        if is_disk_full(error):
+            return DiskFull()
         log.error("%s", traceback.format_exc())
         sentence = (
             f"A fault of the service ended this operation ({type(error).__name__}: {error}). Ask again, and report it."

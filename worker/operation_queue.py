@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -23,12 +24,23 @@ from worker.engine_process import (
     EngineDied,
     EngineProcess,
     NeedsTooMuchMemory,
+    need_room,
     operation_process,
     scratch_folder,
 )
 from worker.lease import Lease
 from worker.operations import OPERATIONS, OperationKind, OperationResult, request_for
-from worker.protocol import Answered, Failed, LogLine, OperationMessage, OperationProgress, Ready, Refused, Work
+from worker.protocol import (
+    Answered,
+    DiskFull,
+    Failed,
+    LogLine,
+    OperationMessage,
+    OperationProgress,
+    Ready,
+    Refused,
+    Work,
+)
 from worker.retry import StoreAway, StoreRetry
 
 log = logging.getLogger("worker.operations")
@@ -128,10 +140,9 @@ class OperationQueue:
             with ExitStack() as stack:
                 stack.enter_context(context.busy(claim.job_id))
                 stack.enter_context(bound_contextvars(job=claim.job_id, attempt=claim.attempt_id))
-                folder = stack.enter_context(scratch_folder(context.spool, claim.job_id))
                 lease = stack.enter_context(context.lease(claim))
                 began = time.monotonic()
-                how = OperationRunner(self, claim, lease, folder, queue).run()
+                how = OperationRunner(self, claim, lease, queue).run()
                 log.info("%s: %s after %.2f s", claim.kind, how, time.monotonic() - began)
         if queue != INTERACTIVE:
             self.end_process(queue)
@@ -146,10 +157,11 @@ def operation_queue() -> OperationQueue:
 class OperationRunner:
     """Runs one claimed operation."""
 
-    def __init__(self, operations: OperationQueue, claim: Claim, lease: Lease, folder: Path, queue: str) -> None:
+    def __init__(self, operations: OperationQueue, claim: Claim, lease: Lease, queue: str) -> None:
         self.operations, self.context = operations, operations.context
         self.claim, self.lease = claim, lease
-        self.folder, self.queue = folder, queue
+        self.queue = queue
+        self.folder = Path()  # made by run
         self.retry = StoreRetry(limit_seconds=MAX_OUTAGE_SECONDS, check=lease.check)
         self._deadline = float("inf")
         self._released_at: float | None = None
@@ -161,6 +173,8 @@ class OperationRunner:
             if kind is None:
                 raise StoreError(f"This worker does not know the operation `{self.claim.kind}`; start a newer one.")
             with ExitStack() as held:
+                spool, name = self.context.spool, self.claim.job_id
+                self.folder = self.retry(lambda: held.enter_context(scratch_folder(spool, name)))
                 request = self.retry(lambda: request_for(self.context, self.claim, held))
                 self._deadline = time.monotonic() + kind.seconds
                 try:
@@ -171,8 +185,11 @@ class OperationRunner:
         except LostLease as error:
             log.warning("%s", error)
             return "lost"
-        except StoreAway as error:  # the lease lapses, and the next attempt starts again
+        except StoreAway as error:
             log.warning("%s", error)
+            # Where the rows are away as well, the lease lapses.
+            with contextlib.suppress(Exception), self.context.database.write() as session:
+                jobs.release(session, self.claim, reason=str(error), now=self.context.now())
             return "left"
         except StoreError as error:  # the run was deleted or its data are damaged, for instance
             self._write(jobs.finish, state="failed", reason=str(error))
@@ -213,12 +230,16 @@ class OperationRunner:
         """The result, from the worker itself where the kind says so, else from an operation process."""
         if kind.compute is not None:
             return OperationResult(kind.compute(self.context.settings, request, self._check), {})
-        (self.folder / "request.json").write_text(json.dumps(request))
-        for _ in range(MAX_CRASHES):
-            process = self.operations.process(self.queue)
+        self.retry(lambda: (self.folder / "request.json").write_text(json.dumps(request)))
+        crashes = 0
+        while crashes < MAX_CRASHES:
+            process = self.retry(lambda: self.operations.process(self.queue))
             process.send(Work(folder=self.folder))
             try:
-                return self._listen(process)
+                outcome = self._listen(process)
+                if not isinstance(outcome, DiskFull):
+                    return outcome
+                self.retry(lambda: need_room(self.folder))
             except NeedsTooMuchMemory as error:
                 self.operations.end_process(self.queue)
                 return Failed(sentence=str(error))
@@ -226,12 +247,13 @@ class OperationRunner:
                 log.warning("%s", death)
                 self.operations.end_process(self.queue)
                 last = str(death)
+                crashes += 1
             except (Interrupted, LostLease):
                 self.operations.end_process(self.queue)  # else it would go on computing
                 raise
         return Failed(sentence=f"{last} It died {MAX_CRASHES} times at this; perhaps it asks for too much.")
 
-    def _listen(self, process: EngineProcess[OperationMessage]) -> OperationResult | Refused | Failed:
+    def _listen(self, process: EngineProcess[OperationMessage]) -> OperationResult | Refused | Failed | DiskFull:
         """Its messages up to the last. Raises EngineDied, Interrupted, LostLease."""
         while True:
             message = process.next_message(LISTEN_SECONDS)
@@ -244,7 +266,7 @@ class OperationRunner:
                     log.log(logging.getLevelNamesMapping().get(message.level.upper(), logging.INFO), "%s", message.text)
                 case Answered():
                     return self._result()
-                case Refused() | Failed():
+                case Refused() | Failed() | DiskFull():
                     return message
                 case _:
                     assert_never(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import queue
@@ -188,6 +189,12 @@ class DataDamaged(Message):
     found_sha256: str
 
 
+class DiskFull(Message):
+    """The disk of this machine had no room for what the work needed. It is done again once there is room."""
+
+    type: Literal["disk_full"] = "disk_full"
+
+
 class JobDone(Message):
     """Every run of the job has been reported. `resident_bytes`: the memory that the process holds now."""
 
@@ -213,6 +220,7 @@ TrainingMessage: TypeAlias = (
     | ResultWritten
     | RunsFailed
     | DataDamaged
+    | DiskFull
     | JobDone
     | JobStopped
 )
@@ -251,7 +259,7 @@ class Failed(Message):
     sentence: str
 
 
-OperationMessage: TypeAlias = Ready | LogLine | OperationProgress | Answered | Refused | Failed
+OperationMessage: TypeAlias = Ready | LogLine | OperationProgress | Answered | Refused | Failed | DiskFull
 OPERATION_MESSAGES: TypeAdapter[OperationMessage] = TypeAdapter(
     Annotated[OperationMessage, Field(discriminator="type")]
 )
@@ -346,9 +354,18 @@ def start_engine_process(title: str, parent: int) -> tuple[MessageWriter, Comman
 def write_whole(folder: Path, name: str, content: bytes) -> str:
     """Write a file whole or not at all, and return its name."""
     unfinished = folder / f".{name}.unfinished"
-    unfinished.write_bytes(content)
-    unfinished.rename(folder / name)
+    try:
+        unfinished.write_bytes(content)
+        unfinished.rename(folder / name)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     return name
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk has no room, which is soon over: see store.errors, which an engine process does not know."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def end_with_parent(parent: int) -> None:

@@ -27,11 +27,13 @@ from bimt_engine.networks.uploaded import provide_files, sha256_of
 from worker.batch import Batch, Reporter, Run
 from worker.protocol import (
     DataDamaged,
+    DiskFull,
     JobDone,
     JobStopped,
     Ready,
     Stopped,
     TrainingRequest,
+    is_disk_full,
     start_engine_process,
     temporary_folder,
 )
@@ -69,7 +71,7 @@ def main(folder: Path, parent: int) -> int:
         writer.send(end)
 
 
-def run_job(folder: Path, reporter: Reporter) -> JobDone | JobStopped | DataDamaged:
+def run_job(folder: Path, reporter: Reporter) -> JobDone | JobStopped | DataDamaged | DiskFull:
     """Run what FOLDER/request.json asks for. Everything is reported on the way but the end, which is returned."""
     request = TrainingRequest.model_validate_json((folder / "request.json").read_bytes())
     setproctitle(f"bimt training {request.job}")
@@ -82,6 +84,10 @@ def run_job(folder: Path, reporter: Reporter) -> JobDone | JobStopped | DataDama
         run_batches([Run(wanted, request.content) for wanted in request.runs], reporter)
     except Stopped:
         return JobStopped()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return DiskFull()
     return JobDone()
 
 

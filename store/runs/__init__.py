@@ -385,6 +385,13 @@ def save_checkpoint(session: Session, claim: Claim, run_id: str, step: int, file
     _update_run(session, claim, run_id, checkpoint_sha256=file.sha256, checkpoint_step=step)
 
 
+def forget_checkpoints(session: Session, claim: Claim, run_ids: Sequence[str]) -> None:
+    """These runs begin anew, since their stored checkpoints cannot be read. Raises LostLease."""
+    assert_held(session, claim)
+    for run_id in run_ids:
+        _update_run(session, claim, run_id, checkpoint_sha256=None, checkpoint_step=None)
+
+
 def rewind(session: Session, claim: Claim, run_id: str) -> None:
     """Delete history and snapshots after the checkpoint, which will be recorded again. Raises LostLease."""
     assert_held(session, claim)

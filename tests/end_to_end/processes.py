@@ -1,8 +1,11 @@
-"""A service without its API, each part a process that the test starts: broker, database, scheduler, workers."""
+"""A service, each part a process that the test starts: broker, database, API, scheduler, workers."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -67,18 +70,25 @@ def wild_spec(*, steps: int, **training: Any) -> Spec:
 
 @dataclass
 class Service:
-    """A service without its API, each part started by the test, so that it can break any of them.
+    """A service, each part started by the test, so that it can break any of them.
 
     settings_more   settings beyond the short leases that all these tests have
+    logs            where the processes write what they print; the home by default
+    listener        the socket that all its API processes serve
+    token           of an admin of its one team
     """
 
     home: Path
     database_url: str
     broker: Broker
     settings_more: dict[str, str] = field(default_factory=dict)
+    logs: Path = Path()
     processes: list[Process] = field(default_factory=list)
+    listener: socket.socket | None = None
 
     def __post_init__(self) -> None:
+        if self.logs == Path():
+            self.logs = self.home
         self.environ = (
             {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
             | {
@@ -99,17 +109,27 @@ class Service:
         with self.database.write() as session:
             self.team = teams.create_team(session, "testers", now=now).id
             self.member = teams.create_member(session, self.team, "Ada", role="admin", now=now).id
+            scopes = ("read", "submit", "share", "admin")
+            self.token, _ = teams.mint_token(session, self.member, scopes=scopes, expires_at=None, now=now)
 
     # --- processes -------------------------------------------------------------------------------------
 
     def scheduler(self) -> Process:
         return self._start("scheduler", [sys.executable, "-m", "worker.scheduler"])
 
-    def worker(self, name: str = "one") -> Process:
-        return self._start(f"worker-{name}", [sys.executable, "-m", "worker", "--name", name, "--queue", "cpu"])
+    def worker(self, name: str = "one", *, queue: str = "cpu") -> Process:
+        return self._start(f"worker-{name}", [sys.executable, "-m", "worker", "--name", name, "--queue", queue])
 
-    def _start(self, name: str, command: list[str]) -> Process:
-        process = Process(name, command, log=self.home / f"{name}.log", environment=self.environ, folder=REPOSITORY)
+    def api(self, name: str = "api") -> Process:
+        """A process of the API; the first opens the socket, and all answer on it."""
+        if self.listener is None:
+            self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        descriptor = self.listener.fileno()
+        return self._start(name, [sys.executable, "-m", "api", "--fd", str(descriptor)], descriptor)
+
+    def _start(self, name: str, command: list[str], *descriptors: int) -> Process:
+        log, environ = self.logs / f"{name}.log", self.environ
+        process = Process(name, command, log=log, environment=environ, folder=REPOSITORY, pass_fds=descriptors)
         process.start()
         self.processes.append(process)
         return process
@@ -118,6 +138,30 @@ class Service:
         for process in self.processes:
             process.kill()
         self.database.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **headers: str
+    ) -> tuple[int, bytes]:
+        """(status, body) of one request to the API, on a connection of its own. Raises OSError, HTTPException.
+
+        body   bytes are sent as they are, all else as JSON
+        """
+        assert self.listener is not None, "no API was started"
+        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60)
+        sent = {"Authorization": f"Bearer {self.token}", **headers}
+        if body is not None:
+            sent |= {"Content-Type": content_type}
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        try:
+            connection.request(method, f"/api/v1{path}", body, sent)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     # --- jobs ------------------------------------------------------------------------------------------
 

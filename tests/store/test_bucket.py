@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import obstore
 import pytest
 
-from store.errors import DamagedFile, NotFound, TooLarge
+from store.errors import DamagedFile, NotFound, TooLarge, is_disk_full
 from store.files import Files
 from tests.servers import bucket_url, object_store  # noqa: F401 - fixtures are found by name
 
@@ -90,3 +92,37 @@ def test_a_bucket_that_is_away_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
     assert not Files("s3://nobody/x?endpoint=http://127.0.0.1:1", spool=tmp_path).answers()
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(507, "XMinioStorageFull"), (507, "InsufficientStorage"), (403, "QuotaExceeded")]
+)
+def test_a_full_bucket_is_told_apart_from_one_that_is_away(tmp_path, monkeypatch, status, code):
+    """What object stores answer a PUT when they are full; they are tried again for seconds, not for minutes."""
+
+    class Full(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = f"<Error><Code>{code}</Code><Message>There is no room.</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        full = Files(f"s3://any?endpoint=http://127.0.0.1:{server.server_port}", spool=tmp_path / "spool")
+        with pytest.raises(obstore.exceptions.BaseError) as caught:
+            full.put_bytes(b"some")
+        server.shutdown()
+    assert is_disk_full(caught.value)
+    assert not is_disk_full(obstore.exceptions.GenericError("error sending request for url"))
+    assert list((tmp_path / "spool").iterdir()) == []

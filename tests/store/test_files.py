@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -304,3 +306,46 @@ def upload(session, people, clock, files, content):
         session, team_id=people.team, member_id=people.member, name="t", kind="uploaded", now=clock.now,
         sha256=stored.sha256, bytes=stored.bytes, format="csv",
     ).id  # fmt: skip
+
+
+def test_damage_that_changes_no_time_is_noticed_when_the_comparison_is_old(files, monkeypatch):
+    name = files.put_bytes(b"weights of a network").sha256
+    files.verify(name)
+    flip_a_bit(files._folder / "cas" / name[:2] / name, keep_time=True)
+    assert files.verify(name) == len(b"weights of a network"), "nothing says that the bytes are others now"
+    monkeypatch.setattr(stored_files, "VERIFIED_SECONDS", 0.0)
+    with pytest.raises(DamagedFile):
+        files.verify(name)
+
+
+def test_what_a_killed_process_left_in_the_spool_is_swept_and_what_a_living_one_writes_is_not(files):
+    writing = f"""
+import sys, time
+from store.files import Files
+def pieces():
+    yield b"some"
+    print("begun", flush=True)
+    time.sleep(600)
+Files("file://{files._folder}", spool="{files.spool}").put_stream(pieces())
+"""
+    with subprocess.Popen([sys.executable, "-c", writing], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        [left] = files.spool.iterdir()
+        assert files.sweep() == []
+        writer.kill()
+    assert files.sweep() == [left.name]
+    assert list(files.spool.iterdir()) == []
+    assert everything_in(files) == set()
+
+
+def test_halves_of_a_killed_process_are_collected_with_the_orphans(files, database):
+    name = files.put_bytes(b"whole").sha256
+    half = files._folder / "cas" / name[:2] / f"{name}#1"
+    half.write_bytes(b"who")
+    now = datetime.now(UTC)
+    with database.write() as session:
+        stored_files.collect_orphans(session, files, now=now, grace=timedelta(hours=1))
+        assert half.exists(), "perhaps it is being written"
+        stored_files.collect_orphans(session, files, now=now + timedelta(hours=2), grace=timedelta(hours=1))
+    assert not half.exists()

@@ -514,6 +514,7 @@ EXAMPLES: dict[type[Message], Message] = {
         protocol.DataDamaged(expected_sha256="a", found_sha256="b"),
         protocol.JobDone(resident_bytes=1),
         protocol.JobStopped(),
+        protocol.DiskFull(),
     )
 }
 

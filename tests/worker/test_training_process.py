@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -26,7 +27,7 @@ from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import read_header
 from bimt_engine.training.loop import Training
 from tests.end_to_end.processes import tiny_spec, wild_spec
-from worker import run_progress
+from worker import batch, protocol, run_progress
 from worker.batch import Reporter, Run, is_out_of_memory
 from worker.engine_process import TrainingProcesses
 from worker.protocol import (
@@ -510,3 +511,31 @@ def test_a_job_gives_the_same_bytes_in_a_new_process_and_after_another_job(tmp_p
     assert first == second == third
     assert len(fresh) > 10
     assert after == fresh
+
+
+def test_a_full_disk_is_waited_for_and_told_once(tmp_path, monkeypatch):
+    """The disk has room again at the third try; the file is whole, and no half of it was left meanwhile."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    tries = []
+
+    def write(folder, name, content):
+        tries.append(name)
+        if len(tries) < 3:
+            raise full
+        return protocol.write_whole(folder, name, content)
+
+    monkeypatch.setattr(batch, "write_whole", write)
+    monkeypatch.setattr(batch, "ROOM_SECONDS", 0.0)
+    sent = Sent()
+    assert Reporter(tmp_path, sent, threading.Event()).write("checkpoint", b"bytes") == "checkpoint"
+    assert (tmp_path / "checkpoint").read_bytes() == b"bytes"
+    assert [message.type for message in sent.messages] == ["log"]
+
+
+def test_a_run_does_not_fail_for_a_full_disk(tmp_path):
+    sent = Sent()
+    runs = [Run(RunRequest(id="run_0", seed=0, spec={}))]
+    with pytest.raises(OSError, match="No space"), Reporter(tmp_path, sent, threading.Event()).fail_on_error(runs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert runs[0].left
+    assert sent.messages == []

@@ -118,6 +118,7 @@ class Scheduler:
         """Delete what is too old (incomplete uploads, keys, drafts, answers, deliveries), files without references, and
         workers without a heartbeat."""
         now, grace = self.now(), timedelta(hours=self.settings.file_grace_hours)
+        self.files.sweep()
         with self.database.write() as session:
             datasets.delete_expired_uploads(session, now=now)
             submissions.delete_keys(session, before=now - timedelta(days=KEYS_DAYS))

@@ -8,6 +8,7 @@ Nothing here is required: without a compiler the engine trains through torch, a 
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -27,6 +28,7 @@ COMPILERS = ("c++", "g++", "clang++")
 # No -ffast-math: at link time it switches denormal numbers off for the whole process, torch's included.
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 NUMBER = {"float32": "float", "float64": "double"}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BUILD_SECONDS = 300  # a build takes 5–10 s on one core; a machine that is slower by thirty is stuck
 
 
@@ -38,7 +40,8 @@ class KernelUnavailable(Exception):
 def load_kernel(kind: Kind, precision: Precision) -> ctypes.CDLL:
     """The kernel of one kind and precision, built if it is not there yet. Raises KernelUnavailable.
 
-    A failure is not remembered, so that a compiler installed later is found; success is, for the process's life.
+    Raises OSError where the disk is full. A failure is not remembered, so that a compiler installed later is found;
+    success is, for the process's life.
     """
     compiler = find_compiler()
     library = _library(compiler, kind, precision)
@@ -95,11 +98,15 @@ def _build(compiler: str, kind: Kind, precision: Precision, library: Path) -> No
             finished = _run([*command, *_native_flags()])
             if finished.returncode:  # a compiler that cannot name this processor: plain code is still fast
                 finished = _run(command)
+            if finished.returncode and os.strerror(errno.ENOSPC) in finished.stderr:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if finished.returncode:
                 raise KernelUnavailable(f"`{compiler}` cannot build the kernel: {finished.stderr.strip()[-500:]}")
             # One rename: processes that build at the same time make the same file, and none ever reads half of it.
             os.replace(made, library)
     except OSError as error:
+        if error.errno in DISK_FULL:  # soon over, while another way of training would give other last bits
+            raise
         raise KernelUnavailable(f"the kernel cannot be kept in {library.parent}: {error}") from error
 
 
