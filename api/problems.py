@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, request
+from obstore.exceptions import BaseError as FileStoreError
 from pydantic import ValidationError
 from sqlalchemy.exc import DataError as DatabaseDataError
 from sqlalchemy.exc import SQLAlchemyError
@@ -374,6 +375,13 @@ def as_problem(error: Exception) -> Problem:
             log.exception("the database does not answer")
             return Problem(
                 "unavailable", "The database does not answer; try again in a few seconds.", headers={"Retry-After": "3"}
+            )
+        case FileStoreError():
+            log.error("the file store does not answer: %s", str(error).partition("\n")[0])
+            return Problem(
+                "unavailable",
+                "The file store does not answer; try again in a few seconds.",
+                headers={"Retry-After": "3"},
             )
         case HTTPException():
             return _of_http(error)

@@ -19,6 +19,7 @@ VERBS = {
     "load": "a team's load, and more than that, against the running service",
     "gpu": "everything that needs a CUDA device, in at most eight minutes",
     "page": "how quickly the page of a run answers, and pictures of the pages",
+    "chaos": "hundreds of faults over many jobs: is each ended once, with the bits of an undisturbed run?",
     "job": "from submitting a small job to its results, and how long a start takes",
 }
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

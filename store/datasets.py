@@ -358,13 +358,16 @@ def upload_parts(session: Session, upload: Upload) -> list[StoredFile]:
 
 
 def upload_content(session: Session, upload: Upload, store: Files) -> Iterator[bytes]:
-    """The bytes of all parts, one after another. Raises Conflict, before the first byte, if parts are missing."""
+    """The bytes of all parts, one after another, each compared with its hash first.
+
+    Raises Conflict, before the first byte, if parts are missing; NotFound and DamagedFile on the way.
+    """
     so_far = received_bytes(session, upload)
     if so_far != upload.bytes:
         raise Conflict(f"Upload `{upload.id}` has {so_far} of {upload.bytes} bytes; send the rest first.")
     query = select(UploadPart.sha256).where(UploadPart.upload_id == upload.id).order_by(UploadPart.start)
     names = list(session.scalars(query))
-    return (chunk for name in names for chunk in store.stream(name))
+    return (chunk for name in names for chunk in store.open(name)[1])
 
 
 def complete_upload(

@@ -125,6 +125,13 @@ def object_store() -> Iterator[str]:
     """The address of an S3 service of our own, in a process of its own."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
         pytest.skip("no S3 service here: pip install 'moto[s3]' flask-cors")
+    with s3_service() as address:
+        yield address
+
+
+@contextmanager
+def s3_service() -> Iterator[str]:
+    """The address of an S3 service that keeps everything in its memory."""
     with socket.socket() as line:
         line.bind(("127.0.0.1", 0))
         port = line.getsockname()[1]
@@ -141,13 +148,19 @@ def object_store() -> Iterator[str]:
         server.wait()
 
 
+def make_bucket(address: str) -> str:
+    """A fresh bucket of an S3 service; its name."""
+    name = f"bucket-{next(_numbers)}"
+    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT")).close()
+    return name
+
+
 @pytest.fixture
 def bucket_url(object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket, as BIMT_FILES_URL names it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
-    name = f"bucket-{next(_numbers)}"
-    urllib.request.urlopen(urllib.request.Request(f"{object_store}/{name}", method="PUT")).close()
+    name = make_bucket(object_store)
     return f"s3://{name}/some/folder?endpoint={object_store}&region=us-east-1"
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
 from store import jobs, models, operations, runs
-from store.errors import NotFound, StoreError
+from store.errors import DamagedFile, NotFound, StoreError
 from store.files import StoredFile
 from store.jobs.leases import Claim
 from store.settings import Settings
@@ -153,6 +153,29 @@ def _upload(loader: InputLoader) -> dict[str, Any]:
         raise StoreError("The stored file is missing; upload it again.") from None
 
 
+def _hashes(loader: InputLoader) -> dict[str, Any]:
+    """Nothing; all stored files of the run are compared with their hashes now. Raises StoreError, with all damaged."""
+    run_id = loader.claim.spec["run_id"]
+    with loader.context.database.read() as session:
+        kept = {file.name: file.sha256 for file in runs.published_files(session, run_id)}
+        kept |= {f"figure {file.name}": file.sha256 for file in runs.figures(session, run_id)}
+        kept |= {f"snapshot {one.step}": one.sha256 for one in runs.snapshots(session, run_id, limit=MAX_SNAPSHOTS)}
+    wrong = []
+    for name, sha256 in kept.items():
+        try:
+            loader.context.files.verify(sha256, again=True)
+        except DamagedFile:
+            wrong.append(f"{name} is damaged")
+        except NotFound:
+            wrong.append(f"{name} is gone")
+    if wrong:
+        raise StoreError(
+            f"Stored files of the run do not have their bytes any more: {', '.join(wrong)}. Restore them from a "
+            "backup, or train the same spec with the same seed on such a machine again, which stores the same bytes."
+        )
+    return {}
+
+
 INPUTS: dict[str, Callable[[InputLoader], dict[str, Any]]] = {
     "network": _network,
     "modules": _modules,
@@ -160,6 +183,7 @@ INPUTS: dict[str, Callable[[InputLoader], dict[str, Any]]] = {
     "training": _training,
     "runs": _runs,
     "upload": _upload,
+    "hashes": _hashes,
 }
 
 
@@ -264,7 +288,7 @@ OPERATIONS: dict[str, OperationKind] = {
     "module": OperationKind(needs=("network", "modules"), store=as_files_of_the_run),
     "onnx": OperationKind(needs=("network",), store=as_files_of_the_run),
     "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
-    "verify": OperationKind(needs=("network", "documents"), store=as_verification, seconds=1800),
+    "verify": OperationKind(needs=("hashes", "network", "documents"), store=as_verification, seconds=1800),
     "check_upload": OperationKind(needs=("upload",), store=as_check_result, seconds=600, compute=_check_upload),
     "check_network": OperationKind(
         needs=("upload",), store=as_network_check_result, seconds=600, compute=_check_network
