@@ -201,7 +201,7 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
             rows,
             who,
             body,
-            max_runs=here.settings.max_runs,
+            settings=here.settings,
             idempotency_key=header.idempotency_key,
             now=now,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -20,10 +21,12 @@ from api.schemas import (
     Tag,
 )
 from bimt_engine.data.roles import amended_roles, settle_roles
+from bimt_engine.estimate import least
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
 from store import datasets, jobs, networks
 from store.jobs import JobView, NewRun
+from store.settings import Settings
 from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
@@ -117,22 +120,25 @@ class ForkIn(Body):
 
 
 def submit(
-    rows: Session, who: Caller, body: JobIn, *, max_runs: int, now: datetime, idempotency_key: str | None = None
+    rows: Session, who: Caller, body: JobIn, *, settings: Settings, now: datetime, idempotency_key: str | None = None
 ) -> JobView:
     """The requested job, queued in this transaction and marked as sent: send its message after the commit.
 
-    max_runs   BIMT_MAX_RUNS: most runs of one job
+    settings   its bounds of a job: runs, memory, days
 
-    Raises the problem of every field that is wrong or missing, NotFound for a data set of another team,
-    QuotaExceeded, and Conflict for a key that was used for another request.
+    Raises the problem of every field that is wrong or missing, or of a job that is too large, NotFound for a data set
+    of another team, QuotaExceeded, and Conflict for a key that was used for another request.
     """
     several = len(LADDER) if body.cost_strengths == "auto" else max(1, len(body.cost_strengths))
     asked = len(body.seeds) * several
+    max_runs = settings.max_runs
     if asked > max_runs:  # before a spec is written out for each of them
         sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {max_runs}"
         raise invalid("/seeds", f"{sentence}; submit several jobs.")
     spec, dataset_id = complete(rows, who.team_id, body)
     network_id = _own_network(rows, who.team_id, spec)
+    table = None if dataset_id is None else datasets.get(rows, who.team_id, dataset_id).rows
+    refuse_hopeless(spec, asked, table, settings)
     return jobs.submit(
         rows,
         team_id=who.team_id,
@@ -149,6 +155,34 @@ def submit(
         announced_at=now,
         now=now,
     )
+
+
+def refuse_hopeless(spec: Spec, runs: int, table: int | None, settings: Settings) -> None:
+    """Raises the problem of a job that needs more memory than a worker gives, or years.
+
+    table   rows of the uploaded data; None of others
+    """
+    needs = least(spec, rows=table)
+    if needs is None:
+        return
+    # Where nothing was set, the workers are taken to be on machines like this one.
+    memory = settings.job_memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+    if needs.bytes > memory:
+        raise invalid(
+            "/spec/training/batch_size",
+            f"This needs at least {needs.bytes / 2**30:.1f} GiB of memory, with {needs.examples:,} examples in one "
+            f"step and {needs.weights:,} weights, and one job may have {memory / 2**30:.1f} GiB "
+            "(BIMT_JOB_MEMORY_BYTES): set `batch_size`, or make the network or the data smaller.",
+        )
+    days = runs * needs.seconds / 86_400
+    if days > settings.job_days:
+        raise invalid(
+            "/spec/training/steps",
+            f"This would keep one processor core busy for at least {days:,.0f} days, with {runs} runs of "
+            f"{spec.training.steps:,} steps, {needs.examples:,} examples in each and {needs.weights:,} weights; a job "
+            f"may take {settings.job_days:g} (BIMT_JOB_DAYS). Ask for fewer steps or runs, set `batch_size`, or make "
+            "the network smaller.",
+        )
 
 
 def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:

@@ -15,7 +15,7 @@ from api.auth import Access, audit, caller
 from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, checked, make_dataset
 from api.datasets import api as datasets_api
 from api.datasets import shown as shown_dataset
-from api.multipart import CHUNK, Form, fields_of, flat_fields, store_file
+from api.multipart import CHUNK, Form, fields_of, flat_fields, free_refused, store_file
 from api.networks import NetworkOut, check_stored_network, format_of_network, network_answer
 from api.problems import Problem, invalid, too_large
 from api.routing import Resource, answer
@@ -199,6 +199,12 @@ def put_part(path: PartPath) -> Response:
         upload = datasets.get_upload(rows, team_id, path.upload_id)
         if (became := upload.dataset_id or upload.network_id) is not None:
             raise Problem("conflict", f"Upload `{upload.id}` is complete; it became `{became}`.")
+        so_far = datasets.received_bytes(rows, upload)
+    if path.start > so_far:  # before its bytes are stored
+        raise Problem("conflict", f"Upload `{upload.id}` has {so_far} bytes; the next part starts there.")
+    if (end := path.start + (request.content_length or 0)) > upload.bytes:
+        sentence = f"Upload `{upload.id}` was declared with {upload.bytes} bytes; this part goes on to byte {end}."
+        raise Problem("conflict", sentence)
     limit = here.settings.max_part_bytes
     request.max_content_length = limit
     try:
@@ -209,9 +215,13 @@ def put_part(path: PartPath) -> Response:
         raise Problem("malformed-request", "The part was cut off; nothing of it was kept. Send it again.") from None
     if file.bytes == 0:
         raise Problem("malformed-request", "The part is empty; send the bytes as the body.")
-    with here.database.write() as rows:
-        datasets.add_part(rows, team_id, path.upload_id, start=path.start, file=file, now=here.now())
-        shown = _shown(rows, datasets.get_upload(rows, team_id, path.upload_id))
+    try:
+        with here.database.write() as rows:
+            datasets.add_part(rows, team_id, path.upload_id, start=path.start, file=file, now=here.now())
+            shown = _shown(rows, datasets.get_upload(rows, team_id, path.upload_id))
+    except Exception:
+        free_refused([file])
+        raise
     if not here.files.exists(file.sha256):  # freed by another upload that has ended meanwhile
         with here.database.write() as rows:
             datasets.drop_part(rows, path.upload_id, path.start)

@@ -320,7 +320,7 @@ def fork_version(path: VersionPath, body: ForkIn) -> Response:
     with here.database.write() as rows:
         model, version, run = _found(rows, path)
         asked = fork(run, body, name=body.name or f"{model.name} v{version.number}", team_id=caller().team_id)
-        job = submit(rows, caller(), asked, max_runs=here.settings.max_runs, now=here.now())
+        job = submit(rows, caller(), asked, settings=here.settings, now=here.now())
         audit(rows, "job.submit", job.id, forked=f"{model.id}/{version.number}")
         shown = shown_job(here, rows, job)
     here.enqueue(job.id, job.queue, job.priority, marked=True)

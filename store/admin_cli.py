@@ -71,7 +71,7 @@ def run(session: Session, options: argparse.Namespace, now: datetime) -> list[st
     if options.verb == "token":
         team = teams.named(session, options.name)
         return [_token(session, teams.first_of_admins(session, team.id), now)]
-    team = teams.create_team(session, options.name, now=now)
+    team = teams.create_team(session, options.name, now=now, **teams.DEFAULT_QUOTAS)
     _set_quotas(team, options)
     admin = teams.create_member(session, team.id, options.admin, role="admin", now=now)
     return [_line(session, team), _token(session, admin, now)]

@@ -14,9 +14,9 @@ from store import files, teams
 from store.columns import Base, CompressedJson, Identifier, Utc, new_id, one_of, small_json
 from store.database import Page, matches, newest_first
 from store.errors import Conflict, NotFound, QuotaExceeded
-from store.files import Files, StoredFile
+from store.files import File, Files, StoredFile
 from store.jobs.tables import Job
-from store.runs.tables import Run
+from store.runs.tables import Run, Snapshot
 
 DATASET_KINDS = ("uploaded", "made")
 DATASET_STATES = ("checking", "ready", "refused")
@@ -253,12 +253,16 @@ def check_quota(session: Session, team_id: str, more: int) -> None:
     if limit is not None and (used := stored_bytes(session, team_id)) + more > limit:
         raise QuotaExceeded(
             "stored_bytes",
-            f"The team stores {used} of its {limit} bytes, and {more} more do not fit; delete data sets or jobs.",
+            f"The team stores {used:,} of its {limit:,} bytes, and {more:,} more do not fit: delete data sets, "
+            "networks or jobs, or ask an operator for more.",
         )
 
 
 def stored_bytes(session: Session, team_id: str) -> int:
-    """Bytes of the team's data, networks, declared uploads and run results. Shared content counts twice."""
+    """Bytes of all that the team stores: data, networks, declared uploads; of runs that have ended well files, figures,
+    frames and documents, of others frames and checkpoints. Content that two things share counts twice, a checkpoint of
+    runs side by side once.
+    """
     network = Base.metadata.tables["network"].c  # store/networks.py, which imports this file
     is_open = (Upload.dataset_id.is_(None), Upload.network_id.is_(None))
     sums = (
@@ -266,6 +270,15 @@ def stored_bytes(session: Session, team_id: str) -> int:
         select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id),
         select(func.coalesce(func.sum(network.bytes), 0)).where(network.team_id == team_id),
         select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.team_id == team_id, *is_open),
+        select(func.sum(File.bytes))
+        .join(Snapshot, Snapshot.sha256 == File.sha256)
+        .join(Run, Run.id == Snapshot.run_id)
+        .where(Run.team_id == team_id, Run.state != "succeeded"),
+        select(func.sum(File.bytes)).where(
+            File.sha256.in_(
+                select(Run.checkpoint_sha256).where(Run.team_id == team_id, Run.checkpoint_sha256.is_not(None))
+            )
+        ),
     )
     return sum(int(session.scalar(one) or 0) for one in sums)
 

@@ -172,9 +172,15 @@ class Settings:
     job_memory_bytes: int = _setting(
         "BIMT_JOB_MEMORY_BYTES",
         0,
-        "Memory that the engine process of one job or operation may hold; 0: nine tenths of what the machine or its "
-        "container has.",
+        "Memory that the engine process of one job or operation may hold, and above which a job is refused; 0: nine "
+        "tenths of what the machine or its container has.",
         parse=_count,
+    )
+    job_days: float = _setting(
+        "BIMT_JOB_DAYS",
+        30.0,
+        "A job is refused that would keep one processor core busy for more days than this, at the least.",
+        parse=float,
     )
     max_runs: int = _setting("BIMT_MAX_RUNS", 256, "Most runs (seeds × cost strengths) in one job.", parse=_count)
     rate_limit: str = _setting(

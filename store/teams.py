@@ -146,6 +146,10 @@ class Caller:
     use_is_stale: bool = False  # last_used_at is old enough to be written again: see note_use
 
 
+# Of a team that is made on the command line, or at the first start: no mistake of a script fills the machine.
+DEFAULT_QUOTAS = {"max_queued_jobs": 5_000, "max_queued_steps": 20_000_000_000, "max_stored_bytes": 50_000_000_000}
+
+
 def create_team(
     session: Session,
     name: str,
@@ -414,7 +418,7 @@ def first_admin(session: Session, now: datetime) -> str | None:
     """In an empty database: a team and its admin; returns the text of the admin's token. None if there is a team."""
     if session.scalar(select(Team.id).limit(1)) is not None:
         return None
-    team = create_team(session, "team", now=now)
+    team = create_team(session, "team", now=now, **DEFAULT_QUOTAS)
     member = create_member(session, team.id, "admin", role="admin", now=now)
     text, _ = mint_token(session, member.id, scopes=ROLE_SCOPES["admin"], expires_at=None, now=now, name="first token")
     return text

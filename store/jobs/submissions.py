@@ -158,8 +158,9 @@ def waiting(session: Session, team_id: str) -> tuple[int, int]:
 
 
 def check_quota(session: Session, team_id: str, steps: int) -> None:
-    """Raises QuotaExceeded if one more job of so many steps exceeds a quota of the team."""
+    """Raises QuotaExceeded if one more job of so many steps exceeds a quota of the team, or its bytes are used up."""
     team = teams.get_team(session, team_id)
+    datasets.check_quota(session, team_id, 0)  # what it will store is not known, but nothing fits any more
     if team.max_queued_jobs is None and team.max_queued_steps is None:
         return
     jobs_now, steps_now = waiting(session, team_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import BigInteger, delete, func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from store import files
@@ -128,6 +128,7 @@ def publish(session: Session, claim: Claim, run_id: str, result: RunResult, now:
     _insert_modules(session, run_id, result.modules)
     insert_groups(session, run_id, result.groups)
     _insert_files(session, run_id, result, now)
+    _count_records(session, run_id)
     session.execute(
         update(Job)
         .where(Job.id == claim.job_id)
@@ -248,10 +249,8 @@ def figure(session: Session, run_id: str, name: str) -> Figure:
 
 
 def add_figure(session: Session, run_id: str, name: str, file: StoredFile, *, now: datetime) -> None:
-    """Store a figure or film that was drawn later, replacing one of that name."""
-    files.upsert(session, file, now=now)
-    session.merge(Figure(run_id=run_id, name=name, sha256=file.sha256, bytes=file.bytes))
-    session.flush()
+    """Store a figure or film that was drawn later, replacing one of that name; it counts against the quota."""
+    _add_stored(session, Figure, run_id, name, file, now)
 
 
 def published_files(session: Session, run_id: str) -> list[RunFile]:
@@ -269,14 +268,36 @@ def published_file(session: Session, run_id: str, name: str) -> RunFile:
 
 def add_file(session: Session, run_id: str, name: str, file: StoredFile, *, now: datetime) -> None:
     """Store a file that was made later, replacing one of that name; it counts against the quota."""
+    _add_stored(session, RunFile, run_id, name, file, now)
+
+
+def _add_stored(
+    session: Session, table: type[RunFile] | type[Figure], run_id: str, name: str, file: StoredFile, now: datetime
+) -> None:
     files.upsert(session, file, now=now)
-    before = session.get(RunFile, (run_id, name))
+    before: Any = session.get(table, (run_id, name))
     more = file.bytes - (before.bytes if before else 0)
-    session.merge(RunFile(run_id=run_id, name=name, sha256=file.sha256, bytes=file.bytes))
+    session.merge(table(run_id=run_id, name=name, sha256=file.sha256, bytes=file.bytes))
+    _add_bytes(session, run_id, more)
+    session.flush()
+
+
+def _add_bytes(session: Session, run_id: str, more: int) -> None:
     session.execute(
         update(Run).where(Run.id == run_id).values(bytes=Run.bytes + more).execution_options(synchronize_session=False)
     )
+
+
+def _count_records(session: Session, run_id: str) -> None:
+    """Add what the run stores beside its files: documents, graph, learning curve, and the frames of its film."""
+    sums = [
+        select(func.sum(func.length(column, type_=BigInteger))).where(table.run_id == run_id)
+        for table, column in ((RunBody, RunBody.body), (Graph, Graph.body), (HistoryChunk, HistoryChunk.rows))
+    ]
+    frames = select(func.sum(files.File.bytes)).join(Snapshot, Snapshot.sha256 == files.File.sha256)
+    sums.append(frames.where(Snapshot.run_id == run_id))
     session.flush()
+    _add_bytes(session, run_id, sum(int(session.scalar(one) or 0) for one in sums))
 
 
 def _is_sqlite(session: Session) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,3 +288,35 @@ def test_what_is_too_large_is_said_in_one_way(make: Callable[..., House]) -> Non
         f"The {what} is larger than the {limit} bytes that are allowed. Nothing of it was kept."
         for what, limit in (("body", "2,000"), ("upload", "100"), ("upload", "3,000,000"), ("part", "100"))
     ]
+
+
+LARGE = {
+    "dataset": {"kind": "formula", "formulas": ["x1"], "inputs": 256, "train": 1_000_000, "test": 10},
+    "network": {"kind": "mlp", "hidden": [4096]},
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "seeds", "field", "sentence"),
+    [
+        ({"steps": 10}, [0], "batch_size", "This needs at least 34.4 GiB of memory, with 1,000,000 examples"),
+        (
+            {"steps": 10_000_000, "batch_size": 100_000, "log_every": 10_000, "snapshot_every": None},
+            [0, 1],
+            "steps",
+            "for at least 1,462 days, with 2 runs of 10,000,000 steps, 100,000 examples in each",
+        ),
+    ],
+    ids=["memory", "time"],
+)
+def test_a_job_that_cannot_end_well_is_refused_with_the_number(house: House, training, seeds, field, sentence) -> None:
+    here = house.app.extensions["bimt"]
+    house.app.extensions["bimt"] = replace(here, settings=replace(here.settings, job_memory_bytes=8 << 30))
+    body = {"spec": LARGE | {"training": training}, "seeds": seeds}
+    answer = house.client().post("/api/v1/jobs", headers=house.headers(), json=body)
+    assert answer.status_code == 422, answer.json
+    [wrong] = answer.json["errors"]
+    assert wrong["pointer"] == f"/spec/training/{field}"
+    assert sentence in wrong["detail"]
+    smaller = LARGE | {"training": training | {"batch_size": 1000, "steps": 1000}}
+    assert house.client().post("/api/v1/jobs", headers=house.headers(), json={"spec": smaller}).status_code == 202

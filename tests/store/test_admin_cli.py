@@ -26,7 +26,10 @@ def run(database, monkeypatch, capsys):
 
 def test_a_team_is_made_whose_admin_s_token_works(run, database):
     code, [shown, token] = run("new", "vision", "--admin", "Ada", "--queued-jobs", "50", "--stored-bytes", "2e9")
-    assert (code, shown) == (0, "vision: queued jobs 0 of 50, queued steps 0 of none, stored bytes 0 of 2000000000")
+    assert (code, shown) == (
+        0,
+        "vision: queued jobs 0 of 50, queued steps 0 of 20000000000, stored bytes 0 of 2000000000",
+    )
     with database.read() as session:
         who = teams.authenticate(session, token, now=datetime.now(UTC))
         assert (who.role, "admin" in who.scopes) == ("admin", True)

@@ -9,10 +9,13 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from store import datasets, jobs, teams
+from store import datasets, jobs, runs, teams
 from store import files as stored_files
 from store.errors import Conflict, NotFound, QuotaExceeded
+from store.files import StoredFile
+from store.runs import RunResult
 from store.tables import File, UploadPart
+from tests.store.makers import new_runs, submit
 
 
 def register(session, people, clock, **wanted):
@@ -133,3 +136,41 @@ def test_uploads_belong_to_their_team_and_end(database, people, clock, files):
         with pytest.raises(NotFound):
             datasets.get_upload(session, people.team, upload.id)
         assert session.scalar(select(func.count()).select_from(UploadPart)) == 0
+
+
+def test_everything_that_a_run_stores_counts(database, people, clock, files):
+    """Frames and checkpoint while it trains; frames, documents, files and figures, also later ones, afterwards."""
+
+    def stored() -> int:
+        with database.read() as session:
+            return datasets.stored_bytes(session, people.team)
+
+    def put(size: int, letter: bytes) -> StoredFile:
+        return files.put_bytes(letter * size)
+
+    with database.write() as session:
+        job = submit(session, people, clock.now, runs=new_runs(2)).id
+    with database.write() as session:
+        claim = jobs.claim(session, job, worker="w", now=clock.now, lease_seconds=60)
+    assert claim is not None
+    first, second = (run.id for run in claim.runs)
+    with database.write() as session:
+        for run in (first, second):
+            runs.start(session, claim, run, clock.now)
+            runs.save_checkpoint(session, claim, run, 10, put(1_000, b"c"), now=clock.now)  # of both, side by side
+        runs.append_snapshot(session, claim, first, 5, put(200, b"s"), now=clock.now)
+    assert stored() == 1_200
+    document = {"figures": {"network.svg": put(30, b"f")}, "files": {"weights.safetensors": put(4_000, b"w")}}
+    result = RunResult(metrics={}, summary={}, graph={"neurons": 0, "connections": 0, "body": {}}, **document)
+    with database.write() as session:
+        runs.publish(session, claim, first, result, clock.now)
+    published = stored() - 1_000  # the checkpoint that the second still has
+    assert published > 200 + 30 + 4_000, "documents and graph have bytes of their own"
+    with database.write() as session:
+        runs.add_figure(session, first, "film.gif", put(500, b"g"), now=clock.now)
+        runs.add_figure(session, first, "film.gif", put(300, b"g"), now=clock.now)
+    assert stored() - 1_000 == published + 300
+    with database.write() as session:
+        teams.get_team(session, people.team).max_stored_bytes = 2_000
+    with pytest.raises(QuotaExceeded, match="of its 2,000 bytes"), database.write() as session:
+        submit(session, people, clock.now)
