@@ -220,6 +220,7 @@ BY_STATUS = {
     422: "invalid-fields",
     429: "rate-limit",
     431: "malformed-request",
+    500: "internal",
     503: "unavailable",
     507: "disk-full",
 }

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -154,7 +155,8 @@ class Files:
         """
         size = self.verify(sha256)
         if self._folder is None:
-            return size, self._ranges(sha256, 0, size)
+            pieces = self._ranges(sha256, 0, size)
+            return size, itertools.chain([next(pieces, b"")], pieces)  # the first is here before the status is sent
         try:
             chunks = _closing((self._folder / _key(sha256)).open("rb"))
         except FileNotFoundError:

@@ -41,6 +41,18 @@ def test_a_stream_is_cut_at_the_limit_and_leaves_nothing(bucket):
     assert list(bucket.spool.iterdir()) == []
 
 
+def test_a_bucket_that_goes_away_is_noticed_before_the_first_piece_is_sent(bucket, monkeypatch):
+    name = bucket.put_bytes(b"weights").sha256
+    assert b"".join(bucket.open(name)[1]) == b"weights"
+
+    def away(*_: object, **__: object) -> None:
+        raise obstore.exceptions.GenericError("error sending request for url")
+
+    monkeypatch.setattr(obstore, "get_range", away)
+    with pytest.raises(obstore.exceptions.GenericError):
+        bucket.open(name)
+
+
 def test_what_is_not_there_is_not_found(bucket):
     absent = "0" * 64
     for ask in (bucket.read, bucket.size, bucket.stream):
