@@ -37,6 +37,7 @@ from worker.protocol import (
 
 log = logging.getLogger("worker")
 Received = TypeVar("Received")
+MAKING_SECONDS = 600.0  # a folder of the spool is made within milliseconds; one that is still without a lock was left
 ROOM_BYTES = 4 << 20  # with so much room on a disk that was full, work begins again
 MAX_JOBS = 50  # of one training process; so whatever an engine library leaks stays small
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -221,8 +222,13 @@ def need_room(folder: Path) -> None:
 
 
 def sweep(spool: Path) -> list[str]:
-    """Delete folders whose worker has ended; their names."""
+    """Delete folders whose worker has ended; their names. One without a lock may be in the making, if it is young."""
     swept = []
+    for folder in spool.glob("job_*"):
+        with contextlib.suppress(OSError):
+            if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime > MAKING_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+                swept.append(folder.name)
     for lock_file in spool.glob("job_*/lock"):
         with contextlib.suppress(OSError), lock_file.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

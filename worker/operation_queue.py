@@ -101,7 +101,7 @@ class OperationQueue:
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
         self._processes: dict[str, EngineProcess[OperationMessage]] = {}
-        self._held = ExitStack()
+        self._folders: dict[str, ExitStack] = {}  # of each process; deleted with it
         self._turns = {queue: OneAtATime(partial(self._serve, queue)) for queue in OPERATION_QUEUES}
 
     def open(self) -> None:
@@ -110,10 +110,8 @@ class OperationQueue:
 
     def close(self) -> None:
         """End all processes."""
-        for process in self._processes.values():
-            process.end()
-        self._processes.clear()
-        self._held.close()
+        for queue in OPERATION_QUEUES:
+            self.end_process(queue)
 
     def serve(self, queue: str) -> None:
         """Answer everything that waits in a queue; where another thread does so already, leave it to that thread."""
@@ -123,16 +121,18 @@ class OperationQueue:
         """The process of a queue, started where there is none or it has ended."""
         process = self._processes.get(queue)
         if process is None or not process.alive:
-            if process is not None:
-                process.end()
-            folder = self._held.enter_context(scratch_folder(self.context.spool, f"job_operations-{queue}"))
+            self.end_process(queue)
+            held = self._folders[queue] = ExitStack()
+            folder = held.enter_context(scratch_folder(self.context.spool, f"job_operations-{queue}"))
             process = self._processes[queue] = operation_process(folder, self.context.operation_command)
         return process
 
     def end_process(self, queue: str) -> None:
-        """End the process of a queue; the next operation gets a new one."""
+        """End the process of a queue, and delete its folder; the next operation gets a new one."""
         if (process := self._processes.pop(queue, None)) is not None:
             process.end()
+        if (held := self._folders.pop(queue, None)) is not None:
+            held.close()
 
     def _serve(self, queue: str) -> None:
         context = self.context

@@ -197,3 +197,13 @@ def test_a_folder_whose_worker_is_gone_is_swept_and_no_other(tmp_path):
         assert ours.exists()
         assert not orphan.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_never_locked_is_swept_when_it_is_old(tmp_path):
+    """Its worker was killed between making it and locking it."""
+    young, old = tmp_path / "job_1-young", tmp_path / "job_2-old"
+    for folder in (young, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    assert sweep(tmp_path) == ["job_2-old"]
+    assert young.exists()

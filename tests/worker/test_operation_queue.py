@@ -118,6 +118,24 @@ def test_a_refusal_reaches_the_caller(operation_queue, process_does, database, p
     assert outcome(database, people, operation).refusal["problems"] == [["/trials/0/0", "There is no neuron."]]
 
 
+def test_a_process_that_ends_takes_its_folder_with_it(operation_queue, process_does, database, people, run_id, context):
+    """However often the process is replaced, the spool holds the folder of the one that lives."""
+    process_does("answer({})")
+
+    def folders() -> list[str]:
+        return sorted(path.name.rpartition("-")[0] for path in context.spool.glob("job_*"))
+
+    for _ in range(3):
+        send(database, people, run_id)
+        operation_queue.serve(INTERACTIVE)
+        operation_queue._processes[INTERACTIVE].end()  # as if it had died
+        send(database, people, run_id, queue="batch")
+        operation_queue.serve("batch")
+    assert folders() == ["job_operations-interactive"]
+    operation_queue.close()
+    assert folders() == []
+
+
 def test_a_process_that_dies_is_replaced(operation_queue, process_does, database, people, run_id, tmp_path):
     process_does(
         f"""
