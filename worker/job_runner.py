@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -43,6 +42,7 @@ from worker.protocol import (
     TrainingRequest,
     TrainingStarted,
     Work,
+    write_whole,
 )
 from worker.recorder import Recorder, read_result
 from worker.retry import StoreAway, StoreRetry
@@ -52,6 +52,14 @@ LISTEN_SECONDS = 0.1  # how soon a lost lease, a cancel or a shutdown is noticed
 MAX_CRASHES = 3  # of the training process in one run, or one batch; then it has failed, and the others continue
 MAX_OUTAGE_SECONDS = 6 * 3600.0  # of the store; an outage of a night costs no training
 RELEASE_SECONDS = 5.0  # at a shutdown the store gets so long to take the checkpoint
+
+
+class CheckpointLost(Exception):
+    """The stored checkpoint of this SHA-256 is damaged or gone."""
+
+    def __init__(self, sha256: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sha256 = sha256
 
 
 class ShuttingDown(Exception):
@@ -210,8 +218,11 @@ class JobRunner:
         Those that have ended are named too: which runs train side by side follows from all of them. A full disk is
         waited for.
         """
-        self._drop_damaged_checkpoints()
-        self.retry(lambda: self._try_to_write_request(uploads))
+        while True:
+            try:
+                return self.retry(lambda: self._try_to_write_request(uploads))
+            except CheckpointLost as lost:
+                self._forget_checkpoint(lost)
 
     def _try_to_write_request(self, uploads: dict[str, Any]) -> None:
         for resumed in self.folder.glob("resume-*"):
@@ -224,18 +235,12 @@ class JobRunner:
         (self.folder / "request.json").write_text(request.line())
         self.active, self.reached = [], {}
 
-    def _drop_damaged_checkpoints(self) -> None:
+    def _forget_checkpoint(self, lost: CheckpointLost) -> None:
         """Train again from the beginning where the stored checkpoint is damaged or gone: the bits are the same."""
-        wrong: set[str] = set()
-        for name in {kept.sha256 for run, kept in self.recorder.checkpoints.items() if run in self.left}:
-            try:
-                self.retry(partial(self.context.files.verify, name))
-            except (DamagedFile, NotFound) as error:
-                self.recorder.log("warning", f"{error} It was a checkpoint: training starts from the beginning.")
-                wrong.add(name)
-        run_ids = [run for run, kept in self.recorder.checkpoints.items() if kept.sha256 in wrong]
-        if run_ids:
-            self.recorder.commit_with_retry(lambda session: runs.forget_checkpoints(session, self.claim, run_ids))
+        self.recorder.log("warning", f"{lost} It was a checkpoint: training starts from the beginning.")
+        run_ids = [run for run, kept in self.recorder.checkpoints.items() if kept.sha256 == lost.sha256]
+        left = [run for run in run_ids if run in self.left]
+        self.recorder.commit_with_retry(lambda session: runs.forget_checkpoints(session, self.claim, left))
         for run_id in run_ids:
             del self.recorder.checkpoints[run_id]
 
@@ -246,7 +251,11 @@ class JobRunner:
             return request
         name = f"resume-{kept.sha256}"
         if not (self.folder / name).exists():  # runs that train side by side share one
-            (self.folder / name).write_bytes(self.context.files.read(kept.sha256))
+            try:
+                content = self.context.files.read(kept.sha256)
+            except (DamagedFile, NotFound) as error:
+                raise CheckpointLost(kept.sha256, str(error)) from error
+            write_whole(self.folder, name, content)
         return request.model_copy(update={"checkpoint": name, "checkpoint_step": kept.step})
 
     def _listen(self, process: EngineProcess[TrainingMessage]) -> JobDone | DiskFull | str:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
+from obstore.exceptions import GenericError as FileStoreError
 
 from store import jobs, runs
 from store.database import Database
-from store.errors import StoreError
+from store.errors import DamagedFile, StoreError
 from store.tables import Attempt, Job, Run
 from tests.store.makers import People, new_runs, submit
 from tests.worker.conftest import SCRIPT, in_the_background, wait_for
@@ -235,6 +236,34 @@ def test_a_training_that_dies_goes_on_from_its_checkpoint(context, training_does
     assert job_of(database, people, job_id).state == "succeeded"
     assert "killed by signal 9" in log_of(database, people, job_id)
     assert len(attempts_of(database, people, job_id)) == 1
+
+
+def test_a_checkpoint_that_is_damaged_during_an_outage_is_forgotten(
+    context, training_does, database, people, job_id, monkeypatch
+):
+    """It was whole when the training began; when the store is back and it is read, it is not."""
+    answers = [FileStoreError("away"), DamagedFile("0" * 64)]
+
+    def read(sha256: str) -> bytes:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(context.files, "read", read)
+    dying = """
+    run = left[0]
+    if not (folder / "died").exists():
+        (folder / "died").touch()
+        send("training_started", runs=[run["id"]], stepper="kernel", replicas=1, step=0)
+        send("history_row", run=run["id"], row={"step": 10, "prediction_loss": 2.0})
+        send("checkpoint_written", runs=[run["id"]], step=10, file=write("check", b"the state at 10"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert run["checkpoint"] is None
+    """
+    training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
+    assert run_job(job_id, context=context) == "done"
+    assert job_of(database, people, job_id).state == "succeeded", job_of(database, people, job_id).reason
+    assert answers == []
+    assert "training starts from the beginning" in log_of(database, people, job_id)
+    assert runs_of(database, people, job_id)[0].checkpoint_sha256 is None
 
 
 def test_a_training_that_dies_after_its_last_run_has_done_its_job(context, training_does, database, people, job_id):
