@@ -1,4 +1,5 @@
 """`python -m measurements chaos`: random faults over many jobs, on the whole service; and what must hold afterwards.
+Faults, service and verdict are one file, since each is read with the others.
 
 PostgreSQL, Valkey, an S3 service, two API processes, a scheduler, three training workers and one for operations run on
 this machine. Some specs are trained first without a fault. Then jobs of these specs are submitted over HTTP, as a
