@@ -15,6 +15,7 @@ from bimt_engine.data.encoding import TableEncoding
 from bimt_engine.data.scaling import Scaling as Scaling
 
 PartName = Literal["train", "validation", "test"]
+Examples = Literal["numbers", "tokens", "sequences", "text"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ class Dataset:
     def default_loss(self) -> Literal["mse", "cross_entropy"]:
         """The loss that fits the task."""
         return "cross_entropy" if self.task == "classification" else "mse"
+
+    @property
+    def examples(self) -> Examples:
+        """What one example is: numbers, a few tokens, a series of numbers, or a series of tokens to be continued."""
+        if self.is_text:
+            return "text"
+        if self.tokens is not None:
+            return "tokens"
+        return "sequences" if self.is_sequence else "numbers"
 
     @property
     def is_sequence(self) -> bool:

@@ -65,6 +65,10 @@ class ColumnSpec(Part):
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> ColumnSpec:
+        if len(set(self.order)) < len(self.order):
+            raise ValueError("A level stands twice in `order`.")
+        if "type" not in self.model_fields_set:  # a change of a column whose type is known elsewhere
+            return self
         if self.missing in ("mean", "median") and self.type in ("category", "text"):
             raise ValueError(
                 f"A column of type `{self.type}` has no {self.missing}: choose `category`, `drop` or `refuse`."
@@ -73,8 +77,6 @@ class ColumnSpec(Part):
             raise ValueError(f"Only numbers have a logarithm, not a column of type `{self.type}`.")
         if self.order and self.type not in ("category", "text"):
             raise ValueError("Only a category has an order of levels: leave `order` out.")
-        if len(set(self.order)) < len(self.order):
-            raise ValueError("A level stands twice in `order`.")
         return self
 
 

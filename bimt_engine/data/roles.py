@@ -26,6 +26,7 @@ LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be 
 TEXT_COLUMNS = ("byte", "next byte")
 GROUP_COLUMNS = ("a", "b", "product")
 REST = {"validation_fraction": 0.15, "test_fraction": 0.15, "standardise": True}  # roles that the file says nothing of
+PARTS = 3  # of the rows: for training, validation and testing
 UNREAD = ("text", "index")  # types of columns that are no inputs until the user says so
 WORDS = ("text", "category", "boolean")  # types whose values are classes
 
@@ -316,6 +317,8 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
         elif name and name in (*inputs, *targets):
             detail = f"`{name}` cannot be an input or a target and part or weight the rows, too."
             errors.append(_wrong(f"{under}/{field}", detail, column=name))
+        elif name and (detail := _unfit(columns.get(name) or {}, types.get(name), field)):
+            errors.append(_wrong(f"{under}/{field}", detail, column=name))
     if task == "classification" and len(targets) > 1:
         errors.append(_wrong(f"{under}/targets", f"Classification has one target; {len(targets)} are named."))
     if not targets:
@@ -350,6 +353,25 @@ def _role_errors(role: str, names: list[str], types: Mapping[str, str | None], u
             continue
         errors.append(_wrong(f"{under}/{role}/{index}", detail, column=name))
     return errors
+
+
+def _unfit(column: Mapping[str, Any], kind: str | None, field: str) -> str:
+    """Why a column of a preview cannot weight the rows, or part them; empty where nothing is seen. Numbers only tell."""
+    name, values = column.get("name"), column.get("distinct") or 0
+    if field == "weight":
+        if column.get("shape") or kind not in ("number", "integer", "boolean", "index", None):
+            return f"The weight `{name}` must be a number in every row, and it holds {kind}."
+        if (column.get("min") or 0) < 0:
+            return f"The weight `{name}` is negative in some row ({column['min']:g}); weights are 0 or more."
+        if column.get("max") == 0:
+            return f"The weight `{name}` is 0 in every row; it must be above 0 in some row of each part."
+        return ""
+    if column.get("shape"):
+        return f"`{name}` is an array; rows are split by one value for each row."
+    if column and values + bool(column.get("missing")) < PARTS:
+        one = "value" if values == 1 else "values"
+        return f"`{name}` has {values} different {one}, and {PARTS} parts need as many: split by another column."
+    return ""
 
 
 def _no_such_column(name: str, columns: Mapping[str, Any]) -> str:

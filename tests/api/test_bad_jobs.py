@@ -33,6 +33,17 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
     "a formula with an unknown input": (formula("x1 + x3"), "/spec/dataset/formulas/0"),
     "an unknown field": (job(training={"stpes": 5}), "/spec/training/stpes"),
     "an unknown field at the top": (job() | {"colour": "red"}, "/colour"),
+    "a transformer on numbers": (job(network={"kind": "transformer"}), "/spec/network"),
+    "a recurrent network on numbers": (job(network={"kind": "recurrent"}), "/spec/network"),
+    "an embedding of numbers": (job(network={"kind": "mlp", "embedding_width": 4}), "/spec/network"),
+    "a perceptron on sequences": (job(dataset={"kind": "two_memories"}), "/spec/network"),
+    "a convolution of tokens": (
+        job(dataset={"kind": "modular_addition"}, network={"kind": "conv"}), "/spec/network",
+    ),
+    "classes' loss on numbers": (job(training={"loss": "cross_entropy"}), "/spec/training/loss"),
+    "balanced classes": (
+        job(dataset={"kind": "two_moons"}, training={"balance_outputs": True}), "/spec/training/balance_outputs",
+    ),
     "negative steps": (job(training={"steps": -1}), "/spec/training/steps"),
     "no steps": (job(training={"steps": 0}), "/spec/training"),
     "10¹² steps": (job(training={"steps": 10**12}), "/spec/training/steps"),
