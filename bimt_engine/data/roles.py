@@ -153,7 +153,8 @@ def check_roles(table: Table, roles: Roles) -> list[Problem]:
     if roles.task == "classification":
         problems += _check_classes(table, roles.targets)
     else:
-        problems += [p for name in roles.targets for p in _check_regression(table.column(name))]
+        several = len(roles.targets) > 1
+        problems += [p for name in roles.targets for p in _check_regression(table.column(name), several=several)]
     if not inputs:
         problems.append(Problem("There is no input: no column that can be read is left beside the targets."))
     wide = sum(table.column(name).width for name in inputs)
@@ -172,9 +173,9 @@ def check_roles(table: Table, roles: Roles) -> list[Problem]:
 _INSTEAD_OF_TEXT = "write it as numbers, leave it out, or give it the type `category`."
 
 
-def _check_regression(column: Column) -> list[Problem]:
+def _check_regression(column: Column, *, several: bool) -> list[Problem]:
     name = column.name
-    if column.type in ("text", "category"):
+    if column.type == "text" or (column.type == "category" and not several):
         detail = f"The target {name!r} holds text; choose the task `classification`, or a column of numbers."
         return [Problem(detail, column=name)]
     if column.type == "date":
@@ -299,8 +300,11 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
         task = suggested.get("task") if same else likely_kind(known, preview.get("rows") or 0)
     errors = [*_role_errors("inputs", inputs, types, under), *_role_errors("targets", targets, types, under)]
     for index, name in enumerate(targets):
-        if types.get(name) in ("text", "category") and task == "regression":
+        several = len(targets) > 1 and (chosen.get(name) or {}).get("type", types.get(name)) == "category"
+        if types.get(name) in ("text", "category") and task == "regression" and not several:
             detail = f"The target `{name}` holds text; choose the task `classification`, or a column of numbers."
+            if len(targets) > 1:
+                detail = f"The target `{name}` holds text; beside other targets give it the type `category`."
             errors.append(_wrong(f"{under}/targets/{index}", detail, column=name))
         elif types.get(name) == "date":
             detail = f"The target `{name}` holds dates; choose a column of numbers or of classes."

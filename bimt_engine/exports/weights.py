@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Answer, Dataset, Scaling
 from bimt_engine.data.encoding import TableEncoding
 from bimt_engine.errors import BimtError
 from bimt_engine.fingerprint import code_hash, data_hash
@@ -135,6 +135,7 @@ def _shape(dataset: Dataset) -> dict[str, Any]:
         "input_scaling": dataset.input_scaling and dataset.input_scaling.to_json(),
         "target_scaling": dataset.target_scaling and dataset.target_scaling.to_json(),
         "predicted_positions": dataset.predicted_positions,
+        **({"answers": [answer.to_json() for answer in dataset.answers]} if dataset.answers else {}),
         **({"encoding": dataset.encoding.to_json()} if dataset.encoding else {}),
         **({"origin": dict(dataset.origin)} if dataset.origin else {}),
     }
@@ -158,5 +159,8 @@ def _without_rows(shape: dict[str, Any]) -> Dataset:
         target_scaling=shape["target_scaling"] and Scaling.from_json(shape["target_scaling"]),
         predicted_positions=tuple(positions) if positions is not None else None,
         origin=shape.get("origin"),
+        answers=tuple(
+            Answer(one["name"], tuple(one.get("levels", ())), one.get("median")) for one in shape.get("answers", ())
+        ),
         encoding=TableEncoding.from_json(shape["encoding"]) if shape.get("encoding") else None,
     )

@@ -38,11 +38,13 @@ BAD_JOBS: dict[str, tuple[Any, str]] = {
     "an embedding of numbers": (job(network={"kind": "mlp", "embedding_width": 4}), "/spec/network"),
     "a perceptron on sequences": (job(dataset={"kind": "two_memories"}), "/spec/network"),
     "a convolution of tokens": (
-        job(dataset={"kind": "modular_addition"}, network={"kind": "conv"}), "/spec/network",
+        job(dataset={"kind": "modular_addition"}, network={"kind": "conv"}),
+        "/spec/network",
     ),
     "classes' loss on numbers": (job(training={"loss": "cross_entropy"}), "/spec/training/loss"),
     "balanced classes": (
-        job(dataset={"kind": "two_moons"}, training={"balance_outputs": True}), "/spec/training/balance_outputs",
+        job(dataset={"kind": "two_moons"}, training={"balance_outputs": True}),
+        "/spec/training/balance_outputs",
     ),
     "negative steps": (job(training={"steps": -1}), "/spec/training/steps"),
     "no steps": (job(training={"steps": 0}), "/spec/training"),

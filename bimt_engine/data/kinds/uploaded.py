@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, Examples, Scaling
+from bimt_engine.data.dataset import Answer, Dataset, Examples, Scaling
 from bimt_engine.data.encoding import ColumnSpec, EncodedColumn, TableEncoding, kept_rows, levels_of, missing_cells
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.kinds.groups import group_dataset, read_cayley
@@ -26,6 +26,9 @@ from bimt_engine.spec_part import Name, Part
 
 
 NO_FILE = {"dataset_id": f"ds_{'0' * 26}", "sha256": "0" * 64}  # of a spec whose table is at hand
+
+
+MOST_TARGET_LEVELS = 64  # of a category beside other targets; each is an output
 
 
 class SplitSpec(Part):
@@ -183,6 +186,8 @@ def _understood(table: Table, spec: UploadedData) -> _Understood:
         table, names = _without_gaps(table, names, apart, spec)
     columns = [table.column(name) for name in names]
     targets = [_typed_target(table.column(name), spec) for name in spec.targets]
+    if spec.task == "regression" and (problems := [p for column in targets for p in _unfit_levels(column)]):
+        raise RefusedData(problems)
     labels, classes = _labels(targets[0]) if spec.task == "classification" else (None, ())
     return _Understood(table, columns, targets, labels, classes)
 
@@ -213,19 +218,66 @@ def dataset_of(table: Table, spec: UploadedData, *, seed: int) -> Dataset:
             input_scaling=input_scaling,
             encoding=encoding,
         )
-    values = np.concatenate([column.as_matrix() for column in targets], axis=1).astype(np.float64)
+    values, answers = _answers(targets, spec, split.train)
     scaling = Scaling.of(values[split.train]) if spec.standardise else None
+    of = np.repeat(np.arange(len(answers)), [len(answer.outputs) for answer in answers])
+    places = np.array([bool(answers[number].levels) for number in of], bool)
+    if scaling is not None and places.any():  # levels stay 0 and 1, so that outputs are shares
+        scaling = Scaling(np.where(places, 0.0, scaling.mean), np.where(places, 1.0, scaling.std))
     scaled = scaling.apply(values) if scaling else values
+    names = tuple(part for column in targets for part in column.parts)
     return Dataset(
         **split.parts_of(inputs, scaled),
         **weights,
         task="regression",
         feature_names=feature_names,
-        target_names=tuple(part for column in targets for part in column.parts),
+        target_names=tuple(name for answer in answers for name in answer.outputs) or names,
         input_scaling=input_scaling,
         target_scaling=scaling,
         encoding=encoding,
+        label_groups=tuple(
+            tuple(np.flatnonzero(of == number).tolist()) for number, answer in enumerate(answers) if answer.levels
+        ),
+        answers=answers,
     )
+
+
+def _answers(
+    targets: list[Column], spec: UploadedData, train: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], tuple[Answer, ...]]:
+    """What is predicted, (rows, outputs), and of which columns; () where each is a number as it is."""
+    found: list[Answer] = []
+    parts: list[NDArray[np.float64]] = []
+    for column in targets:
+        chosen = spec.columns.get(column.name)
+        if column.values.dtype == object:
+            labels, levels = _labels(column)
+            found.append(Answer(column.name, levels=levels))
+            parts.append(np.eye(len(levels))[labels])
+        elif chosen is not None and chosen.transform == "log":
+            values = column.as_matrix().astype(np.float64)
+            median = float(np.median(values[train])) or 1.0
+            found.append(Answer(column.name, median=median))
+            parts.append(np.log1p(values / median))
+        else:
+            found += [Answer(part) for part in column.parts]
+            parts.append(column.as_matrix().astype(np.float64))
+    plain = all(not answer.levels and answer.median is None for answer in found)
+    return np.concatenate(parts, axis=1), () if plain else tuple(found)
+
+
+def _unfit_levels(column: Column) -> list[Problem]:
+    """What keeps a category from being one of several targets."""
+    if column.values.dtype != object:
+        return []
+    levels = len(set(column.values.tolist()))
+    if levels > MOST_TARGET_LEVELS or 2 * levels > len(column.values) + 2:
+        detail = (
+            f"The target {column.name!r} has {levels:,} different levels in {len(column.values):,} rows; beside other "
+            f"targets at most {MOST_TARGET_LEVELS} are predicted, each with two rows or more."
+        )
+        return [Problem(detail, column=column.name)]
+    return []
 
 
 def check_table(table: Table, spec: UploadedData, *, seeds: Sequence[int] = ()) -> None:
@@ -257,8 +309,9 @@ def check_table(table: Table, spec: UploadedData, *, seeds: Sequence[int] = ()) 
 
 def _refuse_constant(found: _Understood, split: Split, spec: UploadedData, seed: int) -> None:
     for number, column in enumerate(found.targets):
-        labels = found.labels if found.labels is not None and not number else column.as_matrix()
-        if len(np.unique(np.asarray(labels)[split.train], axis=0)) < 2:
+        values = found.labels if found.labels is not None and not number else column.as_matrix()
+        values = values.astype(str) if values.dtype == object else values
+        if len(np.unique(values[split.train], axis=0)) < 2:
             detail = (
                 f"The target {column.name!r} has the same value in every training row when rows are split by "
                 f"{spec.split.column!r} (seed {seed}), so there is nothing to learn: split by another column, or by "
@@ -315,12 +368,21 @@ def _typed_target(column: Column, spec: UploadedData) -> Column:
     chosen = spec.columns.get(column.name)
     if chosen is None:
         return column
-    if chosen.transform != "none":
-        detail = f"The target {column.name!r} is predicted as it is: leave `transform` out."
+    if chosen.transform != "none" and spec.task == "classification":
+        detail = f"The target {column.name!r} is a class and has no logarithm: leave `transform` out."
         raise RefusedData([Problem(detail, column=column.name)])
     if spec.task == "regression" and chosen.type not in ("category", "text"):
         plain = EncodedColumn(column.name, chosen.type)
-        return Column(column.name, plain.codes(column)[:, 0])
+        values = plain.codes(column)[:, 0]
+        if chosen.transform == "log" and values.min() < 0:
+            detail = (
+                f"The target {column.name!r} is negative in some row ({values.min():g}) and has no logarithm: leave "
+                "`transform` out."
+            )
+            raise RefusedData([Problem(detail, column=column.name)])
+        return Column(column.name, values)
+    if spec.task == "regression" and len(spec.targets) > 1:
+        return Column(column.name, levels_of(column), found="category")
     if spec.task == "regression":
         detail = f"The target {column.name!r} holds levels; choose the task `classification`, or a column of numbers."
         raise RefusedData([Problem(detail, column=column.name)])
