@@ -34,7 +34,9 @@ def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence
         "trained_on_training_rows": scores(subject, trained, subject.train),
         "test": scores(subject, pruned, subject.test),
     }
-    levels = {number for group in subject.dataset.label_groups for number in group} if subject.dataset.answers else set()
+    levels = (
+        {number for group in subject.dataset.label_groups for number in group} if subject.dataset.answers else set()
+    )
     found: list[OutputScore] = []
     for number, name in enumerate(subject.dataset.target_names):
         rows = [of[number].pop("rows") for of in scored.values()]
@@ -91,7 +93,7 @@ def score_answers(subject: AnalysisContext, pruned: Values) -> list[AnswerScore]
                 right = said[:, place].argmax(-1) == truth[:, place].argmax(-1)
                 told["accuracy"] = float(np.average(right, weights=counted))
             else:
-                told["r2"] = _r2(*(values[:, place.start] for values in in_units), counted)
+                told["r2"] = _r2(in_units[0][:, place.start], in_units[1][:, place.start], counted)
             if answer.median is not None:
                 told["r2_log"] = _r2(said[:, place.start], truth[:, place.start], counted)
             row[part] = told  # type: ignore[literal-required]

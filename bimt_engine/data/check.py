@@ -2,9 +2,9 @@
 
     python -m bimt_engine.data.check --format csv [--roles '{"inputs": […], "targets": […], "columns": {…}}'] PATH
 
-prints one line of JSON: {"ok": true, "preview": {…}} or {"ok": false, "errors": [{"detail", "row", "column"}, …]}. With
---job '{"data": {…}, "seeds": […]}', the data of a job as its spec has them, {"ok": true, "errors": […]}: what keeps them
-from being trained on; none where the limits end the check, because the training has others.
+prints one line of JSON: {"ok": true, "preview": {…}} or {"ok": false, "errors": [{"detail", "row", "column"}, …]}.
+With --job '{"data": {…}, "seeds": […]}', the data of a job as its spec has them, {"ok": true, "errors": […]}: what
+keeps them from being trained on; none where the limits end the check, because the training has others.
 It exits with 0 whenever it prints. A process that was killed prints nothing: the caller says that the file took more
 memory or time than is allowed.
 """

@@ -193,8 +193,8 @@ def output_weights(data: Dataset) -> NDArray[np.float64]:
     """One over each output's variance over the training rows, and 1 for an output that is constant there: (targets,).
 
     Balanced outputs have their squared errors multiplied by it. Of sequences the predicted time steps are pooled; of
-    classes the variances are those of the one-hot rows. The levels of a category among several targets share one weight,
-    one over the sum of their variances, so that the column counts as much as a number does.
+    classes the variances are those of the one-hot rows. The levels of a category among several targets share one
+    weight, one over the sum of their variances, so that the column counts as much as a number does.
     """
     rows = data.train_targets
     if data.task == "classification":

@@ -45,8 +45,8 @@ class ColumnSpec(Part):
     )
     transform: Literal["none", "log"] = Field(
         default="none",
-        description="`log`: log(1 + value / median) of a column of numbers that are not negative, for skewed columns. Of a "
-        "target: errors count as ratios, and predictions are in the units of the file all the same.",
+        description="`log`: log(1 + value / median) of a column of numbers that are not negative, for skewed columns. "
+        "Of a target: errors count as ratios, and predictions are in the units of the file all the same.",
     )
     order: list[Name] = Field(
         default=[],

@@ -51,8 +51,8 @@ MANY = 10  # columns, or notes about them, that are named one by one
 def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The preview of an upload: rows, columns with statistics, roles that fit, first rows, notes.
 
-    roles   those that the user declared, perhaps not all: `inputs`, `targets`, `task`, `columns`, `split`, `weight`, `context`.
-            They are checked and completed.
+    roles   those that the user declared, perhaps not all: `inputs`, `targets`, `task`, `columns`, `split`, `weight`,
+            `context`. They are checked and completed.
     Raises DataError; RefusedData names rows and columns.
     """
     if format == "cayley":

@@ -360,7 +360,7 @@ def _role_errors(role: str, names: list[str], types: Mapping[str, str | None], u
 
 
 def _unfit(column: Mapping[str, Any], kind: str | None, field: str) -> str:
-    """Why a column of a preview cannot weight the rows, or part them; empty where nothing is seen. Numbers only tell."""
+    """Why a column of a preview cannot weight the rows, or part them; empty where nothing is seen."""
     name, values = column.get("name"), column.get("distinct") or 0
     if field == "weight":
         if column.get("shape") or kind not in ("number", "integer", "boolean", "index", None):

@@ -82,8 +82,8 @@ class Split:
         parts = 3 if validation else 2
         if len(order) < parts:
             raise DataError(
-                f"{column} has {len(order)} different value{'s' if len(order) != 1 else ''}; {parts} parts need at least "
-                f"{parts}. Split by another column, or by chance."
+                f"{column} has {len(order)} different value{'s' if len(order) != 1 else ''}; {parts} parts need at "
+                f"least {parts}. Split by another column, or by chance."
             )
         before = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(order))[order])])
         first = _nearest(before, train * len(numbers), low=1, high=len(order) - parts + 1)

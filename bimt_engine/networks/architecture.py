@@ -49,7 +49,7 @@ class Architecture(Part):
     kind: str
 
     def misfit(self, examples: Examples) -> str:
-        """Why it cannot read such examples, a sentence; empty where it can, as far as that shows before they are made."""
+        """Why it cannot read such examples, a sentence; empty where it can, as far as shows before they are made."""
         return ""
 
     def build(self, data: Dataset, draw: Draw) -> Network:

@@ -1,4 +1,4 @@
-"""Data that cannot be trained on in the roles that were asked for: said at the upload or the submission, never later."""
+"""Data that cannot be trained on in the roles that were asked for: said at the upload or submission, never later."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_job_s_own_roles_are_refused_before_it_is_queued(house: House, name: s
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_the_same_roles_are_refused_of_the_data_set(house: House, name: str) -> None:
-    content, roles, pointer, column, words = REFUSED[name]
+    content, roles, _, _, words = REFUSED[name]
     if name == "classes of which the past has one":  # at the upload no seed is known; and the roles may yet change
         return
     dataset = upload(house, content, targets="y").json

@@ -24,7 +24,6 @@ from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
 from bimt_engine.spec_part import Name, Part
 
-
 NO_FILE = {"dataset_id": f"ds_{'0' * 26}", "sha256": "0" * 64}  # of a spec whose table is at hand
 
 
@@ -330,8 +329,8 @@ def _refuse_unordered(column: Column) -> None:
         return
     shown = next((value for value in values if not re.match(r"[0-9]{4}", value)), values[0] if values else "")
     detail = (
-        f"Column {column.name!r} holds {shown[:40]!r}, which says no time: by time, rows are split by numbers, by dates "
-        "(give the column the type `date` and its `notation`), or by words that begin with the year and are all "
+        f"Column {column.name!r} holds {shown[:40]!r}, which says no time: by time, rows are split by numbers, by "
+        "dates (give the column the type `date` and its `notation`), or by words that begin with the year and are all "
         "written alike, such as 2024Q1. Or split by `group`."
     )
     raise RefusedData([Problem(detail, column=column.name)])
@@ -410,8 +409,8 @@ def _weights(table: Table, split: Split, spec: UploadedData) -> dict[str, Any]:
         part = values[rows]
         if not part.sum() > 0:
             detail = (
-                f"The weight {spec.weight!r} is 0 in every row of the {name} part ({len(part)} rows); it must be above 0 "
-                "in some row of each part. Leave it out, or try another seed."
+                f"The weight {spec.weight!r} is 0 in every row of the {name} part ({len(part)} rows); it must be above "
+                "0 in some row of each part. Leave it out, or try another seed."
             )
             raise RefusedData([Problem(detail, column=spec.weight)])
         found[f"{name}_weights"] = part / part.mean()
@@ -419,7 +418,7 @@ def _weights(table: Table, split: Split, spec: UploadedData) -> dict[str, Any]:
 
 
 def _weight_values(column: Column, *, parts: int) -> NDArray[np.float64]:
-    """The weight in each row, as numbers of 0 or more, above 0 in as many rows as there are parts. Raises RefusedData."""
+    """The weight in each row, 0 or more, and above 0 in as many rows as there are parts. Raises RefusedData."""
     values = column.values
     detail = ""
     if values.dtype.kind not in "fiub" or column.width > 1:

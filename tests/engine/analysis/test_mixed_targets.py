@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from bimt.networks import load_network as load_with_client
 
+from bimt.networks import load_network as load_with_client
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import Evidence, gather_evidence
 from bimt_engine.data.dataset import Answer, Dataset, answers_in_units, output_weights
