@@ -40,7 +40,7 @@ class ColumnSpec(Part):
     )
     dates: Literal["days", "parts"] = Field(
         default="days",
-        description="A date as days since the first of the training rows, or as parts: year, month, weekday, and the "
+        description="A date as days since 1970-01-01, or as parts: year, month, weekday, and the "
         "hour where there is one.",
     )
     transform: Literal["none", "log"] = Field(
