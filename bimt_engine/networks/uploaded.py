@@ -136,6 +136,12 @@ def _check(network: Network, data: Dataset) -> None:
         raise SpecError(
             f"The network reads {network.wiring.input_layer.neurons} inputs, and the data have {data.inputs}."
         )
+    places = getattr(network, "positions", None)
+    if data.is_text and places is not None and data.steps > len(places):
+        raise SpecError(
+            f"The network has positions for {len(places)} tokens, and an example of the data has {data.steps}: ask for "
+            "a shorter `context`."
+        )
     outputs = network.wiring.output_layer.neurons
     if outputs != data.targets:
         raise SpecError(f"The network has {outputs} outputs, and the data have {data.targets} targets or classes.")
