@@ -202,7 +202,7 @@ class PreviewOut(ResponseModel):
 api = Resource("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")
 
 # Roles by which a file is read; another test part needs no second look at the columns.
-READ_BY = ("inputs", "targets", "task", "columns", "split", "weight")
+READ_BY = ("inputs", "targets", "task", "columns", "split", "weight", "context")
 
 # What a check writes to the row.
 CHECKED_COLUMNS = ("roles", "state", "preview", "task", "rows", "columns", "errors", "checked_at")

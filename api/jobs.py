@@ -27,7 +27,7 @@ from api.schemas import (
 )
 from api.services import Services, services
 from api.sse import STREAM_SHARE, stream, wait_for_change
-from api.submission import JobIn, submit
+from api.submission import JobIn, refuse_bad_data, submit
 from store import jobs, runs
 from store.jobs.tables import FINAL_STATES
 from store.jobs.views import MAX_COUNTED, JobView
@@ -193,9 +193,11 @@ api = Resource("jobs", "What is queued: one spec, trained for every seed and cos
 def create_job(header: JobHeaders, body: JobIn) -> Response:
     """Submit a job.
 
-    With an Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
+    Uploaded data in roles of its own are looked at first; 422 says what keeps them from being trained on. With an
+    Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
     """
     here, who, now = services(), caller(), services().now()
+    refuse_bad_data(who, body)
     with here.database.write() as rows:
         job = submit(
             rows,

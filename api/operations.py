@@ -84,6 +84,9 @@ class PredictOut(ResponseModel):
     outputs: list[Any] | None = None
     probabilities: list[Any] | None = None
     labels: list[Any] | None = None
+    levels: dict[str, list[str]] | None = Field(
+        default=None, description="Of categories among several targets, by column: the likeliest level of each row."
+    )
 
 
 class InterventionIn(InterventionRequest, Body):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,26 +11,23 @@ from pydantic import Discriminator, Field, ValidationError, field_validator, mod
 from pydantic import Tag as UnionTag
 from sqlalchemy.orm import Session
 
-from api.datasets import Roles
-from api.problems import Problem, field_errors, fields_problem, invalid
+from api.datasets import READ_BY, Roles
+from api.problems import Problem, field_errors, fields_problem, invalid, wrong
 from api.recipes import known_recipe
-from api.schemas import (
-    Body,
-    DatasetId,
-    Label,
-    NetworkId,
-    Tag,
-)
+from api.schemas import Body, DatasetId, Label, NetworkId, Tag
+from api.services import services
 from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.estimate import least
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
-from store import datasets, jobs, networks
+from store import datasets, jobs, networks, operations
+from store.errors import QuotaExceeded
 from store.jobs import JobView, NewRun
 from store.settings import Settings
 from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
+MOST_SEEDS_LOOKED_AT = 100  # a split of 400 000 rows takes 10 ms each
 MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
 
 
@@ -185,6 +183,77 @@ def refuse_hopeless(spec: Spec, runs: int, table: int | None, settings: Settings
         )
 
 
+def refuse_bad_data(who: Caller, body: JobIn) -> None:
+    """Raise the problem of uploaded data that cannot be trained on in the roles of a requested job.
+
+    A worker looks at the file, in roles that the check of the upload has not seen, and with the seeds where rows are
+    weighted or split by a column. It is waited for as an upload's check is: where the file is large or no worker
+    answers, the training tells instead. Call it outside of database sessions.
+    """
+    here = services()
+    with here.database.read() as rows:
+        spec, dataset_id = complete(rows, who.team_id, body)
+        data = spec.dataset
+        if dataset_id is None or not isinstance(data, UploadedData):
+            return
+        row = datasets.get(rows, who.team_id, dataset_id)
+    if row.bytes > here.settings.check_at_once_bytes or not _is_unseen(data, row.roles or {}):
+        return
+    request = {
+        "sha256": data.sha256,
+        "data": data.model_dump(mode="json"),
+        "seeds": body.seeds[:MOST_SEEDS_LOOKED_AT],
+    }
+    try:
+        with here.database.write() as rows:
+            asked = operations.submit(
+                rows,
+                team_id=who.team_id,
+                member_id=who.member_id,
+                kind="check_job",
+                about=dataset_id,
+                request=request,
+                queue="interactive",
+                now=here.now(),
+            )
+    except QuotaExceeded:  # of answers that are waited for; the job has a quota of its own
+        return
+    here.enqueue(asked.id, asked.queue, asked.priority, marked=True)
+    here.wait_until_ended(asked.id, seconds=here.check_wait_seconds)
+    with here.database.read() as rows:
+        found = operations.get(rows, who.team_id, asked.id).answer or {}
+    if errors := found.get("errors"):
+        told = [_of_the_job(error, body, data) for error in errors]
+        raise Problem("invalid-fields", told[0]["detail"], told)
+
+
+def _is_unseen(data: UploadedData, roles: Mapping[str, Any]) -> bool:
+    """Whether the check of an upload with these roles says nothing of these data."""
+    if data.weight is not None or data.split.column is not None:
+        return True
+    asked = data.model_dump(mode="json")
+    return any(roles.get(name) and roles[name] != asked.get(name) for name in READ_BY)
+
+
+def _of_the_job(error: Mapping[str, Any], body: JobIn, data: UploadedData) -> dict[str, Any]:
+    """What is wrong with the data of a job, with its place in the request."""
+    column, under = error.get("column"), "/spec/dataset"
+    if body.dataset is not None:
+        under = "/dataset" if body.roles is None else "/roles"
+    pointer = under
+    if column is not None and under != "/dataset":
+        if column == data.weight:
+            pointer = f"{under}/weight"
+        elif column == data.split.column:
+            pointer = f"{under}/split/column"
+        elif column in data.targets:
+            pointer = f"{under}/targets/{data.targets.index(column)}"
+        else:
+            pointer = f"{under}/columns/{column.replace('~', '~0').replace('/', '~1')}"
+    more = {name: error[name] for name in ("row", "column") if error.get(name) is not None}
+    return wrong(pointer, error["detail"]) | more
+
+
 def fork(run: Run, asked: ForkIn, *, name: str, team_id: str) -> JobIn:
     """The job that trains a run's spec again, changed as asked.
 
@@ -253,6 +322,8 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
         spec = Spec.model_validate(fields)
     except ValidationError as error:
         raise fields_problem(field_errors(error, fields, under="/spec")) from None
+    if misfits := spec.misfits():
+        raise fields_problem([wrong("/spec" + pointer, sentence) for pointer, sentence in misfits])
     if dataset_id is None and isinstance(spec.dataset, UploadedData):
         dataset_id = _own_upload(rows, team_id, spec.dataset)
     return spec, dataset_id

@@ -31,7 +31,7 @@ from api.schemas import (
     RunId,
 )
 from api.services import services
-from api.submission import ForkIn, fork, submit
+from api.submission import ForkIn, fork, refuse_bad_data, submit
 from bimt_engine.analysis.graph import Graph
 from store import models, runs, teams
 from store import models as written_notes
@@ -317,11 +317,14 @@ def verify_version(path: VersionPath, query: WaitQuery) -> Response:
 def fork_version(path: VersionPath, body: ForkIn) -> Response:
     """Its spec as a new job of yours, changed where you say so."""
     here = services()
-    with here.database.write() as rows:
+    with here.database.read() as rows:
         model, version, run = _found(rows, path)
         asked = fork(run, body, name=body.name or f"{model.name} v{version.number}", team_id=caller().team_id)
+        forked = f"{model.id}/{version.number}"
+    refuse_bad_data(caller(), asked)
+    with here.database.write() as rows:
         job = submit(rows, caller(), asked, settings=here.settings, now=here.now())
-        audit(rows, "job.submit", job.id, forked=f"{model.id}/{version.number}")
+        audit(rows, "job.submit", job.id, forked=forked)
         shown = shown_job(here, rows, job)
     here.enqueue(job.id, job.queue, job.priority, marked=True)
     return answer(shown, 202, Location=f"/api/v1/jobs/{job.id}")

@@ -108,6 +108,8 @@ class PruningSpec(Part):
 BALANCED_CLASSES = (
     "`balance_outputs` divides squared errors, but this loss is the cross entropy: leave it out or set `loss` to `mse`."
 )
+NO_CLASSES = "`loss: cross_entropy` needs classes, but these targets are numbers: use `mse`."
+TEXT_LOSS = "Text is learnt by the cross entropy of the next token: leave `loss` out."
 Method = Literal["vanilla", "l1", "l1_local", "l1_swap", "bimt"]
 
 
@@ -240,6 +242,24 @@ class Spec(Part):
         asked = self.training.balance_outputs
         return self.dataset.several_own_targets if asked is None else asked
 
+    def misfits(self) -> list[tuple[str, str]]:
+        """What parts of the spec ask of data that are of another kind: (JSON Pointer within the spec, sentence).
+
+        It is asked before a job is queued, not of every spec: those that failed for it are still read.
+        """
+        training, data = self.training, self.dataset
+        loss = training.loss or ("cross_entropy" if data.has_classes else "mse")
+        found = []
+        if sentence := self.network.misfit(data.examples):
+            found.append(("/network", sentence))
+        if loss == "cross_entropy" and not data.has_classes:
+            found.append(("/training/loss", NO_CLASSES))
+        if loss == "mse" and data.examples == "text":
+            found.append(("/training/loss", TEXT_LOSS))
+        if loss == "cross_entropy" and training.balance_outputs:
+            found.append(("/training/balance_outputs", BALANCED_CLASSES))
+        return found
+
     def ladder(self) -> list[float]:
         """The cost strengths that `auto` stands for: LADDER times λ of the first phase that costs anything.
 
@@ -342,3 +362,18 @@ class NetworkConfig(Part):
         le=100_000,
         description="Time steps of a sequence, or with `tokens` of a text; null: none.",
     )
+    layout: Literal["bimt", "gpt2"] = Field(
+        default="bimt",
+        exclude_if=lambda layout: layout == "bimt",
+        description="How the tensors are named and lie in the file. A config.json whose `model_type` is `gpt2` says it "
+        "all: send it as it is.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_gpt2_has_it(cls, said: Any) -> Any:
+        if not isinstance(said, dict) or "model_type" not in said:
+            return said
+        from bimt_engine.networks.files.gpt2 import config_of_gpt2
+
+        return config_of_gpt2(said)

@@ -77,11 +77,11 @@ def operations_on(settings: Settings, database: Database, files: Files, shared: 
 
 
 class ChecksOnly(WorkerContext):
-    """A worker that claims checks of uploads and leaves other operations queued."""
+    """A worker that claims checks of uploads and of jobs' data, and leaves other operations queued."""
 
     def claim(self, queue: str | None = None) -> Claim | None:
         with self.database.read() as session:
-            is_check = (Job.kind.in_(CHECKS), Job.state == "queued")
+            is_check = (Job.kind.in_((*CHECKS, "check_job")), Job.state == "queued")
             job_id = session.scalar(select(Job.id).where(*is_check).order_by(Job.id).limit(1))
         if job_id is None:
             return None

@@ -22,7 +22,7 @@ from store.jobs.leases import Claim
 from store.settings import Settings
 from store.tables import ModelVersion, Run
 from worker.context import WorkerContext
-from worker.upload_check import check_network, check_upload
+from worker.upload_check import check_job, check_network, check_upload
 
 MAX_SNAPSHOTS = 1000  # a film leaves out the rest
 
@@ -278,6 +278,18 @@ def _check_upload(settings: Settings, request: dict[str, Any], poll: Callable[[]
     )
 
 
+def _check_job(settings: Settings, request: dict[str, Any], poll: Callable[[], object]) -> dict[str, Any]:
+    asked = request["asked"]
+    return check_job(
+        Path(request["path"]),
+        data=asked["data"],
+        seeds=asked["seeds"],
+        memory_bytes=settings.check_memory_bytes,
+        seconds=settings.check_seconds,
+        poll=poll,
+    )
+
+
 OPERATIONS: dict[str, OperationKind] = {
     "predict": OperationKind(needs=("network",), store=as_answer),
     "intervention": OperationKind(needs=("network", "modules"), store=as_answer),
@@ -289,6 +301,7 @@ OPERATIONS: dict[str, OperationKind] = {
     "onnx": OperationKind(needs=("network",), store=as_files_of_the_run),
     "film": OperationKind(needs=("network", "documents", "training"), store=as_files_of_the_run, seconds=600),
     "verify": OperationKind(needs=("hashes", "network", "documents"), store=as_verification, seconds=1800),
+    "check_job": OperationKind(needs=("upload",), store=as_answer, seconds=600, compute=_check_job),
     "check_upload": OperationKind(needs=("upload",), store=as_check_result, seconds=600, compute=_check_upload),
     "check_network": OperationKind(
         needs=("upload",), store=as_network_check_result, seconds=600, compute=_check_network

@@ -51,11 +51,16 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
         outputs = in_units_of_data(network, data, torch.from_numpy(inputs)).numpy()
     if not np.isfinite(outputs).all():
         raise _too_far(data, rows, inputs, outputs)
-    told: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.target_names)}
+    told: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.predicted_names)}
     if data.task == "classification":
         likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
         return told | {"probabilities": outputs.tolist(), "labels": likeliest}
-    return told | {"outputs": outputs.tolist()}
+    levels = {
+        answer.name: np.array(answer.levels, object)[outputs[:, place].argmax(axis=-1)].tolist()
+        for answer, place in zip(data.answers, data.answer_places, strict=True)
+        if answer.levels
+    }
+    return told | {"outputs": outputs.tolist()} | ({"levels": levels} if levels else {})
 
 
 def _too_far(data: Dataset, rows: Sequence[Any], inputs: np.ndarray, outputs: np.ndarray) -> Refusal:

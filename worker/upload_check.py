@@ -25,7 +25,7 @@ log = logging.getLogger("worker.operations")
 
 DATA_CHECKER = "bimt_engine.data.check"
 NETWORK_CHECKER = "bimt_engine.networks.files.check"
-DECLARED = ("inputs", "targets", "task", "columns", "split", "weight")  # roles that say how a file is read
+DECLARED = ("inputs", "targets", "task", "columns", "split", "weight", "context")  # roles that say how a file is read
 POLL_SECONDS = 0.2  # how soon a cancel or a lost lease is noticed
 WAIT_SECONDS = 10.0  # beyond the processor time that is granted: the child may have to wait for a processor
 KILLED_FIRST = "1000"  # oom_score_adj
@@ -90,6 +90,28 @@ def check_network(
             return {"header": _answer(NETWORK_CHECKER, path, form, more, **limits)["header"]}
     except UnusableFile as error:
         return {"errors": error.errors}
+
+
+def check_job(
+    path: Path,
+    *,
+    data: dict[str, Any],
+    seeds: list[int],
+    memory_bytes: int,
+    seconds: float,
+    poll: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """{"errors"}: what keeps the data of a job from being trained on, none where that cannot be told within the limits.
+
+    data    the part of the spec that asks for the upload, whose file this is
+    """
+    more = ["--job", json.dumps({"data": data, "seeds": seeds})]
+    limits: dict[str, Any] = {"memory_bytes": memory_bytes, "seconds": seconds, "poll": poll}
+    try:
+        with _one_at_a_time:
+            return {"errors": _answer(DATA_CHECKER, path, data["format"], more, **limits)["errors"]}
+    except UnusableFile:
+        return {"errors": []}  # the child was ended; the training has other limits
 
 
 def _preview(path: Path, form: str, roles: dict[str, Any], **limits: Any) -> dict[str, Any]:

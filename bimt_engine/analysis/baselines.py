@@ -78,7 +78,10 @@ def _fitted(data: Dataset, seed: int) -> list[tuple[str, str, dict[Part, Rows]]]
                 same: dict[Part, Rows] = {part: np.full(len(data.part(part)[1]), targets[0]) for part in PARTS}
                 return [("linear", "logistic regression", same), ("boosted", "boosted trees", same)]
             logistic = LogisticRegression(max_iter=MOST_ITERATIONS).fit(inputs, targets, counted)
-            trees = HistGradientBoostingClassifier(random_state=seed).fit(inputs, targets, counted)
+            # On many rows the trees hold some out, which a class of one row cannot be split for.
+            stops = "auto" if np.bincount(targets)[np.unique(targets)].min() > 1 else False
+            trees = HistGradientBoostingClassifier(random_state=seed, early_stopping=stops)
+            trees.fit(inputs, targets, counted)
             by_line: dict[Part, Rows] = {part: logistic.predict(data.part(part)[0]) for part in PARTS}
             by_trees: dict[Part, Rows] = {part: trees.predict(data.part(part)[0]) for part in PARTS}
             return [("linear", "logistic regression", by_line), ("boosted", "boosted trees", by_trees)]

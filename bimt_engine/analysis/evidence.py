@@ -24,7 +24,7 @@ from bimt_engine.analysis.interior_statements import interior_modules, interior_
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
-from bimt_engine.analysis.output_scores import score_outputs
+from bimt_engine.analysis.output_scores import score_answers, score_outputs
 from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
@@ -214,6 +214,7 @@ def _gather(
         "verdict": verdict,
         "modularity": communities["modularity"],
         "outputs": outputs,
+        **({"targets": score_answers(subject, pruned.values)} if dataset.answers else {}),
         **({} if baselines is None else {"baselines": baselines}),
     }
     effects = report.effects | {"verdict": verdict}

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bimt_engine.analysis.context import AnalysisContext, Examples
+from bimt_engine.analysis.context import AnalysisContext, Examples, variance_of
 from bimt_engine.analysis.evaluator import Values
-from bimt_engine.analysis.report import OutputScore, Score
+from bimt_engine.analysis.report import AnswerScore, OutputScore, Score
 from bimt_engine.analysis.statements import LEARNT_R2
+from bimt_engine.data.dataset import answers_in_units
 
 
 def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence[str]) -> list[OutputScore]:
@@ -33,6 +34,9 @@ def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence
         "trained_on_training_rows": scores(subject, trained, subject.train),
         "test": scores(subject, pruned, subject.test),
     }
+    levels = (
+        {number for group in subject.dataset.label_groups for number in group} if subject.dataset.answers else set()
+    )
     found: list[OutputScore] = []
     for number, name in enumerate(subject.dataset.target_names):
         rows = [of[number].pop("rows") for of in scored.values()]
@@ -41,7 +45,7 @@ def score_outputs(subject: AnalysisContext, pruned: Values, *, reached: Sequence
                 "output": str(name),
                 "reached": str(name) in reached,
                 "learnt": scored["pruned"][number]["learnt"],
-                "measure": "recall" if subject.dataset.task == "classification" else "r2",
+                "measure": "recall" if subject.dataset.task == "classification" or number in levels else "r2",
                 "rows": rows[0],
                 "pruned": scored["pruned"][number],
                 "trained": scored["trained"][number],
@@ -64,7 +68,43 @@ def scores(subject: AnalysisContext, values: Values, examples: Examples) -> list
     shape = (len(outputs), -1, targets)
     truth, said = examples.targets.reshape(shape), outputs.reshape(shape)
     constant = subject.train.targets.reshape(len(subject.train.targets), -1, targets).mean(axis=0)
-    return [_explained(truth[..., t], said[..., t], constant[..., t]) for t in range(targets)]
+    found = [_explained(truth[..., t], said[..., t], constant[..., t]) for t in range(targets)]
+    for answer, place in zip(subject.dataset.answers, subject.dataset.answer_places, strict=True):
+        if answer.levels:  # a level is recognised or not, as a class is
+            called, own = outputs[:, place].argmax(-1), examples.targets[:, place].argmax(-1)
+            found[place] = [_recognised(called == level, own == level) for level in range(len(answer.levels))]
+    return found
+
+
+def score_answers(subject: AnalysisContext, pruned: Values) -> list[AnswerScore]:
+    """For each target column of a table where one is a category or a logarithm: how well it is predicted.
+
+    `accuracy` of a category; `r2` of a number, in the units of the data, and `r2_log` as it is trained where that is
+    the logarithm. Of validation and test rows, counting as the loss counts them.
+    """
+    data = subject.dataset
+    found: list[AnswerScore] = [{"target": answer.name, "validation": {}, "test": {}} for answer in data.answers]
+    for part, examples in (("validation", subject.validation), ("test", subject.test)):
+        said, truth, counted = subject.outputs(pruned, examples), examples.targets, examples.weights
+        in_units = answers_in_units(data, said.copy()), answers_in_units(data, truth.copy())
+        for answer, place, row in zip(data.answers, data.answer_places, found, strict=True):
+            told: dict[str, float | None] = {}
+            if answer.levels:
+                right = said[:, place].argmax(-1) == truth[:, place].argmax(-1)
+                told["accuracy"] = float(np.average(right, weights=counted))
+            else:
+                told["r2"] = _r2(in_units[0][:, place.start], in_units[1][:, place.start], counted)
+            if answer.median is not None:
+                told["r2_log"] = _r2(said[:, place.start], truth[:, place.start], counted)
+            row[part] = told  # type: ignore[literal-required]
+    return found
+
+
+def _r2(
+    said: Float[np.ndarray, " N"], truth: Float[np.ndarray, " N"], counted: Float[np.ndarray, " N"] | None
+) -> float | None:
+    variance = float(variance_of(truth[:, None], counted)[0])
+    return 1 - float(np.average((said - truth) ** 2, weights=counted)) / variance if variance > 0 else None
 
 
 def _explained(

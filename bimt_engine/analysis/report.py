@@ -68,6 +68,14 @@ class OutputScore(TypedDict):
     test: NotRequired[Score]
 
 
+class AnswerScore(TypedDict):
+    """How well one target column is predicted, pruned: `accuracy`, or `r2` in the units of the data and `r2_log`."""
+
+    target: str
+    validation: dict[str, float | None]
+    test: dict[str, float | None]
+
+
 class ModuleEffect(TypedDict):
     """What switching a module off does to one output, as a share of the output's variance.
 

@@ -100,12 +100,49 @@ CAUTION = (
 # --- names and numbers ------------------------------------------------------------------------------
 
 
+PLAIN = re.compile(r"[^\W\d]\w*(\[[^\[\]“”]*\])?")
+RESERVED = frozenset(  # what sympy calls functions and numbers
+    [
+        *[
+            "pi",
+            "e",
+            "E",
+            "I",
+            "oo",
+            "zoo",
+            "nan",
+            "abs",
+            "Abs",
+            "sign",
+            "sqrt",
+            "exp",
+            "log",
+            "ln",
+            "min",
+            "max",
+            "Min",
+        ],
+        *["Max", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceiling"],
+        *["Piecewise", "Heaviside", "True", "False"],
+    ]
+)
 PUNCTUATION = re.compile(r'[;:"“”]|,(?!\d+\])')  # ends a name for a reader; the comma of `pixel[3,4]` does not
 
 
 def quoted(name: Any) -> str:
     """A name as it stands in a sentence: in quotes where its punctuation would be read as that of the sentence."""
     return f"“{name}”" if PUNCTUATION.search(str(name)) else str(name)
+
+
+def in_formula(name: Any) -> str:
+    """A name as it stands in a formula: in quotes where it could be read as more than one thing, such as “a+b”, “log”.
+
+    Words, digits and underscores stand as they are, and so does what follows them in square brackets.
+    """
+    text = str(name)
+    if PLAIN.fullmatch(text) and text not in RESERVED:
+        return text
+    return "“" + text.replace("”", "\\”") + "”"
 
 
 def listed(names: Sequence[Any], most: int = MAX_NAMED) -> str:
@@ -750,7 +787,7 @@ def combination(names: Sequence[str], coefficients: Sequence[float]) -> str:
     for name, coefficient in zip(names, coefficients, strict=True):
         size = "" if abs(coefficient) == 1 else f"{abs(coefficient):.4g}·"
         sign = " - " if coefficient < 0 else " + "
-        text += f"{sign if text else sign.strip().replace('+', '')}{size}{name}"
+        text += f"{sign if text else sign.strip().replace('+', '')}{size}{in_formula(name)}"
     return text
 
 

@@ -3,6 +3,8 @@
     python -m bimt_engine.data.check --format csv [--roles '{"inputs": […], "targets": […], "columns": {…}}'] PATH
 
 prints one line of JSON: {"ok": true, "preview": {…}} or {"ok": false, "errors": [{"detail", "row", "column"}, …]}.
+With --job '{"data": {…}, "seeds": […]}', the data of a job as its spec has them, {"ok": true, "errors": […]}: what
+keeps them from being trained on; none where the limits end the check, because the training has others.
 It exits with 0 whenever it prints. A process that was killed prints nothing: the caller says that the file took more
 memory or time than is allowed.
 """
@@ -61,19 +63,42 @@ def end_with_the_caller() -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
+def check_job(path: Path, data: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
+    """The answer for the data of a job: what is wrong with them, if anything."""
+    from bimt_engine.data.kinds.uploaded import UploadedData, check_upload
+
+    try:
+        check_upload(path, UploadedData.model_validate(data), seeds=seeds)
+    except (MemoryError, OutOfTime):
+        return {"ok": True, "errors": []}
+    except Exception as error:
+        if not (found := _errors_of(error)):
+            raise
+        return {"ok": True, "errors": found}
+    return {"ok": True, "errors": []}
+
+
+def _errors_of(error: Exception) -> list[dict[str, Any]]:
+    """What data were refused for, as it is printed; nothing for an error of another kind."""
+    from bimt_engine.data.readers import RefusedData
+    from bimt_engine.errors import DataError
+
+    if isinstance(error, RefusedData):
+        return [problem.to_json() for problem in error.problems]
+    if isinstance(error, DataError):
+        return [{"detail": str(error)} | {key: error.where.get(key) for key in ("row", "column")}]
+    return []
+
+
 def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the preview, or what is wrong."""
     from bimt_engine.data.preview import understand
-    from bimt_engine.data.readers import RefusedData
     from bimt_engine.errors import DataError
 
     try:
         return {"ok": True, "preview": understand(path, format, roles)}  # type: ignore[arg-type]
-    except RefusedData as error:
-        return {"ok": False, "errors": [problem.to_json() for problem in error.problems]}
     except DataError as error:
-        place = {key: error.where.get(key) for key in ("row", "column")}
-        return {"ok": False, "errors": [{"detail": str(error), **place}]}
+        return {"ok": False, "errors": _errors_of(error)}
     except MemoryError:
         detail = "The file needs more memory to read than is granted; send fewer rows or columns."
     except OutOfTime:
@@ -88,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bimt_engine.data.check", description=__doc__.split("\n")[0])
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--roles", type=json.loads, default=None, help="JSON: those that are declared, such as targets")
+    parser.add_argument("--job", type=json.loads, default=None, help="JSON: the data of a job, and its seeds")
     parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
     parser.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)
     parser.add_argument("--end-with-caller", action="store_true", help="end when standard input ends")
@@ -97,7 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.end_with_caller:
         end_with_the_caller()
     limit_this_process(memory=asked.memory_bytes, seconds=asked.cpu_seconds)
-    print(json.dumps(check(asked.path, asked.format, asked.roles), allow_nan=False), flush=True)
+    if asked.job is not None:
+        answer = check_job(asked.path, asked.job["data"], asked.job["seeds"])
+    else:
+        answer = check(asked.path, asked.format, asked.roles)
+    print(json.dumps(answer, allow_nan=False), flush=True)
     return 0
 
 

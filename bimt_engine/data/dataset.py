@@ -15,6 +15,39 @@ from bimt_engine.data.encoding import TableEncoding
 from bimt_engine.data.scaling import Scaling as Scaling
 
 PartName = Literal["train", "validation", "test"]
+Examples = Literal["numbers", "tokens", "sequences", "text"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One predicted column of a table, where it is not simply one number: what the outputs of the network say of it.
+
+    levels   of a category among several targets: one output for each, 1 for the level that a row has and else 0.
+    median   of the training rows, where log(1 + value / median) is predicted, so that errors count as ratios.
+    Neither: the number itself.
+    """
+
+    name: str
+    levels: tuple[str, ...] = ()
+    median: float | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs."""
+        if self.levels:
+            return tuple(f"{self.name}[{level}]" for level in self.levels)
+        return (self.name,) if self.median is None else (f"{self.name}[log]",)
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The names of what a prediction holds, in the units of the data."""
+        return self.outputs if self.levels else (self.name,)
+
+    def to_json(self) -> dict[str, object]:
+        """Its fields; those that say nothing left out."""
+        found: dict[str, object] = {"name": self.name}
+        found |= {"levels": list(self.levels)} if self.levels else {}
+        return found if self.median is None else found | {"median": self.median}
 
 
 @dataclass(frozen=True)
@@ -37,6 +70,7 @@ class Dataset:
     group                 where an example is two elements of a finite group and its label their product: the group's
                           Cayley table, (tokens, tokens), element a in row a; otherwise None.
     label_groups          regression: groups of targets that name a class together, by the largest of each group.
+    answers               regression of a table: its targets, where one is a category or a logarithm; otherwise ().
     encoding              how the columns of a table became inputs, where that is more than taking numbers as they are.
     train_weights, validation_weights, test_weights   how much each row counts in losses and scores, (N,), the mean of
                           each part being 1; None: all alike.
@@ -63,6 +97,7 @@ class Dataset:
     train_weights: NDArray[np.float64] | None = None
     validation_weights: NDArray[np.float64] | None = None
     test_weights: NDArray[np.float64] | None = None
+    answers: tuple[Answer, ...] = ()
 
     def part(self, name: PartName) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one part; for validation those of the test part where there are no others."""
@@ -98,9 +133,29 @@ class Dataset:
         return [self.column_names[number] for number in sorted({int(self.column_of[i]) for i in features})]
 
     @property
+    def predicted_names(self) -> tuple[str, ...]:
+        """The names of what a prediction holds: the targets, a logarithm undone."""
+        return tuple(name for answer in self.answers for name in answer.predicted) or self.target_names
+
+    @cached_property
+    def answer_places(self) -> tuple[slice, ...]:
+        """Of each of `answers`, where its outputs are."""
+        ends = np.cumsum([0, *(len(answer.outputs) for answer in self.answers)]).tolist()
+        return tuple(slice(*ends[number : number + 2]) for number in range(len(self.answers)))
+
+    @property
     def default_loss(self) -> Literal["mse", "cross_entropy"]:
         """The loss that fits the task."""
         return "cross_entropy" if self.task == "classification" else "mse"
+
+    @property
+    def examples(self) -> Examples:
+        """What one example is: numbers, a few tokens, a series of numbers, or a series of tokens to be continued."""
+        if self.is_text:
+            return "text"
+        if self.tokens is not None:
+            return "tokens"
+        return "sequences" if self.is_sequence else "numbers"
 
     @property
     def is_sequence(self) -> bool:
@@ -138,7 +193,8 @@ def output_weights(data: Dataset) -> NDArray[np.float64]:
     """One over each output's variance over the training rows, and 1 for an output that is constant there: (targets,).
 
     Balanced outputs have their squared errors multiplied by it. Of sequences the predicted time steps are pooled; of
-    classes the variances are those of the one-hot rows.
+    classes the variances are those of the one-hot rows. The levels of a category among several targets share one
+    weight, one over the sum of their variances, so that the column counts as much as a number does.
     """
     rows = data.train_targets
     if data.task == "classification":
@@ -147,7 +203,19 @@ def output_weights(data: Dataset) -> NDArray[np.float64]:
         rows = rows[:, list(data.predicted_positions)]
     scale = Scaling.of(np.asarray(rows, np.float64).reshape(-1, data.targets)).std
     weights: NDArray[np.float64] = scale**-2
+    for answer, place in zip(data.answers, data.answer_places, strict=True):
+        if answer.levels:
+            weights[place] = 1 / (float(np.asarray(rows, np.float64)[:, place].var(axis=0).sum()) or 1.0)
     return weights
+
+
+def answers_in_units(data: Dataset, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Outputs (N, outputs) in the units of the data, `predicted_names`; the same for targets."""
+    found = outputs if data.target_scaling is None else data.target_scaling.undo(outputs)
+    for answer, place in zip(data.answers, data.answer_places, strict=True):
+        if answer.median is not None:
+            found[:, place] = answer.median * np.expm1(found[:, place])
+    return found
 
 
 # --- draws and splits: functions of a seed and nothing else ---

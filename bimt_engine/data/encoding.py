@@ -40,12 +40,13 @@ class ColumnSpec(Part):
     )
     dates: Literal["days", "parts"] = Field(
         default="days",
-        description="A date as days since the first of the training rows, or as parts: year, month, weekday, and the "
+        description="A date as days since 1970-01-01, or as parts: year, month, weekday, and the "
         "hour where there is one.",
     )
     transform: Literal["none", "log"] = Field(
         default="none",
-        description="`log`: log(1 + value / median) of a column of numbers that are not negative, for skewed columns.",
+        description="`log`: log(1 + value / median) of a column of numbers that are not negative, for skewed columns. "
+        "Of a target: errors count as ratios, and predictions are in the units of the file all the same.",
     )
     order: list[Name] = Field(
         default=[],
@@ -65,6 +66,10 @@ class ColumnSpec(Part):
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> ColumnSpec:
+        if len(set(self.order)) < len(self.order):
+            raise ValueError("A level stands twice in `order`.")
+        if "type" not in self.model_fields_set:  # a change of a column whose type is known elsewhere
+            return self
         if self.missing in ("mean", "median") and self.type in ("category", "text"):
             raise ValueError(
                 f"A column of type `{self.type}` has no {self.missing}: choose `category`, `drop` or `refuse`."
@@ -73,8 +78,6 @@ class ColumnSpec(Part):
             raise ValueError(f"Only numbers have a logarithm, not a column of type `{self.type}`.")
         if self.order and self.type not in ("category", "text"):
             raise ValueError("Only a category has an order of levels: leave `order` out.")
-        if len(set(self.order)) < len(self.order):
-            raise ValueError("A level stands twice in `order`.")
         return self
 
 

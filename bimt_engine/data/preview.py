@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bimt_engine.data.kinds.groups import read_cayley
-from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, FEW_FILES, MIN_WINDOWS
+from bimt_engine.data.kinds.text import BYTE_NAMES, BYTES, FEW_FILES, MIN_WINDOWS, windows_of
+from bimt_engine.data.kinds.uploaded import NO_FILE, UploadedData, check_table
 from bimt_engine.data.readers import MIN_ROWS, Column, ReadAs, RefusedData, Table, refuse
 from bimt_engine.data.readers.files import read_texts
 from bimt_engine.data.readers.rows import is_named_like_an_id
@@ -27,6 +28,7 @@ from bimt_engine.data.roles import (
     all_but,
     check_roles,
     distinct,
+    has_types,
     is_constant,
     likely_kind,
     read_table,
@@ -49,14 +51,14 @@ MANY = 10  # columns, or notes about them, that are named one by one
 def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The preview of an upload: rows, columns with statistics, roles that fit, first rows, notes.
 
-    roles   those that the user declared, perhaps not all: `inputs`, `targets`, `task`, `columns`, `split`, `weight`.
-            They are checked and completed.
+    roles   those that the user declared, perhaps not all: `inputs`, `targets`, `task`, `columns`, `split`, `weight`,
+            `context`. They are checked and completed.
     Raises DataError; RefusedData names rows and columns.
     """
     if format == "cayley":
         return _understand_cayley(content)
     if format == "text":
-        return _understand_text(content)
+        return _understand_text(content, roles.get("context") if isinstance(roles, Mapping) else None)
     declared = dict(vars(roles) if isinstance(roles, Roles) else roles or {})
     chosen = declared.get("columns") or {}
     read_as = {name: ReadAs(fields.get("type"), fields.get("notation")) for name, fields in chosen.items()}
@@ -89,6 +91,8 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
         settled = settle_roles(preview, declared | preview["suggested"])
     except ImpossibleRoles:  # of which the caller tells with the places in the request
         settled = {}
+    if settled and (has_types(preview) or apart):
+        check_table(table, UploadedData.model_validate(NO_FILE | {"format": format} | settled))
     notes = [*table.notes, *([] if targets else _why(table, complete.targets[0]))]
     return preview | {"notes": [*notes, *_notes(table, complete, apart), *role_notes(preview, settled)]}
 
@@ -312,11 +316,12 @@ def _understand_cayley(content: bytes | Path) -> dict[str, Any]:
     }
 
 
-def _understand_text(content: bytes | Path) -> dict[str, Any]:
+def _understand_text(content: bytes | Path, context: int | None = None) -> dict[str, Any]:
     texts = read_texts(content)
     joined = np.frombuffer(b"".join(text for _, text in texts), np.uint8)
     if len(joined) <= MIN_WINDOWS * CONTEXT:
         raise refuse(f"The text has {len(joined):,} bytes; more than {MIN_WINDOWS * CONTEXT} are needed.")
+    windows_of(texts, context or CONTEXT)
     chunks = range(0, len(joined), COUNTED_AT_ONCE)  # counting takes eight bytes for each
     counts = np.sum([np.bincount(joined[at : at + COUNTED_AT_ONCE], minlength=BYTES) for at in chunks], axis=0)
     most = [BYTE_NAMES[byte] for byte in np.argsort(-counts, kind="stable")[:10] if counts[byte]]

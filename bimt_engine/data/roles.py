@@ -26,6 +26,7 @@ LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be 
 TEXT_COLUMNS = ("byte", "next byte")
 GROUP_COLUMNS = ("a", "b", "product")
 REST = {"validation_fraction": 0.15, "test_fraction": 0.15, "standardise": True}  # roles that the file says nothing of
+PARTS = 3  # of the rows: for training, validation and testing
 UNREAD = ("text", "index")  # types of columns that are no inputs until the user says so
 WORDS = ("text", "category", "boolean")  # types whose values are classes
 
@@ -152,7 +153,8 @@ def check_roles(table: Table, roles: Roles) -> list[Problem]:
     if roles.task == "classification":
         problems += _check_classes(table, roles.targets)
     else:
-        problems += [p for name in roles.targets for p in _check_regression(table.column(name))]
+        several = len(roles.targets) > 1
+        problems += [p for name in roles.targets for p in _check_regression(table.column(name), several=several)]
     if not inputs:
         problems.append(Problem("There is no input: no column that can be read is left beside the targets."))
     wide = sum(table.column(name).width for name in inputs)
@@ -171,9 +173,9 @@ def check_roles(table: Table, roles: Roles) -> list[Problem]:
 _INSTEAD_OF_TEXT = "write it as numbers, leave it out, or give it the type `category`."
 
 
-def _check_regression(column: Column) -> list[Problem]:
+def _check_regression(column: Column, *, several: bool) -> list[Problem]:
     name = column.name
-    if column.type in ("text", "category"):
+    if column.type == "text" or (column.type == "category" and not several):
         detail = f"The target {name!r} holds text; choose the task `classification`, or a column of numbers."
         return [Problem(detail, column=name)]
     if column.type == "date":
@@ -298,8 +300,11 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
         task = suggested.get("task") if same else likely_kind(known, preview.get("rows") or 0)
     errors = [*_role_errors("inputs", inputs, types, under), *_role_errors("targets", targets, types, under)]
     for index, name in enumerate(targets):
-        if types.get(name) in ("text", "category") and task == "regression":
+        several = len(targets) > 1 and (chosen.get(name) or {}).get("type", types.get(name)) == "category"
+        if types.get(name) in ("text", "category") and task == "regression" and not several:
             detail = f"The target `{name}` holds text; choose the task `classification`, or a column of numbers."
+            if len(targets) > 1:
+                detail = f"The target `{name}` holds text; beside other targets give it the type `category`."
             errors.append(_wrong(f"{under}/targets/{index}", detail, column=name))
         elif types.get(name) == "date":
             detail = f"The target `{name}` holds dates; choose a column of numbers or of classes."
@@ -315,6 +320,8 @@ def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: st
             errors.append(_wrong(f"{under}/{field}", _no_such_column(name, types), column=name))
         elif name and name in (*inputs, *targets):
             detail = f"`{name}` cannot be an input or a target and part or weight the rows, too."
+            errors.append(_wrong(f"{under}/{field}", detail, column=name))
+        elif name and (detail := _unfit(columns.get(name) or {}, types.get(name), field)):
             errors.append(_wrong(f"{under}/{field}", detail, column=name))
     if task == "classification" and len(targets) > 1:
         errors.append(_wrong(f"{under}/targets", f"Classification has one target; {len(targets)} are named."))
@@ -350,6 +357,25 @@ def _role_errors(role: str, names: list[str], types: Mapping[str, str | None], u
             continue
         errors.append(_wrong(f"{under}/{role}/{index}", detail, column=name))
     return errors
+
+
+def _unfit(column: Mapping[str, Any], kind: str | None, field: str) -> str:
+    """Why a column of a preview cannot weight the rows, or part them; empty where nothing is seen."""
+    name, values = column.get("name"), column.get("distinct") or 0
+    if field == "weight":
+        if column.get("shape") or kind not in ("number", "integer", "boolean", "index", None):
+            return f"The weight `{name}` must be a number in every row, and it holds {kind}."
+        if (column.get("min") or 0) < 0:
+            return f"The weight `{name}` is negative in some row ({column['min']:g}); weights are 0 or more."
+        if column.get("max") == 0:
+            return f"The weight `{name}` is 0 in every row; it must be above 0 in some row of each part."
+        return ""
+    if column.get("shape"):
+        return f"`{name}` is an array; rows are split by one value for each row."
+    if column and values + bool(column.get("missing")) < PARTS:
+        one = "value" if values == 1 else "values"
+        return f"`{name}` has {values} different {one}, and {PARTS} parts need as many: split by another column."
+    return ""
 
 
 def _no_such_column(name: str, columns: Mapping[str, Any]) -> str:

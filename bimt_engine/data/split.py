@@ -12,6 +12,7 @@ from bimt_engine.data.dataset import Dataset, data_generator
 from bimt_engine.errors import DataError
 
 Rows = NDArray[np.int64]
+BY = "The column that the rows are split by"  # in sentences, where its name is not known
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,25 @@ class Split:
         return cls(order[chosen[order]], rest[validated[rest]], rest[~validated[rest]])
 
     @classmethod
-    def by_group(cls, groups: NDArray[Any], train: float, validation: float = 0.0, *, seed: int) -> Split:
+    def by_group(
+        cls, groups: NDArray[Any], train: float, validation: float = 0.0, *, seed: int, column: str = BY
+    ) -> Split:
         """Rows of one group (a patient, a machine) are all in one part; the groups come in a random order.
 
         The shares are met as nearly as whole groups allow. Raises DataError for fewer groups than parts.
         """
         names, numbers = np.unique(groups, return_inverse=True)
-        return cls._of_units(
-            numbers.reshape(-1), data_generator(seed, "split").permutation(len(names)), train, validation
-        )
+        order = data_generator(seed, "split").permutation(len(names))
+        return cls._of_units(numbers.reshape(-1), order, train, validation, column)
 
     @classmethod
-    def by_time(cls, times: NDArray[Any], train: float, validation: float = 0.0) -> Split:
+    def by_time(cls, times: NDArray[Any], train: float, validation: float = 0.0, *, column: str = BY) -> Split:
         """The past for training, what follows for validation, the latest for testing; rows of one time stay together.
 
         Raises DataError for fewer times than parts.
         """
         moments, numbers = np.unique(times, return_inverse=True)
-        return cls._of_units(numbers.reshape(-1), np.arange(len(moments)), train, validation)
+        return cls._of_units(numbers.reshape(-1), np.arange(len(moments)), train, validation, column)
 
     @classmethod
     def _cut(cls, order: Rows, train: float, validation: float) -> Split:
@@ -75,13 +77,13 @@ class Split:
         return cls(order[:first], order[first:second], order[second:])
 
     @classmethod
-    def _of_units(cls, numbers: Rows, order: Rows, train: float, validation: float) -> Split:
+    def _of_units(cls, numbers: Rows, order: Rows, train: float, validation: float, column: str) -> Split:
         """Whole units of rows, in this order of the units, cut where the shares of rows are met most nearly."""
         parts = 3 if validation else 2
         if len(order) < parts:
             raise DataError(
-                f"The column that the rows are split by has {len(order)} different values; {parts} parts need at least "
-                f"{parts}."
+                f"{column} has {len(order)} different value{'s' if len(order) != 1 else ''}; {parts} parts need at "
+                f"least {parts}. Split by another column, or by chance."
             )
         before = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(order))[order])])
         first = _nearest(before, train * len(numbers), low=1, high=len(order) - parts + 1)

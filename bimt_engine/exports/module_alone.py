@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Answer, Dataset, Scaling
 from bimt_engine.errors import BimtError
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import weights_file
@@ -212,6 +212,18 @@ def _cut_data(dataset: Dataset, read: np.ndarray, decided: np.ndarray, *, contri
         target_names=tuple(dataset.target_names[i] for i in targets),
         input_scaling=_cut_scaling(dataset.input_scaling, columns),
         target_scaling=_without_mean(scaling) if contribution and scaling else scaling,
+        answers=_cut_answers(dataset, targets, contribution=contribution),
+    )
+
+
+def _cut_answers(dataset: Dataset, targets: list[int], *, contribution: bool) -> tuple[Answer, ...]:
+    """Each output as a column of its own; a logarithm is undone but of a part of a sum."""
+    whole = {place.start: answer for answer, place in zip(dataset.answers, dataset.answer_places, strict=True)}
+    if not dataset.answers:
+        return ()
+    return tuple(
+        whole[i] if i in whole and whole[i].median is not None and not contribution else Answer(dataset.target_names[i])
+        for i in targets
     )
 
 

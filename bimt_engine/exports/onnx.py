@@ -39,7 +39,7 @@ def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None =
     read = data.feature_names if data.encoding is None else data.encoding.code_names
     file.graph.input[0].doc_string = f"as they stand in the data: {', '.join(read)}"
     answers = "the probability of each class" if data.task == "classification" else "the targets"
-    file.graph.output[0].doc_string = f"{answers}: {', '.join(data.target_names)}"
+    file.graph.output[0].doc_string = f"{answers}: {', '.join(data.predicted_names)}"
     helper.set_model_props(file, {**(about or {}), **_columns(data)})
     return file.SerializeToString()
 
@@ -47,7 +47,7 @@ def onnx_file(network: Network, data: Dataset, about: Mapping[str, str] | None =
 def _columns(data: Dataset) -> dict[str, str]:
     """What the columns of `x` and `y` are. Lists are JSON."""
     read = data.feature_names if data.encoding is None else data.encoding.code_names
-    names: dict[str, tuple[str | int, ...]] = {"feature_names": read, "target_names": data.target_names}
+    names: dict[str, tuple[str | int, ...]] = {"feature_names": read, "target_names": data.predicted_names}
     if data.task == "classification":
         names["classes"] = data.target_names
     if data.predicted_positions is not None:

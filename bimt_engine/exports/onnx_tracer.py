@@ -305,6 +305,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("gt", "__gt__"), _both("Greater")),
     "where": _where,
     "log1p": _log1p,
+    "exp": _alone("Exp"),
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "conv2d": _conv2d,

@@ -8,9 +8,12 @@ format's name.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zipfile
 from dataclasses import dataclass, field
-from tempfile import NamedTemporaryFile
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bimt_engine.data.dataset import Dataset, Scaling
+from bimt_engine.data.dataset import Answer, Dataset, Scaling
 from bimt_engine.data.encoding import TableEncoding
 from bimt_engine.errors import BimtError
 from bimt_engine.fingerprint import code_hash, data_hash
 from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.uploaded import provided
 from bimt_engine.spec import Spec
 
 FORMAT = "bimt-network/1"
@@ -97,6 +101,35 @@ def load_weights(content: bytes) -> SavedNetwork:
     )
 
 
+def load_bundle(path: Path) -> SavedNetwork:
+    """The networks of a run or version from its bundle, the zip file that the service gives; no service is asked.
+
+    That of an uploaded network holds the network's own file, from which it is built. Raises WeightsError where the file
+    is no bundle, or a part of it is missing or has other bytes than its list says.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = json.loads(archive.read("manifest.json"))["files"]
+
+            def part(name: str) -> bytes:
+                content = archive.read(name)
+                if hashlib.sha256(content).hexdigest() != listed[name]["sha256"]:
+                    raise WeightsError(f"`{name}` in the bundle has other bytes than its list says; load it again.")
+                return content
+
+            weights = part("weights.safetensors")
+            network = json.loads(part("spec.json")).get("network") or {}
+            if network.get("kind") != "uploaded":
+                return load_weights(weights)
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "network"
+                file.write_bytes(part(f"network.{network['format']}"))
+                with provided({network["sha256"]: file}):
+                    return load_weights(weights)
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError) as error:
+        raise WeightsError(f"This is not the bundle of a run, or it is damaged: {error}") from error
+
+
 def _metadata(content: bytes) -> dict[str, Any]:
     """What stands in the file's header beside the tensors. The library reads metadata from files only."""
     with NamedTemporaryFile(suffix=".safetensors") as file:
@@ -135,6 +168,7 @@ def _shape(dataset: Dataset) -> dict[str, Any]:
         "input_scaling": dataset.input_scaling and dataset.input_scaling.to_json(),
         "target_scaling": dataset.target_scaling and dataset.target_scaling.to_json(),
         "predicted_positions": dataset.predicted_positions,
+        **({"answers": [answer.to_json() for answer in dataset.answers]} if dataset.answers else {}),
         **({"encoding": dataset.encoding.to_json()} if dataset.encoding else {}),
         **({"origin": dict(dataset.origin)} if dataset.origin else {}),
     }
@@ -158,5 +192,8 @@ def _without_rows(shape: dict[str, Any]) -> Dataset:
         target_scaling=shape["target_scaling"] and Scaling.from_json(shape["target_scaling"]),
         predicted_positions=tuple(positions) if positions is not None else None,
         origin=shape.get("origin"),
+        answers=tuple(
+            Answer(one["name"], tuple(one.get("levels", ())), one.get("median")) for one in shape.get("answers", ())
+        ),
         encoding=TableEncoding.from_json(shape["encoding"]) if shape.get("encoding") else None,
     )

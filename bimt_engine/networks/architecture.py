@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 import bimt_engine.networks
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.spec_part import Part
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Architecture(Part):
     """
 
     kind: str
+
+    def misfit(self, examples: Examples) -> str:
+        """Why it cannot read such examples, a sentence; empty where it can, as far as shows before they are made."""
+        return ""
 
     def build(self, data: Dataset, draw: Draw) -> Network:
         """A network with freshly drawn parameters, as wide at both ends as the data; rows are not looked at.

@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.architecture import (
     Activation,
@@ -65,6 +65,12 @@ class ConvNetwork(Architecture):
         if kernel % 2 == 0:
             raise ValueError(f"`kernel` ({kernel}) must be odd, so that an image keeps its size.")
         return kernel
+
+    def misfit(self, examples: Examples) -> str:
+        """Pixels alone; whether they are square shows in their number."""
+        if examples != "numbers":
+            return "A `conv` network reads square images, which these data are not: ask for another network."
+        return ""
 
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The convolutional network of this spec. Raises SpecError unless the inputs are square images."""

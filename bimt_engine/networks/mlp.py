@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.architecture import (
     Activation,
@@ -48,18 +48,22 @@ class MlpNetwork(Architecture):
     move_inputs: bool = True
     move_outputs: bool = True
 
+    def misfit(self, examples: Examples) -> str:
+        """Sequences are for other networks, and tokens need vectors."""
+        if examples in ("sequences", "text"):
+            return "An `mlp` reads single examples, but these data are sequences: ask for a transformer."
+        if examples == "numbers" and self.embedding_width is not None:
+            return "`embedding_width` is for token data, but these inputs are numbers: leave it out."
+        if examples == "tokens" and self.embedding_width is None:
+            return "These inputs are tokens: set `embedding_width`, the length of the vector each token becomes."
+        return ""
+
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The perceptron of this spec. Raises SpecError for sequences, and where `embedding_width` does not fit."""
         from bimt_engine.networks.geometry import place_layers
 
-        if data.is_sequence:
-            raise SpecError("An `mlp` reads single examples, but these data are sequences: ask for a transformer.")
-        if data.tokens is None and self.embedding_width is not None:
-            raise SpecError("`embedding_width` is for token data, but these inputs are numbers: leave it out.")
-        if data.tokens is not None and self.embedding_width is None:
-            raise SpecError(
-                "These inputs are tokens: set `embedding_width`, the length of the vector each token becomes."
-            )
+        if sentence := self.misfit(data.examples):
+            raise SpecError(sentence)
         width = self.embedding_width if data.tokens is not None else None
         sizes = [width or data.inputs, *self.hidden, data.targets]
         shapes = [self.geometry] * (len(sizes) - 1) + [self.output_geometry or self.geometry]
@@ -87,12 +91,17 @@ class GridMlpNetwork(Architecture):
     move_inputs: bool = False
     move_outputs: bool = True
 
+    def misfit(self, examples: Examples) -> str:
+        """Numbers alone."""
+        grid = "A `grid_mlp` reads images or tables of numbers: ask for another network."
+        return "" if examples == "numbers" else grid
+
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The perceptron whose inputs and hidden layers are grids. Raises SpecError for sequences and tokens."""
         from bimt_engine.networks.geometry import place_layers
 
-        if data.is_sequence or data.tokens is not None:
-            raise SpecError("A `grid_mlp` reads images or tables of numbers: ask for another network.")
+        if sentence := self.misfit(data.examples):
+            raise SpecError(sentence)
         sizes = [data.inputs, *self.hidden, data.targets]
         runs = input_runs(data)
         positions = place_layers(sizes, ["grid"] * (len(sizes) - 1) + ["ring"], runs=runs)

@@ -239,7 +239,19 @@ def in_units_of_data(network: Network, data: Dataset, x: Tensor) -> Tensor:
     if data.target_scaling is not None:
         mean, std = _tensors(data.target_scaling)
         outputs = outputs * std + mean
+    if any(answer.median is not None for answer in data.answers):
+        outputs = torch.stack([_undone(data, outputs, at) for at in range(data.targets)], -1)
     return outputs
+
+
+def _undone(data: Dataset, outputs: Tensor, at: int) -> Tensor:
+    """One output (N,) with the logarithm of its column undone, if it has one."""
+    for answer, place in zip(data.answers, data.answer_places, strict=True):
+        if answer.median is not None and place.start == at:
+            return (torch.exp(outputs[:, at]) - torch.tensor(1.0, dtype=torch.float64)) * torch.tensor(
+                answer.median, dtype=torch.float64
+            )
+    return outputs[:, at]
 
 
 def _standardised(x: Tensor, scaling: Scaling | None) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.architecture import (
     Activation,
@@ -41,15 +41,21 @@ class RecurrentNetwork(Architecture):
     activation: Activation = "tanh"
     geometry: Geometry = "line"
 
+    def misfit(self, examples: Examples) -> str:
+        """Sequences of numbers alone."""
+        if examples != "sequences":
+            return (
+                "A `recurrent` network reads sequences of numbers, which these data are not: ask for another network."
+            )
+        return ""
+
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The recurrent network of this spec. Raises SpecError unless the data are sequences."""
         from bimt_engine.networks.geometry import place_layers
         from bimt_engine.networks.network import Network
 
-        if not data.is_sequence or data.tokens is not None:
-            raise SpecError(
-                "A `recurrent` network reads sequences of numbers, which these data are not: ask for another network."
-            )
+        if sentence := self.misfit(data.examples):
+            raise SpecError(sentence)
         inputs, hidden, outputs = data.inputs, self.hidden, data.targets
         parameters = {
             "read_in": draw.uniform(hidden, inputs, fan_in=inputs),
@@ -88,13 +94,19 @@ class GruNetwork(Architecture):
     hidden: Width = 32
     geometry: Geometry = "line"
 
+    def misfit(self, examples: Examples) -> str:
+        """Sequences of numbers alone."""
+        if examples != "sequences":
+            return "A `gru` reads sequences of numbers, which these data are not: ask for another network."
+        return ""
+
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The gated network of this spec. Raises SpecError unless the data are sequences of numbers."""
         from bimt_engine.networks.geometry import place_layers
         from bimt_engine.networks.network import Network
 
-        if not data.is_sequence or data.tokens is not None:
-            raise SpecError("A `gru` reads sequences of numbers, which these data are not: ask for another network.")
+        if sentence := self.misfit(data.examples):
+            raise SpecError(sentence)
         inputs, hidden, outputs = data.inputs, self.hidden, data.targets
         rows = len(GATES) * hidden
         parameters = {

@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.architecture import (
     Activation,
@@ -71,12 +71,18 @@ class TransformerNetwork(Architecture):
         """Whether it computes what the published network does: no norms and no positions."""
         return not (self.layer_norm or self.positions)
 
+    def misfit(self, examples: Examples) -> str:
+        """Sequences alone."""
+        if examples not in ("sequences", "text"):
+            return "A `transformer` reads sequences, but these data are single examples: ask for an mlp."
+        return ""
+
     def build(self, data: Dataset, draw: Draw) -> Network:
         """The transformer of this spec. Raises SpecError unless the data are sequences."""
         from bimt_engine.networks.network import Network
 
-        if not data.is_sequence:
-            raise SpecError("A `transformer` reads sequences, but these data are single examples: ask for an mlp.")
+        if sentence := self.misfit(data.examples):
+            raise SpecError(sentence)
         width, blocks = self.width, range(self.blocks)
         parameters: dict[str, Tensor] = {}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -16,6 +18,7 @@ from pydantic import Field
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.architecture import Architecture, Draw, Geometry, Network
+from bimt_engine.networks.mlp import input_runs
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -29,6 +32,17 @@ def provide_files(files: Mapping[str, Path]) -> None:
     """
     _files.clear()
     _files.update(files)
+
+
+@contextmanager
+def provided(files: Mapping[str, Path]) -> Iterator[None]:
+    """Inside, these files are there besides the others."""
+    before = dict(_files)
+    _files.update(files)
+    try:
+        yield
+    finally:
+        provide_files(before)
 
 
 class UploadedNetwork(Architecture):
@@ -51,6 +65,7 @@ class UploadedNetwork(Architecture):
         found = sha256_of(path)
         network = deepcopy(_built(path, found, str(self.format), json.dumps(self.config), self.geometry))
         _check(network, data)
+        _join_columns(network, data, self.geometry)
         return network.to(draw.dtype)
 
 
@@ -82,6 +97,23 @@ def _built(path: Path, sha256: str, form: str, config: str, geometry: str) -> Ne
     return engine_network(path.read_bytes(), form, json.loads(config), geometry=geometry)
 
 
+def _join_columns(network: Network, data: Dataset, geometry: Geometry) -> None:
+    """What a column of a table became (the levels of a category, a number and its gaps) is one neuron of the inputs.
+
+    Inputs that the network reads by copies, or that lie in another order than the data's, stay each for itself.
+    """
+    from bimt_engine.networks.geometry import place_layers
+
+    layer, runs = network.wiring.input_layer, input_runs(data)
+    in_order = network.input_order.tolist() == list(range(layer.neurons))
+    if not runs or layer.runs or layer.copies > 1 or layer.blocks > 1 or sum(runs) != layer.neurons or not in_order:
+        return
+    [positions] = place_layers([layer.neurons], [geometry], runs=runs)
+    if positions.shape == layer.positions.shape:
+        joined = replace(layer, positions=positions.to(layer.positions), runs=runs)
+        network.wiring = replace(network.wiring, neuron_layers=(joined, *network.wiring.neuron_layers[1:]))
+
+
 def _check(network: Network, data: Dataset) -> None:
     """Raises SpecError where the data do not fit the network."""
     declared = getattr(network, "declared_inputs", None)
@@ -103,6 +135,12 @@ def _check(network: Network, data: Dataset) -> None:
     elif network.wiring.input_layer.neurons != data.inputs:
         raise SpecError(
             f"The network reads {network.wiring.input_layer.neurons} inputs, and the data have {data.inputs}."
+        )
+    places = getattr(network, "positions", None)
+    if data.is_text and places is not None and data.steps > len(places):
+        raise SpecError(
+            f"The network has positions for {len(places)} tokens, and an example of the data has {data.steps}: ask for "
+            "a shorter `context`."
         )
     outputs = network.wiring.output_layer.neurons
     if outputs != data.targets:

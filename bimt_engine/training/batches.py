@@ -20,7 +20,7 @@ from bimt_engine.data.dataset import Dataset, PartName, output_weights
 from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import DTYPES, Network
 from bimt_engine.random import numpy_generator
-from bimt_engine.spec import BALANCED_CLASSES, TrainingSpec
+from bimt_engine.spec import BALANCED_CLASSES, NO_CLASSES, TEXT_LOSS, TrainingSpec
 from bimt_engine.training.state import TrainingState
 
 Loss = Literal["mse", "cross_entropy"]
@@ -77,9 +77,9 @@ class TensorData:
         first = each[0]
         loss: Loss = training.loss or first.default_loss
         if loss == "cross_entropy" and first.task != "classification":
-            raise SpecError("`loss: cross_entropy` needs classes, but these targets are numbers: use `mse`.")
+            raise SpecError(NO_CLASSES)
         if first.is_text and loss == "mse":
-            raise SpecError("Text is learnt by the cross entropy of the next token: leave `loss` out.")
+            raise SpecError(TEXT_LOSS)
         if loss == "cross_entropy" and training.balance_outputs:
             raise SpecError(BALANCED_CLASSES)
         dtype = DTYPES[training.precision]

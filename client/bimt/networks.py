@@ -114,6 +114,11 @@ class LoadedNetwork(nn.Module):
             return outputs.softmax(-1)
         if self.data["target_scaling"]:
             outputs = outputs * self.get_buffer("target_std") + self.get_buffer("target_mean")
+        at = 0
+        for answer in self.data.get("answers") or ():  # a logarithm is undone; levels have an output each
+            if answer.get("median") is not None:
+                outputs[..., at] = (outputs[..., at].exp() - 1) * answer["median"]
+            at += len(answer.get("levels") or [None])
         return outputs
 
     def permute_inputs(self, x: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from safetensors.torch import save
 from werkzeug.test import TestResponse
 
 from store import teams
 from tests.api.makers import House
 from tests.engine.networks.files.makers import NETWORKS, exported, model, said_by
+from tests.engine.networks.files.test_gpt2 import CONFIG as GPT2_CONFIG
+from tests.engine.networks.files.test_gpt2 import tensors as gpt2_tensors
 from tests.engine.networks.files.test_safetensors import content_of
 
 
@@ -59,6 +62,18 @@ def test_weights_are_checked_against_their_config(house: House) -> None:
     assert (without.status_code, "Send a `config`" in without.json["detail"]) == (422, True)
     other = send(house, content, "weights.safetensors", config=json.dumps(config | {"targets": 4}))
     assert (other.status_code, other.json["type"]) == (422, "/problems/unusable-network")
+
+
+def test_weights_of_gpt2_come_with_their_config_json(house: House) -> None:
+    content = save(gpt2_tensors())
+    made = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG))
+    assert made.status_code == 201, made.json
+    assert (made.json["state"], made.json["kind"], made.json["config"]["layout"]) == ("ready", "transformer", "gpt2")
+    wrong = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG | {"model_type": "llama"}))
+    assert (wrong.status_code, wrong.json["errors"][0]["pointer"]) == (422, "/config")
+    assert "as ONNX" in wrong.json["errors"][0]["detail"]
+    other = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG | {"n_embd": 24}))
+    assert other.status_code == 422, other.json
 
 
 def _outside() -> bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bimt import Client, Conflict, InvalidFields
+from bimt_engine.exports.weights import load_bundle
 from tests.end_to_end.test_supervisor import served
 from tests.engine.networks.files.makers import said_by
 
@@ -81,6 +82,10 @@ def test_a_convolution_is_analysed_trained_shared_and_taken_back(client: Client,
     with torch.no_grad():
         mine = torch.softmax(module(torch.from_numpy(x[:6, None])), -1)
     np.testing.assert_allclose(whole, mine, rtol=0, atol=1e-5)  # moved, not changed
+
+    saved = load_bundle(run.bundle(tmp_path / "run.zip"))  # without the service
+    inputs = torch.from_numpy(x[:6].reshape(6, -1)).double()
+    np.testing.assert_allclose(saved.network(inputs).softmax(-1).detach(), probabilities, rtol=0, atol=1e-6)
 
     network.delete()  # the run keeps what it needs
     assert run.predict(x[:1].reshape(1, -1).tolist())["labels"]

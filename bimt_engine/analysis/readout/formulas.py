@@ -19,7 +19,7 @@ from bimt_engine.analysis.numpy_mlp import NumpyMlp, split
 from bimt_engine.analysis.output_scores import scores
 from bimt_engine.analysis.readout.function_search import MAX_SEARCHES, Budget, Sampled, find, symbols_for
 from bimt_engine.analysis.readout.symmetry import function_of, gradients, perceptron_of, symmetry_report
-from bimt_engine.analysis.readout.verdicts import MEETS, Judge
+from bimt_engine.analysis.readout.verdicts import MEETS, Judge, written
 from bimt_engine.analysis.report import FormulaDocument, OutputReadout, ReadoutDocument, SymmetryDocument
 from bimt_engine.analysis.statements import readout_statement, sentence, skipped_statement, too_large
 from bimt_engine.errors import BimtError
@@ -110,7 +110,7 @@ def readout(
     expressions: list[str | None] = [None] * len(names)
     not_composed: str | None = None
     try:
-        expressions = [str(expression) for expression in compose(subject, values, masks)]
+        expressions = [written(expression) for expression in compose(subject, values, masks)]
     except ReadoutError as error:
         not_composed = str(error)
     outputs: list[OutputReadout] = []

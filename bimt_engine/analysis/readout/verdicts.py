@@ -13,9 +13,11 @@ from functools import cached_property
 
 import numpy as np
 import sympy
+from sympy.printing.str import StrPrinter
 
 from bimt_engine.analysis.readout.form import Column, Columns
 from bimt_engine.analysis.report import FormulaDocument, FormulaScores
+from bimt_engine.analysis.statements import RESERVED, in_formula
 
 MEETS = 0.999  # R² against the network that a formula needs
 RELATED = 0.9  # R² against the network below which a formula, however good, is not a formula of this network
@@ -143,7 +145,7 @@ class Judge:
         """The verdict as it is stored."""
         read = {str(symbol) for symbol in verdict.expression.free_symbols}
         return {
-            "text": str(verdict.expression),
+            "text": written(verdict.expression),
             "latex": sympy.latex(verdict.expression, symbol_names=_latex_names(verdict.expression)),
             "inputs": [name for name in names if name in read],
             "searcher": verdict.searcher,
@@ -232,11 +234,23 @@ _LATEX_SIGNS = {
 }
 
 
+class _Names(StrPrinter):
+    """Python's notation, with names of columns as `in_formula` has them."""
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        return in_formula(expr.name)
+
+
+def written(expression: sympy.Expr) -> str:
+    """An expression as text in which every name of a column can be told from the operations around it."""
+    return str(_Names({"order": None}).doprint(expression))
+
+
 def _latex_names(expression: sympy.Expr) -> dict[sympy.Symbol, str]:
     """Names of columns that are no plain identifiers as text, in which nothing is a command of LaTeX."""
     names = {symbol: str(symbol) for symbol in expression.free_symbols}
     return {
         symbol: f"\\text{{{''.join(_LATEX_SIGNS.get(letter, letter) for letter in name)}}}"
         for symbol, name in names.items()
-        if not (name.isascii() and name.replace("_", "").isalnum())
+        if name in RESERVED or not (name.isascii() and name.replace("_", "").isalnum())
     }

@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.spec_part import Part
 
 
@@ -39,6 +39,16 @@ class DataPart(Part):
         default=2,
         description="2: rows for training, validation and testing. 1: of runs before, whose test rows serve as both.",
     )
+
+    @property
+    def examples(self) -> Examples:
+        """What one example is, known before the data are made."""
+        return "numbers"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether one of several classes is predicted, and not numbers; known before the data are made."""
+        return False
 
     @property
     def several_own_targets(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.readers import opened
 from bimt_engine.data.split import Split
@@ -51,6 +51,16 @@ class GroupData(Drawn):
         check_group(self.group, self.cayley_table)
         return self
 
+    @property
+    def examples(self) -> Examples:
+        """Two elements."""
+        return "tokens"
+
+    @property
+    def has_classes(self) -> bool:
+        """Which element their product is."""
+        return True
+
 
 @dataset_kind(GroupData, label="Products in a finite group")
 def group(spec: GroupData, *, seed: int) -> Dataset:
@@ -70,6 +80,16 @@ class ModularAdditionData(Drawn):
     kind: Literal["modular_addition"] = "modular_addition"
     modulus: int = Field(default=59, ge=2, le=512)
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+    @property
+    def examples(self) -> Examples:
+        """Two elements."""
+        return "tokens"
+
+    @property
+    def has_classes(self) -> bool:
+        """Which element their product is."""
+        return True
 
 
 @dataset_kind(ModularAdditionData, label="Modular addition")

@@ -39,6 +39,11 @@ class ImagesData(DataPart):
     test: int | None = Field(default=None, ge=10)
     deskew: bool = Field(default=False, description="Take the slant out of every image and centre it, test images too.")
 
+    @property
+    def has_classes(self) -> bool:
+        """Which digit."""
+        return True
+
 
 @dataset_kind(ImagesData, label="MNIST")
 def _mnist(spec: ImagesData, *, seed: int) -> Dataset:
@@ -50,6 +55,11 @@ class DigitsData(Drawn):
 
     kind: Literal["digits"] = "digits"
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+    @property
+    def has_classes(self) -> bool:
+        """Which digit."""
+        return True
 
 
 @dataset_kind(DigitsData, label="Digits of 8×8 pixels")

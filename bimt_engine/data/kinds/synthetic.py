@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from bimt_engine.data.dataset import Dataset, data_generator
+from bimt_engine.data.dataset import Dataset, Examples, data_generator
 from bimt_engine.data.formulas import check_formula, check_values, evaluate_formula
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.split import Split
@@ -81,6 +81,11 @@ class TwoMoonsData(Drawn):
     train: int = Field(default=200, ge=2, le=1_000_000)
     test: int = Field(default=200, ge=1, le=1_000_000)
 
+    @property
+    def has_classes(self) -> bool:
+        """Which of the two moons."""
+        return True
+
 
 @dataset_kind(TwoMoonsData, label="Two moons")
 def two_moons(spec: TwoMoonsData, *, seed: int) -> Dataset:
@@ -105,6 +110,11 @@ class InContextRegressionData(Drawn):
     kind: Literal["in_context_regression"] = "in_context_regression"
     sequences: int = Field(default=10_000, ge=10, le=1_000_000)
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+    @property
+    def examples(self) -> Examples:
+        """Sequences of numbers."""
+        return "sequences"
 
 
 @dataset_kind(InContextRegressionData, label="In-context regression")
@@ -143,6 +153,11 @@ class TwoMemoriesData(Drawn):
     time: int = Field(default=6, ge=2, le=256, description="Steps of each sequence.")
     train: int = Field(default=200, ge=2, le=1_000_000)
     test: int = Field(default=200, ge=1, le=1_000_000)
+
+    @property
+    def examples(self) -> Examples:
+        """Sequences of numbers."""
+        return "sequences"
 
 
 @dataset_kind(TwoMemoriesData, label="Two memories")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, Examples
 from bimt_engine.data.kinds import DataPart, dataset_kind
 from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
@@ -43,6 +43,16 @@ class PythonLibraryData(DataPart):
     context: int = Field(default=CONTEXT, ge=2, le=MAX_CONTEXT, description="Bytes of one example.")
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the bytes, in whole files.")
     test_fraction: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the bytes, in whole files.")
+
+    @property
+    def examples(self) -> Examples:
+        """Bytes and what follows them."""
+        return "text"
+
+    @property
+    def has_classes(self) -> bool:
+        """Which byte follows."""
+        return True
 
 
 @dataset_kind(PythonLibraryData, label="Python's standard library")
@@ -87,6 +97,18 @@ def origin_of(files: Sequence[tuple[str, bytes]]) -> dict[str, str]:
     }
 
 
+def windows_of(files: Sequence[tuple[str, bytes]], context: int) -> list[int]:
+    """How many examples of so many bytes, and the one that follows, each file makes. Raises DataError: too few."""
+    counts = [max(0, (len(content) - 1) // context) for _, content in files]
+    if sum(counts) < MIN_WINDOWS:
+        raise DataError(
+            f"The text has {sum(len(content) for _, content in files):,} bytes in {len(files)} files, which make "
+            f"{sum(counts)} examples of {context} bytes and the one that follows; at least {MIN_WINDOWS} are needed. "
+            "Send more text, or ask for a shorter context."
+        )
+    return counts
+
+
 def text_dataset(
     files: Sequence[tuple[str, bytes]],
     *,
@@ -102,13 +124,7 @@ def text_dataset(
              training, those after them for validation, the last for testing.
     Raises DataError where there are too few windows.
     """
-    counts = [max(0, (len(content) - 1) // context) for _, content in files]
-    if sum(counts) < MIN_WINDOWS:
-        raise DataError(
-            f"The text has {sum(len(content) for _, content in files):,} bytes in {len(files)} files, which make "
-            f"{sum(counts)} examples of {context} bytes and the one that follows; at least {MIN_WINDOWS} are needed. "
-            "Send more text, or ask for a shorter context."
-        )
+    counts = windows_of(files, context)
     windows = np.empty((sum(counts), context + 1), np.uint8)
     end = 0
     for (_, content), count in zip(files, counts, strict=True):

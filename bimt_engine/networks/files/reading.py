@@ -20,6 +20,7 @@ from bimt_engine.errors import SpecError
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.networks.attach import Attached, attach
 from bimt_engine.networks.attach.traced import network_of, parameter_names
+from bimt_engine.networks.files.gpt2 import from_gpt2, to_gpt2
 from bimt_engine.networks.files.onnx_file import NetworkFileError, before_probabilities, read_onnx
 from bimt_engine.networks.files.onnx_network import OnnxNetwork
 from bimt_engine.networks.network import Network, build_network
@@ -99,8 +100,9 @@ def with_numbers_of(
     found = read_network(content, form, config, scores=True)
     if isinstance(found, Network):
         said = {CONFIG_KEY: json.dumps(config)} if config is not None else _metadata(content)
+        of_gpt2 = CONFIG_KEY in said and NetworkConfig.model_validate_json(said[CONFIG_KEY]).layout == "gpt2"
         named = {name: value.detach().cpu().contiguous().clone() for name, value in network.named_parameters()}
-        return save(named, said)
+        return save(to_gpt2(named) if of_gpt2 else named, said)
     attached = _attached(found, geometry)
     names = parameter_names(attached)
     tensors = dict(found.named_parameters()) | dict(found.named_buffers())
@@ -127,11 +129,11 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
     try:
         said = config if config is not None else json.loads(metadata[CONFIG_KEY])
         parsed = NetworkConfig.model_validate(said)
-        tensors = load(content)
+        tensors = from_gpt2(load(content)) if parsed.layout == "gpt2" else load(content)
     except KeyError:
         raise NetworkFileError(
             "Send a `config` with the weights, or put it into the file's metadata: which network they are of, with how "
-            "many inputs and targets."
+            "many inputs and targets (of GPT-2, its config.json)."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]

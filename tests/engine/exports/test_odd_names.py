@@ -12,7 +12,8 @@ import pytest
 import sympy
 
 from bimt_engine.analysis.evidence import Evidence
-from bimt_engine.analysis.readout.verdicts import _latex_names
+from bimt_engine.analysis.readout.verdicts import _latex_names, written
+from bimt_engine.analysis.statements import combination
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.data.preview import understand
@@ -97,6 +98,32 @@ def test_the_card_has_them_as_text() -> None:
     assert "<b>" not in card.split("```")[0]
     assert r"\<b\>" in card
     assert r"\*1\*" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *[
+            ("a+b", "“a+b”"),
+            ("x 1", "“x 1”"),
+            ("log(x)", "“log(x)”"),
+            ("pi", "“pi”"),
+            ("1e3", "“1e3”"),
+            ("”+“", "“\\”+“”"),
+        ],
+        *[("x[0]", "x[0]"), ("port[a+b]", "port[a+b]"), ("a_b", "a_b"), ("größe", "größe"), ("a[b][c]", "“a[b][c]”")],
+    ],
+)
+def test_a_name_in_a_formula_is_one_thing(name: str, told: str) -> None:
+    x, y = (sympy.Symbol(one, real=True) for one in (name, "z"))
+    assert written(2.5 * x + y**2) in (f"2.5*{told} + z**2", f"z**2 + 2.5*{told}")
+    assert combination([name, "z"], [2.5, -1.0]) == f"2.5·{told} - z"
+    assert str(sympy.sympify("3*z + sin(z)**2")) == written(sympy.sympify("3*z + sin(z)**2"))  # others as ever
+
+
+def test_a_column_that_is_called_like_a_number_is_no_number_in_latex() -> None:
+    symbol = sympy.Symbol("pi", real=True)
+    assert _latex_names(symbol + 1) == {symbol: "\\text{pi}"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -175,7 +175,7 @@ def test_columns_may_be_called_anything() -> None:
     formula = read(data, student(data))["outputs"][0]["formula"]
     assert formula["accepted"]
     assert "lambda" in formula["text"]
-    assert "flow rate (l/min)**2" in formula["text"]
+    assert "“flow rate (l/min)”**2" in formula["text"]
 
 
 def test_what_counts_as_read_does_not_depend_on_the_unit() -> None:
