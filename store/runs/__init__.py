@@ -195,6 +195,18 @@ def page(
     return newest_first(session, query, Run.id, after=after, limit=limit)
 
 
+def ended_like(session: Session, team_id: str, *, method: str, dataset_kind: str, limit: int = 40) -> list[Run]:
+    """The newest runs of the team that were trained by this method on this kind of data, with specs and timings."""
+    query = select(Run).where(
+        Run.team_id == team_id,
+        Run.state == "succeeded",
+        Run.method == method,
+        Run.dataset_kind == dataset_kind,
+        Run.training_seconds.is_not(None),
+    )
+    return list(session.scalars(query.options(undefer(Run.spec)).order_by(Run.id.desc()).limit(limit)))
+
+
 def body(session: Session, run_id: str, name: str) -> Any:
     """A document of a run: metrics, prune_curve, effects, communities, readout … None if it has none."""
     return session.scalar(select(RunBody.body).where(RunBody.run_id == run_id, RunBody.name == name))
