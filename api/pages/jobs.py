@@ -11,11 +11,10 @@ from statistics import median
 from typing import Any
 
 from flask import Blueprint, render_template, request
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.filters import after, duration, known, pretty
+from api.pages.filters import after, duration, known, nearly, pretty
 from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId, NetworkId
@@ -27,7 +26,7 @@ from bimt_engine.spec import LADDER, Spec
 from store import datasets, jobs, networks, runs, teams
 from store.jobs.tables import STATES
 from store.jobs.views import JobView
-from store.tables import Dataset, Job, Run
+from store.tables import Dataset, Run
 
 MAX_PICTURES = 24  # networks that the page of a job shows beside one another
 MAX_LOG_LINES = 200  # of a job's log that its page shows, the newest
@@ -112,30 +111,6 @@ def specs_of(choice: Choice) -> dict[str, dict[str, Any]]:
 
 
 # --- lists -------------------------------------------------------------------------------------------
-
-
-@pages.get("/")
-@decide(Access.READ)
-def overview() -> str:
-    """The start page: running jobs, and the networks that were trained."""
-    team_id = caller().team_id
-    cursor = after()
-    with services().database.read() as rows:
-        active = [
-            job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows
-        ]
-        page = runs.page(rows, team_id, state="succeeded", after=cursor, limit=24)
-        names = _job_names(rows, team_id, {run.job_id for run in page.rows})
-        failed = jobs.page(rows, team_id, state="failed", limit=3).rows if cursor is None else []
-        return render_template(
-            "overview.html",
-            active=active,
-            runs=page.rows,
-            names=names,
-            next_page=page.after,
-            first=cursor is None,
-            failed=failed,
-        )
 
 
 @pages.get("/jobs")
@@ -270,13 +245,6 @@ def examples_of(dataset: Dataset) -> str:
     return EXAMPLES_OF_FORMATS.get(dataset.format or "", "table")
 
 
-def _job_names(rows: Any, team_id: str, ids: set[str]) -> dict[str, tuple[str, int]]:
-    """Job id → its name and its number of runs."""
-    query = select(Job.id, Job.name, func.count(Run.id)).join(Run, Run.job_id == Job.id)
-    found = rows.execute(query.where(Job.team_id == team_id, Job.id.in_(ids)).group_by(Job.id, Job.name))
-    return {job_id: (name, count) for job_id, name, count in found}
-
-
 # --- all runs of a job together ------------------------------------------------------------------------
 
 COLUMNS = ("test_metric", "connections", "modules", "modularity", "training_seconds", "evidence_seconds")
@@ -319,7 +287,7 @@ def _spread(group: Sequence[Run], name: str) -> Spread | None:
         return None
     measure = partial(measured, group[0].test_metric_name)
     in_words: Callable[[float], str] = (
-        measure if name == "test_metric" else duration if name.endswith("_seconds") else number
+        measure if name == "test_metric" else duration if name.endswith("_seconds") else (lambda value: number(nearly(value)))
     )
     return Spread(in_words(median(values)), in_words(min(values)), in_words(max(values)))
 

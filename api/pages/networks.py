@@ -320,6 +320,7 @@ def compare_page() -> str:
             wrong=[],
             offered=offered,
             found=compare(rows, a, b),
+            job_names={side.run.id: jobs.get_view(rows, side.run.team_id, side.run.job_id).name for side in (a, b)},
             pictures=[_picture(rows, side.run, side.what) for side in (a, b)],
         )
 

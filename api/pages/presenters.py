@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
-from api.pages.filters import data_label
+from api.pages.filters import data_label, nearly
 from bimt_engine.analysis.statements import (
     INTERVENTION_LABELS,
     METRIC_LABELS,
@@ -79,8 +79,8 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             verdict=module_statement(body, len(bodies)).verdict,
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
-            selectivity=_rounded(body.get("selectivity")),
-            sufficiency=_rounded(body.get("sufficiency")),
+            selectivity=nearly(body.get("selectivity")),
+            sufficiency=nearly(body.get("sufficiency")),
         )
         for index, body in enumerate(bodies)
     ]
@@ -213,8 +213,8 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     for label, value in (
         ("connections kept", run.connections),
         ("modules", run.modules),
-        ("modularity Q", _rounded(run.modularity)),
-        ("selectivity", _rounded(run.selectivity)),
+        ("modularity Q", nearly(run.modularity)),
+        ("selectivity", nearly(run.selectivity)),
         ("connection cost", run.connection_cost),
     ):
         if value is not None:
@@ -224,11 +224,6 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
         if name in METRIC_LABELS and name not in shown and isinstance(value, int | float) and len(tiles) < 8:
             tiles.append((METRIC_LABELS[name], measured(name, value)))
     return tiles
-
-
-def _rounded(value: float | None) -> float | None:
-    """A share without rounding errors of its arithmetic: 2e-16 becomes 0."""
-    return None if value is None else 0.0 if abs(value) < 1e-9 else round(value, 9)
 
 
 def headline(spec: Mapping[str, Any]) -> list[str]:

@@ -212,6 +212,12 @@ def body(session: Session, run_id: str, name: str) -> Any:
     return session.scalar(select(RunBody.body).where(RunBody.run_id == run_id, RunBody.name == name))
 
 
+def bodies_of(session: Session, run_ids: Sequence[str], name: str) -> dict[str, Any]:
+    """Run id → its document of this name, of the runs that have one."""
+    query = select(RunBody.run_id, RunBody.body).where(RunBody.run_id.in_(run_ids), RunBody.name == name)
+    return {run_id: document for run_id, document in session.execute(query)}
+
+
 def bodies(session: Session, run_id: str) -> dict[str, Any]:
     """All documents of a run by name."""
     rows = session.execute(select(RunBody.name, RunBody.body).where(RunBody.run_id == run_id))
