@@ -276,7 +276,7 @@ def _what_takes_time(spec: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _asked_for(rows: Session, who: Caller, body: JobIn, *, max_runs: int) -> tuple[Spec, str | None]:
-    """The complete spec of a request and the id of its data set, when it asks for no more runs than one job may have."""
+    """The complete spec of a request, and the id of its data set. Raises for more runs than one job may have."""
     several = len(LADDER) if body.cost_strengths == "auto" else max(1, len(body.cost_strengths))
     asked = len(body.seeds) * several
     if asked > max_runs:  # before a spec is written out for each of them

@@ -48,7 +48,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Dot:
-    """One point of a scatter that leads to a page; `label` stands beside it where there is room, `told` is its title."""
+    """One point of a scatter that leads to a page.
+
+    label   stands beside it where there is room; told is its title.
+    """
 
     x: float
     y: float
@@ -155,7 +158,8 @@ def _dots(places: Sequence[tuple[Dot, float, float]], frame: Frame) -> list[str]
         if dot.label and free:
             taken.append(box)
             words = f'<text class="tick" x="{left:.1f}" y="{y + 4:.1f}">{escape(dot.label)}</text>'
-        circle = f'<circle class="dot tone-{dot.tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{escape(dot.told)}</title></circle>'
+        place = f'class="dot tone-{dot.tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"'
+        circle = f"<circle {place}><title>{escape(dot.told)}</title></circle>"
         parts.append(_link(dot.address, dot.told, circle + words))
     return parts
 

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from api.pages.charts import SMALL, heat_map
-from api.pages.presenters import Matrix, learning_chart, prune_chart
+from api.pages.presenters import Matrix, Names, called, learning_chart, prune_chart
 from bimt_engine.analysis.statements import listed, measured, metric_label
 from store.tables import Run
 
@@ -64,6 +64,7 @@ def instrument(
     curve: Sequence[Mapping[str, Any]],
     matrices: Sequence[Matrix],
     bodies: Sequence[Mapping[str, Any]],
+    names: Names,
     figures: Sequence[str],
 ) -> Instrument:
     """What is shown of a run.
@@ -84,7 +85,10 @@ def instrument(
         why_no_probe=PRIVATE_ROWS if not probe and run.state == "succeeded" else "",
         metric=metric,
         parts=[
-            (str(body.get("name", "")), f"{listed(body.get('inputs') or [])} → {listed(body.get('outputs') or [])}")
+            (
+                called(str(body.get("name", "")), names),
+                f"{listed(body.get('inputs') or [])} → {listed(body.get('outputs') or [])}",
+            )
             for body in bodies
         ],
         steps=steps,
@@ -108,5 +112,6 @@ def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
 def _effects(matrices: Sequence[Matrix]) -> Markup | None:
     if not matrices:
         return None
-    rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in matrices[0].rows]
+    letters = [(name.partition(" · ")[0], cells) for name, cells in matrices[0].rows]
+    rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in letters]
     return heat_map("What each module does to each output, as a share of its variance", rows, matrices[0].targets)

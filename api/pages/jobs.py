@@ -287,7 +287,11 @@ def _spread(group: Sequence[Run], name: str) -> Spread | None:
         return None
     measure = partial(measured, group[0].test_metric_name)
     in_words: Callable[[float], str] = (
-        measure if name == "test_metric" else duration if name.endswith("_seconds") else (lambda value: number(nearly(value)))
+        measure
+        if name == "test_metric"
+        else duration
+        if name.endswith("_seconds")
+        else (lambda value: number(nearly(value)))
     )
     return Spread(in_words(median(values)), in_words(min(values)), in_words(max(values)))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -53,6 +54,7 @@ class ModuleCard:
     inputs, outputs   names of the columns that it reads and of the outputs that it decides.
     statements        the numbers behind it, and why it is not supported, in sentences.
     tone              number of its colour in the picture, 1 … 8; None where the picture has the colours of its groups.
+    given, note       what people call it, and say of it; empty: nothing.
     """
 
     name: str
@@ -65,9 +67,23 @@ class ModuleCard:
     connections: int
     selectivity: float | None
     sufficiency: float | None
+    given: str = ""
+    note: str = ""
 
 
-def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> list[ModuleCard]:
+Names = Mapping[str, Mapping[str, Any]]
+"""Part → {name, note}, as people have given them."""
+
+
+def called(name: str, names: Names) -> str:
+    """A part by its letter and by the name that people gave it: `A · adder`."""
+    given = (names.get(name) or {}).get("name")
+    return f"{name} · {given}" if given else name
+
+
+def modules(
+    bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int], names: Names = MappingProxyType({})
+) -> list[ModuleCard]:
     """The cards of all modules."""
     return [
         ModuleCard(
@@ -81,6 +97,8 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             connections=int(body.get("connections") or 0),
             selectivity=nearly(body.get("selectivity")),
             sufficiency=nearly(body.get("sufficiency")),
+            given=(names.get(str(body.get("name"))) or {}).get("name", ""),
+            note=(names.get(str(body.get("name"))) or {}).get("note", ""),
         )
         for index, body in enumerate(bodies)
     ]
@@ -170,14 +188,17 @@ class Matrix:
     caption: str
 
 
-def effect_matrices(bodies: Sequence[Mapping[str, Any]], judged_by: str) -> list[Matrix]:
+def effect_matrices(
+    bodies: Sequence[Mapping[str, Any]], judged_by: str, names: Names = MappingProxyType({})
+) -> list[Matrix]:
     """The matrices that were measured, first the one that modules are judged by, which alone has p-values."""
     effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
     found = {kind for of in effects.values() for effect in of.values() for kind in effect or {}}
     kinds = sorted(found & INTERVENTION_LABELS.keys(), key=[judged_by, *INTERVENTION_LABELS].index)
     own = {str(b.get("name", "")): b.get("outputs") or [] for b in bodies}
-    return [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
+    matrices = [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
+    return [replace(of, rows=[(called(name, names), cells) for name, cells in of.rows]) for of in matrices]
 
 
 def _matrix(

@@ -81,9 +81,11 @@ QUANTITIES = {
     "training_seconds": Quantity("seconds of training", _column("training_seconds"), log=True),
 }
 SORTS = {"": "the newest first"} | {
-    name: {"test_metric": "test metric", "training_seconds": "time of training", "cost_strength": "cost strength λ"}.get(
-        name, QUANTITIES[name].label if name in QUANTITIES else name
-    )
+    name: {
+        "test_metric": "test metric",
+        "training_seconds": "time of training",
+        "cost_strength": "cost strength λ",
+    }.get(name, QUANTITIES[name].label if name in QUANTITIES else name)
     for name in SORTED_BY
 }
 
@@ -137,7 +139,9 @@ class View:
     def address(self, path: str = "/", **other: Any) -> str:
         """The address of this view, with these fields changed; what is as it would be anyhow is left out."""
         fields = {**vars(self), **other}
-        plain = View("", "succeeded", "", "", "", "", (), "", False, "job", "pictures", "connections", "validation_loss")
+        plain = View(
+            "", "succeeded", "", "", "", "", (), "", False, "job", "pictures", "connections", "validation_loss"
+        )
         kept = {
             name: "1" if value is True else value
             for name, value in fields.items()

@@ -132,13 +132,21 @@ def test_a_zip_of_images_is_told_from_a_zip_of_texts_by_what_it_holds(visit: Vis
 
 def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: Site, tmp_path: Path) -> None:
     table = tmp_path / "two.csv"
-    table.write_text("id,a,b,p,q\n" + "".join(f"{i},{i % 5},{i % 7}.5,{i % 5 * 2}.5,{i % 7 + 1}.5\n" for i in range(60)))
+    table.write_text(
+        "id,a,b,p,q\n" + "".join(f"{i},{i % 5},{i % 7}.5,{i % 5 * 2}.5,{i % 7 + 1}.5\n" for i in range(60))
+    )
     page = (visitor := visit("submitter")).page
     visitor.go("/new")
     page.set_input_files("#file", str(table))
     page.wait_for_selector("#first-rows tr")
     head = page.locator("#heads button")
-    assert head.evaluate_all("all => all.map((each) => each.dataset.role)") == ["not used", "input", "input", "input", "target"]
+    assert head.evaluate_all("all => all.map((each) => each.dataset.role)") == [
+        "not used",
+        "input",
+        "input",
+        "input",
+        "target",
+    ]
     assert page.inner_text("#roles-words") == "Predict q from a, b, p."
     head.nth(3).focus()
     page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""The wall of runs: filtered, sorted, grouped, selected, as pictures, a table, a scatter, curves and a file; two compared."""
+"""The wall of runs: filtered, sorted, grouped, selected, as pictures, table, scatter, curves and file; two compared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_a_view_is_the_same_after_its_own_address(site: Site, address: str) -> N
 
 
 def test_what_an_address_asks_for_in_vain_is_as_if_it_had_not_asked(site: Site) -> None:
-    assert view_of(site, "/?sort=password&group=x&show=y&x=z&run=run_1&job=1&data=../x&method=magic") == view_of(site, "/")
+    assert view_of(site, "/?sort=password&group=x&show=y&x=z&run=run_1&job=1&data=../x&method=magic") == view_of(
+        site, "/"
+    )
 
 
 def test_everything_that_runs_are_sorted_by_has_a_label() -> None:

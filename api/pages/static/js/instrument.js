@@ -1,10 +1,10 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { call } from "./api.js";
+import { Problem, attempt, call, renderedAnew } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
-import { Circuit } from "./instrument/circuit.js";
+import { Circuit, partName } from "./instrument/circuit.js";
 import { Picture, badge } from "./instrument/picture.js";
 import { Sample } from "./instrument/sample.js";
 import { measured, silencing } from "./instrument/silence.js";
@@ -57,7 +57,7 @@ async function begin() {
         light.type = "button";
         light.className = "part";
         const name = document.createElement("strong");
-        name.textContent = part.name;
+        name.textContent = partName(part);
         const role = document.createElement("span");
         role.className = "quiet";
         role.textContent = part.role;
@@ -94,7 +94,7 @@ async function begin() {
     const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
     if (!part) return null;
     const inner = new Set(part.neurons);
-    return { title: `${part.name}: ${part.role}`, lines: [["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
+    return { title: `${partName(part)}: ${part.role}`, lines: [...(part.note ? [["", "note", part.note]] : []), ["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
   }
 
   /** Lights something with its neighbours and tells of it; null: what is selected again. */
@@ -147,9 +147,61 @@ async function begin() {
     button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
     button.addEventListener("click", () => toggle(what, id));
     const whole = kind !== "part" || !circuit.levels.trees.some((part) => part.name === id);
-    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []));
+    const mayName = kind === "part" && whole && panel.dataset.mayName;
+    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []), ...(mayName ? [nameForm(id)] : []));
     look(null);
     if (kind === "neuron") learnHarm(id);
+  }
+
+  /** Names a part and says something of it, in place. */
+  function nameForm(id) {
+    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+    const details = document.createElement("details");
+    const form = document.createElement("form");
+    const label = (words, control) => {
+      const each = document.createElement("label");
+      each.append(words, control);
+      return each;
+    };
+    const summary = Object.assign(document.createElement("summary"), { textContent: part.given || part.note ? "Rename" : "Name it" });
+    const name = Object.assign(document.createElement("input"), { name: "name", maxLength: 60, value: part.given });
+    const note = Object.assign(document.createElement("textarea"), { name: "note", maxLength: 1000, value: part.note, rows: 2 });
+    note.className = "short";
+    form.className = "naming";
+    form.append(label("Name", name), label("Note", note), Object.assign(document.createElement("button"), { textContent: "Keep" }));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      attempt(
+        form.querySelector("button"),
+        async () => {
+          const { names } = await call("GET", `/runs/${run}/names`);
+          const seen = names[id];
+          if ((seen?.name ?? "") !== part.given || (seen?.note ?? "") !== part.note) throw new Problem({ detail: `Someone else has named ${id} meanwhile: ${seen?.name || "without a name"}. Load the page again.` }, 409);
+          const kept = await call("PUT", `/runs/${run}/names/${id}`, { name: name.value.trim(), note: note.value.trim(), replaces: seen?.number ?? null });
+          circuit.name(kept.names);
+          showLevels();
+          off.render();
+          showSelected();
+          await renewNames();
+        },
+        form,
+      );
+    });
+    details.append(summary, form);
+    return details;
+  }
+
+  // Cards, tables and titles of the report, as the server writes them with the new name.
+  async function renewNames() {
+    const page = await renderedAnew();
+    for (const title of page.querySelectorAll("svg.network .neuron title")) {
+      const own = picture?.neurons.get(title.closest(".neuron").dataset.neuron)?.querySelector("title");
+      if (own) own.textContent = title.textContent;
+    }
+    for (const where of [".modules .light", ".inside th[scope=row]", ".effects th[scope=row]", ".heat text"]) {
+      const now = [...page.querySelectorAll(where)];
+      document.querySelectorAll(where).forEach((each, at) => now[at] && each.replaceChildren(...now[at].cloneNode(true).childNodes));
+    }
   }
 
   async function learnHarm(id) {
