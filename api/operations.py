@@ -73,6 +73,9 @@ class PredictIn(Body):
     network: Literal["pruned", "trained"] = Field(
         default="pruned", description="The pruned, refitted network, or the one that was trained."
     )
+    network_inputs: bool = Field(
+        default=False, description="Answer with the rows as the network reads them, encoded and scaled, too."
+    )
 
 
 class PredictOut(ResponseModel):
@@ -84,6 +87,7 @@ class PredictOut(ResponseModel):
     outputs: list[Any] | None = None
     probabilities: list[Any] | None = None
     labels: list[Any] | None = None
+    network_inputs: list[Any] | None = Field(default=None, description="Where they were asked for.")
 
 
 class InterventionIn(InterventionRequest, Body):

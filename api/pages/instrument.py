@@ -45,6 +45,50 @@ class Instrument:
     effects: Markup | None
 
 
+MAX_ASKED = 60  # columns of a form
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A column of the form that asks for a row.
+
+    kind      number, category, boolean, or another type of a column.
+    choices   of a category, the levels that the network knows; of a boolean both; else none.
+    example   of the first row of the data; empty: none.
+    missing   whether it may be empty.
+    """
+
+    name: str
+    kind: str
+    choices: list[str]
+    example: str
+    missing: bool
+
+
+def asked_columns(run: Run, told: Mapping[str, Any] | None, preview: Mapping[str, Any] | None) -> list[Asked]:
+    """What the network reads, a column each; none where an example is no short row: texts, images, sequences.
+
+    told      the document of the data as a run keeps it.
+    preview   of the table, where it was uploaded by the reader's team.
+    """
+    names = [str(name) for name in (told or {}).get("features") or ()]
+    kind = (run.spec.get("dataset") or {}).get("kind")
+    if not 0 < len(names) <= MAX_ASKED or kind not in ("uploaded", "formula", "two_moons", "parities"):
+        return []
+    encoded = {column["name"]: column for column in (told or {}).get("columns") or ()}
+    first = ((preview or {}).get("first_rows") or [{}])[0]
+    found = []
+    for name in names:
+        column = encoded.get(name) or {}
+        type_ = column.get("type", "number")
+        choices = [*column.get("levels", ()), *column.get("joined", ())] if type_ == "category" else []
+        value = first.get(name)
+        if type_ == "boolean":
+            choices, value = ["true", "false"], None if value is None else "true" if value else "false"
+        found.append(Asked(name, type_, choices, "" if value is None else str(value), bool(column.get("allowed"))))
+    return found
+
+
 @dataclass(frozen=True)
 class Cut:
     """The cheapest connections without which one piece falls into parts: their keys, and what the loss gains."""

@@ -292,7 +292,8 @@ def overview() -> str:
 
 def _scatter(view: View, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
     across, up = QUANTITIES[view.x], QUANTITIES[view.y]
-    dots, used = [], []
+    dots: list[Dot] = []
+    used: list[tuple[str, int]] = []
     for group in groups:
         before = len(dots)
         for row in group.rows:

@@ -432,3 +432,17 @@ def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit:
     assert client.put(f"{address}/names/ZZ9", headers=headers, json=late).status_code == 404
     gone = {"replaces": seen["number"]}
     assert client.put(f"{address}/names/{letter}", headers=headers, json=gone).json["names"] == {}
+
+
+def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    box = page.locator("input[name=level][value=trees]")
+    if box.is_hidden():
+        pytest.skip("This network has no trees.")
+    box.check()
+    button = page.locator(".tree-switch:not(:disabled)").first
+    button.click()
+    page.wait_for_selector("#off li")
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert page.locator("#off li").count() == 0

@@ -1,7 +1,7 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { Problem, attempt, call, renderedAnew } from "./api.js";
+import { Problem, attempt, call, number, onSubmit, renderedAnew, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
@@ -42,7 +42,10 @@ async function begin() {
 
   // --- levels
 
+  let treeSwitches = []; // what writes on each of their buttons
+
   function showLevels() {
+    treeSwitches = [];
     for (const name of LEVELS) {
       const box = panel.querySelector(`input[name=level][value=${name}]`);
       box.checked = name === level();
@@ -67,7 +70,7 @@ async function begin() {
         for (const name_ of ["pointerleave", "blur"]) light.addEventListener(name_, () => look(null));
         light.addEventListener("click", () => select("part", part.name));
         item.append(light);
-        if (level() !== "trees" && silences) item.append(silenceButton(part.name));
+        if (silences) item.append(level() === "trees" ? silenceTree(part) : silenceButton(part.name));
         return item;
       }),
     );
@@ -79,6 +82,29 @@ async function begin() {
     button.className = "switch small";
     button.dataset.module = name;
     return button; // silence.js answers to it, as to all of its class
+  }
+
+  // A tree is no part that the service knows: its hidden neurons are silenced one by one.
+  function silenceTree(part) {
+    const button = document.createElement("button");
+    const ends = [circuit.layers[0], circuit.layers.at(-1)];
+    const names = part.neurons.filter((id) => !ends.includes(circuit.neurons.get(id).layer)).map((id) => `neuron:${id}`);
+    const areOff = () => names.length > 0 && names.every((name) => view.off.includes(name));
+    button.type = "button";
+    button.className = "small tree-switch";
+    button.disabled = !names.length;
+    button.addEventListener("click", () => {
+      const others = view.off.filter((name) => !names.includes(name));
+      change({ off: areOff() ? others : [...others, ...names] });
+    });
+    const say = () => {
+      button.textContent = areOff() ? "Restore" : "Silence";
+      button.setAttribute("aria-label", `${button.textContent} ${part.name}`);
+      button.setAttribute("aria-pressed", String(areOff()));
+    };
+    treeSwitches.push(say);
+    say();
+    return button;
   }
 
   function lightPart(part) {
@@ -265,6 +291,53 @@ async function begin() {
     );
     return instrument.sample;
   }
+  // --- a row of one's own
+
+  const MATTERS = 0.1; // of the largest share in what a neuron receives; what carries less is not lit
+
+  onSubmit("row", async () => {
+    const form = field("row");
+    field("predicted").textContent = "A worker is computing it …";
+    field("path-words").textContent = "";
+    let found;
+    try {
+      found = await waitFor("POST", `${form.dataset.address}/predict?wait=20`, { inputs: [rowOf(form)], network_inputs: true });
+    } catch (problem) {
+      field("predicted").textContent = "";
+      throw problem;
+    }
+    field("predicted").textContent = answerOf(found);
+    await lightPath(found.network_inputs?.[0]);
+  });
+
+  /** Lights the connections that carry this row: from each output back, those with a share in what a neuron receives. */
+  async function lightPath(values) {
+    const sample = sampled();
+    if (!sample || !values || !picture || !(await sample.ready).computed) return;
+    const { held } = (await sample.ask("row", { values: values.flat(Infinity) })) ?? {};
+    if (!held) return;
+    const carried = (each) => {
+      const { layer, slot } = circuit.neurons.get(each.source);
+      return Math.abs(each.weight * (held[layer]?.[slot] ?? 0));
+    };
+    const [neurons, keys] = [new Set(), new Set()];
+    const left = [...circuit.neurons.values()].filter(({ id, layer }) => layer === circuit.layers.at(-1) && circuit.isWired(id)).map(({ id }) => id);
+    while (left.length) {
+      const id = left.pop();
+      if (neurons.has(id)) continue;
+      neurons.add(id);
+      const into = circuit.into(id);
+      const most = Math.max(0, ...into.map(carried));
+      for (const each of into) {
+        if (!most || carried(each) < MATTERS * most) continue;
+        keys.add(each.key);
+        left.push(each.source);
+      }
+    }
+    picture.light(neurons, keys);
+    field("path-words").textContent = `Lit in the picture: ${keys.size} of ${circuit.connections.length} connections carry this row. Left out is what brings less than a tenth of the largest share to its neuron.`;
+  }
+
   for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
 
   showLevels();
@@ -285,6 +358,7 @@ async function begin() {
       if (!view.cut) colour(null);
       off.render();
     }
+    if ("off" in values) for (const say of treeSwitches) say();
     if ("at" in values || "off" in values) showSelected();
   });
   if (view.at) showSelected();
@@ -304,6 +378,26 @@ async function begin() {
   });
   field("keys").addEventListener("click", showKeys);
   panel.dataset.ready = "yes";
+}
+
+/** The cells of the form by column: numbers, texts, true or false; an empty one is missing. */
+function rowOf(form) {
+  const cells = [...form.querySelectorAll("[data-column]")].map(({ dataset, value }) => {
+    const text = value.trim();
+    if (!text) return [dataset.column, null];
+    if (dataset.kind === "boolean" && /^(true|false)$/i.test(text)) return [dataset.column, /^true$/i.test(text)];
+    const number = Number(text.replace(",", "."));
+    return [dataset.column, ["number", "integer"].includes(dataset.kind) && !Number.isNaN(number) ? number : text];
+  });
+  return Object.fromEntries(cells);
+}
+
+function answerOf({ targets, outputs, probabilities, labels }) {
+  if (labels) {
+    const ranked = targets.map((name, at) => [name, probabilities[0][at]]).sort((a, b) => b[1] - a[1]);
+    return `${labels[0]} (${ranked.slice(0, 3).map(([name, share]) => `${name} ${(100 * share).toFixed(1)} %`).join(", ")})`;
+  }
+  return targets.map((name, at) => `${name} = ${number(outputs[0][at])}`).join(", ");
 }
 
 function showKeys() {
