@@ -26,8 +26,9 @@ from api.schemas import (
 from bimt_engine.data.roles import amended_roles, settle_roles
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
-from store import datasets, jobs, networks, runs
+from store import datasets, jobs, networks
 from store.jobs import JobView, NewRun
+from store.runs.search import ended_like
 from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
@@ -250,7 +251,7 @@ def plan(rows: Session, who: Caller, body: JobIn, *, max_runs: int) -> Plan:
     steps = sum(run["steps"] for run in written_out)
     method, kind = spec.training.method, spec.dataset.kind
     wanted = _what_takes_time(spec.model_dump(mode="json"))
-    found = runs.ended_like(rows, who.team_id, method=method, dataset_kind=kind)
+    found = ended_like(rows, who.team_id, method=method, dataset_kind=kind)
     like = [run for run in found if _what_takes_time(run.spec) == wanted]
     seconds = None
     if like:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from sqlalchemy.orm import Session
 
 from api.pages.charts import SMALL, heat_map
 from api.pages.presenters import Matrix, Names, called, learning_chart, prune_chart
 from bimt_engine.analysis.statements import listed, measured, metric_label
+from store import datasets
+from store.errors import NotFound
 from store.tables import Run
 
 TASK_PICTURES = ("decision", "fit", "embedding", "strips", "features")  # the first that a run has stands for its task
@@ -87,6 +90,15 @@ def asked_columns(run: Run, told: Mapping[str, Any] | None, preview: Mapping[str
             choices, value = ["true", "false"], None if value is None else "true" if value else "false"
         found.append(Asked(name, type_, choices, "" if value is None else str(value), bool(column.get("allowed"))))
     return found
+
+
+def preview_of(rows: Session, run: Run) -> dict[str, Any] | None:
+    """Of the uploaded table that a run was trained on; None where that is gone."""
+    dataset_id = (run.spec.get("dataset") or {}).get("dataset_id")
+    try:
+        return None if dataset_id is None else datasets.get(rows, run.team_id, dataset_id).preview
+    except NotFound:
+        return None
 
 
 @dataclass(frozen=True)

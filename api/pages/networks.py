@@ -18,7 +18,7 @@ from api.evidence import heaviest, stored_bytes
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import after, known, pretty
-from api.pages.instrument import asked_columns, cuts, instrument
+from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.network_svg import module_tones, network_picture, picture_file
 from api.problems import Problem, field_errors
 from api.schemas import RunId
@@ -40,7 +40,6 @@ from bimt_engine.spec import Method
 from store import datasets, jobs, models, runs, teams
 from store import models as annotation_rows
 from store import models as links
-from store.errors import NotFound
 from store.tables import Job, Run
 
 pages = Blueprint("network_pages", __name__, template_folder="templates")
@@ -142,7 +141,7 @@ def evidence(
             figures=figures,
         ),
         "cuts": cuts(documents.get("interior")),
-        "asked": asked_columns(run, documents.get("dataset"), _preview(rows, run)) if own else [],
+        "asked": asked_columns(run, documents.get("dataset"), preview_of(rows, run)) if own else [],
         "picture": network_picture(graph, title=title, names=names) if graph else None,
         "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
@@ -161,15 +160,6 @@ def evidence(
         "figures": figures,
         "pictures": [name for name in figures if name.endswith(".svg") and name not in DRAWN_BY_THE_PAGE],
     }
-
-
-def _preview(rows: Session, run: Run) -> dict[str, Any] | None:
-    """Of the uploaded table that a run was trained on; None where that is gone."""
-    dataset_id = (run.spec.get("dataset") or {}).get("dataset_id")
-    try:
-        return None if dataset_id is None else datasets.get(rows, run.team_id, dataset_id).preview
-    except NotFound:
-        return None
 
 
 def switches(graph: Graph) -> list[dict[str, Any]]:
@@ -372,7 +362,6 @@ def shared_page(token: str) -> Response:
 
 
 # --- what is inside modules -------------------------------------------------------------------------
-
 
 MAX_MATRIX = 12  # groups of which the interactions of every two are shown
 MAX_NAMES = 6  # outputs or representations of a group in a cell

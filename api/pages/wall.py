@@ -29,7 +29,7 @@ from bimt_engine.spec import Method
 from store import datasets, jobs, runs
 from store.columns import is_id
 from store.jobs.tables import STATES
-from store.runs.search import SORTED_BY, listed
+from store.runs.search import SORTED_BY, bodies_of, listed
 from store.tables import Dataset, Job, Run
 
 pages = Blueprint("wall_pages", __name__, template_folder="templates")
@@ -261,7 +261,7 @@ def overview() -> str:
             failed = jobs.page(rows, team_id, state="failed", limit=3).rows
         chart = None
         if view.show == "scatter":
-            chart = _scatter(view, groups, runs.bodies_of(rows, [run.id for run in page.rows], "metrics"))
+            chart = _scatter(view, groups, bodies_of(rows, [run.id for run in page.rows], "metrics"))
         elif view.show == "curves":
             curves = [row.run.id for row in found[:MOST_CURVES]]
             chart = _curves(groups, {run_id: runs.history(rows, run_id) for run_id in curves})

@@ -196,27 +196,9 @@ def page(
     return newest_first(session, query, Run.id, after=after, limit=limit)
 
 
-def ended_like(session: Session, team_id: str, *, method: str, dataset_kind: str, limit: int = 40) -> list[Run]:
-    """The newest runs of the team that were trained by this method on this kind of data, with specs and timings."""
-    query = select(Run).where(
-        Run.team_id == team_id,
-        Run.state == "succeeded",
-        Run.method == method,
-        Run.dataset_kind == dataset_kind,
-        Run.training_seconds.is_not(None),
-    )
-    return list(session.scalars(query.options(undefer(Run.spec)).order_by(Run.id.desc()).limit(limit)))
-
-
 def body(session: Session, run_id: str, name: str) -> Any:
     """A document of a run: metrics, prune_curve, effects, communities, readout … None if it has none."""
     return session.scalar(select(RunBody.body).where(RunBody.run_id == run_id, RunBody.name == name))
-
-
-def bodies_of(session: Session, run_ids: Sequence[str], name: str) -> dict[str, Any]:
-    """Run id → its document of this name, of the runs that have one."""
-    query = select(RunBody.run_id, RunBody.body).where(RunBody.run_id.in_(run_ids), RunBody.name == name)
-    return {run_id: document for run_id, document in session.execute(query)}
 
 
 def bodies(session: Session, run_id: str) -> dict[str, Any]:

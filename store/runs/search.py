@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from store.database import Page, matches, newest_first
 from store.jobs.tables import Job, JobTag
-from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run
+from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run, RunBody
 
 LEAST_EFFECT = 0.01  # of an output's variance: a module that moves an output by less does not move it
 
@@ -124,6 +124,24 @@ def listed(
     column = SORTED_BY[sort]
     order = column.desc() if falling else column.asc()
     return Page(list(session.scalars(query.order_by(order.nulls_last(), Run.id.desc()).limit(limit))), None)
+
+
+def ended_like(session: Session, team_id: str, *, method: str, dataset_kind: str, limit: int = 40) -> list[Run]:
+    """The newest runs of the team that were trained by this method on this kind of data, with specs and timings."""
+    query = select(Run).where(
+        Run.team_id == team_id,
+        Run.state == "succeeded",
+        Run.method == method,
+        Run.dataset_kind == dataset_kind,
+        Run.training_seconds.is_not(None),
+    )
+    return list(session.scalars(query.options(undefer(Run.spec)).order_by(Run.id.desc()).limit(limit)))
+
+
+def bodies_of(session: Session, run_ids: Sequence[str], name: str) -> dict[str, Any]:
+    """Run id → its document of this name, of the runs that have one."""
+    query = select(RunBody.run_id, RunBody.body).where(RunBody.run_id.in_(run_ids), RunBody.name == name)
+    return {run_id: document for run_id, document in session.execute(query)}
 
 
 def insert_groups(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:
