@@ -162,7 +162,7 @@ def _card(rows: Session, run: Run, **more: Any) -> str:
     found = runs.bodies(rows, run.id)
     files = {file.name: file.sha256 for file in runs.published_files(rows, run.id)}
     hashes = {"weights": files.get("weights.safetensors"), "data": run.spec["dataset"].get("sha256")}
-    return model_card(
+    card = model_card(
         spec=run.spec,
         metrics=found.get("metrics") or {},
         modules=[module.body for module in runs.modules(rows, run.id)],
@@ -177,3 +177,6 @@ def _card(rows: Session, run: Run, **more: Any) -> str:
         hashes={what: sha256 for what, sha256 in hashes.items() if sha256},
         **more,
     )
+    given = sorted(runs.names(rows, run.id).items())
+    lines = [f"- {part}: {safe(': '.join(word for word in (of['name'], of['note']) if word))}" for part, of in given]
+    return f"{card.rstrip()}\n\n## What people call its parts\n\n{chr(10).join(lines)}\n" if lines else card

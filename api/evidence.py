@@ -236,8 +236,10 @@ def numbers(rows: Session, run: Run) -> dict[str, Any]:
 
 
 def graph_of(rows: Session, run: Run) -> Graph:
-    """The pruned network. Raises the problem that it is not there yet."""
-    return Graph.from_json(or_not_yet(runs.graph(rows, run.id), run).body)
+    """The pruned network, with what people call its parts. Raises the problem that it is not there yet."""
+    found = Graph.from_json(or_not_yet(runs.graph(rows, run.id), run).body)
+    given = {part: {"name": of["name"], "note": of["note"]} for part, of in runs.names(rows, run.id).items()}
+    return replace(found, meta={**found.meta, "names": given}) if given else found
 
 
 def heaviest(graph: Graph, count: int | None) -> Graph:

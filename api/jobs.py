@@ -27,7 +27,7 @@ from api.schemas import (
 )
 from api.services import Services, services
 from api.sse import STREAM_SHARE, stream, wait_for_change
-from api.submission import JobIn, refuse_bad_data, submit
+from api.submission import JobIn, plan, refuse_bad_data, submit
 from store import jobs, runs
 from store.jobs.tables import FINAL_STATES
 from store.jobs.views import MAX_COUNTED, JobView
@@ -94,6 +94,20 @@ class JobItem(ResponseModel):
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
+
+
+class PlanOut(ResponseModel):
+    """What a request would do, were it submitted."""
+
+    runs: int = Field(description="How many networks it would train.")
+    steps: int = Field(description="Optimiser steps of all runs together.")
+    seconds: float | None = Field(
+        description="Of one worker for all of them, by the pace of your runs like it; null: none like it has ended."
+    )
+    like: int = Field(description="How many such runs there are.")
+    memory_bytes: int | None = Field(
+        description="Of the training process at most, about; null: the rows are made only then."
+    )
 
 
 class AttemptOut(ResponseModel):
@@ -213,6 +227,17 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
     if is_new and job.state == "queued":
         here.enqueue(job.id, job.queue, job.priority, marked=True)
     return answer(shown_job, 202, Location=f"/api/v1/jobs/{job.id}")
+
+
+@api.route("post", "/jobs/plan", requires=Access.SUBMIT, answers={200: PlanOut}, problems=(404, 409))
+def plan_job(body: JobIn) -> Response:
+    """What a request would do: how many networks, how long, how much memory. Nothing is stored.
+
+    A request that would be refused is refused here, too, with every wrong field.
+    """
+    here, who = services(), caller()
+    with here.database.read() as rows:
+        return answer(PlanOut.model_validate(plan(rows, who, body, settings=here.settings)))
 
 
 @api.route("get", "/jobs", requires=Access.READ, answers={200: JobPage})

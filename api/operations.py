@@ -73,6 +73,9 @@ class PredictIn(Body):
     network: Literal["pruned", "trained"] = Field(
         default="pruned", description="The pruned, refitted network, or the one that was trained."
     )
+    network_inputs: bool = Field(
+        default=False, description="Answer with the rows as the network reads them, encoded and scaled, too."
+    )
 
 
 class PredictOut(ResponseModel):
@@ -87,6 +90,7 @@ class PredictOut(ResponseModel):
     levels: dict[str, list[str]] | None = Field(
         default=None, description="Of categories among several targets, by column: the likeliest level of each row."
     )
+    network_inputs: list[Any] | None = Field(default=None, description="Where they were asked for.")
 
 
 class InterventionIn(InterventionRequest, Body):

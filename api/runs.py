@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Response
 from pydantic import Field
 from sqlalchemy.orm import Session
 
 from api import bundles, evidence
-from api.auth import Access, caller
+from api.auth import Access, audit, caller
 from api.evidence import EvidenceQuery, OutputOut
 from api.jobs import JobPath, JobState
+from api.problems import Problem
 from api.routing import Resource, answer, binary, cursor, key_of, markdown, text
-from api.schemas import InPath, JobId, Page, PageQuery, Query, ResponseModel, RunId
+from api.schemas import (
+    PRINTABLE,
+    Body,
+    InPath,
+    JobId,
+    MemberId,
+    Page,
+    PageQuery,
+    Query,
+    ResponseModel,
+    RunId,
+)
 from api.services import services
 from store import runs
 from store.tables import Run
@@ -34,6 +46,38 @@ class RunsQuery(EvidenceQuery):
     dataset_kind: str | None = Field(default=None, max_length=32, description="formula, uploaded, modular_addition …")
     after: str | None = Field(default=None, max_length=300, description="The `next` of the page before.")
     limit: int = Field(default=50, ge=1, le=200)
+
+
+class PartPath(RunPath):
+    """Which module or group of a run."""
+
+    part: Annotated[str, Field(pattern=r"^[A-Z]+[0-9]*$", max_length=20)]
+
+
+class NameIn(Body):
+    """What a part is called, and what is said of it."""
+
+    name: Annotated[str, Field(max_length=60, pattern=PRINTABLE)] = Field(default="", description="Empty: no name.")
+    note: Annotated[str, Field(max_length=1_000, pattern=PRINTABLE)] = ""
+    replaces: int | None = Field(
+        default=None, ge=1, le=10**6, description="The `number` that you have seen; null: it had no name."
+    )
+
+
+class NameOut(ResponseModel):
+    """What a part is called; `number` counts how often that was written."""
+
+    name: str
+    note: str
+    number: int
+    member_id: MemberId
+    at: datetime
+
+
+class NamesOut(ResponseModel):
+    """What people call the modules and groups of a run, by their letters."""
+
+    names: dict[str, NameOut]
 
 
 class SnapshotsQuery(Query):
@@ -214,6 +258,47 @@ def run_bundle(path: RunPath) -> Response:
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, path.run_id)
         return bundles.send_bundle(bundles.bundle_of_run(rows, run), run.id)
+
+
+@api.route("get", "/runs/<string:run_id>/names", requires=Access.READ, answers={200: NamesOut})
+def run_names(path: RunPath) -> Response:
+    """What people call its modules and groups."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, path.run_id)
+        return answer(NamesOut.model_validate({"names": runs.names(rows, run.id)}))
+
+
+@api.route(
+    "put",
+    "/runs/<string:run_id>/names/<string:part>",
+    requires=Access.SHARE,
+    answers={200: NamesOut},
+    problems=(409,),
+)
+def name_part(path: PartPath, body: NameIn) -> Response:
+    """Name a module or a group and say something of it; both empty takes the name away.
+
+    The name is shown wherever the part is, in versions and links of the run and in its downloads, too.
+    """
+    here, who = services(), caller()
+    with here.database.write() as rows:
+        run = runs.get(rows, who.team_id, path.run_id)
+        parts = {module.name for module in runs.modules(rows, run.id)} | {g.name for g in runs.groups(rows, run.id)}
+        graph = evidence.graph_of(rows, run)
+        if path.part not in parts | {neuron.group for neuron in graph.neurons}:
+            raise Problem("not-found", f"This run has no module or group `{path.part}`.")
+        given = runs.give_name(
+            rows,
+            run,
+            path.part,
+            name=body.name.strip(),
+            note=body.note.strip(),
+            replaces=body.replaces,
+            member_id=who.member_id,
+            now=here.now(),
+        )
+        audit(rows, "run.name", run.id, part=path.part, name=body.name)
+        return answer(NamesOut.model_validate({"names": given}))
 
 
 def _find(rows: Session, path: RunPath) -> tuple[Run, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, ValidationError, field_validator, model_validator
@@ -23,6 +26,7 @@ from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNe
 from store import datasets, jobs, networks, operations
 from store.errors import QuotaExceeded
 from store.jobs import JobView, NewRun
+from store.runs.search import ended_like
 from store.settings import Settings
 from store.tables import Dataset, Network, Run
 from store.teams import Caller
@@ -127,16 +131,8 @@ def submit(
     Raises the problem of every field that is wrong or missing, or of a job that is too large, NotFound for a data set
     of another team, QuotaExceeded, and Conflict for a key that was used for another request.
     """
-    several = len(LADDER) if body.cost_strengths == "auto" else max(1, len(body.cost_strengths))
-    asked = len(body.seeds) * several
-    max_runs = settings.max_runs
-    if asked > max_runs:  # before a spec is written out for each of them
-        sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {max_runs}"
-        raise invalid("/seeds", f"{sentence}; submit several jobs.")
-    spec, dataset_id = complete(rows, who.team_id, body)
+    spec, dataset_id, asked = _asked_for(rows, who, body, settings)
     network_id = _own_network(rows, who.team_id, spec)
-    table = None if dataset_id is None else datasets.get(rows, who.team_id, dataset_id).rows
-    refuse_hopeless(spec, asked, table, settings)
     return jobs.submit(
         rows,
         team_id=who.team_id,
@@ -148,7 +144,7 @@ def submit(
         dataset_id=dataset_id,
         network_id=network_id,
         spec=spec.model_dump(mode="json"),
-        runs=runs_of(spec, body),
+        runs=asked,
         idempotency_key=idempotency_key,
         announced_at=now,
         now=now,
@@ -329,6 +325,75 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
     return spec, dataset_id
 
 
+PROCESS_BYTES = 400_000_000  # of a training process that holds next to no data, as measured (docs/log.md, 2026-11-25)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job would do.
+
+    seconds        of one worker for all runs, by the pace of runs like it; None: none like it has ended.
+    like           how many such runs there are.
+    memory_bytes   of the training process at most, about; None: how many rows there are is not known before they are
+                   made.
+    """
+
+    runs: int
+    steps: int
+    seconds: float | None
+    like: int
+    memory_bytes: int | None
+
+
+def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan:
+    """What the requested job would do; nothing is stored. Raises what `submit` raises of a request that is wrong."""
+    spec, dataset_id, written_out = _asked_for(rows, who, body, settings)
+    steps = sum(run["steps"] for run in written_out)
+    method, kind = spec.training.method, spec.dataset.kind
+    wanted = _what_takes_time(spec.model_dump(mode="json"))
+    found = ended_like(rows, who.team_id, method=method, dataset_kind=kind)
+    like = [run for run in found if _what_takes_time(run.spec) == wanted]
+    seconds = None
+    if like:
+        pace = median((run.training_seconds or 0.0) / max(1, run.steps) for run in like)
+        seconds = steps * pace + len(written_out) * median(run.evidence_seconds or 0.0 for run in like)
+    memory = None
+    if dataset_id is not None and (row := datasets.get(rows, who.team_id, dataset_id)).rows:
+        numbers = sum(math.prod(column.get("shape") or [1]) for column in (row.preview or {}).get("columns", ()))
+        memory = PROCESS_BYTES + row.rows * numbers * (4 if spec.training.precision == "float32" else 8)
+    return Plan(len(written_out), steps, seconds, len(like), memory)
+
+
+def _what_takes_time(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two specs must have in common for a step to take as long in both."""
+    data, training = spec["dataset"], spec["training"]
+    return (
+        {name: value for name, value in spec["network"].items() if name != "geometry"},
+        data.get("sha256") or data,
+        data.get("inputs"),
+        training.get("batch_size"),
+        training.get("precision"),
+    )
+
+
+def _asked_for(
+    rows: Session, who: Caller, body: JobIn, settings: Settings
+) -> tuple[Spec, str | None, list[NewRun]]:
+    """The complete spec of a request, the id of its data set, and its runs.
+
+    Raises for more runs than one job may have, and for those that are too large.
+    """
+    several = len(LADDER) if body.cost_strengths == "auto" else max(1, len(body.cost_strengths))
+    asked, most = len(body.seeds) * several, settings.max_runs
+    if asked > most:  # before a spec is written out for each of them
+        sentence = f"The job asks for {asked} runs (seeds × cost strengths), and one job may have at most {most}"
+        raise invalid("/seeds", f"{sentence}; submit several jobs.")
+    spec, dataset_id = complete(rows, who.team_id, body)
+    table = None if dataset_id is None else datasets.get(rows, who.team_id, dataset_id).rows
+    refuse_hopeless(spec, asked, table, settings)
+    return spec, dataset_id, runs_of(spec, body)
+
+
 def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
     """Seeds × cost strengths, each with the spec it is trained with."""
     strengths: list[float | None] = [None]
@@ -336,7 +401,7 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
         strengths = [*_ladder(spec)]
     elif body.cost_strengths:
         strengths = [*body.cost_strengths]
-    runs: list[NewRun] = []
+    asked: list[NewRun] = []
     for index, strength in enumerate(strengths):
         try:
             written_out = spec.at_cost_strength(strength).expanded().model_dump(mode="json")
@@ -346,7 +411,7 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
             )
             raise invalid(f"/cost_strengths/{index}", sentence) from None
         for seed in body.seeds:
-            runs.append(
+            asked.append(
                 NewRun(
                     seed=seed,
                     cost_strength=strength,
@@ -356,7 +421,7 @@ def runs_of(spec: Spec, body: JobIn) -> list[NewRun]:
                     dataset_kind=spec.dataset.kind,
                 )
             )
-    return runs
+    return asked
 
 
 def _ladder(spec: Spec) -> list[float]:

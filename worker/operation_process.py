@@ -156,7 +156,8 @@ def _predict(request: Request) -> Answer:
     which = request.asked.get("network", "pruned")
     saved = request.saved
     network = saved.trained if which == "trained" else saved.network
-    return Answer(predict(network, saved.data, request.asked["inputs"]) | {"network": which})
+    seen = bool(request.asked.get("network_inputs"))
+    return Answer(predict(network, saved.data, request.asked["inputs"], network_inputs=seen) | {"network": which})
 
 
 @handles("intervention")

@@ -38,12 +38,14 @@ class Refusal(BimtError):
         self.problems = problems
 
 
-def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, Any]:
+def predict(network: Network, data: Dataset, rows: Sequence[Any], *, network_inputs: bool = False) -> dict[str, Any]:
     """The network's answers, in the units of the data; of classes, the probabilities and the likeliest.
 
     data   shape, names and scalings; no rows are looked at.
     rows   each a list in the order of the features, or an object by their names; of tokens, numbers or names; of
            sequences, a list of time steps; of text, the text itself.
+    network_inputs   add the rows as the network reads them: encoded, and scaled as in training.
+
     Raises Refusal, with a pointer to every row that cannot be read, and to every number for which there is no answer.
     """
     inputs = _read(data, rows)
@@ -52,6 +54,10 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any]) -> dict[str, A
     if not np.isfinite(outputs).all():
         raise _too_far(data, rows, inputs, outputs)
     told: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.predicted_names)}
+    if network_inputs:
+        encoded = inputs if data.encoding is None else data.encoding.apply(inputs)
+        scaled = encoded if data.input_scaling is None else data.input_scaling.apply(encoded)
+        told["network_inputs"] = scaled.tolist()
     if data.task == "classification":
         likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
         return told | {"probabilities": outputs.tolist(), "labels": likeliest}

@@ -37,10 +37,27 @@ class Series:
 
     points   (x, y) in data units.
     tone     number of the colour, 1 … 6.
+    address  of a page that the line leads to; empty: none. Such lines are named by their titles, not by the legend.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
+    tone: int = 1
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a scatter that leads to a page.
+
+    label   stands beside it where there is room; told is its title.
+    """
+
+    x: float
+    y: float
+    label: str
+    told: str
+    address: str
     tone: int = 1
 
 
@@ -59,9 +76,13 @@ def line_chart(
     x: Axis,
     y: Axis,
     marks: Sequence[tuple[float, str]] = (),
+    dots: Sequence[Dot] = (),
+    legend: Sequence[tuple[str, int]] = (),
     frame: Frame = WIDE,
 ) -> Markup:
-    """The series in one chart, with axes and a legend; a sentence where no point can be drawn.
+    """The series and dots in one chart, with axes and a legend; a sentence where no point can be drawn.
+
+    legend  (name, tone) of what stands for several lines or dots.
 
     marks   (x, label): vertical lines, such as the beginning of a phase; a label that would lie over one before it is
             left out.
@@ -71,7 +92,8 @@ def line_chart(
     Points that are not finite, or not positive on a logarithmic axis, are left out.
     """
     kept = [(line, _drawable(line.points, x, y)) for line in series]
-    points = [p for _, line in kept for p in line]
+    seen = [dot for dot in dots if _drawable([(dot.x, dot.y)], x, y)]
+    points = [p for _, line in kept for p in line] + [(dot.x, dot.y) for dot in seen]
     if not points:
         return Markup('<p class="quiet">There is nothing to draw yet.</p>')
     left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
@@ -108,15 +130,38 @@ def line_chart(
     for line, drawn in kept:
         places = [(across(a), up(b)) for a, b in drawn]
         title_ = f"<title>{escape(line.name)}</title>"
-        parts.append(f'<path class="line tone-{line.tone}" d="{_path(places)}">{title_}</path>')
+        path = f'<path class="line tone-{line.tone}" d="{_path(places)}">{title_}</path>'
+        parts.append(_link(line.address, line.name, path) if line.address else path)
+    parts += _dots([(dot, across(dot.x), up(dot.y)) for dot in seen], frame)
     middle, below = (left + right) / 2, frame.height - 4
     parts.append(f'<text class="axis" x="{middle}" y="{below}" text-anchor="middle">{escape(x.label)}</text>')
     parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y.label)}</text>')
     parts.append("</svg>")
-    legend = "".join(
-        f'<li><span class="swatch tone-{line.tone}"></span>{escape(line.name)}</li>' for line, drawn in kept if drawn
-    )
-    return Markup("".join(parts) + f'<ul class="legend">{legend}</ul>')
+    named = [*((line.name, line.tone) for line, drawn in kept if drawn and not line.address), *legend]
+    items = "".join(f'<li><span class="swatch tone-{tone}"></span>{escape(name)}</li>' for name, tone in named)
+    return Markup("".join(parts) + f'<ul class="legend">{items}</ul>')
+
+
+def _link(address: str, name: str, content: str) -> str:
+    return f'<a href="{escape(address)}" aria-label="{escape(name)}">{content}</a>'
+
+
+def _dots(places: Sequence[tuple[Dot, float, float]], frame: Frame) -> list[str]:
+    """Circles with titles; a label where it lies over no circle and no other label."""
+    parts, taken = [], [(x - 6, x + 6, y - 6, y + 6) for _, x, y in places]
+    for dot, x, y in places:
+        wide = 0.75 * LETTER * len(dot.label)
+        left = x + 8 if x + 8 + wide < frame.width else x - 8 - wide
+        box = (left, left + wide, y - 7, y + 7)
+        free = all(box[1] < a or b < box[0] or box[3] < c or d < box[2] for a, b, c, d in taken)
+        words = ""
+        if dot.label and free:
+            taken.append(box)
+            words = f'<text class="tick" x="{left:.1f}" y="{y + 4:.1f}">{escape(dot.label)}</text>'
+        place = f'class="dot tone-{dot.tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"'
+        circle = f"<circle {place}><title>{escape(dot.told)}</title></circle>"
+        parts.append(_link(dot.address, dot.told, circle + words))
+    return parts
 
 
 def heat_map(

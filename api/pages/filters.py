@@ -77,6 +77,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
+def nearly(value: float | None) -> float | None:
+    """A share without the rounding errors of its arithmetic: 2e-16 becomes 0."""
+    return None if value is None else 0.0 if abs(value) < 1e-9 else round(value, 9)
+
+
 def pretty(document: Any) -> str:
     """An indented JSON document."""
     return json.dumps(document, indent=2, ensure_ascii=False)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from sqlalchemy.orm import Session
 
 from api.pages.charts import SMALL, heat_map
-from api.pages.presenters import Matrix, learning_chart, prune_chart
+from api.pages.presenters import Matrix, Names, called, learning_chart, prune_chart
 from bimt_engine.analysis.statements import listed, measured, metric_label
+from store import datasets
+from store.errors import NotFound
 from store.tables import Run
 
 TASK_PICTURES = ("decision", "fit", "embedding", "strips", "features")  # the first that a run has stands for its task
@@ -45,6 +48,59 @@ class Instrument:
     effects: Markup | None
 
 
+MAX_ASKED = 60  # columns of a form
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A column of the form that asks for a row.
+
+    kind      number, category, boolean, or another type of a column.
+    choices   of a category, the levels that the network knows; of a boolean both; else none.
+    example   of the first row of the data; empty: none.
+    missing   whether it may be empty.
+    """
+
+    name: str
+    kind: str
+    choices: list[str]
+    example: str
+    missing: bool
+
+
+def asked_columns(run: Run, told: Mapping[str, Any] | None, preview: Mapping[str, Any] | None) -> list[Asked]:
+    """What the network reads, a column each; none where an example is no short row: texts, images, sequences.
+
+    told      the document of the data as a run keeps it.
+    preview   of the table, where it was uploaded by the reader's team.
+    """
+    names = [str(name) for name in (told or {}).get("features") or ()]
+    kind = (run.spec.get("dataset") or {}).get("kind")
+    if not 0 < len(names) <= MAX_ASKED or kind not in ("uploaded", "formula", "two_moons", "parities"):
+        return []
+    encoded = {column["name"]: column for column in (told or {}).get("columns") or ()}
+    first = ((preview or {}).get("first_rows") or [{}])[0]
+    found = []
+    for name in names:
+        column = encoded.get(name) or {}
+        type_ = column.get("type", "number")
+        choices = [*column.get("levels", ()), *column.get("joined", ())] if type_ == "category" else []
+        value = first.get(name)
+        if type_ == "boolean":
+            choices, value = ["true", "false"], None if value is None else "true" if value else "false"
+        found.append(Asked(name, type_, choices, "" if value is None else str(value), bool(column.get("allowed"))))
+    return found
+
+
+def preview_of(rows: Session, run: Run) -> dict[str, Any] | None:
+    """Of the uploaded table that a run was trained on; None where that is gone."""
+    dataset_id = (run.spec.get("dataset") or {}).get("dataset_id")
+    try:
+        return None if dataset_id is None else datasets.get(rows, run.team_id, dataset_id).preview
+    except NotFound:
+        return None
+
+
 @dataclass(frozen=True)
 class Cut:
     """The cheapest connections without which one piece falls into parts: their keys, and what the loss gains."""
@@ -64,6 +120,7 @@ def instrument(
     curve: Sequence[Mapping[str, Any]],
     matrices: Sequence[Matrix],
     bodies: Sequence[Mapping[str, Any]],
+    names: Names,
     figures: Sequence[str],
 ) -> Instrument:
     """What is shown of a run.
@@ -84,7 +141,10 @@ def instrument(
         why_no_probe=PRIVATE_ROWS if not probe and run.state == "succeeded" else "",
         metric=metric,
         parts=[
-            (str(body.get("name", "")), f"{listed(body.get('inputs') or [])} → {listed(body.get('outputs') or [])}")
+            (
+                called(str(body.get("name", "")), names),
+                f"{listed(body.get('inputs') or [])} → {listed(body.get('outputs') or [])}",
+            )
             for body in bodies
         ],
         steps=steps,
@@ -108,5 +168,6 @@ def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
 def _effects(matrices: Sequence[Matrix]) -> Markup | None:
     if not matrices:
         return None
-    rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in matrices[0].rows]
+    letters = [(name.partition(" · ")[0], cells) for name, cells in matrices[0].rows]
+    rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in letters]
     return heat_map("What each module does to each output, as a share of its variance", rows, matrices[0].targets)

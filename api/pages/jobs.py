@@ -11,53 +11,106 @@ from statistics import median
 from typing import Any
 
 from flask import Blueprint, render_template, request
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.filters import after, duration, known, pretty
+from api.pages.filters import after, duration, known, nearly, pretty
 from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId, NetworkId
 from api.services import services
 from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
+from bimt_engine.data.registry import KINDS
 from bimt_engine.recipes import load_recipe, recipe_names
-from bimt_engine.spec import LADDER
+from bimt_engine.spec import LADDER, Spec
 from store import datasets, jobs, networks, runs, teams
 from store.jobs.tables import STATES
 from store.jobs.views import JobView
-from store.tables import Job, Run
+from store.tables import Dataset, Run
 
 MAX_PICTURES = 24  # networks that the page of a job shows beside one another
 MAX_LOG_LINES = 200  # of a job's log that its page shows, the newest
 
 pages = Blueprint("job_pages", __name__, template_folder="templates")
 
+# --- what can be trained on what ------------------------------------------------------------------------
+
+# What examples of each kind of data are. `formula` is missing: its formulas are what an experiment is about.
+EXAMPLES = {
+    "digits": "images",
+    "mnist": "images",
+    "digit_pair": "pairs",
+    "two_moons": "table",
+    "parities": "table",
+    "modular_addition": "group",
+    "group": "group",
+    "two_memories": "sequences",
+    "in_context_regression": "sequences",
+    "python_library": "text",
+}
+EXAMPLES_OF_FORMATS = {"images": "images", "idx": "images", "text": "text", "cayley": "group"}  # the others: tables
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An architecture that the form offers.
+
+    recipes   what the examples are → the recipe by whose training such a network learns them.
+    """
+
+    kind: str
+    label: str
+    about: str
+    recipes: dict[str, str]
+
+
+CHOICES = (
+    Choice(
+        "mlp",
+        "Perceptron",
+        "Layers of neurons on lines; which inputs reach which outputs can be read off.",
+        {"table": "table", "group": "modular_addition", "pairs": "digit_pair"},
+    ),
+    Choice(
+        "grid_mlp",
+        "Perceptron on sheets",
+        "Every layer is a sheet, as the image is; local wiring finds receptive fields.",
+        {"images": "mnist", "pairs": "mnist"},
+    ),
+    Choice(
+        "conv",
+        "Convolutional network",
+        "Channels are the neurons, with batch norm and residual connections.",
+        {"images": "digits_conv"},
+    ),
+    Choice(
+        "recurrent",
+        "Recurrent network",
+        "One layer that is connected to itself and reads a number at a time.",
+        {"sequences": "two_memories"},
+    ),
+    Choice("gru", "Gated recurrent network", "The same with gates (GRU).", {"sequences": "two_memories"}),
+    Choice(
+        "transformer",
+        "Transformer",
+        "Attention and perceptrons on a residual stream.",
+        {"sequences": "in_context", "text": "python_text"},
+    ),
+)
+
+
+def specs_of(choice: Choice) -> dict[str, dict[str, Any]]:
+    """What the examples are → the spec by which such a network learns them, without the data."""
+    found = {}
+    for examples, name in choice.recipes.items():
+        fields = load_recipe(name).spec_fields
+        network = fields["network"] if fields["network"]["kind"] == choice.kind else {"kind": choice.kind}
+        spec = Spec.model_validate(fields | {"dataset": {"kind": "two_moons"}, "network": network})
+        found[examples] = spec.model_dump(mode="json", exclude={"dataset"})
+    return found
+
+
 # --- lists -------------------------------------------------------------------------------------------
-
-
-@pages.get("/")
-@decide(Access.READ)
-def overview() -> str:
-    """The start page: running jobs, and the networks that were trained."""
-    team_id = caller().team_id
-    cursor = after()
-    with services().database.read() as rows:
-        active = [
-            job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows
-        ]
-        page = runs.page(rows, team_id, state="succeeded", after=cursor, limit=24)
-        names = _job_names(rows, team_id, {run.job_id for run in page.rows})
-        failed = jobs.page(rows, team_id, state="failed", limit=3).rows if cursor is None else []
-        return render_template(
-            "overview.html",
-            active=active,
-            runs=page.rows,
-            names=names,
-            next_page=page.after,
-            first=cursor is None,
-            failed=failed,
-        )
 
 
 @pages.get("/jobs")
@@ -164,29 +217,32 @@ def network_page(network_id: str) -> str:
 @decide(Access.SUBMIT)
 def new_job() -> str:
     """The form that uploads a data set and submits a job."""
-    recipes = []
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        recipes.append((recipe, json.dumps(complete_spec(recipe))))
-    recipes.sort(key=lambda pair: (not pair[0].needs_dataset, not pair[0].figure, pair[0].figure))
+    found = [load_recipe(name) for name in recipe_names()]
+    experiments = [recipe for recipe in found if not recipe.needs_dataset]
+    experiments.sort(key=lambda recipe: (not recipe.figure, recipe.figure))
+    team_id = caller().team_id
     with services().database.read() as rows:
-        ready = datasets.page(rows, caller().team_id, state="ready", limit=100).rows
-    chosen = request.args.get("dataset", "")
+        ready = datasets.page(rows, team_id, state="ready", limit=100).rows
+        brought = [network for network in networks.page(rows, team_id, limit=100).rows if network.state == "ready"]
     return render_template(
         "new.html",
-        recipes=recipes,
-        datasets=ready,
-        chosen=chosen,
+        recipes=[(recipe, json.dumps(complete_spec(recipe))) for recipe in experiments],
+        choices=[(choice, json.dumps(specs_of(choice))) for choice in CHOICES],
+        built_in=[(kind, KINDS[kind].label, examples) for kind, examples in EXAMPLES.items()],
+        datasets=[(dataset, examples_of(dataset)) for dataset in ready],
+        networks=brought,
+        chosen={name: request.args.get(name, "") for name in ("dataset", "network")},
         ladder=len(LADDER),
         limit_bytes=services().settings.max_upload_bytes,
+        formats=json.dumps(EXAMPLES_OF_FORMATS),
     )
 
 
-def _job_names(rows: Any, team_id: str, ids: set[str]) -> dict[str, tuple[str, int]]:
-    """Job id → its name and its number of runs."""
-    query = select(Job.id, Job.name, func.count(Run.id)).join(Run, Run.job_id == Job.id)
-    found = rows.execute(query.where(Job.team_id == team_id, Job.id.in_(ids)).group_by(Job.id, Job.name))
-    return {job_id: (name, count) for job_id, name, count in found}
+def examples_of(dataset: Dataset) -> str:
+    """What the examples of a data set are. Of arrays the script of the form tells by their shape, in the preview."""
+    if dataset.maker:
+        return EXAMPLES.get(dataset.maker.get("kind", ""), "table")
+    return EXAMPLES_OF_FORMATS.get(dataset.format or "", "table")
 
 
 # --- all runs of a job together ------------------------------------------------------------------------
@@ -231,7 +287,11 @@ def _spread(group: Sequence[Run], name: str) -> Spread | None:
         return None
     measure = partial(measured, group[0].test_metric_name)
     in_words: Callable[[float], str] = (
-        measure if name == "test_metric" else duration if name.endswith("_seconds") else number
+        measure
+        if name == "test_metric"
+        else duration
+        if name.endswith("_seconds")
+        else (lambda value: number(nearly(value)))
     )
     return Spread(in_words(median(values)), in_words(min(values)), in_words(max(values)))
 

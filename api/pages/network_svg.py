@@ -6,6 +6,8 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -25,12 +27,18 @@ TONES = 8  # colours for modules; the ninth module has the first colour again
 
 
 def network_picture(
-    graph: Graph, *, title: str, max_connections: int = MAX_CONNECTIONS, grips: bool = True
+    graph: Graph,
+    *,
+    title: str,
+    max_connections: int = MAX_CONNECTIONS,
+    grips: bool = True,
+    names: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Markup | None:
     """The graph drawn in layers, inputs at the bottom; None when it is too large for a page.
 
     grips   add wide invisible lines, so that connections can be pointed at one by one; without them the picture is a
             small one, whose lightest connections are drawn wider.
+    names   what people call its modules and groups: part → {name, …}.
 
     Sheets (neurons with two coordinates) are drawn in perspective, one above the other. What stays within a layer or
     returns to an earlier one is bent and has an arrow.
@@ -85,6 +93,7 @@ def network_picture(
                 ends=(layers[0], layers[-1]),
                 room=room,
                 kind=label,
+                names=names,
             )
         )
     parts.append("</svg>")
@@ -233,6 +242,7 @@ def _neuron(
     ends: tuple[str, str],
     room: float,
     kind: str,
+    names: Mapping[str, Mapping[str, Any]],
 ) -> str:
     x, y = place
     end = neuron.layer in ends
@@ -242,9 +252,9 @@ def _neuron(
         module += f' data-group="{escape(neuron.group)}"'
     title = called
     if neuron.module:
-        title += f", module {neuron.module}"
+        title += f", module {_part(neuron.module, names)}"
     if neuron.group:
-        title += f", group {neuron.group}"
+        title += f", group {_part(neuron.group, names)}"
     label = ""
     if kind:
         below = neuron.layer == ends[0]
@@ -263,6 +273,11 @@ def _neuron(
         f'<g {group}><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         f"<title>{escape(title)}</title></circle>{label}</g>"
     )
+
+
+def _part(letter: str, names: Mapping[str, Mapping[str, Any]]) -> str:
+    given = (names.get(letter) or {}).get("name")
+    return f"{letter} ({given})" if given else letter
 
 
 def _short(name: str) -> str:

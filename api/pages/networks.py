@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, get_args
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
@@ -17,7 +18,7 @@ from api.evidence import heaviest, stored_bytes
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import after, known, pretty
-from api.pages.instrument import cuts, instrument
+from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.network_svg import module_tones, network_picture, picture_file
 from api.problems import Problem, field_errors
 from api.schemas import RunId
@@ -122,7 +123,8 @@ def evidence(
     figures = [figure.name for figure in runs.figures(rows, run.id)]
     metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
     tones = module_tones(whole) if whole else {}
-    matrices = presenters.effect_matrices(found, str(effects.get("judged_by") or "mean"))
+    names = documents.get("names") or {}
+    matrices = presenters.effect_matrices(found, str(effects.get("judged_by") or "mean"), names)
     curve = documents.get("prune_curve") or []
     return {
         "shown": instrument(
@@ -135,15 +137,17 @@ def evidence(
             curve=curve,
             matrices=matrices,
             bodies=found,
+            names=names,
             figures=figures,
         ),
         "cuts": cuts(documents.get("interior")),
-        "picture": network_picture(graph, title=title) if graph else None,
+        "asked": asked_columns(run, documents.get("dataset"), preview_of(rows, run)) if own else [],
+        "picture": network_picture(graph, title=title, names=names) if graph else None,
         "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
         "switches": switches(graph) if graph else [],
-        "modules": presenters.modules(found, tones),
-        "inside": interior(documents.get("interior"), tones),
+        "modules": presenters.modules(found, tones, names),
+        "inside": interior(documents.get("interior"), tones, names),
         "verdict": metrics.get("verdict"),
         "baselines": (metrics.get("baselines") or {}).get("reading"),
         "random_groups": effects.get("random_groups"),
@@ -320,6 +324,7 @@ def compare_page() -> str:
             wrong=[],
             offered=offered,
             found=compare(rows, a, b),
+            job_names={side.run.id: jobs.get_view(rows, side.run.team_id, side.run.job_id).name for side in (a, b)},
             pictures=[_picture(rows, side.run, side.what) for side in (a, b)],
         )
 
@@ -358,7 +363,6 @@ def shared_page(token: str) -> Response:
 
 # --- what is inside modules -------------------------------------------------------------------------
 
-
 MAX_MATRIX = 12  # groups of which the interactions of every two are shown
 MAX_NAMES = 6  # outputs or representations of a group in a cell
 SHADES = (0.1, 1.0, 10.0, 100.0)  # of the limit; where the shades of the matrix begin
@@ -370,10 +374,12 @@ class GroupRow:
 
     tone     number of its colour in the picture, 1 … 8; None where the picture does not show it.
     reads, moves, lies_in   names, most first; beyond some they are counted.
+    called   with the name that people gave it.
     effect, trained   on the output that it moves most, in the pruned network and as trained.
     """
 
     name: str
+    called: str
     tone: int | None
     neurons: int
     trees: int
@@ -423,13 +429,15 @@ class InteriorShown:
     alone: list[str]
 
 
-def interior(document: Mapping[str, Any] | None, tones: Mapping[str, int]) -> InteriorShown | None:
+def interior(
+    document: Mapping[str, Any] | None, tones: Mapping[str, int], names: presenters.Names = MappingProxyType({})
+) -> InteriorShown | None:
     """What is shown of a stored document; None where a run has none. `tones`: colours of parts in the picture."""
     if not document:
         return None
     partitions, primary = document["partitions"], document["primary"]
     order = sorted(range(len(partitions)), key=lambda which: which != primary)
-    shown = [_partition(partitions[which], tones if which == primary else {}) for which in order]
+    shown = [_partition(partitions[which], tones if which == primary else {}, names) for which in order]
     alone = []
     if primary is not None:
         first, last = partitions[primary], document["layers"][-1]["layer"]
@@ -438,10 +446,10 @@ def interior(document: Mapping[str, Any] | None, tones: Mapping[str, int]) -> In
     return InteriorShown(shown, reading, [cut_statement(cut) for cut in document["cuts"]], alone)
 
 
-def _partition(partition: Mapping[str, Any], tones: Mapping[str, int]) -> PartitionShown:
+def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: presenters.Names) -> PartitionShown:
     groups = partition["groups"]
     # A group that is a whole module has the colour of that module.
-    rows = [_row(group, tones.get(group["name"], tones.get(group["module"]))) for group in groups]
+    rows = [_row(group, tones.get(group["name"], tones.get(group["module"])), given) for group in groups]
     names = [group["name"] for group in groups]
     matrices = []
     if len(groups) <= MAX_MATRIX:
@@ -459,10 +467,11 @@ def _partition(partition: Mapping[str, Any], tones: Mapping[str, int]) -> Partit
     return PartitionShown(said, bool(tones), rows, any(group.get("lies_in") for group in groups), matrices)
 
 
-def _row(group: Mapping[str, Any], tone: int | None) -> GroupRow:
+def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) -> GroupRow:
     strongest = group["strongest"]
     return GroupRow(
         name=group["name"],
+        called=presenters.called(group["name"], names),
         tone=tone,
         neurons=len(group["neurons"]),
         trees=group["trees"],

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
-from api.pages.filters import data_label
+from api.pages.filters import data_label, nearly
 from bimt_engine.analysis.statements import (
     INTERVENTION_LABELS,
     METRIC_LABELS,
@@ -53,6 +54,7 @@ class ModuleCard:
     inputs, outputs   names of the columns that it reads and of the outputs that it decides.
     statements        the numbers behind it, and why it is not supported, in sentences.
     tone              number of its colour in the picture, 1 … 8; None where the picture has the colours of its groups.
+    given, note       what people call it, and say of it; empty: nothing.
     """
 
     name: str
@@ -65,9 +67,23 @@ class ModuleCard:
     connections: int
     selectivity: float | None
     sufficiency: float | None
+    given: str = ""
+    note: str = ""
 
 
-def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> list[ModuleCard]:
+Names = Mapping[str, Mapping[str, Any]]
+"""Part → {name, note}, as people have given them."""
+
+
+def called(name: str, names: Names) -> str:
+    """A part by its letter and by the name that people gave it: `A · adder`."""
+    given = (names.get(name) or {}).get("name")
+    return f"{name} · {given}" if given else name
+
+
+def modules(
+    bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int], names: Names = MappingProxyType({})
+) -> list[ModuleCard]:
     """The cards of all modules."""
     return [
         ModuleCard(
@@ -79,8 +95,10 @@ def modules(bodies: Sequence[Mapping[str, Any]], tones: Mapping[str, int]) -> li
             verdict=module_statement(body, len(bodies)).verdict,
             neurons=len(body.get("neurons") or []),
             connections=int(body.get("connections") or 0),
-            selectivity=_rounded(body.get("selectivity")),
-            sufficiency=_rounded(body.get("sufficiency")),
+            selectivity=nearly(body.get("selectivity")),
+            sufficiency=nearly(body.get("sufficiency")),
+            given=(names.get(str(body.get("name"))) or {}).get("name", ""),
+            note=(names.get(str(body.get("name"))) or {}).get("note", ""),
         )
         for index, body in enumerate(bodies)
     ]
@@ -170,14 +188,17 @@ class Matrix:
     caption: str
 
 
-def effect_matrices(bodies: Sequence[Mapping[str, Any]], judged_by: str) -> list[Matrix]:
+def effect_matrices(
+    bodies: Sequence[Mapping[str, Any]], judged_by: str, names: Names = MappingProxyType({})
+) -> list[Matrix]:
     """The matrices that were measured, first the one that modules are judged by, which alone has p-values."""
     effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
     found = {kind for of in effects.values() for effect in of.values() for kind in effect or {}}
     kinds = sorted(found & INTERVENTION_LABELS.keys(), key=[judged_by, *INTERVENTION_LABELS].index)
     own = {str(b.get("name", "")): b.get("outputs") or [] for b in bodies}
-    return [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
+    matrices = [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
+    return [replace(of, rows=[(called(name, names), cells) for name, cells in of.rows]) for of in matrices]
 
 
 def _matrix(
@@ -213,8 +234,8 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
     for label, value in (
         ("connections kept", run.connections),
         ("modules", run.modules),
-        ("modularity Q", _rounded(run.modularity)),
-        ("selectivity", _rounded(run.selectivity)),
+        ("modularity Q", nearly(run.modularity)),
+        ("selectivity", nearly(run.selectivity)),
         ("connection cost", run.connection_cost),
     ):
         if value is not None:
@@ -224,11 +245,6 @@ def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:
         if name in METRIC_LABELS and name not in shown and isinstance(value, int | float) and len(tiles) < 8:
             tiles.append((METRIC_LABELS[name], measured(name, value)))
     return tiles
-
-
-def _rounded(value: float | None) -> float | None:
-    """A share without rounding errors of its arithmetic: 2e-16 becomes 0."""
-    return None if value is None else 0.0 if abs(value) < 1e-9 else round(value, 9)
 
 
 def headline(spec: Mapping[str, Any]) -> list[str]:

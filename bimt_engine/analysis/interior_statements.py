@@ -68,8 +68,11 @@ def partition_verdict(partition: Document) -> tuple[str, str | None]:
     if partition["p"] <= SIGNIFICANT:
         return "supported", None
     if partition["random_partitions"] < FEWEST_PARTITIONS:
-        others = counted(partition["random_partitions"], "other partition")
-        return "not testable", f"so few neurons live that there are only {others} of these sizes to compare with"
+        compared = partition["random_partitions"]
+        others = {0: "is no other partition", 1: "is only one other partition"}.get(
+            compared, f"are only {compared} others"
+        )
+        return "not testable", f"so few neurons live that there {others} of these sizes to compare with"
     return "not supported", f"random partitions of the same sizes are as far apart (p = {number(partition['p'])})"
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, undefer
 from store import files
 from store.columns import new_id
 from store.database import Page, newest_first, oldest_first
-from store.errors import NotFound
+from store.errors import Conflict, NotFound
 from store.files import StoredFile
 from store.jobs.leases import Claim, assert_held
 from store.jobs.tables import Job
@@ -34,6 +34,7 @@ from store.runs.tables import (
 )
 
 EFFECT_KINDS = ("zero", "mean", "resample", "p", "p_holm")
+NAMES = "names"  # the document of what people call its parts
 MAX_INPUTS = 1_000  # that one part reads and searches find
 SUMMARY = (
     "test_metric_name",
@@ -211,6 +212,40 @@ def add_body(session: Session, run_id: str, name: str, document: Any) -> None:
     """Store a document that was computed later, replacing one of that name."""
     session.merge(RunBody(run_id=run_id, name=name, body=document))
     session.flush()
+
+
+def names(session: Session, run_id: str) -> dict[str, dict[str, Any]]:
+    """Part → {name, note, number, member_id, at}: what people call the modules and groups of a run, and say of them."""
+    return body(session, run_id, NAMES) or {}
+
+
+def give_name(
+    session: Session,
+    run: Run,
+    part: str,
+    *,
+    name: str,
+    note: str,
+    replaces: int | None,
+    member_id: str,
+    now: datetime,
+) -> dict[str, dict[str, Any]]:
+    """What people call the parts after this one was given a name and a note; where both are empty it has neither.
+
+    replaces   the `number` that its author has seen; None: there was none. Raises Conflict where it is another by now.
+    """
+    session.scalar(select(Run.id).where(Run.id == run.id).with_for_update())  # names are one document: one at a time
+    given = dict(names(session, run.id))
+    seen = given.get(part, {}).get("number")
+    if seen != replaces:
+        raise Conflict(f"Someone else has named {part} meanwhile; look at it again before you replace it.")
+    if name or note:
+        said = {"name": name, "note": note, "member_id": member_id, "at": now.isoformat()}
+        given[part] = said | {"number": (seen or 0) + 1}
+    else:
+        given.pop(part, None)
+    add_body(session, run.id, NAMES, given)
+    return given
 
 
 def graph(session: Session, run_id: str) -> Graph | None:

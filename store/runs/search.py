@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
-from store.jobs.tables import Job
-from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run
+from store.database import Page, matches, newest_first
+from store.jobs.tables import Job, JobTag
+from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run, RunBody
 
 LEAST_EFFECT = 0.01  # of an output's variance: a module that moves an output by less does not move it
 
@@ -67,6 +68,80 @@ def _has_part(reads: str | None, moves: str | None) -> ColumnElement[bool] | Non
     by_module = and_(read, PartInput.partition == OF_MODULES, PartInput.part == Effect.module)
     by_group = and_(read, PartInput.partition == InteriorGroup.partition, PartInput.part == InteriorGroup.name)
     return or_(exists().where(module, by_module), exists().where(group, by_group))
+
+
+SORTED_BY = {
+    "test_metric": Run.test_metric,
+    "connections": Run.connections,
+    "modules": Run.modules,
+    "modularity": Run.modularity,
+    "selectivity": Run.selectivity,
+    "connection_cost": Run.connection_cost,
+    "training_seconds": Run.training_seconds,
+    "seed": Run.seed,
+    "cost_strength": Run.cost_strength,
+}
+"""What a list of runs may be sorted by, as its parameter names it; the newest first otherwise."""
+
+
+def listed(
+    session: Session,
+    team_id: str,
+    *,
+    state: str | None = None,
+    q: str | None = None,
+    tag: str | None = None,
+    job_id: str | None = None,
+    ids: Sequence[str] = (),
+    sort: str | None = None,
+    falling: bool = False,
+    after: str | None = None,
+    limit: int,
+    **evidence: Any,
+) -> Page[Run]:
+    """The team's runs that are asked for, newest first or sorted, those without a value last.
+
+    q         part of the name or a tag of their job
+    ids       these alone; empty: all
+    sort      one of SORTED_BY. A sorted list has one page.
+    evidence  as in `with_evidence`
+    """
+    query = with_evidence(select(Run).where(Run.team_id == team_id), **evidence)
+    if state is not None:
+        query = query.where(Run.state == state)
+    if job_id is not None:
+        query = query.where(Run.job_id == job_id)
+    if ids:
+        query = query.where(Run.id.in_(ids))
+    tagged = select(JobTag.job_id).where(JobTag.team_id == team_id)
+    if tag is not None:
+        query = query.where(Run.job_id.in_(tagged.where(JobTag.tag == tag)))
+    if q:
+        named = select(Job.id).where(Job.team_id == team_id, matches(Job.name, q))
+        query = query.where(or_(Run.job_id.in_(named), Run.job_id.in_(tagged.where(matches(JobTag.tag, q)))))
+    if sort is None:
+        return newest_first(session, query, Run.id, after=after, limit=limit)
+    column = SORTED_BY[sort]
+    order = column.desc() if falling else column.asc()
+    return Page(list(session.scalars(query.order_by(order.nulls_last(), Run.id.desc()).limit(limit))), None)
+
+
+def ended_like(session: Session, team_id: str, *, method: str, dataset_kind: str, limit: int = 40) -> list[Run]:
+    """The newest runs of the team that were trained by this method on this kind of data, with specs and timings."""
+    query = select(Run).where(
+        Run.team_id == team_id,
+        Run.state == "succeeded",
+        Run.method == method,
+        Run.dataset_kind == dataset_kind,
+        Run.training_seconds.is_not(None),
+    )
+    return list(session.scalars(query.options(undefer(Run.spec)).order_by(Run.id.desc()).limit(limit)))
+
+
+def bodies_of(session: Session, run_ids: Sequence[str], name: str) -> dict[str, Any]:
+    """Run id → its document of this name, of the runs that have one."""
+    query = select(RunBody.run_id, RunBody.body).where(RunBody.run_id.in_(run_ids), RunBody.name == name)
+    return {run_id: document for run_id, document in session.execute(query)}
 
 
 def insert_groups(session: Session, run_id: str, found: Sequence[Mapping[str, Any]]) -> None:

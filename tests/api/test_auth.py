@@ -80,6 +80,7 @@ def things(house: House, team: str = "ours") -> dict[str, str]:
         ids |= {"upload_id": sending.id, "start": "0", "member_id": house.members[team, "reader"]}
     words = {
         "module": "A",
+        "part": "A",
         "step": "20000",
         "model": version.model_id,
         "version": "1",

@@ -397,3 +397,50 @@ def test_space_on_a_neuron_plays_and_a_step_does_away_with_the_threshold(visit: 
     page.wait_for_selector("#step-canvas", state="hidden")
     assert "connections" in page.inner_text("#threshold-words")
     assert "step=" not in page.url
+
+
+def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit: Visit, bench: Bench) -> None:
+    service, run = bench.site.service, bench.runs["mlp"]
+    address = f"/api/v1/runs/{run}"
+    page = bench.open(visit)
+    page.click("#parts .part >> nth=0")
+    letter = re.match(r"\w+", page.inner_text("#selected h3"))[0]
+    page.click("#selected details summary")
+    page.fill("#selected input[name=name]", "square <b>")
+    page.fill("#selected textarea", "Only x1 leads to it.")
+    page.click("#selected form button")
+    page.wait_for_selector("#parts .part:has-text('square <b>')")
+    assert page.inner_text("#selected h3").startswith(f"{letter} · square <b>:")
+    assert "Only x1 leads to it." in page.inner_text("#selected")
+    page.wait_for_selector(
+        f".modules .light:has-text('{letter} · square <b>'), .inside th:has-text('{letter} · square <b>')"
+    )
+    page.reload()
+    page.wait_for_selector("#instrument[data-ready]")
+    titles = page.locator("svg.network .neuron title").all_text_contents()
+    assert any(f"{letter} (square <b>)" in title for title in titles)
+    client, headers = service.client(), service.headers()
+    for name in ("graph", "graph?format=graphml", "card.md"):
+        text = client.get(f"{address}/{name}", headers=headers).text
+        assert re.search("square (<b>|&lt;b|&amp;lt;b|\\\\<b)", text), name
+    # Another has named it meanwhile: nothing is overwritten unseen.
+    seen = client.get(f"{address}/names", headers=headers).json["names"][letter]
+    late = {"name": "mine", "replaces": None}
+    assert client.put(f"{address}/names/{letter}", headers=headers, json=late).status_code == 409
+    reader = service.headers("reader")
+    assert client.put(f"{address}/names/{letter}", headers=reader, json=late).status_code == 403
+    assert client.put(f"{address}/names/ZZ9", headers=headers, json=late).status_code == 404
+    gone = {"replaces": seen["number"]}
+    assert client.put(f"{address}/names/{letter}", headers=headers, json=gone).json["names"] == {}
+
+
+def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    box = page.locator("input[name=level][value=trees]")
+    box.check()
+    button = page.locator(".tree-switch:not(:disabled)").first
+    button.click()
+    page.wait_for_selector("#off li")
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert page.locator("#off li").count() == 0

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -132,3 +133,95 @@ def test_names_of_columns_with_punctuation_stay_whole_on_the_page_of_a_run(page:
     titles = page.locator("svg.network .neuron[data-end] title").all_text_contents()
     assert sorted(re.sub(r", module A(, group A\d)?$", "", title) for title in titles) == sorted(names)
     assert page.locator("main b").count() == 0
+
+
+def test_a_row_of_ones_own_is_predicted_and_its_path_is_lit(page: Any, service: Up) -> None:
+    table = "size,colour,price\n" + "".join(
+        f"{'' if i % 17 == 5 else i % 9},{('red', 'green', 'blue')[i % 3]},{i % 9 * 2 + (0, 5, 1)[i % 3]}.25\n"
+        for i in range(200)
+    )
+    with api_client(service) as http:
+        dataset = http.post("/datasets", files={"file": ("row.csv", table, "text/csv")}).json()
+        while dataset["state"] == "checking":
+            dataset = http.get(f"/datasets/{dataset['id']}").json()
+        spec = {name: part for name, part in TINY.items() if name != "dataset"}
+        (run,) = trained(http, {"dataset": dataset["id"], "spec": spec, "seeds": [0], "name": "row"})["runs"]
+        asked = {"inputs": [{"size": 4, "colour": "blue"}]}
+        told = http.post(f"/runs/{run['id']}/predict?wait=20", json=asked).json()["outputs"][0][0]
+    page.goto(f"{service.address}/runs/{run['id']}")
+    page.wait_for_selector("#instrument[data-ready]")
+    page.click("#ask summary")
+    assert page.locator("#cell-2 option").all_inner_texts()[-3:] == ["blue", "green", "red"]
+    page.fill("#cell-1", "4")
+    page.select_option("#cell-2", "blue")
+    page.click("#row button")
+    page.wait_for_selector("#path-words:has-text('connections carry this row')")
+    assert page.inner_text("#predicted").startswith("price = ")
+    assert float(page.inner_text("#predicted").removeprefix("price = ")) == pytest.approx(told, rel=5e-3)
+    assert page.locator("svg.network .near").count() > 0
+    page.fill("#cell-1", "")  # no value: as the table has it
+    page.click("#row button")
+    page.wait_for_selector(f"#predicted:not(:has-text('{page.inner_text('#predicted')}'))")
+    page.wait_for_selector("#predicted:has-text('price = ')")
+
+
+def tab_to(page: Any, selector: str) -> None:
+    """Press Tab until what the selector names has the focus."""
+    for _ in range(300):
+        page.keyboard.press("Tab")
+        if page.evaluate("(where) => document.activeElement.matches(where)", selector):
+            return
+    pytest.fail(f"no Tab leads to {selector}")
+
+
+def test_the_whole_way_is_gone_by_keyboard_alone(page: Any, service: Up, tmp_path: Path) -> None:
+    table = tmp_path / "keys.csv"
+    table.write_text("a,b,target\n" + "".join(f"{i % 7},{i * 5 % 11},{i % 7 * 3 + 0.25}\n" for i in range(120)))
+    tab_to(page, ".who form button")  # out, and in again
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login")
+    tab_to(page, "#token")
+    page.keyboard.insert_text(service.token)
+    page.keyboard.press("Enter")
+    page.wait_for_url(service.address + "/")
+    tab_to(page, "a[href='/new']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/new")
+    tab_to(page, "#file")
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(str(table))
+    page.wait_for_selector("#first-rows tr")
+    tab_to(page, "#steps")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("1500")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs/job_*")
+    page.wait_for_selector("#state .succeeded")
+    page.wait_for_selector("#runs a")
+    tab_to(page, "#runs a")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#instrument[data-ready]")
+    tab_to(page, "svg.network .neuron")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+    page.wait_for_selector("#off li")
+    page.wait_for_selector("#metric[data-by=service]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#silenced", state="hidden")
+    tab_to(page, "details:has(#publish) > summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "#publish button")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/models/*")
+    tab_to(page, "#share button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#shared-link:visible")
+    link = page.get_attribute("#shared-link", "href")
+    assert "/s/share_" in link
+    page.goto(service.address + "/")
+    tab_to(page, ".who form button")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login")
+    page.goto(link)
+    page.wait_for_selector("svg.network")

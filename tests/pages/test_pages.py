@@ -163,6 +163,7 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
     page = visitor.page
     visitor.go("/new")
     page.set_input_files("#file", str(table))
+    page.click("#types summary")
     page.wait_for_selector("#columns tr")
     assert page.locator("#dataset option:checked").inner_text() == "houses.csv (60 rows)"
     roles, types = "#columns select[data-column]", "#columns select[data-type-of]"

@@ -1,4 +1,5 @@
-// Data sets and networks: the upload of a file, with progress and the errors of its check; and the page of one of them.
+// Data sets and networks: the upload of files, with progress and the errors of their check; and the page of one of them.
+// What a file is, is told by its bytes: IDX arrays are collected until images and labels fit, archives by what they hold.
 
 import { Problem, attempt, call, complain, csrf, pause } from "./api.js";
 
@@ -7,17 +8,150 @@ const input = document.getElementById("file");
 const progress = document.getElementById("upload-progress");
 const words = document.getElementById("upload-words");
 const notice = document.getElementById("upload-problem");
+const collecting = document.getElementById("upload-parts");
 
 const nounOf = (file) => (/\.(onnx|safetensors)$/i.test(file.name) ? "networks" : "datasets");
 
-function send(file) {
+// --- what a file is, by its bytes
+
+const IDX_BYTES = { 0x08: 1, 0x09: 1, 0x0b: 2, 0x0c: 4, 0x0d: 4, 0x0e: 8 }; // type of an IDX array → bytes of a number
+const LIST_BYTES = 16 << 20; // of the list at the end of an archive; 100 000 names take less
+const IMAGES = /\.(png|jpe?g|gif|bmp)$/i;
+const TABLES = /\.(csv|tsv|tab)$/i;
+
+const isPacked = async (file) => (await bytesOf(file, 0, 2)).join() === "31,139";
+const bytesOf = async (file, start, end) => new Uint8Array(await file.slice(start, end).arrayBuffer());
+const unpacked = (file) => file.stream().pipeThrough(new DecompressionStream("gzip"));
+
+/**
+ * The single array that a file is in IDX, plain or by gzip; null for every other file, and for several arrays in one.
+ * @param {File} file
+ * @returns {Promise<?{file: File, packed: boolean, shape: number[]}>}
+ */
+async function idxArray(file) {
+  const packed = await isPacked(file);
+  const reader = (packed ? unpacked(file) : file.stream()).getReader();
+  let [head, length, whole] = [new Uint8Array(0), 0, Infinity];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      length += value.length;
+      if (head.length < 32) head = Uint8Array.from([...head, ...value.subarray(0, 32)]);
+      if (head.length >= 4 && (head[0] || head[1] || !(head[2] in IDX_BYTES) || head[3] < 1 || head[3] > 5)) return null;
+      if (head.length >= 24) whole = lengthOf(head);
+      if (length > whole) return null; // another array follows: the file is joined already
+    }
+  } catch {
+    return null; // damaged: the service says so, in its words
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+  return head.length >= 8 && lengthOf(head) === length ? { file, packed, shape: shapeOf(head) } : null;
+}
+
+const shapeOf = (head) => Array.from({ length: head[3] }, (_, axis) => new DataView(head.buffer).getUint32(4 + 4 * axis));
+const lengthOf = (head) => 4 + 4 * head[3] + IDX_BYTES[head[2]] * shapeOf(head).reduce((product, size) => product * size, 1);
+
+/**
+ * The format of a ZIP archive of images, texts or one table, by the names in it; "" for every other file, which the service
+ * tells by its name and its own look at the bytes.
+ * @param {File} file
+ */
+async function formatOfArchive(file) {
+  if ((await bytesOf(file, 0, 4)).join() !== "80,75,3,4") return "";
+  const end = await bytesOf(file, Math.max(0, file.size - 65_558), file.size);
+  let at = end.length - 22;
+  while (at >= 0 && !(end[at] === 0x50 && end[at + 1] === 0x4b && end[at + 2] === 5 && end[at + 3] === 6)) at -= 1;
+  if (at < 0) return "";
+  const record = new DataView(end.buffer, at);
+  const [size, start] = [record.getUint32(12, true), record.getUint32(16, true)];
+  const list = await bytesOf(file, start, start + Math.min(size, LIST_BYTES));
+  const names = [];
+  for (let from = 0; from + 46 <= list.length; ) {
+    const entry = new DataView(list.buffer, from);
+    if (entry.getUint32(0, true) !== 0x02014b50) break;
+    const length = entry.getUint16(28, true);
+    names.push(new TextDecoder().decode(list.subarray(from + 46, from + 46 + length)));
+    from += 46 + length + entry.getUint16(30, true) + entry.getUint16(32, true);
+  }
+  const files = names.filter((name) => !name.endsWith("/") && !name.split("/").some((part) => part.startsWith(".") || part === "__MACOSX"));
+  if (!files.length || files.some((name) => name.endsWith(".npy") || name === "[Content_Types].xml")) return "";
+  if (files.filter((name) => IMAGES.test(name)).length > files.length / 2) return "images";
+  return files.length === 1 && TABLES.test(files[0]) ? "csv" : "text";
+}
+
+// --- IDX arrays that come in files of their own
+
+/** @type {{file: File, packed: boolean, shape: number[]}[]} */
+let arrays = [];
+
+const isOfTest = ({ file }) => /t10k|test/i.test(file.name);
+const counted = (count) => count.toLocaleString("en");
+
+/** Images with the labels of as many examples: the larger pair first, which is for training. */
+function pairs() {
+  const left = arrays.filter(({ shape }) => shape.length === 1);
+  const found = [];
+  for (const images of arrays.filter(({ shape }) => shape.length > 1)) {
+    const fitting = left.filter(({ shape }) => shape[0] === images.shape[0]);
+    const labels = fitting.find((each) => isOfTest(each) === isOfTest(images)) ?? fitting[0];
+    if (labels) left.splice(left.indexOf(labels), 1);
+    found.push({ images, labels });
+  }
+  found.sort((a, b) => b.images.shape[0] - a.images.shape[0] || isOfTest(a.images) - isOfTest(b.images));
+  return { found, alone: left };
+}
+
+function collect(found) {
+  const same = (each) => each.file.name === found.file.name && each.shape.join() === found.shape.join();
+  arrays = [...arrays.filter((each) => !same(each)), found];
+}
+
+function forget() {
+  arrays = [];
+  collecting.hidden = true;
+}
+
+/** Sends the arrays when they are all there; else says which are missing. `some`: what is there is enough. */
+async function sendArrays(some) {
+  const { found, alone } = pairs();
+  const whole = found.filter(({ labels }) => labels);
+  const complete = !alone.length && whole.length === found.length;
+  if (!((complete && whole.length === 2) || (some && whole.length))) {
+    const told = [
+      ...found.map(({ images, labels }) => `${counted(images.shape[0])} images of ${images.shape.slice(1).join(" × ")} pixels${labels ? " with their labels" : ""}`),
+      ...alone.map(({ shape }) => `${counted(shape[0])} labels`),
+    ];
+    const missing = [
+      ...found.filter(({ labels }) => !labels).map(({ images }) => `the labels of the ${counted(images.shape[0])} images`),
+      ...alone.map(({ shape }) => `the ${counted(shape[0])} images of the labels`),
+    ];
+    const also = complete ? "Add the images and labels of the test, or use these alone: a part of them is kept for the test." : `Still missing: ${missing.join("; ")}.`;
+    document.getElementById("upload-parts-words").textContent = `Here are ${told.join("; ")}. ${also}`;
+    document.getElementById("upload-parts-use").hidden = !whole.length;
+    collecting.hidden = false;
+    return "";
+  }
+  const parts = whole.slice(0, 2).flatMap(({ images, labels }) => [images, labels]);
+  const packed = parts.every((part) => part.packed);
+  const contents = packed ? parts.map(({ file }) => file) : await Promise.all(parts.map(({ file, packed: its }) => (its ? new Response(unpacked(file)).blob() : file)));
+  const shape = parts[0].shape.join();
+  const name = shape === "60000,28,28" ? "MNIST" : parts[0].file.name.replace(/(-ubyte)?(\.gz)?$/i, "").slice(0, 100);
+  forget();
+  return upload(new File(contents, `${name}.idx${packed ? ".gz" : ""}`), "idx", name);
+}
+
+// --- sending
+
+function send(file, format, name) {
   return new Promise((done, refuse) => {
     const request = new XMLHttpRequest(); // fetch reports no progress of an upload
     request.open("POST", `/api/v1/${nounOf(file)}`);
     request.setRequestHeader("X-CSRFToken", csrf());
     request.upload.addEventListener("progress", (event) => {
       progress.querySelector("progress").value = event.loaded / event.total;
-      words.textContent = event.loaded < event.total ? `Uploading ${file.name}: ${Math.round((100 * event.loaded) / event.total)} %` : `Reading ${file.name} …`;
+      words.textContent = event.loaded < event.total ? `Uploading ${name}: ${Math.round((100 * event.loaded) / event.total)} %` : `Reading ${name} …`;
     });
     request.addEventListener("load", () => {
       let document = {};
@@ -31,7 +165,8 @@ function send(file) {
     });
     request.addEventListener("error", () => refuse(new Problem({ detail: "The upload was interrupted. Check the network and try again." }, 0)));
     const form = new FormData();
-    form.append("name", file.name.slice(0, 120));
+    form.append("name", name);
+    if (format) form.append("format", format);
     form.append("file", file);
     request.send(form);
   });
@@ -47,20 +182,29 @@ async function checked(made, noun) {
   return made;
 }
 
-async function upload(file) {
-  complain(notice, null);
+async function upload(file, format, name = file.name.slice(0, 120)) {
   const limit = Number(panel.dataset.limit);
-  if (file.size > limit) {
-    complain(notice, new Problem({ detail: `${file.name} is larger than the ${limit.toLocaleString()} bytes that are allowed.` }, 413));
-    return;
-  }
-  progress.hidden = false;
+  if (file.size > limit) throw new Problem({ detail: `${name} is larger than the ${limit.toLocaleString("en")} bytes that are allowed.` }, 413);
+  progress.hidden = progress.querySelector("progress").hidden = false;
+  const noun = nounOf(file);
+  const made = await checked(await send(file, format, name), noun);
+  const event = new CustomEvent("uploaded", { detail: { ...made, noun }, bubbles: true, cancelable: true });
+  words.textContent = `${name} is ready.`;
+  progress.querySelector("progress").hidden = true;
+  return panel.dispatchEvent(event) ? `/${noun}/${made.id}` : "";
+}
+
+async function take(files) {
+  complain(notice, null);
+  const pages = []; // of what was uploaded, where no form takes it
   try {
-    const noun = nounOf(file);
-    const made = await checked(await send(file), noun);
-    const event = new CustomEvent("uploaded", { detail: made, bubbles: true, cancelable: true });
-    if (noun === "networks" || panel.dispatchEvent(event)) location.assign(`/${noun}/${made.id}`);
-    else words.textContent = `${file.name} is ready.`;
+    for (const file of files) {
+      const array = nounOf(file) === "datasets" ? await idxArray(file) : null;
+      if (array) collect(array);
+      else pages.push(await upload(file, nounOf(file) === "datasets" ? await formatOfArchive(file) : ""));
+    }
+    if (arrays.length) pages.push(await sendArrays(false));
+    open(pages);
   } catch (problem) {
     complain(notice, problem);
     progress.hidden = true;
@@ -69,9 +213,15 @@ async function upload(file) {
   }
 }
 
+/** Goes to the page of what was uploaded, or to the list of several. */
+function open(pages) {
+  const there = pages.filter(Boolean);
+  if (there.length) location.assign(there.length === 1 ? there[0] : "/datasets");
+}
+
 if (panel) {
   const drop = panel.querySelector(".drop");
-  input.addEventListener("change", () => input.files.length && upload(input.files[0]));
+  input.addEventListener("change", () => take([...input.files]));
   for (const name of ["dragover", "dragenter"]) {
     drop.addEventListener(name, (event) => {
       event.preventDefault();
@@ -82,8 +232,10 @@ if (panel) {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
+    take([...event.dataTransfer.files]);
   });
+  document.getElementById("upload-parts-use").addEventListener("click", (event) => attempt(event.target, async () => open([await sendArrays(true)]), notice));
+  document.getElementById("upload-parts-drop").addEventListener("click", forget);
 }
 
 // --- the page of one data set or network: it appears when its check has ended, and can be deleted

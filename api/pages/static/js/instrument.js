@@ -1,10 +1,10 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { call } from "./api.js";
+import { Problem, attempt, call, number, onSubmit, renderedAnew, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
-import { Circuit } from "./instrument/circuit.js";
+import { Circuit, partName } from "./instrument/circuit.js";
 import { Picture, badge } from "./instrument/picture.js";
 import { Sample } from "./instrument/sample.js";
 import { measured, silencing } from "./instrument/silence.js";
@@ -42,7 +42,10 @@ async function begin() {
 
   // --- levels
 
+  let treeSwitches = []; // what writes on each of their buttons
+
   function showLevels() {
+    treeSwitches = [];
     for (const name of LEVELS) {
       const box = panel.querySelector(`input[name=level][value=${name}]`);
       box.checked = name === level();
@@ -57,7 +60,7 @@ async function begin() {
         light.type = "button";
         light.className = "part";
         const name = document.createElement("strong");
-        name.textContent = part.name;
+        name.textContent = partName(part);
         const role = document.createElement("span");
         role.className = "quiet";
         role.textContent = part.role;
@@ -67,7 +70,7 @@ async function begin() {
         for (const name_ of ["pointerleave", "blur"]) light.addEventListener(name_, () => look(null));
         light.addEventListener("click", () => select("part", part.name));
         item.append(light);
-        if (level() !== "trees" && silences) item.append(silenceButton(part.name));
+        if (silences) item.append(level() === "trees" ? silenceTree(part) : silenceButton(part.name));
         return item;
       }),
     );
@@ -79,6 +82,29 @@ async function begin() {
     button.className = "switch small";
     button.dataset.module = name;
     return button; // silence.js answers to it, as to all of its class
+  }
+
+  // A tree is no part that the service knows: its hidden neurons are silenced one by one.
+  function silenceTree(part) {
+    const button = document.createElement("button");
+    const ends = [circuit.layers[0], circuit.layers.at(-1)];
+    const names = part.neurons.filter((id) => !ends.includes(circuit.neurons.get(id).layer)).map((id) => `neuron:${id}`);
+    const areOff = () => names.length > 0 && names.every((name) => view.off.includes(name));
+    button.type = "button";
+    button.className = "small tree-switch";
+    button.disabled = !names.length;
+    button.addEventListener("click", () => {
+      const others = view.off.filter((name) => !names.includes(name));
+      change({ off: areOff() ? others : [...others, ...names] });
+    });
+    const say = () => {
+      button.textContent = areOff() ? "Restore" : "Silence";
+      button.setAttribute("aria-label", `${button.textContent} ${part.name}`);
+      button.setAttribute("aria-pressed", String(areOff()));
+    };
+    treeSwitches.push(say);
+    say();
+    return button;
   }
 
   function lightPart(part) {
@@ -94,7 +120,7 @@ async function begin() {
     const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
     if (!part) return null;
     const inner = new Set(part.neurons);
-    return { title: `${part.name}: ${part.role}`, lines: [["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
+    return { title: `${partName(part)}: ${part.role}`, lines: [...(part.note ? [["", "note", part.note]] : []), ["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
   }
 
   /** Lights something with its neighbours and tells of it; null: what is selected again. */
@@ -147,9 +173,61 @@ async function begin() {
     button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
     button.addEventListener("click", () => toggle(what, id));
     const whole = kind !== "part" || !circuit.levels.trees.some((part) => part.name === id);
-    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []));
+    const mayName = kind === "part" && whole && panel.dataset.mayName;
+    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []), ...(mayName ? [nameForm(id)] : []));
     look(null);
     if (kind === "neuron") learnHarm(id);
+  }
+
+  /** Names a part and says something of it, in place. */
+  function nameForm(id) {
+    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+    const details = document.createElement("details");
+    const form = document.createElement("form");
+    const label = (words, control) => {
+      const each = document.createElement("label");
+      each.append(words, control);
+      return each;
+    };
+    const summary = Object.assign(document.createElement("summary"), { textContent: part.given || part.note ? "Rename" : "Name it" });
+    const name = Object.assign(document.createElement("input"), { name: "name", maxLength: 60, value: part.given });
+    const note = Object.assign(document.createElement("textarea"), { name: "note", maxLength: 1000, value: part.note, rows: 2 });
+    note.className = "short";
+    form.className = "naming";
+    form.append(label("Name", name), label("Note", note), Object.assign(document.createElement("button"), { textContent: "Keep" }));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      attempt(
+        form.querySelector("button"),
+        async () => {
+          const { names } = await call("GET", `/runs/${run}/names`);
+          const seen = names[id];
+          if ((seen?.name ?? "") !== part.given || (seen?.note ?? "") !== part.note) throw new Problem({ detail: `Someone else has named ${id} meanwhile: ${seen?.name || "without a name"}. Load the page again.` }, 409);
+          const kept = await call("PUT", `/runs/${run}/names/${id}`, { name: name.value.trim(), note: note.value.trim(), replaces: seen?.number ?? null });
+          circuit.name(kept.names);
+          showLevels();
+          off.render();
+          showSelected();
+          await renewNames();
+        },
+        form,
+      );
+    });
+    details.append(summary, form);
+    return details;
+  }
+
+  // Cards, tables and titles of the report, as the server writes them with the new name.
+  async function renewNames() {
+    const page = await renderedAnew();
+    for (const title of page.querySelectorAll("svg.network .neuron title")) {
+      const own = picture?.neurons.get(title.closest(".neuron").dataset.neuron)?.querySelector("title");
+      if (own) own.textContent = title.textContent;
+    }
+    for (const where of [".modules .light", ".inside th[scope=row]", ".effects th[scope=row]", ".heat text"]) {
+      const now = [...page.querySelectorAll(where)];
+      document.querySelectorAll(where).forEach((each, at) => now[at] && each.replaceChildren(...now[at].cloneNode(true).childNodes));
+    }
   }
 
   async function learnHarm(id) {
@@ -213,6 +291,53 @@ async function begin() {
     );
     return instrument.sample;
   }
+  // --- a row of one's own
+
+  const MATTERS = 0.1; // of the largest share in what a neuron receives; what carries less is not lit
+
+  onSubmit("row", async () => {
+    const form = field("row");
+    field("predicted").textContent = "A worker is computing it …";
+    field("path-words").textContent = "";
+    let found;
+    try {
+      found = await waitFor("POST", `${form.dataset.address}/predict?wait=20`, { inputs: [rowOf(form)], network_inputs: true });
+    } catch (problem) {
+      field("predicted").textContent = "";
+      throw problem;
+    }
+    field("predicted").textContent = answerOf(found);
+    await lightPath(found.network_inputs?.[0]);
+  });
+
+  /** Lights the connections that carry this row: from each output back, those with a share in what a neuron receives. */
+  async function lightPath(values) {
+    const sample = sampled();
+    if (!sample || !values || !picture || !(await sample.ready).computed) return;
+    const { held } = (await sample.ask("row", { values: values.flat(Infinity) })) ?? {};
+    if (!held) return;
+    const carried = (each) => {
+      const { layer, slot } = circuit.neurons.get(each.source);
+      return Math.abs(each.weight * (held[layer]?.[slot] ?? 0));
+    };
+    const [neurons, keys] = [new Set(), new Set()];
+    const left = [...circuit.neurons.values()].filter(({ id, layer }) => layer === circuit.layers.at(-1) && circuit.isWired(id)).map(({ id }) => id);
+    while (left.length) {
+      const id = left.pop();
+      if (neurons.has(id)) continue;
+      neurons.add(id);
+      const into = circuit.into(id);
+      const most = Math.max(0, ...into.map(carried));
+      for (const each of into) {
+        if (!most || carried(each) < MATTERS * most) continue;
+        keys.add(each.key);
+        left.push(each.source);
+      }
+    }
+    picture.light(neurons, keys);
+    field("path-words").textContent = `Lit in the picture: ${keys.size} of ${circuit.connections.length} connections carry this row. Left out is what brings less than a tenth of the largest share to its neuron.`;
+  }
+
   for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
 
   showLevels();
@@ -233,6 +358,7 @@ async function begin() {
       if (!view.cut) colour(null);
       off.render();
     }
+    if ("off" in values) for (const say of treeSwitches) say();
     if ("at" in values || "off" in values) showSelected();
   });
   if (view.at) showSelected();
@@ -252,6 +378,26 @@ async function begin() {
   });
   field("keys").addEventListener("click", showKeys);
   panel.dataset.ready = "yes";
+}
+
+/** The cells of the form by column: numbers, texts, true or false; an empty one is missing. */
+function rowOf(form) {
+  const cells = [...form.querySelectorAll("[data-column]")].map(({ dataset, value }) => {
+    const text = value.trim();
+    if (!text) return [dataset.column, null];
+    if (dataset.kind === "boolean" && /^(true|false)$/i.test(text)) return [dataset.column, /^true$/i.test(text)];
+    const number = Number(text.replace(",", "."));
+    return [dataset.column, ["number", "integer"].includes(dataset.kind) && !Number.isNaN(number) ? number : text];
+  });
+  return Object.fromEntries(cells);
+}
+
+function answerOf({ targets, outputs, probabilities, labels }) {
+  if (labels) {
+    const ranked = targets.map((name, at) => [name, probabilities[0][at]]).sort((a, b) => b[1] - a[1]);
+    return `${labels[0]} (${ranked.slice(0, 3).map(([name, share]) => `${name} ${(100 * share).toFixed(1)} %`).join(", ")})`;
+  }
+  return targets.map((name, at) => `${name} = ${number(outputs[0][at])}`).join(", ");
 }
 
 function showKeys() {

@@ -1,14 +1,20 @@
-// The form of a new job. The spec's JSON text is what is submitted; the fields for hidden layers and steps edit it.
+// The form of a new job: an experiment with its own data, or data and a network. The spec's JSON text is what is submitted;
+// the fields for hidden layers and steps edit it. What the job would do is told before it is submitted.
 
-import { call, complain, number, numbers, sentence } from "./api.js";
+import { call, complain, duration, number, numbers, pause, sentence } from "./api.js";
 import "./data.js";
 
 const form = document.getElementById("job");
 const field = (name) => document.getElementById(name);
 const notice = field("problem");
-let fromRecipe = ""; // the spec as the recipe has it; unchanged, the recipe's name is sent instead
+const FORMATS = JSON.parse(field("dataset").dataset.formats); // format → what its examples are; the others are tables
+let asOffered = ""; // the spec as it was offered; unchanged, the name of the experiment is sent instead
 
+const data = () => field("dataset").selectedOptions[0];
+const isExperiment = () => !data().value;
 const recipe = () => form.querySelector('input[name="recipe"]:checked');
+const network = () => form.querySelector('input[name="network"]:checked');
+const isUploaded = () => !isExperiment() && "uploaded" in (network()?.dataset ?? {});
 const pretty = (spec) => JSON.stringify(spec, null, 2);
 
 function spec() {
@@ -19,13 +25,36 @@ function spec() {
   }
 }
 
-function chooseRecipe() {
-  const chosen = JSON.parse(recipe().dataset.spec);
-  field("spec").value = fromRecipe = pretty(chosen);
+/** Offers the networks that fit the examples of the chosen data; without data, the experiments. */
+function offer() {
+  field("experiments").hidden = !isExperiment();
+  field("networks").hidden = isExperiment();
+  field("how-title").textContent = isExperiment() ? "Experiment" : "Network";
+  if (!isExperiment()) {
+    const all = [...form.querySelectorAll('input[name="network"]')];
+    for (const each of all) each.closest(".choice").hidden = !("uploaded" in each.dataset) && !specOf(each);
+    if (!network() || network().closest(".choice").hidden) all.find((each) => !each.closest(".choice").hidden).checked = true;
+  }
+  choose();
+}
+
+const specOf = (choice) => JSON.parse(choice.dataset.specs)[data().dataset.examples];
+
+function choose() {
+  let chosen;
+  if (isExperiment()) chosen = JSON.parse(recipe().dataset.spec);
+  else if (!isUploaded()) chosen = structuredClone(specOf(network()));
+  else {
+    const like = [...form.querySelectorAll('input[name="network"][data-specs]')].find(specOf);
+    chosen = structuredClone(specOf(like)); // how networks on such data are trained; the uploaded one takes its place
+    delete chosen.network;
+    if (field("kind").value === "analyse") chosen.training.steps = 0;
+  }
+  if (data().dataset.kind === "built-in") chosen = { dataset: { kind: data().value }, ...chosen };
+  field("begin").hidden = !isUploaded();
+  field("spec").value = asOffered = pretty(chosen);
   showSpec();
-  const own = field("dataset").options[0];
-  own.disabled = recipe().dataset.needsDataset === "yes";
-  own.textContent = own.disabled ? "choose a data set, or upload one above" : "the recipe's own data";
+  foresee();
 }
 
 function showSpec() {
@@ -68,17 +97,28 @@ function countNetworks() {
 
 // --- columns of an uploaded table
 
+const ROLES = ["input", "target", "not used"];
+const SHOWN = 40; // columns whose first values are shown
+let described = ""; // the data whose columns are on the page
+
 async function chooseDataset() {
-  const option = field("dataset").selectedOptions[0];
-  const roles = field("roles");
-  roles.hidden = true;
+  const option = data();
+  described = option.value;
+  field("roles").hidden = true;
   field("columns").replaceChildren();
-  if (option?.dataset.kind !== "uploaded") return;
+  if (option.dataset.kind === "uploaded") await describe(option);
+  if (described === option.value) offer();
+}
+
+async function describe(option) {
   const [dataset, preview] = await Promise.all([call("GET", `/datasets/${option.value}`), call("GET", `/datasets/${option.value}/preview`)]);
+  if (described !== option.value) return; // another was chosen meanwhile
+  option.dataset.examples = preview.columns.some((column) => column.shape?.length > 1) ? "images" : (FORMATS[dataset.format] ?? "table");
   if (preview.columns.length > 300) return; // too many for a form; a script can name them
   const known = dataset.roles || {};
   field("columns").append(...preview.columns.map((column) => columnRow(column, known)));
   if (known.task) field("task").value = known.task;
+  field("standardise").checked = known.standardise !== false;
   field("notes").replaceChildren(
     ...dataset.notes.map((note) => {
       const line = document.createElement("p");
@@ -87,9 +127,67 @@ async function chooseDataset() {
       return line;
     }),
   );
-  roles.dataset.before = JSON.stringify(chosenRoles());
-  roles.hidden = false;
+  showPreview(preview);
+  field("roles").dataset.before = JSON.stringify(chosenRoles());
+  field("roles").hidden = ["text", "group"].includes(option.dataset.examples); // theirs are what they are
 }
+
+/** The first rows; the head of each column says its role, and changes it. */
+function showPreview(preview) {
+  const columns = preview.columns.slice(0, SHOWN);
+  field("heads").replaceChildren(
+    ...columns.map(({ name }) => {
+      const [head, button] = [document.createElement("th"), document.createElement("button")];
+      head.scope = "col";
+      button.type = "button";
+      button.dataset.head = name;
+      button.addEventListener("click", () => {
+        const choice = choiceOf(name);
+        choice.value = ROLES[(ROLES.indexOf(choice.value) + 1) % ROLES.length];
+        choice.dispatchEvent(new Event("change", { bubbles: true }));
+      });
+      head.append(button);
+      return head;
+    }),
+  );
+  field("first-rows").replaceChildren(
+    ...preview.first_rows.slice(0, 5).map((row) => {
+      const line = document.createElement("tr");
+      line.append(
+        ...columns.map(({ name, shape }) => {
+          const cell = document.createElement("td");
+          const value = row[name];
+          if (shape?.length) cell.textContent = `${shape.join(" × ")} numbers`;
+          else cell.textContent = typeof value === "number" ? number(value) : String(value ?? "–").slice(0, 40);
+          return cell;
+        }),
+      );
+      return line;
+    }),
+  );
+  field("types").open = preview.columns.length > SHOWN;
+  showRoles();
+}
+
+const choiceOf = (name) => [...field("columns").querySelectorAll("select[data-column]")].find((choice) => choice.dataset.column === name);
+
+function showRoles() {
+  for (const button of field("heads").querySelectorAll("button")) {
+    const [role, name] = [document.createElement("span"), document.createElement("span")];
+    const now = choiceOf(button.dataset.head).value;
+    [name.textContent, role.textContent] = [button.dataset.head, now];
+    role.className = "role";
+    button.dataset.role = now;
+    button.replaceChildren(name, role);
+  }
+  for (const row of field("first-rows").rows) {
+    row.querySelectorAll("td").forEach((cell, at) => (cell.dataset.role = choiceOf(field("heads").querySelectorAll("button")[at].dataset.head).value));
+  }
+  const { inputs, targets } = chosenRoles();
+  field("roles-words").textContent = targets.length ? `Predict ${some(targets)} from ${some(inputs)}.` : "Which column is to be predicted? Make one a target.";
+}
+
+const some = (names) => (names.length ? names.slice(0, 4).join(", ") + (names.length > 4 ? ` and ${names.length - 4} more` : "") : "nothing");
 
 function columnRow(column, known) {
   const row = document.createElement("tr");
@@ -109,17 +207,19 @@ function columnRow(column, known) {
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", `Role of ${column.name}`);
   choice.dataset.column = column.name;
-  for (const role of ["input", "target", "not used"]) choice.append(new Option(role, role));
+  for (const role of ROLES) choice.append(new Option(role, role));
   const target = (known.targets || []).includes(column.name);
   const used = known.inputs === null || known.inputs === undefined || known.inputs.includes(column.name);
   choice.value = target ? "target" : used ? "input" : "not used";
   const last = document.createElement("td");
   last.append(choice);
   row.append(name, type, ...cells, last);
+  choice.addEventListener("change", showRoles);
   type.querySelector("select")?.addEventListener("change", (event) => {
     const unread = ["text", "index"].includes(event.target.value.split("|")[0]);
     if (unread && choice.value === "input") choice.value = "not used";
     if (!unread && choice.value === "not used") choice.value = "input";
+    showRoles();
   });
   return row;
 }
@@ -158,26 +258,60 @@ function chosenRoles() {
     const [type, notation] = choice.value.split("|");
     return [choice.dataset.typeOf, notation ? { type, notation } : { type }];
   });
-  const roles = { inputs: named("input"), targets: named("target"), task: field("task").value };
+  const roles = { inputs: named("input"), targets: named("target"), task: field("task").value, standardise: field("standardise").checked };
   return columns.length ? { ...roles, columns: Object.fromEntries(columns) } : roles;
 }
 
 // --- sending
 
 function body() {
-  const dataset = field("dataset").value;
   const job = { seeds: seeds(), cost_strengths: strengths(), priority: Number(field("priority").value) };
   if (field("name").value.trim()) job.name = field("name").value.trim();
   job.tags = field("tags").value.split(/[\s,;]+/).filter(Boolean);
-  if (dataset) job.dataset = dataset;
-  if (dataset && !field("roles").hidden && JSON.stringify(chosenRoles()) !== field("roles").dataset.before) job.roles = chosenRoles();
-  if (field("spec").value === fromRecipe) job.recipe = recipe().value;
-  else {
-    job.spec = spec();
-    if (dataset) delete job.spec.dataset;
-    job.name ??= recipe().value;
+  if (isExperiment() && field("spec").value === asOffered) return { ...job, recipe: recipe().value };
+  job.spec = spec();
+  job.name ??= isExperiment() ? recipe().value : nameOf();
+  if (isExperiment()) return job;
+  if (data().dataset.kind !== "built-in") {
+    delete job.spec.dataset;
+    job.dataset = data().value;
+    if (!field("roles").hidden && JSON.stringify(chosenRoles()) !== field("roles").dataset.before) job.roles = chosenRoles();
+  }
+  if (isUploaded()) {
+    delete job.spec.network;
+    Object.assign(job, { network_id: network().value, kind: field("kind").value });
   }
   return job;
+}
+
+// Data and network, as a list of jobs tells them apart.
+function nameOf() {
+  const of = data().textContent.replace(/ \([\d.·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
+  return `${of}, ${network().closest(".choice").querySelector("strong").textContent.toLowerCase()}`.slice(0, 120);
+}
+
+// --- what would happen
+
+let foreseen = 0; // number of the newest question
+
+async function foresee() {
+  const mine = ++foreseen;
+  await pause(300); // while someone types, only the last of what is typed is asked about
+  if (mine !== foreseen) return;
+  const place = field("plan");
+  if (spec() instanceof Error || (!field("roles").hidden && !chosenRoles().targets.length)) return (place.textContent = "");
+  const asked = body();
+  let told;
+  try {
+    const { runs, steps, seconds, like, memory_bytes: memory } = await call("POST", "/jobs/plan", asked);
+    const each = steps / runs;
+    const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${each.toLocaleString("en")} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Examines the network as it is: relocated, pruned, its modules tested.";
+    const long = seconds === null ? "How long that takes is not known yet: none like it has run." : `About ${duration(Math.max(1, seconds))} of one worker, as ${like === 1 ? "the run" : `${like} runs`} like it took.`;
+    told = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : ""].filter(Boolean).join(" ");
+  } catch (problem) {
+    told = problem.status === 422 || problem.status === 409 ? problem.message : "";
+  }
+  if (mine === foreseen) place.textContent = told.replaceAll("`", "");
 }
 
 function showProblem(problem) {
@@ -219,7 +353,8 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-for (const choice of form.querySelectorAll('input[name="recipe"]')) choice.addEventListener("change", chooseRecipe);
+for (const choice of form.querySelectorAll('input[name="recipe"]')) choice.addEventListener("change", choose);
+field("networks").addEventListener("change", choose); // those that are uploaded here come later
 field("dataset").addEventListener("change", chooseDataset);
 field("spec").addEventListener("input", showSpec);
 field("hidden").addEventListener("input", () => edit((now) => {
@@ -228,20 +363,45 @@ field("hidden").addEventListener("input", () => edit((now) => {
 }));
 field("steps").addEventListener("input", () => edit((now) => (now.training.steps = numbers(field("steps").value)[0])));
 for (const name of ["seeds", "strengths"]) field(name).addEventListener("input", countNetworks);
+for (const name of ["input", "change"]) form.addEventListener(name, foresee);
+
 document.addEventListener("uploaded", (event) => {
   event.preventDefault();
-  const dataset = event.detail;
-  const option = new Option(`${dataset.name}${dataset.rows ? ` (${dataset.rows} rows)` : ""}`, dataset.id, true, true);
-  option.dataset.kind = dataset.kind;
-  field("dataset").add(option, 1);
-  const table = form.querySelector('input[name="recipe"][value="table"]');
-  if (table) {
-    table.checked = true;
-    chooseRecipe();
-  }
-  chooseDataset();
+  const { noun, ...made } = event.detail;
+  if (noun === "networks") addNetwork(made);
+  else addDataset(made);
 });
 
-chooseRecipe();
+function addDataset(dataset) {
+  const option = new Option(`${dataset.name}${dataset.rows ? ` (${dataset.rows} rows)` : ""}`, dataset.id, true, true);
+  option.dataset.kind = dataset.kind;
+  let ours = field("ours");
+  if (!ours) {
+    ours = document.createElement("optgroup");
+    [ours.id, ours.label] = ["ours", "Your team’s"];
+    field("dataset").options[0].after(ours);
+  }
+  ours.prepend(option);
+  field("dataset").value = dataset.id;
+  chooseDataset();
+}
+
+function addNetwork({ id, name, format }) {
+  const choice = field("networks").querySelector(".choice").cloneNode(true);
+  const radio = choice.querySelector("input");
+  delete radio.dataset.specs;
+  Object.assign(radio.dataset, { uploaded: "" });
+  radio.value = id;
+  radio.checked = true;
+  [choice.querySelector("strong").textContent, choice.querySelector(".quiet").textContent] = [name, `Uploaded: ${format}.`];
+  choice.hidden = false;
+  field("networks").querySelector(".choices").append(choice);
+  if (isExperiment()) field("plan").textContent = `${name} is ready. Choose the data that it reads.`;
+  else choose();
+}
+
+// A link from the page of a network: with data that it may read.
+if (isExperiment() && network() && "uploaded" in network().dataset) field("dataset").value = field("ours")?.querySelector("option")?.value ?? "";
+
 chooseDataset();
 countNetworks();

@@ -74,7 +74,8 @@ const status = document.getElementById("download-status");
 function save(address) {
   const link = document.createElement("a");
   link.href = address;
-  link.download = address.split("/").slice(-3).filter((part) => part !== "modules").join("-");
+  const parts = address.split("/").slice(5).filter((part) => part !== "modules"); // what follows the id
+  link.download = [document.querySelector(".downloads").dataset.name, ...parts].join("-");
   link.click();
 }
 

@@ -1,6 +1,7 @@
 // What is told of a neuron or a connection: on a card beside the pointer, and in the panel when it is selected.
 
 import { number } from "../api.js";
+import { partName } from "./circuit.js";
 import { explained } from "../glossary.js";
 
 const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${number(100 * share)} %`);
@@ -48,7 +49,7 @@ export function ofNeuron(circuit, id, range, harm) {
       ...(neuron.bias === null || neuron.bias === undefined ? [] : [["neuron", "bias", number(neuron.bias)]]),
       ...(circuit.into(id).length ? [["", "reads", neighbours(circuit, circuit.into(id), "source")]] : []),
       ...(circuit.outOf(id).length ? [["", "says", neighbours(circuit, circuit.outOf(id), "target")]] : []),
-      ...inside.map(([level, part]) => [{ outputs: "module", groups: "group", trees: "tree" }[level], { outputs: "module", groups: "group", trees: "tree" }[level], `${part.name}: ${part.role}`]),
+      ...inside.map(([level, part]) => [{ outputs: "module", groups: "group", trees: "tree" }[level], { outputs: "module", groups: "group", trees: "tree" }[level], `${partName(part)}: ${part.role}`]),
       ...(harm ? [["effect", "without it", harm]] : []),
     ],
   };

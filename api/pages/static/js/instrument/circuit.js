@@ -4,7 +4,8 @@
  * A connection of the graph document: source, target, weight, length, effect (what the loss gains without it), key.
  * @typedef {{key: string, source: string, target: string, weight: number, length: number, effect: ?number}} Connection
  * A cluster of neurons at one level.
- * @typedef {{name: string, role: string, neurons: string[]}} Part
+ * @typedef {{name: string, role: string, neurons: string[], given: string, note: string}} Part
+ * given and note: what people call it and say of it
  */
 
 /** A network's kept connections, lightest first, with its neurons by id. */
@@ -26,9 +27,15 @@ export class Circuit {
     }
     this.layers = graph.graph.layers?.map((layer) => layer.name) ?? [...new Set(graph.nodes.map((neuron) => neuron.layer))];
     this.levels = { outputs: ofModules(modules), groups: ofGroups(graph, interior, modules), trees: this.ofTrees(interior) };
+    this.name(graph.graph.names ?? {});
     const rejected = interior?.partitions?.[interior.primary]?.verdict === "not supported";
     // The level that is shown first: groups unless the tests rejected them, so that colours and verdict agree.
     this.first = this.levels.groups.length && !(rejected && this.levels.outputs.length) ? "groups" : "outputs";
+  }
+
+  /** Takes over what people call the parts, and say of them. @param {Record<string, {name: string, note: string, number?: number}>} names */
+  name(names) {
+    for (const part of Object.values(this.levels).flat()) Object.assign(part, { given: names[part.name]?.name ?? "", note: names[part.name]?.note ?? "" });
   }
 
   /** @returns {string} a name, or layer and slot; an output that has the name of an input is told apart */
@@ -138,6 +145,9 @@ function ofGroups(graph, interior, modules) {
   const groups = [...found].map(([name, neurons]) => ({ name, role: labels[name] ?? (told.has(name) ? `reads ${listed(told.get(name).reads.map((read) => read.name))}` : ""), neurons }));
   return [...groups, ...whole].sort((a, b) => a.name.length - b.name.length || (a.name < b.name ? -1 : 1));
 }
+
+/** A part by its letter and by the name that people gave it: `A · adder`. @param {Part} part */
+export const partName = ({ name, given }) => (given ? `${name} · ${given}` : name);
 
 /** `a, b and 3 more` */
 export function listed(names, most = 3) {

@@ -13,7 +13,7 @@ export class Sample {
   }
 
   /**
-   * @param {"load"|"trial"|"cut"|"harm"|"curve"} kind
+   * @param {"load"|"trial"|"row"|"cut"|"harm"|"curve"} kind
    * @param {object} asked
    * @returns {Promise<?object>} null where a newer question has replaced this one
    */
@@ -27,7 +27,7 @@ export class Sample {
 
   send() {
     if (this.asked || !this.waiting.size) return;
-    const kind = ["load", "trial", "cut", "harm", "curve"].find((each) => this.waiting.has(each)); // the most urgent first
+    const kind = ["load", "trial", "row", "cut", "harm", "curve"].find((each) => this.waiting.has(each)); // the most urgent first
     this.asked = this.waiting.get(kind);
     this.waiting.delete(kind);
     this.worker.postMessage({ id: ++this.next, kind, ...this.asked.asked });

@@ -2,6 +2,7 @@
 
 import { complain, metricName, number, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
+import { partName } from "./circuit.js";
 
 const field = (name) => document.getElementById(name);
 const MAX_OUTPUTS = 12; // rows; the outputs with the largest effects
@@ -40,7 +41,8 @@ export function silencing(instrument) {
     const [kind, id] = [each.slice(0, each.indexOf(":")), each.slice(each.indexOf(":") + 1)];
     if (kind === "neuron") return circuit.neurons.has(id) ? circuit.called(id) : id;
     if (kind === "connection") return circuit.byKey.has(id) ? `${circuit.called(circuit.byKey.get(id).source)} → ${circuit.called(circuit.byKey.get(id).target)}` : id;
-    return `${circuit.levels.outputs.some((part) => part.name === id) ? "module" : "group"} ${id}`;
+    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+    return `${circuit.levels.outputs.some((each) => each.name === id) ? "module" : "group"} ${part ? partName(part) : id}`;
   };
 
   // The neurons that switch a part off: those in hidden layers, as the service has it.

@@ -27,6 +27,12 @@ const ANSWERS = {
   harm: (asked) => ANSWERS.trial(asked),
   /** The same while the threshold moves; a question of its own, so that neither replaces the other. */
   cut: (asked) => ANSWERS.trial(asked),
+  /** What every place holds for one row, as the network reads it; of layers that are computed again and again, at last. */
+  row({ values }) {
+    const held = {};
+    network.outputs(values, (layer, found, places) => (held[layer] = Array.from(found.slice(-places))));
+    return { held };
+  },
   /** The loss at each threshold. */
   curve({ thresholds }) {
     return { losses: thresholds.map((below) => metrics(probe, changed([], below).outputs(probe.examples.inputs.values)).validation_prediction_loss) };

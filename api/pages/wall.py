@@ -1,0 +1,366 @@
+"""The wall of runs: filtered, sorted and grouped, as pictures, a table, a scatter or curves, and as CSV.
+
+Everything that is shown stands in the address, so a view can be sent and returned to.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, render_template, request
+from markupsafe import Markup
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.auth import Access, caller, decide
+from api.pages.charts import Axis, Dot, Frame, Series, line_chart
+from api.pages.filters import after, data_label
+from api.services import services
+from bimt_engine.analysis.statements import held_out_part, measured, metric_label, number
+from bimt_engine.data.registry import KINDS
+from bimt_engine.spec import Method
+from store import datasets, jobs, runs
+from store.columns import is_id
+from store.jobs.tables import STATES
+from store.runs.search import SORTED_BY, bodies_of, listed
+from store.tables import Dataset, Job, Run
+
+pages = Blueprint("wall_pages", __name__, template_folder="templates")
+
+MOST = 120  # runs on one page
+MOST_ROWS = 10_000  # of a file
+MOST_CURVES = 40  # beside one another in one chart; more cannot be told apart
+MOST_POINTS = 300  # of one curve
+OF_GROUP = 4  # pictures of a group of which not all are asked for
+TONES = 6  # colours of groups in a chart; the seventh has the first again
+CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
+SHOWN = {"pictures": "pictures", "table": "a table", "scatter": "a scatter", "curves": "curves"}
+GROUPED = {"job": "job", "data": "data", "method": "method", "none": "nothing"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a run that a scatter can show.
+
+    of    from the run and its metrics; None: it has none.
+    log   whether its axis is logarithmic.
+    """
+
+    label: str
+    of: Callable[[Run, Mapping[str, Any]], float | None]
+    log: bool = False
+
+
+def _column(name: str) -> Callable[[Run, Mapping[str, Any]], float | None]:
+    return lambda run, metrics: getattr(run, name)
+
+
+def _metric(name: str) -> Callable[[Run, Mapping[str, Any]], float | None]:
+    return lambda run, metrics: metrics.get(name)
+
+
+QUANTITIES = {
+    "connections": Quantity("connections", _column("connections"), log=True),
+    "validation_loss": Quantity("validation loss", _metric("validation_prediction_loss"), log=True),
+    "test_metric": Quantity("test metric", _column("test_metric")),
+    "test_loss": Quantity("test loss", _metric("test_prediction_loss"), log=True),
+    "modules": Quantity("modules", _column("modules")),
+    "interior_modules": Quantity("groups inside", _column("interior_modules")),
+    "modularity": Quantity("modularity Q", _column("modularity")),
+    "selectivity": Quantity("selectivity", _column("selectivity")),
+    "connection_cost": Quantity("connection cost", _column("connection_cost"), log=True),
+    "cost_strength": Quantity("cost strength λ", _column("cost_strength"), log=True),
+    "seed": Quantity("seed", _column("seed")),
+    "training_seconds": Quantity("seconds of training", _column("training_seconds"), log=True),
+}
+SORTS = {"": "the newest first"} | {
+    name: {
+        "test_metric": "test metric",
+        "training_seconds": "time of training",
+        "cost_strength": "cost strength λ",
+    }.get(name, QUANTITIES[name].label if name in QUANTITIES else name)
+    for name in SORTED_BY
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """What an address asks for; what it asks for in vain is as if it had not been asked."""
+
+    q: str
+    state: str
+    tag: str
+    job: str
+    data: str
+    method: str
+    run: tuple[str, ...]
+    sort: str
+    falling: bool
+    group: str
+    show: str
+    x: str
+    y: str
+
+    @classmethod
+    def asked(cls) -> View:
+        """That of the request."""
+        given = request.args
+
+        def one_of(name: str, words: Sequence[str] | Mapping[str, Any], otherwise: str) -> str:
+            return given.get(name, "") if given.get(name, "") in words else otherwise
+
+        job = given.get("job", "")
+        data = given.get("data", "")
+        job = job if is_id(job, "job") else ""
+        chosen = tuple(each for each in given.getlist("run")[:MOST] if is_id(each, "run"))
+        return cls(
+            q=given.get("q", "")[:120],
+            state=one_of("state", (*STATES, "any"), "succeeded"),
+            tag=given.get("tag", "")[:40],
+            job=job,
+            data=data if data in KINDS or is_id(data, "dataset") else "",
+            method=one_of("method", get_args(Method), ""),
+            run=chosen,
+            sort=one_of("sort", SORTED_BY, ""),
+            falling=given.get("falling") == "1",
+            group=one_of("group", GROUPED, "none" if job or chosen else "job"),
+            show=one_of("show", SHOWN, "pictures"),
+            x=one_of("x", QUANTITIES, "connections"),
+            y=one_of("y", QUANTITIES, "validation_loss"),
+        )
+
+    def address(self, path: str = "/", **other: Any) -> str:
+        """The address of this view, with these fields changed; what is as it would be anyhow is left out."""
+        fields = {**vars(self), **other}
+        plain = View(
+            "", "succeeded", "", "", "", "", (), "", False, "job", "pictures", "connections", "validation_loss"
+        )
+        kept = {
+            name: "1" if value is True else value
+            for name, value in fields.items()
+            if value not in (getattr(plain, name, None), "", False, ())
+        }
+        return path + (f"?{urlencode(kept, doseq=True)}" if kept else "")
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it shows another choice of runs than all that have succeeded."""
+        return bool(self.q or self.tag or self.job or self.data or self.method or self.run or self.state != "succeeded")
+
+    def query(self) -> dict[str, Any]:
+        """The same for `listed`."""
+        return {
+            "state": None if self.state == "any" else self.state,
+            "q": self.q or None,
+            "tag": self.tag or None,
+            "job_id": self.job or None,
+            "ids": self.run,
+            "method": self.method or None,
+            "dataset_kind": self.data if self.data in KINDS else None,
+            "dataset_id": self.data if self.data not in KINDS and self.data else None,
+            "sort": self.sort or None,
+            "falling": self.falling,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run with what its job says of it."""
+
+    run: Run
+    job: str
+    tags: tuple[str, ...]
+    data: str
+
+    @property
+    def name(self) -> str:
+        """Its job and seed."""
+        strength = "" if self.run.cost_strength is None else f", λ {number(self.run.cost_strength)}"
+        return f"{self.job}, seed {self.run.seed}{strength}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that stand together.
+
+    address   of all of them; shown: those of which there is a picture.
+    summary   medians over those that have succeeded.
+    """
+
+    name: str
+    address: str
+    rows: list[Row]
+    shown: list[Row]
+    tone: int
+    summary: str
+
+
+def rows_of(rows: Session, team_id: str, found: Sequence[Run]) -> list[Row]:
+    """The runs with the names of their jobs and data."""
+    of = select(Job.id, Job.name, Job.tags, Dataset.name).outerjoin(Dataset, Dataset.id == Job.dataset_id)
+    query = of.where(Job.team_id == team_id, Job.id.in_({run.job_id for run in found}))
+    told = {job_id: (name, tuple(tags or ()), data) for job_id, name, tags, data in rows.execute(query)}
+    return [
+        Row(run, job, tags, data or data_label(run.dataset_kind))
+        for run in found
+        for job, tags, data in [told.get(run.job_id, ("run", (), None))]
+    ]
+
+
+def grouped(view: View, found: Sequence[Row]) -> list[Group]:
+    """The rows in groups, in the order in which these begin; one without a name where nothing is grouped."""
+    of: dict[str, list[Row]] = {}
+    for row in found:
+        key = {"job": row.run.job_id, "data": row.data, "method": row.run.method or "–"}.get(view.group, "")
+        of.setdefault(key, []).append(row)
+    groups = []
+    for number_, (key, members) in enumerate(of.items()):
+        first = members[0]
+        name = {"job": first.job, "data": first.data, "method": key.upper().replace("_", " ")}.get(view.group, "")
+        narrower = {"job": {"job": key, "group": ""}, "method": {"method": key}}.get(view.group)
+        address = view.address(**narrower) if narrower and key != "–" else ""
+        shown = members if view.group == "none" or len(members) <= OF_GROUP or not address else members[:OF_GROUP]
+        groups.append(Group(name, address, members, shown, number_ % TONES + 1, _summary(members)))
+    return groups
+
+
+def _summary(members: Sequence[Row]) -> str:
+    ended = [row.run for row in members if row.run.test_metric is not None and math.isfinite(row.run.test_metric)]
+    said = []
+    if len({run.test_metric_name for run in ended}) == 1 and len(ended) > 1:
+        metric = ended[0].test_metric_name
+        said.append(f"{metric_label(metric)} {measured(metric, median(run.test_metric or 0.0 for run in ended))}")
+    kept = [run.connections for run in ended if run.connections is not None]
+    if len(kept) > 1:
+        said.append(f"{number(median(kept))} connections")
+    return f"median {', '.join(said)}" if said else ""
+
+
+@pages.get("/")
+@decide(Access.READ)
+def overview() -> str:
+    """The start page: running jobs, and the networks that were trained."""
+    team_id, view, cursor = caller().team_id, View.asked(), after()
+    is_first = not request.args
+    with services().database.read() as rows:
+        page = listed(rows, team_id, after=cursor, limit=MOST, **view.query())
+        found = rows_of(rows, team_id, page.rows)
+        groups = grouped(view, found)
+        active, failed = [], []
+        if is_first:
+            active = [
+                job for state in ("running", "queued") for job in jobs.page(rows, team_id, state=state, limit=20).rows
+            ]
+            failed = jobs.page(rows, team_id, state="failed", limit=3).rows
+        chart = None
+        if view.show == "scatter":
+            chart = _scatter(view, groups, bodies_of(rows, [run.id for run in page.rows], "metrics"))
+        elif view.show == "curves":
+            curves = [row.run.id for row in found[:MOST_CURVES]]
+            chart = _curves(groups, {run_id: runs.history(rows, run_id) for run_id in curves})
+        return render_template(
+            "overview.html",
+            view=view,
+            groups=groups,
+            rows=found,
+            chart=chart,
+            active=active,
+            failed=failed,
+            first=is_first,
+            next_page=view.address(after=page.after) if page.after else None,
+            is_cut=bool(view.sort) and len(found) == MOST,
+            most=MOST,
+            most_curves=MOST_CURVES,
+            job=next((row.job for row in found), "") if view.job else "",
+            datasets=datasets.page(rows, team_id, limit=100).rows,
+            kinds={name: kind.label for name, kind in KINDS.items() if not kind.uploaded},
+            methods=get_args(Method),
+            states=STATES,
+            sorts=SORTS,
+            grouping=GROUPED,
+            showing=SHOWN,
+            quantities=QUANTITIES,
+        )
+
+
+def _scatter(view: View, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+    across, up = QUANTITIES[view.x], QUANTITIES[view.y]
+    dots: list[Dot] = []
+    used: list[tuple[str, int]] = []
+    for group in groups:
+        before = len(dots)
+        for row in group.rows:
+            x, y = (of.of(row.run, metrics.get(row.run.id) or {}) for of in (across, up))
+            if isinstance(x, int | float) and isinstance(y, int | float):
+                told = f"{row.name}: {across.label} {number(x)}, {up.label} {number(y)}"
+                dots.append(Dot(float(x), float(y), f"seed {row.run.seed}", told, f"/runs/{row.run.id}", group.tone))
+        if len(dots) > before and group.name:
+            used.append((group.name, group.tone))
+    x_axis, y_axis = Axis(across.label, across.log), Axis(up.label, up.log)
+    title = f"{up.label} against {across.label}, a point for each run"
+    return line_chart(title, [], x=x_axis, y=y_axis, dots=dots, legend=used, frame=CHART)
+
+
+def _curves(groups: Sequence[Group], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
+    lines, used = [], []
+    for group in groups:
+        for row in group.rows:
+            history = histories.get(row.run.id) or ()
+            column = f"{held_out_part(history, 'prediction_loss')}_prediction_loss"
+            points = [(float(at["step"]), at[column]) for at in history if isinstance(at.get(column), int | float)]
+            if points:
+                kept = points[:: max(1, len(points) // MOST_POINTS)]
+                lines.append(Series(row.name, kept, group.tone, f"/runs/{row.run.id}"))
+                if group.name and (group.name, group.tone) not in used:
+                    used.append((group.name, group.tone))
+    title = "Loss on rows that are not trained on, over the steps, a line for each run"
+    return line_chart(title, lines, x=Axis("step"), y=Axis("validation loss", log=True), legend=used, frame=CHART)
+
+
+# --- as a file -----------------------------------------------------------------------------------------
+
+FILE_COLUMNS: dict[str, Callable[[Row], Any]] = {
+    "run": lambda row: row.run.id,
+    "job": lambda row: row.job,
+    "job_id": lambda row: row.run.job_id,
+    "tags": lambda row: " ".join(row.tags),
+    "data": lambda row: row.data,
+    **{
+        name: (lambda row, name=name: getattr(row.run, name))  # type: ignore[misc]
+        for name in (
+            *("dataset_kind", "method", "seed", "cost_strength", "state", "steps", "test_metric_name", "test_metric"),
+            *("connections", "modules", "interior_modules", "modularity", "selectivity", "connection_cost"),
+            *("training_seconds", "evidence_seconds", "created_at", "ended_at"),
+        )
+    },
+}
+
+
+@pages.get("/runs.csv")
+@decide(Access.READ)
+def wall_file() -> Response:
+    """The runs of a view as CSV, the first 10 000."""
+    team_id, view = caller().team_id, View.asked()
+    with services().database.read() as rows:
+        found = rows_of(rows, team_id, listed(rows, team_id, limit=MOST_ROWS, **view.query()).rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FILE_COLUMNS)
+    writer.writerows([_cell(of(row)) for of in FILE_COLUMNS.values()] for row in found)
+    response = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
+    response.headers["Content-Disposition"] = 'attachment; filename="runs.csv"'
+    return response
+
+
+def _cell(value: Any) -> Any:
+    """As it stands in the file. A name that a spreadsheet would compute is quoted: it is the word of a person."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -1,0 +1,200 @@
+"""The form of a new job: which data, which network, the roles of columns, and what would happen."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from api.pages.jobs import CHOICES, EXAMPLES, specs_of
+from bimt_engine.data.kinds.images import small_digits
+from bimt_engine.data.registry import KINDS, make_dataset
+from bimt_engine.networks.architecture import architectures
+from bimt_engine.spec import Spec
+from bimt_engine.training.loop import Training
+from tests.api.makers import publish_runs
+from tests.pages.conftest import Site, Visitor
+
+Visit = Callable[..., Visitor]
+
+
+def test_every_built_in_kind_of_data_and_every_architecture_is_offered() -> None:
+    assert set(EXAMPLES) == {name for name, kind in KINDS.items() if not kind.uploaded} - {"formula"}
+    kinds = {str(found.model_fields["kind"].default) for found in architectures()}
+    assert {choice.kind for choice in CHOICES} == kinds - {"uploaded"}
+    offered = {examples for choice in CHOICES for examples in choice.recipes}
+    assert offered == set(EXAMPLES.values())
+
+
+@pytest.mark.parametrize("kind", sorted(set(EXAMPLES) - {"mnist"}))
+def test_every_network_that_is_offered_for_built_in_data_learns_from_them(kind: str) -> None:
+    found = [specs_of(choice).get(EXAMPLES[kind]) for choice in CHOICES]
+    for fields in filter(None, found):
+        spec = Spec.model_validate(fields | {"dataset": {"kind": kind}})
+        training = Training.begin(spec, make_dataset(spec.dataset, seed=0), seed=0)
+        assert next(training.updates()).row
+
+
+def idx_files(folder: Path, *, packed: bool) -> list[Path]:
+    """scikit-learn's digits as four files in the format of MNIST."""
+    images, labels = small_digits()
+    pixels = (images.reshape(-1, 8, 8) * 255).astype(np.uint8)
+    parts = {
+        "train-images-idx3-ubyte": pixels[:300],
+        "train-labels-idx1-ubyte": labels[:300].astype(np.uint8),
+        "t10k-images-idx3-ubyte": pixels[300:400],
+        "t10k-labels-idx1-ubyte": labels[300:400].astype(np.uint8),
+    }
+    paths = []
+    for name, array in parts.items():
+        content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+        path = folder / (name + ".gz" * packed)
+        path.write_bytes(gzip.compress(content) if packed else content)
+        paths.append(path)
+    return paths
+
+
+def preview_of(site: Site, page: Any) -> Any:
+    """What the service understood of the data that are chosen on the page."""
+    address = f"/api/v1/datasets/{page.input_value('#dataset')}"
+    client, headers = site.service.client(), site.service.headers()
+    return client.get(f"{address}/preview", headers=headers).json | client.get(address, headers=headers).json
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+def test_the_four_files_of_mnist_are_joined_in_whatever_order_they_come(
+    visit: Visit, site: Site, tmp_path: Path, packed: bool
+) -> None:
+    files = idx_files(tmp_path, packed=packed)
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", [files[3], files[0]])
+    page.wait_for_selector("#upload-parts:not([hidden])")
+    said = page.inner_text("#upload-parts-words")
+    assert "Here are 300 images of 8 × 8 pixels; 100 labels." in said
+    assert "Still missing: the labels of the 300 images; the 100 images of the labels." in said
+    page.set_input_files("#file", files[2])
+    page.set_input_files("#file", files[1])
+    page.wait_for_selector("#first-rows tr")
+    assert page.locator("#upload-parts").is_hidden()
+    found = preview_of(site, page)
+    assert (found["rows"], found["train_rows"], found["format"]) == (400, 300, "idx")
+    assert page.locator("#networks .choice:visible").count() == 2  # sheets, and a convolutional network
+    assert page.locator("input[name=network]:checked").get_attribute("value") == "grid_mlp"
+
+
+def test_images_and_labels_alone_can_be_used_without_test_files(visit: Visit, site: Site, tmp_path: Path) -> None:
+    files = idx_files(tmp_path, packed=True)
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", files[:2])
+    page.click("#upload-parts-use")
+    page.wait_for_selector("#first-rows tr")
+    found = preview_of(site, page)
+    assert (found["rows"], found["train_rows"]) == (300, None)
+
+
+def archive(path: Path, contents: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_a_zip_of_images_is_told_from_a_zip_of_texts_by_what_it_holds(visit: Visit, site: Site, tmp_path: Path) -> None:
+    images = {}
+    for number in range(20):
+        with io.BytesIO() as file:
+            Image.fromarray(np.full((6, 6), 12 * number, np.uint8)).save(file, "PNG")
+            images[f"set/{'dark' if number < 10 else 'light'}/{number}.png"] = file.getvalue()
+    texts = {f"book/{number}.txt": f"chapter {number}: ".encode() + b"to be or not to be " * 40 for number in range(8)}
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    for name, contents, format, networks in (
+        ("pictures.zip", images, "images", ["Perceptron on sheets", "Convolutional network"]),
+        ("book.zip", texts, "text", ["Transformer"]),
+    ):
+        page.set_input_files("#file", archive(tmp_path / name, contents))
+        page.wait_for_selector(f"#dataset option:checked:has-text('{name}')", state="attached")
+        page.wait_for_selector(f"#networks .choice:visible >> text={networks[0]}")
+        assert preview_of(site, page)["format"] == format
+        assert page.locator("#networks .choice:visible strong").all_inner_texts() == networks
+
+
+def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: Site, tmp_path: Path) -> None:
+    table = tmp_path / "two.csv"
+    table.write_text(
+        "id,a,b,p,q\n" + "".join(f"{i},{i % 5},{i % 7}.5,{i % 5 * 2}.5,{i % 7 + 1}.5\n" for i in range(60))
+    )
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", str(table))
+    page.wait_for_selector("#first-rows tr")
+    head = page.locator("#heads button")
+    assert head.evaluate_all("all => all.map((each) => each.dataset.role)") == [
+        "not used",
+        "input",
+        "input",
+        "input",
+        "target",
+    ]
+    assert page.inner_text("#roles-words") == "Predict q from a, b, p."
+    head.nth(3).focus()
+    page.keyboard.press("Enter")
+    assert page.inner_text("#roles-words") == "Predict p, q from a, b."
+    page.wait_for_selector("#plan:has-text('Trains one network for 20,000 steps')")
+    page.fill("#steps", "300")
+    page.wait_for_selector("#plan:has-text('300 steps')")
+    page.click("#submit")
+    page.wait_for_url(re.compile("/jobs/job_"))
+    assert page.inner_text("h1") == "two, perceptron"
+    client, headers = site.service.client(), site.service.headers()
+    job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
+    assert (job["spec"]["dataset"]["inputs"], job["spec"]["dataset"]["targets"]) == (["a", "b"], ["p", "q"])
+    client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
+
+
+def test_built_in_data_are_learnt_by_an_architecture_of_ones_choice(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.select_option("#dataset", "digits")
+    page.check("input[name=network][value=conv]")
+    assert page.locator("#experiments").is_hidden()
+    page.click("#submit")
+    page.wait_for_url(re.compile("/jobs/job_"))
+    assert page.inner_text("h1") == "Digits of 8×8 pixels, convolutional network"
+    client, headers = site.service.client(), site.service.headers()
+    job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
+    assert (job["spec"]["dataset"]["kind"], job["spec"]["network"]["kind"]) == ("digits", "conv")
+    client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
+
+
+def test_how_long_a_job_takes_is_told_by_runs_like_it(visit: Visit, site: Site) -> None:
+    client, headers = site.service.client(), site.service.headers("submitter")
+    job = client.post("/api/v1/jobs", headers=headers, json={"recipe": "independence", "seeds": [0, 1]}).json
+    publish_runs(site.service, job_id := job["id"])
+    spec = client.get(f"/api/v1/jobs/{job_id}", headers=headers).json["spec"]
+    runs = client.get(f"/api/v1/jobs/{job_id}/runs", headers=headers).json["items"]
+    asked = {"spec": spec, "seeds": [5, 6, 7]}
+    told = client.post("/api/v1/jobs/plan", headers=headers, json=asked).json
+    first = runs[0]
+    assert (told["runs"], told["steps"]) == (3, 3 * first["steps"])
+    assert told["like"] == 2
+    assert told["seconds"] == pytest.approx(3 * (first["training_seconds"] + first["evidence_seconds"]))
+    spec["network"]["hidden"] = [3]
+    unlike = client.post("/api/v1/jobs/plan", headers=headers, json=asked).json
+    assert (unlike["seconds"], unlike["like"]) == (None, 0)
+    wrong = client.post("/api/v1/jobs/plan", headers=headers, json={"recipe": "none"})
+    assert wrong.status_code == 422
+    before = client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"]
+    client.post("/api/v1/jobs/plan", headers=headers, json=asked)
+    assert client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"] == before
