@@ -29,6 +29,7 @@ from bimt_engine.analysis.interior_statements import (
     INTERACTS,
     TRAINED_LIMIT,
     PartitionStatement,
+    computed,
     cut_statement,
     interior_statement,
     partition_statement,
@@ -376,6 +377,7 @@ class GroupRow:
     reads, moves, lies_in   names, most first; beyond some they are counted.
     called   with the name that people gave it.
     effect, trained   on the output that it moves most, in the pruned network and as trained.
+    computes   the accepted formulas of what it adds to outputs.
     """
 
     name: str
@@ -388,6 +390,7 @@ class GroupRow:
     effect: str
     trained: str
     lies_in: str
+    computes: str
 
 
 @dataclass(frozen=True)
@@ -405,12 +408,14 @@ class PartitionShown:
 
     is_drawn          whether the colours of the picture are its groups.
     representations   whether its groups lie in irreducible representations.
+    formulas          whether some group has an accepted formula.
     """
 
     statement: PartitionStatement
     is_drawn: bool
     rows: list[GroupRow]
     representations: bool
+    formulas: bool
     matrices: list[InteractionMatrix]
 
 
@@ -464,7 +469,8 @@ def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: pr
                 caption += "Groups whose work is combined interact; darker is more."
             matrices.append(InteractionMatrix(caption, names, _cells(names, partition[which], limit)))
     said = partition_statement(partition)
-    return PartitionShown(said, bool(tones), rows, any(group.get("lies_in") for group in groups), matrices)
+    representations, formulas = any(row.lies_in for row in rows), any(row.computes for row in rows)
+    return PartitionShown(said, bool(tones), rows, representations, formulas, matrices)
 
 
 def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) -> GroupRow:
@@ -480,6 +486,7 @@ def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) ->
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",
         lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),
+        computes="; ".join(f"{one['output']}: {one['formula']['text']}" for one in computed(group)),
     )
 
 

@@ -27,6 +27,7 @@ from bimt_engine.analysis.modules.interior import examine_interior, skipped_inte
 from bimt_engine.analysis.output_scores import score_answers, score_outputs
 from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
+from bimt_engine.analysis.readout.contributions import with_group_formulas
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.representation_report import representation_report, skipped_representations
@@ -162,7 +163,12 @@ def _gather(
             seed=seed,
         )
 
-    interior = _part("interior", inside, skipped_interior)
+    groups = _part("interior", inside, skipped_interior)
+    interior = _part(
+        "formulas of groups",
+        lambda: with_group_formulas(subject, pruned.values, groups, tolerance=asked.tolerance, seed=seed),
+        lambda reason: groups,
+    )
     graph = with_groups(graph.with_modules(report.module_of), interior)
     progress(0.65, "communities")
     communities = _part(

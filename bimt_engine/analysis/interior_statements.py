@@ -17,6 +17,7 @@ SIGNIFICANT = 0.05  # p of a partition among random ones
 FEWEST_PARTITIONS = 19  # with fewer other partitions, p cannot fall to 0.05
 MAX_READ = 4  # terminals that are named of one group; more are counted
 MAX_GROUPS_NAMED = 6
+MAX_FORMULA = 28  # characters of a formula that stands in a legend
 PURE = 0.9  # of a group's variance in one representation: then it is called by it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
@@ -106,14 +107,27 @@ def group_statement(group: Document) -> str:
         outputs = [quoted(one["output"]) for one in moved]
         said += f"; switched off, it moves {listed(outputs)} by {number(moved[0]['effect'])} of the variance"
         said += f" ({number(moved[0]['trained'])} as trained)"
+    for one in computed(group):
+        formula = one["formula"]
+        r2 = (formula.get("test") or {}).get("r2")
+        agreeing = "" if r2 is None else f" (R² = {r2:.4f} against the group on test rows)"
+        said += f"; adds {formula['text']} to {quoted(one['output'])}, up to a constant{agreeing}"
     return f"{said}."
 
 
+def computed(group: Document) -> list[Document]:
+    """The accepted formulas of what a group adds to outputs: [{output, formula}], the one that it moves most first."""
+    return [one for one in group.get("computes") or () if one["formula"].get("accepted")]
+
+
 def group_label(group: Document) -> str:
-    """A few words for legends: the representation that it lies in, else what it reads."""
+    """A few words for legends: the representation that it lies in, else what it computes, else what it reads."""
     lies_in = group.get("lies_in") or []
     if lies_in and lies_in[0]["share"] >= PURE:
         return str(lies_in[0]["name"])
+    formulas = computed(group)
+    if len(formulas) == 1 and len(text := str(formulas[0]["formula"]["text"])) <= MAX_FORMULA:
+        return f"computes {text.replace('**', '^').replace('*', '·')}"
     return f"reads {terminals(group)}"
 
 

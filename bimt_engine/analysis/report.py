@@ -169,6 +169,8 @@ class InteriorGroup(TypedDict):
     works             whether it moves some output by 1 % of its variance.
     says              the directions in which it moves the outputs.
     lies_in           [{name, share}] of the group's irreducible representations, where the data are its products.
+    computes          formulas of what it adds to the outputs that it moves most, up to a constant; where groups of a
+                      perceptron on plain numbers are added up.
     """
 
     name: str
@@ -184,6 +186,7 @@ class InteriorGroup(TypedDict):
     works: bool
     says: list[Direction]
     lies_in: NotRequired[list[dict[str, Any]]]
+    computes: NotRequired[list[GroupFormula]]
 
 
 class PartitionDocument(TypedDict):
@@ -364,6 +367,13 @@ class FormulaDocument(TypedDict, total=False):
     reason: str | None
     predicted: bool
     search_skipped: str
+
+
+class GroupFormula(TypedDict):
+    """A formula for what a group of neurons adds to one output; judged as a formula of an output is."""
+
+    output: str
+    formula: FormulaDocument
 
 
 class OutputReadout(TypedDict):

@@ -37,6 +37,7 @@ from bimt_engine.figures.style import (
     module_colour,
     pale,
     pretty,
+    pretty_words,
 )
 
 WIDTH, WIDE = 6.4, 8.4  # inches; the wider one where a row has more than MANY_SLOTS neurons
@@ -279,7 +280,7 @@ def _draw_legend(figure: Figure, graph: Graph) -> None:
     groups = graph.meta.get("groups", {})
     for part in graph.parts[:8] if len(graph.parts) > 1 else []:
         style: dict[str, Any] = {"color": module_colour(part), "marker": "o", "lw": 0, "markersize": 7}
-        label = f"{part}: {groups[part]}" if part in groups else _reading(graph, part)
+        label = f"{part}: {pretty_words(groups[part])}" if part in groups else _reading(graph, part)
         handles.append(Line2D([], [], label=label, **style))
     if len(graph.connections) > MOST:
         label = f"the heaviest {MOST:,} of {len(graph.connections):,} connections"

@@ -6,6 +6,7 @@ The colours can be distinguished with the common kinds of colour blindness. The 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -99,9 +100,18 @@ def pretty(name: str) -> str:
     """
     if len(name) >= 2 and name[0] in "xy" and name[1:].isdigit():
         return f"${name[0]}_{{{name[1:]}}}$"
-    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return _literal(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
+
+
+def pretty_words(text: str) -> str:
+    """A few words, or a formula, with every x1 in them as x₁ and all else as it is."""
+    return re.sub(r"(?<![\w$\\])([xy])(\d+)(?!\w)", r"$\1_{\2}$", _literal(text))
+
+
+def _literal(text: str) -> str:
+    """The text with nothing in it that would be read as mathematics, and a box for what the font has no letter for."""
     known = _letters()
-    return "".join(letter if ord(letter) in known else "□" for letter in shown).replace("$", r"\$")
+    return "".join(letter if ord(letter) in known else "□" for letter in text).replace("$", r"\$")
 
 
 @cache

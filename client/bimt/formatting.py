@@ -110,13 +110,20 @@ def interior(args: Args, found: dict[str, Any] | None) -> None:
                 share(group["strongest"][0]["effect"]) if group["strongest"] else None,
                 share(group["strongest"][0]["trained"]) if group["strongest"] else None,
                 _names([f"{part['name']} {share(part['share'])}" for part in group.get("lies_in") or ()]),
+                _formulas(group),
             )
             for group in partition["groups"]
         ]
-        table(args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in"), rows)
+        table(args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in", "adds, up to a constant"), rows)
     for cut in found.get("cuts") or ():
         say(args, "")
         say(args, str(cut["reading"]))
+
+
+def _formulas(group: dict[str, Any]) -> str:
+    """The accepted formulas of what a group adds to outputs."""
+    found = [one for one in group.get("computes") or () if one["formula"].get("accepted")]
+    return "; ".join(f"{one['output']}: {one['formula']['text']}" for one in found)
 
 
 def _names(names: Sequence[str]) -> str:
