@@ -376,9 +376,7 @@ def _what_takes_time(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _asked_for(
-    rows: Session, who: Caller, body: JobIn, settings: Settings
-) -> tuple[Spec, str | None, list[NewRun]]:
+def _asked_for(rows: Session, who: Caller, body: JobIn, settings: Settings) -> tuple[Spec, str | None, list[NewRun]]:
     """The complete spec of a request, the id of its data set, and its runs.
 
     Raises for more runs than one job may have, and for those that are too large.

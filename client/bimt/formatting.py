@@ -114,7 +114,9 @@ def interior(args: Args, found: dict[str, Any] | None) -> None:
             )
             for group in partition["groups"]
         ]
-        table(args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in", "adds, up to a constant"), rows)
+        table(
+            args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in", "adds, up to a constant"), rows
+        )
     for cut in found.get("cuts") or ():
         say(args, "")
         say(args, str(cut["reading"]))
