@@ -115,7 +115,7 @@ class _ContributionSearch:
         return told | {"test": None if tested is None else tested.scores()}
 
     def _judge(self, held: Values, output: int, examples: Examples) -> Judge:
-        """What formulas of the contribution are compared with: the contribution, and the network that it is put into."""
+        """What formulas of the contribution are compared with: the contribution, and the network it is put into."""
         units, subject = DataUnits.of(self.subject), self.subject
         outputs = subject.outputs(self.values, examples)
         others = subject.outputs(held, examples)[:, output]

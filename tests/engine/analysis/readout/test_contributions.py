@@ -1,4 +1,4 @@
-"""What a group inside one piece computes: in the units of the data, up to a constant, and judged in the group's place."""
+"""What a group inside one piece computes: in the units of the data, up to a constant, judged in the group's place."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_column(interior) -> dict[str, dict]:
 
 
 def test_each_group_has_the_formula_of_what_it_adds(read):
-    subject, values, interior = read
+    _, _, interior = read
     groups = by_column(interior)
     assert set(groups) == {"flow", "ph"}
     raw = dict(zip(("flow", "ph"), np.random.default_rng(1).uniform((2, 4), (6, 9), (200, 2)).T, strict=True))
