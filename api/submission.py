@@ -1,4 +1,7 @@
-"""From the request of a job to what is queued: data filled in, defaults written out, one spec per run."""
+"""From the request of a job to what is queued: data filled in, defaults written out, one spec per run.
+
+Everything that may refuse a request stands in one place, in the order in which it is asked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pages of one network: as a run, as a version of a model, behind a link; the list of models; two side by side."""
+"""Pages of one network: as a run, as a version of a model, behind a link; the list of models; two side by side.
+
+What these pages share is prepared in one place, so that all of them show a network alike.
+"""
 
 from __future__ import annotations
 

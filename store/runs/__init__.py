@@ -1,4 +1,7 @@
-"""Runs: what they record while they train, what they publish at the end in one transaction, and reading both."""
+"""Runs: what they record while they train, what they publish at the end in one transaction, and reading both.
+
+All that changes a run stands in one place, so that its rules of state can be read together.
+"""
 
 from __future__ import annotations
 
