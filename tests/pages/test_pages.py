@@ -82,7 +82,7 @@ def test_the_sign_in_form_and_a_missing_page_are_readable_too(visit: Visit) -> N
 
 def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site) -> None:
     visitor = visit("reader")
-    visitor.page.click(f".run h3 a[href='/runs/{site.runs[0]}']")
+    visitor.page.click(f"main a[href='/runs/{site.runs[0]}'] >> nth=0")
     visitor.page.wait_for_url(re.compile("/runs/run_"))
     page = visitor.page
     assert page.locator("svg.network .neuron").count() == 46
