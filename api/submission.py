@@ -6,7 +6,6 @@ Everything that may refuse a request stands in one place, in the order in which 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +29,7 @@ from store import datasets, jobs, networks, operations
 from store.errors import QuotaExceeded
 from store.jobs import JobView, NewRun
 from store.runs.search import ended_like
-from store.settings import Settings
+from store.settings import Settings, job_memory
 from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
@@ -163,7 +162,7 @@ def refuse_hopeless(spec: Spec, runs: int, table: int | None, settings: Settings
     if needs is None:
         return
     # Where nothing was set, the workers are taken to be on machines like this one.
-    memory = settings.job_memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+    memory = job_memory(settings.job_memory_bytes)
     if needs.bytes > memory:
         raise invalid(
             "/spec/training/batch_size",

@@ -7,6 +7,7 @@ that no code reads. Durations carry their unit in their name.
 # ruff: noqa: RUF009 - _setting makes a field, which is what a dataclass wants there
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -309,3 +310,17 @@ def broker_socket(home: Path) -> Path:
 def broker_url(home: Path) -> str:
     """The URL of that broker in Celery's form."""
     return f"redis+socket://{broker_socket(home)}?virtual_host=0"
+
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def job_memory(asked: int) -> int:
+    """The bytes that one job may hold: as asked for; for 0 nine tenths of what the machine, or its container, has."""
+    if asked:
+        return asked
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for group in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
+            there = min(there, int(group.read_text()))
+    return there * 9 // 10

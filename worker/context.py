@@ -19,8 +19,8 @@ from store.database import Database
 from store.files import Files
 from store.jobs import leases
 from store.jobs.leases import Claim
-from store.settings import OPERATION_QUEUES, Settings
-from worker.engine_process import TrainingProcesses, job_memory
+from store.settings import OPERATION_QUEUES, Settings, job_memory
+from worker.engine_process import TrainingProcesses
 from worker.lease import Lease, Progress
 
 log = logging.getLogger("worker")

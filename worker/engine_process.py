@@ -40,7 +40,6 @@ Received = TypeVar("Received")
 MAKING_SECONDS = 600.0  # a folder of the spool is made within milliseconds; one that is still without a lock was left
 ROOM_BYTES = 4 << 20  # with so much room on a disk that was full, work begins again
 MAX_JOBS = 50  # of one training process; so whatever an engine library leaks stays small
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 MAX_RESIDENT_BYTES = 3 << 29  # 1.5 GiB: a process that has grown beyond is replaced after its job
 
 
@@ -57,17 +56,6 @@ class NeedsTooMuchMemory(Exception):
             "(BIMT_JOB_MEMORY_BYTES): make the network, the data or `batch_size` smaller, or submit fewer seeds and "
             "cost strengths at once."
         )
-
-
-def job_memory(asked: int) -> int:
-    """The bytes that one job may hold: as asked for; for 0 nine tenths of what the machine, or its container, has."""
-    if asked:
-        return asked
-    there = psutil.virtual_memory().total
-    for group in CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
-            there = min(there, int(group.read_text()))
-    return there * 9 // 10
 
 
 class EngineProcess(Generic[Received]):

@@ -101,31 +101,12 @@ CAUTION = (
 
 
 PLAIN = re.compile(r"[^\W\d]\w*(\[[^\[\]“”]*\])?")
-RESERVED = frozenset(  # what sympy calls functions and numbers
-    [
-        *[
-            "pi",
-            "e",
-            "E",
-            "I",
-            "oo",
-            "zoo",
-            "nan",
-            "abs",
-            "Abs",
-            "sign",
-            "sqrt",
-            "exp",
-            "log",
-            "ln",
-            "min",
-            "max",
-            "Min",
-        ],
-        *["Max", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceiling"],
-        *["Piecewise", "Heaviside", "True", "False"],
-    ]
-)
+RESERVED = frozenset((
+    "pi", "e", "E", "I", "oo", "zoo", "nan", "abs", "Abs", "sign", "sqrt", "exp", "log", "ln", "min", "max", "Min",
+    "Max", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "floor", "ceiling", "Piecewise",
+    "Heaviside", "True", "False",
+))  # fmt: skip
+"""What sympy calls functions and numbers: no column may be written so in a formula."""
 PUNCTUATION = re.compile(r'[;:"“”]|,(?!\d+\])')  # ends a name for a reader; the comma of `pixel[3,4]` does not
 
 

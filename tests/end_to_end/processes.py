@@ -151,7 +151,8 @@ class Service:
         body   bytes are sent as they are, all else as JSON
         """
         assert self.listener is not None, "no API was started"
-        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60)
+        host, port = self.listener.getsockname()[:2]
+        connection = http.client.HTTPConnection(host, port, timeout=60)
         sent = {"Authorization": f"Bearer {self.token}", **headers}
         if body is not None:
             sent |= {"Content-Type": content_type}
@@ -235,7 +236,7 @@ class Service:
 
     # --- waiting ---------------------------------------------------------------------------------------
 
-    def until(self, look: Callable[[], Found], what: str, *, seconds: float = LIMIT_SECONDS) -> Found:
+    def until(self, look: Callable[[], Found | None], what: str, *, seconds: float = LIMIT_SECONDS) -> Found:
         """What `look` returns once it is true. Fails with the logs of all processes where that takes too long."""
         deadline = time.monotonic() + seconds
         while not (found := look()):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from worker import engine_process
+from store import settings
 from worker.engine_process import (
     MAX_JOBS,
     MAX_RESIDENT_BYTES,
@@ -93,10 +93,10 @@ def test_it_is_the_first_to_go_where_memory_is_short(tmp_path):
 def test_what_one_job_may_hold_is_asked_for_or_nine_tenths_of_what_there_is(asked, held, tmp_path, monkeypatch):
     group = tmp_path / "memory.max"
     group.write_text("10\n")
-    monkeypatch.setattr(engine_process, "CGROUP_LIMITS", (tmp_path / "none", group))
-    assert engine_process.job_memory(asked) == held
+    monkeypatch.setattr(settings, "CGROUP_LIMITS", (tmp_path / "none", group))
+    assert settings.job_memory(asked) == held
     group.write_text("max\n")
-    assert engine_process.job_memory(0) == psutil.virtual_memory().total * 9 // 10
+    assert settings.job_memory(0) == psutil.virtual_memory().total * 9 // 10
 
 
 def test_it_ends_with_its_handle(tmp_path):
