@@ -372,13 +372,14 @@ def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
 )
 def job_pareto_figure(path: JobFigurePath, query: WaitQuery) -> Response:
     """Loss against wiring of its runs as a picture: a dot for each run, the efficient ones joined."""
-    name = f"pareto.{path.suffix}"
-    found = _of_job(path.job_id, "pareto", query.wait, figure=name, tolerance=None)
+    found = _of_job(path.job_id, "pareto", query.wait, figure="pareto.svg", tolerance=None)
     if isinstance(found, Response):
         return found
     if found is None:
         raise Problem("not-found", "There is no picture: fewer than two runs of the job can be compared.")
-    response = Response(base64.b64decode(found), content_type=evidence.FIGURE_TYPES[path.suffix])
+    svg = base64.b64decode(found)
+    drawn = svg if path.suffix == "svg" else evidence.png_of(svg)
+    response = Response(drawn, content_type=evidence.FIGURE_TYPES[path.suffix])
     response.headers["Content-Security-Policy"] = evidence.FIGURE_SECURITY
     return response
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Response, request
 from pydantic import Field
+from resvg_py import svg_to_bytes
 from sqlalchemy.orm import Session
 
 from api.auth import Access
@@ -207,6 +208,7 @@ class GraphOut(ResponseModel):
 T = TypeVar("T")
 Reply = Callable[[Session, Run, str, Any], Response]
 FIGURE_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
+DOTS_PER_INCH = 160  # of a PNG: sharp on a screen with twice the usual density
 # A figure may be opened by itself; no script in it may run.
 FIGURE_SECURITY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
@@ -276,14 +278,50 @@ def stored_bytes(sha256: str, content_type: str, what: str = "file") -> Response
 
     what   the name of the file, for the problem that it is missing or damaged
     """
-    response = Response(content_type=content_type)
-    response.set_etag(sha256)
-    response.headers["Cache-Control"] = "private, max-age=3600"
-    if sha256 in request.if_none_match:
-        response.status_code = 304
-        return response
-    response.content_length, response.response = open_stored(sha256, what)
+    response = _unless_known(sha256, content_type)
+    if response.status_code != 304:
+        response.content_length, response.response = open_stored(sha256, what)
     return response
+
+
+def _unless_known(etag: str, content_type: str) -> Response:
+    """A response without its bytes yet; 304 where the browser has those of this ETag already."""
+    response = Response(content_type=content_type, status=304 if etag in request.if_none_match else 200)
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = "private, max-age=3600"
+    return response
+
+
+def figure_names(rows: Session, run_id: str) -> list[str]:
+    """The figures of a run, each as SVG and as PNG."""
+    stored = {figure.name for figure in runs.figures(rows, run_id)}
+    return sorted(stored | {name.removesuffix(".svg") + ".png" for name in stored if name.endswith(".svg")})
+
+
+def figure_response(rows: Session, run_id: str, name: str) -> Response:
+    """One figure. Runs have theirs stored as SVG; a PNG is made when it is asked for, unless an older run has it."""
+    stored = {figure.name: figure.sha256 for figure in runs.figures(rows, run_id)}
+    stem, _, suffix = name.rpartition(".")
+    sha256 = stored.get(name) or stored.get(f"{stem}.svg")
+    if sha256 is None:
+        raise Problem(
+            "not-found",
+            f"The run has no figure {name}; it has {', '.join(figure_names(rows, run_id)) or 'none yet'}.",
+        )
+    if name in stored:
+        response = stored_bytes(sha256, FIGURE_TYPES[suffix], name)
+    else:
+        response = _unless_known(f"{sha256}-png", FIGURE_TYPES["png"])
+        if response.status_code != 304:
+            response.data = png_of(b"".join(open_stored(sha256, name)[1]))
+    response.headers["Content-Security-Policy"] = FIGURE_SECURITY
+    return response
+
+
+def png_of(svg: bytes) -> bytes:
+    """A figure of the engine as PNG on white. Its letters are outlines, so no fonts are looked for."""
+    found: bytes = svg_to_bytes(svg_string=svg.decode(), background="white", dpi=DOTS_PER_INCH, skip_system_fonts=True)
+    return found
 
 
 def open_stored(sha256: str, what: str) -> tuple[int, Iterator[bytes]]:
@@ -397,14 +435,7 @@ def mount(
     @declare("figure", "figures/<string:name>.<string:suffix>", FIGURE, path=FigurePath)
     def figure(rows: Session, run: Run, called: str, path: FigurePath) -> Response:
         """A picture, such as network.svg."""
-        name = f"{path.name}.{path.suffix}"
-        known = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none yet"
-            raise Problem("not-found", f"The run has no figure {name}; it has {names}.")
-        response = stored_bytes(known[name], FIGURE_TYPES[path.suffix], name)
-        response.headers["Content-Security-Policy"] = FIGURE_SECURITY
-        return response
+        return figure_response(rows, run.id, f"{path.name}.{path.suffix}")
 
     @declare("weights", "weights.safetensors", WEIGHTS)
     def weights(rows: Session, run: Run, called: str, path: Any) -> Response:

@@ -380,7 +380,7 @@ def version_out(rows: Session, model: Model, version: ModelVersion) -> VersionOu
         card=version.card,
         spec=run.spec,
         files=[file.name for file in runs.published_files(rows, run.id)],
-        figures=[figure.name for figure in runs.figures(rows, run.id)],
+        figures=evidence.figure_names(rows, run.id),
         aliases=[word for word, number in models.aliases(rows, model).items() if number == version.number],
         verification=version.verification,
     )

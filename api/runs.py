@@ -210,7 +210,7 @@ def get_run(path: RunPath) -> Response:
                 **evidence.numbers(rows, run),
                 spec=run.spec,
                 files=[file.name for file in runs.published_files(rows, run.id)],
-                figures=[figure.name for figure in runs.figures(rows, run.id)],
+                figures=evidence.figure_names(rows, run.id),
             )
         )
 

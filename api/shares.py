@@ -189,7 +189,7 @@ def shown(rows: Session, share: Share, model: Model, version: ModelVersion, run:
         modules=run.modules,
         modularity=run.modularity,
         selectivity=run.selectivity,
-        figures=[figure.name for figure in runs.figures(rows, run.id)],
+        figures=evidence.figure_names(rows, run.id),
     )
 
 
@@ -205,7 +205,7 @@ def _must_show(rows: Session, run: Run, view: View) -> None:
     letters = {module.name for module in runs.modules(rows, run.id)}
     if view.module is not None and view.module not in letters:
         raise invalid("/view/module", f"There is no module `{view.module}`; there are {', '.join(sorted(letters))}.")
-    figures = {figure.name for figure in runs.figures(rows, run.id)}
+    figures = set(evidence.figure_names(rows, run.id))
     if view.figure is not None and view.figure not in figures:
         raise invalid("/view/figure", f"There is no figure `{view.figure}`; there are {', '.join(sorted(figures))}.")
 

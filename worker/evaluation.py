@@ -75,9 +75,9 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
 def _figures(
     run: Run, evidence: Evidence, dataset: Dataset, reporter: Reporter, run_progress: RunProgress
 ) -> Iterator[tuple[str, bytes]]:
-    """Every figure of the registry, as SVG and as PNG. Raises Stopped."""
+    """Every figure of the registry as SVG; the API makes a PNG of it where one is asked for. Raises Stopped."""
     from bimt_engine.figures.registry import draw_run_figures
-    from bimt_engine.figures.style import to_png, to_svg
+    from bimt_engine.figures.style import to_svg
 
     reporter.progress([run], run_progress.figures(0), "pictures")
     pictures = draw_run_figures(evidence, dataset)
@@ -85,5 +85,3 @@ def _figures(
         reporter.stop_if_asked()
         reporter.progress([run], run_progress.figures(number / len(pictures)), f"pictures: {name.replace('-', ' ')}")
         yield f"{name}.svg", to_svg(picture)
-        picture.set_layout_engine("none")  # the layout is half of the work, and stays as the SVG has it
-        yield f"{name}.png", to_png(picture)

@@ -271,13 +271,12 @@ def _pareto(request: Request) -> Answer:
 
 
 def _figures(kind: str, document: Mapping[str, Any]) -> dict[str, str]:
-    """The figure of a job's document as SVG and PNG; nothing where it would show nothing."""
+    """The figure of a job's document as SVG; nothing where it would show nothing."""
     from bimt_engine.figures.registry import JOB_FIGURES
-    from bimt_engine.figures.style import to_png, to_svg
+    from bimt_engine.figures.style import to_svg
 
     figure = JOB_FIGURES[kind](document)
-    drawn = {} if figure is None else {f"{kind}.svg": to_svg(figure), f"{kind}.png": to_png(figure)}
-    return {name: base64.b64encode(content).decode() for name, content in drawn.items()}
+    return {} if figure is None else {f"{kind}.svg": base64.b64encode(to_svg(figure)).decode()}
 
 
 @handles("stability")

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from api import shares
 from api.auth import Access, caller, decide, may
-from api.evidence import heaviest, stored_bytes
+from api.evidence import figure_names, figure_response, heaviest
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import after, known, pretty
@@ -124,7 +124,7 @@ def evidence(
     graph = None if whole is None else heaviest(whole, connections)
     documents = runs.bodies(rows, run.id)
     found = [module.body for module in runs.modules(rows, run.id)]
-    figures = [figure.name for figure in runs.figures(rows, run.id)]
+    figures = figure_names(rows, run.id)
     metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
     tones = module_tones(whole) if whole else {}
     names = documents.get("names") or {}
@@ -196,12 +196,9 @@ def thumbnail(run_id: str) -> Response:
         stored = runs.graph(rows, run.id)
         if stored is None:
             raise Problem("not-found", "There is no picture of this run yet.")
-        figures = {figure.name: figure.sha256 for figure in runs.figures(rows, run.id)}
         drawn = picture_file(Graph.from_json(stored.body))
-    if drawn is None:
-        if "network.png" not in figures:
-            raise Problem("not-found", "This network is too large for a small picture.")
-        return stored_bytes(figures["network.png"], "image/png")
+        if drawn is None:
+            return figure_response(rows, run.id, "network.png")
     response = Response(drawn, content_type="image/svg+xml")
     response.set_etag(etag)
     response.headers["Cache-Control"] = "private, max-age=86400"

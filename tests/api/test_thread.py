@@ -123,7 +123,7 @@ def test_everything_that_a_run_found_can_be_read(any_house: House) -> None:
 
     run = get("")
     assert (run["state"], run["modules"], run["test_metric_name"]) == ("succeeded", 2, "test_prediction_loss")
-    assert (run["files"], run["figures"]) == (["weights.safetensors"], ["network.svg"])
+    assert (run["files"], run["figures"]) == (["weights.safetensors"], ["network.png", "network.svg"])
     assert len(get("/history")["rows"]) == 100
     assert [s["step"] for s in get("/snapshots")["items"]] == [20_000]
     assert get("/snapshots?after=20000")["items"] == []
@@ -159,7 +159,7 @@ def test_a_graph_leaves_in_three_formats(house: House) -> None:
 def test_files_of_a_run_are_kept_by_the_browser_under_their_hash(house: House) -> None:
     [run_id] = publish_runs(house, submit_job(house))
     client, headers = house.client(), house.headers("reader")
-    for what in ("figures/network.svg", "weights.safetensors"):
+    for what in ("figures/network.svg", "figures/network.png", "weights.safetensors"):
         first = client.get(f"/api/v1/runs/{run_id}/{what}", headers=headers)
         assert first.status_code == 200
         again = client.get(f"/api/v1/runs/{run_id}/{what}", headers={**headers, "If-None-Match": first.headers["ETag"]})

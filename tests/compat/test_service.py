@@ -27,6 +27,10 @@ OPERATIONS = NOW["paths"]
 # What no longer works, each with its reason.
 WITHDRAWN = {
     "home: metrics": "a single API process keeps its numbers in memory; the folder is made only for several",
+    **{
+        f"bundle: figures/{name}.png": "runs store their figures as SVG alone; /figures/….png makes a PNG when asked"
+        for name in ("effects", "fit", "network", "prune-curve")
+    },
 }
 # Defaults that changed, each with its reason.
 OTHER_DEFAULTS = {
