@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise tables gpu openapi migration fuzz job load chaos screenshots lock clean
+.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise tables gpu openapi migration fuzz job load queue chaos screenshots lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ job: env-dev  ## from submit to published, one seed and twenty, on a service of 
 
 load: env-dev  ## a team's load, and more than that, on PostgreSQL; writes reports/load.json
 	@$(PY) -m measurements load
+
+queue: env-dev  ## claims beside 100 000 waiting jobs, 2 000 small jobs through the whole stack; JOBS=n; writes reports/queue.json
+	@$(PY) -m measurements queue $(if $(JOBS),--jobs $(JOBS))
 
 chaos: env-dev  ## kill, stop, fill and damage everything at random; JOBS=n FAULTS=n SEED=n; writes reports/chaos.json
 	@$(PY) -m measurements chaos $(if $(JOBS),--jobs $(JOBS)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED))

@@ -17,6 +17,7 @@ VERBS = {
     "noise": "tables in which there is nothing to find: is nothing kept, and nothing claimed?",
     "bench": "our step, relocation and whole job against a plain oracle",
     "load": "a team's load, and more than that, against the running service",
+    "queue": "claims beside many waiting jobs, and many small jobs through the whole stack",
     "gpu": "everything that needs a CUDA device, in at most eight minutes",
     "page": "how quickly the page of a run answers, and pictures of the pages",
     "chaos": "hundreds of faults over many jobs: is each ended once, with the bits of an undisturbed run?",

@@ -164,7 +164,9 @@ def summary(answers: list[Answer]) -> dict[str, Any]:
 
 
 @contextmanager
-def crowded_service(*, api: int, durable: bool, console: Console) -> Iterator[tuple[Supervisor, Database, str]]:
+def crowded_service(
+    *, api: int, durable: bool, console: Console, workers: int = 0
+) -> Iterator[tuple[Supervisor, Database, str]]:
     """The service on a PostgreSQL of its own, everything in a folder that is deleted at the end."""
     stopping = stop_at_signals()
     home = Path(tempfile.mkdtemp(prefix="bimt-load-"))
@@ -175,7 +177,7 @@ def crowded_service(*, api: int, durable: bool, console: Console) -> Iterator[tu
         environ = {name: value for name, value in os.environ.items() if not name.startswith("BIMT_")}
         environ |= {"BIMT_DATABASE_URL": server.url, "BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
         supervisor = Supervisor(
-            Plan(home=home / "home", workers=0, api=api),
+            Plan(home=home / "home", workers=workers, api=api),
             environ=environ,
             say=lambda said: console.print(f"[dim]{said}[/]", soft_wrap=True),
             stopping=stopping,
