@@ -127,24 +127,25 @@ def measure_jobs(
         scopes = teams.ROLE_SCOPES["admin"]
         theirs, _ = teams.mint_token(rows, member.id, scopes=scopes, expires_at=None, now=datetime.now(UTC), name="b")
         rows.execute(update(Team).values(max_queued_jobs=None, max_queued_steps=None))
-    ours, others = Connection(supervisor.address, token), Connection(supervisor.address, theirs)
     began = time.monotonic()
+    ours = Connection(supervisor.address, token)
     promised = [_submitted(ours) for _ in range(count)]
+    ours.close()
     late: list[str] = []
     with Progress(console=console) as progress:
         task = progress.add_task("jobs of ten steps", total=count)
         while (ended := _ended(database, promised)) < count:
             progress.update(task, completed=ended)
             if len(late) < min(OTHERS, count // 10) * ended / count:
+                others = Connection(supervisor.address, theirs)  # one left open in between would be closed
                 late.append(_submitted(others))
+                others.close()
             if stopping.wait(POLL_SECONDS):
                 raise AskedToStop
     while _ended(database, late) < len(late):
         if stopping.wait(POLL_SECONDS):
             raise AskedToStop
     elapsed = time.monotonic() - began
-    ours.close()
-    others.close()
     return {"jobs": count, "seconds": elapsed} | outcome(database, promised, late)
 
 

@@ -66,6 +66,17 @@ class ShuttingDown(Exception):
     """The worker was asked to end while it waited for the store."""
 
 
+def run_jobs(job_id: str, *, context: WorkerContext) -> None:
+    """Run the jobs of the queue, one after another, until none waits or the worker ends.
+
+    A message for each would do, but Celery's consumer, which takes none ahead, asks for the next up to a second after
+    the last job has ended.
+    """
+    while run_job(job_id, context=context) not in (None, "left"):
+        if context.shutting_down.is_set():
+            return
+
+
 def run_job(job_id: str, *, context: WorkerContext) -> str | None:
     """Run the next job of the queue; the message only says that there is one. Returns the outcome, None for no job."""
     claim = context.claim()

@@ -18,7 +18,7 @@ from store.tables import Attempt, Job, Run
 from tests.store.makers import People, new_runs, submit
 from tests.worker.conftest import SCRIPT, in_the_background, wait_for
 from worker import protocol
-from worker.job_runner import JobRunner, run_job
+from worker.job_runner import JobRunner, run_job, run_jobs
 from worker.protocol import Message
 
 # One whole run: it trains, keeps a checkpoint, and leaves a result.
@@ -196,6 +196,23 @@ def test_a_second_message_finds_nothing_to_do(context, training_does, job_id):
     training_does(WHOLE_RUN)
     run_job(job_id, context=context)
     assert run_job(job_id, context=context) is None
+
+
+def test_one_message_is_enough_for_all_jobs_that_wait(context, training_does, database, people, job_id):
+    training_does(WHOLE_RUN)
+    with database.write() as session:
+        others = [submit(session, people, datetime.now(UTC), runs=new_runs(2)).id for _ in range(2)]
+    run_jobs(job_id, context=context)
+    assert {job_of(database, people, one).state for one in (job_id, *others)} == {"succeeded"}
+
+
+def test_a_worker_that_ends_takes_no_further_job(context, training_does, database, people, job_id):
+    training_does(WHOLE_RUN)
+    with database.write() as session:
+        second = submit(session, people, datetime.now(UTC), runs=new_runs(2)).id
+    context.shutting_down.set()
+    run_jobs(job_id, context=context)
+    assert job_of(database, people, second).state == "queued"
 
 
 def test_one_failed_run_leaves_the_others_their_results(context, training_does, database, people, job_id):
