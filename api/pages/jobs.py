@@ -19,7 +19,8 @@ from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId, NetworkId
 from api.services import services
-from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
+from bimt_engine.analysis.statements.job import pareto_statement
+from bimt_engine.analysis.statements.wording import measured, metric_label, number
 from bimt_engine.data.registry import KINDS
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import LADDER, Spec

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from bimt_engine.analysis.context import AnalysisContext, variance_of, weighted
 from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.report import BaselineScore, BaselinesDocument
-from bimt_engine.analysis.statements import baselines_statement
+from bimt_engine.analysis.statements.outputs import baselines_statement
 from bimt_engine.data.dataset import Dataset
 
 MAX_WORK = 4e8  # rows · inputs · outputs of the boosted trees: half a minute of one core

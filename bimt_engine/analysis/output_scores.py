@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from bimt_engine.analysis.context import AnalysisContext, Examples, variance_of
 from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.report import AnswerScore, OutputScore, Score
-from bimt_engine.analysis.statements import LEARNT_R2
+from bimt_engine.analysis.statements.outputs import LEARNT_R2
 from bimt_engine.data.dataset import answers_in_units
 
 

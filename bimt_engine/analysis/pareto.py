@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bimt_engine.analysis.statements import empty_runs
+from bimt_engine.analysis.statements.job import empty_runs
 
 TOLERANCE = 5e-4  # of the scale; what pruning is allowed where a spec says nothing else
 

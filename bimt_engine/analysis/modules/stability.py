@@ -15,8 +15,8 @@ import numpy as np
 
 from bimt_engine.analysis.communities import Labels, adjusted_rand, variation_of_information
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.interior_statements import interior_modules
-from bimt_engine.analysis.statements import stability_statement, strength_sentence
+from bimt_engine.analysis.statements.interior import interior_modules
+from bimt_engine.analysis.statements.job import stability_statement, strength_sentence
 
 Document = Mapping[str, Any]
 Role = tuple[str, tuple[str, ...], tuple[str, ...]]

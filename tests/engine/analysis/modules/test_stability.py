@@ -24,7 +24,7 @@ from bimt_engine.analysis.modules.stability import (
     stability,
 )
 from bimt_engine.analysis.pareto import by_cost_strength, knee, non_dominated, pareto, selection_loss
-from bimt_engine.analysis.statements import pareto_statement, stability_statement
+from bimt_engine.analysis.statements.job import pareto_statement, stability_statement
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
