@@ -1,6 +1,6 @@
-"""What a training needs at the least, known before it begins, so that what cannot end well is refused at once.
+"""What a training needs, known before it begins: at the least, so that what cannot end well is refused; and about.
 
-No torch is needed. Only what is certain is counted, so a training that is let through may still need more.
+The least counts only what is certain, so a training that is let through may still need more. No torch is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from bimt_engine.spec import Spec
 ITEM_BYTES = {"float32": 4, "float64": 8}
 COPIES = 5  # of each weight: itself, its gradient, two moments, and the mask or the best so far
 WORK = 6  # floating-point operations for each weight, example and step: forward once, backward twice, two each
+PROCESS_BYTES = 400_000_000  # of a training process that holds next to no data, as measured (docs/log.md, 2026-11-25)
 CORE_SPEED = 1e11  # of them a second, on one core of the fastest processors: no training is faster
 
 
@@ -56,3 +57,11 @@ def least(spec: Spec, *, rows: int | None = None) -> Needs | None:
     at_once = together * max(before + after for before, after in pairwise(widths)) * item
     seconds = WORK * weights * together * spec.training.steps / CORE_SPEED
     return Needs(together, weights, kept + COPIES * weights * item + at_once, seconds)
+
+
+def about_bytes(spec: Spec, *, numbers: int) -> int:
+    """The memory of a training process, about: what it holds before any data, and an uploaded table.
+
+    numbers   in all rows of the table, each as wide as the spec computes
+    """
+    return PROCESS_BYTES + numbers * ITEM_BYTES[spec.training.precision]
