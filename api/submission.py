@@ -22,9 +22,17 @@ from api.recipes import known_recipe
 from api.schemas import Body, DatasetId, Label, NetworkId, Tag
 from api.services import services
 from bimt_engine.data.roles import amended_roles, settle_roles
-from bimt_engine.estimate import about_bytes, least
 from bimt_engine.recipes import Recipe
-from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
+from bimt_engine.spec import (
+    LADDER,
+    DatasetSpec,
+    Spec,
+    UploadedData,
+    UploadedNetwork,
+    about_bytes,
+    least,
+    with_absent_fields,
+)
 from store import datasets, jobs, networks, operations
 from store.errors import QuotaExceeded
 from store.jobs import JobView, NewRun

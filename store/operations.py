@@ -19,8 +19,7 @@ from store import datasets, jobs, networks
 from store.datasets import Dataset
 from store.errors import NotFound, QuotaExceeded
 from store.jobs.leases import Claim, finish
-from store.jobs.tables import CHECK_NETWORK, CHECK_UPLOAD, CHECKS, FINAL_STATES, Job, canonical_queue
-from store.jobs.views import JobView
+from store.jobs.tables import CHECK_NETWORK, CHECK_UPLOAD, CHECKS, FINAL_STATES, Job, JobView, canonical_queue
 from store.networks import Network
 from store.settings import OPERATION_QUEUES
 

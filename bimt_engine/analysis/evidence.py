@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.baselines import compare_with_baselines
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
 from bimt_engine.analysis.context import AnalysisContext, LossName, variance_of, weighted
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
-from bimt_engine.analysis.output_scores import score_answers, score_outputs
+from bimt_engine.analysis.output_scores import compare_with_baselines, score_answers, score_outputs
 from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.contributions import with_group_formulas
