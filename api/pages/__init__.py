@@ -12,7 +12,7 @@ from api.auth import Access, Caller, may, signed_in
 from api.pages import filters, jobs, networks, site, wall
 from api.problems import Problem
 from api.services import services
-from bimt_engine.analysis.statements import modules, wording
+from bimt_engine.analysis.statements import network, wording
 from store import teams
 
 
@@ -38,7 +38,7 @@ def install(app: Flask) -> None:
         size=filters.size,
         timestamp=filters.timestamp,
     )
-    app.jinja_env.globals["supported_means"] = modules.SUPPORTED_MEANS
+    app.jinja_env.globals["supported_means"] = network.SUPPORTED_MEANS
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
 from api.pages.filters import data_label, nearly
 from bimt_engine.analysis.statements.formulas import FormulaStatement, formula_statements
-from bimt_engine.analysis.statements.modules import INTERVENTION_LABELS, module_statement
+from bimt_engine.analysis.statements.network import INTERVENTION_LABELS, module_statement
 from bimt_engine.analysis.statements.representations import (
     WORTH_NAMING,
     RepresentationsStatement,

@@ -100,7 +100,7 @@ class ModuleDocument(TypedDict):
     trained_effect    least effect on an output of its own in the network as trained; trained_leak: greatest on others.
     random_groups     how many it was compared with; all_groups_tried: there are no more of its size.
     verdict           supported, not supported, not testable, one piece.
-    why_not           why it is not supported. reading: all of it in one sentence (`statements.modules`).
+    why_not           why it is not supported. reading: all of it in one sentence (`statements.network`).
     """
 
     name: str

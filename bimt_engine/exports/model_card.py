@@ -14,8 +14,7 @@ from typing import Any
 
 from bimt_engine.analysis.statements.formulas import FORMULA_UNITS, formula_statements
 from bimt_engine.analysis.statements.interior import cut_statement, interior_statement, partition_statement
-from bimt_engine.analysis.statements.modules import module_statement
-from bimt_engine.analysis.statements.network import communities_statement, verification_statement
+from bimt_engine.analysis.statements.network import communities_statement, module_statement, verification_statement
 from bimt_engine.analysis.statements.outputs import baselines_statement, column_statement, output_statement
 from bimt_engine.analysis.statements.representations import representations_statement
 from bimt_engine.analysis.statements.wording import sentence

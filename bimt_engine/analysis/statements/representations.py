@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bimt_engine.analysis.statements.modules import CARRIES
+from bimt_engine.analysis.statements.network import CARRIES
 from bimt_engine.analysis.statements.wording import (
     MAX_NAMED,
     Document,

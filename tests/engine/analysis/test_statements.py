@@ -7,8 +7,7 @@ import json
 import pytest
 
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.modules.stability import stability
-from bimt_engine.analysis.pareto import pareto
+from bimt_engine.analysis.job import pareto, stability
 from bimt_engine.analysis.statements.formulas import (
     FormulaStatement,
     formula_statement,
@@ -17,8 +16,7 @@ from bimt_engine.analysis.statements.formulas import (
     structure_sentences,
 )
 from bimt_engine.analysis.statements.job import pareto_statement, stability_statement
-from bimt_engine.analysis.statements.modules import module_statement, verdict
-from bimt_engine.analysis.statements.network import communities_statement, network_statement
+from bimt_engine.analysis.statements.network import communities_statement, module_statement, network_statement, verdict
 from bimt_engine.analysis.statements.outputs import output_statement
 from bimt_engine.analysis.statements.wording import listed, measured, number, share
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.pareto import pareto
+from bimt_engine.analysis.job import pareto
 from bimt_engine.analysis.statements.network import FIGURE_LABELS
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
