@@ -29,8 +29,7 @@ from api.services import Services, services
 from api.sse import STREAM_SHARE, stream, wait_for_change
 from api.submission import JobIn, plan, refuse_bad_data, submit
 from store import jobs, runs
-from store.jobs.tables import FINAL_STATES
-from store.jobs.views import MAX_COUNTED, JobView
+from store.jobs.tables import FINAL_STATES, MAX_COUNTED, JobView
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 

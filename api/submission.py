@@ -22,9 +22,17 @@ from api.recipes import known_recipe
 from api.schemas import Body, DatasetId, Label, NetworkId, Tag
 from api.services import services
 from bimt_engine.data.roles import amended_roles, settle_roles
-from bimt_engine.estimate import least
 from bimt_engine.recipes import Recipe
-from bimt_engine.spec import LADDER, DatasetSpec, Spec, UploadedData, UploadedNetwork, with_absent_fields
+from bimt_engine.spec import (
+    LADDER,
+    DatasetSpec,
+    Spec,
+    UploadedData,
+    UploadedNetwork,
+    about_bytes,
+    least,
+    with_absent_fields,
+)
 from store import datasets, jobs, networks, operations
 from store.errors import QuotaExceeded
 from store.jobs import JobView, NewRun
@@ -327,9 +335,6 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
     return spec, dataset_id
 
 
-PROCESS_BYTES = 400_000_000  # of a training process that holds next to no data, as measured (docs/log.md, 2026-11-25)
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a job would do.
@@ -362,7 +367,7 @@ def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan
     memory = None
     if dataset_id is not None and (row := datasets.get(rows, who.team_id, dataset_id)).rows:
         numbers = sum(math.prod(column.get("shape") or [1]) for column in (row.preview or {}).get("columns", ()))
-        memory = PROCESS_BYTES + row.rows * numbers * (4 if spec.training.precision == "float32" else 8)
+        memory = about_bytes(spec, numbers=row.rows * numbers)
     return Plan(len(written_out), steps, seconds, len(like), memory)
 
 

@@ -7,7 +7,7 @@ seen, of the pruned network, of the linear baseline and of boosted trees on the 
 read, seconds of training and evidence.
 
 Rows are kept in reports/rows/, table by table, so that a run that was ended goes on where it stopped. Writes
-reports/tables.json and reports/tables.html; `--planted` adds the planted table of `planted_table.py`.
+reports/tables.json and reports/tables.html; `--planted` adds the planted table of `table_files.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from rich.table import Table
 from bimt_engine.fingerprint import code_hash
 from measurements.job import own_service, published
 from measurements.load import Connection
-from measurements.planted_table import run_planted
 from measurements.reproduce import STYLE
-from measurements.table_files import TABLES, TableFile
+from measurements.table_files import TABLES, TableFile, run_planted
 from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
 
 ROW_VERSION = 1  # raise it when a row says more, or something else, than before

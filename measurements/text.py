@@ -43,8 +43,7 @@ from bimt_engine.networks.network import Network
 from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import Method, Spec
 from bimt_engine.training.batches import prediction_loss
-from bimt_engine.training.loop import Training
-from bimt_engine.training.pruning import strengths
+from bimt_engine.training.loop import Training, strengths
 from measurements.reproduce import merge
 
 RECIPE = "python_text"

@@ -19,8 +19,7 @@ from store import datasets, jobs, networks
 from store.datasets import Dataset
 from store.errors import NotFound, QuotaExceeded
 from store.jobs.leases import Claim, finish
-from store.jobs.tables import CHECK_NETWORK, CHECK_UPLOAD, CHECKS, FINAL_STATES, Job, canonical_queue
-from store.jobs.views import JobView
+from store.jobs.tables import CHECK_NETWORK, CHECK_UPLOAD, CHECKS, FINAL_STATES, Job, JobView, canonical_queue
 from store.networks import Network
 from store.settings import OPERATION_QUEUES
 
@@ -202,40 +201,20 @@ def _submit_check(
     )
 
 
-def finish_network_check(session: Session, claim: Claim, *, now: datetime, **found: Any) -> bool:
-    """The same as `finish_check` for a network; `found` is a `header` or `errors`. Raises LostLease."""
-    succeed(session, claim, None, now=now)
-    return networks.set_check_result(session, claim.spec["network_id"], now=now, **found)
-
-
-def finish_check(
-    session: Session,
-    claim: Claim,
-    *,
-    now: datetime,
-    preview: dict[str, Any] | None = None,
-    roles: dict[str, Any] | None = None,
-    task: str | None = None,
-    rows: int | None = None,
-    columns: int | None = None,
-    errors: list[dict[str, Any]] | None = None,
-) -> bool:
+def finish_check(session: Session, claim: Claim, *, now: datetime, **found: Any) -> bool:
     """End a check and set its result, `ready` or, with errors, `refused`, in one transaction. Raises LostLease.
 
+    found   what `datasets.set_check_result` takes
     False if the data set was deleted or no longer waits for a check.
     """
     succeed(session, claim, None, now=now)
-    return datasets.set_check_result(
-        session,
-        claim.spec["dataset_id"],
-        now=now,
-        preview=preview,
-        roles=roles,
-        task=task,
-        rows=rows,
-        columns=columns,
-        errors=errors,
-    )
+    return datasets.set_check_result(session, claim.spec["dataset_id"], now=now, **found)
+
+
+def finish_network_check(session: Session, claim: Claim, *, now: datetime, **found: Any) -> bool:
+    """The same for a network; `found` is what `networks.set_check_result` takes. Raises LostLease."""
+    succeed(session, claim, None, now=now)
+    return networks.set_check_result(session, claim.spec["network_id"], now=now, **found)
 
 
 def submit_missing_checks(session: Session, *, now: datetime, limit: int = 100) -> list[JobView]:

@@ -1,10 +1,12 @@
 """The runs of a job that train side by side, as replicas of one training, and are evaluated one after another.
 
-A run that trains alone is a batch of one.
+A run that trains alone is a batch of one. Its evaluation is evidence, weights and figures, written for the worker to
+publish.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -21,6 +23,7 @@ from worker.protocol import (
     CheckpointWritten,
     HistoryRow,
     LogLine,
+    ResultWritten,
     RunRequest,
     RunsFailed,
     RunsProgress,
@@ -31,9 +34,9 @@ from worker.protocol import (
     is_disk_full,
     write_whole,
 )
-from worker.run_progress import RunProgress
 
 if TYPE_CHECKING:
+    from bimt_engine.analysis.report import Evidence
     from bimt_engine.data.dataset import Dataset
     from bimt_engine.spec import Spec
     from bimt_engine.training.loop import Training, TrainingUpdate
@@ -42,6 +45,10 @@ log = logging.getLogger("worker.training")
 ROOM_SECONDS = 0.5  # how soon it is noticed that a full disk has room again
 ROOM_TOLD_SECONDS = 60.0  # how often the log says that the disk is still full
 PROGRESS_SECONDS = 0.5  # often enough for a progress bar
+EVIDENCE_SECONDS = 4.0  # of a small network, before any run of the job has been evaluated
+EVIDENCE_SHARE = 0.1  # of the training's time, where that is more
+FIGURES_SHARE = 0.4  # of the evidence's part
+MIN_TRAINING_SECONDS = 0.2  # a shorter training says nothing about its speed
 
 
 class Run:
@@ -185,7 +192,6 @@ class Batch:
 
     def run(self) -> None:
         """Train, then evaluate run by run. A run that cannot be trained or evaluated has failed. Raises Stopped."""
-        from worker.evaluation import evaluate
 
         reporter = self.reporter
         reporter.set_active(self.left)
@@ -293,3 +299,111 @@ class Batch:
         name = self.reporter.write(f"{self.members[0].id}-checkpoint-{step}", training.checkpoint())
         self.reporter.send(CheckpointWritten(runs=ids(self.left), step=step, file=name))
         self._checkpoint_step = step
+
+
+def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Reporter, run_progress: RunProgress) -> None:
+    """Gather the evidence for the replica that the training shows, draw it, and report that the run has a result.
+
+    Raises Stopped.
+    """
+    reporter.set_active([run])
+
+    def report_progress(fraction: float, note: str) -> None:
+        reporter.stop_if_asked()
+        reporter.progress([run], run_progress.evidence(fraction), note)
+
+    report_progress(0.0, "the evidence begins")
+    # Imported after the training, which does not need it: nearly half of what the engine imports.
+    from bimt_engine.analysis.evidence import gather_evidence
+    from bimt_engine.exports.weights import weights_file
+    from bimt_engine.networks.uploaded import UploadedNetwork, in_its_format
+
+    began = time.monotonic()
+    network = training.network
+    evidence = gather_evidence(network, dataset, run.spec, seed=run.seed, progress=report_progress)
+    weights = weights_file(network, evidence.network, spec=run.spec, seed=run.seed, dataset=dataset)
+    files = {"weights.safetensors": reporter.write(f"{run.id}-weights.safetensors", weights)}
+    if isinstance(run.spec.network, UploadedNetwork):
+        name = f"network.{run.spec.network.format}"
+        files[name] = reporter.write(f"{run.id}-{name}", in_its_format(run.spec.network, evidence.network))
+    figures = {
+        name: reporter.write(f"{run.id}-{name}", body)
+        for name, body in _figures(run, evidence, dataset, reporter, run_progress)
+    }
+    reporter.progress([run], run_progress.figures(1.0), "writing the results")
+    reporter.evidence_seconds = time.monotonic() - began
+    result = {
+        "document": evidence.document(),
+        "dataset": {
+            "task": dataset.task,
+            "features": list(dataset.column_names),
+            **({} if dataset.encoding is None else {"columns": dataset.encoding.to_json()}),
+            "targets": list(dataset.target_names),
+            "train": len(dataset.train_inputs),
+            **({} if dataset.validation_inputs is None else {"validation": len(dataset.validation_inputs)}),
+            "test": len(dataset.test_inputs),
+        },
+        "stepper": training.stepper_name,
+        "device": str(next(network.parameters()).device),
+        "replicas": training.state.replicas,
+        "training_seconds": training.seconds / training.state.replicas,
+        "evidence_seconds": reporter.evidence_seconds,
+        "files": files,
+        "figures": figures,
+    }
+    file = reporter.write(f"{run.id}-result.json", json.dumps(result).encode())
+    reporter.send(ResultWritten(run=run.id, file=file))
+    run.left = False
+
+
+def _figures(
+    run: Run, evidence: Evidence, dataset: Dataset, reporter: Reporter, run_progress: RunProgress
+) -> Iterator[tuple[str, bytes]]:
+    """Every figure of the registry as SVG; the API makes a PNG of it where one is asked for. Raises Stopped."""
+    from bimt_engine.figures.registry import draw_run_figures
+    from bimt_engine.figures.style import to_svg
+
+    reporter.progress([run], run_progress.figures(0), "pictures")
+    pictures = draw_run_figures(evidence, dataset)
+    for number, (name, picture) in enumerate(pictures.items()):
+        reporter.stop_if_asked()
+        reporter.progress([run], run_progress.figures(number / len(pictures)), f"pictures: {name.replace('-', ' ')}")
+        yield f"{name}.svg", to_svg(picture)
+
+
+class RunProgress:
+    """How far a run is, from 0 to 1: training first, then evidence and figures, each with its share of the time.
+
+    evidence_seconds   what evidence and figures took in a run like this one; None where there was none.
+    replicas           so many runs share the time of their training; their evidence comes one after another.
+
+    The shares are fixed as soon as the speed of the training is known, and until then progress stays at 0, so that it
+    never falls.
+    """
+
+    def __init__(self, evidence_seconds: float | None = None, *, replicas: int = 1) -> None:
+        self._expected = evidence_seconds
+        self._replicas = replicas
+        self._training_share: float | None = None
+
+    def training(self, fraction: float, seconds: float) -> float:
+        """Progress at a fraction of the training, which took `seconds`, those of earlier attempts included."""
+        if self._training_share is None:
+            if fraction < 1 and (fraction <= 0 or seconds < MIN_TRAINING_SECONDS):
+                return 0.0
+            whole = seconds / fraction / self._replicas
+            evidence = self._expected or max(EVIDENCE_SECONDS, EVIDENCE_SHARE * whole)
+            self._training_share = whole / (whole + evidence)
+        return self._training_share * fraction
+
+    def evidence(self, fraction: float) -> float:
+        """Progress at a fraction of the evidence, after the training."""
+        return self._after_training((1 - FIGURES_SHARE) * fraction)
+
+    def figures(self, fraction: float) -> float:
+        """Progress at a fraction of the figures, after the evidence."""
+        return self._after_training(1 - FIGURES_SHARE + FIGURES_SHARE * fraction)
+
+    def _after_training(self, fraction: float) -> float:
+        share = self._training_share or 0.0
+        return share + (1 - share) * fraction

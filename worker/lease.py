@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from store.errors import LostLease
-from worker.run_progress import Eta
 
 log = logging.getLogger("worker.lease")
 BEAT_SECONDS = 1.0  # how soon a cancel is noticed and progress is reported
 MAX_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never more than a quarter of the lease
+MIN_OBSERVED_SECONDS = 2.0  # a shorter time says nothing about the time that is left
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,32 @@ class Lease:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
+
+
+class Eta:
+    """How long the work will take at its present speed, observed from the first fraction on.
+
+    Earlier attempts, the wait in the queue and the start of the engine count neither as time nor as work. Where the
+    fraction falls, as after a crash of the training process, observation begins again.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: tuple[float, float] | None = None  # when, and at which fraction
+        self._fraction = 0.0
+
+    def observe(self, fraction: float) -> None:
+        """The fraction that is done now."""
+        if self._began is None or fraction < self._fraction:
+            self._began = (self._clock(), fraction)
+        self._fraction = fraction
+
+    def seconds_left(self) -> float | None:
+        """Seconds to the end; None before the speed is known."""
+        if self._began is None:
+            return None
+        at, fraction = self._began
+        spent, gained = self._clock() - at, self._fraction - fraction
+        if spent < MIN_OBSERVED_SECONDS or gained <= 0:
+            return None
+        return spent * (1 - self._fraction) / gained

@@ -23,9 +23,8 @@ import torch
 
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.intervention_request import InterventionError, read_request
+from bimt_engine.analysis.job import pareto, selection_loss, stability
 from bimt_engine.analysis.modules.interventions import run_interventions
-from bimt_engine.analysis.modules.stability import stability
-from bimt_engine.analysis.pareto import pareto, selection_loss
 from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.registry import make_dataset

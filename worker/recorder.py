@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from bimt_engine.analysis.interior_statements import interior_modules
+from bimt_engine.analysis.statements.interior import interior_modules
 from store import runs
 from store.errors import LostLease
 from store.files import Files, StoredFile

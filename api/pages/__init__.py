@@ -12,7 +12,7 @@ from api.auth import Access, Caller, may, signed_in
 from api.pages import filters, jobs, networks, site, wall
 from api.problems import Problem
 from api.services import services
-from bimt_engine.analysis import statements
+from bimt_engine.analysis.statements import network, wording
 from store import teams
 
 
@@ -29,16 +29,16 @@ def install(app: Flask) -> None:
         data_label=filters.data_label,
         duration=filters.duration,
         figure_name=filters.figure_name,
-        listed=statements.listed,
+        listed=wording.listed,
         markdown=filters.markdown,
-        measured=statements.measured,
-        metric=statements.metric_label,
+        measured=wording.measured,
+        metric=wording.metric_label,
         nearly=filters.nearly,
-        number=statements.number,
+        number=wording.number,
         size=filters.size,
         timestamp=filters.timestamp,
     )
-    app.jinja_env.globals["supported_means"] = statements.SUPPORTED_MEANS
+    app.jinja_env.globals["supported_means"] = network.SUPPORTED_MEANS
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from bimt_engine.analysis.statements import number
+from bimt_engine.analysis.statements.wording import number
 
 
 @dataclass(frozen=True)

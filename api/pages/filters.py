@@ -16,7 +16,8 @@ from markupsafe import Markup, escape
 from pydantic import TypeAdapter, ValidationError
 
 from api.problems import Problem
-from bimt_engine.analysis.statements import FIGURE_LABELS, counted, number
+from bimt_engine.analysis.statements.network import FIGURE_LABELS
+from bimt_engine.analysis.statements.wording import counted, number
 from bimt_engine.data.registry import KINDS
 
 MAX_SHOWN = 120  # characters of a JSON document in a table cell

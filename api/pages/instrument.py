@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.pages.charts import SMALL, heat_map
 from api.pages.presenters import Matrix, Names, called, learning_chart, prune_chart
-from bimt_engine.analysis.statements import listed, measured, metric_label
+from bimt_engine.analysis.statements.wording import listed, measured, metric_label
 from store import datasets
 from store.errors import NotFound
 from store.tables import Run

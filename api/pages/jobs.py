@@ -19,13 +19,13 @@ from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId, NetworkId
 from api.services import services
-from bimt_engine.analysis.statements import measured, metric_label, number, pareto_statement
+from bimt_engine.analysis.statements.job import pareto_statement
+from bimt_engine.analysis.statements.wording import measured, metric_label, number
 from bimt_engine.data.registry import KINDS
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import LADDER, Spec
 from store import datasets, jobs, networks, runs, teams
-from store.jobs.tables import STATES
-from store.jobs.views import JobView
+from store.jobs.tables import STATES, JobView
 from store.tables import Dataset, Run
 
 MAX_PICTURES = 24  # networks that the page of a job shows beside one another

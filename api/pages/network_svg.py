@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
-from bimt_engine.analysis.statements import network_statement, neuron_label
+from bimt_engine.analysis.statements.network import network_statement, neuron_label
 from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them

@@ -28,7 +28,7 @@ from api.schemas import RunId
 from api.services import services
 from api.versions import CompareQuery, compare, side_of
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.interior_statements import (
+from bimt_engine.analysis.statements.interior import (
     INTERACTS,
     TRAINED_LIMIT,
     PartitionStatement,
@@ -38,7 +38,8 @@ from bimt_engine.analysis.interior_statements import (
     partition_statement,
     terminals,
 )
-from bimt_engine.analysis.statements import network_statement, neuron_label, number, percent
+from bimt_engine.analysis.statements.network import network_statement, neuron_label
+from bimt_engine.analysis.statements.wording import number, percent
 from bimt_engine.data.registry import KINDS
 from bimt_engine.spec import Method
 from store import datasets, jobs, models, runs, teams

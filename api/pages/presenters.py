@@ -17,23 +17,23 @@ from markupsafe import Markup, escape
 
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
 from api.pages.filters import data_label, nearly
-from bimt_engine.analysis.statements import (
-    INTERVENTION_LABELS,
-    METRIC_LABELS,
+from bimt_engine.analysis.statements.formulas import FormulaStatement, formula_statements
+from bimt_engine.analysis.statements.network import INTERVENTION_LABELS, module_statement
+from bimt_engine.analysis.statements.representations import (
     WORTH_NAMING,
-    FormulaStatement,
     RepresentationsStatement,
-    formula_statements,
+    module_representations,
+    neuron_representations,
+    representations_statement,
+)
+from bimt_engine.analysis.statements.wording import (
+    METRIC_LABELS,
     held_out_part,
     listed,
     measured,
     metric_label,
-    module_representations,
-    module_statement,
-    neuron_representations,
     number,
     percent,
-    representations_statement,
     sentence,
     share,
     validation_loss,

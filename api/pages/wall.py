@@ -23,7 +23,7 @@ from api.auth import Access, caller, decide
 from api.pages.charts import Axis, Dot, Frame, Series, line_chart
 from api.pages.filters import after, data_label
 from api.services import services
-from bimt_engine.analysis.statements import held_out_part, measured, metric_label, number
+from bimt_engine.analysis.statements.wording import held_out_part, measured, metric_label, number
 from bimt_engine.data.registry import KINDS
 from bimt_engine.spec import Method
 from store import datasets, jobs, runs

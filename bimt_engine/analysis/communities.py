@@ -22,7 +22,8 @@ from scipy.cluster.vq import kmeans2
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.report import CommunitiesDocument, Community, NullDocument
-from bimt_engine.analysis.statements import CAUTION, communities_statement, too_large
+from bimt_engine.analysis.statements.network import CAUTION, communities_statement
+from bimt_engine.analysis.statements.wording import too_large
 
 Labels = Int[np.ndarray, " neurons"]
 """The number of each neuron's group."""

@@ -16,22 +16,21 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from bimt_engine.analysis.baselines import compare_with_baselines
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
 from bimt_engine.analysis.context import AnalysisContext, LossName, variance_of, weighted
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.interior_statements import interior_modules, interior_verdict
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
-from bimt_engine.analysis.output_scores import score_answers, score_outputs
+from bimt_engine.analysis.output_scores import compare_with_baselines, score_answers, score_outputs
 from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.contributions import with_group_formulas
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.representation_report import representation_report, skipped_representations
-from bimt_engine.analysis.statements import not_learnt
+from bimt_engine.analysis.statements.interior import interior_modules, interior_verdict
+from bimt_engine.analysis.statements.outputs import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset, is_image
 from bimt_engine.data.kinds.uploaded import UploadedData

@@ -1,7 +1,7 @@
 """The evidence of one run as typed data: the documents that are stored, served and compared, and the whole of them.
 
 A document is plain JSON: dicts, lists, strings, numbers, null. Numbers that JSON cannot hold are null (`Number`). The
-sentences that are made from these documents are in `statements.py`. No torch.
+sentences that are made from these documents are in `statements/`. No torch.
 
 Every shape of a stored document stands in one place, so that a reader of the API finds all of them in one file.
 """
@@ -100,7 +100,7 @@ class ModuleDocument(TypedDict):
     trained_effect    least effect on an output of its own in the network as trained; trained_leak: greatest on others.
     random_groups     how many it was compared with; all_groups_tried: there are no more of its size.
     verdict           supported, not supported, not testable, one piece.
-    why_not           why it is not supported. reading: all of it in one sentence (`statements.module_statement`).
+    why_not           why it is not supported. reading: all of it in one sentence (`statements.network`).
     """
 
     name: str

@@ -24,7 +24,8 @@ from bimt_engine.analysis.report import (
     RepresentationsDocument,
 )
 from bimt_engine.analysis.representations import Group, Representation, representations, shares
-from bimt_engine.analysis.statements import representations_statement, skipped_statement, too_large
+from bimt_engine.analysis.statements.representations import representations_statement
+from bimt_engine.analysis.statements.wording import skipped_statement, too_large
 
 MAX_WORK = 5e10  # multiplications for all pairs: half a minute; MLPs of 100 neurons on 512 elements need 1e10
 DIGITS = 6  # of a share

@@ -1,7 +1,7 @@
 """A model card in Markdown: what a network is, what it was trained on, what it does, and what is not known of it.
 
 The one card of runs and published versions. Made from the plain documents of a run; no torch, no numpy. Every sentence
-about modules, outputs, formulas and communities is made by `analysis/statements.py`, so the card claims no more than
+about modules, outputs, formulas and communities is made by `analysis/statements/`, so the card claims no more than
 was tested.
 """
 
@@ -12,19 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bimt_engine.analysis.interior_statements import cut_statement, interior_statement, partition_statement
-from bimt_engine.analysis.statements import (
-    FORMULA_UNITS,
-    baselines_statement,
-    column_statement,
-    communities_statement,
-    formula_statements,
-    module_statement,
-    output_statement,
-    representations_statement,
-    sentence,
-    verification_statement,
-)
+from bimt_engine.analysis.statements.formulas import FORMULA_UNITS, formula_statements
+from bimt_engine.analysis.statements.interior import cut_statement, interior_statement, partition_statement
+from bimt_engine.analysis.statements.network import communities_statement, module_statement, verification_statement
+from bimt_engine.analysis.statements.outputs import baselines_statement, column_statement, output_statement
+from bimt_engine.analysis.statements.representations import representations_statement
+from bimt_engine.analysis.statements.wording import sentence
 
 Document = Mapping[str, Any]
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bimt_engine.analysis.statements import held_out_part, validation_loss
+from bimt_engine.analysis.statements.wording import held_out_part, validation_loss
 from bimt_engine.figures.style import INK, NEGATIVE, POSITIVE, QUIET, figure_style, log_scale, pale
 
 WIDTH, PANEL_HEIGHT = 6.4, 1.9  # inches

@@ -18,7 +18,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from bimt_engine.analysis.representations import Group, Representation, matrices, representations, shares
-from bimt_engine.analysis.statements import WORTH_NAMING, percent
+from bimt_engine.analysis.statements.representations import WORTH_NAMING
+from bimt_engine.analysis.statements.wording import percent
 from bimt_engine.figures.style import FAINT, QUIET, figure_style, letter_colour, pale, pretty
 
 PANEL = 2.35  # inches

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.statements import held_out_part
+from bimt_engine.analysis.statements.wording import held_out_part
 from bimt_engine.figures.curves import shade_phases
 from bimt_engine.figures.layout import Row, coordinates, lay_out_wiring
 from bimt_engine.figures.network import draw_background, set_limits

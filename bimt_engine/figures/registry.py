@@ -1,7 +1,7 @@
 """The figure registry: every figure that a run or a job gets, by name, and how it is drawn.
 
 A figure that is added here is drawn, published and served. What it shows, in a sentence, is in `FIGURE_LABELS` of
-`analysis/statements.py`, which web pages read without matplotlib.
+`analysis/statements/network.py`, which web pages read without matplotlib.
 """
 
 from __future__ import annotations

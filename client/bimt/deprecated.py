@@ -1,6 +1,6 @@
 """Names of the version before that keep working in this one, with a DeprecationWarning: the one table of aliases.
 
-Options of the command line that were renamed stand beside their new names in `command.py`.
+Options of the command line that were renamed stand beside their new names in `command/`.
 """
 
 from __future__ import annotations

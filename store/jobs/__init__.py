@@ -22,8 +22,7 @@ from store.errors import Conflict, NotFound
 from store.jobs.leases import Claim, assert_held, claim, claim_next, end_runs, finish, job_ended, reap, release, renew
 from store.jobs.outbox import Message, mark_sent, unsent
 from store.jobs.submissions import NewRun, Usage, check_quota, submit, usage, write_tags
-from store.jobs.tables import Attempt, Job, JobBody, JobTag
-from store.jobs.views import JobView, get_view
+from store.jobs.tables import Attempt, Job, JobBody, JobTag, JobView, get_view
 from store.runs.tables import Run
 
 __all__ = [

@@ -15,8 +15,7 @@ from store import datasets, teams
 from store.columns import new_id, to_json
 from store.database import insert_into
 from store.errors import Conflict, QuotaExceeded
-from store.jobs.tables import IdempotencyKey, Job, JobTag
-from store.jobs.views import JobView, get_view
+from store.jobs.tables import IdempotencyKey, Job, JobTag, JobView, get_view
 from store.runs.tables import Run
 
 

@@ -1,9 +1,12 @@
-"""Tables of jobs: the job, its tags, documents and attempts; the workers; and idempotency keys of submissions."""
+"""Tables of jobs: the job, its tags, documents and attempts; the workers; and idempotency keys of submissions.
+
+And a job as it is shown (`JobView`): the columns of its row and its position in the queue, in one query.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -14,13 +17,19 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    case,
+    func,
     literal,
+    null,
+    select,
     text,
+    union_all,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from store import aliases
 from store.columns import Base, CompressedJson, Identifier, Utc, one_of, small_json
+from store.errors import NotFound
 from store.settings import QUEUES
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -30,6 +39,7 @@ CHECK_NETWORK = "check_network"  # that which checks an uploaded network
 CHECKS = (CHECK_UPLOAD, CHECK_NETWORK)
 PRIORITIES = range(10)  # 9 is the most urgent
 ATTEMPT_ENDS = ("succeeded", "failed", "cancelled", "handed_back", "lease_lost")
+MAX_COUNTED = 200  # jobs before one; positions further back are all shown as this one
 
 _QUEUED = text("state = 'queued'")
 _RUNNING = text("state = 'running'")
@@ -176,3 +186,59 @@ class IdempotencyKey(Base):
 def canonical_queue(name: str) -> str:
     """The queue's name; for a deprecated name the present one."""
     return aliases.QUEUES.get(name, name)
+
+
+class JobView(NamedTuple):
+    """Columns of a job, as table Job describes them.
+
+    queue_position   number of jobs that are claimed before this one in its queue, up to MAX_COUNTED; None if it does
+                     not wait
+    """
+
+    id: str
+    team_id: str
+    member_id: str
+    dataset_id: str | None
+    network_id: str | None
+    kind: str
+    name: str
+    tags: list[str]
+    queue: str
+    priority: int
+    steps: int
+    runs: int
+    spec: dict[str, Any]
+    pinned: bool
+    state: str
+    reason: str | None
+    progress: float
+    losses: dict[str, Any] | None
+    note: str | None
+    revision: int
+    attempts: int
+    fence: int
+    announced_at: datetime | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    due_at: datetime | None
+    queue_position: int | None
+
+
+def get_view(session: Session, team_id: str, job_id: str, *, at_most: int = MAX_COUNTED) -> JobView:
+    """A job of the team; the jobs before it are counted up to `at_most`. Raises NotFound."""
+    other = aliased(Job)
+    is_queued = other.state == literal("queued", literal_execute=True)
+    in_queue = select(other.id).where(is_queued, other.queue == Job.queue).correlate(Job)
+    more_urgent = in_queue.where(other.priority > Job.priority)
+    older = in_queue.where(other.priority == Job.priority, other.id < Job.id)
+    # The order makes the planner choose ix_job_waiting, also while the table is small.
+    some = [select(jobs.order_by(other.priority, other.id).limit(at_most).subquery()) for jobs in (more_urgent, older)]
+    count = select(func.count()).select_from(union_all(*some).limit(at_most).subquery()).scalar_subquery()
+    columns = [getattr(Job, name) for name in JobView._fields[:-1]]
+    query = select(*columns, case((IS_QUEUED, count), else_=null()))
+    row = session.execute(query.where(Job.id == job_id, Job.team_id == team_id)).one_or_none()
+    if row is None:
+        raise NotFound("job", job_id)
+    return JobView._make(row)

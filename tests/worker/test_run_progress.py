@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.run_progress import (
-    EVIDENCE_SECONDS,
-    EVIDENCE_SHARE,
-    MIN_OBSERVED_SECONDS,
-    MIN_TRAINING_SECONDS,
-    Eta,
-    RunProgress,
-)
+from worker.batch import EVIDENCE_SECONDS, EVIDENCE_SHARE, MIN_TRAINING_SECONDS, RunProgress
+from worker.lease import MIN_OBSERVED_SECONDS, Eta
 
 
 def test_a_short_training_has_a_small_share():

@@ -27,7 +27,7 @@ from bimt_engine.spec import Spec
 from bimt_engine.training.checkpoint import read_header
 from bimt_engine.training.loop import Training
 from tests.end_to_end.processes import tiny_spec, wild_spec
-from worker import batch, protocol, run_progress
+from worker import batch, protocol
 from worker.batch import Reporter, Run, is_out_of_memory
 from worker.engine_process import TrainingProcesses
 from worker.protocol import (
@@ -179,7 +179,7 @@ def test_the_progress_of_a_run_rises_to_1_through_every_stage(tmp_path):
 
 
 def test_a_run_that_goes_on_does_not_begin_at_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_progress, "MIN_TRAINING_SECONDS", 0.0)
+    monkeypatch.setattr(batch, "MIN_TRAINING_SECONDS", 0.0)
     job = Job(tmp_path, [tiny_spec(steps=400)])
     assert not job.process({CheckpointWritten: 1})
     kept = job.sent(CheckpointWritten)[-1]

@@ -34,16 +34,8 @@ from bimt_engine.analysis.modules.effects import (
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.reachability import component_labels, touched_places
 from bimt_engine.analysis.report import EffectsDocument, ModuleDocument, Number
-from bimt_engine.analysis.statements import (
-    CARRIES,
-    EXCLUSIVE,
-    LEAK,
-    SIGNIFICANT,
-    module_statement,
-    skipped_statement,
-    too_large,
-    verdict,
-)
+from bimt_engine.analysis.statements.network import CARRIES, EXCLUSIVE, LEAK, SIGNIFICANT, module_statement, verdict
+from bimt_engine.analysis.statements.wording import skipped_statement, too_large
 
 GROUPS_PER_CLAIM = 40  # random groups for each claim tested, at least: with fewer, Holm alone forbids any p below 0.05
 JUDGED_BY: Do = "mean"  # zero may lie far outside what later neurons ever see; resampling adds noise of its own

@@ -1,6 +1,6 @@
 """The inside of the pieces as a document: partitions of the hidden neurons, the role of each group, the cheapest cuts.
 
-What is computed here is told in `interior_statements.py`; the tests are those of `nested.py`.
+What is computed here is told in `statements/interior.py`; the tests are those of `nested.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,6 @@ from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Connection, Masks, Values
 from bimt_engine.analysis.extraction import neuron_id, place_name
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.interior_statements import (
-    EMBEDDING,
-    cut_statement,
-    group_label,
-    interior_statement,
-    partition_statement,
-    partition_verdict,
-    parts_modules,
-)
 from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.effects import Probe, selectivity
 from bimt_engine.analysis.modules.nested import LEAST_EFFECT, RANDOM_PARTITIONS, Partition, partitions_of
@@ -37,7 +28,16 @@ from bimt_engine.analysis.report import (
     RepresentationsDocument,
     TiedBy,
 )
-from bimt_engine.analysis.statements import group_representations
+from bimt_engine.analysis.statements.interior import (
+    EMBEDDING,
+    cut_statement,
+    group_label,
+    interior_statement,
+    partition_statement,
+    partition_verdict,
+    parts_modules,
+)
+from bimt_engine.analysis.statements.representations import group_representations
 
 MAX_OUTPUTS = 64  # whose effects are listed one by one
 MAX_READS = 32  # terminals that are listed of one group, those read most first

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from bimt_engine.analysis.interior_statements import INTERACTS
 from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.effects import Probe, union
 from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
 from bimt_engine.analysis.modules.token_functions import token_functions
 from bimt_engine.analysis.report import TiedBy
+from bimt_engine.analysis.statements.interior import INTERACTS
 
 FEWEST_READ = 2  # columns that two groups of a composition must read each: that columns enter one by one is no finding
 READS = INTERACTS  # of what moves a neuron: below, it is said not to read a terminal; the same limit as of interaction

@@ -9,13 +9,13 @@ import numpy as np
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Array, Masks, Values
-from bimt_engine.analysis.pruning.compact_mlp import refit_compact
 from bimt_engine.analysis.pruning.refit import (
     RIDGE,
     GradientProblem,
     LeastSquaresProblem,
     Refitted,
     refit_by_gradient,
+    refit_compact,
     refit_least_squares,
 )
 from bimt_engine.analysis.reachability import by_column, count_modules

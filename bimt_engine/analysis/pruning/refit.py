@@ -2,7 +2,8 @@
 
 Two ways to one answer. Small perceptrons are nonlinear least squares with a few dozen unknowns: Levenberg-Marquardt in
 float64 converges in a handful of steps where a gradient method needs thousands. Everything else takes L-BFGS on
-autograd gradients. Cross entropy goes the same way with the Gauss-Newton (Fisher) matrix in place of JᵀJ.
+autograd gradients, of a large perceptron on its live neurons alone, so that it costs only what is left. Cross entropy
+goes the same way with the Gauss-Newton (Fisher) matrix in place of JᵀJ.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import softmax
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bimt_engine.analysis.context import LossName, loss_per_example, one_hot, weighted
 from bimt_engine.analysis.evaluator import Array, Masks, Values
 from bimt_engine.analysis.numpy_mlp import forward, split
+from bimt_engine.networks.network import ACTIVATIONS, Network
+from bimt_engine.networks.wiring import Chain
 
 RIDGE = 5e-8  # of the loss scale, on half the squared weights: keeps weights finite that the data do not determine
 DAMPING = 1e-3  # where Levenberg-Marquardt starts, as a share of the curvature of each unknown
@@ -369,3 +372,64 @@ def _gradient(parameter: torch.nn.Parameter) -> Array:
     if parameter.grad is None:
         return np.zeros(tuple(parameter.shape))
     return parameter.grad.double().cpu().numpy()
+
+
+class CompactMlp(nn.Module):
+    """The same computation between live neurons only. Parameters have the names they have in the whole network.
+
+    places   parameter -> index of its live entries in the whole one.
+    """
+
+    def __init__(self, whole: Network, chain: Chain, masks: Masks) -> None:
+        super().__init__()
+        layers = len(chain.weights)
+        inputs = masks["weights.0"].any(axis=0).reshape(chain.fold, -1).any(axis=0)
+        live = [np.flatnonzero(inputs)]
+        live += [np.flatnonzero(masks[f"weights.{i}"].any(axis=0)) for i in range(1, layers)]
+        live.append(np.arange(whole.wiring.output_layer.neurons))
+        columns = np.concatenate([live[0] + copy * inputs.size for copy in range(chain.fold)])
+        self.places: dict[str, tuple[Array, ...]] = {}
+        for i in range(layers):
+            self.places[f"weights.{i}"] = np.ix_(live[i + 1], columns if i == 0 else live[i])
+            self.places[f"biases.{i}"] = (live[i + 1],)
+        embedded = chain.embedding is not None
+        if embedded:
+            self.places["embedding"] = np.ix_(np.arange(whole.embedding.shape[0]), live[0])
+        shapes = {name: np.empty(p.shape)[self.places[name]].shape for name, p in whole.named_parameters()}
+        dtype = whole.weights[0].dtype
+        self.weights = nn.ParameterList([torch.empty(shapes[f"weights.{i}"], dtype=dtype) for i in range(layers)])
+        self.biases = nn.ParameterList([torch.empty(shapes[f"biases.{i}"], dtype=dtype) for i in range(layers)])
+        self.embedding = nn.Parameter(torch.empty(shapes["embedding"], dtype=dtype)) if embedded else None
+        self.activation = ACTIVATIONS[chain.activation]
+        self.read = whole.input_order[torch.from_numpy(live[0])]  # for plain numbers; vectors lie in slot order already
+        self.leave = torch.argsort(whole.output_order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs in the order of the data's targets."""
+        here = self.embedding[x].flatten(1) if self.embedding is not None else x.index_select(-1, self.read)
+        last = len(self.weights) - 1
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            here = nn.functional.linear(here, weight, bias)
+            if number < last:
+                here = self.activation(here)
+        return here.index_select(-1, self.leave)
+
+
+def refit_compact(problem: GradientProblem, values: Mapping[str, Array], masks: Masks, *, steps: int) -> Refitted:
+    """As `refit_by_gradient`, on the live part of a perceptron; what is not live stays as it is. Others: the whole."""
+    whole = problem.network
+    chain = whole.wiring.chain if isinstance(whole, Network) else None
+    if chain is None or not all(masks[name].any() for name in chain.weights):
+        return refit_by_gradient(problem, values, masks, steps=steps)
+    assert isinstance(whole, Network)
+    compact = CompactMlp(whole, chain, masks)
+    part = problem.of(compact)
+    small = {name: values[name][place] for name, place in compact.places.items()}
+    small_masks = {name: masks[name][place] for name, place in compact.places.items() if name in masks}
+    found = refit_by_gradient(part, small, small_masks, steps=steps)
+    full: Values = {
+        name: np.where(masks[name], value, 0.0) if name in masks else value.copy() for name, value in values.items()
+    }
+    for name, place in compact.places.items():
+        full[name][place] = found.values[name]
+    return Refitted(full, found.loss, found.passes)

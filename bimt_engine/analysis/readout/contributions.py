@@ -17,13 +17,13 @@ from jaxtyping import Float
 
 from bimt_engine.analysis.context import AnalysisContext, DataUnits, Examples
 from bimt_engine.analysis.evaluator import Array, Values
-from bimt_engine.analysis.interior_statements import interior_statement
 from bimt_engine.analysis.numpy_mlp import NumpyMlp, forward, split
 from bimt_engine.analysis.readout.formulas import MAX_INPUTS, none
 from bimt_engine.analysis.readout.function_search import Budget, Sampled, find, symbols_for
 from bimt_engine.analysis.readout.symmetry import function_of, gradients, perceptron_of
 from bimt_engine.analysis.readout.verdicts import Judge
 from bimt_engine.analysis.report import FormulaDocument, GroupFormula, InteriorDocument, InteriorGroup
+from bimt_engine.analysis.statements.interior import interior_statement
 
 MAX_GROUPS = 12  # whose contributions are searched; a fifth of a second each
 MAX_OUTPUTS = 2  # of one group, those that it moves most

@@ -21,7 +21,8 @@ from bimt_engine.analysis.readout.function_search import MAX_SEARCHES, Budget, S
 from bimt_engine.analysis.readout.symmetry import function_of, gradients, perceptron_of, symmetry_report
 from bimt_engine.analysis.readout.verdicts import MEETS, Judge, written
 from bimt_engine.analysis.report import FormulaDocument, OutputReadout, ReadoutDocument, SymmetryDocument
-from bimt_engine.analysis.statements import readout_statement, sentence, skipped_statement, too_large
+from bimt_engine.analysis.statements.formulas import readout_statement
+from bimt_engine.analysis.statements.wording import sentence, skipped_statement, too_large
 from bimt_engine.errors import BimtError
 
 MAX_CONNECTIONS = 120  # beyond, the exact expression is longer than a reader can use

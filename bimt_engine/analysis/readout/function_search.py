@@ -26,7 +26,7 @@ from bimt_engine.analysis.readout.symmetry import (
     with_others_at_medians,
 )
 from bimt_engine.analysis.readout.verdicts import Judge, Verdict, simplest
-from bimt_engine.analysis.statements import listed
+from bimt_engine.analysis.statements.wording import listed
 
 MAX_NUMBERS = 3  # that one part of a formula of the library may depend on
 MAX_PARTS = 5  # that a formula may add up; a longer sum is a table, not an insight

@@ -18,7 +18,7 @@ from bimt_engine.analysis.context import AnalysisContext, DataUnits
 from bimt_engine.analysis.evaluator import Values
 from bimt_engine.analysis.numpy_mlp import NumpyMlp, forward, split
 from bimt_engine.analysis.report import CombinationDocument, SymmetryDocument
-from bimt_engine.analysis.statements import combination
+from bimt_engine.analysis.statements.formulas import combination
 from bimt_engine.data.dataset import Dataset
 
 Inputs = Float[np.ndarray, "N inputs"]

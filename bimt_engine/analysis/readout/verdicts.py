@@ -17,7 +17,7 @@ from sympy.printing.str import StrPrinter
 
 from bimt_engine.analysis.readout.form import Column, Columns
 from bimt_engine.analysis.report import FormulaDocument, FormulaScores
-from bimt_engine.analysis.statements import RESERVED, in_formula
+from bimt_engine.analysis.statements.formulas import RESERVED, in_formula
 
 MEETS = 0.999  # R² against the network that a formula needs
 RELATED = 0.9  # R² against the network below which a formula, however good, is not a formula of this network

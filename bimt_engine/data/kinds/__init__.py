@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -40,15 +40,9 @@ class DataPart(Part):
         description="2: rows for training, validation and testing. 1: of runs before, whose test rows serve as both.",
     )
 
-    @property
-    def examples(self) -> Examples:
-        """What one example is, known before the data are made."""
-        return "numbers"
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether one of several classes is predicted, and not numbers; known before the data are made."""
-        return False
+    # Both are known before the data are made, and properties of a kind whose spec decides them.
+    examples: ClassVar[Examples] = "numbers"  # what one example is
+    has_classes: ClassVar[bool] = False  # one of several classes is predicted, and not numbers
 
     @property
     def several_own_targets(self) -> bool:

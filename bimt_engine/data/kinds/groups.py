@@ -7,7 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class GroupData(Drawn):
     Groups joined by x, such as S3xZ5, are their direct product.
     """
 
+    examples: ClassVar[Examples] = "tokens"  # two elements
+    has_classes: ClassVar[bool] = True  # which element their product is
     kind: Literal["group"] = "group"
     group: str = Field(
         default="S4", pattern=PATTERN, description="Z7, S4, D5, Q8, products such as Z6xZ6 and S3xZ5, or `table`."
@@ -50,16 +52,6 @@ class GroupData(Drawn):
     def _is_a_group(self) -> GroupData:
         check_group(self.group, self.cayley_table)
         return self
-
-    @property
-    def examples(self) -> Examples:
-        """Two elements."""
-        return "tokens"
-
-    @property
-    def has_classes(self) -> bool:
-        """Which element their product is."""
-        return True
 
 
 @dataset_kind(GroupData, label="Products in a finite group")
@@ -77,19 +69,11 @@ def group(spec: GroupData, *, seed: int) -> Dataset:
 class ModularAdditionData(Drawn):
     """All pairs (a, b) with the label (a + b) mod p."""
 
+    examples: ClassVar[Examples] = "tokens"  # two elements
+    has_classes: ClassVar[bool] = True  # which element their product is
     kind: Literal["modular_addition"] = "modular_addition"
     modulus: int = Field(default=59, ge=2, le=512)
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-    @property
-    def examples(self) -> Examples:
-        """Two elements."""
-        return "tokens"
-
-    @property
-    def has_classes(self) -> bool:
-        """Which element their product is."""
-        return True
 
 
 @dataset_kind(ModularAdditionData, label="Modular addition")

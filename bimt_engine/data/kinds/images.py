@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,11 @@ CHUNK = 4096  # images sheared at once; bounds the memory
 class ImagesData(DataPart):
     """MNIST, from the four files in the folder that `BIMT_MNIST` names."""
 
+    has_classes: ClassVar[bool] = True  # which digit
     kind: Literal["mnist"] = "mnist"
     train: int | None = Field(default=None, ge=10, description="Use only this many; null: all.")
     test: int | None = Field(default=None, ge=10)
     deskew: bool = Field(default=False, description="Take the slant out of every image and centre it, test images too.")
-
-    @property
-    def has_classes(self) -> bool:
-        """Which digit."""
-        return True
 
 
 @dataset_kind(ImagesData, label="MNIST")
@@ -53,13 +49,9 @@ def _mnist(spec: ImagesData, *, seed: int) -> Dataset:
 class DigitsData(Drawn):
     """scikit-learn's 1 797 handwritten digits of 8×8 pixels."""
 
+    has_classes: ClassVar[bool] = True  # which digit
     kind: Literal["digits"] = "digits"
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-    @property
-    def has_classes(self) -> bool:
-        """Which digit."""
-        return True
 
 
 @dataset_kind(DigitsData, label="Digits of 8×8 pixels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
@@ -76,15 +76,11 @@ def formula(spec: FormulaData, *, seed: int) -> Dataset:
 class TwoMoonsData(Drawn):
     """Two interleaved half circles of points."""
 
+    has_classes: ClassVar[bool] = True  # which of the two moons
     kind: Literal["two_moons"] = "two_moons"
     noise: float = Field(default=0.1, ge=0, le=10)
     train: int = Field(default=200, ge=2, le=1_000_000)
     test: int = Field(default=200, ge=1, le=1_000_000)
-
-    @property
-    def has_classes(self) -> bool:
-        """Which of the two moons."""
-        return True
 
 
 @dataset_kind(TwoMoonsData, label="Two moons")
@@ -107,14 +103,10 @@ def two_moons(spec: TwoMoonsData, *, seed: int) -> Dataset:
 class InContextRegressionData(Drawn):
     """Sequences (x₁, y₁), (x₂, ?) with y = w·x and one w for each sequence: predict y₂."""
 
+    examples: ClassVar[Examples] = "sequences"  # sequences of numbers
     kind: Literal["in_context_regression"] = "in_context_regression"
     sequences: int = Field(default=10_000, ge=10, le=1_000_000)
     train_fraction: float = Field(default=0.8, gt=0, lt=1)
-
-    @property
-    def examples(self) -> Examples:
-        """Sequences of numbers."""
-        return "sequences"
 
 
 @dataset_kind(InContextRegressionData, label="In-context regression")
@@ -149,15 +141,11 @@ class TwoMemoriesData(Drawn):
     y₁(t) = x₁(t − 1), and 0 at the first step; y₂(t) = x₂(t) + ½·y₂(t − 1). The last step's are predicted.
     """
 
+    examples: ClassVar[Examples] = "sequences"  # sequences of numbers
     kind: Literal["two_memories"] = "two_memories"
     time: int = Field(default=6, ge=2, le=256, description="Steps of each sequence.")
     train: int = Field(default=200, ge=2, le=1_000_000)
     test: int = Field(default=200, ge=1, le=1_000_000)
-
-    @property
-    def examples(self) -> Examples:
-        """Sequences of numbers."""
-        return "sequences"
 
 
 @dataset_kind(TwoMemoriesData, label="Two memories")

@@ -12,7 +12,7 @@ import platform
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +39,12 @@ class PythonLibraryData(DataPart):
     It differs by machine, so its version and its SHA-256 stand with the results.
     """
 
+    examples: ClassVar[Examples] = "text"  # bytes and what follows them
+    has_classes: ClassVar[bool] = True  # which byte follows
     kind: Literal["python_library"] = "python_library"
     context: int = Field(default=CONTEXT, ge=2, le=MAX_CONTEXT, description="Bytes of one example.")
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the bytes, in whole files.")
     test_fraction: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the bytes, in whole files.")
-
-    @property
-    def examples(self) -> Examples:
-        """Bytes and what follows them."""
-        return "text"
-
-    @property
-    def has_classes(self) -> bool:
-        """Which byte follows."""
-        return True
 
 
 @dataset_kind(PythonLibraryData, label="Python's standard library")

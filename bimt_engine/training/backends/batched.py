@@ -18,8 +18,8 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import TrainingSpec
 from bimt_engine.training.backends import WEIGHTED_ROWS, computation_of
+from bimt_engine.training.backends.autograd import optimiser_step
 from bimt_engine.training.batches import STEPS_AT_ONCE, TensorData
-from bimt_engine.training.optimiser import optimiser_step
 from bimt_engine.training.state import TrainingState
 
 aten = torch.ops.aten

@@ -12,7 +12,7 @@ import torch
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.output_scores import score_outputs
-from bimt_engine.analysis.statements import LEARNT_R2, not_learnt, output_statement
+from bimt_engine.analysis.statements.outputs import LEARNT_R2, not_learnt, output_statement
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network, build_network

@@ -15,15 +15,15 @@ from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.reachability import full_masks
 from bimt_engine.analysis.representation_report import representation_report
 from bimt_engine.analysis.representations import matrices, representations, shares
-from bimt_engine.analysis.statements import (
+from bimt_engine.analysis.statements.representations import (
     PURE,
     group_representations,
     module_representations,
     neuron_representations,
-    percent,
     representation_names,
     representations_statement,
 )
+from bimt_engine.analysis.statements.wording import percent
 from bimt_engine.data.kinds.groups import group_dataset, multiplication
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.networks.mlp import MlpNetwork

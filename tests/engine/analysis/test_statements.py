@@ -7,26 +7,18 @@ import json
 import pytest
 
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.modules.stability import stability
-from bimt_engine.analysis.pareto import pareto
-from bimt_engine.analysis.statements import (
+from bimt_engine.analysis.job import pareto, stability
+from bimt_engine.analysis.statements.formulas import (
     FormulaStatement,
-    communities_statement,
     formula_statement,
     formula_statements,
-    listed,
-    measured,
-    module_statement,
-    network_statement,
-    number,
-    output_statement,
-    pareto_statement,
     readout_statement,
-    share,
-    stability_statement,
     structure_sentences,
-    verdict,
 )
+from bimt_engine.analysis.statements.job import pareto_statement, stability_statement
+from bimt_engine.analysis.statements.network import communities_statement, module_statement, network_statement, verdict
+from bimt_engine.analysis.statements.outputs import output_statement
+from bimt_engine.analysis.statements.wording import listed, measured, number, share
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 from tests.engine.figures.makers import line_graph
 

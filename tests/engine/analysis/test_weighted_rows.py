@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bimt_engine.analysis.baselines import compare_with_baselines
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
+from bimt_engine.analysis.output_scores import compare_with_baselines
 from bimt_engine.analysis.pruning.engine import PruningEngine
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.uploaded import UploadedData, dataset_of

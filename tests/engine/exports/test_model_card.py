@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
+from bimt_engine.analysis import statements
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.exports.model_card import model_card, safe
 from bimt_engine.recipes import load_recipe
@@ -54,9 +56,10 @@ def test_names_cannot_become_mark_up() -> None:
     assert "and 10 more" in text
 
 
-@pytest.mark.parametrize(
-    "module", ["bimt_engine.exports.model_card", "bimt_engine.analysis.statements", "bimt_engine.figures.layout"]
-)
+SENTENCES = [f"{statements.__name__}.{module.name}" for module in pkgutil.iter_modules(statements.__path__)]
+
+
+@pytest.mark.parametrize("module", ["bimt_engine.exports.model_card", *SENTENCES, "bimt_engine.figures.layout"])
 def test_what_the_api_imports_brings_neither_torch_nor_numpy_nor_matplotlib(module: str) -> None:
     code = f"import {module}, sys; assert not {{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import sympy
 
 from bimt_engine.analysis.evidence import Evidence
 from bimt_engine.analysis.readout.verdicts import _latex_names, written
-from bimt_engine.analysis.statements import combination
+from bimt_engine.analysis.statements.formulas import combination
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.data.preview import understand

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.pareto import pareto
-from bimt_engine.analysis.statements import FIGURE_LABELS
+from bimt_engine.analysis.job import pareto
+from bimt_engine.analysis.statements.network import FIGURE_LABELS
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.figures.registry import JOB_FIGURES, RUN_FIGURES, draw_run_figures, embedding_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bimt_engine.spec import OptimiserSpec
-from bimt_engine.training.optimiser import optimiser_step
+from bimt_engine.training.backends.autograd import optimiser_step
 
 
 def test_adamw_agrees_with_torch() -> None:

@@ -15,7 +15,7 @@ from store.jobs import leases
 from store.settings import Settings
 from tests.servers import broker  # noqa: F401 - fixtures are found by name
 from tests.store.makers import People, claim, submit
-from worker.scheduler.__main__ import Scheduler, broker_counter
+from worker.scheduler import Scheduler, broker_counter
 
 
 class Messages:
@@ -192,7 +192,7 @@ def test_damaged_and_lost_files_are_found_and_whole_again_after_the_same_bytes_a
 def test_the_files_are_gone_through_a_few_at_a_time(
     scheduler: Scheduler, database: Database, files: Files, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.scheduler.__main__.SCRUB_BYTES", 10)
+    monkeypatch.setattr("worker.scheduler.SCRUB_BYTES", 10)
     looked_at: list[str] = []
     verify = files.verify
     monkeypatch.setattr(files, "verify", lambda name, again: looked_at.append(name) or verify(name, again=again))

@@ -11,7 +11,7 @@ import pytest
 
 from store.url_policy import networks
 from tests.worker.scheduler.receivers import receiving
-from worker.scheduler.safe_http import post
+from worker.webhook_sender import post
 
 HERE = networks("127.0.0.1/32")
 

@@ -20,7 +20,7 @@ from store.settings import Settings
 from tests.servers import broker  # noqa: F401 - fixtures are found by name
 from tests.worker.conftest import wait_for
 from tests.worker.scheduler.receivers import receiving
-from worker.scheduler.webhook_sender import WebhookSender
+from worker.webhook_sender import WebhookSender
 
 SETTINGS = {"BIMT_WEBHOOK_NETWORKS": "127.0.0.1/32", "BIMT_WEBHOOK_SECONDS": "0.5"}
 
@@ -228,7 +228,7 @@ def test_two_senders_send_each_delivery_once(database, people, hook, tmp_path, t
 def test_a_sender_that_is_asked_to_stop_does_not_wait_for_a_receiver_without_end(
     database, people, hook, sender, monkeypatch
 ):
-    monkeypatch.setattr("worker.scheduler.webhook_sender.DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr("worker.webhook_sender.DRAIN_SECONDS", 0.1)
     sender.send = lambda *_: receiver.hold.wait()  # answers never
     with receiving(hold=threading.Event()) as receiver:
         hook(receiver.url)

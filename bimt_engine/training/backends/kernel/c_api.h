@@ -21,7 +21,7 @@ struct Examples {
   const void* weights;    // outputs: what the squared error of each is multiplied by; null: 1 each
   int32_t sparse;         // inputs are mostly zeros
 };
-struct Rule {  // bimt_engine/training/optimiser.py
+struct Rule {  // bimt_engine/training/backends/autograd.py
   double learning_rate, beta1, beta2, epsilon, weight_decay;
   int32_t proximal;
 };
@@ -90,7 +90,7 @@ template <class T> Pace<T> pace_of(const Rule& rule, int64_t step) {
           T(rule.learning_rate), rule.proximal != 0};
 }
 
-// The same arithmetic as bimt_engine/training/optimiser.py, which explains it.
+// The same arithmetic as bimt_engine/training/backends/autograd.py, which explains it.
 template <bool PROXIMAL, class X, class T> INLINE void move(X& w, X& m, X& v, X gradient, X price, const Pace<T>& pace) {
   const X nothing = price - price;
   const X whole = gradient + (w > nothing ? price : (w < nothing ? -price : nothing));

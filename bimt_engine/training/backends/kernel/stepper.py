@@ -49,7 +49,7 @@ class Examples(Structure):
 
 
 class Rule(Structure):
-    """The optimiser's numbers, as in optimiser.py."""
+    """The optimiser's numbers, as in backends/autograd.py."""
 
     _fields_ = (
         ("learning_rate", c_double),

@@ -29,7 +29,7 @@ from bimt_engine.analysis.modules.find import examine_modules, find_modules, let
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.pruning.search import prune
 from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places
-from bimt_engine.analysis.statements import listed
+from bimt_engine.analysis.statements.wording import listed
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
 

@@ -7,7 +7,6 @@ from scipy.stats import kstest
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.interior_statements import cut_statement, interior_verdict, partition_statement
 from bimt_engine.analysis.modules.effects import Probe, ablation_effects
 from bimt_engine.analysis.modules.interior import examine_interior, with_groups
 from bimt_engine.analysis.modules.nested import (
@@ -21,6 +20,7 @@ from bimt_engine.analysis.modules.nested import (
     random_partitions,
 )
 from bimt_engine.analysis.modules.structure import TieGraph, cheapest_cut, depths
+from bimt_engine.analysis.statements.interior import cut_statement, interior_verdict, partition_statement
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.transformer import TransformerNetwork
 from tests.engine.analysis.teachers import RESIDUE, TWO_MODULES, data_of, teacher

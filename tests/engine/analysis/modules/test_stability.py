@@ -16,15 +16,19 @@ from sklearn.metrics import adjusted_rand_score
 from bimt_engine.analysis.communities import adjusted_rand
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.analysis.modules.stability import (
+from bimt_engine.analysis.job import (
     align_modules,
+    by_cost_strength,
     dependencies,
     end_labels,
     interior_stability,
+    knee,
+    non_dominated,
+    pareto,
+    selection_loss,
     stability,
 )
-from bimt_engine.analysis.pareto import by_cost_strength, knee, non_dominated, pareto, selection_loss
-from bimt_engine.analysis.statements import pareto_statement, stability_statement
+from bimt_engine.analysis.statements.job import pareto_statement, stability_statement
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=15)
@@ -220,8 +224,7 @@ def test_runs_of_other_data_are_not_compared(documents) -> None:
 
 
 def test_stability_and_pareto_load_without_torch() -> None:
-    modules = "bimt_engine.analysis.modules.stability, bimt_engine.analysis.pareto"
-    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
+    code = "import sys, bimt_engine.analysis.job; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

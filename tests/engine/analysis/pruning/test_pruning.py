@@ -15,12 +15,13 @@ from bimt_engine.analysis.context import AnalysisContext, Examples, loss_per_exa
 from bimt_engine.analysis.modules import effects
 from bimt_engine.analysis.modules.effects import ablation_effects
 from bimt_engine.analysis.numpy_mlp import ACTIVATIONS, forward, split, without_dead_neurons
-from bimt_engine.analysis.pruning.compact_mlp import CompactMlp, refit_compact
 from bimt_engine.analysis.pruning.refit import (
+    CompactMlp,
     GradientProblem,
     LeastSquaresProblem,
     kept_weights,
     refit_by_gradient,
+    refit_compact,
     refit_least_squares,
     removal_costs,
 )

@@ -7,11 +7,11 @@ import pytest
 import sympy
 
 from bimt_engine.analysis.context import AnalysisContext
-from bimt_engine.analysis.interior_statements import group_label, group_statement
 from bimt_engine.analysis.modules.effects import Probe
 from bimt_engine.analysis.modules.interior import examine_interior
 from bimt_engine.analysis.readout.contributions import places_of, with_group_formulas
 from bimt_engine.analysis.readout.verdicts import r_squared
+from bimt_engine.analysis.statements.interior import group_label, group_statement
 from bimt_engine.data.dataset import Dataset
 from tests.engine.analysis.readout.test_readout_units import TABLES, standardised, student
 

@@ -32,7 +32,7 @@ from bimt_engine.analysis.readout.symmetry import (
     snapped,
 )
 from bimt_engine.analysis.readout.verdicts import evaluated, r_squared
-from bimt_engine.analysis.statements import combination
+from bimt_engine.analysis.statements.formulas import combination
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import build_network
 from tests.engine.analysis.teachers import data_of, teacher

@@ -10,7 +10,7 @@ import sympy
 
 from bimt_engine.analysis.readout.function_search import Budget, Sampled, find, symbols_for
 from bimt_engine.analysis.readout.verdicts import Judge, Verdict, complexity, simplest, surely_more
-from bimt_engine.analysis.statements import formula_statement
+from bimt_engine.analysis.statements.formulas import formula_statement
 
 (x,) = symbols_for(("x",))
 PLACES = np.random.default_rng(0).uniform(-1, 1, (200, 1))

@@ -29,7 +29,7 @@ from store.log import set_up
 from store.settings import Settings
 from store.tables import Job
 from worker.retry import is_outage
-from worker.scheduler.webhook_sender import WebhookSender
+from worker.webhook_sender import WebhookSender
 
 log = logging.getLogger("worker.scheduler")
 TICK_SECONDS = 1.0  # a job that lost its worker waits no longer than its lease and this

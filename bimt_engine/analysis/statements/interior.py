@@ -1,14 +1,11 @@
-"""The sentences about groups of neurons inside one piece, from the stored `interior` of a run. No torch, no numpy."""
+"""The sentences about groups of neurons inside one piece, from the stored `interior` of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bimt_engine.analysis.statements import counted, listed, number, quoted, skipped_statement
-
-Document = Mapping[str, Any]
+from bimt_engine.analysis.statements.wording import Document, counted, listed, number, quoted, skipped_statement
 
 INTERACTS = 1e-3  # of an output's variance: groups of the pruned network that interact more are one
 TRAINED_LIMIT = 0.05  # the same in the network as trained

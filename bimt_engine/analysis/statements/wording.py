@@ -1,0 +1,138 @@
+"""Names, numbers and labels as they stand in every sentence, and how a sentence is put together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+MAX_NAMED = 8  # names, outputs or modules in one sentence
+EXACT_FROM = 0.99  # shares above are told with one more digit
+PUNCTUATION = re.compile(r'[;:"“”]|,(?!\d+\])')  # ends a name for a reader; the comma of `pixel[3,4]` does not
+
+METRIC_LABELS = {
+    "test_prediction_loss": "test loss",
+    "validation_prediction_loss": "validation loss",
+    "train_prediction_loss": "train loss",
+    "prediction_loss": "train loss",
+    "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+    "train_accuracy": "train accuracy",
+    "test_r2": "test R²",
+    "validation_r2": "validation R²",
+    "r2": "R²",
+}
+"""Metric -> its short label."""
+
+
+def quoted(name: Any) -> str:
+    """A name as it stands in a sentence: in quotes where its punctuation would be read as that of the sentence."""
+    return f"“{name}”" if PUNCTUATION.search(str(name)) else str(name)
+
+
+def listed(names: Sequence[Any], most: int = MAX_NAMED) -> str:
+    """a; a and b; a, “b, c” and d. A long list is cut short."""
+    shown = [quoted(name) for name in names[:most]]
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 neuron, 2 neurons."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def sentence(text: str) -> str:
+    """A clause as a sentence: its first letter upper-case, a full stop at the end. Empty stays empty."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
+def share(value: float | int | None) -> str:
+    """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine.
+
+    How far below zero R² is says nothing: a constant would be better.
+    """
+    if value is None:
+        return "–"
+    if value < 0:
+        return "below 0, worse than a constant"
+    digits = next((n for n in range(4, 9) if float(f"{value:.{n}f}") != 1.0 or value == 1.0), 9)
+    shown = f"{value:.{digits}f}"
+    return (shown.rstrip("0").rstrip(".") or "0").replace("-", "−")
+
+
+def percent(value: float | int) -> str:
+    """A share as a percentage that is not rounded up: 0.996 is 99.6%, and 100% only what is all but for rounding."""
+    if value >= 1 - 1e-5:
+        return "100%"
+    return f"{math.floor(1000 * value) / 10:g}%" if value > EXACT_FROM else f"{math.floor(100 * value + 1e-9)}%"
+
+
+def number(value: float | int | None) -> str:
+    """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-4:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        shown = f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
+        return shown.replace("-", "−")
+    if size >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+    shown = f"{value:.{max(0, 3 - math.ceil(math.log10(size) + 1e-12))}f}"
+    if "." in shown:
+        shown = shown.rstrip("0").rstrip(".")
+    return shown.replace("-", "−")
+
+
+def metric_label(name: str | None) -> str:
+    """The short label of a metric; of one that has none, its name with spaces."""
+    return METRIC_LABELS.get(name or "", (name or "metric").replace("_", " "))
+
+
+def measured(name: str | None, value: float | int | None) -> str:
+    """A metric as a person reads it: shares by `share`, all others by `number`."""
+    return share(value) if (name or "").endswith(("r2", "accuracy")) else number(value)
+
+
+def validation_loss(point: Document) -> float | None:
+    """The validation loss of a point of the stored prune curve.
+
+    Of runs before there was a validation part, the loss on the one part that was held out.
+    """
+    loss: float | None = point.get("validation_loss", point.get("held_out_loss"))
+    return loss
+
+
+def held_out_part(rows: Sequence[Document], metric: str) -> str:
+    """Which part a curve over the training shows beside the training part: validation, in older runs test."""
+    return "validation" if any(f"validation_{metric}" in row for row in rows) else "test"
+
+
+def names_in(document: Document, field: str) -> tuple[str, ...]:
+    """The names in a field of a stored document; none where it has no such field."""
+    return tuple(str(name) for name in document.get(field) or ())
+
+
+def stored(stored: float | None) -> float:
+    """A stored number; null stands for one that was not finite."""
+    return math.nan if stored is None else float(stored)
+
+
+def too_large(what: str, found: int | float, limit: int | float) -> str:
+    """The reason why a part of the evidence was not computed: its size, and the size that is computed."""
+    return f"too large: {what} would be {number(found)}, and at most {number(limit)} is computed"
+
+
+def skipped_statement(part: str, reason: str) -> str:
+    """One sentence for a part of the evidence that was not computed."""
+    return sentence(f"{part} skipped: {reason}")
