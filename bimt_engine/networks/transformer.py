@@ -12,6 +12,11 @@ read_out, each with `.weight` and `.bias`; with layer_norm also norms.{0…2·bl
 Of text each token is a neuron of the input layer, 1 where it stands and 0 elsewhere: column t of `read_in.weight` is
 the vector of token t, looked up rather than multiplied. So a token's vector is made of connections, which are priced,
 pruned and drawn like all others.
+
+Tied, the read-out is the token embedding transposed: one tensor, `read_out.weight`, (tokens, width), which pays once, as
+the connections of the read-out, and whose rows are looked up as the tokens' vectors. Then there is no read-in, and the
+stream itself is the input layer, as that of any network with an embedding: its neurons are dimensions of tokens.
+(Press & Wolf, arXiv 1608.05859)
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ ROLES = ("query", "key", "value")  # rows of one neuron that lie in one matrix, 
 QKV = len(ROLES)
 MLP_WIDTH = 4  # hidden neurons per residual neuron
 NORM_EPSILON = 1e-5  # as in `nn.LayerNorm`
+STREAM = {False: "residual", True: "input"}  # tied or not: the neuron layer that the stream is
 
 
 class TransformerNetwork(Architecture):
@@ -59,6 +65,11 @@ class TransformerNetwork(Architecture):
     positions: bool = Field(
         default=False, exclude_if=lambda positions: not positions, description="A learnt vector for each time step."
     )
+    tied: bool = Field(
+        default=False,
+        exclude_if=lambda tied: not tied,
+        description="Of text: the read-out is the token embedding transposed, one tensor that pays once.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> TransformerNetwork:
@@ -68,13 +79,15 @@ class TransformerNetwork(Architecture):
 
     @property
     def as_published(self) -> bool:
-        """Whether it computes what the published network does: no norms and no positions."""
-        return not (self.layer_norm or self.positions)
+        """Whether it computes what the published network does: no norms, no positions, nothing tied."""
+        return not (self.layer_norm or self.positions or self.tied)
 
     def misfit(self, examples: Examples) -> str:
-        """Sequences alone."""
+        """Sequences alone; with `tied` text alone."""
         if examples not in ("sequences", "text"):
             return "A `transformer` reads sequences, but these data are single examples: ask for an mlp."
+        if self.tied and examples != "text":
+            return "`tied` is for text, where outputs are the tokens that are read: leave it out."
         return ""
 
     def build(self, data: Dataset, draw: Draw) -> Network:
@@ -83,6 +96,8 @@ class TransformerNetwork(Architecture):
 
         if sentence := self.misfit(data.examples):
             raise SpecError(sentence)
+        if self.tied and data.inputs != data.targets:
+            raise SpecError(f"`tied` needs as many classes as tokens, but there are {data.targets} and {data.inputs}.")
         width, blocks = self.width, range(self.blocks)
         parameters: dict[str, Tensor] = {}
 
@@ -90,8 +105,9 @@ class TransformerNetwork(Architecture):
             parameters[f"{name}.weight"] = draw.uniform(rows, columns, fan_in=columns)
             parameters[f"{name}.bias"] = draw.uniform(rows, fan_in=columns)
 
-        affine("read_in", width, data.inputs)
-        if data.is_text:  # a token's vector has entries of about ±1/√width, as the stream's other terms have
+        if not self.tied:
+            affine("read_in", width, data.inputs)
+        if data.is_text and not self.tied:  # a token's vector has entries of about ±1/√width, as the stream's other terms have
             parameters["read_in.weight"] = draw.uniform(width, data.inputs, fan_in=width)
         for name, rows, columns in (
             ("attend", QKV * width, width),
@@ -118,6 +134,7 @@ class TransformerNetwork(Architecture):
             self.heads,
             norm_parts=norm_parts,
             positions=self.positions,
+            tied=self.tied,
         )
         return Network(self, wiring, parameters)
 
@@ -137,21 +154,24 @@ class TransformerNetwork(Architecture):
                 return rms_norm(stream, (self.width,), weight=norm.weight, eps=NORM_EPSILON)
             return layer_norm(stream, (self.width,), weight=norm.weight, bias=norm.bias, eps=NORM_EPSILON)
 
-        if x.is_floating_point() or tap.hook is not None or tap.activations is not None:
+        residual = STREAM[self.tied]
+        if self.tied:
+            stream = network.read_out.weight[network.output_order.argsort()[x]]
+        elif x.is_floating_point() or tap.hook is not None or tap.activations is not None:
             here = x if x.is_floating_point() else _one_hot(network, x)
             stream = _affine(network.read_in, tap("input", network.permute_inputs(here)))
         else:  # the same numbers, without the rows of zeros and ones
             stream = network.read_in.weight.t()[network.input_order.argsort()[x]] + network.read_in.bias
         if self.positions:
             stream = stream + network.positions[: x.shape[1]]
-        stream = tap("residual", stream)
+        stream = tap(residual, stream)
         for block in range(self.blocks):
             mixed = attention(_affine(network.attend[block], normed(stream, 2 * block)), self.heads)
             mixed = tap(f"attention{block + 1}", mixed)
-            stream = tap("residual", stream + _affine(network.gather[block], mixed))
+            stream = tap(residual, stream + _affine(network.gather[block], mixed))
             hidden = act(_affine(network.expand[block], normed(stream, 2 * block + 1)))
             hidden = tap(f"hidden{block + 1}", hidden)
-            stream = tap("residual", stream + _affine(network.contract[block], hidden))
+            stream = tap(residual, stream + _affine(network.contract[block], hidden))
         outputs = _affine(network.read_out, normed(stream, 2 * self.blocks))
         return network.permute_outputs(tap("output", outputs))
 
@@ -193,19 +213,22 @@ def transformer_wiring(
     *,
     norm_parts: Sequence[str] = (),
     positions: bool = False,
+    tied: bool = False,
 ) -> Wiring:
     """Every layer on a line of length 1; the residual stream is one layer that all blocks read and write.
 
     norm_parts   the parameters of each norm; (): there are no norms.
+    tied         the stream is the input layer, and nothing reads into it: tokens are looked up in the read-out.
     """
     from bimt_engine.networks.geometry import line
 
     def layer(name: str, neurons: int, *ports: Port, blocks: int = 1, mixes: bool = False) -> NeuronLayer:
         return NeuronLayer(name, line(neurons), ports, blocks=blocks, axis=2, samples=(1,), mixes=mixes)
 
-    residual = [Port("read_in.weight", 0), Port("read_in.bias", 0)]
+    stream = STREAM[tied]
+    residual = [] if tied else [Port("read_in.weight", 0), Port("read_in.bias", 0)]
     inner: list[NeuronLayer] = []
-    weights = [WeightLayer("read_in.weight", "input", "residual", bias="read_in.bias")]
+    weights = [] if tied else [WeightLayer("read_in.weight", "input", stream, bias="read_in.bias")]
     for block in range(blocks):
         attention, hidden = f"attention{block + 1}", f"hidden{block + 1}"
         attend, gather, expand, contract = (f"{name}.{block}" for name in ("attend", "gather", "expand", "contract"))
@@ -216,21 +239,22 @@ def transformer_wiring(
         ports = (Port(f"{expand}.weight", 0), Port(f"{expand}.bias", 0), Port(f"{contract}.weight", 1))
         inner.append(layer(hidden, MLP_WIDTH * width, *ports))
         weights += [
-            WeightLayer(f"{attend}.weight", "residual", attention, target_fold=QKV, bias=f"{attend}.bias", roles=ROLES),
-            WeightLayer(f"{gather}.weight", attention, "residual", bias=f"{gather}.bias"),
-            WeightLayer(f"{expand}.weight", "residual", hidden, bias=f"{expand}.bias"),
-            WeightLayer(f"{contract}.weight", hidden, "residual", bias=f"{contract}.bias"),
+            WeightLayer(f"{attend}.weight", stream, attention, target_fold=QKV, bias=f"{attend}.bias", roles=ROLES),
+            WeightLayer(f"{gather}.weight", attention, stream, bias=f"{gather}.bias"),
+            WeightLayer(f"{expand}.weight", stream, hidden, bias=f"{expand}.bias"),
+            WeightLayer(f"{contract}.weight", hidden, stream, bias=f"{contract}.bias"),
         ]
     norms = range(2 * blocks + 1)
     residual += [Port(f"norms.{number}.{part}", 0) for number in norms for part in norm_parts]
     if positions:
         residual.append(Port("positions", 1))
     residual.append(Port("read_out.weight", 1))
-    weights.append(WeightLayer("read_out.weight", "residual", "output", bias="read_out.bias"))
+    weights.append(WeightLayer("read_out.weight", stream, "output", bias="read_out.bias"))
+    ends = [] if tied else [layer("input", inputs, Port("read_in.weight", 1))]
     return Wiring(
         (
-            layer("input", inputs, Port("read_in.weight", 1)),
-            layer("residual", width, *residual),
+            *ends,
+            layer(stream, width, *residual),
             *inner,
             layer("output", outputs, Port("read_out.weight", 0), Port("read_out.bias", 0)),
         ),
