@@ -17,8 +17,8 @@ from werkzeug.test import TestResponse
 from store import teams
 from tests.api.makers import House
 from tests.engine.networks.files.makers import NETWORKS, exported, model, said_by
-from tests.engine.networks.files.test_gpt2 import CONFIG as GPT2_CONFIG
-from tests.engine.networks.files.test_gpt2 import tensors as gpt2_tensors
+from tests.engine.networks.files.test_config_json import CONFIG as GPT2_CONFIG
+from tests.engine.networks.files.test_config_json import tensors as gpt2_tensors
 from tests.engine.networks.files.test_safetensors import content_of
 
 

@@ -329,10 +329,15 @@ class _Assembly:
         read = {id(leaf) for use in self.walk.uses for leaf in leaves(use.source)}
         for scored, valued in self.walk.attentions:
             ours, theirs = list(leaves(scored)), list(leaves(valued))
+            whole, value = factors(scored)[-1], factors(valued)[-1]
+            if whole is value and whole.terms is not None and not any(leaf.free for leaf in ours):
+                # One projection for all three: rotary positions took the values apart as well.
+                whole.terms = None
+                pin((whole,), ours[0].pins[0])
+                continue
             if any(id(leaf) in read for leaf in ours) or not any(id(leaf) in read for leaf in theirs):
                 continue
             if prod(a.size for a in ours) == prod(a.size for a in theirs):
-                whole, value = factors(scored)[-1], factors(valued)[-1]
                 if whole.terms is not None and value.leaf and not any(leaf.free for leaf in ours):
                     # Rotary positions pair the two halves, but no pair may move: they are neurons like any.
                     pin((value,), ours[0].pins[0])
@@ -351,7 +356,7 @@ class _Assembly:
             keys |= {key_of(lattice) for use in self.uses for lattice in lattices(use.source)}
             for key in keys:
                 if len(key) > 2 and any(atom.free for atom in key):
-                    pin(key[1:-1], "parts of a block stay as they are", copies=True)
+                    pin(self._spare(key, keys), "parts of a block stay as they are", copies=True)
                     changed = True
             if changed:
                 continue
@@ -367,6 +372,17 @@ class _Assembly:
                     changed = True
                 if changed:
                     break
+
+    @staticmethod
+    def _spare(key: Key, keys: set[Key]) -> Key:
+        """What of three or more atoms is no neuron: what another layer of them has not, else all between the ends.
+
+        Of query heads that share keys and values, the keys are (shared heads, neurons of one) without the queries.
+        """
+        inside = [other for other in keys if 1 < len(other) < len(key) and all(atom in key for atom in other)]
+        if len(inside) == 1:
+            return tuple(atom for atom in key if atom not in inside[0])
+        return key[1:-1]
 
     @staticmethod
     def _apart(inner: Atom, outer: Atom, tensors: Sequence[Axes]) -> bool:
