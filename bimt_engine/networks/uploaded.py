@@ -116,26 +116,18 @@ def _join_columns(network: Network, data: Dataset, geometry: Geometry) -> None:
 
 def _check(network: Network, data: Dataset) -> None:
     """Raises SpecError where the data do not fit the network."""
-    declared = getattr(network, "declared_inputs", None)
+    shape, tokens = network.declared_inputs
     example = data.train_inputs.shape[1:]
-    if declared is not None:
-        shape, tokens = declared
-        if (tokens is not None) != (data.tokens is not None):
-            kinds = ("tokens", "numbers")
-            raise SpecError(
-                f"The network reads {kinds[tokens is None]}, and the data are {kinds[data.tokens is None]}."
-            )
-        if tokens is not None and data.tokens is not None and data.tokens > tokens:
-            raise SpecError(f"The network knows {tokens} tokens, and the data have {data.tokens}.")
-        fixed = [length for length in shape if length is not None]
-        free = len(shape) - len(fixed)  # the time of a sequence
-        if (prod(shape) != prod(example)) if not free else (len(shape) != len(example) or fixed != list(example[1:])):
-            read = " × ".join("any" if length is None else str(length) for length in shape)
-            raise SpecError(f"The network reads {read} numbers of an example, and one of the data has {prod(example)}.")
-    elif network.wiring.input_layer.neurons != data.inputs:
-        raise SpecError(
-            f"The network reads {network.wiring.input_layer.neurons} inputs, and the data have {data.inputs}."
-        )
+    if (tokens is not None) != (data.tokens is not None):
+        kinds = ("tokens", "numbers")
+        raise SpecError(f"The network reads {kinds[tokens is None]}, and the data are {kinds[data.tokens is None]}.")
+    if tokens is not None and data.tokens is not None and data.tokens > tokens:
+        raise SpecError(f"The network knows {tokens} tokens, and the data have {data.tokens}.")
+    fixed = [length for length in shape if length is not None]
+    free = len(shape) - len(fixed)  # the time of a sequence
+    if (prod(shape) != prod(example)) if not free else (len(shape) != len(example) or fixed != list(example[1:])):
+        read = " × ".join("any" if length is None else str(length) for length in shape)
+        raise SpecError(f"The network reads {read} numbers of an example, and one of the data has {prod(example)}.")
     places = getattr(network, "positions", None)
     if data.is_text and places is not None and data.steps > len(places):
         raise SpecError(

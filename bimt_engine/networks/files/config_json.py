@@ -180,7 +180,7 @@ def to_llama(named: Mapping[str, Tensor], network: TransformerNetwork) -> dict[s
 
 def _llama_names(network: TransformerNetwork) -> dict[str, tuple[str, ...]]:
     """Our parameter -> theirs, whose rows lie one after another in it."""
-    found = {f"norms.{2 * network.blocks}.weight": ("norm.weight",)}
+    found: dict[str, tuple[str, ...]] = {f"norms.{2 * network.blocks}.weight": ("norm.weight",)}
     for block in range(network.blocks):
         at = f"layers.{block}"
         for number, norm in enumerate(LLAMA_NORMS):

@@ -171,10 +171,11 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
 
 
 def _declared(network: Network, data: Dataset) -> Network:
-    """The network, which says how many tokens it reads where its input layer does not: that holds their vectors."""
-    if data.tokens is not None:
-        shape = (None,) if data.is_text else data.train_inputs.shape[1:]
-        network.declared_inputs = DeclaredInputs(shape, data.tokens)  # type: ignore[assignment]
+    """The network, which says what one example is: its input layer may hold channels, or vectors of tokens."""
+    shape = data.train_inputs.shape[1:]
+    if data.is_sequence:
+        shape = (None, *shape[1:])
+    network.declared_inputs = DeclaredInputs(shape, data.tokens)  # type: ignore[assignment]
     return network
 
 

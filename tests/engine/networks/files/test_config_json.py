@@ -1,4 +1,4 @@
-"""Weights and config.json of GPT-2 and Llama: the same function here, and the same file with other numbers on the way back."""
+"""Weights and config.json of GPT-2 and Llama: the same function here, and their names on the way back."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def test_a_config_json_may_stand_in_the_metadata_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "bert"}, "as ONNX"), ({"model_type": ["gpt2"]}, "as ONNX"), ({"n_inner": 20}, "n_inner"), ({"activation_function": "mish"}, "mish"),
+        ({"model_type": "bert"}, "as ONNX"), ({"model_type": ["gpt2"]}, "as ONNX"),
+        ({"n_inner": 20}, "n_inner"), ({"activation_function": "mish"}, "mish"),
         ({"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon"), ({"n_head": 5}, "must divide"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn"), ({"n_embd": None}, "n_embd"),
         ({"n_embd": "12"}, "n_embd"), ({"n_embd": []}, "n_embd"), ({"activation_function": []}, "not known"),
@@ -230,7 +231,8 @@ def test_the_base_of_rotary_positions_stands_in_newer_configs_under_rope_paramet
         ({"num_key_value_heads": 4}, "must divide"), ({"num_attention_heads": 8}, "an even number"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"), ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"hidden_size": 2048, "head_dim": None}, "width"), ({"num_hidden_layers": 80}, "blocks"),
-        ({"intermediate_size": 14_336}, "hidden"), ({"vocab_size": 10**9}, "tokens"), ({"vocab_size": None}, "vocab_size"),
+        ({"intermediate_size": 14_336}, "hidden"), ({"vocab_size": 10**9}, "tokens"),
+        ({"vocab_size": None}, "vocab_size"),
         ({"rope_theta": "big"}, "rotary"), ({"rope_theta": -1.0}, "rotary"), ({"rms_norm_eps": 0}, "norm_epsilon"),
         ({"hidden_size": [24]}, "hidden_size"), ({"model_type": "mistral"}, "as ONNX"),
     ],
@@ -246,7 +248,7 @@ def test_what_is_no_llama_of_ours_is_refused_with_a_sentence(change: dict[str, A
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"lacks `expand\.1\.weight`"),
         (lambda t: t.pop("model.embed_tokens.weight"), r"lacks `read_in\.weight`"),
         (lambda t: t.update({"model.layers.0.self_attn.k_proj.weight": torch.zeros(12, 24)}), r"lacks `attend\.0\.w"),
-        (lambda t: t.update({"model.layers.0.self_attn.o_proj.weight": torch.zeros(24, 20)}), r"`gather\.0\.weight` is"),
+        (lambda t: t.update({"model.layers.0.self_attn.o_proj.weight": torch.zeros(24, 20)}), r"`gather\.0\.weight`"),
         (lambda t: t.update({"model.norm.weight": torch.zeros(7)}), r"`norms\.4\.weight` is"),
         (lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(24)}), r"also holds `layers\.0\.self"),
     ],
