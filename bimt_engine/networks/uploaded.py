@@ -65,7 +65,7 @@ class UploadedNetwork(Architecture):
         found = sha256_of(path)
         network = deepcopy(_built(path, found, str(self.format), json.dumps(self.config), self.geometry))
         _check(network, data)
-        _join_columns(network, data, self.geometry)
+        join_columns(network, data, self.geometry)
         return network.to(draw.dtype)
 
 
@@ -97,7 +97,7 @@ def _built(path: Path, sha256: str, form: str, config: str, geometry: str) -> Ne
     return engine_network(path.read_bytes(), form, json.loads(config), geometry=geometry)
 
 
-def _join_columns(network: Network, data: Dataset, geometry: Geometry) -> None:
+def join_columns(network: Network, data: Dataset, geometry: str) -> None:
     """What a column of a table became (the levels of a category, a number and its gaps) is one neuron of the inputs.
 
     Inputs that the network reads by copies, or that lie in another order than the data's, stay each for itself.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from bimt_engine.networks.attach.axes import (
     leaves,
     offsets,
     pin,
+    size_of,
     unify,
 )
 from bimt_engine.networks.attach.operators import RULES
@@ -114,6 +115,7 @@ class Derived:
     frozen     tensors that take no gradient.
     pinned     axes of parameters that are in no movable layer: (what, reasons).
     graph      what was exported; names: placeholder -> name of the tensor it stands for.
+    joined     the layer of inputs, where it is that of several rows of numbers, or of parts that are treated apart.
     """
 
     layers: list[Layer]
@@ -125,7 +127,12 @@ class Derived:
     names: dict[str, str]
     walk: Walk
     output: fx.Node
-    input_shape: tuple[int, ...]
+    joined: Key | None = None
+
+    @property
+    def given(self) -> list[fx.Node]:
+        """The module's inputs."""
+        return [node for node in self.program.graph.nodes if node.op == "placeholder" and node in self.walk.inputs]
 
 
 def derive(model: nn.Module, example: tuple[Any, ...]) -> Derived:
@@ -134,9 +141,8 @@ def derive(model: nn.Module, example: tuple[Any, ...]) -> Derived:
     trained(working)
     program = exported(working, tuple(map(doubled, example)))
     walk, names, fixed, output = walked(program, working, RULES)
-    first = next(value for value in example if isinstance(value, Tensor))
     frozen = frozenset(tensors_of(working)) - trained(working)
-    return _Assembly(program, walk, names, fixed, frozen, output, tuple(first.shape)).derived()
+    return _Assembly(program, walk, names, fixed, frozen, output).derived()
 
 
 # --- neuron layers --------------------------------------------------------------------------------
@@ -153,12 +159,11 @@ class _Assembly:
         tensors: dict[str, Axes],
         frozen: frozenset[str],
         output: fx.Node,
-        input_shape: tuple[int, ...],
     ) -> None:
         self.program, self.walk, self.names, self.tensors, self.output = program, walk, names, tensors, output
-        self.input_shape = input_shape
         self.nodes = list(program.graph.nodes)
         self.frozen = frozen
+        self.joined: Key | None = None
         self.carried: set[Key] = set()  # blocks whose own entries move with a layer already
         self.uses = self._distinct(walk.uses)
         if not self.uses:
@@ -171,7 +176,7 @@ class _Assembly:
         """All of it."""
         self._join_attention()
         self._settle()
-        matrices = [matrix for use in self.uses for matrix in self._matrices(use)]
+        matrices = self._join_inputs([matrix for use in self.uses for matrix in self._matrices(use)])
         layers = self._layers(matrices)
         pinned = [
             (f"{name} axis {number}", tuple(reasons))
@@ -193,7 +198,7 @@ class _Assembly:
             names=self.names,
             walk=self.walk,
             output=self.output,
-            input_shape=self.input_shape,
+            joined=self.joined,
         )
 
     def _looked_up(self) -> tuple[str, ...]:
@@ -318,6 +323,52 @@ class _Assembly:
         every = torch.where(at[:, None, :] >= 0, at[:, None, :] + taps[None, :, None], -1)
         return every.reshape(row.numel(), -1)
 
+    # --- inputs -----------------------------------------------------------------------------------
+
+    def _join_inputs(self, matrices: list[Matrix]) -> list[Matrix]:
+        """One layer of all inputs, side by side, where they are rows of numbers that are read apart.
+
+        A matrix that reads some of them is empty at the others. Other inputs (images, sequences) stay as they are.
+        """
+        given = [self.walk.axes(node) for node in self.nodes if node.op == "placeholder" and node in self.walk.inputs]
+        if any(len(axes) != 2 for axes in given):  # examples, numbers
+            return matrices
+        targets, size = {m.target for m in matrices}, sum(size_of(axes[1]) for axes in given)
+        places: dict[Key, Tensor] = {}
+        passed = 0
+        for axes in given:
+            for lattice in lattices(axes[1]):
+                key = key_of(lattice)
+                at = passed + offsets(lattice, key)
+                if key in targets or key in places or len(at) > 1:
+                    return matrices
+                places[key] = at[0]
+            passed += size_of(axes[1])
+        sources = {m.source for m in matrices if m.source in places}
+        if not sources or sources == {key for key in places if len(places[key]) == size}:
+            return matrices
+        whole: Key = (Atom(size, pins=["the network's inputs keep the order of the data"]),)
+        self.joined = whole
+        made: dict[tuple[str, Key], Matrix] = {}
+        others: list[Matrix] = []
+        for m in matrices:
+            if m.source not in places:
+                others.append(m)
+                continue
+            wide = m.entries.new_full((len(m.entries), m.source_fold, size), -1)
+            wide[:, :, places[m.source]] = m.entries.view(len(m.entries), m.source_fold, -1)
+            entries = wide.flatten(1)
+            before = made.get((m.tensor, m.target))
+            if before is not None and before.source_fold == m.source_fold:
+                entries = torch.where(entries >= 0, entries, before.entries)
+            elif before is not None:
+                others.append(before)
+            made[m.tensor, m.target] = replace(m, source=whole, entries=entries)
+        alone = [m.tensor for m in (*made.values(), *others)]
+        joined = [replace(m, name=m.tensor) if alone.count(m.tensor) == 1 else m for m in made.values()]
+        order = {m.tensor: number for number, m in reversed(list(enumerate(matrices)))}
+        return sorted((*joined, *others), key=lambda m: order[m.tensor])
+
     # --- what moves together ----------------------------------------------------------------------
 
     def _join_attention(self) -> None:
@@ -426,6 +477,8 @@ class _Assembly:
 
     def _tap(self, layer: Layer, matrices: Sequence[Matrix], taps: Taps) -> None:
         """Where the layer's activation is seen: what its readers read, else what its writers make."""
+        if layer.key == self.joined:
+            return  # before the graph begins
         read = [use.reads for m in matrices if m.source == layer.key for use in self.readers[m.tensor]]
         made = [use.made for m in matrices if m.target == layer.key for use in self.readers[m.tensor]]
         output = self.output if layer.name == "output" else None
@@ -451,6 +504,7 @@ class _Assembly:
         left = {id(leaf) for one in self.walk.axes(self.output) for leaf in leaves(one)}
         sources, targets = [m.source for m in matrices], [m.target for m in matrices]
         first = next((key for key in sources if all(id(atom) in given for atom in key)), sources[0])
+        first = self.joined or first
         # Outputs that are the inputs, changed (x + f(x)), have no layer of their own.
         inside = [key for key in (*reversed(targets), first) if all(id(atom) in left for atom in key)]
         others = [key for key in reversed(targets) if key != first]
