@@ -381,10 +381,13 @@ class _Assembly:
         for scored, valued in self.walk.attentions:
             ours, theirs = list(leaves(scored)), list(leaves(valued))
             whole, value = factors(scored)[-1], factors(valued)[-1]
-            if whole is value and whole.terms is not None and not any(leaf.free for leaf in ours):
+            fused = whole.terms is not None and [id(leaf) for leaf in ours] == [id(leaf) for leaf in theirs]
+            if fused and not any(leaf.free for leaf in ours):
                 # One projection for all three: rotary positions took the values apart as well.
-                whole.terms = None
-                pin((whole,), ours[0].pins[0])
+                reason = ours[0].pins[0]
+                whole.terms = value.terms = None
+                whole.same = value if whole is not value else None
+                pin((value,), reason)
                 continue
             if any(id(leaf) in read for leaf in ours) or not any(id(leaf) in read for leaf in theirs):
                 continue
