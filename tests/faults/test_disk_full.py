@@ -132,7 +132,8 @@ def whole_outage(house, small_disk, worker, undisturbed):
             assert problem["type"] == "/problems/disk-full"
             assert problem["retryable"] is True
             assert "no room left" in problem["detail"]
-        with Client(house.address, house.token) as client:
+        host, port = house.listener.getsockname()[:2]
+        with Client(f"http://{host}:{port}", house.token) as client:
             table = small_disk.parent / f"{small_disk.name}.csv"  # on another disk
             table.write_bytes(TABLE * 30)
             try:
