@@ -4,6 +4,8 @@ The module is exported once (`torch.export`, evaluation mode, float64), its grap
 and every axis of every parameter is then a list of lattices over atoms. Atoms that always lie together are a neuron
 layer: one atom, or two (blocks, and the neurons of a block) where neurons of different blocks never meet, such as
 heads of attention or groups of channels. A product with a parameter is a weight layer.
+
+All of it in one place: weights, inputs, attention and layers are settled one after another on the same atoms.
 """
 
 from __future__ import annotations
