@@ -138,7 +138,8 @@ class ProbeOut(ResponseModel):
     means: dict[str, list[list[float]]] | None = Field(
         default=None,
         description="What an intervention `mean` holds the places of each neuron layer at: a list for each time that "
-        "its activation is computed, such as each time step. Null in probes of an older version.",
+        "its activation is computed, such as each time step. Null in probes of an older version, and of networks "
+        "that a browser does not compute.",
     )
     examples: dict[str, Any]
 

@@ -364,21 +364,21 @@ class NetworkConfig(Part):
         le=100_000,
         description="Time steps of a sequence, or with `tokens` of a text; null: none.",
     )
-    layout: Literal["bimt", "gpt2"] = Field(
+    layout: Literal["bimt", "gpt2", "llama"] = Field(
         default="bimt",
         exclude_if=lambda layout: layout == "bimt",
-        description="How the tensors are named and lie in the file. A config.json whose `model_type` is `gpt2` says it "
-        "all: send it as it is.",
+        description="How the tensors are named and lie in the file. A config.json whose `model_type` is `gpt2` or "
+        "`llama` says it all: send it as it is.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _as_gpt2_has_it(cls, said: Any) -> Any:
+    def _as_config_json_has_it(cls, said: Any) -> Any:
         if not isinstance(said, dict) or "model_type" not in said:
             return said
-        from bimt_engine.networks.files.gpt2 import config_of_gpt2
+        from bimt_engine.networks.files.config_json import config_of
 
-        return config_of_gpt2(said)
+        return config_of(said)
 
 
 # --- what a training needs ----------------------------------------------------------------------

@@ -239,8 +239,9 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
 
     Arrays are {"shape", "values"}: flat, the last axis running fastest, nine digits. Where the validation examples are
     few, training examples follow them; `held_out` is how many come before these. `means` are what an intervention holds
-    a neuron at: of each layer, one list for each time that its activation is tapped. Raises Refusal for a network that
-    is too large for a browser.
+    a neuron at: of each layer, one list for each time that its activation is tapped; None of a network that a browser
+    does not compute. Raises Refusal for a network that is too
+    large for a browser.
     """
     network = saved.network
     context = AnalysisContext.of(
@@ -286,7 +287,9 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
         "steps": None if context.general.time_steps is None else list(context.general.time_steps),
         "output_weights": None if context.weights is None else context.weights.tolist(),
         "label_groups": [list(group) for group in dataset.label_groups],
-        "means": {layer: [_digits(mean) for mean in calls] for layer, calls in mean_activations(context).items()},
+        "means": None
+        if not network.architecture.in_browser
+        else {layer: [_digits(mean) for mean in calls] for layer, calls in mean_activations(context).items()},
         "examples": {
             "count": count,
             "of_held_out": len(held_out[0]),

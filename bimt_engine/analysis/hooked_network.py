@@ -132,8 +132,11 @@ class HookedNetwork:
         return [self._under(values, trial, inputs, partner) for trial in trials]
 
     def full_masks(self, values: Mapping[str, Array]) -> Masks:
-        """Everything kept: one mask for each weight layer."""
-        return full_masks(self.network.wiring, values)
+        """Everything kept: one mask for each weight layer, without what joins no neurons (groups of a convolution)."""
+        masks = full_masks(self.network.wiring, values)
+        return masks | {
+            name: masks[name] & there.numpy() for name, there in self.network.joins.items() if name in masks
+        }
 
     def without_dead_ends(self, values: Mapping[str, Array], masks: Masks) -> tuple[Values, Masks]:
         """The same network without connections that lie on no path; what they carried is left to a refit."""

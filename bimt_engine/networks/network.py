@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -90,6 +90,8 @@ class Network(nn.Module):
     parameters     name -> tensor, in the order of θ. Dots in a name make groups. A running statistic, which a port of
                    the wiring marks as a buffer, is a parameter that takes no gradient: it lies in θ with the others, so
                    replicas, checkpoints, relocation and weights files treat it as they treat all.
+    joins          weight matrix -> which of its entries are connections, where some never are: of a grouped convolution
+                   those between groups, of one input among several those from the others. They are 0, and stay so.
     orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
                    outputs the identity is the number of the feature or target. Integers: no optimiser changes them.
     Raises ValueError where a parameter is not as long as a port of the wiring says.
@@ -104,6 +106,7 @@ class Network(nn.Module):
         _check_sizes(wiring, parameters)
         self.architecture = architecture
         self.wiring = wiring
+        self.joins: Mapping[str, Bool[Tensor, "targets sources"]] = {}
         statistics = wiring.buffers
         for name, value in parameters.items():
             group: nn.Module = self

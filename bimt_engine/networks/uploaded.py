@@ -65,7 +65,7 @@ class UploadedNetwork(Architecture):
         found = sha256_of(path)
         network = deepcopy(_built(path, found, str(self.format), json.dumps(self.config), self.geometry))
         _check(network, data)
-        _join_columns(network, data, self.geometry)
+        join_columns(network, data, self.geometry)
         return network.to(draw.dtype)
 
 
@@ -97,7 +97,7 @@ def _built(path: Path, sha256: str, form: str, config: str, geometry: str) -> Ne
     return engine_network(path.read_bytes(), form, json.loads(config), geometry=geometry)
 
 
-def _join_columns(network: Network, data: Dataset, geometry: Geometry) -> None:
+def join_columns(network: Network, data: Dataset, geometry: str) -> None:
     """What a column of a table became (the levels of a category, a number and its gaps) is one neuron of the inputs.
 
     Inputs that the network reads by copies, or that lie in another order than the data's, stay each for itself.
@@ -116,26 +116,18 @@ def _join_columns(network: Network, data: Dataset, geometry: Geometry) -> None:
 
 def _check(network: Network, data: Dataset) -> None:
     """Raises SpecError where the data do not fit the network."""
-    declared = getattr(network, "declared_inputs", None)
+    shape, tokens = network.declared_inputs
     example = data.train_inputs.shape[1:]
-    if declared is not None:
-        shape, tokens = declared
-        if (tokens is not None) != (data.tokens is not None):
-            kinds = ("tokens", "numbers")
-            raise SpecError(
-                f"The network reads {kinds[tokens is None]}, and the data are {kinds[data.tokens is None]}."
-            )
-        if tokens is not None and data.tokens is not None and data.tokens > tokens:
-            raise SpecError(f"The network knows {tokens} tokens, and the data have {data.tokens}.")
-        fixed = [length for length in shape if length is not None]
-        free = len(shape) - len(fixed)  # the time of a sequence
-        if (prod(shape) != prod(example)) if not free else (len(shape) != len(example) or fixed != list(example[1:])):
-            read = " × ".join("any" if length is None else str(length) for length in shape)
-            raise SpecError(f"The network reads {read} numbers of an example, and one of the data has {prod(example)}.")
-    elif network.wiring.input_layer.neurons != data.inputs:
-        raise SpecError(
-            f"The network reads {network.wiring.input_layer.neurons} inputs, and the data have {data.inputs}."
-        )
+    if (tokens is not None) != (data.tokens is not None):
+        kinds = ("tokens", "numbers")
+        raise SpecError(f"The network reads {kinds[tokens is None]}, and the data are {kinds[data.tokens is None]}.")
+    if tokens is not None and data.tokens is not None and data.tokens > tokens:
+        raise SpecError(f"The network knows {tokens} tokens, and the data have {data.tokens}.")
+    fixed = [length for length in shape if length is not None]
+    free = len(shape) - len(fixed)  # the time of a sequence
+    if (prod(shape) != prod(example)) if not free else (len(shape) != len(example) or fixed != list(example[1:])):
+        read = " × ".join("any" if length is None else str(length) for length in shape)
+        raise SpecError(f"The network reads {read} numbers of an example, and one of the data has {prod(example)}.")
     places = getattr(network, "positions", None)
     if data.is_text and places is not None and data.steps > len(places):
         raise SpecError(

@@ -7,6 +7,7 @@ from .deprecated import lookup
 from .errors import (
     BimtError,
     Conflict,
+    InsufficientStorage,
     InvalidFields,
     InvalidSignature,
     JobEnded,
@@ -15,6 +16,7 @@ from .errors import (
     NotInstalled,
     NotLoggedIn,
     OperationFailed,
+    QuotaExceeded,
     Refused,
     ServiceFault,
     TooLarge,
@@ -26,9 +28,9 @@ from .errors import (
 )
 from .events import JobEvent
 from .http import RetryPolicy
-from .jobs import Job, Recipe
+from .jobs import Job, Plan, Recipe
 from .models import Model, Version
-from .runs import Figure, Module, Run
+from .runs import Figure, Module, PartName, Run
 from .service import Client
 from .uploaded_networks import UploadedNetwork
 from .webhooks import Webhook
@@ -39,6 +41,7 @@ __all__ = [
     "Conflict",
     "Dataset",
     "Figure",
+    "InsufficientStorage",
     "InvalidFields",
     "InvalidSignature",
     "Job",
@@ -51,6 +54,9 @@ __all__ = [
     "NotInstalled",
     "NotLoggedIn",
     "OperationFailed",
+    "PartName",
+    "Plan",
+    "QuotaExceeded",
     "Recipe",
     "Refused",
     "RetryPolicy",

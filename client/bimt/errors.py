@@ -2,7 +2,11 @@
 
 BimtError
   Refused          the service refused: its sentence, and every wrong field
-    NotAllowed, NotFound, Conflict, TooLarge, InvalidFields, TooMany, ServiceFault
+    NotAllowed, NotFound, Conflict, TooLarge, InvalidFields
+    TooMany        too many requests
+      QuotaExceeded        the team holds as much as it may
+    ServiceFault   a fault of the service, or a part of it is down
+      InsufficientStorage  the service has no room left
   Unreachable      no answer, after every retry
     UploadBroken   the same in the middle of a large upload, which can be resumed
   OperationFailed  a worker could not compute what was asked of a network
@@ -113,8 +117,23 @@ class TooMany(Refused):
     """429: too many requests, or a quota is used up."""
 
 
+class QuotaExceeded(TooMany):
+    """429 of the kind `quota`: your team holds as much as it may; the sentence says of what.
+
+    It is not sent again by itself: jobs have to end, something has to be deleted, or an admin grants more.
+    """
+
+
 class ServiceFault(Refused):
     """5xx: a fault of the service, or a part of it is down."""
+
+
+class InsufficientStorage(ServiceFault):
+    """507: the disk, the database or the object store of the service is full, whatever your team's quota is.
+
+    Nothing was kept of what was sent, and reads are answered as always. `retry_after` says in how many seconds to look
+    again; it is not sent again by itself, since operators have to make room first.
+    """
 
 
 class Unreachable(BimtError):
@@ -170,16 +189,19 @@ BY_STATUS: dict[int, type[Refused]] = {
     413: TooLarge,
     422: InvalidFields,
     429: TooMany,
+    507: InsufficientStorage,
 }
+BY_SLUG: dict[str, type[Refused]] = {"quota": QuotaExceeded}
 
 
 def refusal(status: int, document: Any, headers: Mapping[str, str]) -> Refused:
     """The exception for an answer of 4xx or 5xx. `document` is its JSON, or anything else where a proxy answered."""
-    kind = BY_STATUS.get(status, ServiceFault if status >= 500 else Refused)
     problem = document if isinstance(document, dict) else {}
+    slug = str(problem.get("type", "")).rpartition("/")[2]
+    kind = BY_SLUG.get(slug) or BY_STATUS.get(status, ServiceFault if status >= 500 else Refused)
     return kind(
         status,
-        slug=str(problem.get("type", "")).rpartition("/")[2],
+        slug=slug,
         title=str(problem.get("title", "")),
         detail=str(problem.get("detail", "")),
         retryable=problem.get("retryable"),

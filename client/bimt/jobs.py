@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from .datasets import Dataset
 from .errors import JobEnded
@@ -120,6 +120,56 @@ class Job(Resource):
         return self.http.items(f"/jobs/{self.id}/logs")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a request would do, were it submitted.
+
+    runs           networks that it would train
+    steps          optimiser steps of all runs together
+    seconds        of one worker for all of them, by the pace of your runs like it; None: none like it has ended
+    like           how many such runs there are
+    memory_bytes   of the training process at most, about; None: it shows only once the rows are made
+    """
+
+    runs: int
+    steps: int
+    seconds: float | None
+    like: int
+    memory_bytes: int | None
+
+
+class JobRequest(TypedDict, total=False):
+    """What `submit` and `plan` are asked, by name; `submit` says what each means."""
+
+    recipe: str | None
+    spec: dict[str, Any] | None
+    dataset: Dataset | str | None
+    network: UploadedNetwork | str | None
+    kind: Literal["train", "analyse"]
+    roles: dict[str, Any] | None
+    seeds: Sequence[int]
+    cost_strengths: Sequence[float] | Literal["auto"]
+    name: str | None
+    tags: Sequence[str]
+    priority: int
+
+
+def _body(request: JobRequest) -> dict[str, Any]:
+    """The JSON of a request, without what was not given."""
+    asked: dict[str, Any] = {"seeds": (0,), "priority": 5} | dict(request)
+    dataset, network, strengths = asked.get("dataset"), asked.get("network"), asked.get("cost_strengths") or ()
+    body = {
+        **{name: asked.get(name) for name in ("recipe", "spec", "roles", "name", "priority")},
+        "seeds": list(asked["seeds"]),
+        "dataset": dataset.id if isinstance(dataset, Dataset) else dataset,
+        "network_id": network.id if isinstance(network, UploadedNetwork) else network,
+        "kind": None if asked.get("kind") == "train" else asked.get("kind"),
+        "cost_strengths": strengths if isinstance(strengths, str) else list(strengths) or None,
+        "tags": list(asked.get("tags") or ()) or None,
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
 class Jobs:
     """`client.jobs`."""
 
@@ -154,20 +204,29 @@ class Jobs:
         idempotency_key   the same request with the same key gives the same job. Without one a key is made for this
                           call, so that a retry after a broken connection never makes two jobs.
         """
-        body: dict[str, Any] = {"seeds": list(seeds), "priority": priority}
-        more = {
+        request: JobRequest = {
             "recipe": recipe,
             "spec": spec,
-            "dataset": dataset.id if isinstance(dataset, Dataset) else dataset,
-            "network_id": network.id if isinstance(network, UploadedNetwork) else network,
-            "kind": kind if kind != "train" else None,
+            "dataset": dataset,
+            "network": network,
+            "kind": kind,
             "roles": roles,
-            "cost_strengths": cost_strengths if isinstance(cost_strengths, str) else list(cost_strengths) or None,
+            "seeds": seeds,
+            "cost_strengths": cost_strengths,
             "name": name,
-            "tags": list(tags) or None,
+            "tags": tags,
+            "priority": priority,
         }
-        body |= {key: value for key, value in more.items() if value is not None}
+        body = _body(request)
         return Job.of(self._http.post("/jobs", body, key=idempotency_key or uuid.uuid4().hex), self._http)
+
+    def plan(self, **request: Unpack[JobRequest]) -> Plan:
+        """What `submit` would do with the same arguments: how many networks, how long, how much memory.
+
+        Nothing is stored or queued. Raises what `submit` would raise for the request, with every wrong field.
+        """
+        found = self._http.post("/jobs/plan", _body(request), repeatable=True)
+        return Plan(**{name: found.get(name) for name in Plan.__dataclass_fields__})
 
     def get(self, job_id: str) -> Job:
         """A job by its id."""

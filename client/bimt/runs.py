@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import NotFound
 from .http import HttpClient
-from .resource import Resource, optional
+from .resource import Resource, optional, parse_time
 
 if TYPE_CHECKING:
     import networkx
@@ -52,6 +52,22 @@ class Module:
 
     def __str__(self) -> str:
         return self.reading or f"module {self.name}"
+
+
+@dataclass(frozen=True)
+class PartName:
+    """What people call a module, or a group inside one.
+
+    note        what they say of it
+    number      how often it was written; `run.give_name(…, replaces=number)` changes what you have seen and no other
+    member_id   who wrote it last
+    """
+
+    name: str
+    note: str
+    number: int
+    member_id: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,24 @@ class Run(Resource):
         names = Module.__dataclass_fields__
         found = self.http.get(f"/runs/{self.id}/modules")["modules"]
         return [Module(**{name: entry.get(name) for name in names}) for entry in found]
+
+    def names(self) -> dict[str, PartName]:
+        """What people call its modules and the groups inside them, by their letters; the pages show the same."""
+        return _part_names(self.http.get(f"/runs/{self.id}/names"))
+
+    def give_name(self, part: str, name: str, *, note: str = "", replaces: int | None = None) -> dict[str, PartName]:
+        """Call a module (`A`) or a group (`A2`) by a name, and say something of it; gives all names.
+
+        replaces   the `number` of the name that you have seen; None: it has none yet
+        Raises Conflict where somebody has written another meanwhile, NotFound where the run has no such part.
+        """
+        body = {"name": name, "note": note, "replaces": replaces}
+        # Sent once: had it been carried out and were it sent again, it would conflict with itself.
+        return _part_names(self.http.send("PUT", f"/runs/{self.id}/names/{part}", json=body, repeatable=False).json())
+
+    def take_name(self, part: str, *, replaces: int) -> dict[str, PartName]:
+        """Take away the name of a part, and its note; `replaces` is its `number`. Gives the names that are left."""
+        return self.give_name(part, "", replaces=replaces)
 
     def interior(self) -> dict[str, Any] | None:
         """The groups of neurons inside the modules: partitions, their tests, what each group reads and moves, cuts.
@@ -330,6 +364,15 @@ class Run(Resource):
             except NotFound:
                 continue  # a run of an older version, without this part
         return written
+
+
+def _part_names(document: dict[str, Any]) -> dict[str, PartName]:
+    fields = PartName.__dataclass_fields__
+    found = {}
+    for part, entry in document["names"].items():
+        known = {name: entry[name] for name in fields} | {"at": parse_time(entry["at"])}
+        found[part] = PartName(**known)
+    return found
 
 
 class Runs:

@@ -17,8 +17,9 @@ from werkzeug.test import TestResponse
 from store import teams
 from tests.api.makers import House
 from tests.engine.networks.files.makers import NETWORKS, exported, model, said_by
-from tests.engine.networks.files.test_gpt2 import CONFIG as GPT2_CONFIG
-from tests.engine.networks.files.test_gpt2 import tensors as gpt2_tensors
+from tests.engine.networks.files.test_config_json import CONFIG as GPT2_CONFIG
+from tests.engine.networks.files.test_config_json import LLAMA, llama_tensors
+from tests.engine.networks.files.test_config_json import tensors as gpt2_tensors
 from tests.engine.networks.files.test_safetensors import content_of
 
 
@@ -64,12 +65,14 @@ def test_weights_are_checked_against_their_config(house: House) -> None:
     assert (other.status_code, other.json["type"]) == (422, "/problems/unusable-network")
 
 
-def test_weights_of_gpt2_come_with_their_config_json(house: House) -> None:
-    content = save(gpt2_tensors())
-    made = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG))
+@pytest.mark.parametrize("layout", ["gpt2", "llama"])
+def test_weights_of_other_programs_come_with_their_config_json(house: House, layout: str) -> None:
+    content, config = {"gpt2": (gpt2_tensors, GPT2_CONFIG), "llama": (llama_tensors, LLAMA)}[layout]
+    content = save(content())
+    made = send(house, content, "model.safetensors", config=json.dumps(config))
     assert made.status_code == 201, made.json
-    assert (made.json["state"], made.json["kind"], made.json["config"]["layout"]) == ("ready", "transformer", "gpt2")
-    wrong = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG | {"model_type": "llama"}))
+    assert (made.json["state"], made.json["kind"], made.json["config"]["layout"]) == ("ready", "transformer", layout)
+    wrong = send(house, content, "model.safetensors", config=json.dumps(config | {"model_type": "bert"}))
     assert (wrong.status_code, wrong.json["errors"][0]["pointer"]) == (422, "/config")
     assert "as ONNX" in wrong.json["errors"][0]["detail"]
     other = send(house, content, "model.safetensors", config=json.dumps(GPT2_CONFIG | {"n_embd": 24}))

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from bimt import Client, RetryPolicy, TooMany, Unreachable
+from bimt import Client, InsufficientStorage, QuotaExceeded, RetryPolicy, ServiceFault, TooMany, Unreachable
 from bimt.errors import refusal
 from bimt.events import parse_events
 from bimt.http import HttpClient, worth_repeating
@@ -158,6 +158,7 @@ def test_retry_after_is_honoured(refusing):
         (503, "unavailable", False, True),
         (429, "rate-limit", False, True),
         (429, "quota", True, False),
+        (507, "disk-full", True, False),
         (502, "", True, True),
         (502, "", False, False),
         (500, "internal", True, False),
@@ -176,6 +177,18 @@ def test_a_refusal_keeps_what_the_service_says():
     assert (problem.slug, problem.retry_after, problem.request_id) == ("rate-limit", 3.0, "abc")
     assert str(problem) == "Come back later."
     assert refusal(502, None, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}).retry_after is None
+
+
+def test_a_used_up_quota_and_a_full_disk_are_told_apart():
+    quota = refusal(429, {"type": "/problems/quota", "detail": "The team holds 5 of 5 jobs."}, {})
+    assert type(quota) is QuotaExceeded
+    assert isinstance(quota, TooMany)
+    assert str(quota) == "The team holds 5 of 5 jobs."
+    full = refusal(507, {"type": "/problems/disk-full", "retryable": True}, {"Retry-After": "60"})
+    assert type(full) is InsufficientStorage
+    assert isinstance(full, ServiceFault)
+    assert (full.retry_after, full.retryable) == (60.0, True)
+    assert type(refusal(507, None, {})) is InsufficientStorage, "of a proxy, without a document"
 
 
 def test_events_are_read_however_their_bytes_are_cut():

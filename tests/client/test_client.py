@@ -173,6 +173,38 @@ def test_wrong_fields_are_all_named_with_their_pointers(client):
     assert refused.value.request_id
 
 
+def test_a_plan_says_what_a_submission_would_do_and_stores_nothing(client, trained):
+    before = [job.id for job in client.jobs.search(limit=3)]
+    plan = client.jobs.plan(spec=TINY, seeds=[0, 1], cost_strengths=[0.01, 0.1], tags=["tests"])
+    assert (plan.runs, plan.steps) == (4, 4 * 1500)
+    assert plan.like >= 2
+    assert plan.seconds is not None
+    assert plan.seconds > 0
+    assert plan.memory_bytes is None or plan.memory_bytes > 1 << 20
+    assert client.jobs.plan(recipe="independence").runs == 1
+    assert [job.id for job in client.jobs.search(limit=3)] == before
+    with pytest.raises(InvalidFields) as caught:
+        client.jobs.plan(recipe="independence", seeds=[-1], priority=12)
+    assert [field.pointer for field in caught.value.fields] == ["/seeds/0", "/priority"]
+
+
+def test_modules_have_the_names_that_people_gave_them(client, trained):
+    run = trained.runs()[1]
+    letter = run.modules()[0].name
+    assert run.names() == {}
+    given = run.give_name(letter, "sum", note="Adds.")[letter]
+    assert (given.name, given.note, given.number) == ("sum", "Adds.", 1)
+    assert given.member_id == client.me()["member_id"]
+    assert given.at.tzinfo is not None
+    assert run.names() == {letter: given}
+    with pytest.raises(Conflict):
+        run.give_name(letter, "another")  # as if it had none
+    assert run.give_name(letter, "the sum", replaces=1)[letter].number == 2
+    with pytest.raises(NotFound, match="no module or group"):
+        run.give_name("ZZ", "nobody")
+    assert run.take_name(letter, replaces=2).get(letter) is None
+
+
 def test_the_same_key_gives_the_same_job_and_another_body_is_a_conflict(client):
     first = client.jobs.submit(spec=TINY, name="keyed", idempotency_key="once-and-only")
     again = client.jobs.submit(spec=TINY, name="keyed", idempotency_key="once-and-only")

@@ -118,6 +118,28 @@ ARCHITECTURES: dict[str, Callable[[], tuple[NetworkSpec, Dataset]]] = {
         TransformerNetwork(width=6, blocks=1, heads=2, layer_norm=True, norm="rms", positions=True),
         text_data(),
     ),
+    "tied transformer": lambda: (
+        TransformerNetwork(width=6, blocks=2, heads=2, layer_norm=True, positions=True, tied=True),
+        text_data(),
+    ),
+    "llama": lambda: (
+        TransformerNetwork(
+            width=16,
+            blocks=1,
+            heads=4,
+            key_value_heads=2,
+            hidden=9,
+            activation="silu",
+            gated=True,
+            rotary=100.0,
+            layer_norm=True,
+            norm="rms",
+            norm_epsilon=1e-6,
+            biases=False,
+            tied=True,
+        ),
+        text_data(),
+    ),
     "conv": lambda: (ConvNetwork(channels=[3, 4]), image_data()),
     "plain conv": lambda: (
         ConvNetwork(channels=[3], residual=False, batch_norm=False, pooling="mean", activation="tanh"),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bimt import Client, InsufficientStorage
 from standalone.broker import Broker
 from tests.end_to_end.processes import Service, tiny_spec
 from tests.servers import short_folder
@@ -131,6 +132,16 @@ def whole_outage(house, small_disk, worker, undisturbed):
             assert problem["type"] == "/problems/disk-full"
             assert problem["retryable"] is True
             assert "no room left" in problem["detail"]
+        host, port = house.listener.getsockname()[:2]
+        with Client(f"http://{host}:{port}", house.token) as client:
+            table = small_disk.parent / f"{small_disk.name}.csv"  # on another disk
+            table.write_bytes(TABLE * 30)
+            try:
+                with pytest.raises(InsufficientStorage, match="no room left") as full:
+                    client.datasets.upload(table)
+            finally:
+                table.unlink()
+            assert full.value.retry_after == 60
         for address in addresses:
             status, body = house.ask("GET", address)
             assert status == 200, (address, body[:300])

@@ -59,6 +59,9 @@ def test_the_page_computes_what_torch_computes_and_switches_off_what_the_service
     network = pruned(network)
     spec, _ = spec_for(name)
     probe = json.loads(json.dumps(probe_document(SavedNetwork(network, network, {}, spec, 0, data), data)))
+    if name in ("tied transformer", "llama"):  # the service computes it
+        assert probe["means"] is None
+        return
     hidden = network.wiring.neuron_layers[-2].name
     matrix = network.wiring.weight_layers[0].parameter
     row, column = (int(i) for i in torch.nonzero(dict(network.named_parameters())[matrix])[0])

@@ -52,6 +52,7 @@ class Attached:
     orders    neuron layer -> order[slot] = the neuron's identity when the module was attached.
     notes     what the proof could not try.
     derived   the exported graph; None where the wiring was given by hand.
+    geometry  how the neurons of a layer lie.
     """
 
     model: nn.Module
@@ -62,6 +63,7 @@ class Attached:
     cost_spec: CostSpec
     notes: tuple[str, ...] = ()
     derived: Derived | None = None
+    geometry: str = "line"
     _prices: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _plan: Relocation | None = field(default=None, repr=False)
 
@@ -315,6 +317,7 @@ def attach(
         cost_spec=cost or CostSpec(),
         notes=tuple(dict.fromkeys(proof.notes)),
         derived=derived,
+        geometry=geometry,
     )
 
 

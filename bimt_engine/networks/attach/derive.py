@@ -4,13 +4,15 @@ The module is exported once (`torch.export`, evaluation mode, float64), its grap
 and every axis of every parameter is then a list of lattices over atoms. Atoms that always lie together are a neuron
 layer: one atom, or two (blocks, and the neurons of a block) where neurons of different blocks never meet, such as
 heads of attention or groups of channels. A product with a parameter is a weight layer.
+
+All of it in one place: weights, inputs, attention and layers are settled one after another on the same atoms.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -31,6 +33,7 @@ from bimt_engine.networks.attach.axes import (
     leaves,
     offsets,
     pin,
+    size_of,
     unify,
 )
 from bimt_engine.networks.attach.operators import RULES
@@ -114,6 +117,7 @@ class Derived:
     frozen     tensors that take no gradient.
     pinned     axes of parameters that are in no movable layer: (what, reasons).
     graph      what was exported; names: placeholder -> name of the tensor it stands for.
+    joined     the layer of inputs, where it is that of several rows of numbers, or of parts that are treated apart.
     """
 
     layers: list[Layer]
@@ -125,7 +129,12 @@ class Derived:
     names: dict[str, str]
     walk: Walk
     output: fx.Node
-    input_shape: tuple[int, ...]
+    joined: Key | None = None
+
+    @property
+    def given(self) -> list[fx.Node]:
+        """The module's inputs."""
+        return [node for node in self.program.graph.nodes if node.op == "placeholder" and node in self.walk.inputs]
 
 
 def derive(model: nn.Module, example: tuple[Any, ...]) -> Derived:
@@ -134,9 +143,8 @@ def derive(model: nn.Module, example: tuple[Any, ...]) -> Derived:
     trained(working)
     program = exported(working, tuple(map(doubled, example)))
     walk, names, fixed, output = walked(program, working, RULES)
-    first = next(value for value in example if isinstance(value, Tensor))
     frozen = frozenset(tensors_of(working)) - trained(working)
-    return _Assembly(program, walk, names, fixed, frozen, output, tuple(first.shape)).derived()
+    return _Assembly(program, walk, names, fixed, frozen, output).derived()
 
 
 # --- neuron layers --------------------------------------------------------------------------------
@@ -153,12 +161,11 @@ class _Assembly:
         tensors: dict[str, Axes],
         frozen: frozenset[str],
         output: fx.Node,
-        input_shape: tuple[int, ...],
     ) -> None:
         self.program, self.walk, self.names, self.tensors, self.output = program, walk, names, tensors, output
-        self.input_shape = input_shape
         self.nodes = list(program.graph.nodes)
         self.frozen = frozen
+        self.joined: Key | None = None
         self.carried: set[Key] = set()  # blocks whose own entries move with a layer already
         self.uses = self._distinct(walk.uses)
         if not self.uses:
@@ -171,7 +178,7 @@ class _Assembly:
         """All of it."""
         self._join_attention()
         self._settle()
-        matrices = [matrix for use in self.uses for matrix in self._matrices(use)]
+        matrices = self._join_inputs([matrix for use in self.uses for matrix in self._matrices(use)])
         layers = self._layers(matrices)
         pinned = [
             (f"{name} axis {number}", tuple(reasons))
@@ -193,7 +200,7 @@ class _Assembly:
             names=self.names,
             walk=self.walk,
             output=self.output,
-            input_shape=self.input_shape,
+            joined=self.joined,
         )
 
     def _looked_up(self) -> tuple[str, ...]:
@@ -318,6 +325,52 @@ class _Assembly:
         every = torch.where(at[:, None, :] >= 0, at[:, None, :] + taps[None, :, None], -1)
         return every.reshape(row.numel(), -1)
 
+    # --- inputs -----------------------------------------------------------------------------------
+
+    def _join_inputs(self, matrices: list[Matrix]) -> list[Matrix]:
+        """One layer of all inputs, side by side, where they are rows of numbers that are read apart.
+
+        A matrix that reads some of them is empty at the others. Other inputs (images, sequences) stay as they are.
+        """
+        given = [self.walk.axes(node) for node in self.nodes if node.op == "placeholder" and node in self.walk.inputs]
+        if any(len(axes) != 2 for axes in given):  # examples, numbers
+            return matrices
+        targets, size = {m.target for m in matrices}, sum(size_of(axes[1]) for axes in given)
+        places: dict[Key, Tensor] = {}
+        passed = 0
+        for axes in given:
+            for lattice in lattices(axes[1]):
+                key = key_of(lattice)
+                at = passed + offsets(lattice, key)
+                if key in targets or key in places or len(at) > 1:
+                    return matrices
+                places[key] = at[0]
+            passed += size_of(axes[1])
+        sources = {m.source for m in matrices if m.source in places}
+        if not sources or sources == {key for key in places if len(places[key]) == size}:
+            return matrices
+        whole: Key = (Atom(size, pins=["the network's inputs keep the order of the data"]),)
+        self.joined = whole
+        made: dict[tuple[str, Key], Matrix] = {}
+        others: list[Matrix] = []
+        for m in matrices:
+            if m.source not in places:
+                others.append(m)
+                continue
+            wide = m.entries.new_full((len(m.entries), m.source_fold, size), -1)
+            wide[:, :, places[m.source]] = m.entries.view(len(m.entries), m.source_fold, -1)
+            entries = wide.flatten(1)
+            before = made.get((m.tensor, m.target))
+            if before is not None and before.source_fold == m.source_fold:
+                entries = torch.where(entries >= 0, entries, before.entries)
+            elif before is not None:
+                others.append(before)
+            made[m.tensor, m.target] = replace(m, source=whole, entries=entries)
+        alone = [m.tensor for m in (*made.values(), *others)]
+        joined = [replace(m, name=m.tensor) if alone.count(m.tensor) == 1 else m for m in made.values()]
+        order = {m.tensor: number for number, m in reversed(list(enumerate(matrices)))}
+        return sorted((*joined, *others), key=lambda m: order[m.tensor])
+
     # --- what moves together ----------------------------------------------------------------------
 
     def _join_attention(self) -> None:
@@ -329,10 +382,18 @@ class _Assembly:
         read = {id(leaf) for use in self.walk.uses for leaf in leaves(use.source)}
         for scored, valued in self.walk.attentions:
             ours, theirs = list(leaves(scored)), list(leaves(valued))
+            whole, value = factors(scored)[-1], factors(valued)[-1]
+            fused = whole.terms is not None and [id(leaf) for leaf in ours] == [id(leaf) for leaf in theirs]
+            if fused and not any(leaf.free for leaf in ours):
+                # One projection for all three: rotary positions took the values apart as well.
+                reason = ours[0].pins[0]
+                whole.terms = value.terms = None
+                whole.same = value if whole is not value else None
+                pin((value,), reason)
+                continue
             if any(id(leaf) in read for leaf in ours) or not any(id(leaf) in read for leaf in theirs):
                 continue
             if prod(a.size for a in ours) == prod(a.size for a in theirs):
-                whole, value = factors(scored)[-1], factors(valued)[-1]
                 if whole.terms is not None and value.leaf and not any(leaf.free for leaf in ours):
                     # Rotary positions pair the two halves, but no pair may move: they are neurons like any.
                     pin((value,), ours[0].pins[0])
@@ -351,7 +412,7 @@ class _Assembly:
             keys |= {key_of(lattice) for use in self.uses for lattice in lattices(use.source)}
             for key in keys:
                 if len(key) > 2 and any(atom.free for atom in key):
-                    pin(key[1:-1], "parts of a block stay as they are", copies=True)
+                    pin(self._spare(key, keys), "parts of a block stay as they are", copies=True)
                     changed = True
             if changed:
                 continue
@@ -367,6 +428,17 @@ class _Assembly:
                     changed = True
                 if changed:
                     break
+
+    @staticmethod
+    def _spare(key: Key, keys: set[Key]) -> Key:
+        """What of three or more atoms is no neuron: what another layer of them has not, else all between the ends.
+
+        Of query heads that share keys and values, the keys are (shared heads, neurons of one) without the queries.
+        """
+        inside = [other for other in keys if 1 < len(other) < len(key) and all(atom in key for atom in other)]
+        if len(inside) == 1:
+            return tuple(atom for atom in key if atom not in inside[0])
+        return key[1:-1]
 
     @staticmethod
     def _apart(inner: Atom, outer: Atom, tensors: Sequence[Axes]) -> bool:
@@ -410,6 +482,8 @@ class _Assembly:
 
     def _tap(self, layer: Layer, matrices: Sequence[Matrix], taps: Taps) -> None:
         """Where the layer's activation is seen: what its readers read, else what its writers make."""
+        if layer.key == self.joined:
+            return  # before the graph begins
         read = [use.reads for m in matrices if m.source == layer.key for use in self.readers[m.tensor]]
         made = [use.made for m in matrices if m.target == layer.key for use in self.readers[m.tensor]]
         output = self.output if layer.name == "output" else None
@@ -435,6 +509,7 @@ class _Assembly:
         left = {id(leaf) for one in self.walk.axes(self.output) for leaf in leaves(one)}
         sources, targets = [m.source for m in matrices], [m.target for m in matrices]
         first = next((key for key in sources if all(id(atom) in given for atom in key)), sources[0])
+        first = self.joined or first
         # Outputs that are the inputs, changed (x + f(x)), have no layer of their own.
         inside = [key for key in (*reversed(targets), first) if all(id(atom) in left for atom in key)]
         others = [key for key in reversed(targets) if key != first]

@@ -53,21 +53,27 @@ class Program:
     rebuilt     node -> the tensor that stands there: a parameter, or a weight that the module computes.
     constants   node -> a tensor that is no parameter of the wiring.
     points      node -> (neuron layer, its neurons, how its activation lies there).
-    shape       of one example, as the module takes it.
+    entered     the module's inputs; of several, rows of numbers that lie side by side in the engine's.
+    joined      the neuron layer that all inputs together are; None: a node has it.
     """
 
     nodes: tuple[fx.Node, ...]
-    entered: fx.Node
+    entered: tuple[fx.Node, ...]
     output: fx.Node
     rebuilt: Mapping[fx.Node, Rebuilt]
     constants: Mapping[fx.Node, Any]
     points: Mapping[fx.Node, Sequence[tuple[str, int, TapPoint]]] = field(default_factory=dict)
-    shape: tuple[int, ...] = ()
+    joined: str | None = None
 
     def run(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
         """The module's first output."""
         known: dict[fx.Node, Any] = dict(self.constants)
-        known[self.entered] = self._tapped(self.entered, x.reshape(x.shape[0], *self.shape), tap)
+        shapes = [sizes(node)[1:] for node in self.entered]
+        whole = x.flatten(1) if len(shapes) > 1 else x
+        whole = whole if self.joined is None else tap(self.joined, whole)
+        parts = whole.split([prod(shape) for shape in shapes], 1) if len(shapes) > 1 else (whole,)
+        for node, part, shape in zip(self.entered, parts, shapes, strict=True):
+            known[node] = self._tapped(node, part.reshape(x.shape[0], *shape), tap)
         for node in self.nodes:
             if node in known:
                 continue
@@ -121,8 +127,9 @@ def parameter_names(attached: Attached) -> dict[str, str]:
 def network_of(attached: Attached) -> Network:
     """A network of the engine with the module's present weights, at float64; it is a copy.
 
-    Raises AttachError for a wiring given by hand, a module with several inputs, one whose number of examples is fixed,
-    or a layer of which no activation is seen.
+    A module with several inputs that are rows of numbers reads them side by side in one. Raises AttachError for a
+    wiring given by hand, other modules with several inputs, one whose number of examples is fixed, or a layer of which
+    no activation is seen.
     """
     derived = attached.derived
     if derived is None:
@@ -139,12 +146,13 @@ def network_of(attached: Attached) -> Network:
     nodes = [
         n for n in derived.program.graph.nodes if n.op == "placeholder" or (n.op == "call_function" and _needed(n))
     ]
-    entered = [n for n in nodes if n.op == "placeholder" and n in derived.walk.inputs]
-    if len(entered) != 1:
+    entered = derived.given
+    if len(entered) != 1 and derived.joined is None:
         raise AttachError(
-            f"The network has {len(entered)} inputs, and an analysis follows one: give the others values."
+            f"The network has {len(entered)} inputs, and an analysis follows one, or several that are each a row of "
+            "numbers and are read by weights: give the others values, or lay them flat."
         )
-    if isinstance(entered[0].meta["val"].shape[0], int):
+    if any(isinstance(node.meta["val"].shape[0], int) for node in entered):
         raise AttachError(
             "The export fixed the number of examples, because the network computes with it: take examples from "
             "`x.shape[0]` alone, and give `attach` more than one."
@@ -160,7 +168,8 @@ def network_of(attached: Attached) -> Network:
             f"No weights read the neuron layers {', '.join(ends)} (queries and keys of another size than the values?), "
             "so an analysis would take them for dead ends."
         )
-    unseen = [layer.name for layer in derived.layers if not layer.points]
+    joined = next((layer.name for layer in derived.layers if layer.key == derived.joined), None)
+    unseen = [layer.name for layer in derived.layers if not layer.points and layer.name != joined]
     if unseen:
         raise AttachError(f"No activation of the neuron layers {', '.join(unseen)} is seen in the graph.")
     rebuilt, constants = _sources(derived, views, names, tensors)
@@ -169,10 +178,9 @@ def network_of(attached: Attached) -> Network:
         for point in layer.points:
             points.setdefault(point.node, []).append((layer.name, layer.neurons, point))
     architecture = TracedArchitecture()
-    architecture._program = Program(
-        tuple(nodes), entered[0], derived.output, rebuilt, constants, points, derived.input_shape[1:]
-    )
+    architecture._program = Program(tuple(nodes), tuple(entered), derived.output, rebuilt, constants, points, joined)
     network = Network(architecture, renamed, values)
+    network.joins = {names[view.name]: view.entries >= 0 for view in views if bool((view.entries < 0).any())}
     for name in wiring.buffers:
         network.get_parameter(names[name]).requires_grad_(False)
     return network

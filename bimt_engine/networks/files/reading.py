@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from bimt_engine.errors import SpecError
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.networks.attach import Attached, attach
 from bimt_engine.networks.attach.traced import network_of, parameter_names
-from bimt_engine.networks.files.gpt2 import from_gpt2, to_gpt2
+from bimt_engine.networks.files.config_json import LAYOUTS
 from bimt_engine.networks.files.onnx_file import NetworkFileError, before_probabilities, read_onnx
 from bimt_engine.networks.files.onnx_network import OnnxNetwork
 from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.transformer import TransformerNetwork
 from bimt_engine.spec import NetworkConfig
 
 
@@ -100,9 +101,11 @@ def with_numbers_of(
     found = read_network(content, form, config, scores=True)
     if isinstance(found, Network):
         said = {CONFIG_KEY: json.dumps(config)} if config is not None else _metadata(content)
-        of_gpt2 = CONFIG_KEY in said and NetworkConfig.model_validate_json(said[CONFIG_KEY]).layout == "gpt2"
+        parsed = NetworkConfig.model_validate_json(said[CONFIG_KEY]) if CONFIG_KEY in said else None
         named = {name: value.detach().cpu().contiguous().clone() for name, value in network.named_parameters()}
-        return save(to_gpt2(named) if of_gpt2 else named, said)
+        if parsed is not None and parsed.layout in LAYOUTS:
+            named = LAYOUTS[parsed.layout][1](named, cast(TransformerNetwork, parsed.network))
+        return save(named, said)
     attached = _attached(found, geometry)
     names = parameter_names(attached)
     tensors = dict(found.named_parameters()) | dict(found.named_buffers())
@@ -123,17 +126,18 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
     metadata = _metadata(content)
     if "bimt" in metadata and config is None:
         try:
-            return load_weights(content).network
+            saved = load_weights(content)
+            return _declared(saved.network, saved.data)
         except (KeyError, TypeError, ValueError):
             raise NetworkFileError("The file's metadata do not say completely which network it is of.") from None
     try:
         said = config if config is not None else json.loads(metadata[CONFIG_KEY])
         parsed = NetworkConfig.model_validate(said)
-        tensors = from_gpt2(load(content)) if parsed.layout == "gpt2" else load(content)
+        tensors = load(content)
     except KeyError:
         raise NetworkFileError(
             "Send a `config` with the weights, or put it into the file's metadata: which network they are of, with how "
-            "many inputs and targets (of GPT-2, its config.json)."
+            "many inputs and targets (of GPT-2 and Llama, their config.json)."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -147,6 +151,8 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
         )
     except (SpecError, ValueError) as error:
         raise NetworkFileError(f"The config does not make a network: {error}") from None
+    if parsed.layout in LAYOUTS:
+        tensors = LAYOUTS[parsed.layout][0](tensors, cast(TransformerNetwork, parsed.network))
     parameters = dict(built.named_parameters())
     for what, names in (
         ("lacks", parameters.keys() - tensors.keys()),
@@ -161,7 +167,16 @@ def _read_safetensors(content: bytes, config: dict[str, Any] | None) -> Network:
             shapes = f"{given.dtype} of the shape {list(given.shape)}, not numbers of {list(parameter.shape)}"
             raise NetworkFileError(f"`{name}` is {shapes} as its config calls for.")
         parameter.data = given.to(parameter.dtype)
-    return built
+    return _declared(built, _data_of(parsed))
+
+
+def _declared(network: Network, data: Dataset) -> Network:
+    """The network, which says what one example is: its input layer may hold channels, or vectors of tokens."""
+    shape = data.train_inputs.shape[1:]
+    if data.is_sequence:
+        shape = (None, *shape[1:])
+    network.declared_inputs = DeclaredInputs(shape, data.tokens)  # type: ignore[assignment]
+    return network
 
 
 def _data_of(config: NetworkConfig) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,11 +12,13 @@ import torch
 from bimt.networks import load_network as load_with_client
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import Evidence, gather_evidence
+from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Answer, Dataset, answers_in_units, output_weights
 from bimt_engine.data.kinds.uploaded import NO_FILE, UploadedData, uploaded_dataset
 from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.roles import settle_roles
+from bimt_engine.exports.module_alone import group_alone, module_alone
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.spec import Spec
@@ -133,3 +137,63 @@ def test_a_negative_number_has_no_logarithm() -> None:
 
 def test_one_target_that_is_a_category_is_a_classification() -> None:
     assert data_spec(targets=["kind"], columns={}).task == "classification"
+
+
+def test_what_was_found_is_verified(trained: tuple[Spec, Dataset, Evidence]) -> None:
+    spec, data, evidence = trained
+    saved = load_weights(weights_file(evidence.trained, evidence.network, spec=spec, seed=100, dataset=data))
+    claims = json.loads(json.dumps(evidence.document()))
+    found = verify(saved, data, claims)
+    assert found["agrees"], [check for check in found["checks"] if not check["agrees"]]
+    assert found["pruned_again"]
+    claims["metrics"]["test_prediction_loss"] *= 1.01
+    assert not verify(saved, data, claims, again=False)["agrees"]
+
+
+def test_a_module_alone_predicts_its_targets_in_the_units_of_the_file(trained: tuple[Spec, Dataset, Evidence]) -> None:
+    spec, data, evidence = trained
+    whole = load_weights(weights_file(evidence.trained, evidence.network, spec=spec, seed=100, dataset=data))
+    rows = np.array([[0.5, 0.2, -0.5, -0.9], [-0.1, 0.4, 0.9, 0.5]])
+    said = np.array(predict(whole.network, whole.data, rows.tolist())["outputs"])
+    assert len(evidence.modules) > 1
+    for module in evidence.modules:
+        alone = module_alone(evidence.network, data, spec, module["neurons"], trained=evidence.trained)
+        decided = [data.target_names.index(name) for name in alone.data.target_names]
+        assert [data.target_names[i] for i in decided] == module["outputs"]
+        read = np.ascontiguousarray(rows[:, [data.feature_names.index(name) for name in alone.data.feature_names]])
+        told = {
+            "service": np.array(predict(alone.network, alone.data, read.tolist())["outputs"]),
+            "client": load_with_client(alone.weights(seed=100)).predict(read).numpy(),
+            "onnx": onnxruntime.InferenceSession(alone.onnx()).run(None, {"x": read})[0],
+        }
+        for name, answer in told.items():
+            assert answer == pytest.approx(said[:, decided], rel=1e-5, abs=1e-5), name
+
+
+def test_groups_alone_give_parts_of_a_sum_and_a_logarithm_stays_one(trained: tuple[Spec, Dataset, Evidence]) -> None:
+    spec, data, evidence = trained
+    network = evidence.network
+    kept = [n.id for n in evidence.graph.neurons if n.layer == "hidden1"]
+    parts = [kept[::2], kept[1::2]]
+    x = torch.from_numpy(data.test_inputs)
+    total = network.biases[1].detach()[network.output_order.argsort()].expand(len(x), -1).clone()
+    for part in parts:
+        alone = group_alone(network, data, spec, part, trained=evidence.trained)
+        assert all(answer.median is None for answer in alone.data.answers)
+        columns = [data.feature_names.index(name) for name in alone.data.feature_names]
+        targets = [data.target_names.index(name) for name in alone.data.target_names]
+        with torch.no_grad():
+            given = alone.network(x[:, columns])
+            total[:, targets] += given
+        scaling = alone.data.target_scaling
+        assert not scaling.mean.any()
+        rows = alone.data.input_scaling.undo(x[:, columns].numpy())
+        for told in (
+            np.array(predict(alone.network, alone.data, rows.tolist())["outputs"]),
+            load_with_client(alone.weights(seed=100)).predict(rows).numpy(),
+            onnxruntime.InferenceSession(alone.onnx()).run(None, {"x": rows})[0],
+        ):
+            assert told == pytest.approx(given.numpy() * scaling.std, rel=1e-5, abs=1e-5)
+        assert torch.equal(load_weights(alone.weights(seed=100)).network(x[:, columns]), given)
+    with torch.no_grad():
+        torch.testing.assert_close(total, network(x), rtol=0, atol=1e-12)

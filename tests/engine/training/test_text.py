@@ -10,10 +10,13 @@ import torch
 from torch.nn import functional
 
 from bimt_engine.analysis.context import AnalysisContext, loss_per_example
+from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.modules.effects import Probe
 from bimt_engine.analysis.output_scores import scores
+from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.errors import SpecError
+from bimt_engine.exports.weights import load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.transformer import TransformerNetwork
 from bimt_engine.spec import Phase, PruningSpec, Spec, TrainingSpec
@@ -148,3 +151,38 @@ def test_recall_and_accuracy_count_steps() -> None:
         assert score["recall"] == pytest.approx(float((outputs.argmax(-1) == number)[own].mean()))
     flat = context.outputs(context.values(), context.test)
     assert context.accuracy(flat, context.test.targets) == pytest.approx(float((outputs.argmax(-1) == labels).mean()))
+
+
+def test_a_tied_read_out_is_trained_relocated_pruned_and_verified() -> None:
+    spec, data = spec_for("tied transformer", steps=150, batch_size=8, log_every=50, relocation={"relocate_every": 25})
+    spec = spec.model_copy(update={"evidence": spec.evidence.model_copy(update={"random_groups": 19})})
+    training = Training.begin(spec, data, seed=100)
+    assert training.stepper.name == "autograd"
+    rows = [update.row for update in training.updates() if update.row is not None]
+    assert rows[-1]["prediction_loss"] < 0.8 * rows[0]["prediction_loss"]
+    network = training.network
+    wiring = network.wiring
+    assert wiring.embeddings == ()
+    assert [w.parameter for w in wiring.into("output")] == ["read_out.weight"], "it pays as the read-out, once"
+    assert "input" not in {w.source for w in wiring.into("input")}
+    assert any((order != torch.arange(len(order))).any() for order in network.orders.values())
+    evidence = gather_evidence(network, data, spec, seed=100, nulls=0)
+    assert evidence.metrics["connections"] < evidence.metrics["trained_connections"]
+    table, order = evidence.network.read_out.weight, evidence.network.output_order.argsort()
+    tokens = torch.from_numpy(data.test_inputs)
+    seen: list[torch.Tensor] = []
+    evidence.network.forward_with_hooks(tokens, lambda name, a: (seen.append(a), a)[1] if name == "input" else a)
+    torch.testing.assert_close(seen[0], table[order[tokens]] + evidence.network.positions)
+    saved = load_weights(weights_file(network, evidence.network, spec=spec, seed=100, dataset=data))
+    assert torch.equal(saved.network(tokens), evidence.network(tokens))
+    assert verify(saved, data, evidence.document())["agrees"]
+
+
+def test_a_tied_read_out_needs_text() -> None:
+    tied = TransformerNetwork(width=4, blocks=1, tied=True)
+    with pytest.raises(SpecError, match="`tied` is for text"):
+        build_network(tied, spec_for("transformer")[1], generator=torch.Generator())
+    fewer = replace(text_data(), target_names=("a", "b"))
+    with pytest.raises(SpecError, match="as many classes as tokens"):
+        build_network(tied, fewer, generator=torch.Generator())
+    assert "tied" not in TransformerNetwork().model_dump(), "specs of before are as they were"

@@ -45,3 +45,5 @@ def test_the_gpt_learns_while_its_neurons_move(tmp_path: Path) -> None:
     assert len(losses) == 3
     assert losses[-1] < 3.5  # nats; ln 256 = 5.5 at the start
     assert "block.qkv" in said
+    left, before = map(int, re.search(r"(\d+) of (\d+) connections are left", said).groups())
+    assert 0 < left < before / 2

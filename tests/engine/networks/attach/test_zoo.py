@@ -1,16 +1,24 @@
-"""Every module of the zoo is attached, proven, trained with the cost and relocated, and computes what it did."""
+"""Every module of the zoo is attached, proven, trained with the cost, relocated, pruned and examined.
+
+What it computes is what it did all along, but for what pruning takes away.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from bimt_engine.analysis.attached import evidence_of, sample_of
 from bimt_engine.networks.attach import Attached, AttachError, attach
 from bimt_engine.networks.attach.traced import network_of
 from bimt_engine.networks.attach.views import permuted
+from bimt_engine.spec import EvidenceSpec
 from tests.engine.networks.attach.zoo import ZOO, made
 
 IN_PART = {
@@ -20,6 +28,7 @@ IN_PART = {
     "encoder layer, norm first": {"encoder_self_attn": "all"},
     "gpt": {"block_c_attn": "all"},
     "llama": {"q_proj": "blocks"},
+    "fused llama": {"qkv": "blocks"},
 }
 """Layers with blocks: what of them moves."""
 PINNED = {
@@ -29,6 +38,16 @@ PINNED = {
 }
 UNSEEN = {"two directions": "No activation", "tied autoencoder": "outputs are its inputs"}
 """Modules that have a cost and are relocated, but whose activations are not all seen."""
+
+HIDDEN = {
+    "perceptron": [7, 6], "residual cnn": [5, 5, 6, 6], "depthwise separable": [6, 5], "grouped convolution": [6, 9, 5],
+    "group norm": [6, 5], "gru": [6], "lstm and layer norm": [6], "two directions": [5, 5, 5, 5], "gru by hand": [5],
+    "encoder layer": [8, 8, 12], "encoder layer, norm first": [8, 8, 12], "gpt": [8, 32], "llama": [8, 10],
+    "fused llama": [8, 9], "raw parameters": [9, 6], "weight norm": [7, 5], "shared twice": [7],
+    "tied autoencoder": [5], "concatenated": [5, 6], "scikit-learn": [7, 5],
+}  # fmt: skip
+"""Neurons of each hidden layer, all of which move; of `two directions` a layer for each direction."""
+QUICK = EvidenceSpec(tolerance=0.3, refit_evaluations=2, random_groups=0, formula_searches=0)
 
 each = pytest.mark.parametrize("name", ZOO)
 
@@ -81,6 +100,7 @@ def test_it_is_proven_trained_with_the_cost_relocated_and_known_to_the_engine(na
     assert_relocation_changes_nothing(net, x)
     if name not in UNSEEN:
         assert_the_engine_computes_the_same(net, x)
+        assert_it_is_pruned_and_examined(net, x)
     else:
         with pytest.raises(AttachError, match=UNSEEN[name]):
             network_of(net)
@@ -92,6 +112,7 @@ def assert_what_moves(net: Attached, name: str) -> None:
     assert net.notes == ()
     hidden = net.wiring.neuron_layers[1:-1]
     assert all(layer.movable for layer in hidden)
+    assert [layer.neurons for layer in hidden] == HIDDEN[name]
     assert {layer.name: layer.moves for layer in hidden if layer.blocks > 1} == IN_PART.get(name, {})
     reasons = {pinned.what: pinned.reason for pinned in reversed(net.pinned)}
     for what, reason in PINNED.get(name, {}).items():
@@ -105,7 +126,9 @@ def assert_relocation_changes_nothing(net: Attached, x: Tensor) -> None:
     model = net.model
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     torch.manual_seed(0)
+    first = net.cost().item()
     train(net, optimiser, x, steps=3, strength=1e-3)
+    assert net.cost().item() != first
     y, gradients = outputs_and_gradients(model, x)
     moments = {
         name: optimiser.state[p]["exp_avg"].clone() for name, p in model.named_parameters() if p in optimiser.state
@@ -141,6 +164,31 @@ def assert_the_engine_computes_the_same(net: Attached, x: Tensor) -> None:
         torch.testing.assert_close(layer.from_places(places), seen[layer.name])
     silenced, _ = network.forward_with_hooks(more, lambda name, a: torch.zeros_like(a) if name != "output" else a)
     assert not torch.allclose(silenced, y)
+
+
+def assert_it_is_pruned_and_examined(net: Attached, x: Tensor) -> None:
+    """On what it says itself of some inputs: connections go, the rest still answers, and every analysis has its say."""
+    start = {key: value.clone() for key, value in net.model.state_dict().items()}
+    more = torch.cat([x.flip(0), x] + ([x + 0.3, x - 0.3] if x.is_floating_point() else [])).clone()
+    with torch.no_grad():
+        y = net.model.eval()(more)
+    classes = not x.is_floating_point()
+    rows = TensorDataset(more, y.argmax(-1) if classes else y)
+    data = sample_of(net, train=rows, test=rows)
+    evidence = evidence_of(net, data, evidence=QUICK, nulls=0)
+    metrics = evidence.metrics
+    assert 0 < metrics["connections"] < metrics["trained_connections"]
+    if classes:
+        assert metrics["trained_test_accuracy"] == 1.0
+    else:
+        assert metrics["trained_test_prediction_loss"] < 1e-20
+    assert metrics["validation_prediction_loss"] <= metrics["validation_prediction_loss_limit"] * (1 + 1e-9)
+    assert metrics["connections"] == len(evidence.graph.connections)
+    assert evidence.modules
+    assert all(module["outputs"] for module in evidence.modules)
+    assert np.isfinite(np.array(evidence.effects["matrices"]["mean"])).all()
+    json.dumps(evidence.document(), allow_nan=False)
+    assert all(torch.equal(value, start[key]) for key, value in net.model.state_dict().items())
 
 
 def assert_a_trajectory_without_cost_is_the_same_with_relocation(net: Attached, x: Tensor) -> None:

@@ -192,6 +192,34 @@ class Llama(nn.Module):
         return self.head(self.norm3(x))
 
 
+class FusedLlama(nn.Module):
+    """One projection for queries, keys and values, rotary positions, gate and up in one matrix, a tied read-out."""
+
+    def __init__(self, tokens: int = 13, width: int = 8, heads: int = 2) -> None:
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.embed = nn.Embedding(tokens, width)
+        self.norm1, self.norm2, self.norm3 = RmsNorm(width), RmsNorm(width), RmsNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.gate_up, self.down = nn.Linear(width, 18, bias=False), nn.Linear(9, width, bias=False)
+
+    def rotated(self, x: Tensor) -> Tensor:
+        half = self.size // 2
+        angle = torch.arange(x.shape[-2])[:, None] / 100 ** (torch.arange(half) / half)
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        first, second = x.chunk(2, -1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(self.rotated(q), self.rotated(k), v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
+        x = x + self.down(functional.silu(gate) * up)
+        return functional.linear(self.norm3(x), self.embed.weight)
+
+
 class RawParameters(nn.Module):
     """Matrices without modules, in both orders of their axes."""
 
@@ -320,6 +348,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "encoder layer, norm first": (lambda: EncoderClassifier(norm_first=True), numbers(6, 4, 3)),
     "gpt": (Gpt, tokens(11, 6, 5)),
     "llama": (Llama, tokens(13, 6, 5)),
+    "fused llama": (FusedLlama, tokens(13, 6, 5)),
     "raw parameters": (RawParameters, numbers(6, 4)),
     "weight norm": (weight_normed, numbers(6, 4)),
     "shared twice": (SharedTwice, numbers(6, 4)),

@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from bimt_engine.errors import SpecError
 from bimt_engine.exports.weights import weights_file
 from bimt_engine.networks.files.onnx_file import NetworkFileError
 from bimt_engine.networks.files.reading import header_of, read_network
-from bimt_engine.networks.network import Network
-from tests.engine.makers import ARCHITECTURES, build, spec_for
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.uploaded import UploadedNetwork, provided, sha256_of
+from tests.engine.makers import ARCHITECTURES, build, spec_for, table_data, token_data
 
 
 def content_of(name: str) -> tuple[bytes, dict[str, Any], Network]:
@@ -50,6 +52,26 @@ def test_every_architecture_is_read_with_its_config(name: str) -> None:
     assert header["kind"] == network.kind
     assert header["parameters"] == sum(value.numel() for value in network.parameters())
     json.dumps(header)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_takes_the_data_that_it_was_made_for_and_no_others(name: str, tmp_path: Path) -> None:
+    content, config, network = content_of(name)
+    _, data = build(name)
+    file = tmp_path / "network"
+    file.write_bytes(content)
+    spec = UploadedNetwork(
+        network=f"net_{26 * '0'}", sha256=sha256_of(file), format="safetensors", config=config, geometry="line"
+    )
+    with provided({sha256_of(file): file}):
+        x = torch.from_numpy(data.test_inputs[:5])
+        built = build_network(spec, data, generator=torch.Generator())
+        torch.testing.assert_close(built(x), network(x), rtol=0, atol=0)
+        others = [token_data(data.tokens + 1) if data.tokens else table_data(data.inputs + 1, data.targets)]
+        others += [table_data() if data.tokens else token_data()]
+        for other in others:
+            with pytest.raises(SpecError, match="The network"):
+                build_network(spec, other, generator=torch.Generator())
 
 
 def test_a_weights_file_of_the_service_needs_no_config() -> None:

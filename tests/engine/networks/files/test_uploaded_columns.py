@@ -6,6 +6,8 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ import torch
 from torch import nn
 
 from bimt_engine.analysis.evidence import Evidence, gather_evidence
+from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.uploaded import NO_FILE, UploadedData, uploaded_dataset
 from bimt_engine.data.preview import understand
 from bimt_engine.data.roles import settle_roles
-from bimt_engine.exports.weights import WeightsError, load_bundle, weights_file
+from bimt_engine.exports.weights import WeightsError, load_bundle, load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.uploaded import in_its_format, provide_files, provided, sha256_of
 from bimt_engine.spec import Spec
@@ -139,3 +142,22 @@ def test_a_spoilt_bundle_is_refused_with_a_sentence(analysed, tmp_path: Path) ->
     (tmp_path / "no.zip").write_bytes(b"PK no")
     with pytest.raises(WeightsError, match="not the bundle of a run"):
         load_bundle(tmp_path / "no.zip")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_is_verified_as_it_was_made(analysed: tuple[Spec, Dataset, Evidence, Path], before: bool) -> None:
+    """`before`: by a version for which each input was a neuron, though it came from one column."""
+    spec, data, evidence, file = analysed
+    with provided({sha256_of(file): file}):
+        if before:
+            trained = deepcopy(evidence.trained)
+            first, *others = trained.wiring.neuron_layers
+            assert first.runs
+            trained.wiring = replace(trained.wiring, neuron_layers=(replace(first, runs=()), *others))
+            evidence = gather_evidence(trained, data, spec, seed=100, nulls=0)
+        claims = json.loads(json.dumps(evidence.document()))
+        assert ("columns" in claims["graph"]["graph"]) is not before
+        content = weights_file(evidence.trained, evidence.network, spec=spec, seed=100, dataset=data)
+        found = verify(load_weights(content), data, claims)
+    assert found["agrees"], [check for check in found["checks"] if not check["agrees"]]
+    assert found["pruned_again"]
