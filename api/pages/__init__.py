@@ -32,6 +32,7 @@ def install(app: Flask) -> None:
         listed=statements.listed,
         markdown=filters.markdown,
         measured=statements.measured,
+        method=filters.method_name,
         metric=statements.metric_label,
         nearly=filters.nearly,
         number=statements.number,
