@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -28,6 +29,7 @@ class Frame:
 WIDE = Frame(560, 270, 62, 30, 30, 44, ticks=5, name="chart")
 SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
 """WIDE stands in the report, SMALL beside others below the network."""
+BARS = (120, 26)  # size of a histogram in a table
 LETTER = 9.0  # width of a letter of a label, in user units; wide enough for the larger letters on small screens
 
 
@@ -194,6 +196,37 @@ def heat_map(
     for column in range(0, len(columns), stride):
         label = columns[column] if len(columns[column]) <= 8 else columns[column][:7] + "…"
         write("tick", left + (column + 0.5) * width, top + len(rows) * height + 14, "middle", label)
+    return Markup("".join(parts) + "</svg>")
+
+
+def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
+    """The values of a column of a preview as bars: equal parts of its range, or its most frequent words and the others.
+
+    Empty where the preview holds no counts: of arrays, of one value only, and of previews of earlier versions.
+    `bars` in static/js/new.js draws the same in the form.
+    """
+    if column.get("bins"):
+        ends = [column.get("min"), column.get("max")]
+        told = [number(end) for end in ends] if None not in ends else [column.get("earliest"), column.get("latest")]
+        bars = [(count, "") for count in column["bins"]]
+        title = f"{column['name']}: {len(bars)} parts from {told[0]} to {told[1]}"
+    elif column.get("counts") and column.get("most"):
+        bars = [(count, word) for word, count in zip(column["most"], column["counts"], strict=False)]
+        left = (rows or 0) - (column.get("missing") or 0) - sum(column["counts"])
+        bars += [(left, "others")] if left > 0 else []
+        title = f"{column['name']}: " + ", ".join(f"{word[:40]} {count}" for count, word in bars)
+    else:
+        return Markup("")
+    width, most = BARS[0] / len(bars), max(1, *(count for count, _ in bars))
+    parts = [f'<svg class="bars" viewBox="0 0 {BARS[0]} {BARS[1]}" role="img" aria-label="{escape(title)}">']
+    for at, (count, word) in enumerate(bars):
+        height = BARS[1] * count / most
+        kind = ' class="others"' if word == "others" and at == len(bars) - 1 else ""
+        told_of = f"<title>{escape(word[:40])}: {count}</title>" if word else f"<title>{count}</title>"
+        place = (
+            f'x="{at * width:.2f}" y="{BARS[1] - height:.2f}" width="{max(0.5, width - 1):.2f}" height="{height:.2f}"'
+        )
+        parts.append(f"<rect{kind} {place}>{told_of}</rect>")
     return Markup("".join(parts) + "</svg>")
 
 

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, render_template, request
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
+from api.pages.charts import histogram
 from api.pages.filters import (
     METHODS,
     MOST_LISTED,
@@ -309,6 +310,7 @@ def dataset_page(dataset_id: str) -> str:
             dataset=dataset,
             owner=owner,
             preview=dataset.preview or {},
+            histogram=histogram,
             roles=dataset.roles or {},
             maker=pretty(dataset.maker) if dataset.maker else None,
             used=used,
