@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.charts import Axis, Dot, Frame, Series, line_chart
+from api.pages.charts import Axis, Dot, Frame, Series, Trace, line_chart, parallel_axes
 from api.pages.filters import (
     METHODS,
     MOST_ROWS,
@@ -48,7 +48,13 @@ MOST_POINTS = 300  # of one curve
 OF_GROUP = 4  # pictures of a group of which not all are asked for
 TONES = 6  # colours of groups in a chart; the seventh has the first again
 CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
-SHOWN = {"pictures": "pictures", "table": "a table", "scatter": "a scatter", "curves": "curves"}
+SHOWN = {
+    "pictures": "pictures",
+    "table": "a table",
+    "scatter": "a scatter",
+    "curves": "curves",
+    "parallel": "parallel axes",
+}
 GROUPED = {"job": "job", "data": "data", "method": "method", "none": "nothing"}
 
 
@@ -97,6 +103,13 @@ SORTS = {"": "the newest first"} | {
 }
 
 
+AXES = (  # of the parallel ones, those that differ among the runs; as many as fit beside one another
+    *("cost_strength", "seed", "connections", "validation_loss", "test_metric", "modules", "interior_modules"),
+    *("modularity", "selectivity"),
+)
+MOST_AXES = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wall(View):
     """Which runs are asked for, and as what. Runs of one job stand together unless they are alone."""
@@ -114,6 +127,7 @@ class Wall(View):
     show: str = "pictures"
     x: str = "connections"
     y: str = "validation_loss"
+    within: tuple[str, ...] = ()  # `quantity:least:greatest`
 
     @classmethod
     def asked(cls) -> Wall:
@@ -134,7 +148,16 @@ class Wall(View):
             show=one_of("show", SHOWN, "pictures"),
             x=one_of("x", QUANTITIES, "connections"),
             y=one_of("y", QUANTITIES, "validation_loss"),
+            within=tuple(each for each in given.getlist("within")[: len(QUANTITIES)] if limit_of(each)),
         )
+
+    def admits(self, row: Row, metrics: Mapping[str, Any]) -> bool:
+        """Whether a run lies within all limits. A run without the number does not."""
+        for name, least, greatest in filter(None, map(limit_of, self.within)):
+            value = QUANTITIES[name].of(row.run, metrics)
+            if value is None or not least <= value <= greatest:
+                return False
+        return True
 
     def query(self) -> dict[str, Any]:
         """The same for `listed`."""
@@ -182,6 +205,16 @@ class Group:
     shown: list[Row]
     tone: int
     summary: str
+
+
+def limit_of(text: str) -> tuple[str, float, float] | None:
+    """The quantity of a limit with its least and greatest value, both included; None of what is no limit."""
+    name, *ends = text[:80].split(":")
+    try:
+        least, greatest = map(float, ends)
+    except ValueError:
+        return None
+    return (name, least, greatest) if name in QUANTITIES and least <= greatest else None
 
 
 def rows_of(rows: Session, team_id: str, found: Sequence[Run]) -> list[Row]:
@@ -233,8 +266,12 @@ def overview() -> str:
     is_first = not request.args
     with services().database.read() as rows:
         page = listed(rows, team_id, after=cursor, limit=MOST, **view.query())
-        found = rows_of(rows, team_id, page.rows)
-        groups = grouped(view, found)
+        listed_ = rows_of(rows, team_id, page.rows)
+        needs_metrics = view.within or view.show in ("scatter", "parallel")
+        metrics = bodies_of(rows, [run.id for run in page.rows], "metrics") if needs_metrics else {}
+        found = [row for row in listed_ if view.admits(row, metrics.get(row.run.id) or {})]
+        # Parallel axes show what lies outside, too, so that the limits can be moved.
+        groups = grouped(view, listed_ if view.show == "parallel" else found)
         active, failed = [], []
         if is_first:
             active = [
@@ -243,7 +280,9 @@ def overview() -> str:
             failed = jobs.page(rows, team_id, state="failed", limit=3).rows
         chart = None
         if view.show == "scatter":
-            chart = _scatter(view, groups, bodies_of(rows, [run.id for run in page.rows], "metrics"))
+            chart = _scatter(view, groups, metrics)
+        elif view.show == "parallel":
+            chart = _parallel(view, groups, metrics)
         elif view.show == "curves":
             curves = [row.run.id for row in found[:MOST_CURVES]]
             chart = _curves(groups, {run_id: runs.history(rows, run_id) for run_id in curves})
@@ -251,7 +290,8 @@ def overview() -> str:
             "overview.html",
             view=view,
             groups=groups,
-            rows=found,
+            rows=listed_ if view.show == "parallel" else found,
+            within={row.run.id for row in found},
             chart=chart,
             active=active,
             failed=failed,
@@ -287,6 +327,32 @@ def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[
     x_axis, y_axis = Axis(across.label, across.log), Axis(up.label, up.log)
     title = f"{up.label} against {across.label}, a point for each run"
     return line_chart(title, [], x=x_axis, y=y_axis, dots=dots, legend=used, frame=CHART)
+
+
+def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+    members = [(group, row, metrics.get(row.run.id) or {}) for group in groups for row in group.rows]
+    values = {name: [QUANTITIES[name].of(row.run, of) for _, row, of in members] for name in AXES}
+    limited = {limit[0] for limit in map(limit_of, view.within) if limit}
+    names = [name for name, found in values.items() if len({*found} - {None}) > 1 or name in limited][:MOST_AXES]
+    traces = [
+        Trace(
+            row.run.id,
+            row.name,
+            f"/runs/{row.run.id}",
+            group.tone,
+            [values[name][at] for name in names],
+            is_out=not view.admits(row, of),
+        )
+        for at, (group, row, of) in enumerate(members)
+    ]
+    axes = [(name, Axis(QUANTITIES[name].label, _is_log(QUANTITIES[name], values[name]))) for name in names]
+    legend = [(group.name, group.tone) for group in groups if group.name]
+    return parallel_axes("Numbers of the runs on parallel axes, a line for each run", axes, traces, legend=legend)
+
+
+def _is_log(quantity: Quantity, values: Sequence[float | None]) -> bool:
+    """Whether an axis is logarithmic: as its quantity asks for, unless a run would have no place on it."""
+    return quantity.log and all(value > 0 for value in values if value is not None)
 
 
 def _curves(groups: Sequence[Group], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
@@ -331,4 +397,7 @@ def wall_file() -> Response:
     team_id, view = caller().team_id, Wall.asked()
     with services().database.read() as rows:
         found = rows_of(rows, team_id, listed(rows, team_id, limit=MOST_ROWS, **view.query()).rows)
+        if view.within:
+            metrics = bodies_of(rows, [row.run.id for row in found], "metrics")
+            found = [row for row in found if view.admits(row, metrics.get(row.run.id) or {})]
     return csv_file("runs.csv", FILE_COLUMNS, found)

@@ -247,3 +247,59 @@ def test_a_neuron_that_is_selected_marks_its_counterpart_in_the_other(visit: Vis
     page.reload()
     page.wait_for_selector("figure[data-graph] .neuron.near")
     assert "Module A here and module A there" in page.inner_text("#linked-words")
+
+
+def test_an_axis_that_is_narrowed_narrows_the_wall_by_pointer_and_by_keys(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(f"/?job={site.job}&show=parallel")
+    page.wait_for_selector("svg.parallel[data-ready]")
+    lines, rows = page.locator("svg.parallel path.line"), page.locator("tr[data-row]:visible")
+    assert (lines.count(), rows.count()) == (3, 3)
+    least = page.get_by_role("slider", name="seed, at least")
+    least.focus()
+    page.keyboard.press("ArrowUp")
+    assert (page.locator("path.line.out").count(), rows.count()) == (1, 2)
+    assert page.inner_text("#within") == "2 of 3 runs lie within."
+    assert least.get_attribute("aria-valuenow") == "1"
+    assert "within=seed%3A1%3A2" in page.url
+    page.reload()
+    page.wait_for_selector("svg.parallel[data-ready]")
+    assert rows.count() == 2
+    assert "within=seed" in page.get_attribute("a[download]", "href")
+    page.select_option("#show", "pictures")
+    page.wait_for_selector("ul.runs li")
+    assert page.locator("ul.runs li").count() == 2
+    assert "2 runs within limits of seed" in page.inner_text("#told")
+    page.go_back()
+    page.wait_for_selector("svg.parallel[data-ready]")
+    page.get_by_role("slider", name="seed, at most").focus()
+    page.keyboard.press("Escape")
+    assert rows.count() == 3
+    assert "within" not in page.url
+    band = page.locator(".along[data-name=seed] .band")
+    band.hover(position={"x": 16, "y": 130})  # between 1 and 2
+    page.mouse.down()
+    page.get_by_role("slider", name="seed, at most").hover()
+    page.mouse.up()
+    assert (rows.count(), page.inner_text("#within")) == (1, "1 of 3 runs lie within.")
+    page.click("#free")
+    assert rows.count() == 3
+    page.get_by_role("slider", name="seed, at most").hover()
+    page.mouse.down()
+    band.hover(position={"x": 16, "y": 130}, force=True)  # the handle follows
+    page.mouse.up()
+    assert page.inner_text("#within") == "2 of 3 runs lie within."
+
+
+def test_limits_are_kept_by_the_service_too_and_what_is_none_is_none(site: Site) -> None:
+    client = site.service.client()
+    address = f"/runs.csv?job={site.job}&sort=seed"
+    for within, seeds in (
+        ("seed:1:2", "12"),
+        ("seed:0:1&within=test_loss:0:1", "01"),
+        ("seed:2:1", "012"),
+        ("seed:nan:1", "012"),
+        ("password:0:1", "012"),
+    ):
+        text = client.get(f"{address}&within={within}", headers=site.service.headers("reader")).text
+        assert "".join(row["seed"] for row in csv.DictReader(io.StringIO(text))) == seeds, within
