@@ -103,7 +103,7 @@ document.getElementById("film-make")?.addEventListener("click", async ({ target 
   const address = `/api/v1/runs/${field("film").dataset.run}/film.mp4`;
   target.disabled = true;
   complain(field("film-problem"), null);
-  field("film-words").textContent = "The film is being made; the longer the training, the longer it takes …";
+  field("film-words").textContent = "The film is being drawn, up to 500 frames: as a rule in a quarter of a minute. It is kept, and is there at once the next time.";
   try {
     await fileReady(address);
     const video = Object.assign(document.createElement("video"), { controls: true, loop: true, src: address });
