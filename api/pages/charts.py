@@ -230,7 +230,8 @@ def parallel_axes(
     drawn: list[tuple[int, str, Axis, _scale]] = []
     top, bottom = PARALLEL.top, PARALLEL.height - PARALLEL.bottom
     for at, (name, axis) in enumerate(axes):
-        values = [value for trace in traces if (value := trace.values[at]) is not None and _on(value, axis.log)]
+        there = (trace.values[at] for trace in traces)
+        values: list[float] = [value for value in there if value is not None and _on(value, axis.log)]
         if values:
             scale = _scale(values, axis.log, bottom, top, PARALLEL.ticks)
             if all(value == int(value) for value in values):  # half a module means nothing
@@ -245,13 +246,12 @@ def parallel_axes(
     ]
     for trace in traces:
         path, before = "", False
-        values = [trace.values[at] for at, *_ in drawn]
-        for which, ((_, _, axis, scale), value) in enumerate(zip(drawn, values, strict=True)):
-            there = value is not None and _on(value, axis.log)
-            if there and value is not None:
+        own = [trace.values[at] for at, *_ in drawn]
+        for which, ((_, _, axis, scale), value) in enumerate(zip(drawn, own, strict=True)):
+            if is_on := value is not None and _on(value, axis.log):
                 path += f"{'L' if before else 'M'}{PARALLEL.left + which * step:.1f} {scale(value):.1f}"
-            before = there
-        told = ",".join("" if value is None else f"{value:.12g}" for value in values)
+            before = is_on
+        told = ",".join("" if value is None else f"{value:.12g}" for value in own)
         out = " out" if trace.is_out else ""
         parts.append(
             f'<a href="{escape(trace.address)}" tabindex="-1" aria-label="{escape(trace.told)}">'
