@@ -184,6 +184,14 @@ class PreviewColumn(ResponseModel):
     distinct: int | None = None
     shape: list[int] | None = Field(default=None, description="Of one example, for arrays.")
     most: list[str] | None = Field(default=None, description="The most frequent words, for text and categories.")
+    counts: list[int] | None = Field(
+        default=None, description="How often each of `most` stands there; null: old previews."
+    )
+    bins: list[int] | None = Field(
+        default=None,
+        description="Of numbers and dates: how many lie in each of up to 20 equal parts of their range; "
+        "null: one value only, arrays, columns beyond the first 300, old previews.",
+    )
     earliest: str | None = Field(default=None, description="Of dates.")
     latest: str | None = None
 

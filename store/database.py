@@ -199,6 +199,26 @@ def newest_first(
     return _page(session, query.order_by(key.desc()), key, key.__lt__, after=after, limit=limit)
 
 
+def sorted_page(
+    session: Session,
+    query: Select[Row],
+    key: InstrumentedAttribute[Any],
+    *,
+    by: Any,
+    falling: bool,
+    after: str | None,
+    limit: int,
+) -> Page[Row]:
+    """The first rows by an expression, those without a value last; where `by` is None, `newest_first`.
+
+    A sorted list has one page: values change and are not unique, so no cursor could say where it goes on.
+    """
+    if by is None:
+        return newest_first(session, query, key, after=after, limit=limit)
+    order = (by.desc() if falling else by.asc()).nulls_last()
+    return Page(list(session.scalars(query.order_by(order, key.desc()).limit(limit))), None)
+
+
 def oldest_first(
     session: Session, query: Select[Row], key: InstrumentedAttribute[Any], *, after: str | None, limit: int
 ) -> Page[Row]:

@@ -44,11 +44,11 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column, undefer
 
 from store import runs
 from store.columns import Base, CompressedJson, Identifier, Utc, is_id, new_id, one_of, small_json
-from store.database import Page, insert_into, matches, newest_first
+from store.database import Page, insert_into, matches, newest_first, sorted_page
 from store.errors import Conflict, NotFound
-from store.runs.search import with_evidence
+from store.runs.search import dataset_name, with_evidence
 from store.runs.tables import Run
-from store.teams import new_secret
+from store.teams import Member, new_secret
 
 VISIBILITIES = ("private", "team", "unlisted", "public")
 ABOUT = ("run", "module", "neuron", "connection")  # what an annotation can be about
@@ -243,19 +243,39 @@ def readable(reader: Reader) -> ColumnElement[bool]:
     return or_(in_team, Model.visibility.in_(("unlisted", "public")))
 
 
+SORTED_BY = {
+    "name": func.lower(Model.name),
+    "version": Model.versions,
+    "owner": select(func.lower(Member.name)).where(Member.id == Model.member_id).scalar_subquery(),
+    "data": func.lower(func.coalesce(dataset_name(Run.job_id), Run.dataset_kind)),
+    "method": Run.method,
+    "modules": Run.modules,
+    "connections": Run.connections,
+    "modularity": Run.modularity,
+    "selectivity": Run.selectivity,
+    "test_metric": Run.test_metric,
+    "verified": ModelVersion.verified_at,
+    "changed": Model.updated_at,
+}
+"""What a list of models may be sorted by; the newest first otherwise."""
+
+
 def page(
     session: Session,
     reader: Reader,
     *,
     q: str | None = None,
     everybody: bool = False,
+    sort: str | None = None,
+    falling: bool = False,
     after: str | None = None,
     limit: int = 50,
     **evidence: Any,
 ) -> Page[Model]:
-    """The team's models, with `everybody` also the public models of all teams, newest first.
+    """The team's models, with `everybody` also the public models of all teams, newest first or sorted.
 
     q          looked for in names and cards
+    sort       one of SORTED_BY, of the newest version. A sorted list has one page.
     evidence   limits on the newest version as in runs.search.with_evidence: min_modules, max_connections, …
     """
     listed = and_(readable(reader), Model.team_id == reader.team_id)
@@ -265,7 +285,8 @@ def page(
     query = with_evidence(query, **evidence)
     if q:
         query = query.where(or_(matches(Model.name, q), matches(ModelVersion.card, q)))
-    return newest_first(session, query, Model.id, after=after, limit=limit)
+    by = SORTED_BY[sort] if sort else None
+    return sorted_page(session, query, Model.id, by=by, falling=falling, after=after, limit=limit)
 
 
 def version(session: Session, model: Model, number: int) -> ModelVersion:

@@ -32,6 +32,7 @@ def install(app: Flask) -> None:
         listed=wording.listed,
         markdown=filters.markdown,
         measured=wording.measured,
+        method=filters.method_name,
         metric=wording.metric_label,
         nearly=filters.nearly,
         number=wording.number,

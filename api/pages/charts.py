@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -28,6 +29,8 @@ class Frame:
 WIDE = Frame(560, 270, 62, 30, 30, 44, ticks=5, name="chart")
 SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
 """WIDE stands in the report, SMALL beside others below the network."""
+PARALLEL = Frame(960, 360, 40, 56, 46, 14, ticks=4, name="chart parallel")
+BARS = (120, 26)  # size of a histogram in a table
 LETTER = 9.0  # width of a letter of a label, in user units; wide enough for the larger letters on small screens
 
 
@@ -197,6 +200,114 @@ def heat_map(
     return Markup("".join(parts) + "</svg>")
 
 
+@dataclass(frozen=True)
+class Trace:
+    """One line over parallel axes.
+
+    key       by which the page knows it
+    values    one for each axis; None: it has none, and the line has a gap there
+    is_out    whether it lies outside of what is asked for
+    """
+
+    key: str
+    told: str
+    address: str
+    tone: int
+    values: Sequence[float | None]
+    is_out: bool = False
+
+
+def parallel_axes(
+    title: str, axes: Sequence[tuple[str, Axis]], traces: Sequence[Trace], *, legend: Sequence[tuple[str, int]] = ()
+) -> Markup:
+    """Lines over parallel axes, which parallel.js makes narrower; a sentence where fewer than two axes have values.
+
+    axes   (name, label)
+
+    Each axis tells in `data-scale` where a value lies, as `data-y` of a line chart does, and has the name of what it
+    shows; each line has its values in the order of the axes in `data-values`.
+    """
+    drawn: list[tuple[int, str, Axis, _scale]] = []
+    top, bottom = PARALLEL.top, PARALLEL.height - PARALLEL.bottom
+    for at, (name, axis) in enumerate(axes):
+        there = (trace.values[at] for trace in traces)
+        values: list[float] = [value for value in there if value is not None and _on(value, axis.log)]
+        if values:
+            scale = _scale(values, axis.log, bottom, top, PARALLEL.ticks)
+            if all(value == int(value) for value in values):  # half a module means nothing
+                scale.ticks = [tick for tick in scale.ticks if tick == int(tick)]
+            drawn.append((at, name, axis, scale))
+    if len(drawn) < 2:
+        return Markup('<p class="quiet">There are fewer than two numbers to compare.</p>')
+    step = (PARALLEL.width - PARALLEL.left - PARALLEL.right) / (len(drawn) - 1)
+    parts = [
+        f'<svg class="chart parallel" viewBox="0 0 {PARALLEL.width} {PARALLEL.height}" role="group" '
+        f'aria-label="{escape(title)}" preserveAspectRatio="xMidYMid meet"><g class="traces">'
+    ]
+    for trace in traces:
+        path, before = "", False
+        own = [trace.values[at] for at, *_ in drawn]
+        for which, ((_, _, axis, scale), value) in enumerate(zip(drawn, own, strict=True)):
+            if is_on := value is not None and _on(value, axis.log):
+                path += f"{'L' if before else 'M'}{PARALLEL.left + which * step:.1f} {scale(value):.1f}"
+            before = is_on
+        told = ",".join("" if value is None else f"{value:.12g}" for value in own)
+        out = " out" if trace.is_out else ""
+        parts.append(
+            f'<a href="{escape(trace.address)}" tabindex="-1" aria-label="{escape(trace.told)}">'
+            f'<path class="line tone-{trace.tone}{out}" data-trace="{escape(trace.key)}" data-values="{told}" '
+            f'd="{path}"><title>{escape(trace.told)}</title></path></a>'
+        )
+    parts.append("</g>")
+    for which, (_, name, axis, scale) in enumerate(drawn):
+        x = PARALLEL.left + which * step
+        parts.append(
+            f'<g class="along" data-name="{escape(name)}" data-label="{escape(axis.label)}" data-at="{x:.1f}" '
+            f'data-scale="{scale.told}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+        )
+        for value in scale.ticks:
+            parts.append(f'<text class="tick" x="{x + 5:.1f}" y="{scale(value) + 4:.1f}">{number(value)}</text>')
+        y = 14 if which % 2 == 0 else 30  # labels beside one another would meet
+        anchor = "start" if which == 0 else "end" if which == len(drawn) - 1 else "middle"
+        shift = -PARALLEL.left + 4 if which == 0 else PARALLEL.right - 4 if which == len(drawn) - 1 else 0
+        parts.append(
+            f'<text class="axis" x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">{escape(axis.label)}</text></g>'
+        )
+    items = "".join(f'<li><span class="swatch tone-{tone}"></span>{escape(name)}</li>' for name, tone in legend)
+    return Markup("".join(parts) + f'</svg><ul class="legend">{items}</ul>')
+
+
+def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
+    """The values of a column of a preview as bars: equal parts of its range, or its most frequent words and the others.
+
+    Empty where the preview holds no counts: of arrays, of one value only, and of previews of earlier versions.
+    `bars` in static/js/new.js draws the same in the form.
+    """
+    if column.get("bins"):
+        ends = [column.get("min"), column.get("max")]
+        told = [number(end) for end in ends] if None not in ends else [column.get("earliest"), column.get("latest")]
+        bars = [(count, "") for count in column["bins"]]
+        title = f"{column['name']}: {len(bars)} parts from {told[0]} to {told[1]}"
+    elif column.get("counts") and column.get("most"):
+        bars = [(count, word) for word, count in zip(column["most"], column["counts"], strict=False)]
+        left = (rows or 0) - (column.get("missing") or 0) - sum(column["counts"])
+        bars += [(left, "others")] if left > 0 else []
+        title = f"{column['name']}: " + ", ".join(f"{word[:40]} {count}" for count, word in bars)
+    else:
+        return Markup("")
+    width, most = BARS[0] / len(bars), max(1, *(count for count, _ in bars))
+    parts = [f'<svg class="bars" viewBox="0 0 {BARS[0]} {BARS[1]}" role="img" aria-label="{escape(title)}">']
+    for at, (count, word) in enumerate(bars):
+        height = BARS[1] * count / most
+        kind = ' class="others"' if word == "others" and at == len(bars) - 1 else ""
+        told_of = f"<title>{escape(word[:40])}: {count}</title>" if word else f"<title>{count}</title>"
+        place = (
+            f'x="{at * width:.2f}" y="{BARS[1] - height:.2f}" width="{max(0.5, width - 1):.2f}" height="{height:.2f}"'
+        )
+        parts.append(f"<rect{kind} {place}>{told_of}</rect>")
+    return Markup("".join(parts) + "</svg>")
+
+
 # --- axes ------------------------------------------------------------------------
 
 
@@ -240,16 +351,12 @@ def _decades(low: float, high: float, most: int) -> list[float]:
 
 
 def _drawable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
-    return [
-        (a, b)
-        for a, b in points
-        if a is not None
-        and b is not None
-        and math.isfinite(a)
-        and math.isfinite(b)
-        and (a > 0 or not x.log)
-        and (b > 0 or not y.log)
-    ]
+    return [(a, b) for a, b in points if a is not None and b is not None and _on(a, x.log) and _on(b, y.log)]
+
+
+def _on(value: float, log: bool) -> bool:
+    """Whether a value has a place on an axis."""
+    return math.isfinite(value) and (value > 0 or not log)
 
 
 def _path(points: list[tuple[float, float]]) -> str:

@@ -1,24 +1,31 @@
-"""What templates and routes of the pages share: values written as text, Markdown as HTML, parameters of a request."""
+"""What templates and routes of the pages share: values as text, Markdown as HTML, parameters, lists one can work at."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, TypeVar, get_args
+from urllib.parse import urlencode
 
-from flask import request
+from flask import Response, request
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
 
 from api.problems import Problem
 from bimt_engine.analysis.statements.network import FIGURE_LABELS
 from bimt_engine.analysis.statements.wording import counted, number
 from bimt_engine.data.registry import KINDS
+from bimt_engine.spec import Method
+from store import datasets
 
 MAX_SHOWN = 120  # characters of a JSON document in a table cell
 
@@ -104,6 +111,14 @@ def data_label(kind: str | None) -> str:
     return KINDS[kind].label if kind in KINDS else (kind or "–").replace("_", " ")
 
 
+def method_name(method: str | None) -> str:
+    """A method of training as it is written."""
+    return (method or "–").upper().replace("_", " ")
+
+
+METHODS = {method: method_name(method) for method in get_args(Method)}
+
+
 def caption(name: str) -> str:
     """What a figure shows; of a figure without a label, its name."""
     return FIGURE_LABELS.get(name.rpartition(".")[0] or name, figure_name(name))
@@ -174,3 +189,100 @@ def after(name: str = "after") -> str | None:
     """The cursor from which a list continues; a value that cannot be a cursor counts as none."""
     text = request.args.get(name, "")
     return text if text.isascii() and text.isprintable() and 0 < len(text) < 60 else None
+
+
+# --- lists that are filtered, sorted, grouped and saved as a file ---------------------------------------
+
+MOST_LISTED = 100  # rows on one page of jobs or models
+MOST_ROWS = 10_000  # of a file
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the address of a list asks for; what it asks for in vain is as if it had not been asked.
+
+    A field that has its default is left out of the address, so a view can be sent and returned to.
+
+    q        words that are searched for
+    sort     name of the column that it is sorted by; empty: the newest first
+    falling  whether the greatest stand first
+    group    what stands together
+    path     of the page
+    as_what  fields that say how rows are shown, not which
+    """
+
+    path: ClassVar[str]
+    as_what: ClassVar[frozenset[str]] = frozenset({"sort", "falling", "group"})
+
+    q: str = ""
+    sort: str = ""
+    falling: bool = False
+    group: str = "none"
+
+    def address(self, path: str = "", **other: Any) -> str:
+        """The address of this view, with these fields changed."""
+        plain = {field.name: field.default for field in fields(self)}
+        kept = {
+            name: "1" if value is True else value
+            for name, value in {**vars(self), **other}.items()
+            if value not in (plain.get(name), "", False, ())
+        }
+        return (path or self.path) + (f"?{urlencode(kept, doseq=True)}" if kept else "")
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it shows another choice of rows than it would without being asked."""
+        which = (field for field in fields(self) if field.name not in self.as_what)
+        return any(getattr(self, field.name) != field.default for field in which)
+
+
+def one_of(name: str, words: Iterable[str], otherwise: str = "") -> str:
+    """A parameter of the request that is one of some words."""
+    return given if (given := request.args.get(name, "")) in words else otherwise
+
+
+def arranged(sorts: Iterable[str], groups: Iterable[str], group: str = "none") -> dict[str, Any]:
+    """The fields of a View that every list has, from the request."""
+    return {
+        "q": request.args.get("q", "")[:120].strip(),
+        "sort": one_of("sort", sorts),
+        "falling": request.args.get("falling") == "1",
+        "group": one_of("group", groups, group),
+    }
+
+
+def together(found: Iterable[Row], by: Callable[[Row], str] | str) -> dict[str, list[Row]]:
+    """The rows by what they share, in the order in which these begin; all without a name where that is `none`.
+
+    by   tells it of a row, or the name of the attribute that does
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in found:
+        shared = by(row) if callable(by) else "" if by == "none" else getattr(row, by)
+        groups.setdefault(shared, []).append(row)
+    return groups
+
+
+def data_choices(rows: Session, team_id: str) -> dict[str, str]:
+    """What lists can be narrowed to: the team's data sets by id, and the kinds that are made, each with its name."""
+    ours = {dataset.id: dataset.name for dataset in datasets.page(rows, team_id, limit=100).rows}
+    return ours | {name: kind.label for name, kind in KINDS.items() if not kind.uploaded}
+
+
+def csv_file(name: str, columns: Mapping[str, Callable[[Any], Any]], found: Iterable[Any]) -> Response:
+    """Rows as a CSV file to be saved; `columns`: heading → what stands below it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(of(row)) for of in columns.values()] for row in found)
+    response = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _cell(value: Any) -> Any:
+    """As it stands in the file. A name that a spreadsheet would compute is quoted: it is the word of a person."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -10,11 +10,29 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, Response, render_template, request
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.filters import after, duration, known, nearly, pretty
+from api.pages.charts import histogram
+from api.pages.filters import (
+    METHODS,
+    MOST_LISTED,
+    MOST_ROWS,
+    View,
+    after,
+    arranged,
+    csv_file,
+    data_choices,
+    data_label,
+    duration,
+    known,
+    method_name,
+    nearly,
+    one_of,
+    pretty,
+    together,
+)
 from api.pages.presenters import headline
 from api.recipes import complete_spec
 from api.schemas import DatasetId, JobId, NetworkId
@@ -25,8 +43,10 @@ from bimt_engine.data.registry import KINDS
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import LADDER, Spec
 from store import datasets, jobs, networks, runs, teams
+from store.columns import is_id
+from store.database import Page
 from store.jobs.tables import STATES, JobView
-from store.tables import Dataset, Run
+from store.tables import Dataset, Job, Run
 
 MAX_PICTURES = 24  # networks that the page of a job shows beside one another
 MAX_LOG_LINES = 200  # of a job's log that its page shows, the newest
@@ -113,23 +133,117 @@ def specs_of(choice: Choice) -> dict[str, dict[str, Any]]:
 # --- lists -------------------------------------------------------------------------------------------
 
 
+JOB_GROUPS = {"none": "nothing", "data": "data", "method": "method", "owner": "owner", "state": "state"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobList(View):
+    """Which jobs are asked for. `owner`: the id of a member; `data`: a kind, or the id of a data set."""
+
+    path = "/jobs"
+
+    state: str = ""
+    tag: str = ""
+    data: str = ""
+    method: str = ""
+    owner: str = ""
+
+    @classmethod
+    def asked(cls) -> JobList:
+        """That of the request."""
+        data, owner = (request.args.get(name, "") for name in ("data", "owner"))
+        return cls(
+            **arranged(jobs.SORTED_BY, JOB_GROUPS),
+            state=one_of("state", STATES),
+            tag=request.args.get("tag", "")[:40].strip(),
+            data=data if data in KINDS or is_id(data, "dataset") else "",
+            method=one_of("method", METHODS),
+            owner=owner if is_id(owner, "member") else "",
+        )
+
+    def found(self, rows: Session, team_id: str, *, limit: int, after: str | None = None) -> Page[JobRow]:
+        """The jobs, with who submitted them and what they train on what."""
+        page = jobs.page(
+            rows,
+            team_id,
+            state=self.state or None,
+            tag=self.tag or None,
+            q=self.q or None,
+            owner=self.owner or None,
+            method=self.method or None,
+            dataset_kind=self.data if self.data in KINDS else None,
+            dataset_id=self.data if self.data and self.data not in KINDS else None,
+            sort=self.sort or None,
+            falling=self.falling,
+            after=after,
+            limit=limit,
+        )
+        owners = teams.names(rows, {job.member_id for job in page.rows})
+        told = jobs.trained_on(rows, [job.id for job in page.rows])
+        listed = []
+        for job in page.rows:
+            method, kind, name = told[job.id]
+            listed.append(JobRow(job, owners.get(job.member_id, "–"), name or data_label(kind), method_name(method)))
+        return Page(listed, page.after)
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job of a list; what it can be grouped by has the names of JOB_GROUPS."""
+
+    job: Job
+    owner: str
+    data: str
+    method: str
+
+    @property
+    def state(self) -> str:
+        """That of the job."""
+        return self.job.state
+
+
+JOB_FILE: dict[str, Callable[[JobRow], Any]] = {
+    "job": lambda row: row.job.name,
+    "job_id": lambda row: row.job.id,
+    "tags": lambda row: " ".join(row.job.tags),
+    "owner": lambda row: row.owner,
+    "data": lambda row: row.data,
+    "method": lambda row: row.method,
+    **{
+        name: (lambda row, name=name: getattr(row.job, name))  # type: ignore[misc]
+        for name in ("state", "progress", "runs", "steps", "created_at", "started_at", "ended_at", "reason")
+    },
+}
+
+
 @pages.get("/jobs")
 @decide(Access.READ)
 def job_list() -> str:
-    """All jobs, with filters."""
-    filters = {name: request.args.get(name, "")[:120] for name in ("state", "tag", "q")}
-    state = filters["state"] if filters["state"] in STATES else None
+    """All jobs: filtered, sorted, grouped."""
+    team_id, view = caller().team_id, JobList.asked()
     with services().database.read() as rows:
-        page = jobs.page(
-            rows,
-            caller().team_id,
-            state=state,
-            tag=filters["tag"] or None,
-            q=filters["q"] or None,
-            after=after(),
-            limit=40,
+        page = view.found(rows, team_id, limit=MOST_LISTED, after=after())
+        return render_template(
+            "jobs.html",
+            view=view,
+            groups=together(page.rows, view.group),
+            next_page=view.address(after=page.after) if page.after else None,
+            is_cut=bool(view.sort) and len(page.rows) == MOST_LISTED,
+            most=MOST_LISTED,
+            states={state: state for state in STATES},
+            grouping=JOB_GROUPS,
+            methods=METHODS,
+            data=data_choices(rows, team_id),
+            owners={member.id: member.name for member in teams.page_members(rows, team_id, limit=100).rows},
         )
-        return render_template("jobs.html", jobs=page.rows, next_page=page.after, filters=filters, states=STATES)
+
+
+@pages.get("/jobs.csv")
+@decide(Access.READ)
+def job_file() -> Response:
+    """The jobs of a view as CSV, the first 10 000."""
+    with services().database.read() as rows:
+        return csv_file("jobs.csv", JOB_FILE, JobList.asked().found(rows, caller().team_id, limit=MOST_ROWS).rows)
 
 
 @pages.get("/datasets")
@@ -196,6 +310,7 @@ def dataset_page(dataset_id: str) -> str:
             dataset=dataset,
             owner=owner,
             preview=dataset.preview or {},
+            histogram=histogram,
             roles=dataset.roles or {},
             maker=pretty(dataset.maker) if dataset.maker else None,
             used=used,

@@ -5,10 +5,10 @@ What these pages share is prepared in one place, so that all of them show a netw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from pydantic import ValidationError
@@ -20,9 +20,22 @@ from api.auth import Access, caller, decide, may
 from api.evidence import figure_names, figure_response, heaviest
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
-from api.pages.filters import after, known, pretty
+from api.pages.filters import (
+    METHODS,
+    MOST_LISTED,
+    MOST_ROWS,
+    View,
+    after,
+    arranged,
+    csv_file,
+    known,
+    method_name,
+    pretty,
+    together,
+)
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.network_svg import module_tones, network_picture, picture_file
+from api.pages.wall import rows_of
 from api.problems import Problem, field_errors
 from api.schemas import RunId
 from api.services import services
@@ -41,10 +54,10 @@ from bimt_engine.analysis.statements.interior import (
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
 from bimt_engine.analysis.statements.wording import number, percent
 from bimt_engine.data.registry import KINDS
-from bimt_engine.spec import Method
 from store import datasets, jobs, models, runs, teams
 from store import models as annotation_rows
 from store import models as links
+from store.database import Page
 from store.tables import Job, Run
 
 pages = Blueprint("network_pages", __name__, template_folder="templates")
@@ -210,44 +223,142 @@ def thumbnail(run_id: str) -> Response:
 # --- models and links ------------------------------------------------------------------------------------
 
 
-@pages.get("/models")
-@decide(Access.READ)
-def model_list() -> str:
-    """All models, filtered by the evidence of their newest version."""
-    asked = {name: text for name, text in request.args.items() if text.strip() and name != "after"}
-    try:
-        query, wrong = ModelsQuery.model_validate(asked), []
-    except ValidationError as error:
-        query, wrong = ModelsQuery(), field_errors(error, asked, place="query")
-    evidence_asked = query.model_dump(exclude={"q", "everybody", "dataset", "after", "limit"})
-    with services().database.read() as rows:
-        found = models.page(
+MODEL_GROUPS = {"none": "nothing", "data": "data", "method": "method", "owner": "owner"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelList(View):
+    """Which models are asked for; every limit as it was written, to be checked as the API checks it."""
+
+    path = "/models"
+
+    everybody: str = ""
+    method: str = ""
+    dataset_kind: str = ""
+    dataset: str = ""
+    min_modules: str = ""
+    max_modules: str = ""
+    min_interior_modules: str = ""
+    max_connections: str = ""
+    min_modularity: str = ""
+    min_selectivity: str = ""
+    reads: str = ""
+    moves: str = ""
+
+    @classmethod
+    def asked(cls) -> ModelList:
+        """That of the request."""
+        own = [field.name for field in fields(cls) if field.name not in {"q", *cls.as_what}]
+        given: dict[str, Any] = {name: request.args.get(name, "")[:200].strip() for name in own}
+        return cls(**arranged(models.SORTED_BY, MODEL_GROUPS), **given)
+
+    def found(
+        self, rows: Session, *, limit: int, after: str | None = None
+    ) -> tuple[Page[ModelRow], list[dict[str, Any]]]:
+        """The models, and what could not be read; then they are not narrowed."""
+        asked = {
+            name: text for name, text in request.args.items() if text.strip() and name not in {"after", *self.as_what}
+        }
+        try:
+            query, wrong = ModelsQuery.model_validate(asked), []
+        except ValidationError as error:
+            query, wrong = ModelsQuery(), field_errors(error, asked, place="query")
+        page = models.page(
             rows,
             reader(),
             q=query.q,
             everybody=query.everybody,
             dataset_id=query.dataset,
-            after=after(),
-            limit=40,
-            **evidence_asked,
+            sort=self.sort or None,
+            falling=self.falling,
+            after=after,
+            limit=limit,
+            **query.model_dump(exclude={"q", "everybody", "dataset", "after", "limit"}),
         )
-        newest = models.newest(rows, found.rows)
-        names = teams.names(rows, {model.member_id for model in found.rows})
+        newest = models.newest(rows, page.rows)
+        owners = teams.names(rows, {model.member_id for model in page.rows})
+        data = {row.run.id: row.data for row in rows_of(rows, caller().team_id, [run for _, run in newest.values()])}
+        listed = []
+        for model in page.rows:
+            version, run = newest[model.id]
+            owner = owners.get(model.member_id, "–")
+            listed.append(ModelRow(model, version, run, owner, data[run.id], method_name(run.method)))
+        return Page(listed, page.after), wrong
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model of a list with its newest version; what it can be grouped by has the names of MODEL_GROUPS."""
+
+    model: models.Model
+    version: models.ModelVersion
+    run: Run
+    owner: str
+    data: str
+    method: str
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the last verification agreed; None: there was none."""
+        return self.version.verification["agrees"] if self.version.verification else None
+
+
+MODEL_FILE: dict[str, Callable[[ModelRow], Any]] = {
+    "model": lambda row: row.model.name,
+    "model_id": lambda row: row.model.id,
+    "version": lambda row: row.version.number,
+    "run": lambda row: row.run.id,
+    "owner": lambda row: row.owner,
+    "data": lambda row: row.data,
+    "method": lambda row: row.method,
+    **{
+        name: (lambda row, name=name: getattr(row.run, name))  # type: ignore[misc]
+        for name in (
+            *("seed", "cost_strength", "test_metric_name", "test_metric", "connections", "modules"),
+            *("interior_modules", "modularity", "selectivity", "connection_cost"),
+        )
+    },
+    "verified_at": lambda row: row.version.verified_at,
+    "agrees": lambda row: row.agrees,
+    "visibility": lambda row: row.model.visibility,
+    "changed_at": lambda row: row.model.updated_at,
+}
+
+
+@pages.get("/models")
+@decide(Access.READ)
+def model_list() -> str:
+    """All models, filtered by the evidence of their newest version, sorted and grouped."""
+    view = ModelList.asked()
+    with services().database.read() as rows:
+        page, wrong = view.found(rows, limit=MOST_LISTED, after=after())
         ready = datasets.page(rows, caller().team_id, limit=100).rows
     return render_template(
         "models.html",
-        found=[(model, *newest[model.id]) for model in found.rows],
-        next_page=found.after,
-        asked=request.args,
+        view=view,
+        groups=together(page.rows, view.group),
+        next_page=view.address(after=page.after) if page.after else None,
+        is_cut=bool(view.sort) and len(page.rows) == MOST_LISTED,
+        most=MOST_LISTED,
+        grouping=MODEL_GROUPS,
         model_filters=MODEL_FILTERS,
         role_filters=ROLE_FILTERS,
-        methods=get_args(Method),
-        dataset_kinds={name: kind.label for name, kind in KINDS.items()},
-        datasets=ready,
-        authors=names,
+        limited=any(getattr(view, name) for name, _ in (*MODEL_FILTERS, *ROLE_FILTERS)),
+        methods=METHODS,
+        kinds={name: kind.label for name, kind in KINDS.items()},
+        datasets={dataset.id: dataset.name for dataset in ready},
         team=caller().team_id,
         wrong=wrong,
     )
+
+
+@pages.get("/models.csv")
+@decide(Access.READ)
+def model_file() -> Response:
+    """The models of a view as CSV, the first 10 000; without narrowing where a limit cannot be read, as the list is."""
+    with services().database.read() as rows:
+        page, _ = ModelList.asked().found(rows, limit=MOST_ROWS)
+    return csv_file("models.csv", MODEL_FILE, page.rows)
 
 
 @pages.get("/models/<string:name>")

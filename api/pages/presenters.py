@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
-from api.pages.filters import data_label, nearly
+from api.pages.filters import data_label, method_name, nearly
 from bimt_engine.analysis.statements.formulas import FormulaStatement, formula_statements
 from bimt_engine.analysis.statements.network import INTERVENTION_LABELS, module_statement
 from bimt_engine.analysis.statements.representations import (
@@ -260,7 +260,7 @@ def headline(spec: Mapping[str, Any]) -> list[str]:
         shape = " of " + " – ".join(str(w) for w in hidden) if isinstance(hidden, list) and hidden else ""
         words.append(str(network["kind"]).replace("_", " ") + shape)
     if training.get("method"):
-        words.append(str(training["method"]).upper().replace("_", " "))
+        words.append(method_name(training["method"]))
     if training.get("steps"):
         words.append(f"{number(training['steps'])} steps")
     return words

@@ -5,14 +5,11 @@ Everything that is shown stands in the address, so a view can be sent and return
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, get_args
-from urllib.parse import urlencode
+from typing import Any
 
 from flask import Blueprint, Response, render_template, request
 from markupsafe import Markup
@@ -20,13 +17,24 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import Access, caller, decide
-from api.pages.charts import Axis, Dot, Frame, Series, line_chart
-from api.pages.filters import after, data_label
+from api.pages.charts import Axis, Dot, Frame, Series, Trace, line_chart, parallel_axes
+from api.pages.filters import (
+    METHODS,
+    MOST_ROWS,
+    View,
+    after,
+    arranged,
+    csv_file,
+    data_choices,
+    data_label,
+    method_name,
+    one_of,
+    together,
+)
 from api.services import services
 from bimt_engine.analysis.statements.wording import held_out_part, measured, metric_label, number
 from bimt_engine.data.registry import KINDS
-from bimt_engine.spec import Method
-from store import datasets, jobs, runs
+from store import jobs, runs
 from store.columns import is_id
 from store.jobs.tables import STATES
 from store.runs.search import SORTED_BY, bodies_of, listed
@@ -35,13 +43,18 @@ from store.tables import Dataset, Job, Run
 pages = Blueprint("wall_pages", __name__, template_folder="templates")
 
 MOST = 120  # runs on one page
-MOST_ROWS = 10_000  # of a file
 MOST_CURVES = 40  # beside one another in one chart; more cannot be told apart
 MOST_POINTS = 300  # of one curve
 OF_GROUP = 4  # pictures of a group of which not all are asked for
 TONES = 6  # colours of groups in a chart; the seventh has the first again
 CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
-SHOWN = {"pictures": "pictures", "table": "a table", "scatter": "a scatter", "curves": "curves"}
+SHOWN = {
+    "pictures": "pictures",
+    "table": "a table",
+    "scatter": "a scatter",
+    "curves": "curves",
+    "parallel": "parallel axes",
+}
 GROUPED = {"job": "job", "data": "data", "method": "method", "none": "nothing"}
 
 
@@ -90,69 +103,61 @@ SORTS = {"": "the newest first"} | {
 }
 
 
-@dataclass(frozen=True)
-class View:
-    """What an address asks for; what it asks for in vain is as if it had not been asked."""
+AXES = (  # of the parallel ones, those that differ among the runs; as many as fit beside one another
+    *("cost_strength", "seed", "connections", "validation_loss", "test_metric", "modules", "interior_modules"),
+    *("modularity", "selectivity"),
+)
+MOST_AXES = 8
 
-    q: str
-    state: str
-    tag: str
-    job: str
-    data: str
-    method: str
-    run: tuple[str, ...]
-    sort: str
-    falling: bool
-    group: str
-    show: str
-    x: str
-    y: str
+
+@dataclass(frozen=True, kw_only=True)
+class Wall(View):
+    """Which runs are asked for, and as what. Runs of one job stand together unless they are alone."""
+
+    path = "/"
+    as_what = View.as_what | {"show", "x", "y"}
+
+    state: str = "succeeded"
+    tag: str = ""
+    job: str = ""
+    data: str = ""
+    method: str = ""
+    run: tuple[str, ...] = ()
+    group: str = "job"
+    show: str = "pictures"
+    x: str = "connections"
+    y: str = "validation_loss"
+    within: tuple[str, ...] = ()  # `quantity:least:greatest`
 
     @classmethod
-    def asked(cls) -> View:
+    def asked(cls) -> Wall:
         """That of the request."""
         given = request.args
-
-        def one_of(name: str, words: Sequence[str] | Mapping[str, Any], otherwise: str) -> str:
-            return given.get(name, "") if given.get(name, "") in words else otherwise
-
         job = given.get("job", "")
         data = given.get("data", "")
         job = job if is_id(job, "job") else ""
         chosen = tuple(each for each in given.getlist("run")[:MOST] if is_id(each, "run"))
         return cls(
-            q=given.get("q", "")[:120],
+            **arranged(SORTED_BY, GROUPED, "none" if job or chosen else "job"),
             state=one_of("state", (*STATES, "any"), "succeeded"),
             tag=given.get("tag", "")[:40],
             job=job,
             data=data if data in KINDS or is_id(data, "dataset") else "",
-            method=one_of("method", get_args(Method), ""),
+            method=one_of("method", METHODS),
             run=chosen,
-            sort=one_of("sort", SORTED_BY, ""),
-            falling=given.get("falling") == "1",
-            group=one_of("group", GROUPED, "none" if job or chosen else "job"),
             show=one_of("show", SHOWN, "pictures"),
             x=one_of("x", QUANTITIES, "connections"),
             y=one_of("y", QUANTITIES, "validation_loss"),
+            within=tuple(each for each in given.getlist("within")[: len(QUANTITIES)] if limit_of(each)),
         )
 
-    def address(self, path: str = "/", **other: Any) -> str:
-        """The address of this view, with these fields changed; what is as it would be anyhow is left out."""
-        fields = {**vars(self), **other}
-        plain = View(
-            "", "succeeded", "", "", "", "", (), "", False, "job", "pictures", "connections", "validation_loss"
-        )
-        kept = {
-            name: "1" if value is True else value
-            for name, value in fields.items()
-            if value not in (getattr(plain, name, None), "", False, ())
-        }
-        return path + (f"?{urlencode(kept, doseq=True)}" if kept else "")
-
-    @property
-    def is_narrowed(self) -> bool:
-        """Whether it shows another choice of runs than all that have succeeded."""
-        return bool(self.q or self.tag or self.job or self.data or self.method or self.run or self.state != "succeeded")
+    def admits(self, row: Row, metrics: Mapping[str, Any]) -> bool:
+        """Whether a run lies within all limits. A run without the number does not."""
+        for name, least, greatest in filter(None, map(limit_of, self.within)):
+            value = QUANTITIES[name].of(row.run, metrics)
+            if value is None or not least <= value <= greatest:
+                return False
+        return True
 
     def query(self) -> dict[str, Any]:
         """The same for `listed`."""
@@ -202,6 +207,16 @@ class Group:
     summary: str
 
 
+def limit_of(text: str) -> tuple[str, float, float] | None:
+    """The quantity of a limit with its least and greatest value, both included; None of what is no limit."""
+    name, *ends = text[:80].split(":")
+    try:
+        least, greatest = map(float, ends)
+    except ValueError:
+        return None
+    return (name, least, greatest) if name in QUANTITIES and least <= greatest else None
+
+
 def rows_of(rows: Session, team_id: str, found: Sequence[Run]) -> list[Row]:
     """The runs with the names of their jobs and data."""
     of = select(Job.id, Job.name, Job.tags, Dataset.name).outerjoin(Dataset, Dataset.id == Job.dataset_id)
@@ -214,18 +229,18 @@ def rows_of(rows: Session, team_id: str, found: Sequence[Run]) -> list[Row]:
     ]
 
 
-def grouped(view: View, found: Sequence[Row]) -> list[Group]:
+def grouped(view: Wall, found: Sequence[Row]) -> list[Group]:
     """The rows in groups, in the order in which these begin; one without a name where nothing is grouped."""
-    of: dict[str, list[Row]] = {}
-    for row in found:
-        key = {"job": row.run.job_id, "data": row.data, "method": row.run.method or "–"}.get(view.group, "")
-        of.setdefault(key, []).append(row)
+    keys: dict[str, Callable[[Row], str]] = {
+        "job": lambda row: row.run.job_id,
+        "method": lambda row: row.run.method or "",
+    }
     groups = []
-    for number_, (key, members) in enumerate(of.items()):
+    for number_, (key, members) in enumerate(together(found, keys.get(view.group, view.group)).items()):
         first = members[0]
-        name = {"job": first.job, "data": first.data, "method": key.upper().replace("_", " ")}.get(view.group, "")
+        name = {"job": first.job, "data": first.data, "method": method_name(key)}.get(view.group, "")
         narrower = {"job": {"job": key, "group": ""}, "method": {"method": key}}.get(view.group)
-        address = view.address(**narrower) if narrower and key != "–" else ""
+        address = view.address(**narrower) if narrower and key else ""
         shown = members if view.group == "none" or len(members) <= OF_GROUP or not address else members[:OF_GROUP]
         groups.append(Group(name, address, members, shown, number_ % TONES + 1, _summary(members)))
     return groups
@@ -247,12 +262,16 @@ def _summary(members: Sequence[Row]) -> str:
 @decide(Access.READ)
 def overview() -> str:
     """The start page: running jobs, and the networks that were trained."""
-    team_id, view, cursor = caller().team_id, View.asked(), after()
+    team_id, view, cursor = caller().team_id, Wall.asked(), after()
     is_first = not request.args
     with services().database.read() as rows:
         page = listed(rows, team_id, after=cursor, limit=MOST, **view.query())
-        found = rows_of(rows, team_id, page.rows)
-        groups = grouped(view, found)
+        listed_ = rows_of(rows, team_id, page.rows)
+        needs_metrics = view.within or view.show in ("scatter", "parallel")
+        metrics = bodies_of(rows, [run.id for run in page.rows], "metrics") if needs_metrics else {}
+        found = [row for row in listed_ if view.admits(row, metrics.get(row.run.id) or {})]
+        # Parallel axes show what lies outside, too, so that the limits can be moved.
+        groups = grouped(view, listed_ if view.show == "parallel" else found)
         active, failed = [], []
         if is_first:
             active = [
@@ -261,7 +280,9 @@ def overview() -> str:
             failed = jobs.page(rows, team_id, state="failed", limit=3).rows
         chart = None
         if view.show == "scatter":
-            chart = _scatter(view, groups, bodies_of(rows, [run.id for run in page.rows], "metrics"))
+            chart = _scatter(view, groups, metrics)
+        elif view.show == "parallel":
+            chart = _parallel(view, groups, metrics)
         elif view.show == "curves":
             curves = [row.run.id for row in found[:MOST_CURVES]]
             chart = _curves(groups, {run_id: runs.history(rows, run_id) for run_id in curves})
@@ -269,7 +290,8 @@ def overview() -> str:
             "overview.html",
             view=view,
             groups=groups,
-            rows=found,
+            rows=listed_ if view.show == "parallel" else found,
+            within={row.run.id for row in found},
             chart=chart,
             active=active,
             failed=failed,
@@ -279,18 +301,17 @@ def overview() -> str:
             most=MOST,
             most_curves=MOST_CURVES,
             job=next((row.job for row in found), "") if view.job else "",
-            datasets=datasets.page(rows, team_id, limit=100).rows,
-            kinds={name: kind.label for name, kind in KINDS.items() if not kind.uploaded},
-            methods=get_args(Method),
-            states=STATES,
+            data=data_choices(rows, team_id),
+            methods=METHODS,
+            states={"any": "any"} | {state: state for state in STATES},
             sorts=SORTS,
             grouping=GROUPED,
             showing=SHOWN,
-            quantities=QUANTITIES,
+            quantities={name: of.label for name, of in QUANTITIES.items()},
         )
 
 
-def _scatter(view: View, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
     across, up = QUANTITIES[view.x], QUANTITIES[view.y]
     dots: list[Dot] = []
     used: list[tuple[str, int]] = []
@@ -306,6 +327,32 @@ def _scatter(view: View, groups: Sequence[Group], metrics: Mapping[str, Mapping[
     x_axis, y_axis = Axis(across.label, across.log), Axis(up.label, up.log)
     title = f"{up.label} against {across.label}, a point for each run"
     return line_chart(title, [], x=x_axis, y=y_axis, dots=dots, legend=used, frame=CHART)
+
+
+def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+    members = [(group, row, metrics.get(row.run.id) or {}) for group in groups for row in group.rows]
+    values = {name: [QUANTITIES[name].of(row.run, of) for _, row, of in members] for name in AXES}
+    limited = {limit[0] for limit in map(limit_of, view.within) if limit}
+    names = [name for name, found in values.items() if len({*found} - {None}) > 1 or name in limited][:MOST_AXES]
+    traces = [
+        Trace(
+            row.run.id,
+            row.name,
+            f"/runs/{row.run.id}",
+            group.tone,
+            [values[name][at] for name in names],
+            is_out=not view.admits(row, of),
+        )
+        for at, (group, row, of) in enumerate(members)
+    ]
+    axes = [(name, Axis(QUANTITIES[name].label, _is_log(QUANTITIES[name], values[name]))) for name in names]
+    legend = [(group.name, group.tone) for group in groups if group.name]
+    return parallel_axes("Numbers of the runs on parallel axes, a line for each run", axes, traces, legend=legend)
+
+
+def _is_log(quantity: Quantity, values: Sequence[float | None]) -> bool:
+    """Whether an axis is logarithmic: as its quantity asks for, unless a run would have no place on it."""
+    return quantity.log and all(value > 0 for value in values if value is not None)
 
 
 def _curves(groups: Sequence[Group], histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
@@ -347,20 +394,10 @@ FILE_COLUMNS: dict[str, Callable[[Row], Any]] = {
 @decide(Access.READ)
 def wall_file() -> Response:
     """The runs of a view as CSV, the first 10 000."""
-    team_id, view = caller().team_id, View.asked()
+    team_id, view = caller().team_id, Wall.asked()
     with services().database.read() as rows:
         found = rows_of(rows, team_id, listed(rows, team_id, limit=MOST_ROWS, **view.query()).rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FILE_COLUMNS)
-    writer.writerows([_cell(of(row)) for of in FILE_COLUMNS.values()] for row in found)
-    response = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
-    response.headers["Content-Disposition"] = 'attachment; filename="runs.csv"'
-    return response
-
-
-def _cell(value: Any) -> Any:
-    """As it stands in the file. A name that a spreadsheet would compute is quoted: it is the word of a person."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value.isoformat() if hasattr(value, "isoformat") else value
+        if view.within:
+            metrics = bodies_of(rows, [row.run.id for row in found], "metrics")
+            found = [row for row in found if view.admits(row, metrics.get(row.run.id) or {})]
+    return csv_file("runs.csv", FILE_COLUMNS, found)

@@ -45,6 +45,8 @@ LIKELY_TARGETS = frozenset(  # names that say what a column is
 COUNTED_AT_ONCE = 1 << 24  # bytes of a text
 PREVIEW_ROWS = 8
 PREVIEW_COLUMNS = 50
+BINS = 20  # of a histogram, at most
+HISTOGRAMS = 300  # columns that have one: a form shows no more
 MANY = 10  # columns, or notes about them, that are named one by one
 
 
@@ -79,7 +81,7 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
     preview: dict[str, Any] = {
         "rows": table.rows,
         "train_rows": table.train_rows,
-        "columns": [_statistics(column) for column in table.columns],
+        "columns": [_statistics(column) | _spread(column, at) for at, column in enumerate(table.columns)],
         "suggested": {
             "inputs": list(complete.inputs or ()),
             "targets": list(complete.targets),
@@ -236,6 +238,30 @@ def _statistics(column: Column) -> dict[str, Any]:
         }
 
 
+def _spread(column: Column, at: int) -> dict[str, Any]:
+    """How the values of a column are distributed: the counts of what `most` names, or of equal bins from its least to
+    its greatest number or date. Nothing of arrays, of columns beyond HISTOGRAMS, and where a range has no width.
+    """
+    if column.shape or at >= HISTOGRAMS:
+        return {}
+    if column.values.dtype == object:
+        there = column.values if column.missing is None else column.values[~column.missing]
+        counts = np.unique(there.astype(str), return_counts=True)[1]
+        return {"counts": np.sort(counts)[::-1][:10].tolist()}
+    dates = column.values.dtype.kind == "M"
+    there = column.values[~np.isnat(column.values)] if dates else column.values[np.isfinite(column.values)]
+    numbers = (there.astype("datetime64[s]").astype(np.int64) if dates else there).astype(np.float64)
+    if not len(numbers):
+        return {}
+    with np.errstate(over="ignore"):  # an unused column may hold anything
+        low, width = numbers.min(), numbers.max() - numbers.min()
+    if not 0 < width < np.inf:
+        return {}
+    bins = min(BINS, int(width) + 1 if column.type in ("integer", "boolean") and width < BINS else BINS)
+    places = np.minimum((numbers - low) / width * bins, bins - 1).astype(np.int64)
+    return {"bins": np.bincount(places, minlength=bins).tolist()}
+
+
 def _first_rows(table: Table) -> list[dict[str, Any]]:
     shown = [column for column in table.columns if not column.shape][:PREVIEW_COLUMNS]
     return [
@@ -324,13 +350,17 @@ def _understand_text(content: bytes | Path, context: int | None = None) -> dict[
     windows_of(texts, context or CONTEXT)
     chunks = range(0, len(joined), COUNTED_AT_ONCE)  # counting takes eight bytes for each
     counts = np.sum([np.bincount(joined[at : at + COUNTED_AT_ONCE], minlength=BYTES) for at in chunks], axis=0)
-    most = [BYTE_NAMES[byte] for byte in np.argsort(-counts, kind="stable")[:10] if counts[byte]]
+    frequent = [int(byte) for byte in np.argsort(-counts, kind="stable")[:10] if counts[byte]]
+    most = [BYTE_NAMES[byte] for byte in frequent]
     column = {"type": "text", "distinct": int((counts > 0).sum()), "min": None, "max": None, "mean": None, "std": None}
     held_out = "whole files are held out" if len(texts) >= FEW_FILES else "its end is held out"
     return {
         "rows": len(joined),
         "train_rows": None,
-        "columns": [{"name": name, **column, "most": most} for name in TEXT_COLUMNS],
+        "columns": [
+            {"name": name, **column, "most": most, "counts": [int(counts[byte]) for byte in frequent]}
+            for name in TEXT_COLUMNS
+        ],
         "suggested": {"inputs": [TEXT_COLUMNS[0]], "targets": [TEXT_COLUMNS[1]], "task": "classification"},
         "first_rows": [
             dict(zip(TEXT_COLUMNS, (BYTE_NAMES[a], BYTE_NAMES[b]), strict=True))

@@ -50,7 +50,7 @@ STILL, MOVING = 2, 7  # frames from one snapshot to the next, without and with m
 LAST = 36  # frames at the end, all alike
 MAX_FRAMES = 480  # twenty seconds; with many snapshots neurons move faster
 MAX_SNAPSHOTS = 160  # more are thinned out evenly; the film stays under a minute
-MAX_LINES = 800  # connections of a frame, the heaviest
+MAX_LINES = 450  # connections of a frame, the heaviest; drawing them is nearly all of a film's time
 MANY_LINES = 80  # connections; with more, lines grow thinner and paler
 DASHED = 0.15  # of the heaviest of a row; on lighter, thinner lines dashes cannot be seen, and cost time
 SEEN = 0.02  # of the heaviest of a row; lighter connections could not be seen
@@ -373,7 +373,7 @@ class _Encoder:
 
     def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._rate), "-i", "pipe:0"]
-        coded = ["-c:v", "libx264", "-preset", "fast", "-crf", "21", "-pix_fmt", "yuv420p", "-threads", "1"]
+        coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-pix_fmt", "yuv420p", "-threads", "1"]
         exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"]
         quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]
         return subprocess.Popen(

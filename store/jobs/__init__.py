@@ -13,19 +13,22 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session, undefer
 
 from store import models, runs
-from store.database import Page, matches, newest_first
+from store.database import Page, matches, sorted_page
 from store.errors import Conflict, NotFound
 from store.jobs.leases import Claim, assert_held, claim, claim_next, end_runs, finish, job_ended, reap, release, renew
 from store.jobs.outbox import Message, mark_sent, unsent
 from store.jobs.submissions import NewRun, Usage, check_quota, submit, usage, write_tags
 from store.jobs.tables import Attempt, Job, JobBody, JobTag, JobView, get_view
+from store.runs.search import dataset_name
 from store.runs.tables import Run
+from store.teams import Member
 
 __all__ = [
+    "SORTED_BY",
     "Claim",
     "JobView",
     "Message",
@@ -52,9 +55,28 @@ __all__ = [
     "retry",
     "revisions",
     "submit",
+    "trained_on",
     "unsent",
     "usage",
 ]
+
+
+_METHOD, _KIND = (  # the same in all runs of a job
+    select(func.min(of)).where(Run.job_id == Job.id).scalar_subquery() for of in (Run.method, Run.dataset_kind)
+)
+_DATA = dataset_name(Job.id)
+SORTED_BY = {
+    "name": func.lower(Job.name),
+    "state": Job.state,
+    "progress": Job.progress,
+    "runs": Job.runs,
+    "data": func.lower(func.coalesce(_DATA, _KIND)),
+    "method": _METHOD,
+    "owner": select(func.lower(Member.name)).where(Member.id == Job.member_id).scalar_subquery(),
+    "submitted": Job.created_at,
+    "ended": Job.ended_at,
+}
+"""What a list of jobs may be sorted by; the newest first otherwise."""
 
 
 def get(session: Session, team_id: str, job_id: str) -> Job:
@@ -76,10 +98,19 @@ def page(
     q: str | None = None,
     owner: str | None = None,
     dataset_id: str | None = None,
+    dataset_kind: str | None = None,
+    method: str | None = None,
+    sort: str | None = None,
+    falling: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Job]:
-    """The team's jobs, newest first, without specs. `q` is searched for in names and tags; `owner` is a member's id."""
+    """The team's jobs, newest first or sorted, without specs.
+
+    q      searched for in names and tags
+    owner  a member's id
+    sort   one of SORTED_BY. A sorted list has one page.
+    """
     query = select(Job).where(Job.team_id == team_id)
     if kind is not None:
         query = query.where(Job.kind == kind)
@@ -89,12 +120,22 @@ def page(
         query = query.where(Job.member_id == owner)
     if dataset_id is not None:
         query = query.where(Job.dataset_id == dataset_id)
+    for column_, wanted in ((Run.dataset_kind, dataset_kind), (Run.method, method)):
+        if wanted is not None:
+            query = query.where(exists().where(Run.job_id == Job.id, column_ == wanted))
     if tag is not None:
         query = query.where(Job.id.in_(select(JobTag.job_id).where(JobTag.team_id == team_id, JobTag.tag == tag)))
     if q:
         tagged = select(JobTag.job_id).where(JobTag.team_id == team_id, matches(JobTag.tag, q))
         query = query.where(or_(matches(Job.name, q), Job.id.in_(tagged)))
-    return newest_first(session, query, Job.id, after=after, limit=limit)
+    by = SORTED_BY[sort] if sort else None
+    return sorted_page(session, query, Job.id, by=by, falling=falling, after=after, limit=limit)
+
+
+def trained_on(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None, str | None]]:
+    """Job id → (method, kind of data, name of the data set), the same for all runs of a job."""
+    query = select(Job.id, _METHOD, _KIND, _DATA).where(Job.id.in_(job_ids))
+    return {job_id: (method, kind, data) for job_id, method, kind, data in session.execute(query)}
 
 
 def revisions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:

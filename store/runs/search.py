@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, column, exists, insert, or_, select, table
 from sqlalchemy.orm import Session, undefer
 
-from store.database import Page, matches, newest_first
+from store.database import Page, matches, sorted_page
 from store.jobs.tables import Job, JobTag
 from store.runs.tables import OF_MODULES, Effect, InteriorGroup, PartInput, Run, RunBody
 
@@ -84,6 +84,16 @@ SORTED_BY = {
 """What a list of runs may be sorted by, as its parameter names it; the newest first otherwise."""
 
 
+_DATASET = table("dataset", column("id"), column("name"))  # store/datasets.py imports the tables of jobs and runs
+
+
+def dataset_name(job_id: Any) -> ScalarSelect[Any]:
+    """The name of the data set of a job, as a column of another query; null where its data are made."""
+    job = Job.__table__.alias()
+    named = select(_DATASET.c.name).join(job, job.c.dataset_id == _DATASET.c.id)
+    return named.where(job.c.id == job_id).scalar_subquery()
+
+
 def listed(
     session: Session,
     team_id: str,
@@ -119,11 +129,8 @@ def listed(
     if q:
         named = select(Job.id).where(Job.team_id == team_id, matches(Job.name, q))
         query = query.where(or_(Run.job_id.in_(named), Run.job_id.in_(tagged.where(matches(JobTag.tag, q)))))
-    if sort is None:
-        return newest_first(session, query, Run.id, after=after, limit=limit)
-    column = SORTED_BY[sort]
-    order = column.desc() if falling else column.asc()
-    return Page(list(session.scalars(query.order_by(order.nulls_last(), Run.id.desc()).limit(limit))), None)
+    by = SORTED_BY[sort] if sort else None
+    return sorted_page(session, query, Run.id, by=by, falling=falling, after=after, limit=limit)
 
 
 def ended_like(session: Session, team_id: str, *, method: str, dataset_kind: str, limit: int = 40) -> list[Run]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from api.pages.site import glossary
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.spec import Spec
 from bimt_engine.training.loop import Training
@@ -444,3 +445,22 @@ def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: 
     assert button.get_attribute("aria-pressed") == "true"
     button.click()
     assert page.locator("#off li").count() == 0
+
+
+def test_every_number_and_verdict_of_a_run_opens_its_definition(visit: Visit, site: Site, bench: Bench) -> None:
+    known = {word for _, words in glossary() for word, _ in words}
+    page = (visitor := visit("reader")).page
+    for path in (f"/runs/{bench.runs['grid']}", f"/models/{site.model}", f"/runs/{site.runs[0]}"):
+        visitor.go(path)
+        page.wait_for_load_state("networkidle")
+        terms = page.locator("[data-term]").evaluate_all("all => all.map((each) => each.dataset.term)")
+        assert set(terms) <= known, path
+        silent = page.evaluate(
+            """() => [...document.querySelectorAll(".verdict, #metric-label, .tiles dt, main th.number[scope=col]")]
+            .filter((each) => each.textContent.trim() && !each.closest("#versions"))
+            .filter((each) => !each.matches("[data-term]") && !each.querySelector("[data-term]"))
+            .map((each) => each.textContent)"""
+        )
+        assert silent == [], path
+    page.locator("li.module button.verdict").first.click()
+    page.wait_for_selector("dialog[open] p:has-text('conclusion of a statement')")

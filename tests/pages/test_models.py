@@ -21,6 +21,7 @@ def test_a_run_is_published_and_its_model_found_by_its_evidence(visit: Visit, si
     page.wait_for_url(re.compile("/models/model_"))
     assert page.inner_text("h1") == "found-by-hand, version 1"
     visitor.go("/models")
+    page.click("text=By what was found")
     page.fill("#min_modules", "2")
     page.fill("#q", "by-hand")
     page.click("form button:has-text('Show')")

@@ -21,7 +21,8 @@ from bimt_engine.data.registry import KINDS, make_dataset
 from bimt_engine.networks.architecture import architectures
 from bimt_engine.spec import Spec
 from bimt_engine.training.loop import Training
-from tests.api.makers import publish_runs
+from store import datasets
+from tests.api.makers import now, publish_runs
 from tests.pages.conftest import Site, Visitor
 
 Visit = Callable[..., Visitor]
@@ -198,3 +199,53 @@ def test_how_long_a_job_takes_is_told_by_runs_like_it(visit: Visit, site: Site) 
     before = client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"]
     client.post("/api/v1/jobs/plan", headers=headers, json=asked)
     assert client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"] == before
+
+
+def test_columns_show_how_their_values_are_distributed_and_are_chosen_anywhere(
+    visit: Visit, site: Site, tmp_path: Path
+) -> None:
+    rows = [f"{i % 7},{'red' if i % 3 else 'blue'},{'' if i % 5 else i},{i % 2}" for i in range(60)]
+    path = tmp_path / "spread.csv"
+    path.write_text("\n".join(["week,colour,holes,y", *rows]) + "\n")
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#first-rows tr")
+    drawn = page.locator("#heads svg.bars")
+    assert [drawn.nth(at).locator("rect").count() for at in range(3)] == [7, 2, 20]
+    assert drawn.nth(1).get_attribute("aria-label") == "colour: red 40, blue 20"
+    assert page.inner_text("#heads th >> nth=2").endswith("80 % missing")
+    page.click("#first-rows tr >> nth=1 >> td >> nth=0")
+    assert page.get_attribute("#heads button >> nth=0", "data-role") == "target"
+    heights = drawn.nth(0).locator("rect").evaluate_all("all => all.map((each) => Number(each.getAttribute('height')))")
+    visitor.go(f"/datasets/{page.input_value('#dataset')}")
+    there = page.locator("svg.bars")
+    assert there.nth(1).get_attribute("aria-label") == "colour: red 40, blue 20"
+    again = there.nth(0).locator("rect").evaluate_all("all => all.map((each) => Number(each.getAttribute('height')))")
+    assert again == pytest.approx(heights, abs=0.01)
+    assert page.locator("tr:has-text('holes') >> text=80 %").count() == 1
+
+
+def test_a_data_set_of_an_earlier_version_shows_no_histograms(visit: Visit, site: Site) -> None:
+    with site.service.database.write() as rows:
+        stored = datasets.get(rows, site.service.teams["ours"], site.dataset)
+        old = [{k: v for k, v in c.items() if k not in ("bins", "counts")} for c in (stored.preview or {})["columns"]]
+        datasets.register(
+            rows,
+            team_id=stored.team_id,
+            member_id=stored.member_id,
+            name="old preview",
+            kind="uploaded",
+            sha256=stored.sha256,
+            format="csv",
+            preview={**(stored.preview or {}), "columns": old},
+            roles=stored.roles,
+            task=stored.task,
+            now=now(),
+        )
+        made = datasets.page(rows, stored.team_id, q="old preview").rows[0].id
+    page = (visitor := visit("reader")).page
+    for dataset, drawn in ((made, False), (site.dataset, True)):
+        visitor.go(f"/datasets/{dataset}")
+        assert page.locator("tbody tr").count() > 0
+        assert (page.locator("svg.bars").count() > 0) is drawn

@@ -25,7 +25,8 @@ CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8").r
 def every_page(site: Site) -> dict[str, str]:
     return {
         "runs": "/",
-        "jobs": "/jobs",
+        "runs on parallel axes": f"/?job={site.job}&show=parallel&within=seed:0:1",
+        "jobs": "/jobs?group=owner&sort=runs",
         "job that has ended": f"/jobs/{site.job}",
         "job that waits": f"/jobs/{site.waiting}",
         "run": f"/runs/{site.runs[0]}",

@@ -1,4 +1,4 @@
-"""The wall of runs: filtered, sorted, grouped, selected, as pictures, table, scatter, curves and file; two compared."""
+"""The wall of runs and the lists of jobs and models: filtered, sorted, grouped, selected, as a file; two compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from werkzeug.datastructures import MultiDict
 
-from api.pages.wall import QUANTITIES, SORTS, View
+from api.pages.filters import View
+from api.pages.jobs import JobList
+from api.pages.networks import ModelList
+from api.pages.wall import QUANTITIES, SORTS, Wall
+from store import jobs, models
 from store.runs.search import SORTED_BY
 from tests.api.makers import publish_runs, submit_job
 from tests.pages.conftest import Site, Visitor
@@ -22,8 +26,9 @@ DESK = {"viewport": {"width": 1280, "height": 900}}
 
 
 def view_of(site: Site, address: str) -> View:
+    lists = {each.path: each for each in (Wall, JobList, ModelList)}
     with site.service.app.test_request_context(address):
-        return View.asked()
+        return lists[urlsplit(address).path].asked()  # type: ignore[attr-defined, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +37,8 @@ def view_of(site: Site, address: str) -> View:
         "/",
         "/?q=two&sort=connections&falling=1&show=scatter&x=modules&y=test_loss",
         "/?state=any&method=l1&data=digits&group=none&show=table&tag=paper",
+        "/jobs?q=two&sort=data&falling=1&group=owner&state=failed&tag=paper",
+        "/models?min_modules=2&reads=x1&sort=selectivity&group=data&everybody=true",
     ],
 )
 def test_a_view_is_the_same_after_its_own_address(site: Site, address: str) -> None:
@@ -40,10 +47,63 @@ def test_a_view_is_the_same_after_its_own_address(site: Site, address: str) -> N
     assert MultiDict(parse_qs(urlsplit(view.address()).query)) == MultiDict(parse_qs(urlsplit(address).query))
 
 
-def test_what_an_address_asks_for_in_vain_is_as_if_it_had_not_asked(site: Site) -> None:
-    assert view_of(site, "/?sort=password&group=x&show=y&x=z&run=run_1&job=1&data=../x&method=magic") == view_of(
-        site, "/"
+@pytest.mark.parametrize("path", ["/", "/jobs", "/models"])
+def test_what_an_address_asks_for_in_vain_is_as_if_it_had_not_asked(site: Site, path: str) -> None:
+    asked = f"{path}?sort=password&group=x&show=y&x=z&run=run_1&job=1&data=../x&owner=me&falling=2"
+    assert view_of(site, asked) == view_of(site, path)
+
+
+@pytest.mark.parametrize(("path", "sorts"), [("/jobs", jobs.SORTED_BY), ("/models", models.SORTED_BY)])
+def test_a_list_is_sorted_by_each_of_its_columns_and_by_no_other(
+    visit: Visit, site: Site, path: str, sorts: dict[str, Any]
+) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(path)
+    heads = page.locator("thead a").evaluate_all(
+        "all => all.map((each) => new URL(each.href).searchParams.get('sort'))"
     )
+    assert set(heads) == set(sorts)
+    shown = sorted(page.locator("tbody th[scope=row] a").all_inner_texts())
+    for name in sorts:
+        page.locator(f"thead a[href*='sort={name}']").click()
+        page.wait_for_selector("th[aria-sort=ascending]")
+        page.locator("th[aria-sort] a").click()
+        page.wait_for_selector("th[aria-sort=descending]")
+        assert sorted(page.locator("tbody th[scope=row] a").all_inner_texts()) == shown, name
+
+
+def test_jobs_are_narrowed_grouped_and_sorted_and_the_address_says_so(visit: Visit, site: Site) -> None:
+    for name in ("table b", "Table a", "table c"):
+        submit_job(site.service, name=name, seeds=(0,), tags=("listed",))
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go("/jobs")
+    names = page.locator("tbody th[scope=row] a")
+    page.fill("#tag", "listed")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:has-text('3 jobs.')")
+    page.click("thead >> text=Job")
+    page.wait_for_selector("th[aria-sort=ascending]")
+    assert names.all_inner_texts() == ["Table a", "table b", "table c"]
+    page.select_option("#group", "owner")
+    page.wait_for_selector("tr.group")
+    assert page.inner_text("tr.group") == "submitter of ours 3 jobs"
+    assert {"tag=listed", "sort=name", "group=owner"} == set(urlsplit(page.url).query.split("&"))
+    page.select_option("#owner", label="reader of ours")
+    page.wait_for_selector(".empty:has-text('No job matches')")
+    page.go_back()  # the form sends every field again
+    page.wait_for_selector("tr.group")
+    page.select_option("#method", "bimt")
+    page.wait_for_url(re.compile("method=bimt"))
+    assert "tag=listed" in page.url
+
+
+def test_models_are_grouped_by_what_they_were_trained_on(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go("/models?min_modules=2&sort=connections")
+    assert page.locator("details.more-filters[open]").count() == 1
+    page.select_option("#group", "data")
+    page.wait_for_selector("tr.group")
+    assert set(urlsplit(page.url).query.split("&")) == {"min_modules=2", "sort=connections", "group=data"}
 
 
 def test_everything_that_runs_are_sorted_by_has_a_label() -> None:
@@ -150,12 +210,21 @@ def test_a_view_is_downloaded_as_csv_with_names_that_no_spreadsheet_computes(sit
     job = submit_job(site.service, name="=1+1", seeds=(4, 5))
     publish_runs(site.service, job)
     client = site.service.client()
-    client.post("/login", data={"token": site.service.tokens["ours", "reader"]})
-    answer = client.get(f"/runs.csv?job={job}&sort=seed&falling=1", headers=site.service.headers("reader"))
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+
+    def rows_of(address: str) -> list[dict[str, str]]:
+        answer = client.get(address, headers=site.service.headers("reader"))
+        assert answer.content_type.startswith("text/csv")
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    rows = rows_of(f"/runs.csv?job={job}&sort=seed&falling=1")
     assert [row["seed"] for row in rows] == ["5", "4"]
     assert {row["job"] for row in rows} == {"'=1+1"}
     assert all(float(row["connections"]) > 0 for row in rows)
+    assert [(row["job"], row["runs"], row["owner"]) for row in rows_of("/jobs.csv?q=%3D1")] == [
+        ("'=1+1", "2", "submitter of ours")
+    ]
+    (model,) = rows_of(f"/models.csv?q={site.model}")
+    assert (model["model"], model["version"], int(model["modules"]) > 0) == (site.model, "2", True)
 
 
 def test_a_neuron_that_is_selected_marks_its_counterpart_in_the_other(visit: Visit, site: Site) -> None:
@@ -178,3 +247,59 @@ def test_a_neuron_that_is_selected_marks_its_counterpart_in_the_other(visit: Vis
     page.reload()
     page.wait_for_selector("figure[data-graph] .neuron.near")
     assert "Module A here and module A there" in page.inner_text("#linked-words")
+
+
+def test_an_axis_that_is_narrowed_narrows_the_wall_by_pointer_and_by_keys(visit: Visit, site: Site) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(f"/?job={site.job}&show=parallel")
+    page.wait_for_selector("svg.parallel[data-ready]")
+    lines, rows = page.locator("svg.parallel path.line"), page.locator("tr[data-row]:visible")
+    assert (lines.count(), rows.count()) == (3, 3)
+    least = page.get_by_role("slider", name="seed, at least")
+    least.focus()
+    page.keyboard.press("ArrowUp")
+    assert (page.locator("path.line.out").count(), rows.count()) == (1, 2)
+    assert page.inner_text("#within") == "2 of 3 runs lie within."
+    assert least.get_attribute("aria-valuenow") == "1"
+    assert "within=seed%3A1%3A2" in page.url
+    page.reload()
+    page.wait_for_selector("svg.parallel[data-ready]")
+    assert rows.count() == 2
+    assert "within=seed" in page.get_attribute("a[download]", "href")
+    page.select_option("#show", "pictures")
+    page.wait_for_selector("ul.runs li")
+    assert page.locator("ul.runs li").count() == 2
+    assert "2 runs within limits of seed" in page.inner_text("#told")
+    page.go_back()
+    page.wait_for_selector("svg.parallel[data-ready]")
+    page.get_by_role("slider", name="seed, at most").focus()
+    page.keyboard.press("Escape")
+    assert rows.count() == 3
+    assert "within" not in page.url
+    band = page.locator(".along[data-name=seed] .band")
+    band.hover(position={"x": 16, "y": 130})  # between 1 and 2
+    page.mouse.down()
+    page.get_by_role("slider", name="seed, at most").hover()
+    page.mouse.up()
+    assert (rows.count(), page.inner_text("#within")) == (1, "1 of 3 runs lie within.")
+    page.click("#free")
+    assert rows.count() == 3
+    page.get_by_role("slider", name="seed, at most").hover()
+    page.mouse.down()
+    band.hover(position={"x": 16, "y": 130}, force=True)  # the handle follows
+    page.mouse.up()
+    assert page.inner_text("#within") == "2 of 3 runs lie within."
+
+
+def test_limits_are_kept_by_the_service_too_and_what_is_none_is_none(site: Site) -> None:
+    client = site.service.client()
+    address = f"/runs.csv?job={site.job}&sort=seed"
+    for within, seeds in (
+        ("seed:1:2", "12"),
+        ("seed:0:1&within=test_loss:0:1", "01"),
+        ("seed:2:1", "012"),
+        ("seed:nan:1", "012"),
+        ("password:0:1", "012"),
+    ):
+        text = client.get(f"{address}&within={within}", headers=site.service.headers("reader")).text
+        assert "".join(row["seed"] for row in csv.DictReader(io.StringIO(text))) == seeds, within

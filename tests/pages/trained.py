@@ -90,6 +90,8 @@ def publish_trained(house: House, folder: Path, name: str) -> str:
                     "cost_strength": None,
                     "spec": spec.expanded().model_dump(mode="json"),
                     "steps": spec.training.steps,
+                    "method": spec.training.method,
+                    "dataset_kind": spec.dataset.kind,
                 }
             ],
             now=now(),

@@ -244,6 +244,26 @@ def test_who_announces_right_after_the_commit_says_so_beforehand(database, peopl
         assert [one.id for one in due] == [job.id]
 
 
+def test_jobs_are_sorted_by_whatever_they_may_be(database, people, clock):
+    with database.write() as session:
+        made = [
+            submit(session, people, clock.now, name=name, runs=new_runs(n))
+            for name, n in (("b", 2), ("A", 3), ("c", 1))
+        ]
+    with database.read() as session:
+
+        def names(**how):
+            return [job.name for job in jobs.page(session, people.team, **how).rows]
+
+        assert names(sort="name") == ["A", "b", "c"]
+        assert names(sort="runs", falling=True) == ["A", "b", "c"]
+        assert names(sort="ended") == names()  # none has ended: the newest first
+        for sort in jobs.SORTED_BY:
+            assert sorted(names(sort=sort)) == ["A", "b", "c"], sort
+        told = jobs.trained_on(session, [job.id for job in made])
+    assert set(told) == {job.id for job in made}
+
+
 def test_listeners_hear_of_every_change(database, people, clock):
     with database.write() as session:
         job = submit(session, people, clock.now)

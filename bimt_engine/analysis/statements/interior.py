@@ -142,7 +142,7 @@ def cut_statement(cut: Document) -> str:
     """The cheapest cut: which connections, what it would cost, and what would come of it."""
     shown = [f"{c['source']} → {c['target']} (weight {number(c['weight'])})" for c in cut["connections"]]
     rise = cut["loss_change"]
-    cost = f"the held-out loss {'rises' if rise >= 0 else 'falls'} by {_percent(abs(rise))}"
+    cost = f"the held-out loss {_changed(rise)}"
     parts = "; ".join(f"{counted(part['neurons'], 'neuron')} reading {listed(part['reads'])}" for part in cut["parts"])
     return f"It would fall into {counted(len(cut['parts']), 'part')} ({parts}) without {listed(shown)}: {cost}."
 
@@ -200,5 +200,8 @@ def _at_most(value: float) -> str:
     return "0" if value < 1e-12 else number(value)
 
 
-def _percent(share: float) -> str:
-    return f"{number(100 * share)} %"
+def _changed(share: float) -> str:
+    """A change as a share of what was there: a percentage, or how many times as much where that says more."""
+    if share >= 1:
+        return f"becomes {number(1 + share)} times as large"
+    return f"{'rises' if share >= 0 else 'falls'} by {number(100 * abs(share))} %"

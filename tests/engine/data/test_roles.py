@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_diabetes, load_iris
 
 from bimt_engine.data.dataset import Scaling
-from bimt_engine.data.preview import understand
+from bimt_engine.data.preview import BINS, understand
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.data.roles import Roles, read_table
@@ -57,6 +57,26 @@ def test_labels_are_taken_for_classes():
     preview = understand(frame_bytes(named), "csv")
     assert preview["suggested"]["task"] == "classification"
     assert preview["columns"][-1]["most"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_each_column_says_how_its_values_are_distributed():
+    wide = ["1", "1e308", "-1e308", *["3"] * 57]  # its range is no number
+    rows = [
+        f"{i % 4},{i * i},{'abc'[i % 2]},2024-01-{i % 28 + 1:02},7,{wide[i]},{'' if i % 3 else i}" for i in range(60)
+    ]
+    preview = understand(
+        "\n".join(["few,many,word,day,same,wide,holes", *rows]).encode(),
+        "csv",
+        {"inputs": ["few"], "targets": ["many"]},
+    )
+    found = {column["name"]: column for column in preview["columns"]}
+    assert found["few"]["bins"] == [15, 15, 15, 15]  # one for each whole number
+    assert len(found["many"]["bins"]) == BINS
+    assert sum(found["many"]["bins"]) == sum(found["day"]["bins"]) == 60
+    assert found["many"]["bins"][0] == sum(i * i < 59 * 59 / BINS for i in range(60))
+    assert dict(zip(found["word"]["most"], found["word"]["counts"], strict=True)) == {"a": 30, "b": 30}
+    assert sum(found["holes"]["bins"]) == 60 - found["holes"]["missing"] == 20
+    assert not any("bins" in found[name] or "counts" in found[name] for name in ("same", "wide"))
 
 
 def test_text_that_cannot_be_read_is_left_out_and_said():

@@ -136,7 +136,8 @@ async function describe(option) {
 function showPreview(preview) {
   const columns = preview.columns.slice(0, SHOWN);
   field("heads").replaceChildren(
-    ...columns.map(({ name }) => {
+    ...columns.map((column) => {
+      const { name } = column;
       const [head, button] = [document.createElement("th"), document.createElement("button")];
       head.scope = "col";
       button.type = "button";
@@ -146,7 +147,13 @@ function showPreview(preview) {
         choice.value = ROLES[(ROLES.indexOf(choice.value) + 1) % ROLES.length];
         choice.dispatchEvent(new Event("change", { bubbles: true }));
       });
-      head.append(button);
+      head.append(button, bars(column, preview.rows) ?? "");
+      if (column.missing && preview.rows) {
+        const share = document.createElement("span");
+        share.className = "range";
+        share.textContent = `${Math.max(1, Math.round((100 * column.missing) / preview.rows))} % missing`;
+        head.append(share);
+      }
       return head;
     }),
   );
@@ -167,6 +174,42 @@ function showPreview(preview) {
   );
   field("types").open = preview.columns.length > SHOWN;
   showRoles();
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+const BARS = [120, 26]; // as in api/pages/charts.py
+
+/** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. */
+function bars(column, rows) {
+  let shown;
+  let words;
+  if (column.bins) {
+    shown = column.bins.map((count) => [count, ""]);
+    words = `${shown.length} parts from ${column.earliest ?? number(column.min)} to ${column.latest ?? number(column.max)}`;
+  } else if (column.counts && column.most) {
+    shown = column.counts.map((count, at) => [count, column.most[at].slice(0, 40)]);
+    const left = (rows ?? 0) - (column.missing ?? 0) - column.counts.reduce((sum, count) => sum + count, 0);
+    if (left > 0) shown.push([left, "others"]);
+    words = shown.map(([count, word]) => `${word} ${count}`).join(", ");
+  } else return null;
+  const drawn = (name, fields) => {
+    const made = document.createElementNS(SVG, name);
+    for (const [field_, value] of Object.entries(fields)) made.setAttribute(field_, value);
+    return made;
+  };
+  const [width, most] = [BARS[0] / shown.length, Math.max(1, ...shown.map(([count]) => count))];
+  const svg = drawn("svg", { class: "bars", viewBox: `0 0 ${BARS.join(" ")}`, role: "img", "aria-label": `${column.name}: ${words}` });
+  svg.append(
+    ...shown.map(([count, word], at) => {
+      const height = (BARS[1] * count) / most;
+      const bar = drawn("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
+      if (at === shown.length - 1 && word === "others") bar.setAttribute("class", "others");
+      bar.append(drawn("title", {}));
+      bar.firstChild.textContent = word ? `${word}: ${count}` : String(count);
+      return bar;
+    }),
+  );
+  return svg;
 }
 
 const choiceOf = (name) => [...field("columns").querySelectorAll("select[data-column]")].find((choice) => choice.dataset.column === name);
@@ -356,6 +399,10 @@ form.addEventListener("submit", async (event) => {
 for (const choice of form.querySelectorAll('input[name="recipe"]')) choice.addEventListener("change", choose);
 field("networks").addEventListener("change", choose); // those that are uploaded here come later
 field("dataset").addEventListener("change", chooseDataset);
+field("first-rows").addEventListener("click", ({ target }) => {
+  const at = target.closest("td")?.cellIndex;
+  if (at !== undefined) field("heads").querySelectorAll("button")[at].click(); // a column is chosen anywhere in it
+});
 field("spec").addEventListener("input", showSpec);
 field("hidden").addEventListener("input", () => edit((now) => {
   const widths = numbers(field("hidden").value);

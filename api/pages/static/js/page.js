@@ -102,8 +102,11 @@ if (bar) {
   showSelection();
 }
 
-const filters = document.getElementById("wall-filters");
-for (const choice of filters?.querySelectorAll("select, input[type=checkbox]") ?? []) choice.addEventListener("change", () => filters.requestSubmit());
-filters?.addEventListener("submit", () => {
-  for (const each of filters.elements) if (each.name && !each.value) each.disabled = true; // an address without what is not asked
-});
+// --- filters of a list: a choice is asked for at once, and an address is without what is not asked
+
+for (const filters of document.querySelectorAll("form.filters[role=search]")) {
+  for (const choice of filters.querySelectorAll("select, input[type=checkbox]")) choice.addEventListener("change", () => filters.requestSubmit());
+  filters.addEventListener("formdata", ({ formData }) => {
+    for (const [name, value] of [...formData]) if (!value) formData.delete(name);
+  });
+}

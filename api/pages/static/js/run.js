@@ -3,9 +3,6 @@
 import { call, complain, duration, fileReady, onSubmit, pause } from "./api.js";
 import "./modules.js";
 
-// Loaded only where the page has these parts.
-if (document.getElementById("film")) import("./film.js");
-
 // --- progress
 
 const live = document.getElementById("live");
@@ -98,6 +95,27 @@ for (const link of document.querySelectorAll("a[data-generated]")) {
     link.removeAttribute("aria-busy");
   });
 }
+
+// --- the training as a film that a worker makes
+
+document.getElementById("film-make")?.addEventListener("click", async ({ target }) => {
+  const field = (name) => document.getElementById(name);
+  const address = `/api/v1/runs/${field("film").dataset.run}/film.mp4`;
+  target.disabled = true;
+  complain(field("film-problem"), null);
+  field("film-words").textContent = "The film is being drawn, up to 500 frames: as a rule in a quarter of a minute. It is kept, and is there at once the next time.";
+  try {
+    await fileReady(address);
+    const video = Object.assign(document.createElement("video"), { controls: true, loop: true, src: address });
+    video.setAttribute("aria-label", "The training as a film: connections fade and grow, and neurons exchange places.");
+    field("film-video").replaceChildren(video);
+    target.hidden = true;
+  } catch (problem) {
+    target.disabled = false;
+    complain(field("film-problem"), problem);
+  }
+  field("film-words").textContent = "";
+});
 
 // --- publish
 

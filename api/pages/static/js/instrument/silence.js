@@ -31,7 +31,7 @@ export const measured = (name, value) => (name.endsWith("accuracy") ? `${(100 * 
  */
 export function silencing(instrument) {
   const { circuit, picture, run } = instrument;
-  const at = { metric: field("metric"), label: field("metric-label"), note: field("metric-note") };
+  const at = { metric: field("metric"), label: field("metric-label").firstElementChild ?? field("metric-label"), note: field("metric-note") };
   const published = { metric: at.metric.textContent, label: at.label.textContent, note: at.note.textContent };
   const boxes = [...document.querySelectorAll("input[data-connection]")];
   let newest = 0; // number of the newest question; answers to older ones are ignored
