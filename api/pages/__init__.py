@@ -38,6 +38,7 @@ def install(app: Flask) -> None:
         number=wording.number,
         size=filters.size,
         timestamp=filters.timestamp,
+        typeset=filters.typeset,
     )
     app.jinja_env.globals["supported_means"] = network.SUPPORTED_MEANS
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bimt_engine.analysis.statements.wording import number
+from bimt_engine.analysis.statements.wording import number, typeset_plainly
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def heat_map(
     stride = max(1, math.ceil(len(columns) * 34 / (right - left)))
     for column in range(0, len(columns), stride):
         label = columns[column] if len(columns[column]) <= 8 else columns[column][:7] + "…"
-        write("tick", left + (column + 0.5) * width, top + len(rows) * height + 14, "middle", label)
+        write("tick", left + (column + 0.5) * width, top + len(rows) * height + 14, "middle", typeset_plainly(label))
     return Markup("".join(parts) + "</svg>")
 
 

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from api.problems import Problem
+from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.network import FIGURE_LABELS
 from bimt_engine.analysis.statements.wording import counted, number
 from bimt_engine.data.registry import KINDS
@@ -93,6 +94,20 @@ def nearly(value: float | None) -> float | None:
 def pretty(document: Any) -> str:
     """An indented JSON document."""
     return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def typeset(text: str, *, formula: bool = False) -> Markup:
+    """A name, a formula or a sentence with indices lowered and powers raised, as figures have it.
+
+    Its text, for a search or a screen reader, stays as people write it: x4.
+    """
+    tags = {"": "{}", "sub": "<sub>{}</sub>", "sup": "<sup>{}</sup>"}
+    return Markup().join(Markup(tags[how]).format(part) for part, how in wording.typeset(text, formula=formula))
+
+
+def mathematics(text: str) -> Markup:
+    """`(x1 + x3)**3*sin(pi*x4)` with raised powers, lowered indices, a dot for times, π and √."""
+    return typeset(text, formula=True)
 
 
 def code(text: str) -> Markup:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
+from bimt_engine.analysis.statements.wording import typeset_plainly
 from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
@@ -261,7 +262,7 @@ def _neuron(
         kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
         label = (
             f'<text class="{kind}" x="{x:.1f}" y="{y + (LABEL_BELOW if below else -LABEL_ABOVE):.1f}" '
-            f'text-anchor="middle">{escape(_short(called))}</text>'
+            f'text-anchor="middle">{escape(typeset_plainly(_short(called)))}</text>'
         )
     colour, unused, of_end = (
         f" module-{tone}" if tone else "",

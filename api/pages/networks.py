@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
+from markupsafe import Markup
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as Redirect
@@ -29,9 +30,11 @@ from api.pages.filters import (
     arranged,
     csv_file,
     known,
+    mathematics,
     method_name,
     pretty,
     together,
+    typeset,
 )
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.network_svg import module_tones, network_picture, picture_file
@@ -489,7 +492,7 @@ class GroupRow:
     reads, moves, lies_in   names, most first; beyond some they are counted.
     called   with the name that people gave it.
     effect, trained   on the output that it moves most, in the pruned network and as trained.
-    computes   the accepted formulas of what it adds to outputs.
+    computes   the accepted formulas of what it adds to outputs, as HTML.
     """
 
     name: str
@@ -502,7 +505,7 @@ class GroupRow:
     effect: str
     trained: str
     lies_in: str
-    computes: str
+    computes: Markup
 
 
 @dataclass(frozen=True)
@@ -598,7 +601,10 @@ def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) ->
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",
         lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),
-        computes="; ".join(f"{one['output']}: {one['formula']['text']}" for one in computed(group)),
+        computes=Markup("; ").join(
+            Markup("{}: {}").format(typeset(str(one["output"])), mathematics(one["formula"]["text"]))
+            for one in computed(group)
+        ),
     )
 
 

@@ -7,16 +7,15 @@ punctuation, so they are taken from the lists of a document, never out of its se
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
-from api.pages.filters import data_label, method_name, nearly
+from api.pages.filters import data_label, mathematics, method_name, nearly
 from bimt_engine.analysis.statements.formulas import FormulaStatement, formula_statements
 from bimt_engine.analysis.statements.network import INTERVENTION_LABELS, module_statement
 from bimt_engine.analysis.statements.representations import (
@@ -290,29 +289,6 @@ def formulas(readout: Mapping[str, Any]) -> list[FormulaCard]:
         shown = exact if exact is None or len(exact) <= LONGEST_EXPRESSION else None
         cards.append(FormulaCard(said, mathematics(said.formula) if said.formula else None, shown))
     return cards
-
-
-_PARTS = re.compile(
-    r"(?P<power>\*\*\((?P<inner>-?[\d./]+)\)|\*\*(?P<bare>-?\d+(?:\.\d+)?))|(?P<name>[A-Za-z]+)_?(?P<index>\d+)\b"
-    r"|(?P<times>\s*\*\s*)|(?P<pi>\bpi\b)|(?P<root>\bsqrt\b)|(?P<minus>-)"
-)
-
-
-def mathematics(text: str) -> Markup:
-    """`(x1 + x3)**3*sin(pi*x4)` with raised powers, lowered indices, a dot for times, π and √."""
-    out, last = Markup(), 0
-    for found in _PARTS.finditer(text):
-        out += escape(text[last : found.start()]) + _part(found)
-        last = found.end()
-    return out + escape(text[last:])
-
-
-def _part(found: re.Match[str]) -> Markup:
-    if found["power"]:
-        return Markup("<sup>{}</sup>").format((found["inner"] or found["bare"]).replace("-", "−"))
-    if found["name"]:
-        return Markup("{}<sub>{}</sub>").format(found["name"], found["index"])
-    return Markup({"times": "·", "pi": "π", "root": "√", "minus": "−"}[str(found.lastgroup)])
 
 
 # --- representations of a group --------------------------------------------------------------------------

@@ -6,7 +6,6 @@ The colours can be distinguished with the common kinds of colour blindness. The 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from bimt_engine.analysis.statements.wording import typeset
 
 # One parser for all figures: each renderer would make its own, and parse every tick label again.
 backend_agg.MathTextParser = textpath.MathTextParser = cache(MathTextParser)  # type: ignore[assignment, attr-defined]
@@ -94,18 +95,19 @@ def pale(colour: str, share: float = 0.2) -> str:
 
 
 def pretty(name: str) -> str:
-    """x1 as x₁ where that is all there is to the name; every other name as it is, whatever it contains.
-
-    A long name is cut off, and what the font has no letter for is a box.
-    """
-    if len(name) >= 2 and name[0] in "xy" and name[1:].isdigit():
-        return f"${name[0]}_{{{name[1:]}}}$"
-    return _literal(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
+    """A name as pages show it, x1 as x₁; a long one is cut off, and what the font has no letter for is a box."""
+    return pretty_words(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
 
 
 def pretty_words(text: str) -> str:
-    """A few words, or a formula, with every x1 in them as x₁ and all else as it is."""
-    return re.sub(r"(?<![\w$\\])([xy])(\d+)(?!\w)", r"$\1_{\2}$", _literal(text))
+    """A few words, or a formula, as pages show them (`typeset`), as matplotlib reads it."""
+    said = ""
+    for part, how in typeset(text):
+        if how == "sub":  # a symbol of one letter stands before it
+            said = f"{said[:-1]}${said[-1]}_{{{part}}}$"
+        else:
+            said += f"$^{{{part}}}$" if how else _literal(part)
+    return said
 
 
 def _literal(text: str) -> str:

@@ -325,7 +325,7 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "test_prediction_loss": loss,
             "prediction_loss": 2e-3,
             "test_r2": 0.99971,
-            "verdict": "All 2 modules are supported: A and B.",
+            "verdict": "Both modules are supported: A and B.",
             "outputs": [_output("y1", 0.9998), _output("y2", 0.02)],
         },
         summary={

@@ -435,6 +435,30 @@ def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit:
     assert client.put(f"{address}/names/{letter}", headers=headers, json=gone).json["names"] == {}
 
 
+def test_indices_are_lowered_wherever_a_name_stands_and_the_accessible_text_stays_plain(
+    visit: Visit, bench: Bench
+) -> None:
+    page = bench.open(visit)
+    assert "x₁" in page.locator("svg.network .label").all_text_contents()
+    assert any(text.startswith("x1") for text in page.locator("svg.network .neuron title").all_text_contents())
+    page.click("svg.network .neuron:has(title:text-matches('^x1')) circle", force=True)
+    page.wait_for_selector("#selected:not([hidden]) h3")
+    plain = page.evaluate(
+        """() => {
+        const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+        const found = [];
+        while (texts.nextNode()) {
+            const { textContent, parentElement } = texts.currentNode;
+            if (/(?<![\\w.])[xy]\\d+(?!\\w)/.test(textContent) && !parentElement.closest("title, pre, code, option, script")) found.push(textContent);
+        }
+        return found;
+    }"""
+    )
+    assert plain == []
+    assert page.locator("#selected h3").inner_text().startswith("x1")
+    assert page.locator("svg.network").get_attribute("aria-label").count("x1")
+
+
 def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: Visit, bench: Bench) -> None:
     page = bench.open(visit)
     box = page.locator("input[name=level][value=trees]")

@@ -2,30 +2,79 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
+import playwright
 import pytest
+from matplotlib.figure import Figure
 
 from api.pages.charts import Axis, Series, line_chart
+from api.pages.filters import mathematics, typeset
 from api.pages.networks import interior
-from api.pages.presenters import effect_matrices, formulas, headline, mathematics, metrics, modules, outputs
+from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
+from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.interior import cut_statement
-from bimt_engine.analysis.statements.wording import share
+from bimt_engine.analysis.statements.wording import share, typeset_plainly
+from bimt_engine.figures.style import pretty_words, to_svg
 from store.tables import Run
 from tests.api.makers import interior_document
 
+API_SCRIPT = Path(__file__).parents[2] / "api/pages/static/js/api.js"
 AWKWARD = ("Temp: inside", "a; b", "x, y", '"q"', "<b>")  # names of columns, which may be anything
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("(x1 + x3)**3", "(x<sub>1</sub> + x<sub>3</sub>)<sup>3</sup>"),
-        ("-0.5*x2**2 + sin(pi*x4)", "−0.5·x<sub>2</sub><sup>2</sup> + sin(π·x<sub>4</sub>)"),
+        ("(x1 + x3)**3", "(x<sub>1</sub> + x<sub>3</sub>)³"),
+        ("-0.5*x2**2 + sin(pi*x4)", "−0.5·x<sub>2</sub>² + sin(π·x<sub>4</sub>)"),
         ("x1**(-1/2)*sqrt(y)", "x<sub>1</sub><sup>−1/2</sup>·√(y)"),
         ("a<b>", "a&lt;b&gt;"),
     ],
 )
 def test_a_formula_is_written_as_people_write_it(text: str, shown: str) -> None:
     assert str(mathematics(text)) == shown
+
+
+# In words, where names come from people: text, pieces as a page has them, letters of the network's picture, and of figures.
+WORDS = [
+    ("x4", "x<sub>4</sub>", "x₄", "$x_{4}$"),
+    ("computes x2^2", "computes x<sub>2</sub>²", "computes x₂²", "computes $x_{2}$²"),
+    ("adds x2**2*x11 to y1", "adds x<sub>2</sub>²·x<sub>11</sub> to y<sub>1</sub>", "adds x₂²·x₁₁ to y₁", None),
+    ("sin(pi·x4)", "sin(π·x<sub>4</sub>)", "sin(π·x₄)", "sin(π·$x_{4}$)"),
+    ("sqrt(x1)^-1", "√(x<sub>1</sub>)⁻¹", "√(x₁)⁻¹", None),
+    ("x1^(-1/2)", "x<sub>1</sub><sup>−1/2</sup>", "x₁^(−1/2)", "$x_{1}$$^{−1/2}$"),
+    ("x1_mean, max1, pi, a*b, v1.x2, Temp <1>", "x1_mean, max1, pi, a*b, v1.x2, Temp &lt;1&gt;", None, None),
+    ("$x1", "$x<sub>1</sub>", "$x₁", r"\$$x_{1}$"),
+]
+
+
+@pytest.mark.parametrize(("text", "page", "picture", "figure"), WORDS)
+def test_the_page_and_its_figures_have_one_rule_for_indices_and_powers(
+    text: str, page: str, picture: str | None, figure: str | None
+) -> None:
+    assert str(typeset(text)) == page
+    assert typeset_plainly(text) == (picture or text)
+    if figure is not None:
+        assert pretty_words(text) == figure
+        drawing = Figure()
+        drawing.text(0.1, 0.1, pretty_words(text))
+        to_svg(drawing)  # it would raise where this is no mathematics
+
+
+def test_the_scripts_of_a_page_set_texts_as_the_server_does() -> None:
+    texts = [text for text, *_ in WORDS]
+    script = f"import {{ pieces }} from {json.dumps(API_SCRIPT.as_uri())}; console.log(JSON.stringify({json.dumps(texts)}.map(pieces)))"
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    done = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for text, pieces in zip(texts, found, strict=True):
+        assert "".join(part if not how else f"<{how}>{part}" for part, how in pieces) == "".join(
+            part if not how else f"<{how}>{part}" for part, how in wording.typeset(text)
+        )
 
 
 @pytest.mark.parametrize(

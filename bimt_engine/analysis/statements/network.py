@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bimt_engine.analysis.statements.wording import Document, counted, listed, names_in, skipped_statement, stored
+from bimt_engine.analysis.statements.wording import (
+    Document,
+    counted,
+    every,
+    listed,
+    names_in,
+    skipped_statement,
+    stored,
+)
 
 if TYPE_CHECKING:
     from bimt_engine.analysis.graph import Graph, Neuron
@@ -155,7 +163,7 @@ def verdict(modules: Sequence[Document]) -> str:
     if len(modules) == 1:
         return "No separate module is supported: the pruned network is one piece."
     if len(supported) == len(modules):
-        return f"All {len(modules)} modules are supported: {listed(supported)}."
+        return f"{every(len(modules), 'module')} are supported: {listed(supported)}."
     said = [f"Supported: {listed(supported)}."] if supported else []
     for which, alone in (("not supported", "No module is supported"), ("not testable", "No module is testable")):
         if reasons := [module["why_not"] for module in modules if module["verdict"] == which]:

@@ -45,6 +45,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def every(count: int, noun: str) -> str:
+    """Both modules, All 3 modules: of two or more, at the beginning of a sentence."""
+    return f"Both {noun}s" if count == 2 else f"All {count} {noun}s"
+
+
 def sentence(text: str) -> str:
     """A clause as a sentence: its first letter upper-case, a full stop at the end. Empty stays empty."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
@@ -83,7 +88,7 @@ def number(value: float | int | None) -> str:
     if size >= 1e6 or size < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".")
-        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        raised = str(int(exponent)).translate(RAISED)
         shown = f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
         return shown.replace("-", "−")
     if size >= 1000:
@@ -126,6 +131,51 @@ def names_in(document: Document, field: str) -> tuple[str, ...]:
 def stored(stored: float | None) -> float:
     """A stored number; null stands for one that was not finite."""
     return math.nan if stored is None else float(stored)
+
+
+# --- mathematics in words ------------------------------------------------------------------------------
+
+Piece = tuple[str, str]
+"""A piece of a text, and how it stands: "" on the line, `sub` lowered, `sup` raised."""
+
+LOWERED, RAISED = (str.maketrans("-0123456789", digits) for digits in ("₋₀₁₂₃₄₅₆₇₈₉", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+_POWER = r"(?:\*\*|\^)(?:(?P<whole>-?\d+)(?![\w.])|(?P<decimal>-?\d+\.\d+)|\((?P<inner>-?[\d./]+)\))"
+# In words only what can be nothing else: names come from users. (api.js has the same expression.)
+_IN_WORDS = re.compile(
+    r"(?<![\w.])(?P<symbol>[xy])(?P<index>\d+)(?!\w)|(?<=[\w)])" + _POWER + r"|(?P<times>(?<=[\d)])\*(?=[\w(]))"
+    r"|(?P<pi>(?<!\w)pi(?=[·*])|(?<=[·*])pi(?!\w))|(?P<root>(?<!\w)sqrt(?=\())"
+)
+_FORMULA = re.compile(
+    r"(?P<symbol>[A-Za-z]+)_?(?P<index>\d+)\b|" + _POWER + r"|(?P<times>\s*\*\s*)"
+    r"|(?P<pi>\bpi\b)|(?P<root>\bsqrt\b)|(?P<minus>-)"
+)
+_SIGNS = {"times": "·", "pi": "π", "root": "√", "minus": "−"}
+
+
+def typeset(text: str, *, formula: bool = False) -> list[Piece]:
+    """The text with `x4` as x₄, `x2^2` and `x2**2` as x₂², `sin(pi·x4)` as sin(π·x₄): of pages and figures alike.
+
+    formula   the text is a formula alone: every name with an index has it lowered, and every - is a minus.
+    """
+    pieces, last = [], 0
+    for found in (_FORMULA if formula else _IN_WORDS).finditer(text):
+        pieces.append((text[last : found.start()], ""))
+        last = found.end()
+        if found["symbol"]:
+            pieces += [(found["symbol"], ""), (found["index"], "sub")]
+        elif found["whole"]:
+            pieces.append((found["whole"].translate(RAISED), ""))
+        elif raised := found["inner"] or found["decimal"]:
+            pieces.append((raised.replace("-", "−"), "sup"))
+        else:
+            pieces.append((_SIGNS[str(found.lastgroup)], ""))
+    return [piece for piece in (*pieces, (text[last:], "")) if piece[0]]
+
+
+def typeset_plainly(text: str) -> str:
+    """The same where nothing but letters can stand, as in a picture of a page."""
+    shown = {"": str, "sub": lambda part: part.translate(LOWERED), "sup": lambda part: f"^({part})"}
+    return "".join(shown[how](part) for part, how in typeset(text))
 
 
 def too_large(what: str, found: int | float, limit: int | float) -> str:

@@ -141,7 +141,7 @@ def test_a_layer_is_told_by_its_neurons_that_lie_in_one_representation() -> None
         "trivial, sign and 2-dimensional."
     )
     assert said.layers == (
-        "All 2 neurons of hidden1, averaged over pairs with the same product, lie to 92% or more in one "
+        "Both neurons of hidden1, averaged over pairs with the same product, lie to 92% or more in one "
         "representation: 1 in sign, 1 in 2-dimensional.",
         "The only neuron of hidden2, averaged over pairs with the same product, does not lie to 90% in one "
         "representation.",

@@ -108,11 +108,35 @@ export function number(value) {
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) {
     const [mantissa, exponent] = value.toExponential(2).split("e");
-    const raised = String(Number(exponent)).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-    return `${Number(mantissa)}·10${raised}`.replace("-", "−");
+    return `${Number(mantissa)}·10${raised(String(Number(exponent)))}`.replace("-", "−");
   }
   return String(Number(value.toPrecision(3))).replace("-", "−");
 }
+
+// As bimt_engine/analysis/statements/wording.py has it: only what can be nothing else, because names come from users.
+const MATHEMATICS =
+  /(?<![\w.])(?<symbol>[xy])(?<index>\d+)(?!\w)|(?<=[\w)])(?:\*\*|\^)(?:(?<whole>-?\d+)(?![\w.])|(?<decimal>-?\d+\.\d+)|\((?<inner>-?[\d./]+)\))|(?<times>(?<=[\d)])\*(?=[\w(]))|(?<pi>(?<!\w)pi(?=[·*])|(?<=[·*])pi(?!\w))|(?<root>(?<!\w)sqrt(?=\())/g;
+const raised = (digits) => digits.replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+
+/** @returns {[string, ""|"sub"|"sup"][]} the pieces of a text and how they stand: `x4^2` as x₄² */
+export function pieces(text) {
+  const found = [];
+  let last = 0;
+  for (const match of text.matchAll(MATHEMATICS)) {
+    const { symbol, index, whole, decimal, inner, times, pi } = match.groups;
+    found.push([text.slice(last, match.index), ""]);
+    last = match.index + match[0].length;
+    if (symbol) found.push([symbol, ""], [index, "sub"]);
+    else if (whole) found.push([raised(whole), ""]);
+    else if (inner || decimal) found.push([(inner || decimal).replaceAll("-", "−"), "sup"]);
+    else found.push([times ? "·" : pi ? "π" : "√", ""]);
+  }
+  found.push([text.slice(last), ""]);
+  return found.filter(([part]) => part);
+}
+
+/** @returns {(string|HTMLElement)[]} a name, formula or sentence as the server writes it; its text stays `x4` */
+export const typeset = (text) => pieces(text).map(([part, how]) => (how ? Object.assign(document.createElement(how), { textContent: part }) : part));
 
 /** @returns {string} a length of time in at most two units; nothing for null */
 export function duration(seconds) {

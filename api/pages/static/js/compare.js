@@ -1,7 +1,7 @@
 // Two networks side by side, linked: what is pointed at or selected in one is marked in the other where the same inputs
 // lead to it and it leads to the same outputs.
 
-import { call } from "./api.js";
+import { call, typeset } from "./api.js";
 import { Circuit, listed } from "./instrument/circuit.js";
 import { Picture } from "./instrument/picture.js";
 import { walk } from "./instrument/walk.js";
@@ -64,7 +64,7 @@ async function begin() {
 
   function mark(ids, said) {
     sides.forEach((side, which) => side.mark(ids[which]));
-    words.textContent = said;
+    words.replaceChildren(...typeset(said));
   }
 
   function ofNeuron(which, id) {

@@ -1,7 +1,7 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { Problem, attempt, call, number, onSubmit, renderedAnew, waitFor } from "./api.js";
+import { Problem, attempt, call, number, onSubmit, renderedAnew, typeset, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
@@ -60,10 +60,10 @@ async function begin() {
         light.type = "button";
         light.className = "part";
         const name = document.createElement("strong");
-        name.textContent = partName(part);
+        name.append(...typeset(partName(part)));
         const role = document.createElement("span");
         role.className = "quiet";
-        role.textContent = part.role;
+        role.append(...typeset(part.role));
         light.append(badge(index), name, role);
         light.addEventListener("pointerenter", () => lightPart(part));
         light.addEventListener("focus", () => lightPart(part));
@@ -167,7 +167,7 @@ async function begin() {
     field("selected").hidden = !found;
     if (!found) return look(null);
     const [title, button] = [document.createElement("h3"), document.createElement("button")];
-    title.textContent = found.title;
+    title.append(...typeset(found.title));
     button.type = "button";
     const what = kind === "part" ? "module" : kind;
     button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
@@ -306,7 +306,7 @@ async function begin() {
       field("predicted").textContent = "";
       throw problem;
     }
-    field("predicted").textContent = answerOf(found);
+    field("predicted").replaceChildren(...typeset(answerOf(found)));
     await lightPath(found.network_inputs?.[0]);
   });
 

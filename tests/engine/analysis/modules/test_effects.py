@@ -180,7 +180,7 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
         random_group_count=200, seed=0,
     )  # fmt: skip
     assert report.supported == 2
-    assert report.verdict == "All 2 modules are supported: A and B."
+    assert report.verdict == "Both modules are supported: A and B."
     assert report.modules[0]["reading"].startswith("module A reads x1 and x3, decides y1, nothing else: effect 1.0")
     first = report.modules[0]
     assert "in the pruned network, where it is apart by construction; in the network as trained its" in first["reading"]

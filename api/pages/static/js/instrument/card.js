@@ -1,6 +1,6 @@
 // What is told of a neuron or a connection: on a card beside the pointer, and in the panel when it is selected.
 
-import { number } from "../api.js";
+import { number, typeset } from "../api.js";
 import { partName } from "./circuit.js";
 import { explained } from "../glossary.js";
 
@@ -67,7 +67,7 @@ export function list(lines) {
   for (const [term, label, value] of lines) {
     const [row, name, words] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
     name.append(term ? explained(term, label) : label);
-    words.textContent = value;
+    words.append(...typeset(value));
     row.append(name, words);
     found.append(row);
   }
@@ -86,7 +86,7 @@ export class Card {
     this.element.hidden = !told;
     if (!told) return;
     const title = document.createElement("strong");
-    title.textContent = told.title;
+    title.append(...typeset(told.title));
     this.element.replaceChildren(title, list(told.lines.map(([, label, value]) => ["", label, value])));
     this.move(x, y);
   }

@@ -1,6 +1,6 @@
 // What is switched off, and what becomes of the metrics: at once on the examples here, then exactly by the service.
 
-import { complain, metricName, number, waitFor } from "../api.js";
+import { complain, metricName, number, typeset, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
 import { partName } from "./circuit.js";
 
@@ -90,7 +90,7 @@ export function silencing(instrument) {
         const [item, button] = [document.createElement("li"), document.createElement("button")];
         button.type = "button";
         button.className = "pill";
-        button.textContent = `${called(each)} ×`;
+        button.append(...typeset(called(each)), " ×");
         button.setAttribute("aria-label", `Restore ${called(each)}`);
         button.addEventListener("click", () => change({ off: view.off.filter((other) => other !== each) }));
         item.append(button);
@@ -117,7 +117,7 @@ export function silencing(instrument) {
       ...shown.map(([output, effect]) => {
         const [row, name, bar] = ["tr", "th", "progress"].map((tag) => document.createElement(tag));
         name.scope = "row";
-        name.textContent = output;
+        name.append(...typeset(output));
         bar.max = 1;
         bar.value = Math.min(1, effect || 0);
         bar.setAttribute("aria-hidden", "true");
