@@ -287,9 +287,7 @@ def probe_document(saved: SavedNetwork, dataset: Dataset) -> dict[str, Any]:
         "steps": None if context.general.time_steps is None else list(context.general.time_steps),
         "output_weights": None if context.weights is None else context.weights.tolist(),
         "label_groups": [list(group) for group in dataset.label_groups],
-        "means": None
-        if not network.architecture.in_browser
-        else {layer: [_digits(mean) for mean in calls] for layer, calls in mean_activations(context).items()},
+        "means": {layer: [_digits(mean) for mean in calls] for layer, calls in mean_activations(context).items()},
         "examples": {
             "count": count,
             "of_held_out": len(held_out[0]),

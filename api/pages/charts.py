@@ -31,7 +31,7 @@ SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
 """WIDE stands in the report, SMALL beside others below the network."""
 PARALLEL = Frame(960, 360, 40, 56, 46, 14, ticks=4, name="chart parallel")
 BARS = (120, 26)  # size of a histogram in a table
-LETTER = 9.0  # width of a letter of a label, in user units; wide enough for the larger letters on small screens
+LETTER, LARGE_LETTER = 6.5, 9.0  # width of a letter of a label in user units, and of the larger ones on small screens
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def line_chart(
     legend  (name, tone) of what stands for several lines or dots.
 
     marks   (x, label): vertical lines, such as the beginning of a phase; a label that would lie over one before it is
-            left out.
+            left out, on small screens where it would do so there.
 
     Its `data-x` and `data-y` tell a script where a value lies: both ends of the axis, their coordinates, `log`.
 
@@ -115,21 +115,27 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>'
         )
-    taken: list[tuple[float, float]] = []  # from where to where labels of marks lie
+    taken: dict[float, list[tuple[float, float]]] = {LETTER: [], LARGE_LETTER: []}  # from where to where labels lie
     for place, label in marks:
         at = across(place)
         if left - 1 <= at <= right + 1:
             parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
             if label:
-                anchor, shift = ("end", -5) if at > frame.width * 0.7 else ("start", 5)
-                ends = sorted((at + shift, at + shift + math.copysign(LETTER * len(label), shift)))
-                if any(ends[0] < end and start < ends[1] for start, end in taken):
-                    continue
-                taken.append((ends[0], ends[1]))
-                parts.append(
-                    f'<text class="tick" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
-                    f"{escape(label)}</text>"
-                )
+                # To the right of its line, where what it names begins, unless it would leave the picture.
+                turned = at + 5 + LARGE_LETTER * len(label) > frame.width
+                anchor, shift = ("end", -5) if turned else ("start", 5)
+                fits = set()
+                for letter, places in taken.items():
+                    start, end = sorted((at + shift, at + shift + math.copysign(letter * len(label), shift)))
+                    if all(end <= before or start >= after for before, after in places):
+                        places.append((start, end))
+                        fits.add(letter)
+                if LETTER in fits:
+                    kind = "tick" if LARGE_LETTER in fits else "tick tight"
+                    parts.append(
+                        f'<text class="{kind}" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
+                        f"{escape(label)}</text>"
+                    )
     for line, drawn in kept:
         places = [(across(a), up(b)) for a, b in drawn]
         title_ = f"<title>{escape(line.name)}</title>"
@@ -153,7 +159,7 @@ def _dots(places: Sequence[tuple[Dot, float, float]], frame: Frame) -> list[str]
     """Circles with titles; a label where it lies over no circle and no other label."""
     parts, taken = [], [(x - 6, x + 6, y - 6, y + 6) for _, x, y in places]
     for dot, x, y in places:
-        wide = 0.75 * LETTER * len(dot.label)
+        wide = LETTER * len(dot.label)
         left = x + 8 if x + 8 + wide < frame.width else x - 8 - wide
         box = (left, left + wide, y - 7, y + 7)
         free = all(box[1] < a or b < box[0] or box[3] < c or d < box[2] for a, b, c, d in taken)

@@ -48,11 +48,6 @@ class Architecture(Part):
 
     kind: str
 
-    @property
-    def in_browser(self) -> bool:
-        """Whether the pages compute it too, where they know its kind; else the service answers for them."""
-        return True
-
     def misfit(self, examples: Examples) -> str:
         """Why it cannot read such examples, a sentence; empty where it can, as far as shows before they are made."""
         return ""

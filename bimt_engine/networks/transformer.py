@@ -145,13 +145,8 @@ class TransformerNetwork(Architecture):
     @property
     def as_published(self) -> bool:
         """Whether it computes what the published network does: no norms, no positions, nothing of later ones."""
-        return self.in_browser and not (self.layer_norm or self.positions or self.hidden)
-
-    @property
-    def in_browser(self) -> bool:
-        """Not what is tied, shared, gated, turned, without biases, or normed with another ε."""
-        other = self.tied or self.gated or self.rotary is not None or not self.biases
-        return not (other or self.queries > 1 or self.norm_epsilon != NORM_EPSILON)
+        later = self.tied or self.gated or self.rotary is not None or not self.biases or self.queries > 1
+        return not (later or self.layer_norm or self.positions or self.hidden or self.norm_epsilon != NORM_EPSILON)
 
     def misfit(self, examples: Examples) -> str:
         """Sequences alone; with `tied` text alone."""

@@ -16,7 +16,8 @@ from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.hooked_network import as_tensor
 from bimt_engine.analysis.modules.interventions import run_interventions
 from bimt_engine.exports.weights import SavedNetwork
-from bimt_engine.networks.network import Network
+from bimt_engine.networks.network import Network, build_network
+from bimt_engine.networks.transformer import TransformerNetwork
 from tests.engine.makers import ARCHITECTURES, build, spec_for
 from worker.predicting import probe_document
 
@@ -51,17 +52,32 @@ def pruned(network: Network) -> Network:
     return network
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# What a transformer may have, one at a time; `llama` has all of them together.
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "rotary": {"rotary": 50.0},
+    "shared": {"heads": 4, "key_value_heads": 2},
+    "one key": {"heads": 4, "key_value_heads": 1, "rotary": 10_000.0},
+    "gated": {"gated": True, "hidden": 5, "activation": "gelu"},
+    "no biases": {"biases": False},
+    "epsilon": {"layer_norm": True, "norm_epsilon": 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *TRANSFORMERS])
 def test_the_page_computes_what_torch_computes_and_switches_off_what_the_service_does(
     name: str, tmp_path: Path
 ) -> None:
-    network, data = build(name)
-    network = pruned(network)
-    spec, _ = spec_for(name)
+    if name in TRANSFORMERS:
+        spec, data = spec_for("transformer")
+        architecture = TransformerNetwork(**{"width": 8, "blocks": 2, "heads": 2} | TRANSFORMERS[name])
+        spec = spec.model_copy(update={"network": architecture})
+        draw = torch.Generator().manual_seed(0)
+        network = pruned(build_network(architecture, data, precision="float64", generator=draw))
+    else:
+        network, data = build(name)
+        network = pruned(network)
+        spec, _ = spec_for(name)
     probe = json.loads(json.dumps(probe_document(SavedNetwork(network, network, {}, spec, 0, data), data)))
-    if name in ("tied transformer", "llama"):  # the service computes it
-        assert probe["means"] is None
-        return
     hidden = network.wiring.neuron_layers[-2].name
     matrix = network.wiring.weight_layers[0].parameter
     row, column = (int(i) for i in torch.nonzero(dict(network.named_parameters())[matrix])[0])
@@ -70,6 +86,7 @@ def test_the_page_computes_what_torch_computes_and_switches_off_what_the_service
         ([f"{hidden}:1"], [], "mean"),
         ([f"{hidden}:0", f"{hidden}:2", f"{first}:0"], [], "mean"),
         ([f"{hidden}:0"], [], "zero"),
+        ([f"{layer.name}:1" for layer in network.wiring.hidden_layers], [], "mean"),
         ([], [f"{matrix}[{row},{column}]"], "mean"),
         ([f"{hidden}:1"], [f"{matrix}[{row},{column}]"], "mean"),
     ]

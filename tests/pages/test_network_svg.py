@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -13,6 +15,7 @@ from bimt_engine.analysis.graph import Connection, Graph, Neuron
 from bimt_engine.analysis.statements.network import network_statement
 from bimt_engine.figures.layout import lay_out
 from tests.api.makers import two_modules
+from tests.pages.conftest import Site, Visitor
 
 
 def test_a_network_that_is_one_piece_is_told_as_one() -> None:
@@ -127,3 +130,35 @@ def test_sheets_lie_within_the_picture_and_a_wall_of_names_is_left_out() -> None
         assert 0 < float(circle.get("cx", 0)) < width
         assert 0 < float(circle.get("cy", 0)) < height
     assert [text for text in drawn.iter("text") if "label" in text.get("class", "")] == []
+
+
+NAMES = ("a very long name of a column", "MWMWMWMWMWMWMWMW", "illicit", "Temp: inside, °C", "x12", "日本語の長い列の名前です")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("live", [40, 8, 3])
+def test_no_name_lies_over_another_however_long_they_are(
+    visit: Callable[..., Visitor], site: Site, width: int, live: int
+) -> None:
+    """`live`: how many of 40 inputs are connected; the names of the others give way to theirs."""
+    names = {f"input:{i}": f"{NAMES[i % len(NAMES)]} {i}"[-20:] for i in range(40)} | {
+        f"output:{i}": f"{NAMES[i % len(NAMES)]} {i}" for i in range(6)
+    }
+    spread = [round(i * 39 / (live - 1)) for i in range(live)]
+    ends = [(f"input:{i}", f"output:{i % 6}", 1.0) for i in spread]
+    drawn = network_picture(folded({"input": 40, "output": 6}, ends, names), title="Net")
+    visitor = visit("reader", viewport={"width": width, "height": 900})
+    visitor.go(f"/runs/{site.runs[0]}")
+    boxes = visitor.page.evaluate(
+        """(svg) => {
+        document.querySelector("svg.network").outerHTML = svg;
+        const shown = [...document.querySelectorAll("svg.network .label")].filter((each) => getComputedStyle(each).display !== "none");
+        return shown.map((each) => [each.textContent, ...["left", "right", "top", "bottom"].map((side) => each.getBoundingClientRect()[side])]);
+    }""",
+        str(drawn),
+    )
+    assert len(boxes) >= 3
+    for (one, left, right, top, bottom), (other, *edges) in itertools.combinations(boxes, 2):
+        across = min(right, edges[1]) - max(left, edges[0])
+        down = min(bottom, edges[3]) - max(top, edges[2])
+        assert across <= 0.5 or down <= 2, f"{one} lies over {other}"

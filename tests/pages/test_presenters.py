@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import playwright
 import pytest
 from matplotlib.figure import Figure
 
-from api.pages.charts import Axis, Series, line_chart
+from api.pages.charts import SMALL, Axis, Series, line_chart
 from api.pages.filters import mathematics, typeset
 from api.pages.networks import interior
 from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
@@ -192,3 +193,14 @@ def test_labels_of_marks_that_would_lie_on_each_other_are_left_out() -> None:
     drawn = line_chart("Loss", [line], x=Axis("step"), y=Axis("loss"), marks=marks)
     assert [label in drawn for _, label in marks] == [True, False, True, True]
     assert drawn.count('class="mark"') == 4
+    # A label stands where what it names begins, to the right of its line, but for one that would leave the picture.
+    anchors = re.findall(r'text-anchor="(start|end)">λ', drawn)
+    assert anchors == ["start", "start", "end"]
+
+
+def test_a_label_of_a_mark_gives_way_on_small_screens_alone_where_there_only_is_no_room_for_it() -> None:
+    line = Series("loss", [(0.0, 1.0), (1000.0, 0.1)])
+    marks = [(0.0, "λ 0.001"), (250.0, "λ 0.01"), (750.0, "λ 0.001")]  # as phases of a training lie
+    drawn = line_chart("Loss", [line], x=Axis("step"), y=Axis("loss"), marks=marks, frame=SMALL)
+    labels = re.findall(r'class="([\w ]+)" x="[\d.]+" y="\d+" text-anchor="(\w+)">λ', drawn)
+    assert labels == [("tick", "start"), ("tick tight", "start"), ("tick", "start")]

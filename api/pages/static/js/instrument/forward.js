@@ -43,6 +43,11 @@ class Matrix {
     return Object.assign(other, { rows: this.rows, columns: this.columns, starts, at: Int32Array.from(at), weights: Float64Array.from(weights) });
   }
 
+  /** Writes a row into `out`, which holds zeros there. */
+  copyRow(row, out, to) {
+    for (let i = this.starts[row]; i < this.starts[row + 1]; i++) out[to + this.at[i]] = this.weights[i];
+  }
+
   /**
    * x · Wᵀ + bias for each row of x.
    * @param {Float64Array} x
@@ -143,29 +148,42 @@ function recurrent(network, inputs, hook) {
 
 function transformer(network, inputs, hook) {
   const { spec, probe, matrices, values, sizes, steps } = network;
-  const width = sizes.residual;
+  const residual = spec.tied ? "input" : "residual"; // tied, tokens are looked up in the read-out
+  const width = sizes[residual];
   const part = (name, x) => matrices[`${name}.weight`].times(x, values[`${name}.bias`]);
-  let read;
-  if (probe.tokens !== null) {
-    read = new Float64Array(inputs.length * sizes.input); // 1 where the token stands
-    const slots = inverse(probe.orders.input);
-    inputs.forEach((token, i) => (read[i * sizes.input + slots[token]] = 1));
-  } else read = permuted(inputs, probe.orders.input);
-  hook("input", read, sizes.input);
-  let stream = part("read_in", read);
+  let stream;
+  if (spec.tied) {
+    stream = new Float64Array(inputs.length * width);
+    const slots = inverse(probe.orders.output);
+    inputs.forEach((token, i) => matrices["read_out.weight"].copyRow(slots[token], stream, i * width));
+  } else {
+    let read;
+    if (probe.tokens !== null) {
+      read = new Float64Array(inputs.length * sizes.input); // 1 where the token stands
+      const slots = inverse(probe.orders.input);
+      inputs.forEach((token, i) => (read[i * sizes.input + slots[token]] = 1));
+    } else read = permuted(inputs, probe.orders.input);
+    hook("input", read, sizes.input);
+    stream = part("read_in", read);
+  }
   if (values.positions) stream.forEach((_, i) => (stream[i] += values.positions[i % (steps * width)]));
-  hook("residual", stream, width);
-  const normed = (number) => (spec.layer_norm ? norm(stream, width, spec.norm ?? "layer", values[`norms.${number}.weight`], values[`norms.${number}.bias`]) : stream);
+  hook(residual, stream, width);
+  const epsilon = spec.norm_epsilon ?? 1e-5;
+  const normed = (number) => (spec.layer_norm ? norm(stream, width, spec.norm ?? "layer", epsilon, values[`norms.${number}.weight`], values[`norms.${number}.bias`]) : stream);
   const add = (change) => {
     stream = stream.map((value, i) => value + change[i]);
-    hook("residual", stream, width);
+    hook(residual, stream, width);
   };
+  const heads = spec.key_value_heads ?? spec.heads; // each is shared by so many heads of queries:
+  const queries = spec.heads / heads;
   for (let block = 0; block < spec.blocks; block++) {
-    const mixed = attention(part(`attend.${block}`, normed(2 * block)), width, spec.heads, steps);
-    hook(`attention${block + 1}`, mixed, width);
+    const mixed = attention(part(`attend.${block}`, normed(2 * block)), { queries, heads, size: width / spec.heads, steps, base: spec.rotary ?? null });
+    hook(`attention${block + 1}`, mixed, sizes[`attention${block + 1}`]);
     add(part(`gather.${block}`, mixed));
-    const hidden = apply(part(`expand.${block}`, normed(2 * block + 1)), spec.activation);
-    hook(`hidden${block + 1}`, hidden, sizes[`hidden${block + 1}`]);
+    const rows = part(`expand.${block}`, normed(2 * block + 1));
+    const many = sizes[`hidden${block + 1}`];
+    const hidden = spec.gated ? gated(rows, many, spec.activation) : apply(rows, spec.activation);
+    hook(`hidden${block + 1}`, hidden, many);
     add(part(`contract.${block}`, hidden));
   }
   const outputs = part("read_out", normed(2 * spec.blocks));
@@ -173,30 +191,49 @@ function transformer(network, inputs, hook) {
   return outputs;
 }
 
-function norm(x, width, kind, gain, shift) {
+/** activation(gate) · up of each neuron; a row holds the gates of all, then what goes up. */
+function gated(rows, many, activation) {
+  const out = new Float64Array(rows.length / 2);
+  const act = ACTIVATIONS[activation];
+  for (let i = 0; i < out.length; i++) {
+    const gate = 2 * i - (i % many);
+    out[i] = act(rows[gate]) * rows[gate + many];
+  }
+  return out;
+}
+
+function norm(x, width, kind, epsilon, gain, shift) {
   const out = new Float64Array(x.length);
   for (let from = 0; from < x.length; from += width) {
     let [mean, square] = [0, 0];
     if (kind === "layer") for (let i = 0; i < width; i++) mean += x[from + i] / width;
     for (let i = 0; i < width; i++) square += (x[from + i] - mean) ** 2 / width;
-    const scale = 1 / Math.sqrt(square + 1e-5);
+    const scale = 1 / Math.sqrt(square + epsilon);
     for (let i = 0; i < width; i++) out[from + i] = (x[from + i] - mean) * scale * gain[i] + (shift ? shift[i] : 0);
   }
   return out;
 }
 
-/** Causal attention; `rows` hold queries, keys and values of all heads, one width after another. */
-function attention(rows, width, heads, steps) {
-  const [size, row] = [width / heads, 3 * width];
-  const out = new Float64Array(rows.length / 3);
+/**
+ * Causal attention. A row holds the queries, one set of all heads after another, then keys, then values of all heads;
+ * a row of the result holds what each set of queries reads, one after another.
+ * @param {{queries: number, heads: number, size: number, steps: number, base: ?number}} shape queries: sets; base of
+ *   rotary positions, null: none
+ */
+function attention(rows, { queries, heads, size, steps, base }) {
+  const width = heads * size; // of one set
+  const row = (queries + 2) * width;
+  if (base !== null) turn(rows, { row, turned: (queries + 1) * width, size, steps, base });
+  const out = new Float64Array((rows.length / row) * queries * width);
   const scores = new Float64Array(steps);
   for (let first = 0; first < rows.length / row; first += steps) {
-    for (let head = 0; head < heads; head++) {
+    for (let each = 0; each < queries * heads; each++) {
+      const head = each % heads;
       for (let time = 0; time < steps; time++) {
-        const query = (first + time) * row + head * size;
+        const query = (first + time) * row + each * size;
         let most = -Infinity;
         for (let seen = 0; seen <= time; seen++) {
-          const key = (first + seen) * row + width + head * size;
+          const key = (first + seen) * row + queries * width + head * size;
           let sum = 0;
           for (let i = 0; i < size; i++) sum += rows[query + i] * rows[key + i];
           scores[seen] = sum / Math.sqrt(size);
@@ -204,14 +241,32 @@ function attention(rows, width, heads, steps) {
         }
         let total = 0;
         for (let seen = 0; seen <= time; seen++) total += scores[seen] = Math.exp(scores[seen] - most);
+        const to = (first + time) * queries * width + each * size;
         for (let seen = 0; seen <= time; seen++) {
-          const value = (first + seen) * row + 2 * width + head * size;
-          for (let i = 0; i < size; i++) out[(first + time) * width + head * size + i] += (scores[seen] / total) * rows[value + i];
+          const value = (first + seen) * row + (queries + 1) * width + head * size;
+          for (let i = 0; i < size; i++) out[to + i] += (scores[seen] / total) * rows[value + i];
         }
       }
     }
   }
   return out;
+}
+
+/** Turns each pair (i, i + size/2) of a head by time · base^(-2i/size), in place; `turned`: queries and keys of a row. */
+function turn(rows, { row, turned, size, steps, base }) {
+  const half = size / 2;
+  for (let at = 0; at < rows.length; at += row) {
+    const time = (at / row) % steps;
+    for (let i = 0; i < half; i++) {
+      const angle = time * base ** ((-2 * i) / size);
+      const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+      for (let head = at; head < at + turned; head += size) {
+        const [a, b] = [rows[head + i], rows[head + half + i]];
+        rows[head + i] = a * cos - b * sin;
+        rows[head + half + i] = b * cos + a * sin;
+      }
+    }
+  }
 }
 
 // Images lie as one row of channels for each pixel.
