@@ -103,10 +103,16 @@ def preview_of(rows: Session, run: Run) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Cut:
-    """The cheapest connections without which one piece falls into parts: their keys, and what the loss gains."""
+    """The cheapest connections without which one piece falls into parts: their keys.
+
+    between         what they part: outputs, groups, or both.
+    before, after   the held-out loss, with them and without.
+    """
 
     keys: str
-    rise: float
+    between: str
+    before: float
+    after: float
 
 
 def instrument(
@@ -158,11 +164,15 @@ def instrument(
 
 
 def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
-    """The cheapest cut of each piece that has one."""
-    return [
-        Cut(" ".join(connection["key"] for connection in cut["connections"]), float(cut["loss_rise"]))
-        for cut in (interior or {}).get("cuts") or ()
-    ]
+    """The cheapest cut of each piece that has one, the same connections once."""
+    found: dict[str, Cut] = {}
+    for cut in (interior or {}).get("cuts") or ():
+        keys = " ".join(sorted(connection["key"] for connection in cut["connections"]))
+        between, after = {"outputs": "outputs", "inside": "groups"}[cut["level"]], float(cut["loss"])
+        if keys in found:
+            between = listed(list(dict.fromkeys((found[keys].between, between))))
+        found[keys] = Cut(keys, between, after / (1 + float(cut["loss_change"])), after)
+    return list(found.values())
 
 
 def _effects(matrices: Sequence[Matrix]) -> Markup | None:

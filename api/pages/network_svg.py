@@ -24,6 +24,7 @@ PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
 MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
 MAX_GRIPS = 400  # connections; more of them lie too close to be clicked one by one
+MAX_CALLED = 44  # letters of the line with the names of parts, in a small picture
 TONES = 8  # colours for modules; the ninth module has the first colour again
 
 
@@ -302,13 +303,26 @@ _STYLE = """
 """
 
 
-def picture_file(graph: Graph) -> str | None:
-    """The graph as a stand-alone SVG document for thumbnails; None when it is too large."""
-    drawn = network_picture(graph, title="network", max_connections=1_500, grips=False)
+def picture_file(graph: Graph, names: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str | None:
+    """The graph as a stand-alone SVG document for thumbnails, with the names of parts below; None: it is too large."""
+    drawn = network_picture(graph, title="network", max_connections=1_500, grips=False, names=names)
     if drawn is None:
         return None
-    return (
+    document = (
         str(drawn)
         .replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
         .replace("<title>network</title>", f"<style>{_STYLE}</style>", 1)
     )
+    if not (called := names_given(names)):
+        return document
+    width, height = re.search(r'viewBox="0 0 (\d+) (\d+)"', document).groups()  # type: ignore[union-attr]
+    line = typeset_plainly(called if len(called) <= MAX_CALLED else called[: MAX_CALLED - 1] + "…")
+    below = f'<text class="label" x="{MARGIN / 2:g}" y="{int(height) + 26}">{escape(line)}</text></svg>'
+    document = document.replace(f'viewBox="0 0 {width} {height}"', f'viewBox="0 0 {width} {int(height) + 44}"', 1)
+    return f"{document.removesuffix('</svg>')}{below}"
+
+
+def names_given(names: Mapping[str, Mapping[str, Any]]) -> str:
+    """`A: adder, B1: sine`, of the parts that people have named; empty: of none."""
+    given = {part: str(of["name"]) for part, of in sorted(names.items()) if of.get("name")}
+    return ", ".join(f"{part}: {name}" for part, name in given.items())

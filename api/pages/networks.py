@@ -5,6 +5,7 @@ What these pages share is prepared in one place, so that all of them show a netw
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -37,13 +38,13 @@ from api.pages.filters import (
     typeset,
 )
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
-from api.pages.network_svg import module_tones, network_picture, picture_file
+from api.pages.network_svg import module_tones, names_given, network_picture, picture_file
 from api.pages.wall import rows_of
 from api.problems import Problem, field_errors
 from api.schemas import RunId
 from api.services import services
 from api.versions import CompareQuery, compare, side_of
-from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.graph import Connection, Graph
 from bimt_engine.analysis.statements.interior import (
     INTERACTS,
     TRAINED_LIMIT,
@@ -166,9 +167,10 @@ def evidence(
         "picture": network_picture(graph, title=title, names=names) if graph else None,
         "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
-        "switches": switches(graph) if graph else [],
+        "switches": switches(graph, names) if graph else [],
         "modules": presenters.modules(found, tones, names),
         "inside": interior(documents.get("interior"), tones, names),
+        "called_so": names_given(names),
         "verdict": metrics.get("verdict"),
         "baselines": (metrics.get("baselines") or {}).get("reading"),
         "random_groups": effects.get("random_groups"),
@@ -183,12 +185,27 @@ def evidence(
     }
 
 
-def switches(graph: Graph) -> list[dict[str, Any]]:
-    """The connections that can be switched off one by one, the most harmful first, each with its own effect."""
+def switches(graph: Graph, names: presenters.Names = MappingProxyType({})) -> list[dict[str, Any]]:
+    """The connections that can be switched off one by one, the most harmful first, each with its own effect.
+
+    part   the group that holds both ends, else the module; empty: none does.
+    """
     called = {n.id: neuron_label(n) for n in graph.neurons}
+    inside = {n.id: (n.group, n.module) for n in graph.neurons}
+
+    def part(connection: Connection) -> str:
+        ends = zip(inside[connection.source], inside[connection.target], strict=True)
+        return next((presenters.called(one, names) for one, other in ends if one and one == other), "")
+
     ranked = sorted(graph.connections, key=lambda c: (-(c.effect or 0.0), -abs(c.weight), c.key))[:MAX_SWITCHES]
     return [
-        {"key": c.key, "what": f"{called[c.source]} → {called[c.target]}", "weight": c.weight, "effect": c.effect}
+        {
+            "key": c.key,
+            "what": f"{called[c.source]} → {called[c.target]}",
+            "part": part(c),
+            "weight": c.weight,
+            "effect": c.effect,
+        }
         for c in ranked
     ]
 
@@ -202,10 +219,11 @@ def _model_name(job: Job) -> str:
 @pages.get("/runs/<string:run_id>/thumbnail.svg")
 @decide(Access.READ)
 def thumbnail(run_id: str) -> Response:
-    """The network as a small picture, which follows the colour theme. It never changes, so browsers may keep it."""
+    """The network as a small picture, which follows the colour theme. Only the names that people give parts change."""
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
-        etag = f"thumbnail-6-{run.id}"
+        names = runs.names(rows, run.id)
+        etag = f"thumbnail-7-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)
@@ -213,12 +231,12 @@ def thumbnail(run_id: str) -> Response:
         stored = runs.graph(rows, run.id)
         if stored is None:
             raise Problem("not-found", "There is no picture of this run yet.")
-        drawn = picture_file(Graph.from_json(stored.body))
+        drawn = picture_file(Graph.from_json(stored.body), names)
         if drawn is None:
             return figure_response(rows, run.id, "network.png")
     response = Response(drawn, content_type="image/svg+xml")
     response.set_etag(etag)
-    response.headers["Cache-Control"] = "private, max-age=86400"
+    response.headers["Cache-Control"] = "private, no-cache"  # kept, and asked for whether it still is so
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
     return response
 

@@ -420,6 +420,8 @@ def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit:
     page.wait_for_selector("#instrument[data-ready]")
     titles = page.locator("svg.network .neuron title").all_text_contents()
     assert any(f"{letter} (square <b>)" in title for title in titles)
+    small = page.request.get(f"{bench.site.url}/runs/{run}/thumbnail.svg")
+    assert f"{letter}: square &lt;b&gt;" in small.text()
     client, headers = service.client(), service.headers()
     for name in ("graph", "graph?format=graphml", "card.md"):
         text = client.get(f"{address}/{name}", headers=headers).text

@@ -162,3 +162,12 @@ def test_no_name_lies_over_another_however_long_they_are(
         across = min(right, edges[1]) - max(left, edges[0])
         down = min(bottom, edges[3]) - max(top, edges[2])
         assert across <= 0.5 or down <= 2, f"{one} lies over {other}"
+
+
+def test_a_thumbnail_tells_what_people_call_its_parts() -> None:
+    names = {"B": {"name": "sine of x4"}, "A": {"name": "cube <b>"}, "A1": {"name": ""}}
+    plain, named = (ElementTree.fromstring(str(picture_file(two_modules(), given))) for given in ({}, names))
+    assert [text.text for text in named.findall(".//{*}text")][-1] == "A: cube <b>, B: sine of x₄"
+    assert len(plain.findall(".//{*}text")) == len(named.findall(".//{*}text")) - 1
+    height, high = (float(each.get("viewBox", "").split()[3]) for each in (plain, named))
+    assert height < float(named.findall(".//{*}text")[-1].get("y", 0)) < high

@@ -144,7 +144,8 @@ def cut_statement(cut: Document) -> str:
     rise = cut["loss_change"]
     cost = f"the held-out loss {_changed(rise)}"
     parts = "; ".join(f"{counted(part['neurons'], 'neuron')} reading {listed(part['reads'])}" for part in cut["parts"])
-    return f"It would fall into {counted(len(cut['parts']), 'part')} ({parts}) without {listed(shown)}: {cost}."
+    what = "Its hidden neurons" if cut["level"] == "inside" else "It"
+    return f"{what} would fall into {counted(len(cut['parts']), 'part')} ({parts}) without {listed(shown)}: {cost}."
 
 
 def interior_statement(document: Document) -> str:

@@ -17,6 +17,7 @@ const MOST = 4; // neighbours that are named
 export function ofConnection(circuit, key, cost) {
   const each = circuit.byKey.get(key);
   if (!each) return null;
+  const inside = levelsOf(circuit, [each.source, each.target]);
   const harm = each.effect === null || each.effect === undefined ? [] : [["prediction loss", "loss without it", `${each.effect > 0 ? "+" : ""}${number(each.effect)}`]];
   return {
     title: `${circuit.called(each.source)} → ${circuit.called(each.target)}`,
@@ -24,6 +25,7 @@ export function ofConnection(circuit, key, cost) {
       ["weight layer", "weight", number(each.weight)],
       ["connection cost", "length", `${number(each.length)} layer widths`],
       ["connection cost", "share of the cost", percent(circuit.costShare(each, cost))],
+      ...inside,
       ...harm,
     ],
   };
@@ -39,9 +41,6 @@ export function ofNeuron(circuit, id, range, harm) {
   const [layer, place] = [neuron.layer, neuron.slot];
   const spread = `${activation(neuron.mean)} ± ${activation(neuron.std)}`;
   const seen = range?.[layer] ? `, ${activation(range[layer].least[place])} to ${activation(range[layer].most[place])}` : "";
-  const inside = Object.entries(circuit.levels)
-    .map(([level, parts]) => [level, parts.find((part) => part.neurons.includes(id))])
-    .filter(([, part]) => part);
   return {
     title: circuit.called(id),
     lines: [
@@ -49,10 +48,17 @@ export function ofNeuron(circuit, id, range, harm) {
       ...(neuron.bias === null || neuron.bias === undefined ? [] : [["neuron", "bias", number(neuron.bias)]]),
       ...(circuit.into(id).length ? [["", "reads", neighbours(circuit, circuit.into(id), "source")]] : []),
       ...(circuit.outOf(id).length ? [["", "says", neighbours(circuit, circuit.outOf(id), "target")]] : []),
-      ...inside.map(([level, part]) => [{ outputs: "module", groups: "group", trees: "tree" }[level], { outputs: "module", groups: "group", trees: "tree" }[level], `${partName(part)}: ${part.role}`]),
+      ...levelsOf(circuit, [id]),
       ...(harm ? [["effect", "without it", harm]] : []),
     ],
   };
+}
+
+const LEVELS = { outputs: "module", groups: "group", trees: "tree" };
+
+/** A line for each level at which one part holds all these neurons. */
+function levelsOf(circuit, ids) {
+  return Object.entries(circuit.levels).flatMap(([level, parts]) => parts.filter(({ neurons }) => ids.every((id) => neurons.includes(id))).map((part) => [LEVELS[level], LEVELS[level], `${partName(part)}: ${part.role}`]));
 }
 
 function neighbours(circuit, connections, end) {
