@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -452,6 +452,7 @@ def compare_page() -> str:
         if both is None:
             return render_template("compare.html", asked=asked, wrong=wrong, offered=offered, found=None)
         a, b = side_of(rows, both.a), side_of(rows, both.b)
+        drawn = [_picture(rows, side.run, side.what) for side in (a, b)]
         return render_template(
             "compare.html",
             asked=asked,
@@ -459,7 +460,8 @@ def compare_page() -> str:
             offered=offered,
             found=compare(rows, a, b),
             job_names={side.run.id: jobs.get_view(rows, side.run.team_id, side.run.job_id).name for side in (a, b)},
-            pictures=[_picture(rows, side.run, side.what) for side in (a, b)],
+            pictures=[picture for picture, _ in drawn],
+            tones=[tones for _, tones in drawn],
         )
 
 
@@ -467,10 +469,14 @@ def _may_change(ours: bool) -> bool:
     return ours and may(caller(), Access.SHARE)
 
 
-def _picture(rows: Session, run: Run, title: str) -> Any:
+def _picture(rows: Session, run: Run, title: str) -> tuple[Markup | None, Mapping[str, int]]:
+    """The network in the colours of its modules, of which the page speaks, and module → number of its colour."""
     stored = runs.graph(rows, run.id)
-    graph = None if stored is None else Graph.from_json(stored.body)
-    return network_picture(graph, title=f"The network of {title}", grips=False) if graph else None
+    if stored is None:
+        return None, {}
+    graph = Graph.from_json(stored.body)
+    graph = replace(graph.with_groups({}, {}), meta={n: of for n, of in graph.meta.items() if n != "groups"})
+    return network_picture(graph, title=f"The network of {title}", grips=False), module_tones(graph)
 
 
 @pages.get("/s/<string:token>")

@@ -132,7 +132,14 @@ def test_sheets_lie_within_the_picture_and_a_wall_of_names_is_left_out() -> None
     assert [text for text in drawn.iter("text") if "label" in text.get("class", "")] == []
 
 
-NAMES = ("a very long name of a column", "MWMWMWMWMWMWMWMW", "illicit", "Temp: inside, °C", "x12", "日本語の長い列の名前です")
+NAMES = (
+    "a very long name of a column",
+    "MWMWMWMWMWMWMWMW",
+    "illicit",
+    "Temp: inside, °C",
+    "x12",
+    "日本語の長い列の名前です",
+)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -152,8 +159,11 @@ def test_no_name_lies_over_another_however_long_they_are(
     boxes = visitor.page.evaluate(
         """(svg) => {
         document.querySelector("svg.network").outerHTML = svg;
-        const shown = [...document.querySelectorAll("svg.network .label")].filter((each) => getComputedStyle(each).display !== "none");
-        return shown.map((each) => [each.textContent, ...["left", "right", "top", "bottom"].map((side) => each.getBoundingClientRect()[side])]);
+        const labels = [...document.querySelectorAll("svg.network .label")];
+        const sides = ["left", "right", "top", "bottom"];
+        return labels
+            .filter((each) => getComputedStyle(each).display !== "none")
+            .map((each) => [each.textContent, ...sides.map((side) => each.getBoundingClientRect()[side])]);
     }""",
         str(drawn),
     )

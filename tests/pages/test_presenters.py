@@ -39,7 +39,7 @@ def test_a_formula_is_written_as_people_write_it(text: str, shown: str) -> None:
     assert str(mathematics(text)) == shown
 
 
-# In words, where names come from people: text, pieces as a page has them, letters of the network's picture, and of figures.
+# In words, where names come from people: text, as HTML, as letters of the network's picture, as figures have it.
 WORDS = [
     ("x4", "x<sub>4</sub>", "x₄", "$x_{4}$"),
     ("computes x2^2", "computes x<sub>2</sub>²", "computes x₂²", "computes $x_{2}$²"),
@@ -67,7 +67,10 @@ def test_the_page_and_its_figures_have_one_rule_for_indices_and_powers(
 
 def test_the_scripts_of_a_page_set_texts_as_the_server_does() -> None:
     texts = [text for text, *_ in WORDS]
-    script = f"import {{ pieces }} from {json.dumps(API_SCRIPT.as_uri())}; console.log(JSON.stringify({json.dumps(texts)}.map(pieces)))"
+    script = f"""
+        import {{ pieces }} from {json.dumps(API_SCRIPT.as_uri())};
+        console.log(JSON.stringify({json.dumps(texts)}.map(pieces)));
+    """
     node = Path(playwright.__file__).parent / "driver" / "node"
     done = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

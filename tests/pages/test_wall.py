@@ -227,6 +227,21 @@ def test_a_view_is_downloaded_as_csv_with_names_that_no_spreadsheet_computes(sit
     assert (model["model"], model["version"], int(model["modules"]) > 0) == (site.model, "2", True)
 
 
+def test_the_pictures_of_a_comparison_have_the_colours_of_the_modules_that_its_table_tells(
+    visit: Visit, site: Site
+) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")
+    for which in (0, 1):
+        picture = page.locator("#sides figure").nth(which)
+        for cell in page.locator(f"main table >> nth=0 >> tbody td:nth-child({which + 1}):has(strong)").all():
+            module, tone = cell.locator("strong").inner_text(), cell.locator(".dot").get_attribute("class")
+            colours = picture.locator(f".neuron[data-module='{module}']").evaluate_all(
+                "(all) => all.map((each) => [...each.classList].find((name) => name.startsWith('module-')))"
+            )
+            assert set(colours) == {f"module-{tone[-1]}"}
+
+
 def test_a_neuron_that_is_selected_marks_its_counterpart_in_the_other(visit: Visit, site: Site) -> None:
     page = (visitor := visit("reader", **DESK)).page
     visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")

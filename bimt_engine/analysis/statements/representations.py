@@ -151,7 +151,9 @@ def _layer_representations(layer: str, neurons: Sequence[NeuronRepresentation]) 
     for neuron in pure:
         counts[str(neuron.representation)] = counts.get(str(neuron.representation), 0) + 1
     where = [f"{number} in {name}" for name, number in sorted(counts.items(), key=lambda pair: -pair[1])]
-    which = f"{every(len(neurons), 'neuron')} of {layer}" if len(pure) == len(neurons) else f"{len(pure)} of the {all_of}"
+    which = (
+        f"{every(len(neurons), 'neuron')} of {layer}" if len(pure) == len(neurons) else f"{len(pure)} of the {all_of}"
+    )
     if len(neurons) == 1:
         which = f"The only neuron of {layer}"
     said = f"{which}, {mean} {'lies' if len(pure) == 1 else 'lie'} to {percent(min(n.share for n in pure))}"
