@@ -174,8 +174,10 @@ def typeset(text: str, *, formula: bool = False) -> list[Piece]:
 
 def typeset_plainly(text: str) -> str:
     """The same where nothing but letters can stand, as in a picture of a page."""
-    shown = {"": str, "sub": lambda part: part.translate(LOWERED), "sup": lambda part: f"^({part})"}
-    return "".join(shown[how](part) for part, how in typeset(text))
+    return "".join(
+        part.translate(LOWERED) if how == "sub" else f"^({part})" if how == "sup" else part
+        for part, how in typeset(text)
+    )
 
 
 def too_large(what: str, found: int | float, limit: int | float) -> str:
