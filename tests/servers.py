@@ -47,6 +47,9 @@ IN_PRODUCTION = TESTS_ON == "postgres+s3"
 DATABASES = ["postgres"] if IN_PRODUCTION else ["sqlite", "postgres"]  # what a test of both databases runs on
 on_sqlite_or_folder = pytest.mark.skipif(IN_PRODUCTION, reason="about SQLite or files in a folder: see `make test`")
 
+if IN_PRODUCTION:
+    os.environ.update(CREDENTIALS)  # before any test copies the environment for a process
+
 _numbers = itertools.count()
 
 
@@ -225,8 +228,7 @@ def s3_service() -> Iterator[str]:
 
 @functools.cache
 def _s3_of_this_process() -> str:
-    """The address of one S3 service for all tests of this process; the credentials are in the environment."""
-    os.environ |= CREDENTIALS
+    """The address of one S3 service for all tests of this process."""
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(s3_service())
