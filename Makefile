@@ -13,10 +13,10 @@ export OMP_NUM_THREADS ?= 1
 ENVIRONMENT = $(if $(PYTHON),@$(PYTHON) -m standalone.environment --venv $(VENV),\
 	@echo "No Python 3.11 or later was found: install one, or say where it is with make PYTHON=/path/to/python3." >&2; exit 1; :)
 
-.PHONY: help env env-dev demo up test test-fast test-all check format reproduce bench evidence formulas methods truth noise tables gpu openapi migration fuzz job load queue chaos screenshots lock clean
+.PHONY: help env env-dev demo up test test-fast test-all test-stores check format reproduce bench evidence formulas methods truth noise tables gpu openapi migration fuzz job load queue chaos screenshots lock clean
 
 help:  ## list these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env:  ## make .venv from the lock, if it is absent or stale
 	$(ENVIRONMENT) standalone
@@ -38,6 +38,10 @@ test-fast: env-dev  ## what is quick of engine, store and API, without processes
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
 	@$(PY) -m pytest -n 2 --dist loadfile -m "$(or $(MARK),slow or not slow)"
+
+STORES = tests/store tests/worker tests/api tests/attacks tests/faults tests/end_to_end
+test-stores: env-dev  ## the tests of the service once more, all of them on PostgreSQL and S3
+	@TESTS_ON=postgres+s3 $(PY) -m pytest -n 2 --dist loadfile $(STORES)
 
 check: env-dev  ## lint, types, imports, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py

@@ -11,17 +11,19 @@ from flask.testing import FlaskClient
 from tests.api.makers import House, make_house
 from tests.servers import (  # noqa: F401  (fixtures are found by name)
     database_url,
+    lasting_url,
     postgres_server,
     postgres_url,
+    service_url,
     sqlite_template,
     sqlite_url,
 )
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:  # noqa: F811
-    """A service on SQLite."""
-    made = make_house(tmp_path / "home", database_url=sqlite_url)
+def house(tmp_path: Path, service_url: str) -> Iterator[House]:  # noqa: F811
+    """A service."""
+    made = make_house(tmp_path / "home", database_url=service_url)
     yield made
     made.close()
 
@@ -41,12 +43,12 @@ def client(house: House) -> FlaskClient:
 
 
 @pytest.fixture
-def make(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., House]]:  # noqa: F811
+def make(tmp_path: Path, service_url: str) -> Iterator[Callable[..., House]]:  # noqa: F811
     """Make a service with other settings."""
     made: list[House] = []
 
     def build(**environ: str) -> House:
-        made.append(make_house(tmp_path / f"home{len(made)}", database_url=sqlite_url, environ=environ))
+        made.append(make_house(tmp_path / f"home{len(made)}", database_url=service_url, environ=environ))
         return made[-1]
 
     yield build

@@ -31,6 +31,7 @@ from store.files import Files
 from store.runs.tables import Run
 from store.settings import NO_LIMIT, Settings
 from tests.answering import upload_checks
+from tests.servers import files_of
 
 SCOPES = {
     "reader": ("read",),
@@ -83,11 +84,14 @@ class House:
         """The headers of a member with this role."""
         return {"Authorization": f"Bearer {self.tokens[team, role]}", **more}
 
-    def stored_files(self) -> list[Path]:
-        """Every file that lies in the file store or on its way there."""
+    def stored_files(self) -> list[str]:
+        """The name of every file that lies in the file store, by its SHA-256, or on its way there."""
         self.settle()
-        folders = (Path(self.settings.files_url.removeprefix("file://")) / "cas", Path(self.settings.spool))
-        return [path for folder in folders if folder.exists() for path in folder.rglob("*") if path.is_file()]
+        if self.files._folder is None:
+            stored = [name for name, _, _ in self.files.each()]
+        else:  # halves, too, which no listing of the store has
+            stored = [path.name for path in self.files._folder.glob("cas/*/*")]
+        return stored + [path.name for path in self.files.spool.rglob("*") if path.is_file()]
 
 
 def now() -> datetime:
@@ -105,7 +109,8 @@ def make_house(
 ) -> House:
     """A service of its own in a folder, on a migrated database: two teams with a member and a token for every role."""
     quiet = {"BIMT_RATE_LIMIT": NO_LIMIT, "BIMT_LOGIN_RATE_LIMIT": NO_LIMIT}
-    settings = Settings.from_env(quiet | {"BIMT_DATABASE_URL": database_url} | (environ or {}), home=home)
+    stores = {"BIMT_DATABASE_URL": database_url} | files_of(home)
+    settings = Settings.from_env(quiet | stores | (environ or {}), home=home)
     database, files = Database(settings.database_url), Files(settings.files_url, spool=settings.spool)
     heard: list[Callable[..., None]] = []
     app = create_app(

@@ -9,10 +9,9 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -80,11 +79,10 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[House]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, lasting_url: Callable[[Path], str]) -> Iterator[House]:
     """A service that has one of everything, for all operations together, so that they meet what others left behind."""
     home = tmp_path_factory.mktemp("fuzzed")
-    shutil.copy(sqlite_template, home / "bimt.sqlite")
-    house = make_house(home / "home", database_url=f"sqlite:///{home / 'bimt.sqlite'}")
+    house = make_house(home / "home", database_url=lasting_url(home))
     [run_id] = publish_runs(house, submit_job(house))
     upload(house)
     client, headers = house.client(), house.headers()

@@ -203,9 +203,9 @@ def test_a_link_shows_one_version_to_anybody_and_nothing_else(any_house: House) 
         assert as_token.status_code == 401
 
 
-def test_a_link_ends_when_it_is_revoked_expires_or_loses_its_model(tmp_path, sqlite_url: str) -> None:
+def test_a_link_ends_when_it_is_revoked_expires_or_loses_its_model(tmp_path, service_url: str) -> None:
     moment = [now()]
-    house = make_house(tmp_path / "home", database_url=sqlite_url, clock=lambda: moment[0])
+    house = make_house(tmp_path / "home", database_url=service_url, clock=lambda: moment[0])
     publish(house)
     at = "/models/independence/versions/1/shares"
     made = [call(house, "POST", at, "sharer", json={"expires_in_days": days}).json for days in (None, 1, None)]

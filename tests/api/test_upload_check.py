@@ -15,6 +15,7 @@ from tests.answering import upload_checks
 from tests.api.makers import House, make_house, now
 from tests.api.test_bad_data import GOOD
 from tests.api.test_thread import upload
+from tests.servers import overwrite, peek
 from worker.operation_queue import INTERACTIVE
 from worker.scheduler import Scheduler
 
@@ -67,9 +68,9 @@ def test_data_set_and_check_are_written_together_or_not_at_all(house: House, mon
 
 
 @pytest.fixture
-def impatient(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
+def impatient(tmp_path: Path, service_url: str) -> Iterator[House]:
     """A service that waits for no check, and has no worker."""
-    house = make_house(tmp_path / "home", database_url=sqlite_url, check_wait_seconds=0)
+    house = make_house(tmp_path / "home", database_url=service_url, check_wait_seconds=0)
     house.worker = None
     yield house
     house.close()
@@ -114,8 +115,8 @@ def test_a_cancelled_check_refuses_the_data_set_with_a_reason(waiting: tuple[Hou
 @pytest.mark.parametrize("word", ["missing", "damaged"])
 def test_a_stored_file_that_was_lost_before_its_check_is_refused(waiting: tuple[House, str], word: str) -> None:
     house, dataset_id = waiting
-    [path] = house.stored_files()
-    path.unlink() if word == "missing" else path.write_bytes(path.read_bytes()[:-1] + b"?")
+    [name] = house.stored_files()
+    house.files.delete(name) if word == "missing" else overwrite(house.files, name, peek(house.files, name)[:-1] + b"?")
     work(house)
     refused = shown(house, dataset_id)
     assert refused["state"] == "refused"

@@ -5,6 +5,7 @@ from tests.servers import (  # noqa: F401
     database_url,
     postgres_server,
     postgres_url,
+    service_url,
     sqlite_template,
     sqlite_url,
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from store.files import Files
 from tests.api.makers import House, publish_runs, submit_job
 from tests.api.test_bad_data import GOOD
 from tests.api.test_thread import upload
+from tests.servers import flip_a_bit
 
 ADDRESSES = ("weights.safetensors", "figures/network.svg", "bundle.zip", "snapshots/20000")
 
@@ -25,17 +25,11 @@ def addresses(run_id: str) -> list[str]:
     return [f"/api/v1/runs/{run_id}/{name}" for name in ADDRESSES] + [f"{at}/{name}" for name in ADDRESSES[:3]]
 
 
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1  # one bit
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(("slug", "status"), [("file-missing", 410), ("file-damaged", 500)])
 def test_an_artifact_whose_stored_file_is_lost_is_a_problem(house: House, slug: str, status: int) -> None:
     run_id = published(house)
-    for path in house.stored_files():
-        path.unlink() if slug == "file-missing" else damage(path)
+    for name in house.stored_files():
+        (Files.delete if slug == "file-missing" else flip_a_bit)(house.files, name)
     word = slug.removeprefix("file-")
     for address in addresses(run_id):
         answer = house.client().get(address, headers=house.headers())
@@ -49,8 +43,8 @@ def test_an_artifact_whose_stored_file_is_lost_is_a_problem(house: House, slug: 
 @pytest.mark.parametrize(("slug", "status"), [("file-missing", 410), ("file-damaged", 500)])
 def test_the_content_of_a_data_set_whose_file_is_lost_is_a_problem(house: House, slug: str, status: int) -> None:
     dataset_id = upload(house, GOOD).json["id"]
-    for path in house.stored_files():
-        path.unlink() if slug == "file-missing" else damage(path)
+    for name in house.stored_files():
+        (Files.delete if slug == "file-missing" else flip_a_bit)(house.files, name)
     answer = house.client().get(f"/api/v1/datasets/{dataset_id}/content", headers=house.headers())
     assert (answer.status_code, answer.json["type"]) == (status, f"/problems/{slug}")
 

@@ -26,7 +26,7 @@ from store.files import Files
 from store.jobs import outbox
 from store.settings import Settings
 from store.tables import Attempt, Job, Run
-from tests.servers import short_folder
+from tests.servers import files_of, short_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 LIMIT_SECONDS = 90.0  # seconds; a loaded machine takes ten to import torch alone
@@ -102,6 +102,7 @@ class Service:
                 "BIMT_CANCEL_SECONDS": "2",
                 "BIMT_DRAIN_SECONDS": "15",
             }
+            | files_of(self.home)
             | self.settings_more
         )
         self.settings = Settings.from_env(self.environ)
@@ -269,11 +270,10 @@ class Service:
 
 
 @contextmanager
-def service_in(home: Path, sqlite_template: Path) -> Iterator[Service]:
-    """A service in this folder, on a copy of the SQLite file and with a broker of its own; it ends with the block."""
-    (home / "bimt.sqlite").write_bytes(sqlite_template.read_bytes())
+def service_in(home: Path, lasting_url: Callable[[Path], str]) -> Iterator[Service]:
+    """A service in this folder, with a database and a broker of its own; it ends with the block."""
     with short_folder() as folder, Broker(folder) as broker:
-        service = Service(home, f"sqlite:///{home / 'bimt.sqlite'}", broker)
+        service = Service(home, lasting_url(home), broker)
         try:
             yield service
         finally:

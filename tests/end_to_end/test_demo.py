@@ -20,7 +20,9 @@ from PIL import Image
 from standalone.broker import BrokerError, server_binary
 from standalone.demo import describe, reads_and_decides
 from tests.end_to_end.processes import REPOSITORY
-from tests.servers import short_folder
+from tests.servers import on_sqlite_or_folder, short_folder
+
+pytestmark = on_sqlite_or_folder  # a demo listens to no setting
 
 
 @pytest.fixture(autouse=True)

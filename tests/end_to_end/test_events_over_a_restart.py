@@ -74,8 +74,10 @@ def served(house: House, port: int | None = None, *, end: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"])
-def test_over_a_restart_of_the_server_no_event_is_lost_or_told_twice(tmp_path: Path, sqlite_url: str, end: int) -> None:
-    house = make_house(tmp_path / "home", database_url=sqlite_url)
+def test_over_a_restart_of_the_server_no_event_is_lost_or_told_twice(
+    tmp_path: Path, service_url: str, end: int
+) -> None:
+    house = make_house(tmp_path / "home", database_url=service_url)
     job_id = submit_job(house)
     claim = work_on(house, job_id)
 

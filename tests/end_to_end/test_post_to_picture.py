@@ -24,7 +24,7 @@ from standalone.process import Process
 from tests.end_to_end.processes import REPOSITORY
 from tests.end_to_end.requests import use_everything
 from tests.end_to_end.test_supervisor import Up, wait_for
-from tests.servers import short_folder
+from tests.servers import files_of, on_sqlite_or_folder, short_folder
 
 SECRETS = {
     "POSTGRES_PASSWORD": "rows-are-the-truth",
@@ -43,6 +43,7 @@ def folder() -> Iterator[Path]:
         yield made
 
 
+@on_sqlite_or_folder
 def test_the_embedded_default_takes_data_from_post_to_picture(folder):
     up = Up(folder / "home").ready()
     try:
@@ -81,6 +82,7 @@ class Compose:
         image = dict(re.findall(r"(BIMT_\w+)=(\S+)", (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")))
         assert (image["BIMT_HOST"], image["BIMT_PORT"]) == ("0.0.0.0", "8000")
         here = {"BIMT_HOST": "127.0.0.1", "BIMT_PORT": str(self.ports["api"]), "PYTHONUNBUFFERED": "1"}
+        here |= files_of(self.folder)
         return clean | {name: self.address_of(str(value)) for name, value in given.items()} | here
 
     def command(self, service: str) -> list[str]:

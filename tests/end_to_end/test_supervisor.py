@@ -18,7 +18,7 @@ import pytest
 
 from standalone.broker import BrokerError, server_binary
 from tests.end_to_end.processes import REPOSITORY
-from tests.servers import short_folder
+from tests.servers import files_of, short_folder
 
 LIMIT_SECONDS = 90.0
 
@@ -35,7 +35,7 @@ class Up:
                 [sys.executable, "-m", "standalone", "up", "--home", str(home), "--port", "0", *words],
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                env=clean | {"BIMT_LEASE_SECONDS": "4"} | environ,
+                env=clean | {"BIMT_LEASE_SECONDS": "4"} | files_of(home) | environ,
                 cwd=REPOSITORY,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,9 @@ def trained_module() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with served() as up, Client(up.address, up.token) as made:
+def client(lasting_url: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    database = lasting_url(tmp_path_factory.mktemp("database"))
+    with served(BIMT_DATABASE_URL=database) as up, Client(up.address, up.token) as made:
         yield made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from store import migrate
 from tests.end_to_end.processes import Service, service_in, wild_spec
 from tests.servers import (  # noqa: F401 - fixtures are found by name
     broker,
+    lasting_url,
+    postgres_server,
+    postgres_url,
+    service_url,
     short_folder,
     sqlite_template,
     sqlite_url,
@@ -22,9 +26,9 @@ from tests.servers import (  # noqa: F401 - fixtures are found by name
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str, broker: Broker) -> Iterator[Service]:  # noqa: F811
-    """A service on SQLite, with nothing started but the broker."""
-    house = Service(tmp_path / "home", sqlite_url, broker)
+def house(tmp_path: Path, service_url: str, broker: Broker) -> Iterator[Service]:  # noqa: F811
+    """A service with nothing started but the broker."""
+    house = Service(tmp_path / "home", service_url, broker)
     yield house
     house.close()
 
@@ -42,9 +46,12 @@ def postgres_away() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def quiet_house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:  # noqa: F811
+def quiet_house(
+    lasting_url: Callable[[Path], str],  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     """A service with one worker, in which nothing goes wrong."""
-    with service_in(tmp_path_factory.mktemp("undisturbed"), sqlite_template) as house:
+    with service_in(tmp_path_factory.mktemp("undisturbed"), lasting_url) as house:
         house.worker()
         yield house
 

@@ -5,6 +5,7 @@ Everything real: a table is uploaded, a network is trained on it, exported, and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from store import runs
 from store.errors import DamagedFile
 from tests.end_to_end.processes import Service, service_in, tiny_spec
 from tests.faults.test_disk_full import BOUNDARY, BYTES, TABLE, form, upload
+from tests.servers import flip_a_bit, overwrite, peek
 
 pytestmark = pytest.mark.faults
 QUESTION = {"inputs": [[2.0]]}
@@ -52,9 +54,6 @@ class World:
     def train_again(self) -> None:
         assert self.house.job(self.train()).state == "succeeded"
 
-    def place(self, sha256: str) -> Path:
-        return self.house.home / "files" / "cas" / sha256[:2] / sha256
-
     def of_the_run(self, kind: str) -> str:
         """The SHA-256 of a stored file of the run."""
         with self.house.database.read() as session:
@@ -72,8 +71,8 @@ def upload_network(world: World, content: bytes) -> tuple[int, bytes]:
 
 
 @pytest.fixture(scope="module")
-def world(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with service_in(tmp_path_factory.mktemp("damaged"), sqlite_template) as house:
+def world(lasting_url: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with service_in(tmp_path_factory.mktemp("damaged"), lasting_url) as house:
         house.api()
         house.scheduler()
         house.worker()
@@ -165,16 +164,13 @@ def test_a_flipped_bit_is_named_and_healed(world: World, name: str) -> None:
             path = path.replace(word, value)
         return house.until(lambda: found if (found := world.ask(method, path, body))[0] != 202 else None, path)
 
-    place = world.place(sha256)
-    whole = place.read_bytes()
-    damaged = bytearray(whole)
-    damaged[len(damaged) // 2] ^= 1
-    place.write_bytes(damaged)
+    whole = peek(house.files, sha256)
+    damaged = flip_a_bit(house.files, sha256)
     for ask in kind.asks:
         status, said = answered(*ask)
         assert status in (409, 500), (ask, status, said[:300])
         assert IS_DAMAGED in said, (ask, said[:300])
-        assert bytes(damaged) not in said
+        assert damaged not in said
     if kind.job is not None:
         more = {field: world.network if value == "NETWORK" else value for field, value in kind.job.items()}
         spec = {key: value for key, value in world.spec.items() if key != "network" or not more}
@@ -182,7 +178,7 @@ def test_a_flipped_bit_is_named_and_healed(world: World, name: str) -> None:
         assert job.state == "failed"
         assert IS_DAMAGED.decode() in job.reason
     kind.heal(world, whole)
-    assert place.read_bytes() == whole
+    assert peek(house.files, sha256) == whole
     for ask in kind.asks:
         status, said = answered(*ask)
         assert status == 200, (ask, said[:300])
@@ -198,10 +194,7 @@ def test_a_damaged_checkpoint_costs_time_and_no_bit(house: Service, undisturbed:
     house.until(lambda: house.job(job).state == "queued", "the lease lapses")
     sha256 = house.runs(job)[0].checkpoint_sha256
     assert sha256 is not None
-    place = house.home / "files" / "cas" / sha256[:2] / sha256
-    content = bytearray(place.read_bytes())
-    content[len(content) // 3] ^= 1
-    place.write_bytes(content)
+    flip_a_bit(house.files, sha256)
     house.worker("second")
     ended = house.until_ended(job)
     assert ended.state == "succeeded", ended.reason
@@ -224,10 +217,10 @@ def test_a_damaged_part_of_an_upload_becomes_no_data_set(world: World) -> None:
 
     for number in (0, 1):
         send(number)
-    [place] = [one for one in (world.house.home / "files").glob("cas/*/*") if one.read_bytes() == halves[0]]
-    place.write_bytes(b"X" + halves[0][1:])
+    files, name = world.house.files, hashlib.sha256(halves[0]).hexdigest()
+    overwrite(files, name, b"X" + halves[0][1:])
     with pytest.raises(DamagedFile):
-        world.house.files.verify(place.name)
+        files.verify(name)
     status, said = world.ask("POST", f"/uploads/{begun}/complete")
     assert (status, IS_DAMAGED in said) == (500, True), said
     send(0)

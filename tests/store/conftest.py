@@ -16,6 +16,7 @@ from tests.servers import (  # noqa: F401 - fixtures are found by name
     files,
     postgres_server,
     postgres_url,
+    service_url,
     sqlite_template,
     sqlite_url,
 )

@@ -70,9 +70,9 @@ def test_the_first_token_is_made_once_and_works(run, database):
     assert (code, "There is a team already" in why) == (1, True)
 
 
-def test_the_commands_of_the_version_before_still_run_and_say_what_to_use(sqlite_url):
+def test_the_commands_of_the_version_before_still_run_and_say_what_to_use(service_url):
     def old(command, *words):
-        environ = os.environ | {"BIMT_DATABASE_URL": sqlite_url}
+        environ = os.environ | {"BIMT_DATABASE_URL": service_url}
         return subprocess.run(
             [sys.executable, "-m", f"store.{command}", *words], env=environ, capture_output=True, text=True
         )

@@ -15,10 +15,11 @@ from store.database import Database
 from store.files import Files
 from store.models import Reader
 from store.tables import Base
+from tests.servers import DATABASES, overwrite
 from tests.store.makers import claim, make_people, new_runs, result, submit
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=DATABASES)
 def goal_url(request, tmp_path):
     """An empty database of either kind to restore into."""
     if request.param == "sqlite":
@@ -98,7 +99,7 @@ def test_saving_again_copies_what_is_new_and_drops_what_is_gone(database, people
 def test_a_lost_or_damaged_file_is_named(database, clock, files, lived_in, tmp_path):
     lost, damaged = files.put_bytes(b"<svg/>").sha256, files.put_bytes(b"png").sha256
     files.delete(lost)
-    next((tmp_path / "files").rglob(damaged)).write_bytes(b"pnx")
+    overwrite(files, damaged, b"pnx")
     report = backup.save(database.url, files, tmp_path / "backup", now=clock.now)
     assert set(report.missing) == {lost, damaged}
     assert not [path for path in (tmp_path / "backup").rglob("*.unfinished")]
@@ -169,10 +170,10 @@ def test_an_empty_database_has_nothing_to_save(tmp_path, files, clock):
         backup.save(f"sqlite:///{tmp_path / 'none.sqlite'}", files, tmp_path / "backup", now=clock.now)
 
 
-def test_people_can_be_made_in_a_restored_service(goal_url, clock, tmp_path, sqlite_url, files):
-    with Database(sqlite_url) as database, database.write() as session:
+def test_people_can_be_made_in_a_restored_service(goal_url, clock, tmp_path, service_url, files):
+    with Database(service_url) as database, database.write() as session:
         make_people(session, clock.now)
-    backup.save(sqlite_url, files, tmp_path / "backup", now=clock.now)
+    backup.save(service_url, files, tmp_path / "backup", now=clock.now)
     backup.restore(tmp_path / "backup", goal_url, files)
     with Database(goal_url) as goal, goal.write() as session:
         teams.create_team(session, "new", now=clock.now)

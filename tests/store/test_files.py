@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +21,7 @@ from store.files import Files, StoredFile
 from store.jobs import leases
 from store.runs import RunResult
 from store.tables import Base, File
+from tests.servers import flip_a_bit, folder_of, overwrite
 from tests.store.makers import new_runs, submit
 
 EMPTY_GRAPH = {"neurons": 0, "connections": 0, "body": {}}
@@ -101,13 +101,12 @@ def test_a_missing_file_is_not_found_before_the_first_byte(files):
     assert not files.delete(absent)
 
 
-def flip_a_bit(path, *, keep_time=False):
-    """Damage a stored file as a disk does."""
-    before, content = path.stat(), bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    if keep_time:
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+def flip_a_bit_in_no_time(files, name):
+    """Damage a stored file as a disk does that forgets: its modification time stays."""
+    path = folder_of(files) / "cas" / name[:2] / name
+    before = path.stat()
+    flip_a_bit(files, name)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def opened(files, name):
@@ -123,8 +122,7 @@ def opened(files, name):
 def test_one_flipped_bit_is_never_worked_with_and_the_same_upload_heals_it(files, work):
     name = files.put_bytes(b"weights of a network").sha256
     work(files, name)
-    place = files._folder / "cas" / name[:2] / name
-    flip_a_bit(place)
+    flip_a_bit(files, name)
     with pytest.raises(DamagedFile, match="its bytes no longer have the hash they were stored under"):
         work(files, name)
     files.put_bytes(b"weights of a network")
@@ -135,7 +133,7 @@ def test_one_flipped_bit_is_never_worked_with_and_the_same_upload_heals_it(files
 def test_an_upload_heals_damage_that_this_process_has_not_noticed(files):
     name = files.put_bytes(b"weights of a network").sha256
     files.verify(name)
-    flip_a_bit(files._folder / "cas" / name[:2] / name, keep_time=True)
+    flip_a_bit_in_no_time(files, name)
     with pytest.raises(DamagedFile):
         files.verify(name, again=True)
     files.put_stream([b"weights of ", b"a network"])
@@ -144,7 +142,7 @@ def test_an_upload_heals_damage_that_this_process_has_not_noticed(files):
 
 def test_a_file_that_was_cut_short_is_damaged_and_healed(files):
     name = files.put_bytes(b"precious").sha256
-    (files._folder / "cas" / name[:2] / name).write_bytes(b"prec")
+    overwrite(files, name, b"prec")
     with pytest.raises(DamagedFile):
         files.verify(name)
     files.put_bytes(b"precious")
@@ -153,6 +151,7 @@ def test_a_file_that_was_cut_short_is_damaged_and_healed(files):
 
 def test_a_hash_is_computed_once_as_long_as_the_file_does_not_change(files, monkeypatch):
     name = files.put_bytes(b"large").sha256
+    folder_of(files)  # of a bucket a local copy is made each time
     files.verify(name)
     monkeypatch.setattr(files, "_ranges", lambda *_: pytest.fail("the file was read again"))
     assert files.verify(name) == 5
@@ -295,7 +294,7 @@ def test_a_store_says_whether_it_can_be_used(files, tmp_path):
 
 def age(files, to):
     """Make all bytes look as if they had last come in then."""
-    for path in Path(files._folder).rglob("*"):
+    for path in folder_of(files).rglob("*"):
         if path.is_file():
             os.utime(path, (to.timestamp(), to.timestamp()))
 
@@ -311,7 +310,7 @@ def upload(session, people, clock, files, content):
 def test_damage_that_changes_no_time_is_noticed_when_the_comparison_is_old(files, monkeypatch):
     name = files.put_bytes(b"weights of a network").sha256
     files.verify(name)
-    flip_a_bit(files._folder / "cas" / name[:2] / name, keep_time=True)
+    flip_a_bit_in_no_time(files, name)
     assert files.verify(name) == len(b"weights of a network"), "nothing says that the bytes are others now"
     monkeypatch.setattr(stored_files, "VERIFIED_SECONDS", 0.0)
     with pytest.raises(DamagedFile):
@@ -326,7 +325,7 @@ def pieces():
     yield b"some"
     print("begun", flush=True)
     time.sleep(600)
-Files("file://{files._folder}", spool="{files.spool}").put_stream(pieces())
+Files("file://{folder_of(files)}", spool="{files.spool}").put_stream(pieces())
 """
     with subprocess.Popen([sys.executable, "-c", writing], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -341,7 +340,7 @@ Files("file://{files._folder}", spool="{files.spool}").put_stream(pieces())
 
 def test_halves_of_a_killed_process_are_collected_with_the_orphans(files, database):
     name = files.put_bytes(b"whole").sha256
-    half = files._folder / "cas" / name[:2] / f"{name}#1"
+    half = folder_of(files) / "cas" / name[:2] / f"{name}#1"
     half.write_bytes(b"who")
     now = datetime.now(UTC)
     with database.write() as session:

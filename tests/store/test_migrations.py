@@ -17,10 +17,11 @@ from store import aliases, jobs, migrate, runs
 from store.database import Database
 from store.jobs import leases
 from store.tables import Base, Job, Member, Module, Run
+from tests.servers import DATABASES
 from tests.store.makers import make_people, result, submit
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=DATABASES)
 def empty_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'new folder' / 'empty.sqlite'}"

@@ -13,7 +13,10 @@ from store.database import Database
 from store.files import Files, damaged_files, upsert
 from store.jobs import leases
 from store.settings import Settings
-from tests.servers import broker  # noqa: F401 - fixtures are found by name
+from tests.servers import (
+    broker,  # noqa: F401 - fixtures are found by name
+    overwrite,
+)
 from tests.store.makers import People, claim, submit
 from worker.scheduler import Scheduler, broker_counter
 
@@ -168,8 +171,7 @@ def test_damaged_and_lost_files_are_found_and_whole_again_after_the_same_bytes_a
             upsert(session, one, now=clock.now())
     whole, flipped, gone = (one.sha256 for one in stored)
     assert scheduler.scrub() == []
-    path = next(path for path in files.spool.parent.rglob(flipped))
-    path.write_bytes(b"Flipped")
+    overwrite(files, flipped, b"Flipped")
     files.delete(gone)
     clock.passes(60)
     assert sorted(scheduler.scrub()) == sorted([flipped, gone])
