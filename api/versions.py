@@ -34,7 +34,6 @@ from api.services import services
 from api.submission import ForkIn, fork, refuse_bad_data, submit
 from bimt_engine.analysis.graph import Graph
 from store import models, runs, teams
-from store import models as written_notes
 from store.columns import is_id
 from store.tables import Annotation, Model, ModelVersion, Run
 
@@ -204,9 +203,7 @@ def version_bundle(path: VersionPath) -> Response:
     """Everything there is of it in one file, with the SHA-256 of each part in manifest.json."""
     with services().database.read() as rows:
         model, version, run = _found(rows, path)
-        notes = [
-            found.model_dump(mode="json") for found in _notes(rows, written_notes.current_annotations(rows, version))
-        ]
+        notes = [found.model_dump(mode="json") for found in _notes(rows, models.current_annotations(rows, version))]
         parts = bundles.bundle_of_version(rows, model, version, run, notes=notes)
         return bundles.send_bundle(parts, _file_name(model, version))
 
@@ -221,11 +218,11 @@ def list_notes(path: VersionPath, query: NotesQuery) -> Response:
         version = _found(rows, path)[1]
         part: dict[str, Any] = {"after": key_of(query.after), "limit": query.limit}
         if query.about is None and query.target is None:
-            page = written_notes.page_annotations(rows, version, **part)
+            page = models.page_annotations(rows, version, **part)
         elif query.about is None:
             raise invalid("/about", "Say what the target is: run, module, neuron or connection.", place="query")
         else:
-            page = written_notes.annotation_history(rows, version, about=query.about, target=query.target or "", **part)
+            page = models.annotation_history(rows, version, about=query.about, target=query.target or "", **part)
         return answer(NotePage(items=_notes(rows, page.rows), next=cursor(page.after)))
 
 
@@ -239,7 +236,7 @@ def write_note(path: VersionPath, body: NoteIn) -> Response:
     with here.database.write() as rows:
         model, version, run = _own(rows, path)
         _must_have(evidence.graph_of(rows, run), body.about, body.target)
-        row = written_notes.annotate(
+        row = models.annotate(
             rows,
             version,
             about=body.about,

@@ -193,7 +193,8 @@ def _submit_check(
         kind=kind,
         about=of.id,
         request={"sha256": of.sha256, "format": of.format, **request},
-        queue="interactive",
+        # A network is imported into torch and run, for many seconds: predictions must not wait for that.
+        queue="batch" if kind == CHECK_NETWORK else "interactive",
         once=True,
         dataset_id=dataset_id,
         network_id=network_id,

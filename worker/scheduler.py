@@ -28,6 +28,7 @@ from store.jobs.outbox import enqueue, queue_settings
 from store.log import set_up
 from store.settings import Settings
 from store.tables import Job
+from worker.health import WORKER_SILENCE
 from worker.retry import is_outage
 from worker.webhook_sender import WebhookSender
 
@@ -113,6 +114,11 @@ class Scheduler:
         for check in missing:
             self.enqueue(check.id, check.queue, check.priority)
         return [check.id for check in missing]
+
+    def note_missing_workers(self) -> None:
+        """Tell those whose jobs wait for a worker that is not there."""
+        with self.database.write() as session:
+            leases.note_missing_workers(session, seen_since=self.now() - WORKER_SILENCE)
 
     def collect(self) -> None:
         """Delete what is too old (incomplete uploads, keys, drafts, answers, deliveries), files without references, and
@@ -229,6 +235,7 @@ def main() -> int:
         PeriodicJob(scheduler.requeue_lost, TICK_SECONDS),
         PeriodicJob(scheduler.announce_waiting, TICK_SECONDS),
         PeriodicJob(scheduler.submit_missing_checks, CHECKS_SECONDS),
+        PeriodicJob(scheduler.note_missing_workers, CHECKS_SECONDS, time.monotonic() + WORKER_SILENCE.total_seconds()),
         PeriodicJob(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),
         PeriodicJob(scheduler.scrub, SCRUB_SECONDS, time.monotonic() + 30),
         PeriodicJob(scheduler.collect_orphans, ORPHANS_SECONDS, time.monotonic() + 3600),

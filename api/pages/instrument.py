@@ -17,7 +17,10 @@ from store.errors import NotFound
 from store.tables import Run
 
 TASK_PICTURES = ("decision", "fit", "embedding", "strips", "features")  # the first that a run has stands for its task
-PRIVATE_ROWS = "Nothing can be silenced here: the examples stay with the team that trained the network."
+PRIVATE_ROWS = (
+    "Nothing can be silenced here: the inputs of the examples stay with the team that trained the network. "
+    "Figures may show their targets."
+)
 
 
 @dataclass(frozen=True)

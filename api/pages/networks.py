@@ -59,8 +59,6 @@ from bimt_engine.analysis.statements.network import network_statement, neuron_la
 from bimt_engine.analysis.statements.wording import number, percent
 from bimt_engine.data.registry import KINDS
 from store import datasets, jobs, models, runs, teams
-from store import models as annotation_rows
-from store import models as links
 from store.database import Page
 from store.tables import Job, Run
 
@@ -394,9 +392,9 @@ def model_page(name: str) -> str:
         ours = model.team_id == caller().team_id
         all_versions = models.versions(rows, model, limit=200).rows
         aliases = models.aliases(rows, model)
-        notes = annotation_rows.current_annotations(rows, version)
+        notes = models.current_annotations(rows, version)
         shown_links = (
-            links.page_shares(rows, caller().team_id, model_id=model.id, limit=50).rows if _may_change(ours) else []
+            models.page_shares(rows, caller().team_id, model_id=model.id, limit=50).rows if _may_change(ours) else []
         )
         people = {model.member_id, version.member_id, *(note.member_id for note in notes)}
         return render_template(

@@ -31,6 +31,7 @@ from store.jobs.tables import (
     canonical_queue,
 )
 from store.runs.tables import Run
+from store.settings import QUEUES
 from store.teams import Team
 
 GIVEN_UP = "The job lost {} workers one after another, so it was given up; its log says what each did last."
@@ -283,6 +284,7 @@ def _claim(
         "worker": worker,
         "lease_until": now + timedelta(seconds=lease_seconds),
         "started_at": func.coalesce(Job.started_at, now),
+        "note": None,  # it may say that there was no worker
         "revision": Job.revision + 1,
     }
     columns = (Job.id, Job.kind, Job.team_id, Job.fence, Job.attempts, Job.spec, Job.dataset_id, Job.progress)
@@ -366,6 +368,23 @@ def workers(session: Session, *, seen_since: datetime) -> list[Worker]:
     """Workers with a heartbeat since then."""
     query = select(Worker).where(Worker.seen_at >= seen_since)
     return list(session.scalars(query.order_by(Worker.queue, Worker.name)))
+
+
+def note_missing_workers(session: Session, *, seen_since: datetime) -> None:
+    """Say in the notes of queued jobs that no worker serves their queue; take that back where one does again."""
+    served = set(session.scalars(select(Worker.queue).where(Worker.seen_at >= seen_since)))
+    for queue in QUEUES:
+        sentence = f"No worker of the queue {queue} is running; the job waits for one."
+        if queue in served:
+            found, note = Job.note == sentence, None
+        else:
+            found, note = Job.note.is_(None), sentence
+        session.execute(
+            update(Job)
+            .where(IS_QUEUED, Job.queue == queue, found)
+            .values(note=note, revision=Job.revision + 1)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def delete_silent_workers(session: Session, *, silent_since: datetime) -> None:

@@ -153,6 +153,8 @@ def interior_statement(document: Document) -> str:
     if "skipped" in document:
         return skipped_statement("Groups inside the modules", document["skipped"])
     primary = document.get("primary")
+    if not any(layer["trees"] for layer in document["layers"]):
+        return "There is nothing inside: no hidden neuron is connected."
     if primary is None:
         said = "No groups stand apart inside: the hidden neurons are one group at every depth."
         return " ".join([said, *(cut_statement(cut) for cut in document["cuts"][:1])])

@@ -188,6 +188,8 @@ class OnnxNetwork(nn.Module):
                     "One row of the batch changes the output of another; the batch must be the first axis."
                 )
         if self._float_kind is None:
+            if (broken := _not_finite(self.graph)) is not None:
+                raise NetworkFileError(f"The weights `{broken[:60]}` hold infinities or what is no number (NaN).")
             raise NetworkFileError("The network has no weights that could be trained.")
         self.train(training)
         free = self.graph.shape[1:2] == (None,) and y.dim() > 2 and y.shape[1] == TRIAL_STEPS
@@ -313,6 +315,11 @@ def _trained(graph: OnnxGraph) -> set[str]:
             if is_weight and scales_one_axis and (array.size > 1 or name in graph.declared):
                 found.add(name)
     return found
+
+
+def _not_finite(graph: OnnxGraph) -> str | None:
+    """The name of constants of which one is no finite number; None: all are."""
+    return next((n for n, a in graph.constants.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), None)
 
 
 def _not_computable(node: Node, error: Exception) -> NetworkFileError:

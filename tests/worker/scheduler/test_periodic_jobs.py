@@ -90,6 +90,30 @@ def test_everything_that_waits_is_announced_once_in_any_order(scheduler, message
     assert sorted(messages.sent) == sorted(ids)
 
 
+def test_a_job_that_no_worker_can_take_says_so_until_one_is_there(scheduler, database, people, clock):
+    job_id = submitted(database, people)
+
+    def note() -> str | None:
+        with database.read() as session:
+            return jobs.get(session, people.team, job_id).note
+
+    def beat() -> None:
+        with database.write() as session:
+            leases.heartbeat(session, "w@here", queues=["cpu"], device="cpu", doing=None, now=clock.now())
+
+    scheduler.note_missing_workers()
+    assert note() == "No worker of the queue cpu is running; the job waits for one."
+    beat()
+    scheduler.note_missing_workers()
+    assert note() is None
+    clock.passes(120)
+    scheduler.note_missing_workers()
+    assert "No worker" in str(note())
+    with database.write() as session:
+        assert leases.claim_next(session, "cpu", worker="w@here", now=clock.now(), lease_seconds=60)
+    assert note() is None
+
+
 def test_messages_that_the_broker_lost_are_sent_again(scheduler, messages, database, people, clock):
     submitted(database, people)
     scheduler.announce_waiting()

@@ -15,7 +15,8 @@ function show(event) {
   state.textContent = event.state;
   state.className = `state ${event.state}`;
   const words = document.getElementById("words");
-  if (event.state === "queued") words.textContent = event.queue_position ? `${event.queue_position} before it in the queue` : "next in the queue";
+  const turn = event.queue_position ? `${event.queue_position} before it in the queue` : "next in the queue";
+  if (event.state === "queued") words.textContent = event.note || turn;
   else words.textContent = event.reason || event.note || "";
   document.getElementById("eta").textContent = event.eta_seconds === null ? "" : `about ${duration(event.eta_seconds)} left`;
   document.getElementById("losses").replaceChildren(
