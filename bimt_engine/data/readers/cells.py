@@ -149,8 +149,15 @@ def _look_at_numbers(filled: Mapping[str, int], notation: Notation | None) -> Lo
         others = "1.234,5" if chosen == "1,234.5" else "1,234.5"
     parsed = {cell: number(cell, chosen) for cell in filled}
     sample = next((cell for cell, found in parsed.items() if found and not NUMBER.fullmatch(cell)), None)
-    wrong = sum(filled.values()) - _sign_of(parsed, filled)[1]
+    right = _sign_of(parsed, filled)[1]
+    # Beside numbers an infinity is a wrong number, to be told by its row, and no reason to call the column a text.
+    infinite = sum(n for cell, n in filled.items() if _is_infinite(cell, parsed[cell])) if right else 0
+    wrong = sum(filled.values()) - right - infinite
     return Looked("number", chosen, others, sample, point != comma, wrong)
+
+
+def _is_infinite(cell: str, found: tuple[float, str] | None) -> bool:
+    return cell.lower() in NOT_FINITE or (found is not None and not math.isfinite(found[0]))
 
 
 def _sign_of(parsed: Mapping[str, tuple[float, str] | None], counts: Mapping[str, int]) -> tuple[str, int]:
@@ -184,7 +191,8 @@ def as_numbers(
 
     def why(cell: str) -> str | None:
         """What is wrong with a cell that is no number of this column."""
-        if cell.lower() in NOT_FINITE or ((found := parsed[cell]) is not None and not math.isfinite(found[0])):
+        found = parsed[cell]
+        if _is_infinite(cell, found):
             return f"{shown(cell)}, which is not a finite number; correct the cell or remove the row"
         if found is None:
             return f"{shown(cell)}, which is not a number{_hint(cell)}{_than_others(forced)}"

@@ -325,6 +325,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "Row 12, column 'b' holds '1.2.3', which is not a number, while most of the column is; correct the cell or remove the row.",
     ),
     "infinity": ("csv", csv("a,b,y", *ROWS[:11], "inf,1,4", *ROWS[12:]), "Row 12, column 'a' holds 'inf', which is not a finite number"),
+    "many infinities": ("csv", csv("a,y", "1,2", "inf,3", "2,4", "-Infinity,1", "1e400,2", "6,8"), "Row 2, column 'a' holds 'inf', which is not a finite number"),
     "a number beyond all floats": ("csv", csv("a,b,y", *ROWS, "1e999,1,4"), "Row 41, column 'a' holds '1e999', which is not a finite number"),
     "a percent among plain numbers": (
         "csv", csv("a,b,y", *ROWS, "12%,1,4"), "Row 41, column 'a' holds '12%', while most of the column is written without a sign",
