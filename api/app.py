@@ -204,7 +204,7 @@ def _refuse_fields(error: ValidationError) -> None:
     """What flask-openapi3 found wrong, as our problem."""
     place = place_of(error.title)
     if place == "path":
-        raise Problem("not-found", f"There is nothing at {request.path}: an id or a name in it is not one of this service.")
+        raise Problem("not-found", f"There is nothing at {request.path}: an id or name in it is wrong.")
     sent = {"body": lambda: request.get_json(silent=True), "header": lambda: dict(request.headers)}
     document = sent.get(place, lambda: dict(request.args))()
     errors = field_errors(error, document, place=place)

@@ -205,6 +205,9 @@ class PreviewOut(ResponseModel):
     suggested: dict[str, Any] = Field(default={}, description="Roles that would fit.")
     first_rows: list[dict[str, Any]] = Field(default=[], description="The first rows, each by column.")
     notes: list[str] = Field(default=[], description="What else is worth knowing.")
+    missing_notes: list[str] = Field(
+        default=[], description="Those of `notes` that say what the suggested roles do with cells that have no value."
+    )
 
 
 api = Resource("datasets", "Data to learn from: uploaded by you, or made by the catalogue.")

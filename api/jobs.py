@@ -107,6 +107,7 @@ class PlanOut(ResponseModel):
     memory_bytes: int | None = Field(
         description="Of the training process at most, about; null: the rows are made only then."
     )
+    notes: list[str] = Field(default=[], description="What becomes of the table's cells that have no value.")
 
 
 class AttemptOut(ResponseModel):

@@ -6,7 +6,7 @@ Everything that may refuse a request stands in one place, in the order in which 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
@@ -21,7 +21,7 @@ from api.problems import Problem, field_errors, fields_problem, invalid, wrong
 from api.recipes import known_recipe
 from api.schemas import Body, DatasetId, Label, NetworkId, Tag
 from api.services import services
-from bimt_engine.data.roles import amended_roles, settle_roles
+from bimt_engine.data.roles import amended_roles, role_notes, settle_roles
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import (
     LADDER,
@@ -343,6 +343,7 @@ class Plan:
     like           how many such runs there are.
     memory_bytes   of the training process at most, about; None: how many rows there are is not known before they are
                    made.
+    notes          what becomes of the table's cells that have no value.
     """
 
     runs: int
@@ -350,6 +351,7 @@ class Plan:
     seconds: float | None
     like: int
     memory_bytes: int | None
+    notes: Sequence[str]
 
 
 def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan:
@@ -364,11 +366,13 @@ def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan
     if like:
         pace = median((run.training_seconds or 0.0) / max(1, run.steps) for run in like)
         seconds = steps * pace + len(written_out) * median(run.evidence_seconds or 0.0 for run in like)
-    memory = None
+    memory, notes = None, list[str]()
     if dataset_id is not None and (row := datasets.get(rows, who.team_id, dataset_id)).rows:
-        numbers = sum(math.prod(column.get("shape") or [1]) for column in (row.preview or {}).get("columns", ()))
+        preview = row.preview or {}
+        numbers = sum(math.prod(column.get("shape") or [1]) for column in preview.get("columns", ()))
         memory = about_bytes(spec, numbers=row.rows * numbers)
-    return Plan(len(written_out), steps, seconds, len(like), memory)
+        notes = role_notes(preview, spec.dataset.model_dump(mode="json"))
+    return Plan(len(written_out), steps, seconds, len(like), memory, notes)
 
 
 def _what_takes_time(spec: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -96,7 +96,8 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
     if settled and (has_types(preview) or apart):
         check_table(table, UploadedData.model_validate(NO_FILE | {"format": format} | settled))
     notes = [*table.notes, *([] if targets else _why(table, complete.targets[0]))]
-    return preview | {"notes": [*notes, *_notes(table, complete, apart), *role_notes(preview, settled)]}
+    gaps = role_notes(preview, settled)
+    return preview | {"notes": [*notes, *_notes(table, complete, apart), *gaps], "missing_notes": gaps}
 
 
 def _unknown(table: Table, names: list[str]) -> bool:

@@ -129,6 +129,7 @@ class Plan:
     seconds        of one worker for all of them, by the pace of your runs like it; None: none like it has ended
     like           how many such runs there are
     memory_bytes   of the training process at most, about; None: it shows only once the rows are made
+    notes          what becomes of the table's cells that have no value
     """
 
     runs: int
@@ -136,6 +137,7 @@ class Plan:
     seconds: float | None
     like: int
     memory_bytes: int | None
+    notes: list[str] = field(default_factory=list)
 
 
 class JobRequest(TypedDict, total=False):
@@ -226,7 +228,7 @@ class Jobs:
         Nothing is stored or queued. Raises what `submit` would raise for the request, with every wrong field.
         """
         found = self._http.post("/jobs/plan", _body(request), repeatable=True)
-        return Plan(**{name: found.get(name) for name in Plan.__dataclass_fields__})
+        return Plan(**{name: found[name] for name in Plan.__dataclass_fields__ if name in found})
 
     def get(self, job_id: str) -> Job:
         """A job by its id."""

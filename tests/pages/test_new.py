@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from api.pages.jobs import CHOICES, EXAMPLES, specs_of
 from bimt_engine.data.kinds.images import small_digits
@@ -199,6 +200,26 @@ def test_how_long_a_job_takes_is_told_by_runs_like_it(visit: Visit, site: Site) 
     before = client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"]
     client.post("/api/v1/jobs/plan", headers=headers, json=asked)
     assert client.get("/api/v1/jobs?limit=1", headers=headers).json["items"][0]["id"] == before
+
+
+def test_what_becomes_of_missing_cells_is_told_for_the_roles_that_are_chosen(
+    visit: Visit, site: Site, tmp_path: Path
+) -> None:
+    table = tmp_path / "fuel.csv"
+    lines = [f"{i % 7}.5,{'' if i % 5 == 0 else i % 11},{i * i % 13}.25" for i in range(60)]
+    table.write_text("\n".join(["weight,fuel,yield", *lines]))
+    visitor = visit("submitter")
+    page = visitor.page
+    visitor.go("/new")
+    page.set_input_files("#file", str(table))
+    page.wait_for_selector("#columns tr", state="attached")
+    plan = page.locator("#plan")
+    expect(plan).to_contain_text("No value: fuel (12 of 60 rows). The median of the training rows stands there")
+    assert "No value" not in page.inner_text("#notes")
+    page.click("#types summary")
+    page.select_option("#columns select[data-column='fuel']", "target")
+    expect(plan).to_contain_text("No value: fuel (12 of 60 rows). These rows are left out.")
+    assert "median of the training rows" not in plan.inner_text()
 
 
 def test_columns_show_how_their_values_are_distributed_and_are_chosen_anywhere(

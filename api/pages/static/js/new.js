@@ -120,7 +120,8 @@ async function describe(option) {
   if (known.task) field("task").value = known.task;
   field("standardise").checked = known.standardise !== false;
   field("notes").replaceChildren(
-    ...dataset.notes.map((note) => {
+    // What becomes of missing cells depends on the roles that are chosen: the plan says it.
+    ...dataset.notes.filter((note) => !preview.missing_notes.includes(note)).map((note) => {
       const line = document.createElement("p");
       line.className = "hint";
       line.textContent = note;
@@ -346,11 +347,11 @@ async function foresee() {
   const asked = body();
   let told;
   try {
-    const { runs, steps, seconds, like, memory_bytes: memory } = await call("POST", "/jobs/plan", asked);
+    const { runs, steps, seconds, like, memory_bytes: memory, notes } = await call("POST", "/jobs/plan", asked);
     const each = steps / runs;
     const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${each.toLocaleString("en")} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Examines the network as it is: relocated, pruned, its modules tested.";
     const long = seconds === null ? "How long that takes is not known yet: none like it has run." : `About ${duration(Math.max(1, seconds))} of one worker, as ${like === 1 ? "the run" : `${like} runs`} like it took.`;
-    told = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : ""].filter(Boolean).join(" ");
+    told = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
     told = problem.status === 422 || problem.status === 409 ? problem.message : "";
   }
