@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from bimt_engine.data.check import CPU_SECONDS, MEMORY_BYTES, OutOfTime, end_with_the_caller, limit_this_process
+from bimt_engine.errors import BimtError
 
 TOO_LARGE = "The network takes more {} to read and compute once than is granted; send a smaller one."
 
 
 def check(path: Path, form: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the header of the network, or what is wrong."""
-    from bimt_engine.errors import BimtError
-
     try:
         from bimt_engine.networks.files.reading import header_of, read_network
 
