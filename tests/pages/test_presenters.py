@@ -168,9 +168,14 @@ def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_docum
     assert whole is not None
     assert {row.tone for row in whole.partitions[0].rows} == {3}
     assert interior(None, {}) is None
-    empty = interior({"layers": [], "partitions": [], "primary": None, "cuts": []}, {})
-    assert empty is not None
-    assert empty.reading.startswith("No groups stand apart inside")
+    for layers, reading in (
+        ([{"layer": "hidden 1", "groups": 1, "trees": 1}], "No groups stand apart inside"),
+        ([{"layer": "hidden 1", "groups": 0, "trees": 0}], "There is nothing inside"),
+        ([], "There is nothing inside"),
+    ):
+        empty = interior({"layers": layers, "partitions": [], "primary": None, "cuts": []}, {})
+        assert empty is not None
+        assert empty.reading.startswith(reading)
 
 
 def test_a_module_whose_groups_are_coloured_has_no_colour_of_its_own() -> None:
