@@ -6,7 +6,7 @@ What these pages share is prepared in one place, so that all of them show a netw
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -31,13 +31,12 @@ from api.pages.filters import (
     arranged,
     csv_file,
     known,
-    mathematics,
     method_name,
     pretty,
     together,
-    typeset,
 )
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
+from api.pages.interior import interior
 from api.pages.network_svg import module_tones, names_given, network_picture, picture_file
 from api.pages.wall import rows_of
 from api.problems import Problem, field_errors
@@ -45,18 +44,7 @@ from api.schemas import RunId
 from api.services import services
 from api.versions import CompareQuery, compare, side_of
 from bimt_engine.analysis.graph import Connection, Graph
-from bimt_engine.analysis.statements.interior import (
-    INTERACTS,
-    TRAINED_LIMIT,
-    PartitionStatement,
-    computed,
-    cut_statement,
-    interior_statement,
-    partition_statement,
-    terminals,
-)
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
-from bimt_engine.analysis.statements.wording import number, percent
 from bimt_engine.data.registry import KINDS
 from store import datasets, jobs, models, runs, teams
 from store.database import Page
@@ -497,151 +485,3 @@ def shared_page(token: str) -> Response:
     )
     page = render_template("shared.html", link=shown, token=token, address=f"/api/v1/s/{token}", **found)
     return shares.unlisted(make_response(page))
-
-
-# --- what is inside modules -------------------------------------------------------------------------
-
-MAX_MATRIX = 12  # groups of which the interactions of every two are shown
-MAX_NAMES = 6  # outputs or representations of a group in a cell
-SHADES = (0.1, 1.0, 10.0, 100.0)  # of the limit; where the shades of the matrix begin
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """A group of neurons as a row.
-
-    tone     number of its colour in the picture, 1 … 8; None where the picture does not show it.
-    reads, moves, lies_in   names, most first; beyond some they are counted.
-    called   with the name that people gave it.
-    effect, trained   on the output that it moves most, in the pruned network and as trained.
-    computes   the accepted formulas of what it adds to outputs, as HTML.
-    """
-
-    name: str
-    called: str
-    tone: int | None
-    neurons: int
-    trees: int
-    reads: str
-    moves: str
-    effect: str
-    trained: str
-    lies_in: str
-    computes: Markup
-
-
-@dataclass(frozen=True)
-class InteractionMatrix:
-    """The interaction of every two groups: rows of (name, cells of (number, shade 0 … 4)); the diagonal is empty."""
-
-    caption: str
-    names: list[str]
-    rows: list[tuple[str, list[tuple[str, int]]]]
-
-
-@dataclass(frozen=True)
-class PartitionShown:
-    """One partition.
-
-    is_drawn          whether the colours of the picture are its groups.
-    representations   whether its groups lie in irreducible representations.
-    formulas          whether some group has an accepted formula.
-    """
-
-    statement: PartitionStatement
-    is_drawn: bool
-    rows: list[GroupRow]
-    representations: bool
-    formulas: bool
-    matrices: list[InteractionMatrix]
-
-
-@dataclass(frozen=True)
-class InteriorShown:
-    """The inside of the modules.
-
-    reading   the sentence where there are no partitions; empty where there are.
-    cuts      sentences.
-    alone     names of the groups that can be exported alone: those that reach the last hidden layer and are added up.
-    """
-
-    partitions: list[PartitionShown]
-    reading: str
-    cuts: list[str]
-    alone: list[str]
-
-
-def interior(
-    document: Mapping[str, Any] | None, tones: Mapping[str, int], names: presenters.Names = MappingProxyType({})
-) -> InteriorShown | None:
-    """What is shown of a stored document; None where a run has none. `tones`: colours of parts in the picture."""
-    if not document:
-        return None
-    partitions, primary = document["partitions"], document["primary"]
-    order = sorted(range(len(partitions)), key=lambda which: which != primary)
-    shown = [_partition(partitions[which], tones if which == primary else {}, names) for which in order]
-    alone = []
-    if primary is not None:
-        first, last = partitions[primary], document["layers"][-1]["layer"]
-        alone = [group["name"] for group in first["groups"] if (first["kind"], first["layer"]) == ("sum", last)]
-    reading = "" if partitions else interior_statement({**document, "cuts": []})
-    return InteriorShown(shown, reading, [cut_statement(cut) for cut in document["cuts"]], alone)
-
-
-def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: presenters.Names) -> PartitionShown:
-    groups = partition["groups"]
-    # A group that is a whole module has the colour of that module.
-    rows = [_row(group, tones.get(group["name"], tones.get(group["module"])), given) for group in groups]
-    names = [group["name"] for group in groups]
-    matrices = []
-    if len(groups) <= MAX_MATRIX:
-        for which, network, limit in (
-            ("interaction", "pruned network", INTERACTS),
-            ("trained_interaction", "network as trained", TRAINED_LIMIT),
-        ):
-            caption = f"Interaction of every two groups in the {network}, as a share of an output’s variance. "
-            if partition["kind"] == "sum":
-                caption += f"Of a sum it may be {number(limit)}; darker is more."
-            else:
-                caption += "Groups whose work is combined interact; darker is more."
-            matrices.append(InteractionMatrix(caption, names, _cells(names, partition[which], limit)))
-    said = partition_statement(partition)
-    representations, formulas = any(row.lies_in for row in rows), any(row.computes for row in rows)
-    return PartitionShown(said, bool(tones), rows, representations, formulas, matrices)
-
-
-def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) -> GroupRow:
-    strongest = group["strongest"]
-    return GroupRow(
-        name=group["name"],
-        called=presenters.called(group["name"], names),
-        tone=tone,
-        neurons=len(group["neurons"]),
-        trees=group["trees"],
-        reads=terminals(group) or "nothing",
-        moves=_named([moved["output"] for moved in strongest]) or "nothing by 1 %",
-        effect=number(strongest[0]["effect"]) if strongest else "–",
-        trained=number(strongest[0]["trained"]) if strongest else "–",
-        lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),
-        computes=Markup("; ").join(
-            Markup("{}: {}").format(typeset(str(one["output"])), mathematics(one["formula"]["text"]))
-            for one in computed(group)
-        ),
-    )
-
-
-def _cells(
-    names: Sequence[str], matrix: Sequence[Sequence[float]], limit: float
-) -> list[tuple[str, list[tuple[str, int]]]]:
-    def cell(row: int, column: int) -> tuple[str, int]:
-        if row == column:
-            return "", 0
-        value = matrix[row][column]
-        return ("0" if value < 1e-12 else number(value)), sum(value > limit * shade for shade in SHADES)
-
-    return [(name, [cell(row, column) for column in range(len(names))]) for row, name in enumerate(names)]
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(map(str, names[:MAX_NAMES])) + more

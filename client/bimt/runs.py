@@ -170,7 +170,7 @@ class Run(Resource):
         """Call a module (`A`) or a group (`A2`) by a name, and say something of it; gives all names.
 
         replaces   the `number` of the name that you have seen; None: it has none yet
-        Raises Conflict where somebody has written another meanwhile, NotFound where the run has no such part.
+        Raises Conflict where another name was written meanwhile, NotFound where the run has no such part.
         """
         body = {"name": name, "note": note, "replaces": replaces}
         # Sent once: had it been carried out and were it sent again, it would conflict with itself.

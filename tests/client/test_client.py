@@ -201,7 +201,7 @@ def test_modules_have_the_names_that_people_gave_them(client, trained):
         run.give_name(letter, "another")  # as if it had none
     assert run.give_name(letter, "the sum", replaces=1)[letter].number == 2
     with pytest.raises(NotFound, match="no module or group"):
-        run.give_name("ZZ", "nobody")
+        run.give_name("ZZ", "no such module")
     assert run.take_name(letter, replaces=2).get(letter) is None
 
 

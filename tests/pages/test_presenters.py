@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from api.pages.charts import SMALL, Axis, Series, line_chart
 from api.pages.filters import mathematics, typeset
-from api.pages.networks import interior
+from api.pages.interior import interior
 from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
 from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.interior import cut_statement

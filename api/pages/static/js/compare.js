@@ -3,8 +3,7 @@
 
 import { call, typeset } from "./api.js";
 import { Circuit, listed } from "./instrument/circuit.js";
-import { Picture } from "./instrument/picture.js";
-import { walk } from "./instrument/walk.js";
+import { Picture, walk } from "./instrument/picture.js";
 
 const words = document.getElementById("linked-words");
 

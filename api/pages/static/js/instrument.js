@@ -5,12 +5,11 @@ import { Problem, attempt, call, number, onSubmit, renderedAnew, typeset, waitFo
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
-import { Picture, badge } from "./instrument/picture.js";
+import { KEYS, Picture, badge, walk } from "./instrument/picture.js";
 import { Sample } from "./instrument/sample.js";
 import { measured, silencing } from "./instrument/silence.js";
 import { stepping } from "./instrument/steps.js";
 import { threshold } from "./instrument/threshold.js";
-import { KEYS, walk } from "./instrument/walk.js";
 import { change, onChange, toggle, view } from "./modules.js";
 
 const panel = document.getElementById("instrument");

@@ -2,6 +2,7 @@
 // stand in the address, and go with it to the other views of the wall.
 
 import { number } from "./api.js";
+import { scaled } from "./instrument/plot.js";
 
 const svg = document.querySelector("svg.parallel");
 const words = document.getElementById("within");
@@ -19,12 +20,8 @@ const made = (tag, attributes) => {
 /** One axis: where a value lies, which values the runs have, and between which two they are kept; `limits` null: all. */
 class Along {
   constructor(group, at) {
-    const [low, high, start, end, log] = group.dataset.scale.split(" ");
-    const [warp, back] = log ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
-    const [a, b] = [warp(Number(low)), warp(Number(high))];
-    [this.start, this.end, this.at, this.x] = [Number(start), Number(end), at, Number(group.dataset.at)];
-    this.place = (value) => this.start + ((warp(value) - a) * (this.end - this.start)) / (b - a || 1);
-    this.value = (place) => back(a + ((place - this.start) * (b - a)) / (this.end - this.start));
+    this.place = scaled(group.dataset.scale);
+    [this.start, this.end, this.at, this.x] = [this.place.start, this.place.end, at, Number(group.dataset.at)];
     [this.name, this.label, this.limits] = [group.dataset.name, group.dataset.label, null];
     this.values = [...new Set(traces.map(({ values }) => values[at]).filter((value) => value !== null))].sort((one, other) => one - other);
     this.band = made("rect", { class: "band", x: this.x - HALF, width: 2 * HALF, y: this.end, height: this.start - this.end });
@@ -90,7 +87,7 @@ class Along {
     let moved = false;
     const follow = (each) => {
       moved ||= Math.abs(y(each) - pressed) > 3;
-      if (moved) this.keep([this.value(Math.max(fixed, y(each))), this.value(Math.min(fixed, y(each)))]);
+      if (moved) this.keep([this.place.back(Math.max(fixed, y(each))), this.place.back(Math.min(fixed, y(each)))]);
     };
     const end = () => {
       held.removeEventListener("pointermove", follow);

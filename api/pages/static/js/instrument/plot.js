@@ -1,20 +1,27 @@
 // A chart that the server has drawn (charts.py), as something to draw a cursor and further lines into.
 
+/**
+ * Where a value lies on an axis as charts.py tells it: "low high start end" and "log" where it is logarithmic.
+ * @param {string} told
+ */
+export function scaled(told) {
+  const [low, high, start, end, log] = told.split(" ");
+  const [warp, back] = log ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
+  const [a, b] = [warp(Number(low)), warp(Number(high))];
+  const place = (value) => Number(start) + ((warp(value) - a) * (Number(end) - Number(start))) / (b - a || 1);
+  place.start = Number(start);
+  place.end = Number(end);
+  place.drawable = (value) => Number.isFinite(value) && (!log || value > 0);
+  place.back = (at) => back(a + ((at - place.start) * (b - a)) / (place.end - place.start));
+  return place;
+}
+
 /** Both axes of a chart. */
 export class Plot {
   /** @param {SVGSVGElement} svg */
   constructor(svg) {
     this.svg = svg;
-    [this.x, this.y] = [svg.dataset.x, svg.dataset.y].map((told) => {
-      const [low, high, start, end, log] = told.split(" ");
-      const warp = log ? Math.log10 : (value) => value;
-      const [a, b] = [warp(Number(low)), warp(Number(high))];
-      const place = (value) => Number(start) + ((warp(value) - a) * (Number(end) - Number(start))) / (b - a || 1);
-      place.start = Number(start);
-      place.end = Number(end);
-      place.drawable = (value) => Number.isFinite(value) && (!log || value > 0);
-      return place;
-    });
+    [this.x, this.y] = [svg.dataset.x, svg.dataset.y].map(scaled);
   }
 
   /** Moves the one cursor of the chart to a value. */
