@@ -14,6 +14,7 @@ from bimt import NotFound
 from bimt.runs import Run, _plain_row
 from tests.client.conftest import TINY
 from tests.client.test_command import bimt, environ, said  # noqa: F401 - fixtures are found by name
+from tests.compat.test_service import BEFORE, WITHDRAWN
 
 torch = pytest.importorskip("torch")
 
@@ -86,9 +87,11 @@ def test_a_version_is_verified_from_its_weights(bimt, client, version):  # noqa:
     assert client.models.version("squares-and-sums@1").document["agrees"] is True
 
 
-def test_a_bundle_is_a_whole_zip_file(version, tmp_path):
+def test_a_bundle_holds_what_it_did_in_the_version_before(version, run, tmp_path):
+    run.onnx(tmp_path / "model.onnx")  # a bundle holds what was made so far
     names = zipfile.ZipFile(version.bundle(tmp_path / "all.zip")).namelist()
-    assert any(name.endswith("weights.safetensors") for name in names)
+    before = {f"bundle: {name}" for name in BEFORE["bundle"]} - WITHDRAWN.keys()
+    assert sorted(before - {f"bundle: {name}" for name in names}) == []
 
 
 def test_the_command_line_publishes_and_shares(bimt, client, run, tmp_path):  # noqa: F811
