@@ -13,6 +13,7 @@ from store.files import Files
 from store.jobs.leases import Claim
 
 LEASE = 60.0
+SMALL_SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>'
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def result(files: Files) -> runs.RunResult:
         prune_curve=[{"connections": 9, "loss": 1e-4}, {"connections": 8, "loss": 2e-4}],
         bodies={"communities": {"method": "leiden"}},
         files={"weights.safetensors": files.put_bytes(b"weights")},
-        figures={"network.svg": files.put_bytes(b"<svg/>"), "network.png": files.put_bytes(b"png")},
+        figures={"network.svg": files.put_bytes(SMALL_SVG)},
         stepper="kernel",
         device="cpu",
         replicas=20,

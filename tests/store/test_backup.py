@@ -16,7 +16,7 @@ from store.files import Files
 from store.models import Reader
 from store.tables import Base
 from tests.servers import DATABASES, overwrite
-from tests.store.makers import claim, make_people, new_runs, result, submit
+from tests.store.makers import SMALL_SVG, claim, make_people, new_runs, result, submit
 
 
 @pytest.fixture(params=DATABASES)
@@ -71,7 +71,7 @@ def test_everything_comes_back_in_either_database(database, people, clock, files
     migrate.check(goal_url)
     with Database(goal_url) as goal, goal.write() as session:
         assert teams.authenticate(session, token, clock.now).team_id == people.team
-        assert other.read(runs.figure(session, run_id, "network.svg").sha256) == b"<svg/>"
+        assert other.read(runs.figure(session, run_id, "network.svg").sha256) == SMALL_SVG
         model = models.get(session, Reader(people.team, people.member), "independence")
         assert models.version(session, model, 1).card == "# λ"
         assert jobs.reap(session, now=clock.pass_seconds(3600)) == [running]
@@ -97,9 +97,9 @@ def test_saving_again_copies_what_is_new_and_drops_what_is_gone(database, people
 
 
 def test_a_lost_or_damaged_file_is_named(database, clock, files, lived_in, tmp_path):
-    lost, damaged = files.put_bytes(b"<svg/>").sha256, files.put_bytes(b"png").sha256
+    lost, damaged = files.put_bytes(SMALL_SVG).sha256, files.put_bytes(b"weights").sha256
     files.delete(lost)
-    overwrite(files, damaged, b"pnx")
+    overwrite(files, damaged, b"weighty")
     report = backup.save(database.url, files, tmp_path / "backup", now=clock.now)
     assert set(report.missing) == {lost, damaged}
     assert not [path for path in (tmp_path / "backup").rglob("*.unfinished")]

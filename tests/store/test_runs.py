@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from store import jobs, runs
 from store.errors import NotFound
 from store.tables import Effect, Figure, File, Graph, Module, Run, RunBody
-from tests.store.makers import claim, new_runs, result, submit
+from tests.store.makers import SMALL_SVG, claim, new_runs, result, submit
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_published_run_is_read_back_by_its_parts(database, people, clock, file
         assert (run.replicas, run.training_seconds, run.evidence_seconds) == (20, 1.5, 0.5)
         assert (run.test_metric_name, run.test_metric, run.connections, run.modules) == ("mse", 5e-4, 8, 2)
         assert (run.modularity, run.selectivity, run.spec, run.step) == (0.5, 1.0, {"seed": 0}, 100)
-        assert run.bytes > len(b"weights" + b"<svg/>" + b"png"), "documents and graph count, too"
+        assert run.bytes > len(b"weights" + SMALL_SVG), "documents and graph count, too"
         assert runs.body(session, run_id, "metrics") == {"test_mse": 5e-4, "not_a_number": None}
         assert runs.body(session, run_id, "readout") is None
         assert set(runs.bodies(session, run_id)) == {"metrics", "effects", "prune_curve", "communities"}
@@ -51,8 +51,8 @@ def test_a_published_run_is_read_back_by_its_parts(database, people, clock, file
         assert [(one.module, one.target, one.zero, one.p, one.p_holm) for one in runs.effects(session, run_id)] == [
             ("A", "y1", 1.0, 0.005, 0.01), ("B", "y2", 1.0, 0.005, 0.01),
         ]  # fmt: skip
-        assert [one.name for one in runs.figures(session, run_id)] == ["network.png", "network.svg"]
-        assert files.read(runs.figure(session, run_id, "network.svg").sha256) == b"<svg/>"
+        assert [one.name for one in runs.figures(session, run_id)] == ["network.svg"]
+        assert files.read(runs.figure(session, run_id, "network.svg").sha256) == SMALL_SVG
         assert files.read(runs.published_file(session, run_id, "weights.safetensors").sha256) == b"weights"
         for absent in (runs.figure, runs.published_file):
             with pytest.raises(NotFound):
