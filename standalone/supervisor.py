@@ -27,22 +27,22 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from standalone.broker import Broker, BrokerError
 from standalone.process import Process
 from store import migrate, teams
 from store.database import Database
+from store.files import Files
+from store.jobs import leases
 from store.settings import Settings, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it releases
 API_SECONDS = 7.0  # open answers, event streams among them, may go on for five
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    15.0,
-)  # before a process that ended is restarted; doubles while it ends early
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a part that ended is restarted; doubles while it ends early
 STABLE_SECONDS = 20.0  # a part that ran so long starts again at once
+WORKER = "worker-"  # how names of workers' parts begin
 READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
 
 
@@ -129,6 +129,7 @@ class Supervisor:
         self._raise_if_stopping()
         migrate.upgrade(self.settings.database_url)
         self.say(f"database   {_without_password(self.settings.database_url)}")
+        self._check_files()
         parts = self._make_parts()
         answering = [part for part in parts if part.name.startswith("api")]
         self._start_parts(answering)
@@ -137,6 +138,18 @@ class Supervisor:
         self._start_parts([part for part in parts if part not in answering])
         self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
         return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
+
+    def _check_files(self) -> None:
+        """Write into the file store and read from it, before anything that needs it is started."""
+        where = _without_password(self.settings.files_url)
+        problem = Files(self.settings.files_url, spool=self.settings.spool).problem()
+        if problem is None:
+            self.say(f"files      {where}")
+            return
+        advice = ""
+        if where.startswith("s3:") and not self._environ.get("AWS_ACCESS_KEY_ID"):
+            advice = " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set; the keys of a bucket are read from them."
+        raise CannotStart(f"The file store {where} cannot be written to and read from: {problem}.{advice}")
 
     def _start_parts(self, parts: list[Process]) -> None:
         for part in parts:
@@ -225,7 +238,7 @@ class Supervisor:
 
     def _worker(self, name: str, queue: str, extra: dict[str, str]) -> Process:
         command = [sys.executable, "-m", "worker", "--name", name, "--queue", queue]
-        return self._part(f"worker-{name}", command, self.settings.drain_seconds + DRAIN_MARGIN, extra)
+        return self._part(f"{WORKER}{name}", command, self.settings.drain_seconds + DRAIN_MARGIN, extra)
 
     def _part(
         self,
@@ -289,17 +302,34 @@ class Supervisor:
                 self._pause[part.name] = pause
                 self._next_start[part.name] = now + pause
                 part.kill()  # what it left in its group, a training process for instance
+                self._release_jobs(part)
                 self.say(f"{part.name:10} died; starting it again in {pause:.1f} s (its log: {part.log})")
             elif now >= self._next_start[part.name]:
                 del self._next_start[part.name]
                 part.start()
+
+    def _release_jobs(self, part: Process) -> None:
+        """Nothing of this worker runs any more: its job goes on elsewhere without waiting for the end of its lease."""
+        if not part.name.startswith(WORKER):
+            return
+        name = f"{part.name.removeprefix(WORKER)}@{socket.gethostname()}"
+        database = Database(self.settings.database_url)
+        try:
+            with database.write() as session:
+                released = leases.expire(session, name, now=datetime.now(UTC))
+        except SQLAlchemyError:
+            return  # the lease ends by itself
+        finally:
+            database.close()
+        for job_id in released:
+            self.say(f"{part.name:10} had {job_id}, which returns to the queue")
 
     # --- stop ------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Stop everything: workers first, for they release their jobs, then scheduler, API and broker."""
         self.stopping.set()
-        workers = [part for part in self._parts if part.name.startswith("worker")]
+        workers = [part for part in self._parts if part.name.startswith(WORKER)]
         for part in workers:
             part.ask_to_stop()
         for part in workers + [part for part in reversed(self._parts) if part not in workers]:

@@ -236,13 +236,19 @@ class Files:
             for entry in batch:
                 yield entry["path"].rsplit("/", 1)[-1], int(entry["size"]), entry["last_modified"]
 
-    def answers(self) -> bool:
-        """Whether the store can be written to and read from now."""
+    def problem(self) -> str | None:
+        """Why the store cannot be written to and read from now, in one line; None where it can."""
         try:
             obstore.put(self._store, "check/alive", b"alive")
-            return bytes(obstore.get(self._store, "check/alive").bytes()) == b"alive"
-        except (obstore.exceptions.BaseError, OSError):
-            return False
+            if bytes(obstore.get(self._store, "check/alive").bytes()) != b"alive":
+                return "it gives back other bytes than were written"
+        except (obstore.exceptions.BaseError, OSError) as error:
+            return str(error).partition("\n")[0]
+        return None
+
+    def answers(self) -> bool:
+        """Whether the store can be written to and read from now."""
+        return self.problem() is None
 
     @contextmanager
     def _spooled(self) -> Iterator[Any]:

@@ -21,6 +21,11 @@ from tests.end_to_end.processes import REPOSITORY
 from tests.servers import files_of, short_folder
 
 LIMIT_SECONDS = 90.0
+MANY_STEPS = {
+    "dataset": {"kind": "two_moons"},
+    "network": {"kind": "mlp", "hidden": [20, 20]},
+    "training": {"steps": 500_000, "snapshot_every": 5_000},
+}
 
 
 class Up:
@@ -153,13 +158,36 @@ def test_up_serves_once_mends_itself_and_ends_with_nothing_left(home):
         again.end(signal.SIGKILL)
 
 
+def test_the_job_of_a_killed_worker_goes_on_without_waiting_for_its_lease(home):
+    up = Up(home, BIMT_LEASE_SECONDS="3600").ready()
+    try:
+        headers = {"Authorization": f"Bearer {up.token}"}
+        with httpx.Client(base_url=f"{up.address}/api/v1", headers=headers, timeout=30) as http:
+            sent = http.post("/jobs", json={"seeds": [0], "spec": MANY_STEPS})
+            assert sent.status_code == 202, sent.text
+            address = f"/jobs/{sent.json()['id']}"
+            wait_for(lambda: http.get(address).json()["progress"] > 0, "the training has begun")
+            up.part("--queue cpu").kill()
+            wait_for(lambda: len(http.get(address).json()["tries"]) == 2, "another attempt has begun")
+            assert http.get(address).json()["tries"][0]["ended_how"] == "lease_lost"
+            assert "which returns to the queue" in up.text()
+            http.post(f"{address}/cancel").raise_for_status()
+    finally:
+        up.end()
+
+
 @pytest.mark.parametrize(
     ("environ", "sentence"),
     [
         ({"BIMT_LEASE_SECONDS": "soon"}, "BIMT_LEASE_SECONDS"),
         ({"BIMT_DATABASE_URL": "postgresql+psycopg://nobody:secret@127.0.0.1:9/none"}, "cannot be reached"),
+        (
+            {"BIMT_FILES_URL": "s3://none?endpoint=http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": ""}
+            | {"AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"},
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set",
+        ),
     ],
-    ids=["a setting", "a database"],
+    ids=["a setting", "a database", "a bucket"],
 )
 def test_up_says_what_is_in_the_way_and_leaves_nothing(home, environ, sentence):
     up = Up(home, **environ)

@@ -24,6 +24,7 @@ from store import jobs, runs
 from store.database import Database
 from store.errors import LostLease
 from store.files import StoredFile
+from store.jobs import leases
 from store.tables import Attempt, Job
 from tests.store.conftest import Clock
 from tests.store.makers import LEASE, claim, make_people, new_runs, result, submit
@@ -134,6 +135,15 @@ def test_a_silent_worker_loses_its_job_and_can_write_nothing_more(database, peop
         assert runs.snapshots(session, run) == []
         tries = jobs.attempts(session, jobs.get(session, people.team, job.id))
         assert [(one.worker, one.ended_how) for one in tries] == [("old", "lease_lost"), ("new", None)]
+
+
+def test_the_jobs_of_a_worker_that_is_known_to_be_gone_do_not_wait_for_its_lease(database, people, clock):
+    with database.write() as session:
+        gone, other = (claim(session, submit(session, people, clock.now).id, clock.now, worker=w) for w in ("a", "b"))
+        assert leases.expire(session, "a", now=clock.now) == [gone.job_id]
+        assert leases.expire(session, "a", now=clock.now) == []
+        assert jobs.reap(session, now=clock.pass_seconds(1)) == [gone.job_id]
+        assert jobs.get(session, people.team, other.job_id).state == "running"
 
 
 def test_a_renewed_lease_is_not_reaped(database, people, clock):
