@@ -148,7 +148,9 @@ class Supervisor:
             return
         advice = ""
         if where.startswith("s3:") and not self._environ.get("AWS_ACCESS_KEY_ID"):
-            advice = " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set; the keys of a bucket are read from them."
+            advice = (
+                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set; the keys of a bucket are read from them."
+            )
         raise CannotStart(f"The file store {where} cannot be written to and read from: {problem}.{advice}")
 
     def _start_parts(self, parts: list[Process]) -> None:
