@@ -1,6 +1,7 @@
 """A full disk is an outage: uploads are answered 507, reads 200, a running job waits, and nothing half is left.
 
-Everything of the service is on a file system of its own with a few megabytes, which needs the right to mount one.
+Everything of the service, or PostgreSQL with its data, is on a file system of its own with a few megabytes, which needs
+the right to mount one.
 """
 
 from __future__ import annotations
@@ -17,28 +18,50 @@ import pytest
 
 from bimt import Client, InsufficientStorage
 from standalone.broker import Broker
+from standalone.database import DatabaseError, PostgresServer, install_folder
+from store import migrate
 from tests.end_to_end.processes import Service, tiny_spec
 from tests.servers import on_sqlite_or_folder, short_folder, sqlite_in
 
 pytestmark = pytest.mark.faults
 
 MEGABYTES = 24
+POSTGRES_MEGABYTES = 160  # of which an empty cluster takes a third, and copies of its programs another
 TABLE = b"a,b\n" + b"".join(b"%d,%d\n" % (number, number * number % 7) for number in range(200))
 BYTES = "application/octet-stream"
 BOUNDARY = "part-of-a-form"
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
+@contextlib.contextmanager
+def file_system(megabytes: int) -> Iterator[Path]:
     """A file system in memory that is soon full."""
     with short_folder() as folder:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
             pytest.skip("a small file system cannot be mounted here; as root it can")
+        folder.chmod(0o755)  # PostgreSQL's own user must reach its data
         try:
             yield folder
         finally:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    with file_system(MEGABYTES) as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_postgres() -> Iterator[PostgresServer]:
+    """A migrated PostgreSQL whose data, log and programs are on a file system of their own."""
+    try:
+        install_folder()
+    except DatabaseError as error:
+        pytest.skip(str(error))
+    with file_system(POSTGRES_MEGABYTES) as folder, PostgresServer(folder / "server") as server:
+        migrate.upgrade(server.url)
+        yield server
 
 
 @contextlib.contextmanager
@@ -152,6 +175,36 @@ def whole_outage(house, small_disk, worker, undisturbed):
     assert house.until(lambda: upload(house, TABLE + b"1,1\n")[0] in (201, 202), "uploads are taken again")
     assert all(process.alive for process in house.processes)
     nothing_half_is_left(house)
+
+
+def test_a_full_disk_under_the_database_is_waited_for(small_postgres, tmp_path, broker, undisturbed):
+    """The server goes on and refuses what needs another page (53100), so what is stored can be read meanwhile."""
+    house = Service(tmp_path / "home", small_postgres.url, broker)
+    try:
+        house.api()
+        house.scheduler()
+        worker = house.worker()
+        job = house.submit(seeds=(0, 1))
+        house.until_checkpoint(job)
+        with filled(small_postgres.directory):
+            house.until(lambda: "the store is away" in worker.last_lines(40), "the worker meets the full database")
+            found = house.until(lambda: answer if (answer := submit(house))[0] == 507 else None, "a refusal")
+            assert json.loads(found[1])["type"] == "/problems/disk-full"
+            for address in ("/me", "/jobs", f"/jobs/{job}"):
+                assert house.ask("GET", address)[0] == 200, address
+            assert small_postgres.alive
+        ended = house.until_ended(job)
+        assert (ended.state, ended.reason) == ("succeeded", None)
+        assert house.weights(job) == undisturbed
+        assert house.until(lambda: submit(house)[0] == 202, "jobs are taken again")
+    finally:
+        house.close()
+
+
+def submit(house: Service) -> tuple[int, bytes]:
+    """One job of a hundred runs: more rows than fit into what is left of a page."""
+    spec = tiny_spec().model_dump(mode="json")
+    return house.ask("POST", "/jobs", {"spec": spec, "seeds": list(range(100)), "priority": 0})
 
 
 def nothing_half_is_left(house: Service) -> None:
