@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from measurements.reproduce import merge
-from measurements.truth import Trial, gather
+from measurements.truth import Trial, rows_of
 from measurements.truth_cases import CASES, METHODS
 
 Row = Mapping[str, Any]
@@ -63,7 +63,7 @@ def matched(case: str, folder: Path, processes: int) -> dict[str, float]:
     tried = [("bimt", 1.0), *((method, factor) for method in others for factor in FACTORS)]
     trials = [Trial(case, method, seed, factor) for method, factor in tried for seed in DESIGN_SEEDS]
     losses: dict[tuple[str, float], list[float]] = {}
-    for row in gather(trials, folder, processes=processes, budget=None):
+    for row in rows_of(trials, folder, processes=processes, minutes=None):
         losses.setdefault((row["method"], row["cost_factor"]), []).append(figures(row)["validation_loss"])
     logarithm = {key: float(np.log(statistics.median(of))) for key, of in losses.items()}
     wanted = logarithm["bimt", 1.0]
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
             for seed in range(given.seeds)
             for method in given.method or METHODS
         ]
-        report = {"factors": factors, **compared(gather(trials, kept, processes=given.processes, budget=None))}
+        report = {"factors": factors, **compared(rows_of(trials, kept, processes=given.processes, minutes=None))}
         merge(given.folder / "methods.json", {case: report})
         console.print(table(case, report))
     console.print(f"Wrote {given.folder}/methods.json.")

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bimt_engine.recipes import load_recipe, recipe_names
-from measurements.rows import Experiment, Row, experiments, run_experiments
+from measurements.rows import Experiment, Row, experiments, gather, run_experiment
 
 # Tens of thousands of connections, or pruned while they learnt: their claim is about the trained network.
 TOO_LARGE_TO_PRUNE = {"mnist", "mnist_pruned", "in_context", "python_text"}
@@ -92,7 +92,7 @@ def in_order(asked: list[Experiment], folder: Path, processes: int) -> dict[str,
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task("runs", total=len(asked))
-        for row in run_experiments(asked, folder / "rows", processes=processes):
+        for _, row in gather(asked, run_experiment, folder / "rows", processes=processes):
             rows[row["recipe"]].append(row)
             progress.update(bar, advance=1, description=f"{row['recipe']} · seed {row['seed']}")
     return rows

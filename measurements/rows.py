@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -111,28 +112,55 @@ def run_experiment(experiment: Experiment) -> Row:
     return row
 
 
-def run_experiments(asked: list[Experiment], folder: Path, *, processes: int) -> Iterator[Row]:
-    """The rows of these experiments as they are ready, those of earlier reports first."""
+class Trial(Protocol):
+    """What a row is made of; `key` is a file name that changes with everything that the row depends on."""
+
+    @property
+    def key(self) -> str: ...
+
+
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
+
+def gather(
+    trials: Iterable[AnyTrial],
+    run: Callable[[AnyTrial], Row],
+    folder: Path,
+    *,
+    processes: int,
+    minutes: float | None = None,
+) -> Iterator[tuple[AnyTrial, Row]]:
+    """Each trial with its row as they are ready, those of earlier reports first; each row is kept at once.
+
+    minutes   none is begun afterwards. A row with `skipped` is not kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    open_questions = []
-    for experiment in asked:
-        path = folder / f"{experiment.key}.json"
+    waiting = []
+    for trial in trials:
+        path = folder / f"{trial.key}.json"
         if path.exists():
-            yield json.loads(path.read_text(encoding="utf-8"))
+            yield trial, json.loads(path.read_text(encoding="utf-8"))
         else:
-            open_questions.append(experiment)
+            waiting.append(trial)
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    following = iter(waiting)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(run_experiment, experiment): experiment for experiment in open_questions}
-        for done in as_completed(waiting):
-            row = done.result()
-            if "skipped" in row:
-                yield row
-                continue
-            path = folder / f"{waiting[done].key}.json"
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(row), encoding="utf-8")
-            part.rename(path)
-            yield row
+        running: dict[Future[Row], AnyTrial] = {}
+        while True:
+            while len(running) < processes and time.monotonic() < end:
+                begun = next(following, None)
+                if begun is None:
+                    break
+                running[pool.submit(run, begun)] = begun
+            if not running:
+                return
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                trial, row = running.pop(done), done.result()
+                if "skipped" not in row:
+                    part = folder / f"{trial.key}.part"
+                    part.write_text(json.dumps(row), encoding="utf-8")
+                    part.rename(folder / f"{trial.key}.json")
+                yield trial, row
 
 
 LADDER = np.geomspace(1e-3, 1.0, 31)  # AdamW leaves about 1e-3 where nothing is needed

@@ -12,13 +12,17 @@ everything as a ratio to the dense (vanilla) network of the same seed, because w
    beside random groups with as many connections in each weight layer and of like strength. A network that is not
    clearly better than chance at it (KNOWN) has no circuit.
 
-Writes `reports/text.json`: {origin, steps, methods: {method: {seed: figures}}, ratios}.
+Every seed is kept in reports/rows/ as it is ready, and a run that was ended goes on where it stopped. Writes
+`reports/text.json`: {origin, steps, methods: {method: {seed: figures}}, ratios}.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
+import os
 import re
 import statistics
 import sys
@@ -39,13 +43,16 @@ from torch.overrides import TorchFunctionMode
 
 from bimt_engine.data.dataset import Dataset, PartName, data_generator
 from bimt_engine.data.registry import make_dataset
+from bimt_engine.fingerprint import code_hash
 from bimt_engine.networks.network import Network
 from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import Method, Spec
 from bimt_engine.training.batches import prediction_loss
 from bimt_engine.training.loop import Training, strengths
 from measurements.reproduce import merge
+from measurements.rows import gather
 
+ROW_VERSION = 1  # raise it when a row says more, or something else, than before
 RECIPE = "python_text"
 METHODS: tuple[Method, ...] = ("vanilla", "l1_swap", "bimt")
 RISE = 0.05  # of the loss, that pruning may cost
@@ -359,6 +366,31 @@ def spec_of(method: Method, steps: int | None = None) -> Spec:
     return spec.model_copy(update={"training": spec.training.model_copy(update=update)})
 
 
+@dataclass(frozen=True)
+class Trial:
+    """All METHODS with one seed, for so many steps each."""
+
+    seed: int
+    steps: int
+
+    @property
+    def key(self) -> str:
+        """A file name that changes with the specs and the engine's source."""
+        specs = [spec_of(method, self.steps).expanded().model_dump(mode="json") for method in METHODS]
+        said = json.dumps([ROW_VERSION, specs, self.seed, code_hash()])
+        return f"text-{self.seed}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """The row of a trial: {origin, methods: {method: figures}}."""
+    data = make_dataset(load_recipe(RECIPE).spec.dataset, seed=0)
+    methods: dict[str, Any] = {}
+    for method in METHODS:
+        dense = methods["vanilla"]["pruned"]["reference"] if methods else None
+        methods[method] = measure(spec_of(method, trial.steps), data, seed=trial.seed, dense=dense)
+    return {"origin": dict(data.origin or {}), "methods": methods}
+
+
 def measure(spec: Spec, data: Dataset, *, seed: int, dense: float | None, groups: int = GROUPS) -> dict[str, Any]:
     """One training and all that is asked of it. dense: the pruning reference of the vanilla network of this seed."""
     started = time.process_time()
@@ -422,26 +454,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m measurements text", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n−1")
     parser.add_argument("--steps", type=int, default=None, help="of each training; as the recipe says by default")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="seeds trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
     given = parser.parse_args(arguments)
-    given.folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    data = make_dataset(load_recipe(RECIPE).spec.dataset, seed=0)
-    methods: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
-    for seed in range(given.seeds):
-        dense = None
-        for method in METHODS:
-            spec = spec_of(method, given.steps)
-            told = methods[method][str(seed)] = measure(spec, data, seed=seed, dense=dense)
-            dense = told["pruned"]["reference"] if dense is None else dense
-            console.print(f"seed {seed}, {method}: {told['seconds_cpu']} CPU seconds")
-        report = {  # written seed by seed, for a long run may be ended early
-            "origin": dict(data.origin or {}),
-            "steps": spec.training.steps,
-            "methods": methods,
-            "ratios": ratios(methods),
-        }
-        merge(given.folder / "text.json", report)
+    trials = [Trial(seed, given.steps or load_recipe(RECIPE).spec.training.steps) for seed in range(given.seeds)]
+    rows: dict[int, dict[str, Any]] = {}
+    for trial, row in gather(trials, run, given.folder / "rows", processes=given.processes):
+        rows[trial.seed] = row
+        console.print(
+            f"seed {trial.seed}: " + ", ".join(f"{m} {of['seconds_cpu']}" for m, of in row["methods"].items())
+        )
+    methods: dict[str, dict[str, Any]] = {
+        method: {str(seed): rows[seed]["methods"][method] for seed in sorted(rows)} for method in METHODS
+    }
+    report = {
+        "origin": next(iter(rows.values()))["origin"],
+        "steps": trials[0].steps,
+        "methods": methods,
+        "ratios": ratios(methods),
+    }
+    merge(given.folder / "text.json", report)
     console.print(table(report))
     console.print(f"Wrote {given.folder}/text.json.")
     return 0

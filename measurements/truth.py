@@ -22,10 +22,8 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from rich.table import Table
 from bimt_engine.fingerprint import code_hash
 from bimt_engine.spec import Spec
 from measurements.reproduce import STYLE, merge
+from measurements.rows import gather
 from measurements.truth_cases import CASES, METHODS, Case
 
 ROW_VERSION = 2  # raise it when a row says more, or something else, than before
@@ -383,36 +382,14 @@ def write_page(path: Path, report: Mapping[str, Any]) -> None:
     )
 
 
-def gather(trials: Sequence[Trial], folder: Path, *, processes: int, budget: float | None) -> list[dict[str, Any]]:
-    """The rows that are there already and those that can be made within the budget (minutes), each kept at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, waiting_trials = [], []
-    for trial in trials:
-        path = folder / f"{trial.key}.json"
-        if path.exists():
-            rows.append(json.loads(path.read_text(encoding="utf-8")))
-        else:
-            waiting_trials.append(trial)
-    end = None if budget is None else time.monotonic() + 60 * budget
-    console, waiting = Console(stderr=True), iter(waiting_trials)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        running: dict[Future[dict[str, Any]], Trial] = {}
-        while True:
-            while len(running) < processes and (end is None or time.monotonic() < end):
-                following = next(waiting, None)
-                if following is None:
-                    break
-                running[pool.submit(run, following)] = following
-            if not running:
-                return rows
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                trial, row = running.pop(done), done.result()
-                part = folder / f"{trial.key}.part"
-                part.write_text(json.dumps(row), encoding="utf-8")
-                part.rename(folder / f"{trial.key}.json")
-                rows.append(row)
-                ari = f", ARI {row['scores']['ours']['ari']:.2f}" if "scores" in row else ""
-                console.print(f"{len(rows)} of {len(trials)} · {trial.case} · {trial.method} · seed {trial.seed}{ari}")
+def rows_of(trials: Sequence[Trial], folder: Path, *, processes: int, minutes: float | None) -> list[dict[str, Any]]:
+    """The rows that are there already and those that can be made within the budget; says how far it is."""
+    console, rows = Console(stderr=True), []
+    for trial, row in gather(trials, run, folder, processes=processes, minutes=minutes):
+        rows.append(row)
+        ari = f", ARI {row['scores']['ours']['ari']:.2f}" if "scores" in row else ""
+        console.print(f"{len(rows)} of {len(trials)} · {trial.case} · {trial.method} · seed {trial.seed}{ari}")
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -433,7 +410,7 @@ def main(arguments: list[str] | None = None) -> int:
         if method in CASES[name].methods
         for seed in range(given.seeds)
     ]
-    rows = gather(trials, given.folder / "rows", processes=given.processes, budget=given.budget)
+    rows = rows_of(trials, given.folder / "rows", processes=given.processes, minutes=given.budget)
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         grouped[row["case"]][row["method"]].append(row)

@@ -101,7 +101,7 @@ def test_a_method_s_cost_is_matched_on_seeds_that_are_not_reported(
 ) -> None:
     """Of each method the factor whose median loss is nearest to that of bimt at 1; bimt itself is not changed."""
 
-    def gather(trials: list[Trial], folder: Path, **_: object) -> list[dict[str, Any]]:
+    def rows_of(trials: list[Trial], folder: Path, **_: object) -> list[dict[str, Any]]:
         assert {trial.seed for trial in trials}.isdisjoint(range(100))
         loss = {"bimt": 1.0, "l1": 0.5, "l1_local": 2.0, "l1_swap": 1.1}
         return [
@@ -111,6 +111,6 @@ def test_a_method_s_cost_is_matched_on_seeds_that_are_not_reported(
             for t in trials
         ]  # fmt: skip
 
-    monkeypatch.setattr(methods, "gather", gather)
+    monkeypatch.setattr(methods, "rows_of", rows_of)
     found = methods.matched("independence", tmp_path, 1)
     assert found == {"bimt": 1.0, "l1": 2.0, "l1_local": 0.5, "l1_swap": 1.0, "vanilla": 1.0}
