@@ -21,7 +21,7 @@ from store.columns import Base, CompressedJson, Identifier, Utc, one_of
 from store.jobs.tables import STATES
 
 OF_MODULES = -1  # in place of the number of a partition: the part is a module
-KINDS = ("sum", "composition")
+PARTITION_KINDS = ("sum", "composition")
 VERDICTS = ("supported", "not supported", "not testable")
 
 
@@ -211,7 +211,7 @@ class InteriorGroup(Base):
     __tablename__ = "interior_group"
     __table_args__ = (
         CheckConstraint("neurons >= 0", name="neurons"),
-        one_of("kind", KINDS),
+        one_of("kind", PARTITION_KINDS),
         one_of("verdict", VERDICTS),
     )
 

@@ -18,11 +18,11 @@ MAX_FORMULA = 28  # characters of a formula that stands in a legend
 PURE = 0.9  # of a group's variance in one representation: then it is called by it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
-KINDS = {
+RELATION_OF_GROUPS = {
     "sum": "what they compute is added up",
     "composition": "later layers combine what they compute",
 }
-"""Kind of a partition -> what the groups are to one another."""
+"""Kind of a partition -> what its groups are to one another."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,11 @@ def partition_statement(partition: Document) -> PartitionStatement:
         compared = counted(partition["random_partitions"], "random partition")
         evidence.append(f"Against {compared} of the same sizes p = {number(partition['p'])}.")
     return PartitionStatement(
-        verdict, f"{what}{KINDS[partition['kind']]}.", tuple(evidence), reason, tuple(map(group_statement, groups))
+        verdict,
+        f"{what}{RELATION_OF_GROUPS[partition['kind']]}.",
+        tuple(evidence),
+        reason,
+        tuple(map(group_statement, groups)),
     )
 
 
@@ -171,7 +175,7 @@ def interior_verdict(document: Document) -> str | None:
     verdict, reason = partition_verdict(partition)
     names = listed([group["name"] for group in partition["groups"]])
     found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "
-    found += KINDS[partition["kind"]]
+    found += RELATION_OF_GROUPS[partition["kind"]]
     return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
 
 
