@@ -21,7 +21,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "bimt_engine", "client", "measurements", "migrations", "standalone", "store", "worker")
 LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one noun
 # A noun is one file, not a dozen: 260, and since then formula search, text, networks of users, tables, the instrument.
-PRODUCTION_FILES = 329
+PRODUCTION_FILES = 322
 LOCKS = ("api", "worker", "standalone", "dev")
 
 

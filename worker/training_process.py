@@ -178,7 +178,7 @@ def _side_by_side(kind: Sequence[TrainingRun]) -> tuple[int, bool]:
 
 def _replicas_kept(run: TrainingRun, reporter: Reporter) -> int:
     """Of how many replicas its checkpoint is; 0 where there is none, or none that this version can read."""
-    from bimt_engine.training.checkpoint import read_header
+    from bimt_engine.training.state import read_header
 
     if run.checkpoint is None:
         return 0

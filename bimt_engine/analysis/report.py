@@ -8,10 +8,11 @@ Every shape of a stored document stands in one place, so that a reader of the AP
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from bimt_engine.json_utils import finite_json
+import numpy as np
 
 if TYPE_CHECKING:
     from bimt_engine.analysis.graph import Graph
@@ -553,3 +554,16 @@ class Evidence:
             }
         )
         return document
+
+
+def finite_json(value: Any) -> Any:
+    """The same document with null for NaN and infinities, and plain Python numbers, lists and keys."""
+    if isinstance(value, dict):
+        return {str(key): finite_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

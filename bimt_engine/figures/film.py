@@ -42,7 +42,7 @@ from bimt_engine.figures.style import (
     pretty,
 )
 from bimt_engine.networks.wiring import Wiring
-from bimt_engine.training.checkpoint import Snapshot
+from bimt_engine.training.state import Snapshot
 
 Frame = UInt8[np.ndarray, "height width 3"]
 

@@ -24,8 +24,8 @@ from safetensors.numpy import load
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
-from bimt_engine.training.checkpoint import read_header
 from bimt_engine.training.loop import Training
+from bimt_engine.training.state import read_header
 from tests.end_to_end.processes import tiny_spec, wild_spec
 from worker import batch, protocol
 from worker.batch import Reporter, TrainingRun, is_out_of_memory

@@ -21,8 +21,8 @@ from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import Spec, TrainingSpec
 from bimt_engine.training.batches import TensorData
-from bimt_engine.training.checkpoint import fingerprint
 from bimt_engine.training.loop import Training
+from bimt_engine.training.state import fingerprint
 from tests.engine.makers import build, sequence_data, spec_for, table_data
 
 WITHOUT_IDENTITY = {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}
