@@ -266,7 +266,7 @@ def table(report: dict[str, Any]) -> Table:
     return drawn
 
 
-def told(report: dict[str, Any]) -> list[str]:
+def counts(report: dict[str, Any]) -> list[str]:
     """One line for each case: in how many seeds what else holds."""
     return [
         f"{name}: "
@@ -290,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     merge(given.folder / "evidence.json", report)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(report))
-    for sentence in told(report):
+    for sentence in counts(report):
         console.print(sentence)
     console.print(f"Wrote {given.folder}/evidence.json.")
     return 0

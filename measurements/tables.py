@@ -268,18 +268,18 @@ def page(report: dict[str, Any]) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(name, found)) + "</tr>"
         for name, found in report["tables"].items()
     )
-    of, told = report["summary"], ""
+    of, summary_html = report["summary"], ""
     if of["tables"]:
-        told = (
+        summary_html = (
             f"<p>{of['tables']} tables: the median gap to the better baseline is {_shown(of['median_gap'])}, at a "
             f"median of {of['median_connections']:g} connections. Which baseline is the better one is decided on "
             "validation rows; scores are medians over seeds, on test rows.</p>"
         )
     if found := report.get("planted"):
-        told += f"<p>The planted table: the right columns in {found['right']} of {found['seeds']} seeds.</p>"
+        summary_html += f"<p>The planted table: the right columns in {found['right']} of {found['seeds']} seeds.</p>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Tables</title><style>{STYLE}</style>'
-        f"<h1>Tables</h1>{told}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></html>\n"
+        f"<h1>Tables</h1>{summary_html}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></html>\n"
     )
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("worker.training")
 ROOM_SECONDS = 0.5  # how soon it is noticed that a full disk has room again
-ROOM_TOLD_SECONDS = 60.0  # how often the log says that the disk is still full
+ROOM_LOG_SECONDS = 60.0  # how often the log says that the disk is still full
 PROGRESS_SECONDS = 0.5  # often enough for a progress bar
 EVIDENCE_SECONDS = 4.0  # of a small network, before any run of the job has been evaluated
 EVIDENCE_SHARE = 0.1  # of the training's time, where that is more
@@ -100,15 +100,15 @@ class Reporter:
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file whole, and return its name. A full disk is waited for. Raises Stopped."""
-        told_at = -ROOM_TOLD_SECONDS
+        logged_at = -ROOM_LOG_SECONDS
         while True:
             try:
                 return write_whole(self.folder, name, content)
             except OSError as error:
                 if not is_disk_full(error):
                     raise
-            if (now := time.monotonic()) - told_at >= ROOM_TOLD_SECONDS:
-                told_at = now
+            if (now := time.monotonic()) - logged_at >= ROOM_LOG_SECONDS:
+                logged_at = now
                 text = f"There is no room on the disk for {name} ({len(content)} bytes); the training waits for room."
                 self.send(LogLine(level="warning", text=text))
             if self.stop.wait(ROOM_SECONDS):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bimt_engine.data.roles import ImpossibleRoles, settle_roles
+from bimt_engine.data.roles import ImpossibleRoles, resolve_roles
 from worker.protocol import engine_environment
 
 log = logging.getLogger("worker.operations")
@@ -61,12 +61,12 @@ def check_upload(
 
     try:
         preview = read(roles)
-        settled = settle_roles(preview, roles)
-        if any(settled[name] != preview["suggested"][name] for name in ("inputs", "targets", "task")):
-            preview = read(settled)  # the columns of roles that are complete only now, as a training will read them
+        resolved = resolve_roles(preview, roles)
+        if any(resolved[name] != preview["suggested"][name] for name in ("inputs", "targets", "task")):
+            preview = read(resolved)  # the columns of roles that are complete only now, as a training will read them
     except (UnusableFile, ImpossibleRoles) as error:
         return {"errors": error.errors}
-    return {"preview": preview, "roles": settled}
+    return {"preview": preview, "roles": resolved}
 
 
 def check_network(
@@ -100,7 +100,7 @@ def check_job(
     seconds: float,
     poll: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """{"errors"}: what keeps the data of a job from being trained on, none where that cannot be told within the limits.
+    """{"errors"}: what keeps the data of a job from being trained on, none where the limits end the check.
 
     data    the part of the spec that asks for the upload, whose file this is
     """

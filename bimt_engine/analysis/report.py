@@ -236,7 +236,7 @@ class InteriorDocument(Skipped, total=False):
     """What is inside the pieces; see `modules/interior.py`.
 
     layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
-    primary   number of the partition that is drawn and told first; None: there is none.
+    primary   number of the partition that is drawn and reported first; None: there is none.
     trees     ids of the neurons that kept connections between hidden neurons tie, through all layers.
     tied_by   over an embedding: whether groups are tied by the functions of the token that they read, or, in documents
               without the field, by the dimensions.

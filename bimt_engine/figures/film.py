@@ -272,8 +272,10 @@ class _Canvas:
             x, y = where[number, 0][identity]
             text.set_position((x, y + (0.09 if number else -0.09)))
         row = max((r for r in self.history if r["step"] <= instant.step), key=lambda r: r["step"], default=None)
-        told = "" if row is None else f"     λ = {row.get('cost_strength', 0):g}     loss {row['prediction_loss']:.2e}"
-        self.caption.set_text(f"step {round(instant.step):,}{told}")
+        numbers = (
+            "" if row is None else f"     λ = {row.get('cost_strength', 0):g}     loss {row['prediction_loss']:.2e}"
+        )
+        self.caption.set_text(f"step {round(instant.step):,}{numbers}")
         if self.cursor:
             self.cursor.set_xdata([instant.step, instant.step])
         for artist in self._changing():

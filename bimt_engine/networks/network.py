@@ -92,8 +92,8 @@ class Network(nn.Module):
                    replicas, checkpoints, relocation and weights files treat it as they treat all.
     joins          weight matrix -> which of its entries are connections, where some never are: of a grouped convolution
                    those between groups, of one input among several those from the others. They are 0, and stay so.
-    orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
-                   outputs the identity is the number of the feature or target. Integers: no optimiser changes them.
+    orders         neuron layer name -> int64 buffer, order[slot] = the initial slot of the neuron in it. For inputs and
+                   outputs that is the number of the feature or target. Integers: no optimiser changes them.
     Raises ValueError where a parameter is not as long as a port of the wiring says.
     """
 

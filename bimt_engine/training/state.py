@@ -69,7 +69,7 @@ class TrainingState:
     theta          (R, P); the parameters of `network` are views of row 0.
     first_moment   (R, P) as Adam keeps it; second_moment the same.
     mask           (R, P) or None; False entries are 0 and stay exactly 0.
-    orders         neuron layer name -> (R, neurons); order[slot] = the neuron's identity from birth.
+    orders         neuron layer name -> (R, neurons); order[slot] = the initial slot of the neuron in it.
                    The orders of `network` are views of row 0.
     orders_version rises whenever an order changes, so that a stepper knows when to gather its inputs again.
     """
@@ -270,8 +270,8 @@ class Snapshot:
         """safetensors; the same snapshot gives the same bytes."""
         tensors = {name: np.ascontiguousarray(weight) for name, weight in self.weights.items()}
         tensors.update({ORDER + name: order for name, order in self.orders.items()})
-        told = {"step": self.step} | ({} if self.geometry is None else {"geometry": self.geometry})
-        return save(tensors, metadata={"bimt": json.dumps(told)})
+        metadata = {"step": self.step} | ({} if self.geometry is None else {"geometry": self.geometry})
+        return save(tensors, metadata={"bimt": json.dumps(metadata)})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Snapshot:

@@ -200,7 +200,7 @@ class Effect(Base):
 class InteriorGroup(Base):
     """A group of hidden neurons inside a module, in one partition of the neurons up to a layer.
 
-    partition           number of the partition in the document `interior`; is_primary: it is drawn and told first.
+    partition           number of the partition in the document `interior`; is_primary: it is drawn and reported first.
     layer, kind, largest_interaction, trained_largest_interaction, p, verdict   of the whole partition.
     trees               parts into which it falls without common inputs.
     moves               the output that it moves most; NULL where it moves none by 1 % of its variance.

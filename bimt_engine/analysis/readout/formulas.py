@@ -39,7 +39,7 @@ from bimt_engine.analysis.statements.wording import sentence, skipped_statement,
 from bimt_engine.errors import BimtError
 
 MAX_CONNECTIONS = 120  # beyond, the exact expression is longer than a reader can use
-MAX_INPUTS = 32  # beyond, tests of all pairs take longer than they tell
+MAX_INPUTS = 32  # beyond, tests of all pairs take longer than they are worth
 MAX_OUTPUTS = 16
 MAX_GROUPS = 12  # whose contributions are searched; a fifth of a second each
 MAX_GROUP_OUTPUTS = 2  # of one group, those that it moves most
@@ -238,14 +238,14 @@ def find_formula(
         for examples in (subject.validation, subject.test)
     )
     found = find(sampled, deciding, seed=seed, budget=budget)
-    told = none(found.reason or "")
+    document = none(found.reason or "")
     if found.verdict is not None:
-        told = deciding.document(found.verdict, sampled.names)
-        read = frozenset(told["inputs"])
-        told["columns"] = subject.dataset.columns_of(i for i, name in enumerate(sampled.names) if name in read)
+        document = deciding.document(found.verdict, sampled.names)
+        read = frozenset(document["inputs"])
+        document["columns"] = subject.dataset.columns_of(i for i, name in enumerate(sampled.names) if name in read)
         tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
-        told["test"] = None if tested is None else tested.scores()
-    return told | {"search_skipped": found.skipped} if found.skipped else told
+        document["test"] = None if tested is None else tested.scores()
+    return document | {"search_skipped": found.skipped} if found.skipped else document
 
 
 def judge_of(subject: AnalysisContext, values: Values, output: int, examples: Examples, *, tolerance: float) -> Judge:
@@ -303,7 +303,7 @@ def _activation(name: str, z: sympy.Expr) -> sympy.Expr:
 def with_group_formulas(
     subject: AnalysisContext, values: Values, document: InteriorDocument, *, tolerance: float, seed: int
 ) -> InteriorDocument:
-    """The document with `computes` in the groups of the partition that is told first, where its groups are added up.
+    """The document with `computes` in the groups of the primary partition, where its groups are added up.
 
     Unchanged where the network is more than a perceptron on plain numbers, or has more than MAX_INPUTS inputs.
     """
@@ -380,8 +380,8 @@ class _ContributionSearch:
             return none(found.reason or "")
         tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
         _, moving = found.verdict.expression.as_coeff_Add()
-        told = deciding.document(replace(found.verdict, expression=moving), sampled.names)
-        return told | {"test": None if tested is None else tested.scores()}
+        document = deciding.document(replace(found.verdict, expression=moving), sampled.names)
+        return document | {"test": None if tested is None else tested.scores()}
 
     def _judge(self, held: Values, output: int, examples: Examples) -> Judge:
         """What formulas of the contribution are compared with: the contribution, and the network it is put into."""

@@ -1,4 +1,4 @@
-"""What a formula is compared with: the network that it was read from, and the data; and which of many is told.
+"""What a formula is compared with: the network that it was read from, and the data; and which of many is reported.
 
 Two verdicts, never one. A formula that meets the network says what the network computes. One that fits the data better
 than the network does says what the network was trained towards, and is no less worth telling, but is not the network.
@@ -61,7 +61,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Whether it is told as a result: it meets the network, or fits the data better than the network does."""
+        """Whether it is reported as a result: it meets the network, or fits the data better than the network does."""
         return self.meets_network or self.better_than_network
 
     @property
@@ -174,7 +174,7 @@ class Judge:
 
 
 def simplest(tried: Sequence[Verdict], dust: float) -> Verdict | None:
-    """The one that is told: of the accepted ones, if any, those that no other surely beats; of those, the simplest."""
+    """The one that is reported: of the accepted ones (if any) that no other surely beats, the simplest."""
     accepted = [verdict for verdict in tried if verdict.accepted] or list(tried)
     if not accepted:
         return None
@@ -242,7 +242,7 @@ class _Names(StrPrinter):
 
 
 def written(expression: sympy.Expr) -> str:
-    """An expression as text in which every name of a column can be told from the operations around it."""
+    """An expression as text in which every name of a column can be distinguished from the operations around it."""
     return str(_Names({"order": None}).doprint(expression))
 
 

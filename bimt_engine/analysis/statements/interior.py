@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bimt_engine.analysis.statements.wording import Document, counted, listed, number, quoted, skipped_statement
@@ -180,7 +179,7 @@ def interior_verdict(document: Document) -> str | None:
 
 
 def parts_modules(partition: Document) -> bool:
-    """Whether some module has several groups; where each has one, the groups are the modules told once more."""
+    """Whether some module has several groups; where each has one, the groups are the modules once more."""
     return len({group["module"] for group in partition["groups"]}) < len(partition["groups"])
 
 
@@ -196,11 +195,6 @@ def spaced(layer: str) -> str:
     """hidden2 as hidden layer 2; other names as they are."""
     rest = layer.removeprefix("hidden")
     return f"hidden layer {rest}" if rest.isdecimal() and rest != layer else layer
-
-
-def shares_named(shares: Sequence[Document]) -> str:
-    """x1 (62 %) and x3 (38 %)."""
-    return listed([f"{quoted(one['name'])} ({round(100 * one['share'])} %)" for one in shares])
 
 
 def _at_most(value: float) -> str:

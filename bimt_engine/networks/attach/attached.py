@@ -322,7 +322,7 @@ def attach(
 
 
 def _told(what: str, derived: Derived | None) -> bool:
-    """Whether a pinned axis belongs to a neuron layer, whose reasons are told already."""
+    """Whether a pinned axis belongs to a neuron layer, whose reasons are reported already."""
     assert derived is not None
     return any(f"{along.tensor} axis {along.axis}" == what for layer in derived.layers for along in layer.along)
 

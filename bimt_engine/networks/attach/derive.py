@@ -5,7 +5,7 @@ and every axis of every parameter is then a list of lattices over atoms. Atoms t
 layer: one atom, or two (blocks, and the neurons of a block) where neurons of different blocks never meet, such as
 heads of attention or groups of channels. A product with a parameter is a weight layer.
 
-All of it in one place: weights, inputs, attention and layers are settled one after another on the same atoms.
+All of it in one place: weights, inputs, attention and layers are determined one after another on the same atoms.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch.nn import functional
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import WEIGHTED_ROWS, computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, Stepper, computation_of
 from bimt_engine.training.backends.autograd import optimiser_step
 from bimt_engine.training.batches import STEPS_AT_ONCE, TensorData
 from bimt_engine.training.state import TrainingState
@@ -42,7 +42,7 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-class BatchedStepper:
+class BatchedStepper(Stepper):
     """Many optimiser steps in place, all replicas side by side."""
 
     name = "batched"

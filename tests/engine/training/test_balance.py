@@ -84,7 +84,7 @@ def test_both_refits_and_the_context_measure_the_same_balanced_loss() -> None:
     assert engine.least_squares is not None
     assert engine.least_squares.losses(trained.values) == pytest.approx(trained.step.train_loss, rel=1e-12)
     assert engine.gradient_problem().losses(trained.values) == pytest.approx(trained.step.train_loss, rel=1e-9)
-    exact = refit_least_squares(engine.least_squares, trained.values, trained.masks, steps=200, settled=1e-9)
+    exact = refit_least_squares(engine.least_squares, trained.values, trained.masks, steps=200, min_gain=1e-9)
     by_gradient = refit_by_gradient(engine.gradient_problem(), trained.values, trained.masks, steps=2000)
     assert exact.loss < 0.5 * trained.step.train_loss
     assert exact.loss <= by_gradient.loss * 1.01

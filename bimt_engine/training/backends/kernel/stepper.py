@@ -21,7 +21,7 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.transformer import MLP_WIDTH, TransformerNetwork
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import WEIGHTED_ROWS, Computation, computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, Computation, Stepper, computation_of
 from bimt_engine.training.backends.kernel import KernelUnavailable, load_kernel
 from bimt_engine.training.batches import LOGGED_EXAMPLES, STEPS_AT_ONCE, TensorData
 from bimt_engine.training.state import TrainingState
@@ -206,7 +206,7 @@ def unsupported_reason(network: Network, loss: str) -> str | None:
     return None if loss == "mse" else "it supports the squared error only, for sequences"
 
 
-class KernelStepper:
+class KernelStepper(Stepper):
     """Many optimiser steps in place, one replica after another."""
 
     name = "kernel"
