@@ -115,7 +115,7 @@ def test_every_long_test_that_is_listed_exists():
     assert sorted(missing) == [], "list them anew: python -m tests.long report.xml"
 
 
-def test_nouns_are_not_cut_into_closets():
+def test_a_noun_is_not_scattered_over_many_files():
     assert len(production_files()) <= PRODUCTION_FILES
 
 

@@ -149,8 +149,8 @@ def _by_identity(snapshot: Snapshot, wiring: Wiring) -> Instant:
     weights = {}
     for joint in wiring.weight_layers:
         matrix = np.asarray(snapshot.weights[joint.parameter], dtype=np.float64)
-        rows = _folded(_order(snapshot, joint.target, wiring.layer(joint.target).neurons), joint.target_fold)
-        columns = _folded(_order(snapshot, joint.source, wiring.layer(joint.source).neurons), joint.source_fold)
+        rows = _repeated(_order(snapshot, joint.target, wiring.layer(joint.target).neurons), joint.target_copies)
+        columns = _repeated(_order(snapshot, joint.source, wiring.layer(joint.source).neurons), joint.source_copies)
         by_identity = np.empty_like(matrix)
         by_identity[np.ix_(rows, columns)] = matrix
         weights[joint.parameter] = by_identity
@@ -163,8 +163,8 @@ def _seen(instant: Instant, wiring: Wiring) -> dict[str, np.ndarray]:
     for joint in wiring.weight_layers:
         share = np.abs(instant.weights[joint.parameter])
         visible = share > SEEN * (share.max(initial=0.0) or 1.0)
-        seen[joint.target] |= visible.any(axis=1).reshape(joint.target_fold, -1).any(axis=0)
-        seen[joint.source] |= visible.any(axis=0).reshape(joint.source_fold, -1).any(axis=0)
+        seen[joint.target] |= visible.any(axis=1).reshape(joint.target_copies, -1).any(axis=0)
+        seen[joint.source] |= visible.any(axis=0).reshape(joint.source_copies, -1).any(axis=0)
     return seen
 
 
@@ -172,8 +172,8 @@ def _order(snapshot: Snapshot, layer: str, neurons: int) -> np.ndarray:
     return np.asarray(snapshot.orders.get(layer, np.arange(neurons)))
 
 
-def _folded(order: np.ndarray, fold: int) -> np.ndarray:
-    return np.concatenate([copy * len(order) + order for copy in range(fold)])
+def _repeated(order: np.ndarray, copies: int) -> np.ndarray:
+    return np.concatenate([copy * len(order) + order for copy in range(copies)])
 
 
 # --- the canvas ---------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _features(evidence: Evidence, dataset: Dataset) -> Figure | None:
     shape = (1 + max(row for row, _ in places), 1 + max(column for _, column in places))
     wiring = evidence.network.wiring
     weights = wiring.weight_layers[0]
-    if weights.source_fold != 1 or shape[0] * shape[1] != len(places):
+    if weights.source_copies != 1 or shape[0] * shape[1] != len(places):
         return None
     matrix = dict(evidence.network.named_parameters())[weights.parameter].detach().numpy()
     kept = np.zeros_like(matrix)

@@ -174,7 +174,7 @@ def _check_sizes(wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
         for port in layer.ports:
             if port.parameter not in parameters:
                 raise ValueError(f"neuron layer {layer.name!r}: there is no parameter {port.parameter!r}")
-            shape, length = tuple(parameters[port.parameter].shape), port.fold * layer.neurons
+            shape, length = tuple(parameters[port.parameter].shape), port.copies * layer.neurons
             if len(shape) <= port.axis or shape[port.axis] != length:
                 raise ValueError(
                     f"neuron layer {layer.name!r}: axis {port.axis} of {port.parameter!r} must have {length} entries, "

@@ -383,11 +383,11 @@ class CompactMlp(nn.Module):
     def __init__(self, whole: Network, chain: Chain, masks: Masks) -> None:
         super().__init__()
         layers = len(chain.weights)
-        inputs = masks["weights.0"].any(axis=0).reshape(chain.fold, -1).any(axis=0)
+        inputs = masks["weights.0"].any(axis=0).reshape(chain.copies, -1).any(axis=0)
         live = [np.flatnonzero(inputs)]
         live += [np.flatnonzero(masks[f"weights.{i}"].any(axis=0)) for i in range(1, layers)]
         live.append(np.arange(whole.wiring.output_layer.neurons))
-        columns = np.concatenate([live[0] + copy * inputs.size for copy in range(chain.fold)])
+        columns = np.concatenate([live[0] + copy * inputs.size for copy in range(chain.copies)])
         self.places: dict[str, tuple[Array, ...]] = {}
         for i in range(layers):
             self.places[f"weights.{i}"] = np.ix_(live[i + 1], columns if i == 0 else live[i])

@@ -210,10 +210,12 @@ class Attached:
         weights = [("weight layer", "from", "to", "shape")]
         shapes = self.views.shapes
         for w in self.wiring.weight_layers:
-            folds = [
-                f"{fold} {kind}" for fold, kind in ((w.target_fold, "rows"), (w.source_fold, "copies")) if fold > 1
+            copies = [
+                f"{count} {kind}"
+                for count, kind in ((w.target_copies, "rows"), (w.source_copies, "copies"))
+                if count > 1
             ]
-            shape = "×".join(map(str, shapes[w.parameter])) + (f" ({', '.join(folds)} of each)" if folds else "")
+            shape = "×".join(map(str, shapes[w.parameter])) + (f" ({', '.join(copies)} of each)" if copies else "")
             weights.append((w.parameter, w.source, w.target, shape))
         pinned = [("pinned", "reason"), *((each.what, each.reason) for each in self.pinned)]
         parts = [_table(rows), _table(weights), _table(pinned) if self.pinned else "pinned: nothing"]

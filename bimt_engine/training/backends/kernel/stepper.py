@@ -138,7 +138,7 @@ def _perceptron(state: TrainingState, data: TensorData) -> PerceptronShape:
         place = state.place(chain.embedding)
         shape.embedding_at = place.offset
         shape.tokens, shape.embedding = place.shape
-        shape.positions = chain.fold
+        shape.positions = chain.copies
     shape.widths[0] = weights[0].shape[1]
     for layer, place in enumerate(weights):
         shape.weight_at[layer] = place.offset

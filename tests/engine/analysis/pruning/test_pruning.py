@@ -92,7 +92,7 @@ def test_every_architecture_is_pruned_to_live_paths(architecture: str) -> None:
     for weights in subject.wiring.weight_layers:
         rows, columns = np.nonzero(pruned.masks[weights.parameter])
         assert ahead[weights.target][rows % ahead[weights.target].size].all()
-        assert behind[weights.target][rows % behind[weights.target].size].all() or weights.target_fold > 1
+        assert behind[weights.target][rows % behind[weights.target].size].all() or weights.target_copies > 1
         assert ahead[weights.source][columns % ahead[weights.source].size].all()
         assert (pruned.values[weights.parameter][~pruned.masks[weights.parameter]] == 0).all()
 
