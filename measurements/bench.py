@@ -236,15 +236,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="train for so many steps instead of the recipe's: a quick look")
     parser.add_argument("--stepper", default="auto", choices=("auto", "kernel", "batched", "autograd"))
     parser.add_argument("--report", type=Path, default=Path("reports/bench.json"))
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
-    report = json.loads(asked.report.read_text(encoding="utf-8")) if asked.report.exists() and asked.only else {}
+    report = json.loads(args.report.read_text(encoding="utf-8")) if args.report.exists() and args.only else {}
     print(f"{'task':30}{'stepper':9}{'step':>9}{'relocate':>10}{'job':>8}{'goal':>6}{'our job':>10}{'oracle*':>11}")
-    for task in asked.only or TASKS:
+    for task in args.only or TASKS:
         recipe = "independence" if task == WITHOUT_COMPILER else task
         try:
             with no_compiler() if task == WITHOUT_COMPILER else nullcontext():
-                m = measure(recipe, steps=asked.steps, stepper=asked.stepper)
+                m = measure(recipe, steps=args.steps, stepper=args.stepper)
         except DataError as missing:  # MNIST's files are the user's own
             print(f"{task:30}skipped: {missing}", flush=True)
             continue
@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
             flush=True,
         )
         report[task] = m.to_json()
-        asked.report.parent.mkdir(parents=True, exist_ok=True)
-        asked.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print("* extrapolated from the medians of its steps and passes, which ran between slices of our job.")
     return 0

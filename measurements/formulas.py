@@ -248,24 +248,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", type=int, default=20, help="seeds 0 … n−1 of the networks; 0: none")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    kept = given.folder / "rows"
+    kept = args.folder / "rows"
     kept.mkdir(parents=True, exist_ok=True)
-    truths = [SUITE[name] for name in given.only or SUITE]
+    truths = [SUITE[name] for name in args.only or SUITE]
     report: dict[str, Any] = {}
     for searcher in SEARCHERS:
         rows = []
-        for draw in range(given.draws):
+        for draw in range(args.draws):
             rows += [kept_row(truth, kept, draw=draw, searcher=searcher) for truth in truths]
         report[searcher] = {"found": sum(row["found"] for row in rows), "of": len(rows), "rows": rows}
     entries: dict[str, Any] = {"suite": report}
     console.print(table(report))
     for searcher, entry in report.items():
         console.print(f"{searcher}: {entry['found']} of {entry['of']} found.")
-    if given.networks:
-        networks = entries["networks"] = read_networks(given.networks, given.folder, given.processes)
+    if args.networks:
+        networks = entries["networks"] = read_networks(args.networks, args.folder, args.processes)
         console.print(f"{PRODUCT} is read out of {networks['found']} of {networks['of']} networks.")
-    merge(given.folder / "formulas.json", entries)
-    console.print(f"Wrote {given.folder}/formulas.json.")
+    merge(args.folder / "formulas.json", entries)
+    console.print(f"Wrote {args.folder}/formulas.json.")
     return 0

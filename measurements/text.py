@@ -423,15 +423,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 … n−1")
     parser.add_argument("--steps", type=int, default=None, help="of each training; as the recipe says by default")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args(arguments)
+    args.folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 140)
     data = make_dataset(load_recipe(RECIPE).spec.dataset, seed=0)
     methods: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
-    for seed in range(given.seeds):
+    for seed in range(args.seeds):
         dense = None
         for method in METHODS:
-            spec = spec_of(method, given.steps)
+            spec = spec_of(method, args.steps)
             result = methods[method][str(seed)] = measure(spec, data, seed=seed, dense=dense)
             dense = result["pruned"]["reference"] if dense is None else dense
             console.print(f"seed {seed}, {method}: {result['seconds_cpu']} CPU seconds")
@@ -441,7 +441,7 @@ def main(arguments: list[str] | None = None) -> int:
             "methods": methods,
             "ratios": ratios(methods),
         }
-        merge(given.folder / "text.json", report)
+        merge(args.folder / "text.json", report)
     console.print(table(report))
-    console.print(f"Wrote {given.folder}/text.json.")
+    console.print(f"Wrote {args.folder}/text.json.")
     return 0

@@ -49,7 +49,7 @@ class NeuronLayer:
     ports       every parameter axis that follows the neurons, those of running statistics included.
     runs        lengths of consecutive runs of slots that stand for one thing, as the levels of a category do: the slots
                 of a run are at one position, and whole runs trade places with runs of the same length. (): none.
-    movable     False: the neurons stay in the slots they were born in.
+    movable     False: the neurons stay in their initial slots.
     blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
                 a run, but no neuron leaves its run alone.
     moves       what of a layer with blocks may move: whole runs, neurons within a run, or both (`all`).

@@ -132,14 +132,14 @@ def refit_least_squares(
     *,
     steps: int = 30,
     min_gain: float = 1e-4,
-    hopeless: float | None = None,
+    abandon_above: float | None = None,
 ) -> Refitted:
     """The nearest best fit of the kept weights and biases, by Levenberg-Marquardt with a slight ridge.
 
-    steps     trials at most.
-    min_gain   stop once a step gains less than this share of what there is.
-    hopeless  stop early when the loss stands above this and falls by less than a tenth a step: a trial removal that
-              has no prospect need not be polished.
+    steps           trials at most.
+    min_gain        stop once a step gains less than this share of what there is.
+    abandon_above   stop early when the loss stands above this and falls by less than a tenth a step: a trial removal
+                    that has no prospect need not be polished.
     """
     compact = _LiveParameters(values, masks)
     inputs = problem.inputs[:, compact.live[0]]
@@ -201,7 +201,7 @@ def refit_least_squares(
                     break
             damping *= 4
         loss = total * to_loss
-        if gained < min_gain or tried >= steps or (hopeless is not None and loss > hopeless and gained < 0.1):
+        if gained < min_gain or tried >= steps or (abandon_above is not None and loss > abandon_above and gained < 0.1):
             return Refitted(compact.expand(unknowns), loss, tried, curvature)
 
 

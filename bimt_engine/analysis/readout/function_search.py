@@ -132,16 +132,16 @@ def find(sampled: Sampled, judge: Judge, *, seed: int, budget: Budget | None = N
                 tried += _judged(sampled, judge, whole, symbols, "library" if stage == "library" else "genetic")
                 if tried and judge.settles(tried[-1]):
                     return Found(tried[-1])
-            best = simplest(tried, judge.dust)
+            best = simplest(tried, judge.negligible)
             # A fraction may come near a curve: short of the exact formula, both genetic searches are due, or neither.
             if best is not None and stage == "library" and not judge.is_missed_by(best):
                 return Found(best)
             if not tried:
                 reason = _nothing(parts, sampled)
-        best = simplest(tried, judge.dust)
+        best = simplest(tried, judge.negligible)
         if best is not None and not judge.is_missed_by(best):
             return Found(best)
-    best = simplest(tried, judge.dust)
+    best = simplest(tried, judge.negligible)
     return Found(best, None if best is not None else reason or NO_VALUE, skipped)
 
 
