@@ -238,11 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--request-seconds", type=float, default=REQUEST_SECONDS, metavar="SECONDS")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, metavar="SECONDS")
     parser.add_argument("--access-log", action="store_true", help="log each answered request")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
     from api.wsgi import app, settings
 
-    logging.getLogger("api.access").setLevel(logging.INFO if asked.access_log else logging.WARNING)
+    logging.getLogger("api.access").setLevel(logging.INFO if args.access_log else logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for each request that waits for a thread
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
@@ -252,10 +252,10 @@ def main(arguments: list[str] | None = None) -> int:
     server = Server(
         app,
         settings,
-        _listener(settings, asked.fd),
-        channel_timeout=asked.channel_timeout,
-        request_seconds=asked.request_seconds,
-        drain_seconds=asked.drain_seconds,
+        _listener(settings, args.fd),
+        channel_timeout=args.channel_timeout,
+        request_seconds=args.request_seconds,
+        drain_seconds=args.drain_seconds,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())

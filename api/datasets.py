@@ -22,9 +22,9 @@ from bimt_engine.data.roles import (
     MAX_CONTEXT,
     ColumnSpec,
     ImpossibleRoles,
-    amended_roles,
     has_types,
-    settle_roles,
+    resolve_roles,
+    updated_roles,
 )
 from bimt_engine.data.roles import Format as Format
 from bimt_engine.spec import DatasetSpec, SplitSpec, UploadedData
@@ -355,10 +355,10 @@ def _with_roles(row: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
     if row.state == "checking":
         raise Problem("conflict", "The data set is still being checked; change its roles when it is ready or refused.")
     before = dict(row.roles or {})
-    roles = amended_roles(before, asked)
+    roles = updated_roles(before, asked)
     preview = row.preview or {}
     if row.state == "ready" and (has_types(preview) or not asked.get("columns")):
-        roles = settle_roles(preview, roles)
+        roles = resolve_roles(preview, roles)
         if all(roles.get(name) == before.get(name) for name in READ_BY):
             return {"roles": roles}  # the same columns: no second check
     return {"roles": roles, "state": "checking", "checked_at": None, "errors": None}

@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Write or compare; 1 when the file and the code disagree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     wanted = current()
-    if not asked.check:
+    if not args.check:
         FILE.write_text(wanted, encoding="utf-8")
         return 0
     if FILE.exists() and FILE.read_text(encoding="utf-8") == wanted:

@@ -21,7 +21,7 @@ from api.problems import Problem, field_errors, fields_problem, invalid, wrong
 from api.recipes import known_recipe
 from api.schemas import Body, DatasetId, Label, NetworkId, Tag
 from api.services import services
-from bimt_engine.data.roles import amended_roles, role_notes, settle_roles
+from bimt_engine.data.roles import resolve_roles, role_notes, updated_roles
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import (
     LADDER,
@@ -229,8 +229,8 @@ def refuse_bad_data(who: Caller, body: JobIn) -> None:
     with here.database.read() as rows:
         found = operations.get(rows, who.team_id, asked.id).answer or {}
     if errors := found.get("errors"):
-        told = [_of_the_job(error, body, data) for error in errors]
-        raise Problem("invalid-fields", told[0]["detail"], told)
+        problems = [_of_the_job(error, body, data) for error in errors]
+        raise Problem("invalid-fields", problems[0]["detail"], problems)
 
 
 def _is_unseen(data: UploadedData, roles: Mapping[str, Any]) -> bool:
@@ -480,11 +480,11 @@ def _dataset_part(row: Dataset, roles: Roles | None) -> dict[str, Any]:
         if roles is not None:
             raise invalid("/roles", "This data set is made, not uploaded: it has no columns whose roles could differ.")
         return dict(row.maker or {})
-    settled = dict(row.roles or {})
+    resolved = dict(row.roles or {})
     if roles is not None:
         asked = roles.model_dump(exclude_unset=True)
-        settled |= settle_roles(row.preview or {}, amended_roles(settled, asked), under="/roles")
-    return {"kind": "uploaded", "dataset_id": row.id, "sha256": row.sha256, "format": row.format} | settled
+        resolved |= resolve_roles(row.preview or {}, updated_roles(resolved, asked), under="/roles")
+    return {"kind": "uploaded", "dataset_id": row.id, "sha256": row.sha256, "format": row.format} | resolved
 
 
 def _network_part(row: Network) -> dict[str, Any]:

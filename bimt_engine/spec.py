@@ -27,7 +27,6 @@ from bimt_engine.spec_part import Part as Part
 MOST_KEPT = {"log_every": 20_000, "snapshot_every": 2_000, "checkpoint_every": 10_000}  # records of one run
 MAX_STEPS = 10_000_000  # a month of kernel time on a small network; more is a mistake
 MAX_PARAMETERS = 20_000_000
-MAX_WEIGHT_STEPS = 10**14  # parameters × steps × examples a step would be days of one core
 
 # --- network ------------------------------------------------------------------------------------
 

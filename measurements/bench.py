@@ -236,28 +236,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="train for so many steps instead of the recipe's: a quick look")
     parser.add_argument("--stepper", default="auto", choices=("auto", "kernel", "batched", "autograd"))
     parser.add_argument("--report", type=Path, default=Path("reports/bench.json"))
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
-    report = json.loads(asked.report.read_text(encoding="utf-8")) if asked.report.exists() and asked.only else {}
+    report = json.loads(args.report.read_text(encoding="utf-8")) if args.report.exists() and args.only else {}
     print(f"{'task':30}{'stepper':9}{'step':>9}{'relocate':>10}{'job':>8}{'goal':>6}{'our job':>10}{'oracle*':>11}")
-    for task in asked.only or TASKS:
+    for task in args.only or TASKS:
         recipe = "independence" if task == WITHOUT_COMPILER else task
         try:
             with no_compiler() if task == WITHOUT_COMPILER else nullcontext():
-                told = measure(recipe, steps=asked.steps, stepper=asked.stepper)
+                m = measure(recipe, steps=args.steps, stepper=args.stepper)
         except DataError as missing:  # MNIST's files are the user's own
             print(f"{task:30}skipped: {missing}", flush=True)
             continue
         goal = JOB_GOALS.get(task)
         print(
-            f"{task:30}{told.stepper:9}{told.step_ratio:>8.0f}×{told.relocate_ratio:>9.0f}×{told.job_ratio:>7.0f}×"
-            f"{f'≥{goal}' if goal else '':>6}{told.seconds_cpu:>9.2f}s{told.oracle_seconds_cpu:>10.0f}s"
-            f"   step {told.oracle_step_ms:.3f} → {told.step_ms:.4f} ms, pass {told.oracle_relocate_ms:.0f} → "
-            f"{told.relocate_ms:.2f} (same exchanges) / {told.optimal_ms:.2f} ms (optimal)",
+            f"{task:30}{m.stepper:9}{m.step_ratio:>8.0f}×{m.relocate_ratio:>9.0f}×{m.job_ratio:>7.0f}×"
+            f"{f'≥{goal}' if goal else '':>6}{m.seconds_cpu:>9.2f}s{m.oracle_seconds_cpu:>10.0f}s"
+            f"   step {m.oracle_step_ms:.3f} → {m.step_ms:.4f} ms, pass {m.oracle_relocate_ms:.0f} → "
+            f"{m.relocate_ms:.2f} (same exchanges) / {m.optimal_ms:.2f} ms (optimal)",
             flush=True,
         )
-        report[task] = told.to_json()
-        asked.report.parent.mkdir(parents=True, exist_ok=True)
-        asked.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report[task] = m.to_json()
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print("* extrapolated from the medians of its steps and passes, which ran between slices of our job.")
     return 0

@@ -570,15 +570,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between faults; default %(default)s")
     parser.add_argument("--small", action="store_true", help="two small specs instead of four")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(highlight=False)
-    report = disturb(given.jobs, given.faults, seed=given.seed, pause=given.pause, small=given.small, console=console)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "chaos.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = disturb(args.jobs, args.faults, seed=args.seed, pause=args.pause, small=args.small, console=console)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "chaos.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     struck = sum(report["faults"].values()) - report["faults"].get("nothing to disturb", 0)
     console.print(
         f"{report['jobs']} jobs, {report['runs']} runs, {struck} faults, {report['attempts']} attempts, "
-        f"{report['seconds']['in_all']:.0f} s; wrote {given.folder}/chaos.json"
+        f"{report['seconds']['in_all']:.0f} s; wrote {args.folder}/chaos.json"
     )
     for sentence in report["shortfalls"]:
         console.print(f"[red]{sentence}[/]", soft_wrap=True, markup=not sentence.startswith("---"))

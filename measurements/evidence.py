@@ -266,7 +266,7 @@ def table(report: dict[str, Any]) -> Table:
     return drawn
 
 
-def told(report: dict[str, Any]) -> list[str]:
+def counts(report: dict[str, Any]) -> list[str]:
     """One line for each case: in how many seeds what else holds."""
     return [
         f"{name}: "
@@ -283,14 +283,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    names = given.only or list(CASES)
-    rows = in_order([q for name in names for q in asked(name, given.seeds)], given.folder, given.processes)
+    args = parser.parse_args(arguments)
+    names = args.only or list(CASES)
+    rows = in_order([q for name in names for q in asked(name, args.seeds)], args.folder, args.processes)
     report = {name: summary(name, rows[name]) for name in names}
-    merge(given.folder / "evidence.json", report)
+    merge(args.folder / "evidence.json", report)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(report))
-    for sentence in told(report):
+    for sentence in counts(report):
         console.print(sentence)
-    console.print(f"Wrote {given.folder}/evidence.json.")
+    console.print(f"Wrote {args.folder}/evidence.json.")
     return 0

@@ -162,11 +162,11 @@ def sought(truth: Truth, *, draw: int, searches: int) -> dict[str, Any]:
     }
     if found.verdict is None:
         return row
-    told = found.verdict.expression
-    row |= {"complexity": complexity(told), "true_complexity": complexity(expression)}
+    formula = found.verdict.expression
+    row |= {"complexity": complexity(formula), "true_complexity": complexity(expression)}
     for part, (name, wider) in enumerate((("fresh", 0.0), ("wider", WIDER)), start=2):
         places = truth.places(FRESH, seed=[draw, part], wider=wider)
-        right, answer = function(places), evaluated(told, symbols, places)
+        right, answer = function(places), evaluated(formula, symbols, places)
         known = np.isfinite(right)
         row[f"r2_{name}"] = float(r_squared(right[known], answer[known])) if np.isfinite(answer[known]).all() else None
     close = all((row[f"r2_{name}"] or 0.0) >= FOUND for name in ("fresh", "wider"))
@@ -201,7 +201,7 @@ def kept_row(truth: Truth, folder: Path, *, draw: int, searcher: str) -> dict[st
 
 
 def read_networks(seeds: int, folder: Path, processes: int) -> dict[str, Any]:
-    """PRODUCT learnt by networks of the default spec: in how many seeds the formula is told as it is."""
+    """PRODUCT learnt by networks of the default spec: in how many seeds the formula is found as it is."""
     spec = Spec(dataset=FormulaData(inputs=4, formulas=[PRODUCT]))
     rows = in_order([Experiment("product", seed, spec) for seed in range(seeds)], folder, processes)["product"]
     lines = []
@@ -210,16 +210,16 @@ def read_networks(seeds: int, folder: Path, processes: int) -> dict[str, Any]:
     right = evaluated(truth.expression, symbols_for(truth.names), places)
     for row in sorted(rows, key=lambda row: row["seed"]):
         formula = row["evidence"]["readout"]["outputs"][0]["formula"]
-        told = {name: formula.get(name) for name in (
+        fields = {name: formula.get(name) for name in (
             "text", "accepted", "meets_network", "meets_data", "better_than_network", "r2", "r2_of_targets",
             "network_r2_of_targets", "reason",
         )}  # fmt: skip
         same = False
-        if told["text"] is not None:
+        if fields["text"] is not None:
             symbols = symbols_for(truth.names)
-            said = sympy.sympify(told["text"], locals={str(symbol): symbol for symbol in symbols})
+            said = sympy.sympify(fields["text"], locals={str(symbol): symbol for symbol in symbols})
             same = r_squared(right, evaluated(said, symbols, places)) >= FOUND
-        lines.append({"seed": row["seed"], "found": same, "seconds_cpu": row["seconds_cpu"]} | told)
+        lines.append({"seed": row["seed"], "found": same, "seconds_cpu": row["seconds_cpu"]} | fields)
     return {"formula": PRODUCT, "found": sum(line["found"] for line in lines), "of": len(lines), "rows": lines}
 
 
@@ -248,24 +248,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", type=int, default=20, help="seeds 0 … n−1 of the networks; 0: none")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    kept = given.folder / "rows"
+    kept = args.folder / "rows"
     kept.mkdir(parents=True, exist_ok=True)
-    truths = [SUITE[name] for name in given.only or SUITE]
+    truths = [SUITE[name] for name in args.only or SUITE]
     report: dict[str, Any] = {}
     for searcher in SEARCHERS:
         rows = []
-        for draw in range(given.draws):
+        for draw in range(args.draws):
             rows += [kept_row(truth, kept, draw=draw, searcher=searcher) for truth in truths]
         report[searcher] = {"found": sum(row["found"] for row in rows), "of": len(rows), "rows": rows}
     entries: dict[str, Any] = {"suite": report}
     console.print(table(report))
     for searcher, entry in report.items():
         console.print(f"{searcher}: {entry['found']} of {entry['of']} found.")
-    if given.networks:
-        networks = entries["networks"] = read_networks(given.networks, given.folder, given.processes)
+    if args.networks:
+        networks = entries["networks"] = read_networks(args.networks, args.folder, args.processes)
         console.print(f"{PRODUCT} is read out of {networks['found']} of {networks['of']} networks.")
-    merge(given.folder / "formulas.json", entries)
-    console.print(f"Wrote {given.folder}/formulas.json.")
+    merge(args.folder / "formulas.json", entries)
+    console.print(f"Wrote {args.folder}/formulas.json.")
     return 0

@@ -440,16 +440,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="a little of everything, within seconds")
     parser.add_argument("--only", action="append", choices=tuple(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    if given.device == "cuda" and not torch.cuda.is_available():
+    args = parser.parse_args(arguments)
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("Nothing is measured: this machine shows no CUDA device (`--device cpu --small` tries the command out).")
         return 0
-    given.folder.mkdir(parents=True, exist_ok=True)
-    setting = Setting(given.device, SMALL if given.small else FULL, (given.folder / "gpu.json").resolve())
-    report = {"device": given.device, "small": given.small, "parts": {}}
+    args.folder.mkdir(parents=True, exist_ok=True)
+    setting = Setting(args.device, SMALL if args.small else FULL, (args.folder / "gpu.json").resolve())
+    report = {"device": args.device, "small": args.small, "parts": {}}
     setting.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    parts = {name: run_part(name, setting) for name in given.only or PARTS}
+    parts = {name: run_part(name, setting) for name in args.only or PARTS}
     failed = [name for name, part in parts.items() if part["state"] != "measured"]
     failed += [f"{name}: {key}" for name, part in parts.items() for key, row in part["rows"].items() if "failed" in row]
-    print(f"Wrote {given.folder}/gpu.json." + (f" Not measured: {', '.join(failed)}." if failed else ""))
+    print(f"Wrote {args.folder}/gpu.json." + (f" Not measured: {', '.join(failed)}." if failed else ""))
     return bool(failed)

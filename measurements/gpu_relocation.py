@@ -109,10 +109,10 @@ class DevicePass:
         self.in_place = torch.arange(state.size, device=device)
 
     def strengths(self) -> list[Float[Tensor, "R target source"]]:
-        """Σ|w| over the folds of every weight layer, float64."""
+        """Σ|w| over the copies of every weight layer, float64."""
         theta, replicas = self.state.theta, self.state.replicas
         return [
-            theta[:, view.place.slice].abs().double().reshape(replicas, *view.folds).sum(dim=(1, 3))
+            theta[:, view.place.slice].abs().double().reshape(replicas, *view.shape).sum(dim=(1, 3))
             for view in self.plan.views
         ]
 
@@ -141,7 +141,7 @@ class DevicePass:
             for port in plan.layers[layer].ports:
                 place = state.place(port.parameter)
                 view = index[:, place.slice].view(state.replicas, *place.shape)
-                copies = torch.arange(port.fold, device=order.device)[:, None] * order.shape[1]
+                copies = torch.arange(port.copies, device=order.device)[:, None] * order.shape[1]
                 view.copy_(_taken(view, (order[:, None, :] + copies).flatten(1), port.axis + 1))
             here = state.orders[plan.layers[layer].name]
             here.copy_(here.gather(1, order))

@@ -39,17 +39,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=5, help="jobs of one seed, one after another; default %(default)s")
     parser.add_argument("--seeds", type=int, default=20, help="of the one large job; default %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console, stopping = Console(highlight=False), stop_at_signals()
     home = Path(tempfile.mkdtemp(prefix="bimt-job-"))
     try:
         with service(home, stopping) as (address, token, first):
             assert token is not None, "a fresh database has no admin yet"
             connection = Connection(address, token)
-            one = {"recipe": given.recipe, "seeds": [0]}
+            one = {"recipe": args.recipe, "seeds": [0]}
             published(connection, stopping, one)
-            single = [published(connection, stopping, one).figures for _ in range(given.jobs)]
-            many = published(connection, stopping, one | {"seeds": list(range(given.seeds))}).figures
+            single = [published(connection, stopping, one).figures for _ in range(args.jobs)]
+            many = published(connection, stopping, one | {"seeds": list(range(args.seeds))}).figures
             connection.close()
         with service(home, stopping) as (_, _, second):
             pass
@@ -61,19 +61,19 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(home, ignore_errors=True)
     report = {
-        "recipe": given.recipe,
+        "recipe": args.recipe,
         "processors": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "start_seconds": {"first": first, "second": second},
         "one_seed": {"jobs": single, "median": {key: statistics.median(job[key] for job in single) for key in many}},
-        "many_seeds": {"seeds": given.seeds} | many,
+        "many_seeds": {"seeds": args.seeds} | many,
     }
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "job.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "job.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     said = "{name}: {seconds:.2f} s from submitted to published, {cpu_seconds:.2f} s of processor time"
-    console.print(said.format(name=f"one seed, median of {given.jobs}", **report["one_seed"]["median"]), soft_wrap=True)
-    console.print(said.format(name=f"{given.seeds} seeds", **many), soft_wrap=True)
-    console.print(f"start: {first:.2f} s, again {second:.2f} s; wrote {given.folder}/job.json")
+    console.print(said.format(name=f"one seed, median of {args.jobs}", **report["one_seed"]["median"]), soft_wrap=True)
+    console.print(said.format(name=f"{args.seeds} seeds", **many), soft_wrap=True)
+    console.print(f"start: {first:.2f} s, again {second:.2f} s; wrote {args.folder}/job.json")
     return 0
 
 

@@ -327,21 +327,21 @@ def main(arguments: list[str]) -> int:
         "--durable", action=argparse.BooleanOptionalAction, default=True, help="PostgreSQL waits for its disk"
     )
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(highlight=False)
     try:
-        with crowded_service(api=given.api, durable=given.durable, console=console) as (supervisor, database, token):
-            report = measure(supervisor, database, token, given, console)
+        with crowded_service(api=args.api, durable=args.durable, console=console) as (supervisor, database, token):
+            report = measure(supervisor, database, token, args, console)
     except (CannotStart, DatabaseError) as why:
         console.print(f"Not started: {why}")
         return 1
     except AskedToStop:
         return 130
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "load.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "load.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(table(report))
     console.print("{heard} of {asked} event streams had their first event".format(**report["streams"]))
-    console.print(f"{report['lost']} jobs lost, {report['doubled']} doubled; wrote {given.folder}/load.json")
+    console.print(f"{report['lost']} jobs lost, {report['doubled']} doubled; wrote {args.folder}/load.json")
     missed = shortfalls(report)
     for sentence in missed:
         console.print(f"[bold red]short[/]  {sentence}")

@@ -151,17 +151,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 … n−1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    console, kept = Console(width=None if sys.stdout.isatty() else 150), given.folder / "rows"
-    for case in given.only or ASKED:
-        factors = matched(case, kept, given.processes)
+    args = parser.parse_args(arguments)
+    console, kept = Console(width=None if sys.stdout.isatty() else 150), args.folder / "rows"
+    for case in args.only or ASKED:
+        factors = matched(case, kept, args.processes)
         trials = [
             Trial(case, method, seed, factors[method])
-            for seed in range(given.seeds)
-            for method in given.method or METHODS
+            for seed in range(args.seeds)
+            for method in args.method or METHODS
         ]
-        report = {"factors": factors, **compared(rows_of(trials, kept, processes=given.processes, minutes=None))}
-        merge(given.folder / "methods.json", {case: report})
+        report = {"factors": factors, **compared(rows_of(trials, kept, processes=args.processes, minutes=None))}
+        merge(args.folder / "methods.json", {case: report})
         console.print(table(case, report))
-    console.print(f"Wrote {given.folder}/methods.json.")
+    console.print(f"Wrote {args.folder}/methods.json.")
     return 0

@@ -98,11 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    options = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     rows = in_order(
-        [one for task in options.only or TASKS for one in asked(task, options.seeds)], options.folder, options.processes
+        [one for task in args.only or TASKS for one in asked(task, args.seeds)], args.folder, args.processes
     )
-    report = merge(options.folder / "noise.json", {task: summary(found) for task, found in rows.items()})
+    report = merge(args.folder / "noise.json", {task: summary(found) for task, found in rows.items()})
     Console().print(table(report))
     return 0
 

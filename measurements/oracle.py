@@ -75,10 +75,10 @@ class Oracle:
         for weights in wiring.weight_layers:
             matrix = self.parameters[weights.parameter]
             source, target = wiring.layer(weights.source).positions, wiring.layer(weights.target).positions
-            if weights.source_fold > 1:
-                source = source.repeat(weights.source_fold, 1)
-            if weights.target_fold > 1:
-                target = target.repeat(weights.target_fold, 1)
+            if weights.source_copies > 1:
+                source = source.repeat(weights.source_copies, 1)
+            if weights.target_copies > 1:
+                target = target.repeat(weights.target_copies, 1)
             axes = min(source.shape[1], target.shape[1])
             length = (target[:, None, :axes] - source[None, :, :axes]).abs().sum(-1).to(self.dtype)
             pays_length = weights.pays_length and (rule.last_layer_locality or weights.target != last)
@@ -121,9 +121,9 @@ class Oracle:
         for weights in self.network.wiring.weight_layers:
             matrix = self.parameters[weights.parameter].detach().abs().double()
             if weights.target == layer.name:
-                total += matrix.sum(1).reshape(weights.target_fold, -1).sum(0)
+                total += matrix.sum(1).reshape(weights.target_copies, -1).sum(0)
             if weights.source == layer.name:
-                total += matrix.sum(0).reshape(weights.source_fold, -1).sum(0)
+                total += matrix.sum(0).reshape(weights.source_copies, -1).sum(0)
         return total
 
     def exchange(self, layer: NeuronLayer, slot: int, other: int) -> None:
@@ -140,7 +140,7 @@ class Oracle:
             if port.parameter in self.network.wiring.embeddings:
                 tensors += [one for one in self.optimiser.state[parameter].values() if one.shape == parameter.shape]
             for tensor in (one.movedim(port.axis, 0) for one in tensors):
-                for copy in range(port.fold):
+                for copy in range(port.copies):
                     here, there = copy * layer.neurons + slot, copy * layer.neurons + other
                     kept = tensor[here].clone()
                     tensor[here] = tensor[there]

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipes", nargs="+", default=RECIPES, help="default %(default)s")
     parser.add_argument("--images", type=Path, help="write pictures of the pages into this folder")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console, stopping = Console(highlight=False), stop_at_signals()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -71,18 +71,18 @@ def main(arguments: list[str]) -> int:
     try:
         with own_service(stopping) as (connection, _):
             runs = {}
-            for recipe in given.recipes:
+            for recipe in args.recipes:
                 job = published(connection, stopping, {"recipe": recipe, "seeds": [0]}).id
                 runs[recipe] = json.loads(connection.ask("GET", f"/jobs/{job}/runs")[1])["items"][0]["id"]
-            found = look(chromium, connection.address, connection.token, runs, given.images)
+            found = look(chromium, connection.address, connection.token, runs, args.images)
     except CannotStart as why:
         console.print(f"Not measured: {why}")
         return 1
     except AskedToStop:
         return 130
     report = {"processors": os.cpu_count(), "load_average": os.getloadavg()[0], "runs": found}
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "page.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "page.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for recipe, figures in found.items():
         console.print(
             f"{recipe}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()), soft_wrap=True

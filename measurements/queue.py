@@ -235,21 +235,21 @@ def main(arguments: list[str]) -> int:
         "--waiting", type=int, default=100_000, help="beside which claims are timed; default %(default)s"
     )
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console, stopping = Console(highlight=False), threading.Event()
     report: dict[str, Any] = {}
     try:
         with crowded_service(api=1, durable=True, console=console) as (supervisor, database, token):
-            report["claims"] = measure_claims(supervisor, database, token, max(given.waiting, FEW + CLAIMS))
+            report["claims"] = measure_claims(supervisor, database, token, max(args.waiting, FEW + CLAIMS))
         with crowded_service(api=1, durable=True, console=console, workers=1) as (supervisor, database, token):
-            report["jobs"] = measure_jobs(supervisor, database, token, given.jobs, stopping, console)
+            report["jobs"] = measure_jobs(supervisor, database, token, args.jobs, stopping, console)
     except (CannotStart, DatabaseError) as why:
         console.print(f"Not measured: {why}")
         return 1
     except AskedToStop:
         return 130
-    given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "queue.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "queue.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     claims, through = report["claims"], report["jobs"]
     said = "claims: {few[median_ms]:.2f} ms beside {few[waiting]:,} waiting jobs, {many[median_ms]:.2f} ms beside "
     console.print((said + "{many[waiting]:,}: {ratio:.2f} times as long").format(**claims), soft_wrap=True)

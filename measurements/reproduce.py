@@ -168,14 +168,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="seeds 0 … n−1; without it, each recipe's own number")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="networks trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    rows = run_recipes(given.only or runnable, given.seeds, given.folder, given.processes)
+    args = parser.parse_args(arguments)
+    rows = run_recipes(args.only or runnable, args.seeds, args.folder, args.processes)
     for name in [name for name, recipe_rows in rows.items() if "skipped" in recipe_rows[0]]:
         print(f"{name} is skipped: {rows.pop(name)[0]['skipped']}")
     entries = {name: summary(name, recipe_rows) for name, recipe_rows in rows.items()}
-    merge(given.folder / "reproduce.json", entries)
-    write_page(given.folder / "reproduce.html", rows, entries)
+    merge(args.folder / "reproduce.json", entries)
+    write_page(args.folder / "reproduce.html", rows, entries)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(entries))
-    console.print(f"Wrote {given.folder}/reproduce.json and {given.folder}/reproduce.html.")
+    console.print(f"Wrote {args.folder}/reproduce.json and {args.folder}/reproduce.html.")
     return 0

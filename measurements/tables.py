@@ -51,11 +51,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each table, 0 … n − 1; default %(default)s")
     parser.add_argument("--planted", type=int, nargs="?", const=PLANTED_SEEDS, default=0, help="seeds of that table")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
-    console, stopping, rows = Console(highlight=False), stop_at_signals(), given.folder / "rows"
+    args = parser.parse_args(arguments)
+    console, stopping, rows = Console(highlight=False), stop_at_signals(), args.folder / "rows"
     rows.mkdir(parents=True, exist_ok=True)
-    seeds = list(range(given.seeds))
-    missing = [name for name in given.only if not _kept(rows, name, seeds).exists()]
+    seeds = list(range(args.seeds))
+    missing = [name for name in args.only if not _kept(rows, name, seeds).exists()]
     try:
         if missing:
             with own_service(stopping) as (connection, _):
@@ -68,17 +68,17 @@ def main(arguments: list[str]) -> int:
         return 1
     except AskedToStop:
         return 130
-    path = given.folder / "tables.json"
+    path = args.folder / "tables.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     report: dict[str, Any] = {"code": code_hash(), "tables": {}, "planted": before.get("planted")}
     for name in TABLES:  # tables that were measured before, by this very engine, stay in the report
         if (kept := _kept(rows, name, seeds)).exists():
             report["tables"][name] = json.loads(kept.read_text(encoding="utf-8"))
-    if given.planted:
-        report["planted"] = planted(rows, given.planted)
+    if args.planted:
+        report["planted"] = planted(rows, args.planted)
     report["summary"] = summary(report["tables"])
     _write(path, report)
-    (given.folder / "tables.html").write_text(page(report), encoding="utf-8")
+    (args.folder / "tables.html").write_text(page(report), encoding="utf-8")
     console.print(table(report))
     console.print(f"{json.dumps(report['summary'])}; wrote {path}", soft_wrap=True)
     return 0
@@ -268,18 +268,18 @@ def page(report: dict[str, Any]) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(name, found)) + "</tr>"
         for name, found in report["tables"].items()
     )
-    of, told = report["summary"], ""
+    of, summary_html = report["summary"], ""
     if of["tables"]:
-        told = (
+        summary_html = (
             f"<p>{of['tables']} tables: the median gap to the better baseline is {_shown(of['median_gap'])}, at a "
             f"median of {of['median_connections']:g} connections. Which baseline is the better one is decided on "
             "validation rows; scores are medians over seeds, on test rows.</p>"
         )
     if found := report.get("planted"):
-        told += f"<p>The planted table: the right columns in {found['right']} of {found['seeds']} seeds.</p>"
+        summary_html += f"<p>The planted table: the right columns in {found['right']} of {found['seeds']} seeds.</p>"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Tables</title><style>{STYLE}</style>'
-        f"<h1>Tables</h1>{told}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></html>\n"
+        f"<h1>Tables</h1>{summary_html}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></html>\n"
     )
 
 

@@ -270,15 +270,15 @@ def examine_quotes(network: Network, data: Dataset, *, seed: int, groups: int = 
     unseen = quote_pairs(data, ("test",), PAIRS, seed=seed)
     everything = question.all()
     own, of_unseen = question.answers(everything, question.pairs), question.answers(everything, unseen)
-    told: dict[str, Any] = {"connections": _count(everything), "network": of_unseen}
+    result: dict[str, Any] = {"connections": _count(everything), "network": of_unseen}
     if max(own["loss"], of_unseen["loss"]) > (1 - KNOWN) * math.log(2):
-        return told | {"edges": None} | dict.fromkeys(CLAIMS)
+        return result | {"edges": None} | dict.fromkeys(CLAIMS)
     circuit = find_circuit(question)
     rest = _without(everything, circuit)
     random = list(like_groups(question, circuit, groups, seed=seed))
     alone = [question.answers(group, unseen)["difference"] for group in random]
     without = [question.answers(_without(everything, group), unseen)["difference"] for group in random]
-    told |= {
+    result |= {
         "edges": _count(circuit),
         "edges_by_layer": {name: int(mask.sum()) for name, mask in circuit.items() if mask.any()},
         "circuit": question.answers(circuit, unseen),
@@ -286,16 +286,16 @@ def examine_quotes(network: Network, data: Dataset, *, seed: int, groups: int = 
         "random_alone": statistics.median(alone),
         "random_without": statistics.median(without),
     }
-    whole = told["network"]["difference"]
+    whole = result["network"]["difference"]
     claims = (
-        told["circuit"]["difference"] / whole,
-        told["random_alone"] / whole,
-        1 - told["without"]["difference"] / whole,
-        1 - told["random_without"] / whole,
-        _p_value(sum(a >= told["circuit"]["difference"] for a in alone), groups),
-        _p_value(sum(w <= told["without"]["difference"] for w in without), groups),
+        result["circuit"]["difference"] / whole,
+        result["random_alone"] / whole,
+        1 - result["without"]["difference"] / whole,
+        1 - result["random_without"] / whole,
+        _p_value(sum(a >= result["circuit"]["difference"] for a in alone), groups),
+        _p_value(sum(w <= result["without"]["difference"] for w in without), groups),
     )
-    return told | dict(zip(CLAIMS, claims, strict=True))
+    return result | dict(zip(CLAIMS, claims, strict=True))
 
 
 def _count(masks: Masks) -> int:
@@ -398,26 +398,26 @@ def measure(spec: Spec, data: Dataset, *, seed: int, dense: float | None, groups
     row = [update.row for update in training.updates() if update.row is not None][-1]
     trained = time.process_time()
     network = training.network.to("cpu")
-    told: dict[str, Any] = {name: row[name] for name in row if name.endswith(("loss", "accuracy"))}
-    told["pruned"] = fewest_connections(network, data, seed=seed, dense=dense)
-    told["quotes"] = examine_quotes(network, data, seed=seed, groups=groups)
-    told["seconds_cpu"] = {"training": round(trained - started), "rest": round(time.process_time() - trained)}
-    return told
+    result: dict[str, Any] = {name: row[name] for name in row if name.endswith(("loss", "accuracy"))}
+    result["pruned"] = fewest_connections(network, data, seed=seed, dense=dense)
+    result["quotes"] = examine_quotes(network, data, seed=seed, groups=groups)
+    result["seconds_cpu"] = {"training": round(trained - started), "rest": round(time.process_time() - trained)}
+    return result
 
 
 def ratios(methods: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
     """Each method's figures as shares of those of the dense network of the same seed."""
     dense = methods["vanilla"]
     read = {
-        "validation_loss": lambda told: told["validation_prediction_loss"],
-        "test_loss": lambda told: told["test_prediction_loss"],
-        "connections_own": lambda told: told["pruned"]["own"],
-        "connections_dense": lambda told: told["pruned"]["dense"],
-        "circuit_edges": lambda told: told["quotes"]["edges"],
+        "validation_loss": lambda result: result["validation_prediction_loss"],
+        "test_loss": lambda result: result["test_prediction_loss"],
+        "connections_own": lambda result: result["pruned"]["own"],
+        "connections_dense": lambda result: result["pruned"]["dense"],
+        "circuit_edges": lambda result: result["quotes"]["edges"],
     }
     return {
         method: {
-            name: [_share(figure(told), figure(dense[seed])) for seed, told in by_seed.items()]
+            name: [_share(figure(result), figure(dense[seed])) for seed, result in by_seed.items()]
             for name, figure in read.items()
         }
         for method, by_seed in methods.items()
@@ -436,9 +436,9 @@ def table(report: Mapping[str, Any]) -> Table:
     for name in next(iter(report["ratios"].values())):
         drawn.add_row(name, *(_cell(of[name]) for of in report["ratios"].values()))
     for name in CLAIMS:
-        rows = ([told["quotes"][name] for told in by_seed.values()] for by_seed in report["methods"].values())
+        rows = ([result["quotes"][name] for result in by_seed.values()] for by_seed in report["methods"].values())
         drawn.add_row(f"quotes: {name}", *(_cell(row) for row in rows))
-    rows = ([told["quotes"]["network"]["accuracy"] for told in of.values()] for of in report["methods"].values())
+    rows = ([result["quotes"]["network"]["accuracy"] for result in of.values()] for of in report["methods"].values())
     drawn.add_row("quotes: accuracy", *(_cell(row) for row in rows))
     return drawn
 
@@ -456,11 +456,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=None, help="of each training; as the recipe says by default")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="seeds trained at once")
     parser.add_argument("--folder", type=Path, default=Path("reports"))
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    trials = [Trial(seed, given.steps or load_recipe(RECIPE).spec.training.steps) for seed in range(given.seeds)]
+    trials = [Trial(seed, args.steps or load_recipe(RECIPE).spec.training.steps) for seed in range(args.seeds)]
     rows: dict[int, dict[str, Any]] = {}
-    for trial, row in gather(trials, run, given.folder / "rows", processes=given.processes):
+    for trial, row in gather(trials, run, args.folder / "rows", processes=args.processes):
         rows[trial.seed] = row
         console.print(
             f"seed {trial.seed}: " + ", ".join(f"{m} {of['seconds_cpu']}" for m, of in row["methods"].items())
@@ -474,7 +474,7 @@ def main(arguments: list[str] | None = None) -> int:
         "methods": methods,
         "ratios": ratios(methods),
     }
-    merge(given.folder / "text.json", report)
+    merge(args.folder / "text.json", report)
     console.print(table(report))
-    console.print(f"Wrote {given.folder}/text.json.")
+    console.print(f"Wrote {args.folder}/text.json.")
     return 0

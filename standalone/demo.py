@@ -57,18 +57,18 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where the pictures go; default %(default)s")
     parser.add_argument("--keep", action="store_true", help="at the end leave the pages open until Ctrl-C")
-    options = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     console = Console(highlight=False)
     began = time.monotonic()
     try:
         with started(console) as (supervisor, token):
-            demo = Demo(supervisor, token, options.folder, console)
+            demo = Demo(supervisor, token, args.folder, console)
             demo.run()
             seconds = time.monotonic() - began
             console.print(
                 f"\nwall time {seconds:.0f} s, peak memory of all processes {demo.peak_bytes / 2**20:.0f} MiB"
             )
-            if options.keep:
+            if args.keep:
                 console.print(f"\nThe pages stay open until Ctrl-C. Sign in with  {token}", soft_wrap=True)
                 supervisor.watch()
     except (CannotStart, Unexpected, httpx.HTTPError) as why:
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         console.print("Interrupted; everything is stopped.")
         return 130
     console.print("Everything is stopped; nothing is left running.")
-    if not options.keep:
+    if not args.keep:
         console.print(
             "To look at the pages: `make demo KEEP=1`, or `python -m standalone demo --keep`.", soft_wrap=True
         )

@@ -33,21 +33,21 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m standalone.environment", description=__doc__.splitlines()[0])
     parser.add_argument("set", nargs="?", default="standalone", choices=SETS, help="what is installed")
     parser.add_argument("--venv", type=pathlib.Path, default=REPOSITORY / ".venv", help="where; default .venv")
-    options = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     if sys.version_info < OLDEST_PYTHON:
         print(f"Python {platform.python_version()} is too old: install Python 3.11 or later and say where it is, "
               "as in `make PYTHON=/path/to/python3.12 demo`.", file=sys.stderr)  # fmt: skip
         return 1
-    if is_fresh(options.venv, options.set):
+    if is_fresh(args.venv, args.set):
         return 0
     started = time.monotonic()
     try:
-        make(options.venv, options.set)
+        make(args.venv, args.set)
     except subprocess.CalledProcessError as failure:
         print(f"The environment could not be made: `{readable(failure.cmd)}` ended with {failure.returncode}. "
               "Its output stands above. Mend that and run the same command again.", file=sys.stderr)  # fmt: skip
         return 1
-    print(f"environment: {options.venv.name} holds the {options.set} set ({time.monotonic() - started:.0f} s)")
+    print(f"environment: {args.venv.name} holds the {args.set} set ({time.monotonic() - started:.0f} s)")
     return 0
 
 

@@ -79,11 +79,11 @@ def run(session: Session, options: argparse.Namespace, now: datetime) -> list[st
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if it succeeded, 1 if not, with a sentence on stderr."""
-    options = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     with Database(Settings.from_env(os.environ).database_url) as database:
         try:
             with database.write() as session:
-                lines = run(session, options, datetime.now(UTC))
+                lines = run(session, args, datetime.now(UTC))
         except StoreError as error:
             print(error, file=sys.stderr)
             return 1

@@ -127,18 +127,18 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m store.backup", description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=["save", "restore"])
     parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     settings = Settings.from_env()
     files = Files(settings.files_url, spool=settings.spool)
     try:
-        if options.verb == "save":
-            report = save(settings.database_url, files, options.folder, now=datetime.now(UTC))
+        if args.verb == "save":
+            report = save(settings.database_url, files, args.folder, now=datetime.now(UTC))
         else:
-            report = restore(options.folder, settings.database_url, files)
+            report = restore(args.folder, settings.database_url, files)
     except StoreError as error:
         print(error, file=sys.stderr)
         return 1
-    done = "saved" if options.verb == "save" else "restored"
+    done = "saved" if args.verb == "save" else "restored"
     print(f"{done} {report.rows} rows and {report.files} files ({report.bytes} bytes)")
     for name in report.missing:
         print(f"missing from the file store: {name}", file=sys.stderr)

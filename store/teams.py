@@ -359,11 +359,6 @@ def names(session: Session, member_ids: Iterable[str]) -> dict[str, str]:
     return {member_id: name for member_id, name in session.execute(query)}
 
 
-def member_with_email(session: Session, email: str) -> Member | None:
-    """The enabled member with this address, or None."""
-    return session.scalar(select(Member).where(Member.email == email.lower(), Member.disabled_at.is_(None)))
-
-
 def change_member(
     session: Session,
     team_id: str,
@@ -390,11 +385,6 @@ def change_member(
         member.disabled_at = now if disabled else None
     session.flush()
     return member
-
-
-def page_teams(session: Session, *, after: str | None = None, limit: int = 50) -> Page[Team]:
-    """All teams, newest first."""
-    return newest_first(session, select(Team), Team.id, after=after, limit=limit)
 
 
 def page_members(session: Session, team_id: str, *, after: str | None = None, limit: int = 50) -> Page[Member]:

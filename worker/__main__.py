@@ -21,12 +21,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--name", help="its name in lists; default its queue and process number")
     parser.add_argument("--no-waiting-process", action="store_true", help="start a new training process for each job")
-    options = parser.parse_args(arguments)
-    if options.queue:
-        os.environ["BIMT_QUEUE"] = options.queue
-    if options.name:
-        os.environ["BIMT_WORKER_NAME"] = options.name
-    if options.no_waiting_process:
+    args = parser.parse_args(arguments)
+    if args.queue:
+        os.environ["BIMT_QUEUE"] = args.queue
+    if args.name:
+        os.environ["BIMT_WORKER_NAME"] = args.name
+    if args.no_waiting_process:
         os.environ["BIMT_WAITING_PROCESS"] = "no"
 
     from store.log import set_up

@@ -10,7 +10,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from store.jobs.outbox import TASK, queue_settings
 from store.settings import OPERATION_QUEUES
 from worker.context import worker_context
-from worker.job_runner import run_jobs
+from worker.job_runner import run_waiting_jobs
 from worker.operation_queue import operation_queue
 
 context = worker_context()
@@ -37,12 +37,12 @@ app.conf.update(
 
 @app.task(name=TASK, bind=True)
 def handle_message(self: Any, job_id: str) -> None:
-    """Run the job, if it still waits, and what else waits in its queue."""
+    """Run what waits in the queue that the message came by; `job_id` says why it was sent, the claim decides."""
     queue = self.request.delivery_info["routing_key"]
     if queue in OPERATION_QUEUES:
         operation_queue().serve(queue)
     else:
-        run_jobs(job_id, context=context)
+        run_waiting_jobs(context)
 
 
 @worker_ready.connect

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("worker.training")
 ROOM_SECONDS = 0.5  # how soon it is noticed that a full disk has room again
-ROOM_TOLD_SECONDS = 60.0  # how often the log says that the disk is still full
+ROOM_LOG_SECONDS = 60.0  # how often the log says that the disk is still full
 PROGRESS_SECONDS = 0.5  # often enough for a progress bar
 EVIDENCE_SECONDS = 4.0  # of a small network, before any run of the job has been evaluated
 EVIDENCE_SHARE = 0.1  # of the training's time, where that is more
@@ -51,8 +51,11 @@ FIGURES_SHARE = 0.4  # of the evidence's part
 MIN_TRAINING_SECONDS = 0.2  # a shorter training says nothing about its speed
 
 
-class Run:
-    """One run of the request. `left`: it is unfinished; finished runs remain members of their batch."""
+class TrainingRun:
+    """One run of the request, in the training process.
+
+    left   it is unfinished; finished runs remain members of their batch.
+    """
 
     def __init__(self, request: RunRequest, content: Path | None = None) -> None:
         self.id, self.seed, self.left = request.id, request.seed, request.left
@@ -76,7 +79,7 @@ class Run:
         return made
 
 
-def ids(runs: Iterable[Run]) -> list[str]:
+def ids(runs: Iterable[TrainingRun]) -> list[str]:
     """The ids of runs."""
     return [run.id for run in runs]
 
@@ -97,32 +100,32 @@ class Reporter:
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file whole, and return its name. A full disk is waited for. Raises Stopped."""
-        told_at = -ROOM_TOLD_SECONDS
+        logged_at = -ROOM_LOG_SECONDS
         while True:
             try:
                 return write_whole(self.folder, name, content)
             except OSError as error:
                 if not is_disk_full(error):
                     raise
-            if (now := time.monotonic()) - told_at >= ROOM_TOLD_SECONDS:
-                told_at = now
+            if (now := time.monotonic()) - logged_at >= ROOM_LOG_SECONDS:
+                logged_at = now
                 text = f"There is no room on the disk for {name} ({len(content)} bytes); the training waits for room."
                 self.send(LogLine(level="warning", text=text))
             if self.stop.wait(ROOM_SECONDS):
                 raise Stopped
 
-    def set_active(self, runs: Sequence[Run]) -> None:
+    def set_active(self, runs: Sequence[TrainingRun]) -> None:
         """Report which runs are worked on from now on: an error until the next call is an error in them."""
         self.send(ActiveRuns(runs=ids(runs)))
 
-    def progress(self, runs: Sequence[Run], fraction: float, note: str) -> None:
+    def progress(self, runs: Sequence[TrainingRun], fraction: float, note: str) -> None:
         """Report how far each of these runs is: at most every PROGRESS_SECONDS, and whenever a new stage begins."""
         now, stage = time.monotonic(), (note.partition(":")[0], *ids(runs))
         if now - self._progress_sent_at >= PROGRESS_SECONDS or stage != self._stage:
             self._progress_sent_at, self._stage = now, stage
             self.send(RunsProgress(runs=ids(runs), fraction=round(fraction, 4), note=note))
 
-    def fail(self, runs: Sequence[Run], sentence: str) -> None:
+    def fail(self, runs: Sequence[TrainingRun], sentence: str) -> None:
         """These runs have ended without a result."""
         for run in runs:
             run.left = False
@@ -135,7 +138,7 @@ class Reporter:
             raise Stopped
 
     @contextmanager
-    def fail_on_error(self, runs: Sequence[Run]) -> Iterator[None]:
+    def fail_on_error(self, runs: Sequence[TrainingRun]) -> Iterator[None]:
         """An error inside fails those of these runs that are left, with a sentence, and no others.
 
         A full disk is no error of theirs: it is raised, and the job is done again from its checkpoint.
@@ -180,13 +183,13 @@ class Batch:
                depend on the number of replicas; nothing is reported of them.
     """
 
-    def __init__(self, members: Sequence[Run], reporter: Reporter) -> None:
+    def __init__(self, members: Sequence[TrainingRun], reporter: Reporter) -> None:
         self.members = list(members)
         self.reporter = reporter
         self._checkpoint_step: int | None = None  # of the newest checkpoint
 
     @property
-    def left(self) -> list[Run]:
+    def left(self) -> list[TrainingRun]:
         """Those that have not ended."""
         return [run for run in self.members if run.left]
 
@@ -212,7 +215,7 @@ class Batch:
         from bimt_engine.data.registry import differs_by_seed
 
         datasets: list[Dataset] = []
-        members: list[Run] = []
+        members: list[TrainingRun] = []
         for number, run in enumerate(self.members):
             if number:
                 self.reporter.progress(self.left, 0.0, "the data are made")
@@ -301,7 +304,9 @@ class Batch:
         self._checkpoint_step = step
 
 
-def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Reporter, run_progress: RunProgress) -> None:
+def evaluate(
+    run: TrainingRun, dataset: Dataset, training: Training, *, reporter: Reporter, run_progress: RunProgress
+) -> None:
     """Gather the evidence for the replica that the training shows, draw it, and report that the run has a result.
 
     Raises Stopped.
@@ -357,7 +362,7 @@ def evaluate(run: Run, dataset: Dataset, training: Training, *, reporter: Report
 
 
 def _figures(
-    run: Run, evidence: Evidence, dataset: Dataset, reporter: Reporter, run_progress: RunProgress
+    run: TrainingRun, evidence: Evidence, dataset: Dataset, reporter: Reporter, run_progress: RunProgress
 ) -> Iterator[tuple[str, bytes]]:
     """Every figure of the registry as SVG; the API makes a PNG of it where one is asked for. Raises Stopped."""
     from bimt_engine.figures.registry import draw_run_figures

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Print one sentence; 1 when something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m worker.health", description="Exit 0 while all is well.")
     parser.add_argument("--scheduler", action="store_true", help="check the scheduler, not a worker of this host")
-    options = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     settings = Settings.from_env(os.environ)
     database = Database(settings.database_url)
     try:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             now = datetime.now(UTC)
             problem = (
                 scheduler_problem(session, now=now, resend_seconds=settings.resend_seconds)
-                if options.scheduler
+                if args.scheduler
                 else worker_problem(session, now=now, host=socket.gethostname())
             )
     finally:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -66,22 +66,33 @@ class ShuttingDown(Exception):
     """The worker was asked to end while it waited for the store."""
 
 
-def run_jobs(job_id: str, *, context: WorkerContext) -> None:
-    """Run the jobs of the queue, one after another, until none waits or the worker ends.
+class JobOutcome(Enum):
+    """How an attempt at a job ended."""
+
+    DONE = "done"  # all its runs have ended; the job is `succeeded`, or `failed` where a run has failed
+    FAILED = "failed"  # something that is no run's own made the job impossible
+    CANCELLED = "cancelled"
+    RELEASED = "released"  # the worker shuts down; the job is queued again with its newest checkpoint
+    STORE_AWAY = "store away"  # or a shutdown while it was; the lease lapses, and another attempt resumes
+    LEASE_LOST = "lease lost"  # another attempt holds the job; nothing more was written
+
+
+def run_waiting_jobs(context: WorkerContext) -> None:
+    """Run the jobs of the worker's queue, one after another, until none waits or the worker ends.
 
     A message for each would do, but Celery's consumer, which takes none ahead, asks for the next up to a second after
     the last job has ended.
     """
-    while run_job(job_id, context=context) not in (None, "left"):
+    while run_next_job(context) not in (None, JobOutcome.STORE_AWAY):
         if context.shutting_down.is_set():
             return
 
 
-def run_job(job_id: str, *, context: WorkerContext) -> str | None:
-    """Run the next job of the queue; the message only says that there is one. Returns the outcome, None for no job."""
+def run_next_job(context: WorkerContext) -> JobOutcome | None:
+    """Claim the next job of the queue and run it. Returns None where none waits."""
     claim = context.claim()
     if claim is None:
-        log.info("%s was announced, but no job waits", job_id)
+        log.debug("the queue is empty")  # so ends every series of jobs; and a message may come after its job was run
         return None
     with ExitStack() as stack:
         stack.enter_context(context.busy(claim.job_id))
@@ -93,11 +104,11 @@ def run_job(job_id: str, *, context: WorkerContext) -> str | None:
             )
         except (LostLease, ShuttingDown, StoreAway) as error:
             log.warning("%s", error)
-            return "left"
-        how = JobRunner(context, claim, lease, folder).run()
+            return JobOutcome.LEASE_LOST if isinstance(error, LostLease) else JobOutcome.STORE_AWAY
+        outcome = JobRunner(context, claim, lease, folder).run()
     if not context.shutting_down.is_set():
         context.training_processes.start_waiting()
-    return how
+    return outcome
 
 
 def waiting_for_the_store(context: WorkerContext, lease: Lease) -> StoreRetry:
@@ -112,14 +123,6 @@ def waiting_for_the_store(context: WorkerContext, lease: Lease) -> StoreRetry:
             raise ShuttingDown("The worker ends while the store is away.")
 
     return StoreRetry(limit_seconds=MAX_OUTAGE_SECONDS, check=check_still_wanted)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the work on a job ended: `done`, `cancelled` or `released`; and a sentence for each run that failed."""
-
-    how: str
-    failures: dict[str, str]
 
 
 class JobRunner:
@@ -140,7 +143,7 @@ class JobRunner:
         self.crashes: dict[str, int] = {}
         self.several_strengths = len({run.cost_strength for run in claim.runs}) > 1
 
-    def run(self) -> str:
+    def run(self) -> JobOutcome:
         """Run the job to one of its ends. What makes it impossible becomes the job's reason."""
         self.recorder.log("info", f"attempt {self.claim.attempt} begins, by worker {self.claim.worker}")
         try:
@@ -151,22 +154,22 @@ class JobRunner:
             self._finish(outcome)
         except LostLease as error:
             log.warning("%s", error)
-            return "lost"
+            return JobOutcome.LEASE_LOST
         except (ShuttingDown, StoreAway) as error:  # the lease lapses, and the next attempt resumes
             log.warning("%s", error)
-            return "left"
+            return JobOutcome.STORE_AWAY
         except StoreError as error:  # its data are damaged or gone, for instance
             self.recorder.log("error", str(error))
             self._end("failed", str(error))
-            return "failed"
+            return JobOutcome.FAILED
         except Exception as error:
             log.exception("the job failed through an error of the service")
             sentence = (
                 f"A fault of the service ended this job ({type(error).__name__}: {error}). Retry it, and report it."
             )
             self._end("failed", sentence)
-            return "failed"
-        return outcome.how
+            return JobOutcome.FAILED
+        return outcome
 
     # --- data ------------------------------------------------------------------------------------------
 
@@ -187,7 +190,7 @@ class JobRunner:
 
     # --- training --------------------------------------------------------------------------------------
 
-    def _train(self, uploads: dict[str, Any]) -> Outcome:
+    def _train(self, uploads: dict[str, Any]) -> JobOutcome:
         """Use training processes until all runs have ended, or the job is to stop. Raises StoreError, LostLease."""
         processes = self.context.training_processes
         while self.left:
@@ -211,11 +214,11 @@ class JobRunner:
                     self._after_crash("The training process ended the job, but did not report all of its runs.")
                 elif isinstance(end, JobDone) and len(self.failures) == failed_before:
                     processes.keep(end.resident_bytes)
-            if isinstance(end, str):
-                return Outcome(end, self.failures)
+            if isinstance(end, JobOutcome):
+                return end
             if isinstance(end, DiskFull):
                 self._wait_for_room()
-        return Outcome("done", self.failures)
+        return JobOutcome.DONE
 
     def _wait_for_room(self) -> None:
         """The disk was full where the training process had to write; it begins again at its newest checkpoint."""
@@ -269,18 +272,18 @@ class JobRunner:
             write_whole(self.folder, name, content)
         return request.model_copy(update={"checkpoint": name, "checkpoint_step": kept.step})
 
-    def _listen(self, process: EngineProcess[TrainingMessage]) -> JobDone | DiskFull | str:
-        """Record its messages until the job is done, or `cancelled`, or `released`. Raises EngineDied, LostLease."""
-        stopping: str | None = None
+    def _listen(self, process: EngineProcess[TrainingMessage]) -> JobDone | DiskFull | JobOutcome:
+        """Record its messages until the job is done, CANCELLED or RELEASED. Raises EngineDied, LostLease."""
+        stopping: JobOutcome | None = None
         deadline = float("inf")
         settings = self.context.settings
         while True:
             self.lease.check()
-            if stopping != "cancelled" and self.lease.cancel.is_set():
-                stopping, deadline = "cancelled", time.monotonic() + settings.cancel_seconds
+            if stopping is not JobOutcome.CANCELLED and self.lease.cancel.is_set():
+                stopping, deadline = JobOutcome.CANCELLED, time.monotonic() + settings.cancel_seconds
                 process.send(Stop())
             elif stopping is None and self.context.shutting_down.is_set():
-                stopping, deadline = "released", time.monotonic() + settings.drain_seconds
+                stopping, deadline = JobOutcome.RELEASED, time.monotonic() + settings.drain_seconds
                 process.send(Stop())
             try:
                 message = process.next_message(LISTEN_SECONDS)
@@ -294,7 +297,7 @@ class JobRunner:
                 case DiskFull():
                     return stopping or message
                 case JobStopped():
-                    return stopping or "released"
+                    return stopping or JobOutcome.RELEASED
                 case None:
                     pass
                 case _:
@@ -410,20 +413,20 @@ class JobRunner:
 
         self.recorder.commit_with_retry(fail)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: JobOutcome) -> None:
         """Write the job's state."""
-        if outcome.how == "released":
+        if outcome is JobOutcome.RELEASED:
             self.recorder.log("info", "the worker ends; the job returns to the queue with its newest checkpoint")
             self._release()
-        elif outcome.how == "cancelled":
+        elif outcome is JobOutcome.CANCELLED:
             self.recorder.log("info", "cancelled")
             self._end("cancelled", "The job was cancelled.")
-        elif outcome.failures:
+        elif self.failures:
             by_sentence: dict[str, list[str]] = {}
-            for run_id, sentence in outcome.failures.items():
+            for run_id, sentence in self.failures.items():
                 by_sentence.setdefault(sentence, []).append(self._label([run_id]))
             reasons = "; ".join(f"{', '.join(labels)}: {sentence}" for sentence, labels in by_sentence.items())
-            self._end("failed", f"{len(outcome.failures)} of {len(self.claim.runs)} runs failed: {reasons}")
+            self._end("failed", f"{len(self.failures)} of {len(self.claim.runs)} runs failed: {reasons}")
         else:
             self._end("succeeded", None)
 

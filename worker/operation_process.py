@@ -25,6 +25,7 @@ from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.intervention_request import InterventionError, read_request
 from bimt_engine.analysis.job import pareto, selection_loss, stability
 from bimt_engine.analysis.modules.interventions import run_interventions
+from bimt_engine.analysis.report import finite_json
 from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.registry import make_dataset
@@ -33,10 +34,9 @@ from bimt_engine.exports.module_alone import group_alone, module_alone
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import SavedNetwork, load_weights
 from bimt_engine.fingerprint import spec_hash
-from bimt_engine.json_utils import finite_json
 from bimt_engine.networks.uploaded import UploadedNetwork, provide_files
 from bimt_engine.spec import Spec
-from bimt_engine.training.checkpoint import Snapshot
+from bimt_engine.training.state import Snapshot
 from worker.predicting import Refusal, embedding_document, predict, probe_document
 from worker.protocol import (
     Answered,

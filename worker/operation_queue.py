@@ -184,13 +184,13 @@ class OperationRunner:
                 return self._finish(kind, outcome)
         except LostLease as error:
             log.warning("%s", error)
-            return "lost"
+            return "lease lost"
         except StoreAway as error:
             log.warning("%s", error)
             # Where the rows are away as well, the lease lapses.
             with contextlib.suppress(Exception), self.context.database.write() as session:
                 jobs.release(session, self.claim, reason=str(error), now=self.context.now())
-            return "left"
+            return "store away"
         except StoreError as error:  # the run was deleted or its data are damaged, for instance
             self._write(jobs.finish, state="failed", reason=str(error))
             return "failed"

@@ -98,7 +98,7 @@ def _network(loader: InputLoader) -> dict[str, Any]:
 
 
 def _modules(loader: InputLoader) -> dict[str, Any]:
-    """Which neurons each module holds, and each group of the partition that is told first."""
+    """Which neurons each module holds, and each group of the primary partition."""
     run_id = loader.claim.spec["run_id"]
     with loader.context.database.read() as session:
         found = runs.modules(session, run_id)

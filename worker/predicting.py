@@ -53,20 +53,20 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any], *, network_inp
         outputs = in_units_of_data(network, data, torch.from_numpy(inputs)).numpy()
     if not np.isfinite(outputs).all():
         raise _too_far(data, rows, inputs, outputs)
-    told: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.predicted_names)}
+    response: dict[str, Any] = {"features": list(data.column_names), "targets": list(data.predicted_names)}
     if network_inputs:
         encoded = inputs if data.encoding is None else data.encoding.apply(inputs)
         scaled = encoded if data.input_scaling is None else data.input_scaling.apply(encoded)
-        told["network_inputs"] = scaled.tolist()
+        response["network_inputs"] = scaled.tolist()
     if data.task == "classification":
         likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
-        return told | {"probabilities": outputs.tolist(), "labels": likeliest}
+        return response | {"probabilities": outputs.tolist(), "labels": likeliest}
     levels = {
         answer.name: np.array(answer.levels, object)[outputs[:, place].argmax(axis=-1)].tolist()
         for answer, place in zip(data.answers, data.answer_places, strict=True)
         if answer.levels
     }
-    return told | {"outputs": outputs.tolist()} | ({"levels": levels} if levels else {})
+    return response | {"outputs": outputs.tolist()} | ({"levels": levels} if levels else {})
 
 
 def _too_far(data: Dataset, rows: Sequence[Any], inputs: np.ndarray, outputs: np.ndarray) -> Refusal:

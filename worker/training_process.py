@@ -24,7 +24,7 @@ from setproctitle import setproctitle
 
 from bimt_engine.errors import BimtError, CheckpointError
 from bimt_engine.networks.uploaded import provide_files, sha256_of
-from worker.batch import Batch, Reporter, Run
+from worker.batch import Batch, Reporter, TrainingRun
 from worker.protocol import (
     DataDamaged,
     DiskFull,
@@ -81,7 +81,7 @@ def run_job(folder: Path, reporter: Reporter) -> JobDone | JobStopped | DataDama
             return DataDamaged(expected_sha256=str(expected), found_sha256=found)
     provide_files({} if request.network is None else {str(request.network_sha256): request.network})
     try:
-        run_batches([Run(wanted, request.content) for wanted in request.runs], reporter)
+        run_batches([TrainingRun(wanted, request.content) for wanted in request.runs], reporter)
     except Stopped:
         return JobStopped()
     except OSError as error:
@@ -130,7 +130,7 @@ def clear(temporary: Path) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run_batches(runs: Sequence[Run], reporter: Reporter) -> None:
+def run_batches(runs: Sequence[TrainingRun], reporter: Reporter) -> None:
     """Train and evaluate the runs of one job that are left, batch after batch. Raises Stopped."""
     with reporter.fail_on_error(runs):
         for members in batches(runs, reporter):
@@ -138,7 +138,7 @@ def run_batches(runs: Sequence[Run], reporter: Reporter) -> None:
             Batch(members, reporter).run()
 
 
-def batches(runs: Sequence[Run], reporter: Reporter) -> Iterator[list[Run]]:
+def batches(runs: Sequence[TrainingRun], reporter: Reporter) -> Iterator[list[TrainingRun]]:
     """The runs of a job as they are trained: side by side where the stepper gains by that on this machine, else alone.
 
     Which runs train side by side follows from all runs of the job, whether or not they have ended. A run that has a
@@ -146,7 +146,7 @@ def batches(runs: Sequence[Run], reporter: Reporter) -> Iterator[list[Run]]:
     """
     from bimt_engine.training.backends import alike, pieces
 
-    kinds: dict[str, list[Run]] = {}
+    kinds: dict[str, list[TrainingRun]] = {}
     for run in runs:
         kinds.setdefault(alike(run.spec), []).append(run)
     for kind in kinds.values():
@@ -163,7 +163,7 @@ def batches(runs: Sequence[Run], reporter: Reporter) -> Iterator[list[Run]]:
                 yield from ([run] for run in others)
 
 
-def _side_by_side(kind: Sequence[Run]) -> tuple[int, bool]:
+def _side_by_side(kind: Sequence[TrainingRun]) -> tuple[int, bool]:
     """How many runs of a kind train side by side at most, and whether the stepper of this machine gains by that."""
     from bimt_engine.training.backends import gains_by_replicas, most_side_by_side
 
@@ -176,9 +176,9 @@ def _side_by_side(kind: Sequence[Run]) -> tuple[int, bool]:
     return 1, False
 
 
-def _replicas_kept(run: Run, reporter: Reporter) -> int:
+def _replicas_kept(run: TrainingRun, reporter: Reporter) -> int:
     """Of how many replicas its checkpoint is; 0 where there is none, or none that this version can read."""
-    from bimt_engine.training.checkpoint import read_header
+    from bimt_engine.training.state import read_header
 
     if run.checkpoint is None:
         return 0

@@ -18,13 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bimt_engine.data.roles import ImpossibleRoles, settle_roles
+from bimt_engine.data.roles import ImpossibleRoles, resolve_roles
 from worker.protocol import engine_environment
 
 log = logging.getLogger("worker.operations")
 
-DATA_CHECKER = "bimt_engine.data.check"
-NETWORK_CHECKER = "bimt_engine.networks.files.check"
+CHECKER = "bimt_engine.check"
 DECLARED = ("inputs", "targets", "task", "columns", "split", "weight", "context")  # roles that say how a file is read
 POLL_SECONDS = 0.2  # how soon a cancel or a lost lease is noticed
 WAIT_SECONDS = 10.0  # beyond the processor time that is granted: the child may have to wait for a processor
@@ -62,12 +61,12 @@ def check_upload(
 
     try:
         preview = read(roles)
-        settled = settle_roles(preview, roles)
-        if any(settled[name] != preview["suggested"][name] for name in ("inputs", "targets", "task")):
-            preview = read(settled)  # the columns of roles that are complete only now, as a training will read them
+        resolved = resolve_roles(preview, roles)
+        if any(resolved[name] != preview["suggested"][name] for name in ("inputs", "targets", "task")):
+            preview = read(resolved)  # the columns of roles that are complete only now, as a training will read them
     except (UnusableFile, ImpossibleRoles) as error:
         return {"errors": error.errors}
-    return {"preview": preview, "roles": settled}
+    return {"preview": preview, "roles": resolved}
 
 
 def check_network(
@@ -87,7 +86,7 @@ def check_network(
     limits: dict[str, Any] = {"memory_bytes": memory_bytes, "seconds": seconds, "poll": poll}
     try:
         with _one_at_a_time:
-            return {"header": _answer(NETWORK_CHECKER, path, form, more, **limits)["header"]}
+            return {"header": _answer("network", path, form, more, **limits)["header"]}
     except UnusableFile as error:
         return {"errors": error.errors}
 
@@ -101,7 +100,7 @@ def check_job(
     seconds: float,
     poll: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """{"errors"}: what keeps the data of a job from being trained on, none where that cannot be told within the limits.
+    """{"errors"}: what keeps the data of a job from being trained on, none where the limits end the check.
 
     data    the part of the spec that asks for the upload, whose file this is
     """
@@ -109,7 +108,7 @@ def check_job(
     limits: dict[str, Any] = {"memory_bytes": memory_bytes, "seconds": seconds, "poll": poll}
     try:
         with _one_at_a_time:
-            return {"errors": _answer(DATA_CHECKER, path, data["format"], more, **limits)["errors"]}
+            return {"errors": _answer("data", path, data["format"], more, **limits)["errors"]}
     except UnusableFile:
         return {"errors": []}  # the child was ended; the training has other limits
 
@@ -118,11 +117,11 @@ def _preview(path: Path, form: str, roles: dict[str, Any], **limits: Any) -> dic
     """The preview that a child makes of the file. Raises UnusableFile, whatever happens to the child."""
     wanted = {name: roles[name] for name in DECLARED if roles.get(name) is not None}
     more = ["--roles", json.dumps(wanted)] if wanted else []
-    return dict(_answer(DATA_CHECKER, path, form, more, **limits)["preview"])
+    return dict(_answer("data", path, form, more, **limits)["preview"])
 
 
 def _answer(
-    checker: str,
+    kind: str,
     path: Path,
     form: str,
     more: list[str],
@@ -132,7 +131,7 @@ def _answer(
     poll: Callable[[], object],
 ) -> dict[str, Any]:
     """What a child says about the file. Raises UnusableFile, whatever happens to the child."""
-    command = [sys.executable, "-m", checker, "--end-with-caller", "--format", form]
+    command = [sys.executable, "-m", CHECKER, kind, "--end-with-caller", "--format", form]
     command += ["--memory-bytes", str(memory_bytes), "--cpu-seconds", str(int(seconds)), *more]
     try:
         status, out, err = _run([*command, str(path)], seconds=seconds + WAIT_SECONDS, poll=poll)

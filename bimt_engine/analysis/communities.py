@@ -194,10 +194,10 @@ def all_entry_shuffle(net: Layered, generator: np.random.Generator) -> Layered:
     slices = []
     for s in net.slices:
         pairs = s.sources.size * s.targets.size
-        folds = -(
+        parallel = -(
             -s.weight.size // pairs
-        )  # parallel connections, of any fold: kernel taps, gates, or query, key and value
-        cells = generator.permutation(pairs * folds)[: s.weight.size] % pairs
+        )  # parallel connections, several copies of a layer: kernel taps, gates, or query, key and value
+        cells = generator.permutation(pairs * parallel)[: s.weight.size] % pairs
         slices.append(replace(s, source=s.sources[cells % s.sources.size], target=s.targets[cells // s.sources.size]))
     return replace(net, slices=tuple(slices))
 
@@ -215,7 +215,7 @@ def _rewired(s: Slice, generator: np.random.Generator) -> Slice:
     source = s.source.tolist()
     taken = set(zip(source, target, strict=True))
     count = len(source)
-    if count < 2 or len(taken) < count:  # parallel connections (of a fold) are left as they are
+    if count < 2 or len(taken) < count:  # parallel connections (of several copies) are left as they are
         return s
     for a, b in generator.integers(count, size=(SWAPS * count, 2)).tolist():
         one, other = (source[a], target[b]), (source[b], target[a])

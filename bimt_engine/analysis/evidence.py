@@ -25,8 +25,7 @@ from bimt_engine.analysis.modules.interior import examine_interior, skipped_inte
 from bimt_engine.analysis.output_scores import compare_with_baselines, score_answers, score_outputs
 from bimt_engine.analysis.pruning.cross_fitting import cross_fitted_gains, worth_cross_fitting
 from bimt_engine.analysis.pruning.search import Pruned, prune
-from bimt_engine.analysis.readout.contributions import with_group_formulas
-from bimt_engine.analysis.readout.formulas import readout, skipped_readout
+from bimt_engine.analysis.readout.formulas import readout, skipped_readout, with_group_formulas
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.representation_report import representation_report, skipped_representations
 from bimt_engine.analysis.statements.interior import interior_modules, interior_verdict

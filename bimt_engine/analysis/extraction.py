@@ -78,8 +78,8 @@ def extract_graph(
     if wiring.input_layer.runs:
         order = context.network.input_order.cpu().numpy()
         described["columns"] = [context.dataset.feature_names[int(i)] for i in order]
-    if wiring.folds:
-        described["folds"] = wiring.folds
+    if wiring.copy_roles:
+        described["folds"] = wiring.copy_roles
     return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described | dict(meta or {}))
 
 

@@ -78,7 +78,7 @@ class Graph:
     """Neurons and connections of one network, and what there is to say about the whole.
 
     meta   JSON values: `layers` [{name, neurons, depth}], `inputs`, `outputs` (names), `folds` {parameter: names of its
-           target folds, "" for none} where a weight matrix has several, `columns` (the input in each slot, where
+           target copies, "" for none} where a weight matrix has several, `columns` (the input in each slot, where
            several are one neuron), `groups` {name: label} inside modules, whatever the maker adds.
     """
 

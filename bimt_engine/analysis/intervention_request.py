@@ -33,7 +33,7 @@ class ChangeRequest(Part):
     """One thing that is changed.
 
     id     connection: its key, weights.0[3,1] (matrix, row, column) · neuron: hidden1:7 · module: A, or a group
-           inside it, A2 · embedding: the dimension's number from birth, for all tokens at once.
+           inside it, A2 · embedding: the dimension's number before any relocation, for all tokens at once.
     do     set (to `value`) · scale (by `value`) · zero · mean (over examples) · resample (from another example).
     """
 

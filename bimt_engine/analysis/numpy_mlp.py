@@ -106,9 +106,9 @@ class NumpyMlp:
 
     def inputs_in_slots(self, inputs: Shaped[np.ndarray, "N inputs"]) -> Shaped[np.ndarray, "N slots"]:
         """Numbers in the order of the data -> in slot order."""
-        if self.chain.fold == 1:
+        if self.chain.copies == 1:
             return inputs[:, self.input_order]
-        return inputs.reshape(len(inputs), self.chain.fold, -1)[..., self.input_order].reshape(len(inputs), -1)
+        return inputs.reshape(len(inputs), self.chain.copies, -1)[..., self.input_order].reshape(len(inputs), -1)
 
     def targets_in_slots(self, targets: Shaped[np.ndarray, "N ..."]) -> Shaped[np.ndarray, "N ..."]:
         """Targets in the order of the data -> in slot order; class labels -> the slot of their output."""

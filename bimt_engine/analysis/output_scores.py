@@ -104,15 +104,15 @@ def score_answers(subject: AnalysisContext, pruned: Values) -> list[AnswerScore]
         said, truth, counted = subject.outputs(pruned, examples), examples.targets, examples.weights
         in_units = answers_in_units(data, said.copy()), answers_in_units(data, truth.copy())
         for answer, place, row in zip(data.answers, data.answer_places, found, strict=True):
-            told: dict[str, float | None] = {}
+            scored: dict[str, float | None] = {}
             if answer.levels:
                 right = said[:, place].argmax(-1) == truth[:, place].argmax(-1)
-                told["accuracy"] = float(np.average(right, weights=counted))
+                scored["accuracy"] = float(np.average(right, weights=counted))
             else:
-                told["r2"] = _r2(in_units[0][:, place.start], in_units[1][:, place.start], counted)
+                scored["r2"] = _r2(in_units[0][:, place.start], in_units[1][:, place.start], counted)
             if answer.median is not None:
-                told["r2_log"] = _r2(said[:, place.start], truth[:, place.start], counted)
-            row[part] = told  # type: ignore[literal-required]
+                scored["r2_log"] = _r2(said[:, place.start], truth[:, place.start], counted)
+            row[part] = scored  # type: ignore[literal-required]
     return found
 
 

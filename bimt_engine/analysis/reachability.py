@@ -27,16 +27,16 @@ def full_masks(wiring: Wiring, values: Mapping[str, Array]) -> Masks:
 def by_neuron(
     mask: Bool[np.ndarray, "rows columns"], weights: WeightLayer, wiring: Wiring
 ) -> Bool[np.ndarray, "targets sources"]:
-    """A weight mask by neuron and source place: folds of one neuron (query, key, value; kernel taps) are merged."""
-    merged = np.asarray(mask.reshape(weights.target_fold, -1, mask.shape[1]).any(axis=0))
+    """A weight mask by neuron and source place: copies of one neuron (query, key, value; kernel taps) are merged."""
+    merged = np.asarray(mask.reshape(weights.target_copies, -1, mask.shape[1]).any(axis=0))
     apart = wiring.layer(weights.source).copies
-    if apart == 1 and weights.source_fold > 1:
-        merged = np.asarray(merged.reshape(merged.shape[0], weights.source_fold, -1).any(axis=1))
+    if apart == 1 and weights.source_copies > 1:
+        merged = np.asarray(merged.reshape(merged.shape[0], weights.source_copies, -1).any(axis=1))
     return merged
 
 
 def by_column(of_places: Shaped[np.ndarray, " places"], columns: int) -> Shaped[np.ndarray, " {columns}"]:
-    """A value of each source place -> of each column of a weight layer; folds that are no places repeat."""
+    """A value of each source place -> of each column of a weight layer; copies that are no places repeat."""
     return np.tile(of_places, columns // of_places.size)
 
 
@@ -82,7 +82,7 @@ def drop_dead_ends(wiring: Wiring, masks: Masks) -> Masks:
     ahead, behind = reached_from_inputs(wiring, masks), reaching_outputs(wiring, masks)
     trimmed = dict(masks)
     for weights in wiring.weight_layers:
-        rows = np.tile(ahead[weights.target] & behind[weights.target], weights.target_fold)
+        rows = np.tile(ahead[weights.target] & behind[weights.target], weights.target_copies)
         live = ahead[weights.source] & behind[weights.source]
         columns = by_column(live, masks[weights.parameter].shape[1])
         trimmed[weights.parameter] = masks[weights.parameter] & rows[:, None] & columns

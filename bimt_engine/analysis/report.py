@@ -8,10 +8,11 @@ Every shape of a stored document stands in one place, so that a reader of the AP
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from bimt_engine.json_utils import finite_json
+import numpy as np
 
 if TYPE_CHECKING:
     from bimt_engine.analysis.graph import Graph
@@ -235,7 +236,7 @@ class InteriorDocument(Skipped, total=False):
     """What is inside the pieces; see `modules/interior.py`.
 
     layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
-    primary   number of the partition that is drawn and told first; None: there is none.
+    primary   number of the partition that is drawn and reported first; None: there is none.
     trees     ids of the neurons that kept connections between hidden neurons tie, through all layers.
     tied_by   over an embedding: whether groups are tied by the functions of the token that they read, or, in documents
               without the field, by the dimensions.
@@ -553,3 +554,16 @@ class Evidence:
             }
         )
         return document
+
+
+def finite_json(value: Any) -> Any:
+    """The same document with null for NaN and infinities, and plain Python numbers, lists and keys."""
+    if isinstance(value, dict):
+        return {str(key): finite_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -27,7 +27,7 @@ from bimt_engine.data.kinds.groups import generators
 RepresentationType = Literal["real", "complex", "quaternionic"]
 COMMUTANT = {"real": 1, "complex": 2, "quaternionic": 4}  # real dimension of what commutes with a representation
 
-SAME = 1e-4  # eigenvalues closer than this, over √n, are told apart by another matrix; the gap costs so many digits
+SAME = 1e-4  # eigenvalues closer than this, over √n, are separated by another matrix; the gap costs so many digits
 MOST_MATRICES = 100  # two eigenvalues stay together with a probability of about SAME each time
 EXACT = 1e-8  # largest error of what is found, checked before it is given back
 CONSTANT = 1e-20  # of the mean square: a variance below is rounding
@@ -204,7 +204,7 @@ def _projections(group: Group) -> list[Float[np.ndarray, " n"]]:
         operator = indicators.T @ random[quotients] @ indicators
         blocks = [part for block in blocks for part in _eigenspaces(block, operator, SAME * np.sqrt(group.order))]
     else:
-        raise ArithmeticError(f"the representations of this group of order {group.order} could not be told apart")
+        raise ArithmeticError(f"the representations of this group of order {group.order} could not be separated")
     functions = indicators @ np.concatenate(blocks, axis=1)
     # e = c · f for the eigenvector f of length 1, and e(1) = Σ e² as e is its own convolution: c = f(1).
     return list((functions * functions[group.identity]).T)

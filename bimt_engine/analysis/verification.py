@@ -20,12 +20,11 @@ from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.modules.effects import DOS, Probe
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules
 from bimt_engine.analysis.modules.interior import examine_interior
-from bimt_engine.analysis.report import Evidence
+from bimt_engine.analysis.report import Evidence, finite_json
 from bimt_engine.analysis.statements.network import verification_statement
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
-from bimt_engine.json_utils import finite_json
 from bimt_engine.spec import EvidenceSpec
 
 Progress = Callable[[float, str], None]

@@ -32,8 +32,8 @@ from bimt_engine.data.roles import (
     is_constant,
     likely_kind,
     read_table,
+    resolve_roles,
     role_notes,
-    settle_roles,
 )
 
 LIKELY_TARGETS = frozenset(  # names that say what a column is
@@ -90,13 +90,13 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
         "first_rows": _first_rows(table),
     }
     try:
-        settled = settle_roles(preview, declared | preview["suggested"])
+        resolved = resolve_roles(preview, declared | preview["suggested"])
     except ImpossibleRoles:  # of which the caller tells with the places in the request
-        settled = {}
-    if settled and (has_types(preview) or apart):
-        check_table(table, UploadedData.model_validate(NO_FILE | {"format": format} | settled))
+        resolved = {}
+    if resolved and (has_types(preview) or apart):
+        check_table(table, UploadedData.model_validate(NO_FILE | {"format": format} | resolved))
     notes = [*table.notes, *([] if targets else _why(table, complete.targets[0]))]
-    gaps = role_notes(preview, settled)
+    gaps = role_notes(preview, resolved)
     return preview | {"notes": [*notes, *_notes(table, complete, apart), *gaps], "missing_notes": gaps}
 
 
@@ -298,13 +298,15 @@ def _notes(table: Table, roles: Roles, apart: list[str]) -> list[str]:
         notes.append(f"Text with many different values is not read, so it is left out: {', '.join(samples)}{more}.")
     if empty:
         notes.append(f"Left out, because no row has a value: {_names(empty)}.")
-    told = [
+    of_columns = [
         note
         for column in table.columns
         for note in column.notes
         if column.type != "index" and not (column.type == "boolean" and column.name in roles.targets)
     ]
-    notes += told[:MANY] + ([f"{len(told) - MANY} more columns were read in such ways."] if len(told) > MANY else [])
+    notes += of_columns[:MANY] + (
+        [f"{len(of_columns) - MANY} more columns were read in such ways."] if len(of_columns) > MANY else []
+    )
     same = [c for c in table.columns if c.name in (roles.inputs or ()) and not c.shape and is_constant(c)]
     if same:
         notes.append(f"These inputs have the same value in every row and carry no information: {_names(same)}.")

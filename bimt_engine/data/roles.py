@@ -236,7 +236,7 @@ def has_types(preview: Mapping[str, Any]) -> bool:
     return bool(columns) and all("missing" in column for column in columns)
 
 
-def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
+def updated_roles(resolved: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
     """Roles with some of them changed. Where targets change, inputs and task follow unless they are named too.
 
     Of `columns` each field that is declared is changed; a column that becomes a target, or was one, is read anew. One
@@ -245,9 +245,9 @@ def amended_roles(settled: dict[str, Any], declared: dict[str, Any]) -> dict[str
     """
     targets = declared.get("targets")
     follow = ("inputs", "task") if targets else ()
-    kept = {name: value for name, value in settled.items() if name not in follow}
-    moved = set(settled.get("targets") or []) ^ set(targets) if targets else set()
-    columns = {name: fields for name, fields in (settled.get("columns") or {}).items() if name not in moved}
+    kept = {name: value for name, value in resolved.items() if name not in follow}
+    moved = set(resolved.get("targets") or []) ^ set(targets) if targets else set()
+    columns = {name: fields for name, fields in (resolved.get("columns") or {}).items() if name not in moved}
     for name, fields in (declared.get("columns") or {}).items():
         before = columns.get(name, {})
         if fields.get("type", before.get("type")) != before.get("type"):
@@ -272,7 +272,7 @@ def _apart(roles: Mapping[str, Any]) -> list[str]:
     return [name for name in ((roles.get("split") or {}).get("column"), roles.get("weight")) if name]
 
 
-def settle_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: str = "") -> dict[str, Any]:
+def resolve_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: str = "") -> dict[str, Any]:
     """The roles of an uploaded table's columns: the declared ones, completed by what the preview suggests.
 
     Where the preview has types, `columns` says of every column that is used what it is and how it is read, in full, so

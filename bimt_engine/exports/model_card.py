@@ -22,7 +22,7 @@ from bimt_engine.analysis.statements.wording import sentence
 Document = Mapping[str, Any]
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 MAX_LISTED = 20  # names or modules in one list
-DUST = 1e-12  # a number below is zero but for rounding
+ROUNDING = 1e-12  # a number below is zero but for rounding
 
 METRICS = (
     ("test_prediction_loss", "prediction loss, test"),
@@ -272,4 +272,4 @@ def _measured(key: str, value: Any) -> str:
 
 def _figure(value: Any) -> str:
     """Four digits; what is zero but for rounding is zero."""
-    return f"{0.0 if abs(value) < DUST else value:.4g}" if isinstance(value, float) else safe(value)
+    return f"{0.0 if abs(value) < ROUNDING else value:.4g}" if isinstance(value, float) else safe(value)

@@ -101,8 +101,8 @@ def _cut(
     chain = _chain(network)
     width = network.wiring.input_layer.neurons
     if chain.embedding is not None:
-        tokens = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=1))
-        live = np.flatnonzero(places["input"].reshape(chain.fold, width).any(axis=0))
+        tokens = np.flatnonzero(places["input"].reshape(chain.copies, width).any(axis=1))
+        live = np.flatnonzero(places["input"].reshape(chain.copies, width).any(axis=0))
         columns = np.concatenate([live + copy * width for copy in tokens])
         read = tokens
     else:

@@ -52,7 +52,7 @@ def _columns(data: Dataset) -> dict[str, str]:
         names["classes"] = data.target_names
     if data.predicted_positions is not None:
         names["predicted_positions"] = data.predicted_positions
-    told = {"task": data.task} | {name: json.dumps(list(row), ensure_ascii=False) for name, row in names.items()}
+    metadata = {"task": data.task} | {name: json.dumps(list(row), ensure_ascii=False) for name, row in names.items()}
     if data.encoding is not None:
-        told["columns"] = json.dumps(data.encoding.to_json(), ensure_ascii=False)
-    return told
+        metadata["columns"] = json.dumps(data.encoding.to_json(), ensure_ascii=False)
+    return metadata

@@ -199,7 +199,7 @@ def _draw_space(axes: Axes, part: Part, names: Sequence[str], colours: Float[np.
 
 
 def _draw_line(axes: Axes, part: Part, names: Sequence[str], colours: Float[np.ndarray, "tokens 4"]) -> None:
-    """Tokens at their values, those that are not told apart above one another, equal colours together."""
+    """Tokens at their values, those that are not distinguished above one another, equal colours together."""
     values = part.points[:, 0]
     order = np.lexsort(colours.T)
     places, levels = np.empty(len(values)), np.empty(len(values))
@@ -223,7 +223,7 @@ def _name_points(
 ) -> None:
     """Names beside the points, so many typographic points away, and limits that leave room for them.
 
-    Points that lie together and are not told apart have their names in one list.
+    Points that lie together and are not distinguished have their names in one list.
     """
     edge = float(np.abs(points).max(initial=1e-12))
     named, longest = np.full(len(points), len(names) > MANY_TOKENS), 1

@@ -42,7 +42,7 @@ from bimt_engine.figures.style import (
     pretty,
 )
 from bimt_engine.networks.wiring import Wiring
-from bimt_engine.training.checkpoint import Snapshot
+from bimt_engine.training.state import Snapshot
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -149,8 +149,8 @@ def _by_identity(snapshot: Snapshot, wiring: Wiring) -> Instant:
     weights = {}
     for joint in wiring.weight_layers:
         matrix = np.asarray(snapshot.weights[joint.parameter], dtype=np.float64)
-        rows = _folded(_order(snapshot, joint.target, wiring.layer(joint.target).neurons), joint.target_fold)
-        columns = _folded(_order(snapshot, joint.source, wiring.layer(joint.source).neurons), joint.source_fold)
+        rows = _repeated(_order(snapshot, joint.target, wiring.layer(joint.target).neurons), joint.target_copies)
+        columns = _repeated(_order(snapshot, joint.source, wiring.layer(joint.source).neurons), joint.source_copies)
         by_identity = np.empty_like(matrix)
         by_identity[np.ix_(rows, columns)] = matrix
         weights[joint.parameter] = by_identity
@@ -163,8 +163,8 @@ def _seen(instant: Instant, wiring: Wiring) -> dict[str, np.ndarray]:
     for joint in wiring.weight_layers:
         share = np.abs(instant.weights[joint.parameter])
         visible = share > SEEN * (share.max(initial=0.0) or 1.0)
-        seen[joint.target] |= visible.any(axis=1).reshape(joint.target_fold, -1).any(axis=0)
-        seen[joint.source] |= visible.any(axis=0).reshape(joint.source_fold, -1).any(axis=0)
+        seen[joint.target] |= visible.any(axis=1).reshape(joint.target_copies, -1).any(axis=0)
+        seen[joint.source] |= visible.any(axis=0).reshape(joint.source_copies, -1).any(axis=0)
     return seen
 
 
@@ -172,8 +172,8 @@ def _order(snapshot: Snapshot, layer: str, neurons: int) -> np.ndarray:
     return np.asarray(snapshot.orders.get(layer, np.arange(neurons)))
 
 
-def _folded(order: np.ndarray, fold: int) -> np.ndarray:
-    return np.concatenate([copy * len(order) + order for copy in range(fold)])
+def _repeated(order: np.ndarray, copies: int) -> np.ndarray:
+    return np.concatenate([copy * len(order) + order for copy in range(copies)])
 
 
 # --- the canvas ---------------------------------------------------------------------------------
@@ -272,8 +272,10 @@ class _Canvas:
             x, y = where[number, 0][identity]
             text.set_position((x, y + (0.09 if number else -0.09)))
         row = max((r for r in self.history if r["step"] <= instant.step), key=lambda r: r["step"], default=None)
-        told = "" if row is None else f"     λ = {row.get('cost_strength', 0):g}     loss {row['prediction_loss']:.2e}"
-        self.caption.set_text(f"step {round(instant.step):,}{told}")
+        numbers = (
+            "" if row is None else f"     λ = {row.get('cost_strength', 0):g}     loss {row['prediction_loss']:.2e}"
+        )
+        self.caption.set_text(f"step {round(instant.step):,}{numbers}")
         if self.cursor:
             self.cursor.set_xdata([instant.step, instant.step])
         for artist in self._changing():

@@ -34,7 +34,7 @@ class Row:
     """One line or sheet of neurons.
 
     panels        how many copies of the layer stand side by side: the tokens of an input.
-    roles         how many lines it has, one above the other, because its neurons have several roles: the target folds
+    roles         how many lines it has, one above the other, because its neurons have several roles: the target copies
                   of the weight matrix that enters it.
     role_names    what they are called, such as query, key and value; (): they have no names.
     carried_from  the row of the same neurons that this one carries on, with something added (a residual stream).
@@ -208,7 +208,7 @@ def _unroll(
 def _role_names(graph: Graph, parameter: str, target: str, seen: int) -> tuple[str, ...]:
     """The name of each role that a weight matrix gives its targets, "" for none; at least `seen` of them.
 
-    Graphs that say nothing of folds were stored before there were any but those of attention.
+    Graphs that say nothing of copies of a target were stored before there were any but those of attention.
     """
     names = tuple(graph.meta.get("folds", {}).get(parameter, ()))
     if not names and seen > 1 and target.startswith("attention"):
@@ -230,16 +230,16 @@ class Joint:
 
 def lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
     """The layout of a network before pruning, from a graph with one connection for every role of every weight layer."""
-    folds = {layer.name: 1 for layer in wiring.neuron_layers}
+    copies = {layer.name: 1 for layer in wiring.neuron_layers}
     for weights in wiring.weight_layers:
-        folds[weights.source] = max(folds[weights.source], weights.source_fold)
+        copies[weights.source] = max(copies[weights.source], weights.source_copies)
     neurons = [
         Neuron(
             f"{layer.name}:{copy * layer.neurons + i}", layer.name, copy * layer.neurons + i, i,
             tuple(float(x) for x in layer.positions[i]), copy=copy,
         )
         for layer in wiring.neuron_layers
-        for copy in range(folds[layer.name])
+        for copy in range(copies[layer.name])
         for i in range(layer.neurons)
     ]  # fmt: skip
     connections = [
@@ -247,9 +247,9 @@ def lay_out_wiring(wiring: Wiring) -> tuple[Layout, list[Joint]]:
             f"{w.source}:0", f"{w.target}:0", 1.0, parameter=w.parameter, row=role * wiring.layer(w.target).neurons
         )
         for w in wiring.weight_layers
-        for role in range(w.target_fold)
+        for role in range(w.target_copies)
     ]
-    layers = [{"name": n.name, "neurons": n.neurons * folds[n.name]} for n in wiring.neuron_layers]
-    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers, "folds": wiring.folds}))
+    layers = [{"name": n.name, "neurons": n.neurons * copies[n.name]} for n in wiring.neuron_layers]
+    layout = lay_out(Graph(tuple(neurons), tuple(connections), {"layers": layers, "folds": wiring.copy_roles}))
     rows_of = {s.connection.parameter: (s.source[1], s.target[1]) for s in layout.strands}
     return layout, [Joint(weights, *rows_of[weights.parameter]) for weights in wiring.weight_layers]

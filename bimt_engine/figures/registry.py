@@ -17,12 +17,10 @@ from matplotlib.figure import Figure
 
 from bimt_engine.analysis.report import Evidence
 from bimt_engine.data.dataset import Dataset
+from bimt_engine.figures.charts import draw_decision, draw_effects, draw_features, draw_fit, draw_weight_ranks
 from bimt_engine.figures.curves import draw_pareto, draw_prune_curve
-from bimt_engine.figures.effects import draw_effects
 from bimt_engine.figures.embedding import draw_embedding, draw_strips, representation_parts
 from bimt_engine.figures.network import draw_network
-from bimt_engine.figures.predictions import draw_decision, draw_fit
-from bimt_engine.figures.weights import draw_features, draw_weight_ranks
 
 PIXEL = re.compile(r"(.+)\[([0-9]{1,4}),([0-9]{1,4})\]")
 MIN_PIXELS = 16  # a smaller image is a table
@@ -110,7 +108,7 @@ def _features(evidence: Evidence, dataset: Dataset) -> Figure | None:
     shape = (1 + max(row for row, _ in places), 1 + max(column for _, column in places))
     wiring = evidence.network.wiring
     weights = wiring.weight_layers[0]
-    if weights.source_fold != 1 or shape[0] * shape[1] != len(places):
+    if weights.source_copies != 1 or shape[0] * shape[1] != len(places):
         return None
     matrix = dict(evidence.network.named_parameters())[weights.parameter].detach().numpy()
     kept = np.zeros_like(matrix)

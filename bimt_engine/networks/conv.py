@@ -6,8 +6,9 @@ For each stage s, on images (batch, channels, rows, columns):
 
 and at the end y = read_out · flatten(x) + bias. The channel is the neuron; its pixels are samples of it. A kernel is
 kept as a matrix with one column for each tap and source channel (column `tap · channels + channel`), so that its taps
-are a source fold: a connection between two channels pays once, for the sum of |w| over its taps. Flattening is a fold
-as well, one copy of the channels for each pixel. The stream of a stage is one neuron layer that two convolutions write.
+are source copies: a connection between two channels pays once, for the sum of |w| over its taps. Flattening makes
+copies as well, one of the channels for each pixel. The stream of a stage is one neuron layer that two convolutions
+write.
 
 Batch norm divides a channel by its own spread, so the cost can shrink the kernels before it without end: it decides
 which connections stay, not how large they are. Gains and running statistics follow the channel when it moves.
@@ -160,7 +161,7 @@ def conv_wiring(spec: ConvNetwork, targets: int, *, pixels: int) -> Wiring:
 
     taps = spec.kernel**2
     entered = [*(f"enter.{stage}" for stage in range(len(spec.channels))), "read_out"]
-    folds = [taps] * len(spec.channels) + [pixels]
+    copies = [taps] * len(spec.channels) + [pixels]
     places = place_layers([spec.colours, *spec.channels, targets], [spec.geometry] * (len(spec.channels) + 2))
 
     def written(name: str) -> list[Port]:
@@ -174,23 +175,23 @@ def conv_wiring(spec: ConvNetwork, targets: int, *, pixels: int) -> Wiring:
     layers = [
         NeuronLayer("input", places[0], (Port("enter.0.weight", 1, taps),), movable=False, samples=PIXELS),
     ]
-    weights = [WeightLayer("enter.0.weight", "input", "stage1", source_fold=taps, bias="enter.0.bias")]
+    weights = [WeightLayer("enter.0.weight", "input", "stage1", source_copies=taps, bias="enter.0.bias")]
     for stage in range(len(spec.channels)):
         stream, block = f"stage{stage + 1}", f"block{stage + 1}"
         onward = f"{entered[stage + 1]}.weight"
-        ports = [*written(entered[stage]), Port(onward, 1, folds[stage + 1])]
+        ports = [*written(entered[stage]), Port(onward, 1, copies[stage + 1])]
         if spec.residual:
             inner, back = f"inner.{stage}", f"back.{stage}"
             ports += [Port(f"{inner}.weight", 1, taps), *written(back)]
             within = (*written(inner), Port(f"{back}.weight", 1, taps))
             layers.append(NeuronLayer(stream, places[stage + 1], tuple(ports), samples=PIXELS))
             layers.append(NeuronLayer(block, places[stage + 1], within, samples=PIXELS))
-            weights.append(WeightLayer(f"{inner}.weight", stream, block, source_fold=taps, bias=f"{inner}.bias"))
-            weights.append(WeightLayer(f"{back}.weight", block, stream, source_fold=taps, bias=f"{back}.bias"))
+            weights.append(WeightLayer(f"{inner}.weight", stream, block, source_copies=taps, bias=f"{inner}.bias"))
+            weights.append(WeightLayer(f"{back}.weight", block, stream, source_copies=taps, bias=f"{back}.bias"))
         else:
             layers.append(NeuronLayer(stream, places[stage + 1], tuple(ports), samples=PIXELS))
         after = f"stage{stage + 2}" if stage + 1 < len(spec.channels) else "output"
         bias = f"{entered[stage + 1]}.bias"
-        weights.append(WeightLayer(onward, stream, after, source_fold=folds[stage + 1], bias=bias))
+        weights.append(WeightLayer(onward, stream, after, source_copies=copies[stage + 1], bias=bias))
     layers.append(NeuronLayer("output", places[-1], tuple(written("read_out")), activation="identity"))
     return Wiring(tuple(layers), tuple(weights))

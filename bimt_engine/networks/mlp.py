@@ -33,7 +33,7 @@ class MlpNetwork(Architecture):
     """A multilayer perceptron; inputs and outputs are as wide as the data. Neuron layers are lines by default.
 
     embedding_width   with token data: each token becomes a learned vector of this width; the vectors of one
-                      example lie side by side and share one set of positions (a fold).
+                      example lie side by side and share one set of positions.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -74,7 +74,7 @@ class MlpNetwork(Architecture):
             draw,
             runs=runs,
             tokens=data.tokens,
-            fold=data.inputs if data.tokens is not None else 1,
+            copies=data.inputs if data.tokens is not None else 1,
         )
 
     def compute(self, network: Network, x: Tensor, tap: Tap) -> Tensor:
@@ -123,13 +123,13 @@ def perceptron(
     draw: Draw,
     *,
     tokens: int | None = None,
-    fold: int = 1,
+    copies: int = 1,
     runs: tuple[int, ...] = (),
 ) -> Network:
     """A perceptron with its neurons at these positions.
 
     tokens   size of the vocabulary; None: the inputs are numbers.
-    fold     how many vectors one example brings; they lie side by side and share the positions of the input layer.
+    copies   how many vectors one example brings; they lie side by side and share the positions of the input layer.
              With tokens: one vector for each token.
     runs     how many inputs each column of a table became, which stay together; (): each input is for itself.
     """
@@ -139,7 +139,7 @@ def perceptron(
     wiring = mlp_wiring(
         positions,
         activation=spec.activation,
-        fold=fold,
+        copies=copies,
         embedded=tokens is not None,
         move_inputs=spec.move_inputs,
         move_outputs=spec.move_outputs,
@@ -148,7 +148,7 @@ def perceptron(
     parameters: dict[str, Tensor] = {}
     if tokens is not None:
         parameters["embedding"] = draw.normal(tokens, sizes[0])
-    for number, (rows, columns) in enumerate(zip(sizes[1:], [sizes[0] * fold, *sizes[1:-1]], strict=True)):
+    for number, (rows, columns) in enumerate(zip(sizes[1:], [sizes[0] * copies, *sizes[1:-1]], strict=True)):
         parameters[f"weights.{number}"] = draw.uniform(rows, columns, fan_in=columns)
         parameters[f"biases.{number}"] = draw.uniform(rows, fan_in=columns)
     return Network(spec, wiring, parameters)
@@ -158,7 +158,7 @@ def mlp_wiring(
     positions: Sequence[Float[Tensor, "_ axes"]],
     *,
     activation: Activation,
-    fold: int = 1,
+    copies: int = 1,
     embedded: bool = False,
     move_inputs: bool = True,
     move_outputs: bool = True,
@@ -175,15 +175,15 @@ def mlp_wiring(
         if number > 0:
             ports += [Port(f"weights.{number - 1}", 0), Port(f"biases.{number - 1}", 0)]
         if number < last:
-            ports.append(Port(f"weights.{number}", 1, fold if number == 0 else 1))
+            ports.append(Port(f"weights.{number}", 1, copies if number == 0 else 1))
         neuron_layers.append(
             NeuronLayer(
                 name,
                 place,
                 tuple(ports),
                 movable=(number > 0 or move_inputs) and (number < last or move_outputs),
-                axis=2 if number == 0 and (embedded or fold > 1) else 1,
-                copies=fold if number == 0 else 1,
+                axis=2 if number == 0 and (embedded or copies > 1) else 1,
+                copies=copies if number == 0 else 1,
                 activation=activation if 0 < number < last else "identity",
                 runs=runs if number == 0 else (),
             )
@@ -193,7 +193,7 @@ def mlp_wiring(
             f"weights.{number}",
             names[number],
             names[number + 1],
-            source_fold=fold if number == 0 else 1,
+            source_copies=copies if number == 0 else 1,
             bias=f"biases.{number}",
         )
         for number in range(last)
@@ -212,7 +212,7 @@ def _compute(network: Network, x: Tensor, tap: Tap) -> Tensor:
     if chain.embedding is not None:
         here = network.embedding[x]
     else:
-        here = network.permute_inputs(x if chain.fold == 1 else x.unflatten(-1, (chain.fold, -1)))
+        here = network.permute_inputs(x if chain.copies == 1 else x.unflatten(-1, (chain.copies, -1)))
     here = tap("input", here)
     if here.dim() > 2:
         here = here.flatten(-2)

@@ -92,8 +92,8 @@ class Network(nn.Module):
                    replicas, checkpoints, relocation and weights files treat it as they treat all.
     joins          weight matrix -> which of its entries are connections, where some never are: of a grouped convolution
                    those between groups, of one input among several those from the others. They are 0, and stay so.
-    orders         neuron layer name -> int64 buffer, order[slot] = the neuron's identity from birth. For inputs and
-                   outputs the identity is the number of the feature or target. Integers: no optimiser changes them.
+    orders         neuron layer name -> int64 buffer, order[slot] = the initial slot of the neuron in it. For inputs and
+                   outputs that is the number of the feature or target. Integers: no optimiser changes them.
     Raises ValueError where a parameter is not as long as a port of the wiring says.
     """
 
@@ -174,7 +174,7 @@ def _check_sizes(wiring: Wiring, parameters: Mapping[str, Tensor]) -> None:
         for port in layer.ports:
             if port.parameter not in parameters:
                 raise ValueError(f"neuron layer {layer.name!r}: there is no parameter {port.parameter!r}")
-            shape, length = tuple(parameters[port.parameter].shape), port.fold * layer.neurons
+            shape, length = tuple(parameters[port.parameter].shape), port.copies * layer.neurons
             if len(shape) <= port.axis or shape[port.axis] != length:
                 raise ValueError(
                     f"neuron layer {layer.name!r}: axis {port.axis} of {port.parameter!r} must have {length} entries, "

@@ -147,14 +147,14 @@ def recurrent_wiring(positions: Sequence[Float[Tensor, "_ axes"]], *, gates: tup
     gates   names of the rows that each hidden neuron has in both of its matrices; (): it has one, and one bias.
     """
     inputs, hidden, outputs = positions
-    fold = len(gates) or 1
+    copies = len(gates) or 1
     recur_bias = "recur_bias" if gates else None
     ports = (
-        Port("read_in", 0, fold),
-        Port("hidden_bias", 0, fold),
-        Port("recur", 0, fold),
+        Port("read_in", 0, copies),
+        Port("hidden_bias", 0, copies),
+        Port("recur", 0, copies),
         Port("recur", 1),
-        *([Port(recur_bias, 0, fold)] if recur_bias else []),
+        *([Port(recur_bias, 0, copies)] if recur_bias else []),
         Port("read_out", 1),
     )
     return Wiring(
@@ -164,8 +164,8 @@ def recurrent_wiring(positions: Sequence[Float[Tensor, "_ axes"]], *, gates: tup
             NeuronLayer("output", outputs, (Port("read_out", 0), Port("output_bias", 0)), axis=2, samples=(1,)),
         ),
         (
-            WeightLayer("read_in", "input", "hidden1", target_fold=fold, bias="hidden_bias", roles=gates),
-            WeightLayer("recur", "hidden1", "hidden1", target_fold=fold, bias=recur_bias, roles=gates),
+            WeightLayer("read_in", "input", "hidden1", target_copies=copies, bias="hidden_bias", roles=gates),
+            WeightLayer("recur", "hidden1", "hidden1", target_copies=copies, bias=recur_bias, roles=gates),
             WeightLayer("read_out", "hidden1", "output", bias="output_bias"),
         ),
     )

@@ -322,12 +322,12 @@ def transformer_wiring(spec: TransformerNetwork, inputs: int, outputs: int) -> W
     weights: list[WeightLayer] = []
 
     def affine(name: str, source: str, target: str, *, copies: int = 1, roles: tuple[str, ...] = ()) -> None:
-        fold = len(roles) or 1
+        target_copies = len(roles) or 1
         bias = f"{name}.bias" if spec.biases else None
-        ports.setdefault(target, []).append(Port(f"{name}.weight", 0, fold))
-        ports[target] += [Port(bias, 0, fold)] if bias is not None else []
+        ports.setdefault(target, []).append(Port(f"{name}.weight", 0, target_copies))
+        ports[target] += [Port(bias, 0, target_copies)] if bias is not None else []
         ports.setdefault(source, []).append(Port(f"{name}.weight", 1, copies))
-        weights.append(WeightLayer(f"{name}.weight", source, target, copies, fold, bias=bias, roles=roles))
+        weights.append(WeightLayer(f"{name}.weight", source, target, copies, target_copies, bias=bias, roles=roles))
 
     if not spec.tied:
         affine("read_in", "input", stream)

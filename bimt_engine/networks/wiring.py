@@ -30,14 +30,14 @@ else:  # looked up only where tests check shapes, and jaxtyping is installed the
 class Port:
     """One axis of one parameter that runs along a neuron layer.
 
-    fold   how many copies of the layer lie side by side on that axis; entry `copy * neurons + slot`
-           belongs to `slot`. Query, key and value rows of one matrix are a fold of 3.
+    copies how many copies of the layer lie side by side on that axis; entry `copy * neurons + slot`
+           belongs to `slot`. Query, key and value rows of one matrix are 3 copies.
     buffer True: a running statistic (of a batch norm), which follows the neurons but takes no gradient.
     """
 
     parameter: str
     axis: int
-    fold: int = 1
+    copies: int = 1
     buffer: bool = False
 
 
@@ -49,7 +49,7 @@ class NeuronLayer:
     ports       every parameter axis that follows the neurons, those of running statistics included.
     runs        lengths of consecutive runs of slots that stand for one thing, as the levels of a category do: the slots
                 of a run are at one position, and whole runs trade places with runs of the same length. (): none.
-    movable     False: the neurons stay in the slots they were born in.
+    movable     False: the neurons stay in their initial slots.
     blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
                 a run, but no neuron leaves its run alone.
     moves       what of a layer with blocks may move: whole runs, neurons within a run, or both (`all`).
@@ -57,8 +57,8 @@ class NeuronLayer:
     axis        of the layer's activation, along which its slots lie; axis 0 is the batch.
     samples     axes along which the same neuron is seen again: time steps, pixels of a channel. Statistics pool them,
                 and what is done to a neuron is done at all of them.
-    copies      how many places each neuron has: an input layer that is folded has one for each token. They lie on the
-                one axis that is left, and place `copy * neurons + slot` stands for itself in graphs and groups.
+    copies      how many places each neuron has: an input layer of tokens has one for each token. They lie on the one
+                axis that is left, and place `copy * neurons + slot` stands for itself in graphs and groups.
     activation  the function applied to Σ w·x + b, `identity` for none; None: the layer computes something else.
     mixes       True: the neurons of one block act on one another inside the layer, as through attention scores.
     """
@@ -121,8 +121,8 @@ class NeuronLayer:
 
     def from_places(self, values: Float[Tensor, "batch *samples places"]) -> Float[Tensor, "*_"]:
         """The inverse of `to_places`."""
-        folded = any(axis not in (self.axis, *self.samples) for axis in range(1, self.axis + 1))
-        apart = values.unflatten(-1, (self.copies, self.neurons)) if folded else values
+        has_copies = any(axis not in (self.axis, *self.samples) for axis in range(1, self.axis + 1))
+        apart = values.unflatten(-1, (self.copies, self.neurons)) if has_copies else values
         axes = self._axes(apart.dim())
         return apart.permute([axes.index(axis) for axis in range(len(axes))])
 
@@ -136,10 +136,10 @@ class WeightLayer:
     """A matrix of connections from one neuron layer into another, rows as in `nn.Linear`: one per target.
 
     source, target  names of neuron layers; they may be the same one (a recurrent matrix).
-    A convolution is such a matrix too: its kernel taps are a source fold, so that a connection between two channels
+    A convolution is such a matrix too: its kernel taps are source copies, so that a connection between two channels
     pays for the sum of |w| over its taps.
-    source_fold     columns: so many copies of the source layer side by side; target_fold the same for rows.
-    roles           names of the target folds, for pictures: query, key, value; (): they have none. In pictures what
+    source_copies   columns: so many copies of the source layer side by side; target_copies the same for rows.
+    roles           names of the target copies, for pictures: query, key, value; (): they have none. In pictures what
                     leaves the target layer leaves from the last of them.
     bias            the parameter that is added to the targets, if any.
     pays_length     False: distance costs nothing in this matrix.
@@ -148,16 +148,16 @@ class WeightLayer:
     parameter: str
     source: str
     target: str
-    source_fold: int = 1
-    target_fold: int = 1
+    source_copies: int = 1
+    target_copies: int = 1
     bias: str | None = None
     pays_length: bool = True
     roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.roles and len(self.roles) != self.target_fold:
+        if self.roles and len(self.roles) != self.target_copies:
             raise ValueError(
-                f"weight layer {self.parameter!r}: {len(self.roles)} roles for a target fold of {self.target_fold}"
+                f"weight layer {self.parameter!r}: {len(self.roles)} roles for {self.target_copies} target copies"
             )
 
 
@@ -166,13 +166,13 @@ class Chain:
     """A wiring in which each layer is computed from the one before and nothing else: a perceptron.
 
     embedding        the table that tokens are looked up in; None: the inputs are numbers.
-    fold             how many vectors one example brings, laid side by side before the first weight layer.
+    copies           how many vectors one example brings, laid side by side before the first weight layer.
     weights, biases  parameter names, in order.
     activation       of all hidden layers.
     """
 
     embedding: str | None
-    fold: int
+    copies: int
     weights: tuple[str, ...]
     biases: tuple[str, ...]
     activation: str
@@ -185,7 +185,7 @@ class Wiring:
     embeddings   parameters that pay the layer spacing for each entry, as biases do, but no length.
     offsets      other parameters that pay like that: vectors that are added to a layer, such as learnt positions.
     The first neuron layer is called `input` and the last `output`. Raises ValueError for other names, and where an axis
-    of a weight layer or of its bias has no port, or one of another fold: relocation would leave that axis behind.
+    of a weight layer or of its bias has no port, or one of other copies: relocation would leave that axis behind.
     """
 
     neuron_layers: tuple[NeuronLayer, ...]
@@ -198,18 +198,19 @@ class Wiring:
         if ends != ("input", "output"):
             raise ValueError(f"the first neuron layer must be called 'input' and the last 'output', not {ends}")
         for weights in self.weight_layers:
-            self._check_port(weights, weights.target, weights.parameter, 0, weights.target_fold)
-            self._check_port(weights, weights.source, weights.parameter, 1, weights.source_fold)
+            self._check_port(weights, weights.target, weights.parameter, 0, weights.target_copies)
+            self._check_port(weights, weights.source, weights.parameter, 1, weights.source_copies)
             if weights.bias is not None:
-                self._check_port(weights, weights.target, weights.bias, 0, weights.target_fold)
+                self._check_port(weights, weights.target, weights.bias, 0, weights.target_copies)
 
-    def _check_port(self, weights: WeightLayer, layer: str, parameter: str, axis: int, fold: int) -> None:
+    def _check_port(self, weights: WeightLayer, layer: str, parameter: str, axis: int, copies: int) -> None:
         if layer not in self._layers:
             raise ValueError(f"weight layer {weights.parameter!r} names {layer!r}, which is no neuron layer")
         ports = self.layer(layer).ports
-        if not any((port.parameter, port.axis, port.fold) == (parameter, axis, fold) for port in ports):
+        if not any((port.parameter, port.axis, port.copies) == (parameter, axis, copies) for port in ports):
             raise ValueError(
-                f"weight layer {weights.parameter!r}: neuron layer {layer!r} needs Port({parameter!r}, {axis}, {fold})"
+                f"weight layer {weights.parameter!r}: neuron layer {layer!r} needs "
+                f"Port({parameter!r}, {axis}, {copies})"
             )
 
     @cached_property
@@ -252,9 +253,9 @@ class Wiring:
         return frozenset(port.parameter for layer in self.neuron_layers for port in layer.ports if port.buffer)
 
     @property
-    def folds(self) -> dict[str, list[str]]:
-        """The names of the target folds, by parameter, where there are several; "" for those without one."""
-        return {w.parameter: list(w.roles) or [""] * w.target_fold for w in self.weight_layers if w.target_fold > 1}
+    def copy_roles(self) -> dict[str, list[str]]:
+        """The names of the target copies, by parameter, where there are several; "" for those without one."""
+        return {w.parameter: list(w.roles) or [""] * w.target_copies for w in self.weight_layers if w.target_copies > 1}
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -266,7 +267,7 @@ class Wiring:
         steps = zip(weights, layers, layers[1:], strict=False)
         plain = (
             all((w.source, w.target) == (source.name, target.name) for w, source, target in steps)
-            and all(w.target_fold == 1 and w.source_fold == layers[n].copies for n, w in enumerate(weights))
+            and all(w.target_copies == 1 and w.source_copies == layers[n].copies for n, w in enumerate(weights))
             and len(activations) <= 1
             and None not in activations
             and layers[-1].activation == "identity"
@@ -276,7 +277,7 @@ class Wiring:
             return None
         return Chain(
             embedding=self.embeddings[0] if self.embeddings else None,
-            fold=weights[0].source_fold,
+            copies=weights[0].source_copies,
             weights=tuple(w.parameter for w in weights),
             biases=biases,
             activation=next(iter(activations), None) or "silu",  # without a hidden layer it is never applied
@@ -291,11 +292,11 @@ class Wiring:
         return tuple(weights for weights in self.weight_layers if weights.source == name)
 
     def distances(self, weights: WeightLayer) -> Float[Tensor, "target source"]:
-        """Manhattan distance from every source slot to every target slot, folds not repeated; float64."""
+        """Manhattan distance from every source slot to every target slot, copies not repeated; float64."""
         target, source = self.layer(weights.target).positions, self.layer(weights.source).positions
         axes = min(target.shape[1], source.shape[1])
         return (target[:, None, :axes].double() - source[None, :, :axes].double()).abs().sum(-1)
 
     def lengths(self, weights: WeightLayer) -> Float[Tensor, "target_rows source_columns"]:
         """The length of every connection of a weight layer, shaped as its parameter; float64."""
-        return self.distances(weights).repeat(weights.target_fold, weights.source_fold)
+        return self.distances(weights).repeat(weights.target_copies, weights.source_copies)

@@ -90,17 +90,17 @@ def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class WeightView:
-    """One weight layer by slots: its connections from neuron layer `source` into `target`, folds added up.
+    """One weight layer by slots: its connections from neuron layer `source` into `target`, copies added up.
 
     source, target   numbers of neuron layers in the wiring.
-    folds     target fold, targets, source fold, sources: the shape of the parameter taken apart.
+    shape     target copies, targets, source copies, sources: the shape of the parameter taken apart.
     lengths   distance · what a unit of length costs, for a strength of 1.
     """
 
     place: Place
     source: int
     target: int
-    folds: tuple[int, int, int, int]
+    shape: tuple[int, int, int, int]
     lengths: Float[np.ndarray, "target source"]
 
     @property
@@ -109,8 +109,8 @@ class WeightView:
         return self.source, self.target
 
     def strengths(self, theta: Float[np.ndarray, " P"]) -> Float[np.ndarray, "target source"]:
-        """Σ|w| over the folds, for each pair of slots."""
-        strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.folds)
-        if self.folds[0] == 1 and self.folds[2] == 1:
+        """Σ|w| over the copies, for each pair of slots."""
+        strength = np.abs(theta[self.place.slice], dtype=np.float64).reshape(self.shape)
+        if self.shape[0] == 1 and self.shape[2] == 1:
             return strength[0, :, 0]
         return strength.sum(axis=(0, 2))

@@ -25,18 +25,18 @@ from bimt_engine.random import numpy_generator, torch_generator
 from bimt_engine.spec import PruningSpec, Spec
 from bimt_engine.training.backends import alike, choose_stepper, resolve_device
 from bimt_engine.training.batches import LOGGED_EXAMPLES, TensorData, widened
-from bimt_engine.training.checkpoint import (
+from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
+from bimt_engine.training.relocation import Relocation
+from bimt_engine.training.schedule import Due, Schedule, Stage
+from bimt_engine.training.state import (
     CheckpointHeader,
     Snapshot,
+    TrainingState,
     fingerprint,
     read_checkpoint,
     read_header,
     write_checkpoint,
 )
-from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
-from bimt_engine.training.relocation import Relocation
-from bimt_engine.training.schedule import Due, Schedule, Stage
-from bimt_engine.training.state import TrainingState
 
 MAX_UPDATE_INTERVAL = 0.5  # seconds between two updates at most, so that a caller can renew a lease or cancel in time
 Row = dict[str, float | int]

@@ -64,7 +64,7 @@ class Relocation:
                     places[weights.parameter],
                     number[weights.source],
                     number[weights.target],
-                    (weights.target_fold, targets, weights.source_fold, sources),
+                    (weights.target_copies, targets, weights.source_copies, sources),
                     base * factor,
                 )
             )
@@ -216,7 +216,7 @@ class Relocation:
             for port in self.layers[number].ports:
                 entries, shape = self._places[port.parameter]
                 view = index[entries].reshape(shape)
-                view[...] = view.take(folded(orders[number], port.fold), axis=port.axis)
+                view[...] = view.take(repeated(orders[number], port.copies), axis=port.axis)
         return index
 
     def apply(self, state: TrainingState, replica: int, orders: SlotOrders) -> bool:
@@ -600,8 +600,8 @@ def _best_blocks(table: Table, blocks: int, below: float) -> Int64[np.ndarray, "
     return np.concatenate([seated[seat] * size + inner[seated[seat]][seat] for seat in range(blocks)])
 
 
-def folded(order: Int64[np.ndarray, " neurons"], fold: int) -> Int64[np.ndarray, " entries"]:
-    """The same order for every copy of the layer along a folded axis."""
-    if fold == 1:
+def repeated(order: Int64[np.ndarray, " neurons"], copies: int) -> Int64[np.ndarray, " entries"]:
+    """The same order for every copy of the layer along such an axis."""
+    if copies == 1:
         return order
-    return (np.arange(fold)[:, None] * order.size + order).reshape(-1)
+    return (np.arange(copies)[:, None] * order.size + order).reshape(-1)

@@ -37,7 +37,6 @@ FINAL_STATES = ("succeeded", "failed", "cancelled")
 CHECK_UPLOAD = "check_upload"  # the kind of operation that checks an uploaded data set
 CHECK_NETWORK = "check_network"  # that which checks an uploaded network
 CHECKS = (CHECK_UPLOAD, CHECK_NETWORK)
-PRIORITIES = range(10)  # 9 is the most urgent
 ATTEMPT_ENDS = ("succeeded", "failed", "cancelled", "handed_back", "lease_lost")
 MAX_COUNTED = 200  # jobs before one; positions further back are all shown as this one
 

@@ -286,11 +286,6 @@ def figure(session: Session, run_id: str, name: str) -> Figure:
     return found
 
 
-def add_figure(session: Session, run_id: str, name: str, file: StoredFile, *, now: datetime) -> None:
-    """Store a figure or film that was drawn later, replacing one of that name; it counts against the quota."""
-    _add_stored(session, Figure, run_id, name, file, now)
-
-
 def published_files(session: Session, run_id: str) -> list[RunFile]:
     """The files by name."""
     return list(session.scalars(select(RunFile).where(RunFile.run_id == run_id).order_by(RunFile.name)))
@@ -306,16 +301,10 @@ def published_file(session: Session, run_id: str, name: str) -> RunFile:
 
 def add_file(session: Session, run_id: str, name: str, file: StoredFile, *, now: datetime) -> None:
     """Store a file that was made later, replacing one of that name; it counts against the quota."""
-    _add_stored(session, RunFile, run_id, name, file, now)
-
-
-def _add_stored(
-    session: Session, table: type[RunFile] | type[Figure], run_id: str, name: str, file: StoredFile, now: datetime
-) -> None:
     files.upsert(session, file, now=now)
-    before: Any = session.get(table, (run_id, name))
+    before = session.get(RunFile, (run_id, name))
     more = file.bytes - (before.bytes if before else 0)
-    session.merge(table(run_id=run_id, name=name, sha256=file.sha256, bytes=file.bytes))
+    session.merge(RunFile(run_id=run_id, name=name, sha256=file.sha256, bytes=file.bytes))
     _add_bytes(session, run_id, more)
     session.flush()
 

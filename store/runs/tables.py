@@ -21,7 +21,7 @@ from store.columns import Base, CompressedJson, Identifier, Utc, one_of
 from store.jobs.tables import STATES
 
 OF_MODULES = -1  # in place of the number of a partition: the part is a module
-KINDS = ("sum", "composition")
+PARTITION_KINDS = ("sum", "composition")
 VERDICTS = ("supported", "not supported", "not testable")
 
 
@@ -200,7 +200,7 @@ class Effect(Base):
 class InteriorGroup(Base):
     """A group of hidden neurons inside a module, in one partition of the neurons up to a layer.
 
-    partition           number of the partition in the document `interior`; is_primary: it is drawn and told first.
+    partition           number of the partition in the document `interior`; is_primary: it is drawn and reported first.
     layer, kind, largest_interaction, trained_largest_interaction, p, verdict   of the whole partition.
     trees               parts into which it falls without common inputs.
     moves               the output that it moves most; NULL where it moves none by 1 % of its variance.
@@ -211,7 +211,7 @@ class InteriorGroup(Base):
     __tablename__ = "interior_group"
     __table_args__ = (
         CheckConstraint("neurons >= 0", name="neurons"),
-        one_of("kind", KINDS),
+        one_of("kind", PARTITION_KINDS),
         one_of("verdict", VERDICTS),
     )
 

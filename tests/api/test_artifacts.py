@@ -13,7 +13,7 @@ from bimt_engine.analysis.statements.interior import cut_statement, partition_st
 from bimt_engine.analysis.statements.representations import module_representations, representations_statement
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
-from bimt_engine.training.checkpoint import Snapshot
+from bimt_engine.training.state import Snapshot
 from store import runs
 from store.tables import Run, RunBody
 from store.tables import Snapshot as SnapshotRow

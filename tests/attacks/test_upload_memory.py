@@ -12,7 +12,7 @@ import psutil
 
 from tests.api.makers import House
 from tests.api.test_thread import upload
-from worker.upload_check import DATA_CHECKER
+from worker.upload_check import CHECKER
 
 FILES = 8
 LIMIT = 1 << 30  # bytes of memory of one check, a quarter of the usual
@@ -39,7 +39,7 @@ def test_eight_files_at_once_are_checked_one_after_another_within_the_limit(make
             found = []
             for child in us.children(recursive=True):
                 try:
-                    if DATA_CHECKER in child.cmdline():
+                    if CHECKER in child.cmdline():
                         found.append(child.memory_info().rss)
                 except psutil.Error:
                     continue

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from bimt_engine.data.kinds.synthetic import FormulaData
 from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import MOST_KEPT, EvidenceSpec, Phase, Spec, TrainingSpec
-from bimt_engine.training.checkpoint import fingerprint
+from bimt_engine.training.state import fingerprint
 
 
 @pytest.mark.parametrize("name", MOST_KEPT)

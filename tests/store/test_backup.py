@@ -67,7 +67,7 @@ def test_everything_comes_back_in_either_database(database, people, clock, files
         saved.rows, saved.files, saved.bytes, (),
     )  # fmt: skip
     assert contents(goal_url) == contents(database.url)
-    assert migrate.is_current(goal_url)
+    assert migrate.current(goal_url) == migrate.newest()
     migrate.check(goal_url)
     with Database(goal_url) as goal, goal.write() as session:
         assert teams.authenticate(session, token, clock.now).team_id == people.team

@@ -167,8 +167,8 @@ def test_everything_that_a_run_stores_counts(database, people, clock, files):
     published = stored() - 1_000  # the checkpoint that the second still has
     assert published > 200 + 30 + 4_000, "documents and graph have bytes of their own"
     with database.write() as session:
-        runs.add_figure(session, first, "film.gif", put(500, b"g"), now=clock.now)
-        runs.add_figure(session, first, "film.gif", put(300, b"g"), now=clock.now)
+        runs.add_file(session, first, "film.gif", put(500, b"g"), now=clock.now)
+        runs.add_file(session, first, "film.gif", put(300, b"g"), now=clock.now)
     assert stored() - 1_000 == published + 300
     with database.write() as session:
         teams.get_team(session, people.team).max_stored_bytes = 2_000

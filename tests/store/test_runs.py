@@ -186,11 +186,11 @@ def test_what_is_worked_out_later_replaces_what_was_there(database, people, cloc
     with database.write() as session:
         runs.add_body(session, run_id, "readout", {"y1": "(x1 + x3)**3"})
         runs.add_body(session, run_id, "readout", {"y1": None})
-        runs.add_figure(session, run_id, "film.gif", files.put_bytes(b"gif"), now=clock.now)
-        runs.add_figure(session, run_id, "film.gif", files.put_bytes(b"gif2"), now=clock.now)
+        runs.add_file(session, run_id, "film.gif", files.put_bytes(b"gif"), now=clock.now)
+        runs.add_file(session, run_id, "film.gif", files.put_bytes(b"gif2"), now=clock.now)
     with database.read() as session:
         assert runs.body(session, run_id, "readout") == {"y1": None}
-        assert runs.figure(session, run_id, "film.gif").bytes == 4
+        assert runs.published_file(session, run_id, "film.gif").bytes == 4
 
 
 def test_the_database_itself_refuses_a_state_that_cannot_be(database, people, clock, claimed):

@@ -128,9 +128,7 @@ def test_names_and_addresses_are_taken_once_and_the_transaction_goes_on(database
         with pytest.raises(Conflict, match="already a member"):
             teams.create_member(session, people.team, "Eva", role="member", now=clock.now, email="eve@EXAMPLE.org")
     with database.read() as session:
-        assert teams.member_with_email(session, "EVE@example.org").name == "Eve"
         assert {one.name for one in teams.page_members(session, people.team).rows} == {"Ada", "Eve"}
-        assert {one.name for one in teams.page_teams(session).rows} == {"ours", "theirs"}
 
 
 def test_only_the_very_first_start_makes_an_admin(database, clock):

@@ -18,7 +18,7 @@ from store.tables import Attempt, Job, Run
 from tests.store.makers import People, new_runs, submit
 from tests.worker.conftest import SCRIPT, in_the_background, wait_for
 from worker import protocol
-from worker.job_runner import JobRunner, run_job, run_jobs
+from worker.job_runner import JobOutcome, JobRunner, run_next_job, run_waiting_jobs
 from worker.protocol import Message
 
 # One whole run: it trains, keeps a checkpoint, and leaves a result.
@@ -102,7 +102,7 @@ def log_of(database: Database, people: People, job_id: str) -> str:
 
 def test_everything_that_a_run_reports_is_stored(context, training_does, database, people, job_id):
     training_does(WHOLE_RUN)
-    assert run_job(job_id, context=context) == "done"
+    assert run_next_job(context) is JobOutcome.DONE
     assert job_of(database, people, job_id).state == "succeeded"
     for run in runs_of(database, people, job_id):
         assert (run.state, run.stepper, run.test_metric, run.modules) == ("succeeded", "kernel", 0.5, 1)
@@ -144,7 +144,7 @@ def test_runs_of_several_cost_strengths_are_told_apart(context, training_does, d
         job_id = submit(session, people, datetime.now(UTC), runs=of_two).id
     failing = 'run = left.pop()["id"]\nsend("runs_failed", runs=[run], sentence="It diverged.")\n'
     training_does(failing + WHOLE_RUN)
-    run_job(job_id, context=context)
+    run_next_job(context)
     said = log_of(database, people, job_id)
     assert "seed 0 at λ = 0.001 begins, stepper kernel" in said
     assert "seed 0 at λ = 0.001 is published: 1 module, 1 connection" in said
@@ -172,7 +172,7 @@ def test_the_next_attempt_continues_the_progress_of_the_one_before(
         wait_to_be_ended()
         """
     )
-    work = in_the_background(lambda: run_job(job_id, context=context))
+    work = in_the_background(lambda: run_next_job(context))
     wait_for(lambda: job_of(database, people, job_id).note == "the engine starts")
     assert job_of(database, people, job_id).progress == 0.12
     (context.settings.home / "proceed").touch()
@@ -188,21 +188,21 @@ def test_the_next_attempt_continues_the_progress_of_the_one_before(
 
 def test_nothing_is_left_on_the_worker_s_disk(context, training_does, job_id, tmp_path):
     training_does(WHOLE_RUN)
-    run_job(job_id, context=context)
+    run_next_job(context)
     assert list((tmp_path / "home" / "spool").iterdir()) == []
 
 
 def test_a_second_message_finds_nothing_to_do(context, training_does, job_id):
     training_does(WHOLE_RUN)
-    run_job(job_id, context=context)
-    assert run_job(job_id, context=context) is None
+    run_next_job(context)
+    assert run_next_job(context) is None
 
 
 def test_one_message_is_enough_for_all_jobs_that_wait(context, training_does, database, people, job_id):
     training_does(WHOLE_RUN)
     with database.write() as session:
         others = [submit(session, people, datetime.now(UTC), runs=new_runs(2)).id for _ in range(2)]
-    run_jobs(job_id, context=context)
+    run_waiting_jobs(context)
     assert {job_of(database, people, one).state for one in (job_id, *others)} == {"succeeded"}
 
 
@@ -211,14 +211,14 @@ def test_a_worker_that_ends_takes_no_further_job(context, training_does, databas
     with database.write() as session:
         second = submit(session, people, datetime.now(UTC), runs=new_runs(2)).id
     context.shutting_down.set()
-    run_jobs(job_id, context=context)
+    run_waiting_jobs(context)
     assert job_of(database, people, second).state == "queued"
 
 
 def test_one_failed_run_leaves_the_others_their_results(context, training_does, database, people, job_id):
     failing = 'run = left.pop(0)["id"]\nsend("runs_failed", runs=[run], sentence="The loss is no number any more.")\n'
     training_does(failing + WHOLE_RUN)
-    run_job(job_id, context=context)
+    run_next_job(context)
     job = job_of(database, people, job_id)
     assert (job.state, job.reason) == ("failed", "1 of 2 runs failed: seed 0: The loss is no number any more.")
     assert [run.state for run in runs_of(database, people, job_id)] == ["failed", "succeeded"]
@@ -231,7 +231,7 @@ def test_a_run_that_failed_in_an_attempt_before_is_not_forgotten(context, traini
         runs.fail(session, lost, lost.runs[0].id, reason="It diverged.", now=now)
         assert jobs.reap(session, now=now + timedelta(seconds=61)) == [job_id]
     training_does(WHOLE_RUN)
-    run_job(job_id, context=context)
+    run_next_job(context)
     job = job_of(database, people, job_id)
     assert (job.state, job.reason) == ("failed", "1 of 2 runs failed: seed 0: It diverged.")
     assert [run.state for run in runs_of(database, people, job_id)] == ["failed", "succeeded"]
@@ -249,7 +249,7 @@ def test_a_training_that_dies_goes_on_from_its_checkpoint(context, training_does
     assert (folder / run["checkpoint"]).read_bytes() == b"the state at 10"
     """
     training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
-    assert run_job(job_id, context=context) == "done"
+    assert run_next_job(context) is JobOutcome.DONE
     assert job_of(database, people, job_id).state == "succeeded"
     assert "killed by signal 9" in log_of(database, people, job_id)
     assert len(attempts_of(database, people, job_id)) == 1
@@ -276,7 +276,7 @@ def test_a_checkpoint_that_is_damaged_during_an_outage_is_forgotten(
     assert run["checkpoint"] is None
     """
     training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
-    assert run_job(job_id, context=context) == "done"
+    assert run_next_job(context) is JobOutcome.DONE
     assert job_of(database, people, job_id).state == "succeeded", job_of(database, people, job_id).reason
     assert answers == []
     assert "training starts from the beginning" in log_of(database, people, job_id)
@@ -285,7 +285,7 @@ def test_a_checkpoint_that_is_damaged_during_an_outage_is_forgotten(
 
 def test_a_training_that_dies_after_its_last_run_has_done_its_job(context, training_does, database, people, job_id):
     training_does(WHOLE_RUN.replace('send("job_done")', "os.kill(os.getpid(), signal.SIGKILL)"))
-    assert run_job(job_id, context=context) == "done"
+    assert run_next_job(context) is JobOutcome.DONE
     assert job_of(database, people, job_id).state == "succeeded"
     assert "All its runs had been published." in log_of(database, people, job_id)
 
@@ -299,7 +299,7 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
         sys.exit("there is no memory left")
     """
     training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
-    run_job(job_id, context=context)
+    run_next_job(context)
     first, second = runs_of(database, people, job_id)
     assert (first.state, second.state) == ("failed", "succeeded")
     assert "there is no memory left" in first.reason
@@ -317,7 +317,7 @@ def test_a_training_that_needs_too_much_memory_fails_its_run_at_once_and_spares_
         wait_to_be_ended()
     """
     training_does(growing + WHOLE_RUN.replace("\n", "\n    "))
-    run_job(job_id, context=context)
+    run_next_job(context)
     first, second = runs_of(database, people, job_id)
     assert (first.state, second.state) == ("failed", "succeeded")
     assert re.match(r"It held 0\.\d\d GiB of memory; one job may have 0\.20 GiB", first.reason), first.reason
@@ -327,14 +327,14 @@ def test_a_training_that_needs_too_much_memory_fails_its_run_at_once_and_spares_
 def test_a_hung_training_is_ended(context, training_does, database, people, job_id):
     context.settings = replace(context.settings, idle_seconds=1.0)
     training_does('send("active_runs", runs=[left[0]["id"]])\nwait_to_be_ended()')
-    run_job(job_id, context=context)
+    run_next_job(context)
     assert job_of(database, people, job_id).state == "failed"
     assert "made no progress for 1 s" in job_of(database, people, job_id).reason
 
 
 def test_a_cancelled_training_keeps_its_last_checkpoint(context, training_does, database, people, job_id):
     training_does(STOPS)
-    work = in_the_background(lambda: run_job(job_id, context=context))
+    work = in_the_background(lambda: run_next_job(context))
     wait_for(lambda: job_of(database, people, job_id).progress > 0)
     with database.write() as session:
         jobs.request_cancel(session, people.team, job_id, datetime.now(UTC))
@@ -345,7 +345,7 @@ def test_a_cancelled_training_keeps_its_last_checkpoint(context, training_does, 
 
 def test_a_training_that_ignores_cancel_is_killed(context, training_does, database, people, job_id):
     training_does(IGNORES_STOP)
-    work = in_the_background(lambda: run_job(job_id, context=context))
+    work = in_the_background(lambda: run_next_job(context))
     wait_for(lambda: job_of(database, people, job_id).progress > 0)
     with database.write() as session:
         jobs.request_cancel(session, people.team, job_id, datetime.now(UTC))
@@ -356,7 +356,7 @@ def test_a_training_that_ignores_cancel_is_killed(context, training_does, databa
 @pytest.mark.parametrize(("training", "step"), [(STOPS, 70), (IGNORES_STOP, None)], ids=["stops", "ignores"])
 def test_a_worker_that_shuts_down_releases_its_job(context, training_does, database, people, job_id, training, step):
     training_does(training)
-    work = in_the_background(lambda: run_job(job_id, context=context))
+    work = in_the_background(lambda: run_next_job(context))
     wait_for(lambda: job_of(database, people, job_id).progress > 0)
     context.shutting_down.set()
     work.join()
@@ -367,19 +367,19 @@ def test_a_worker_that_shuts_down_releases_its_job(context, training_does, datab
 
 def test_an_attempt_that_lost_its_lease_writes_nothing_more(context, training_does, database, people, job_id):
     training_does(IGNORES_STOP)
-    ended: list[str | None] = []
-    work = in_the_background(lambda: ended.append(run_job(job_id, context=context)))
+    ended: list[JobOutcome | None] = []
+    work = in_the_background(lambda: ended.append(run_next_job(context)))
     wait_for(lambda: job_of(database, people, job_id).progress > 0)
     with database.write() as session:
         assert jobs.reap(session, now=datetime.now(UTC) + timedelta(seconds=60)) == [job_id]
     work.join()
-    assert ended == ["lost"]
+    assert ended == [JobOutcome.LEASE_LOST]
     assert job_of(database, people, job_id).state == "queued"
 
 
 def test_a_fault_of_the_service_is_named_in_the_job_s_reason(context, training_does, database, people, job_id):
     training_does('send("result_written", run=left[0]["id"], file="is-not-there")\nwait_to_be_ended()')
-    assert run_job(job_id, context=context) == "failed"
+    assert run_next_job(context) is JobOutcome.FAILED
     job = job_of(database, people, job_id)
     assert job.state == "failed"
     assert "A fault of the service" in job.reason
@@ -389,7 +389,7 @@ def test_data_that_are_gone_fail_the_job_with_a_sentence(context, database, peop
     gone = {"dataset": {"kind": "uploaded", "sha256": "0" * 64}}
     with database.write() as session:
         job_id = submit(session, people, datetime.now(UTC), spec=gone).id
-    assert run_job(job_id, context=context) == "failed"
+    assert run_next_job(context) is JobOutcome.FAILED
     assert "There is no file" in job_of(database, people, job_id).reason
 
 
@@ -397,7 +397,7 @@ def test_the_most_urgent_job_goes_first_whichever_was_announced(context, trainin
     training_does(WHOLE_RUN)
     with database.write() as session:
         urgent = submit(session, people, datetime.now(UTC), priority=9).id
-    run_job(job_id, context=context)
+    run_next_job(context)
     assert job_of(database, people, urgent).state == "succeeded"
     assert job_of(database, people, job_id).state == "queued"
 
@@ -406,7 +406,7 @@ def test_a_cpu_worker_leaves_gpu_jobs_alone(context, training_does, database, pe
     training_does(WHOLE_RUN)
     with database.write() as session:
         job_id = submit(session, people, datetime.now(UTC), queue="gpu").id
-    assert run_job(job_id, context=context) is None
+    assert run_next_job(context) is None
     assert job_of(database, people, job_id).state == "queued"
 
 
@@ -433,7 +433,7 @@ assert not (folder / "check10").exists()
 
 def test_runs_side_by_side_share_one_checkpoint_and_go_on_together(context, training_does, database, people, job_id):
     training_does(SIDE_BY_SIDE + WHOLE_RUN.replace("replicas=1, step=0", "replicas=2, step=20"))
-    assert run_job(job_id, context=context) == "done"
+    assert run_next_job(context) is JobOutcome.DONE
     assert [run.state for run in runs_of(database, people, job_id)] == ["succeeded", "succeeded"]
     lines = log_of(database, people, job_id).splitlines()
     assert "2 runs begin, stepper batched, 2 side by side" in lines
@@ -457,7 +457,7 @@ def test_the_bar_of_a_job_counts_every_run_of_a_batch(context, training_does, da
         send("job_stopped")
         """
     )
-    work = in_the_background(lambda: run_job(job_id, context=context))
+    work = in_the_background(lambda: run_next_job(context))
     wait_for(lambda: job_of(database, people, job_id).progress == (0.75 + 0.5) / 2)
     assert job_of(database, people, job_id).note == "seed 0: pruning"
     context.shutting_down.set()
@@ -473,7 +473,7 @@ def test_a_batch_that_always_dies_is_given_up_as_a_whole_and_spares_the_rest(con
         sys.exit("there is no memory left")
     """
     training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
-    run_job(job_id, context=context)
+    run_next_job(context)
     first, second, third = runs_of(database, people, job_id)
     assert [first.state, second.state, third.state] == ["failed", "failed", "succeeded"]
     assert "died 3 times while it trained these 2 runs side by side" in first.reason
@@ -493,7 +493,7 @@ def test_a_death_during_evidence_counts_against_the_run_that_was_examined(
         sys.exit("it cannot be drawn")
     """
     training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
-    run_job(job_id, context=context)
+    run_next_job(context)
     first, second = runs_of(database, people, job_id)
     assert (first.state, second.state) == ("failed", "succeeded")
     assert "died 3 times in this run" in first.reason
@@ -515,7 +515,7 @@ def test_damaged_data_end_the_job_at_once_with_a_sentence_that_names_the_file(
         wait_to_be_ended()
         """
     )
-    assert run_job(job_id, context=context) == "failed"
+    assert run_next_job(context) is JobOutcome.FAILED
     job = job_of(database, people, job_id)
     assert (job.state, len(attempts_of(database, people, job_id))) == ("failed", 1)
     assert f"The stored file {stored.sha256} is damaged: its bytes have the SHA-256 {'0' * 64}." in job.reason
@@ -524,14 +524,14 @@ def test_damaged_data_end_the_job_at_once_with_a_sentence_that_names_the_file(
 
 def test_a_training_that_ends_with_code_0_in_mid_work_is_a_fault(context, training_does, database, people, job_id):
     training_does("sys.exit(0)")
-    run_job(job_id, context=context)
+    run_next_job(context)
     reason = job_of(database, people, job_id).reason
     assert "The training process ended without an error, but before it had finished its work." in reason
 
 
 def test_a_training_that_reports_done_but_not_all_runs_is_a_fault(context, training_does, database, people, job_id):
     training_does('send("job_done")\nwait_to_be_ended()')
-    run_job(job_id, context=context)
+    run_next_job(context)
     assert "ended the job, but did not report all of its runs" in job_of(database, people, job_id).reason
 
 
@@ -540,7 +540,7 @@ def test_a_training_that_reports_done_but_not_all_runs_is_a_fault(context, train
 )
 def test_a_message_that_cannot_be_read_is_a_fault(context, training_does, database, people, job_id, line):
     training_does(f"print({line!r}, flush=True)\nwait_to_be_ended()")
-    run_job(job_id, context=context)
+    run_next_job(context)
     assert "sent a message that this worker cannot read" in job_of(database, people, job_id).reason
 
 
@@ -606,7 +606,7 @@ def test_a_process_that_reported_a_failure_serves_no_other_job(context, tmp_path
         for _ in range(2):
             with database.write() as session:
                 job_id = submit(session, people, datetime.now(UTC)).id
-            run_job(job_id, context=context)
+            run_next_job(context)
             pids.append(job_of(database, people, job_id).reason.rpartition(" ")[2])
     finally:
         context.training_processes.close()
@@ -625,7 +625,7 @@ def test_a_process_whose_job_succeeded_serves_the_next(context, training_does, t
         for _ in range(2):
             with database.write() as session:
                 job_id = submit(session, people, datetime.now(UTC)).id
-            assert run_job(job_id, context=context) == "done"
+            assert run_next_job(context) is JobOutcome.DONE
             pids.append(log_of(database, people, job_id).partition("stepper ")[2].split()[0])
     finally:
         context.training_processes.close()

@@ -24,11 +24,11 @@ from safetensors.numpy import load
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.exports.weights import load_weights
 from bimt_engine.spec import Spec
-from bimt_engine.training.checkpoint import read_header
 from bimt_engine.training.loop import Training
+from bimt_engine.training.state import read_header
 from tests.end_to_end.processes import tiny_spec, wild_spec
 from worker import batch, protocol
-from worker.batch import Reporter, Run, is_out_of_memory
+from worker.batch import Reporter, TrainingRun, is_out_of_memory
 from worker.engine_process import TrainingProcesses
 from worker.protocol import (
     ActiveRuns,
@@ -98,8 +98,8 @@ class Job:
             self._handle(sent)
         return True
 
-    def _runs(self) -> list[Run]:
-        return [Run(RunRequest(**run)) for run in self.runs]
+    def _runs(self) -> list[TrainingRun]:
+        return [TrainingRun(RunRequest(**run)) for run in self.runs]
 
     def _handle(self, sent: Sent) -> None:
         runs = {run["id"]: run for run in self.runs}
@@ -431,7 +431,7 @@ def test_torch_s_lack_of_memory_on_the_cpu_is_known():
 
 def test_a_batch_that_memory_does_not_hold_says_what_to_do(tmp_path):
     sent = Sent()
-    runs = [Run(RunRequest(id=f"run_{n}", seed=n, spec={}, left=n > 0)) for n in range(3)]
+    runs = [TrainingRun(RunRequest(id=f"run_{n}", seed=n, spec={}, left=n > 0)) for n in range(3)]
     with Reporter(tmp_path, sent, threading.Event()).fail_on_error(runs):
         torch.empty(1 << 60, dtype=torch.uint8)
     [failed] = sent.of(RunsFailed)
@@ -534,7 +534,7 @@ def test_a_full_disk_is_waited_for_and_told_once(tmp_path, monkeypatch):
 
 def test_a_run_does_not_fail_for_a_full_disk(tmp_path):
     sent = Sent()
-    runs = [Run(RunRequest(id="run_0", seed=0, spec={}))]
+    runs = [TrainingRun(RunRequest(id="run_0", seed=0, spec={}))]
     with pytest.raises(OSError, match="No space"), Reporter(tmp_path, sent, threading.Event()).fail_on_error(runs):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert runs[0].left

@@ -20,7 +20,7 @@ from tests.worker.conftest import in_the_background, wait_for
 from worker import upload_check
 from worker.operation_queue import OperationQueue
 from worker.operations import OPERATIONS
-from worker.upload_check import DATA_CHECKER, KILLED_FIRST, check_upload
+from worker.upload_check import CHECKER, KILLED_FIRST, check_upload
 
 INTERACTIVE = OPERATION_QUEUES[0]
 
@@ -130,7 +130,7 @@ def children(parent: psutil.Process | None = None) -> list[psutil.Process]:
     found = []
     for one in (parent or psutil.Process()).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if DATA_CHECKER in one.cmdline():
+            if CHECKER in one.cmdline():
                 found.append(one)
     return found
 

@@ -98,7 +98,7 @@ def find_modules(subject: AnalysisContext, masks: Masks) -> list[Module]:
         read = {int(column_of[feature]) for place in here for feature in subject.features(int(place))}
         connections = 0
         for weights in wiring.weight_layers:
-            rows = np.tile(places[weights.target], weights.target_fold)
+            rows = np.tile(places[weights.target], weights.target_copies)
             connections += int(masks[weights.parameter][rows].sum())
         found.append(Module("", places, tuple(sorted(read)), outputs, connections))
     found.sort(key=lambda m: m.outputs)

@@ -131,15 +131,15 @@ def refit_least_squares(
     masks: Masks,
     *,
     steps: int = 30,
-    settled: float = 1e-4,
-    hopeless: float | None = None,
+    min_gain: float = 1e-4,
+    abandon_above: float | None = None,
 ) -> Refitted:
     """The nearest best fit of the kept weights and biases, by Levenberg-Marquardt with a slight ridge.
 
-    steps     trials at most.
-    settled   stop once a step gains less than this share of what there is.
-    hopeless  stop early when the loss stands above this and falls by less than a tenth a step: a trial removal that
-              has no prospect need not be polished.
+    steps           trials at most.
+    min_gain        stop once a step gains less than this share of what there is.
+    abandon_above   stop early when the loss stands above this and falls by less than a tenth a step: a trial removal
+                    that has no prospect need not be polished.
     """
     compact = _LiveParameters(values, masks)
     inputs = problem.inputs[:, compact.live[0]]
@@ -201,7 +201,7 @@ def refit_least_squares(
                     break
             damping *= 4
         loss = total * to_loss
-        if gained < settled or tried >= steps or (hopeless is not None and loss > hopeless and gained < 0.1):
+        if gained < min_gain or tried >= steps or (abandon_above is not None and loss > abandon_above and gained < 0.1):
             return Refitted(compact.expand(unknowns), loss, tried, curvature)
 
 
@@ -383,11 +383,11 @@ class CompactMlp(nn.Module):
     def __init__(self, whole: Network, chain: Chain, masks: Masks) -> None:
         super().__init__()
         layers = len(chain.weights)
-        inputs = masks["weights.0"].any(axis=0).reshape(chain.fold, -1).any(axis=0)
+        inputs = masks["weights.0"].any(axis=0).reshape(chain.copies, -1).any(axis=0)
         live = [np.flatnonzero(inputs)]
         live += [np.flatnonzero(masks[f"weights.{i}"].any(axis=0)) for i in range(1, layers)]
         live.append(np.arange(whole.wiring.output_layer.neurons))
-        columns = np.concatenate([live[0] + copy * inputs.size for copy in range(chain.fold)])
+        columns = np.concatenate([live[0] + copy * inputs.size for copy in range(chain.copies)])
         self.places: dict[str, tuple[Array, ...]] = {}
         for i in range(layers):
             self.places[f"weights.{i}"] = np.ix_(live[i + 1], columns if i == 0 else live[i])

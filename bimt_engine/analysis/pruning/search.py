@@ -267,7 +267,7 @@ class Search:
             values, masks = self.engine.cut(state, [kept[index]])
             if not masks_hold_anything(masks):
                 continue
-            found = refit_least_squares(problem, values, masks, hopeless=20 * limit if thorough else None)
+            found = refit_least_squares(problem, values, masks, abandon_above=20 * limit if thorough else None)
             if best is None or found.loss < best[0]:
                 best = (found.loss, found, masks)
             if found.loss <= easy or (number >= 3 and best[0] <= 2 * easy):

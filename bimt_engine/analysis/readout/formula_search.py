@@ -21,7 +21,7 @@ from bimt_engine.analysis.readout.form import Column, Columns, Form
 from bimt_engine.analysis.readout.symmetry import NICE
 
 ENOUGH = 1e-4  # share of the variance that is taken for noise where nothing tells how large it is
-EXACT = 1e-9  # share of the variance below which errors are dust
+EXACT = 1e-9  # share of the variance below which errors are taken for none
 FEW = 100  # examples that count where values are those of a network: its errors are no independent draws
 MAX_EXAMPLES = 1000  # that constants are fitted to; more of them change only the last digits
 TRIED = 6  # formulas whose constants are made plain: the best few
@@ -58,7 +58,7 @@ class Examples:
         return cls(columns[:MAX_EXAMPLES], values[:MAX_EXAMPLES], 0.0, min(len(values), MAX_EXAMPLES))
 
     @cached_property
-    def dust(self) -> float:
+    def negligible(self) -> float:
         """Mean squared error that is taken for none."""
         return EXACT * float(self.values.var()) + self.noise + 1e-300
 
@@ -71,7 +71,7 @@ class Examples:
         """The information criterion of a formula with this error and this many constants; the less, the better."""
         if not np.isfinite(error):
             return np.inf
-        return float(self.count * np.log(error + self.dust) + cost * np.log(self.count))
+        return float(self.count * np.log(error + self.negligible) + cost * np.log(self.count))
 
     def curvatures(self, form: Form, free: Sequence[int]) -> Float[np.ndarray, " free"]:
         """How the mean squared error rises with the square of each constant's distance from its best value.
@@ -89,7 +89,7 @@ class Examples:
         The errors of a network are smooth, so that many examples say no more than a few.
         """
         smooth = max(1.0, len(self.values) / INDEPENDENT)
-        return float(np.sqrt(smooth * (error + self.dust) / len(self.values) / curvature))
+        return float(np.sqrt(smooth * (error + self.negligible) / len(self.values) / curvature))
 
     def expected(
         self, choices: Sequence[Plain], error: float, cost: float, value: float, curvature: float

@@ -2,38 +2,54 @@
 
 A formula has two verdicts (`verdicts.py`): whether it meets the network, and whether it meets the data. One that does
 neither is reported as a formula that was not accepted: a formula that is not the model helps no reader. (arXiv
-2305.08746, section 3.1, reads formulas off by hand.)
+2305.08746, section 3.1, reads formulas off by hand.) What a group of neurons inside a module adds to an output gets a
+formula too: `with_group_formulas`.
 
 All of it is in the units of the data (`DataUnits`): put a row of the table into a formula as it was measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import sympy
 from jaxtyping import Float
 
 from bimt_engine.analysis.context import AnalysisContext, DataUnits, Examples
-from bimt_engine.analysis.evaluator import Masks, Values
-from bimt_engine.analysis.numpy_mlp import NumpyMlp, split
+from bimt_engine.analysis.evaluator import Array, Masks, Values
+from bimt_engine.analysis.numpy_mlp import NumpyMlp, forward, split
 from bimt_engine.analysis.output_scores import scores
 from bimt_engine.analysis.readout.function_search import MAX_SEARCHES, Budget, Sampled, find, symbols_for
 from bimt_engine.analysis.readout.symmetry import function_of, gradients, perceptron_of, symmetry_report
 from bimt_engine.analysis.readout.verdicts import MEETS, Judge, written
-from bimt_engine.analysis.report import FormulaDocument, OutputReadout, ReadoutDocument, SymmetryDocument
+from bimt_engine.analysis.report import (
+    FormulaDocument,
+    GroupFormula,
+    InteriorDocument,
+    InteriorGroup,
+    OutputReadout,
+    ReadoutDocument,
+    SymmetryDocument,
+)
 from bimt_engine.analysis.statements.formulas import readout_statement
+from bimt_engine.analysis.statements.interior import interior_statement
 from bimt_engine.analysis.statements.wording import sentence, skipped_statement, too_large
 from bimt_engine.errors import BimtError
 
 MAX_CONNECTIONS = 120  # beyond, the exact expression is longer than a reader can use
-MAX_INPUTS = 32  # beyond, tests of all pairs take longer than they tell
+MAX_INPUTS = 32  # beyond, tests of all pairs take longer than they are worth
 MAX_OUTPUTS = 16
+MAX_GROUPS = 12  # whose contributions are searched; a fifth of a second each
+MAX_GROUP_OUTPUTS = 2  # of one group, those that it moves most
 CONSTANT = 1e-9  # answers that differ by less, beside 1 in the network's own units, are one answer
 # Symbols and operations in all exact expressions together: about ten seconds. Every layer multiplies them. sympy takes
 # longer over `Max`, whose arguments it compares.
 MAX_EXPRESSION, MAX_RELU_EXPRESSION = 30_000, 10_000
 COPIES = {"silu": 2, "relu": 1, "tanh": 1, "gelu": 2, "gelu_tanh": 3}  # of its argument in `_activation`
 NO_SYMMETRY: SymmetryDocument = {"reads": [], "additive_parts": [], "through": [], "interactions": []}
+Places = Mapping[str, Array]
 
 
 class ReadoutError(BimtError):
@@ -222,14 +238,14 @@ def find_formula(
         for examples in (subject.validation, subject.test)
     )
     found = find(sampled, deciding, seed=seed, budget=budget)
-    told = none(found.reason or "")
+    document = none(found.reason or "")
     if found.verdict is not None:
-        told = deciding.document(found.verdict, sampled.names)
-        read = frozenset(told["inputs"])
-        told["columns"] = subject.dataset.columns_of(i for i, name in enumerate(sampled.names) if name in read)
+        document = deciding.document(found.verdict, sampled.names)
+        read = frozenset(document["inputs"])
+        document["columns"] = subject.dataset.columns_of(i for i, name in enumerate(sampled.names) if name in read)
         tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
-        told["test"] = None if tested is None else tested.scores()
-    return told | {"search_skipped": found.skipped} if found.skipped else told
+        document["test"] = None if tested is None else tested.scores()
+    return document | {"search_skipped": found.skipped} if found.skipped else document
 
 
 def judge_of(subject: AnalysisContext, values: Values, output: int, examples: Examples, *, tolerance: float) -> Judge:
@@ -274,3 +290,127 @@ def _activation(name: str, z: sympy.Expr) -> sympy.Expr:
     if name == "gelu":
         return z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2
     return z * (1 + sympy.tanh(sympy.sqrt(2 / sympy.pi) * (z + sympy.Float(0.044715) * z**3))) / 2
+
+
+# --- contributions ---------------------------------------------------------------------------
+# What a group of hidden neurons computes. Where the groups of a partition are added up, the contribution of a group to
+# an output is the output as it is, less the output with the group held at its mean: a function of what the group reads,
+# and of a perceptron a difference of two perceptrons. It is searched like an output, in the library alone, and judged
+# in the output's place: the network with the formula instead of the group must lose no more than the tolerance allows.
+# Contributions are determined up to a constant, which the groups could share out among them in any way.
+
+
+def with_group_formulas(
+    subject: AnalysisContext, values: Values, document: InteriorDocument, *, tolerance: float, seed: int
+) -> InteriorDocument:
+    """The document with `computes` in the groups of the primary partition, where its groups are added up.
+
+    Unchanged where the network is more than a perceptron on plain numbers, or has more than MAX_INPUTS inputs.
+    """
+    plain, main = perceptron_of(subject), document["primary"]
+    if plain is None or main is None or subject.dataset.inputs > MAX_INPUTS:
+        return document
+    partition = document["partitions"][main]
+    if partition["kind"] != "sum" or partition["verdict"] == "not supported" or len(partition["groups"]) > MAX_GROUPS:
+        return document
+    search = _ContributionSearch(subject, plain, values, tolerance, seed)
+    groups: list[InteriorGroup] = [group | {"computes": search.formulas(group)} for group in partition["groups"]]
+    partitions = [
+        one | {"groups": groups} if number == main else one for number, one in enumerate(document["partitions"])
+    ]
+    changed = document | {"partitions": partitions}
+    return changed | {"reading": interior_statement(changed)}
+
+
+@dataclass(frozen=True)
+class _ContributionSearch:
+    """Contributions of groups of one perceptron. `tolerance`: share of the variance by which the loss may rise."""
+
+    subject: AnalysisContext
+    plain: NumpyMlp
+    values: Values
+    tolerance: float
+    seed: int
+
+    def formulas(self, group: InteriorGroup) -> list[GroupFormula]:
+        """A formula for each output that the group moves most, or why there is none."""
+        names = [str(name) for name in self.subject.dataset.target_names]
+        held = self._held(places_of(self.subject, group["neurons"]))
+        return [
+            {"output": moved["output"], "formula": self._formula(held, names.index(moved["output"]))}
+            for moved in group["strongest"][:MAX_GROUP_OUTPUTS]
+        ]
+
+    def _held(self, group: Places) -> Values:
+        """The parameters of the perceptron in which the group stays at its mean over the training rows.
+
+        Its outgoing weights are 0 and what they gave in the mean goes into the biases.
+        """
+        weights, biases = split(self.values)
+        inputs = np.asarray(self.subject.train.inputs, np.float64)[:, self.plain.input_order]
+        layers, _ = forward(weights, biases, inputs, self.plain.activation, slopes=False)
+        held = dict(self.values)
+        for number, layer in enumerate(self.subject.wiring.hidden_layers, start=1):
+            if layer.name in group:
+                of, mean = group[layer.name], layers[number].mean(axis=0)
+                held[f"biases.{number}"] = biases[number] + weights[number][:, of] @ mean[of]
+                held[f"weights.{number}"] = np.where(of, 0.0, weights[number])
+        return held
+
+    def _formula(self, held: Values, output: int) -> FormulaDocument:
+        """The formula of what the group adds to one output, without its constant, with how well it agrees."""
+        plain, units = self.plain, DataUnits.of(self.subject)
+        with_group, without = (units.folded(plain, values) for values in (self.values, held))
+        as_is, as_held = (function_of(plain, values, output) for values in (with_group, without))
+        inputs = units.raw_inputs(self.subject.train)
+        slopes, slopes_held = (gradients(plain, values, inputs)[:, output] for values in (with_group, without))
+        sampled = Sampled(
+            lambda x: as_is(x) - as_held(x),
+            inputs,
+            slopes - slopes_held,
+            units.inputs.std,
+            None,
+            self.subject.dataset.feature_names,
+        )
+        deciding, reporting = (
+            self._judge(held, output, examples) for examples in (self.subject.validation, self.subject.test)
+        )
+        found = find(sampled, deciding, seed=self.seed, budget=Budget(0))
+        if found.verdict is None:
+            return none(found.reason or "")
+        tested = reporting(found.verdict.expression, symbols_for(sampled.names), found.verdict.searcher)
+        _, moving = found.verdict.expression.as_coeff_Add()
+        document = deciding.document(replace(found.verdict, expression=moving), sampled.names)
+        return document | {"test": None if tested is None else tested.scores()}
+
+    def _judge(self, held: Values, output: int, examples: Examples) -> Judge:
+        """What formulas of the contribution are compared with: the contribution, and the network it is put into."""
+        units, subject = DataUnits.of(self.subject), self.subject
+        outputs = subject.outputs(self.values, examples)
+        others = subject.outputs(held, examples)[:, output]
+        loss = float(subject.losses(outputs, examples).mean())
+
+        def substituted(answer: Float[np.ndarray, " N"]) -> float:
+            changed = outputs.copy()
+            changed[:, output] = others + answer
+            return float(subject.losses(changed, examples).mean())
+
+        return Judge(
+            units.raw_inputs(examples),
+            outputs[:, output] - others,
+            None,
+            lambda raw: raw / units.targets.std[output],
+            substituted,
+            loss,
+            loss + self.tolerance * subject.scale,
+            self.tolerance,
+        )
+
+
+def places_of(subject: AnalysisContext, neurons: Sequence[str]) -> dict[str, Array]:
+    """Ids of neurons (`hidden1:7`) -> of each of their layers, which places they are."""
+    found: dict[str, Array] = {}
+    for identifier in neurons:
+        layer, _, slot = identifier.rpartition(":")
+        found.setdefault(layer, np.zeros(subject.wiring.layer(layer).places, bool))[int(slot)] = True
+    return found

@@ -56,7 +56,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gives: the formula that is told, if any, or why there is none.
+    """What a search gives: the formula that is reported, if any, or why there is none.
 
     skipped   why a search that was due was left out.
     """
@@ -110,7 +110,7 @@ class Budget:
 
 
 def find(sampled: Sampled, judge: Judge, *, seed: int, budget: Budget | None = None) -> Found:
-    """The formula of a function that is told, with its verdict.
+    """The formula that is reported of a function, with its verdict.
 
     budget   of genetic searches; None: MAX_SEARCHES for this function alone.
     """
@@ -132,17 +132,17 @@ def find(sampled: Sampled, judge: Judge, *, seed: int, budget: Budget | None = N
                 tried += _judged(sampled, judge, whole, symbols, "library" if stage == "library" else "genetic")
                 if tried and judge.settles(tried[-1]):
                     return Found(tried[-1])
-            told = simplest(tried, judge.dust)
+            best = simplest(tried, judge.negligible)
             # A fraction may come near a curve: short of the exact formula, both genetic searches are due, or neither.
-            if told is not None and stage == "library" and not judge.is_missed_by(told):
-                return Found(told)
+            if best is not None and stage == "library" and not judge.is_missed_by(best):
+                return Found(best)
             if not tried:
                 reason = _nothing(parts, sampled)
-        told = simplest(tried, judge.dust)
-        if told is not None and not judge.is_missed_by(told):
-            return Found(told)
-    told = simplest(tried, judge.dust)
-    return Found(told, None if told is not None else reason or NO_VALUE, skipped)
+        best = simplest(tried, judge.negligible)
+        if best is not None and not judge.is_missed_by(best):
+            return Found(best)
+    best = simplest(tried, judge.negligible)
+    return Found(best, None if best is not None else reason or NO_VALUE, skipped)
 
 
 def _left_out(sampled: Sampled, budget: Budget) -> str | None:

@@ -33,7 +33,7 @@ from bimt_engine.analysis.readout.form import (
 )
 
 _ALGEBRA = "Add Sub Mul Div Sqrt Square Constant Variable"
-# Searched one after the other: with curves at hand, a fraction is told as a curve of curves that is nearly as good.
+# Searched one after the other: with curves at hand, a fraction is found as a curve of curves that is nearly as good.
 SYMBOL_SETS = {"algebraic": _ALGEBRA, "transcendental": f"{_ALGEBRA} Sin Cos Tanh Exp Log"}
 POPULATION = 500
 GENERATIONS = 200

@@ -193,7 +193,7 @@ def symmetry_report(subject: AnalysisContext, values: Values, *, seed: int) -> l
     """For each output: which inputs it reads, how they separate, and through which numbers it reads them.
 
     In the units of the data; empty for networks other than perceptrons on plain numbers. Of tables, reading and
-    separating are told of columns, each exchanged with all its inputs; sums are of inputs.
+    separating are reported of columns, each exchanged with all its inputs; sums are of inputs.
     """
     plain, units = perceptron_of(subject), DataUnits.of(subject)
     column_of, column_names = subject.dataset.column_of, subject.dataset.column_names

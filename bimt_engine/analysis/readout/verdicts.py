@@ -1,4 +1,4 @@
-"""What a formula is compared with: the network that it was read from, and the data; and which of many is told.
+"""What a formula is compared with: the network that it was read from, and the data; and which of many is reported.
 
 Two verdicts, never one. A formula that meets the network says what the network computes. One that fits the data better
 than the network does says what the network was trained towards, and is no less worth telling, but is not the network.
@@ -22,7 +22,7 @@ from bimt_engine.analysis.statements.formulas import RESERVED, in_formula
 MEETS = 0.999  # R² against the network that a formula needs
 RELATED = 0.9  # R² against the network below which a formula, however good, is not a formula of this network
 SURELY = 2.0  # standard errors of the mean difference between two formulas, example by example
-DUST = 1e-9  # of the variance: smaller differences count for nothing
+NEGLIGIBLE = 1e-9  # of the variance: smaller differences count for nothing
 EXACT = 1e-12  # of the variance: what rounded constants leave of a formula that is right
 
 
@@ -61,7 +61,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Whether it is told as a result: it meets the network, or fits the data better than the network does."""
+        """Whether it is reported as a result: it meets the network, or fits the data better than the network does."""
         return self.meets_network or self.better_than_network
 
     @property
@@ -100,9 +100,9 @@ class Judge:
         return None if self.targets is None else (self.network - self.targets) ** 2
 
     @cached_property
-    def dust(self) -> float:
+    def negligible(self) -> float:
         """A mean squared error that is none."""
-        return DUST * float((self.network if self.targets is None else self.targets).var())
+        return NEGLIGIBLE * float((self.network if self.targets is None else self.targets).var())
 
     def __call__(self, expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], searcher: str) -> Verdict | None:
         """The formula compared; None where it has no value for some examples."""
@@ -119,7 +119,9 @@ class Judge:
             data_errors = (answer - self.targets) ** 2
             allowed = float(self.network_data_errors.mean()) + self.tolerance * float(self.targets.var())
             meets_data = float(data_errors.mean()) <= allowed
-            better = bool(r2 >= RELATED) and surely_more(self.network_data_errors, data_errors, dust=self.dust)
+            better = bool(r2 >= RELATED) and surely_more(
+                self.network_data_errors, data_errors, negligible=self.negligible
+            )
             of_targets = float(r_squared(self.targets, answer))
             of_network = float(r_squared(self.targets, self.network))
         return Verdict(
@@ -133,13 +135,13 @@ class Judge:
             return True
         if verdict.data_errors is None or self.network_data_errors is None:
             return False
-        return surely_more(verdict.data_errors, self.network_data_errors, dust=self.dust)
+        return surely_more(verdict.data_errors, self.network_data_errors, negligible=self.negligible)
 
     def settles(self, verdict: Verdict) -> bool:
         """Whether no other formula can be more than simpler: exact on the data; for classes, accepted."""
         if verdict.data_errors is None:
             return verdict.accepted
-        return verdict.accepted and float(verdict.data_errors.mean()) <= EXACT / DUST * self.dust
+        return verdict.accepted and float(verdict.data_errors.mean()) <= EXACT / NEGLIGIBLE * self.negligible
 
     def document(self, verdict: Verdict, names: Sequence[str]) -> FormulaDocument:
         """The verdict as it is stored."""
@@ -173,24 +175,24 @@ class Judge:
         return " and ".join(reasons) or None
 
 
-def simplest(tried: Sequence[Verdict], dust: float) -> Verdict | None:
-    """The one that is told: of the accepted ones, if any, those that no other surely beats; of those, the simplest."""
+def simplest(tried: Sequence[Verdict], negligible: float) -> Verdict | None:
+    """The one that is reported: of the accepted ones (if any) that no other surely beats, the simplest."""
     accepted = [verdict for verdict in tried if verdict.accepted] or list(tried)
     if not accepted:
         return None
     best = min(accepted, key=lambda verdict: float(verdict.errors.mean()))
-    as_good = [verdict for verdict in accepted if not surely_more(verdict.errors, best.errors, dust=dust)]
+    as_good = [verdict for verdict in accepted if not surely_more(verdict.errors, best.errors, negligible=negligible)]
     return min(as_good, key=lambda verdict: (verdict.complexity, float(verdict.errors.mean())))
 
 
-def surely_more(errors: Column, others: Column, *, dust: float) -> bool:
-    """Whether the first errors are larger, by more than SURELY standard errors of the difference and by more than dust.
+def surely_more(errors: Column, others: Column, *, negligible: float) -> bool:
+    """Whether the first errors are larger, by more than SURELY standard errors of the difference.
 
-    Both are of the same examples.
+    Both are of the same examples. A mean difference up to `negligible` is none.
     """
     difference = errors - others
     mean = float(difference.mean())
-    return mean > max(dust, SURELY * float(difference.std()) / len(difference) ** 0.5)
+    return mean > max(negligible, SURELY * float(difference.std()) / len(difference) ** 0.5)
 
 
 def complexity(expression: sympy.Expr) -> float:
@@ -214,10 +216,10 @@ def complexity(expression: sympy.Expr) -> float:
 def r_squared(truth: Column, answer: Column) -> float:
     """1 - error / variance; 1 for a constant that is met exactly, -inf for one that is not."""
     error, variance = float(((truth - answer) ** 2).mean()), float(truth.var())
-    dust = 1e-24 * float((truth**2).mean())  # what is left of a constant by rounding is no variance
-    if variance > dust:
+    rounding = 1e-24 * float((truth**2).mean())  # what is left of a constant by rounding is no variance
+    if variance > rounding:
         return 1.0 - error / variance
-    return 1.0 if error <= dust else -np.inf
+    return 1.0 if error <= rounding else -np.inf
 
 
 def evaluated(expression: sympy.Expr, symbols: tuple[sympy.Symbol, ...], numbers: Columns) -> Column:
@@ -242,7 +244,7 @@ class _Names(StrPrinter):
 
 
 def written(expression: sympy.Expr) -> str:
-    """An expression as text in which every name of a column can be told from the operations around it."""
+    """An expression as text in which every name of a column can be distinguished from the operations around it."""
     return str(_Names({"order": None}).doprint(expression))
 
 

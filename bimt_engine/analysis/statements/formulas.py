@@ -106,11 +106,11 @@ def formula_verdicts(formula: Document) -> tuple[FormulaVerdict, ...]:
 
 
 def structure_sentences(symmetry: Document, formula: Document | None = None) -> tuple[str, ...]:
-    """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to tell of.
+    """What an output depends on, from the `symmetry` of a readout; empty where there is no structure to describe.
 
     Parts that carry less than NAMED of the variance are not named, nor those that an accepted formula leaves out: what
     the network makes of these is said in a sentence of its own. Parts are of columns; formulas and sums read inputs,
-    of which a column may have several, such as `port[C]`: these are told by their columns.
+    of which a column may have several, such as `port[C]`: these are named by their columns.
     """
     formula = formula or {}
     parts = symmetry.get("additive_parts") or []
@@ -118,14 +118,14 @@ def structure_sentences(symmetry: Document, formula: Document | None = None) -> 
     shares = symmetry.get("part_shares") or [None] * len(parts)
     named = [(part, share) for part, share in zip(parts, shares, strict=True) if share is None or share >= NAMED]
     used = _columns_read(formula, columns) if formula.get("accepted") and "inputs" in formula else None
-    told = [part for part, _ in named if used is None or set(part) & used]
-    beside = [(part, share) for part, share in named if part not in told]
+    apart = [part for part, _ in named if used is None or set(part) & used]
+    beside = [(part, share) for part, share in named if part not in apart]
     said = []
-    if len(told) > 1:
-        said.append(f"It adds up {len(told)} parts that do not mix: {'; '.join(listed(part) for part in told)}.")
+    if len(apart) > 1:
+        said.append(f"It adds up {len(apart)} parts that do not mix: {'; '.join(listed(part) for part in apart)}.")
     for through in symmetry.get("through") or []:
         inputs, of = through.get("inputs") or [], _columns_read(through, columns)
-        if len(of) > 1 and any(of <= set(part) for part in told or parts):  # a category is always read through a sum
+        if len(of) > 1 and any(of <= set(part) for part in apart or parts):  # a category is always read through a sum
             said.append(f"It depends on {listed(inputs)} only through {through.get('reading')}.")
     if beside:
         names = listed([name for part, _ in beside for name in part])

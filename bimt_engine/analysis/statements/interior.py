@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bimt_engine.analysis.statements.wording import Document, counted, listed, number, quoted, skipped_statement
@@ -18,11 +17,11 @@ MAX_FORMULA = 28  # characters of a formula that stands in a legend
 PURE = 0.9  # of a group's variance in one representation: then it is called by it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
-KINDS = {
+RELATION_OF_GROUPS = {
     "sum": "what they compute is added up",
     "composition": "later layers combine what they compute",
 }
-"""Kind of a partition -> what the groups are to one another."""
+"""Kind of a partition -> what its groups are to one another."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,11 @@ def partition_statement(partition: Document) -> PartitionStatement:
         compared = counted(partition["random_partitions"], "random partition")
         evidence.append(f"Against {compared} of the same sizes p = {number(partition['p'])}.")
     return PartitionStatement(
-        verdict, f"{what}{KINDS[partition['kind']]}.", tuple(evidence), reason, tuple(map(group_statement, groups))
+        verdict,
+        f"{what}{RELATION_OF_GROUPS[partition['kind']]}.",
+        tuple(evidence),
+        reason,
+        tuple(map(group_statement, groups)),
     )
 
 
@@ -171,12 +174,12 @@ def interior_verdict(document: Document) -> str | None:
     verdict, reason = partition_verdict(partition)
     names = listed([group["name"] for group in partition["groups"]])
     found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "
-    found += KINDS[partition["kind"]]
+    found += RELATION_OF_GROUPS[partition["kind"]]
     return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
 
 
 def parts_modules(partition: Document) -> bool:
-    """Whether some module has several groups; where each has one, the groups are the modules told once more."""
+    """Whether some module has several groups; where each has one, the groups are the modules once more."""
     return len({group["module"] for group in partition["groups"]}) < len(partition["groups"])
 
 
@@ -192,11 +195,6 @@ def spaced(layer: str) -> str:
     """hidden2 as hidden layer 2; other names as they are."""
     rest = layer.removeprefix("hidden")
     return f"hidden layer {rest}" if rest.isdecimal() and rest != layer else layer
-
-
-def shares_named(shares: Sequence[Document]) -> str:
-    """x1 (62 %) and x3 (38 %)."""
-    return listed([f"{quoted(one['name'])} ({round(100 * one['share'])} %)" for one in shares])
 
 
 def _at_most(value: float) -> str:

@@ -123,11 +123,11 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
         f"in the network as trained its neurons move {listed(outputs)} by {stored(module['trained_effect']):.2f} of "
         f"{'its' if len(outputs) == 1 else 'their'} variance{beside}",
     )
-    told, reason = ("supported", None) if module.get("supported") else not_supported(module, modules)
-    clauses = [*evidence, *([f"{told}: {reason}"] if reason else [])]
+    verdict, reason = ("supported", None) if module.get("supported") else not_supported(module, modules)
+    clauses = [*evidence, *([f"{verdict}: {reason}"] if reason else [])]
     what += end
     text = f"module {name} {what}: {'; '.join(clauses)}"
-    return ModuleStatement(name, inputs, outputs, what, evidence, reason, text, told)
+    return ModuleStatement(name, inputs, outputs, what, evidence, reason, text, verdict)
 
 
 def not_supported(module: Document, modules: int) -> tuple[str, str]:

@@ -82,8 +82,8 @@ def baselines_statement(baselines: Document) -> str:
     size = f"the network of {counted(baselines['connections'], 'connection')}"
     if baselines["gap"] is None:
         return f"On the test rows {size} cannot be compared: their targets do not vary."
-    told = ", ".join(f"{of['name']} {_score(of['test'])}" for of in (better, other))
-    return f"{measure} on test rows: {size} {_score(network['test'])}, {told}."
+    baseline_scores = ", ".join(f"{of['name']} {_score(of['test'])}" for of in (better, other))
+    return f"{measure} on test rows: {size} {_score(network['test'])}, {baseline_scores}."
 
 
 def _score(value: float | None) -> str:

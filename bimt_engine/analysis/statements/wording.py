@@ -9,7 +9,7 @@ from typing import Any
 
 Document = Mapping[str, Any]
 MAX_NAMED = 8  # names, outputs or modules in one sentence
-EXACT_FROM = 0.99  # shares above are told with one more digit
+EXACT_FROM = 0.99  # shares above are given with one more digit
 PUNCTUATION = re.compile(r'[;:"“”]|,(?!\d+\])')  # ends a name for a reader; the comma of `pixel[3,4]` does not
 
 METRIC_LABELS = {

@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST from its four IDX files, and the 8×8 digits that come with scikit-learn.
+"""Handwritten digits: MNIST from its four IDX files, the 8×8 digits that come with scikit-learn, and pairs of these.
 
 Pixels are float32 between 0 and 1: at float64 MNIST would take 440 MB for numbers of eight bits.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bimt_engine.data.dataset import Dataset
+from bimt_engine.data.dataset import Dataset, data_generator
 from bimt_engine.data.kinds import DataPart, Drawn, dataset_kind
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.readers.arrays import read_idx_arrays
@@ -28,6 +28,8 @@ MNIST_FILES = {
     "test_labels": "t10k-labels-idx1-ubyte",
 }
 DIGITS = tuple("0123456789")
+SIDES = ("left", "right")
+TRAIN_IMAGES, VALIDATION_IMAGES = 0.8, 0.1  # of digit_pair: shares of the images; test pairs are made of the others
 CHUNK = 4096  # images sheared at once; bounds the memory
 
 
@@ -168,3 +170,56 @@ def small_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def _pixels(rows: int, columns: int) -> tuple[str, ...]:
     return tuple(f"pixel[{row},{column}]" for row in range(rows) for column in range(columns))
+
+
+class DigitPairData(Drawn):
+    """Two handwritten digits of 8×8 pixels side by side, each to be recognised.
+
+    Twenty outputs, 0 or 1, ten for each side. No image is in pairs of two parts: training, validation and test pairs
+    are made of images of their own.
+    Modules: {left pixels} → {left digits} and {right pixels} → {right digits}. With `larger` one more output compares
+    the two: 1 where the left digit is larger, 0 where the right one is, ½ for equal digits; it needs both sides.
+    """
+
+    kind: Literal["digit_pair"] = "digit_pair"
+    larger: bool = Field(default=False, description="Also predict which of the two digits is larger.")
+    train: int = Field(default=2000, ge=20, le=1_000_000, description="Pairs.")
+    test: int = Field(default=1000, ge=10, le=1_000_000, description="Pairs.")
+
+
+@dataset_kind(DigitPairData, label="Two digits side by side")
+def digit_pair(spec: DigitPairData, *, seed: int) -> Dataset:
+    """Pairs drawn at random from the images of their part, as many for validation as for testing. Not in the paper.
+
+    inputs    (N, 128): the 64 pixels of the left image, row by row, then those of the right one.
+    targets   (N, 20): which digit is left, which is right; with `larger` (N, 21).
+    """
+    answers = tuple(f"{side}{digit}" for side in SIDES for digit in DIGITS)
+    images, labels = small_digits()
+
+    def pairs(
+        draw: np.random.Generator, rows: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        left, right = rows[draw.integers(len(rows), size=(2, count))]
+        targets = [np.eye(10)[labels[left]], np.eye(10)[labels[right]]]
+        if spec.larger:
+            targets.append((np.sign(labels[left] - labels[right])[:, None] + 1) / 2)
+        return np.concatenate([images[left], images[right]], axis=1), np.concatenate(targets, axis=1)
+
+    images_of = Split.by_class(labels, TRAIN_IMAGES, VALIDATION_IMAGES, seed=seed)
+    draw = data_generator(seed, "digit_pair")
+    train_inputs, train_targets = pairs(draw, images_of.train, spec.train)
+    test_inputs, test_targets = pairs(draw, images_of.test, spec.test)
+    validation = pairs(data_generator(seed, "validation"), images_of.validation, spec.test)
+    return Dataset(
+        train_inputs=train_inputs,
+        train_targets=train_targets,
+        validation_inputs=validation[0],
+        validation_targets=validation[1],
+        test_inputs=test_inputs,
+        test_targets=test_targets,
+        task="regression",
+        feature_names=tuple(f"{side}[{row},{column}]" for side in SIDES for row in range(8) for column in range(8)),
+        target_names=(*answers, "larger") if spec.larger else answers,
+        label_groups=(tuple(range(10)), tuple(range(10, 20))),
+    )

@@ -1,9 +1,10 @@
-"""Data sets that are computed: formulas, two moons, and two tasks on sequences."""
+"""Data sets that are computed: formulas, parities, two moons, and two tasks on sequences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +15,9 @@ from bimt_engine.data.formulas import check_formula, check_values, evaluate_form
 from bimt_engine.data.kinds import Drawn, dataset_kind
 from bimt_engine.data.split import Split
 from bimt_engine.errors import DataError
+
+MOST_BITS = 62  # of a row of parities, which is drawn as a whole number
+MOST_BITS_IN_FULL = 16  # 65 536 rows
 
 
 def _readable(formula: str, info: Any) -> str:  # a ValidationInfo, which no type check at run time can take
@@ -70,6 +74,61 @@ def formula(spec: FormulaData, *, seed: int) -> Dataset:
         task="regression",
         feature_names=tuple(f"x{i + 1}" for i in range(spec.inputs)),
         target_names=names if len(names) > 1 else ("y",),
+    )
+
+
+class ParitiesData(Drawn):
+    """Bits of −1 and 1, and parities (products) of some of them: no two parities share a bit.
+
+    With sizes 2 and 3: y1 = x1·x2, y2 = x3·x4·x5; further bits decide nothing. Modules: each parity with its bits.
+    """
+
+    kind: Literal["parities"] = "parities"
+    sizes: list[Annotated[int, Field(ge=1, le=8)]] = Field(
+        default=[3, 3, 3], min_length=1, max_length=16, description="How many bits each parity is of."
+    )
+    unused: int = Field(default=3, ge=0, le=64, description="Bits that decide nothing.")
+    rows: int | None = Field(
+        default=1000, ge=8, le=1_000_000, description="Different rows, drawn at random; null: all that there are."
+    )
+    train_fraction: float = Field(default=0.8, gt=0, lt=1)
+
+    @property
+    def bits(self) -> int:
+        """How many bits a row has."""
+        return sum(self.sizes) + self.unused
+
+    @model_validator(mode="after")
+    def _has_so_many_rows(self) -> ParitiesData:
+        most = MOST_BITS_IN_FULL if self.rows is None else MOST_BITS
+        if not 3 <= self.bits <= most:
+            raise ValueError(
+                f"`sizes` and `unused` come to {self.bits} bits; 3 to {MOST_BITS} are offered, and with `rows` null, "
+                f"which asks for all rows, 3 to {MOST_BITS_IN_FULL}."
+            )
+        if self.rows is not None and self.rows > 2**self.bits:
+            raise ValueError(
+                f"{self.rows:,} rows are asked for; {self.bits} bits have {2**self.bits:,} different ones."
+            )
+        return self
+
+
+@dataset_kind(ParitiesData, label="Parities of bits")
+def parities(spec: ParitiesData, *, seed: int) -> Dataset:
+    """Every row of bits, or a sample, with the product of each group of bits. Not in the paper."""
+    if spec.rows is None:
+        numbers = np.arange(2**spec.bits)
+    else:  # no row twice, so that no test row has been trained on
+        numbers = data_generator(seed, "parities").choice(2**spec.bits, spec.rows, replace=False)
+    bits = 2.0 * (numbers[:, None] >> np.arange(spec.bits) & 1) - 1
+    ends = list(accumulate(spec.sizes))
+    products = [bits[:, end - size : end].prod(axis=1) for size, end in zip(spec.sizes, ends, strict=True)]
+    targets = np.stack(products, axis=1)
+    return Dataset(
+        **Split.random(len(bits), spec.train_fraction, seed=seed).parts_of(bits, targets),
+        task="regression",
+        feature_names=tuple(f"x{number + 1}" for number in range(spec.bits)),
+        target_names=tuple(f"y{number + 1}" for number in range(len(ends))) if len(ends) > 1 else ("y",),
     )
 
 

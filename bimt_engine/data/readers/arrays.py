@@ -35,7 +35,7 @@ from bimt_engine.data.readers import (
     refuse,
 )
 from bimt_engine.data.readers.cells import plain
-from bimt_engine.data.readers.rows import told, typed_values
+from bimt_engine.data.readers.rows import typed_values, with_notes
 
 MAX_MEMBERS = 64  # arrays in one archive
 MAX_UNPACKED = 2 << 30  # bytes of all arrays of one archive
@@ -130,7 +130,7 @@ def _typed(
             numbers = array.astype(np.float64)
             as_wanted = wanted or (ReadAs("boolean") if array.dtype.kind == "b" else None)
             column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
-            column = told(column, None, wanted)
+            column = with_notes(column, None, wanted)
         columns.append(column)
         problems += wrong if used is None or name in used else []
     if problems:

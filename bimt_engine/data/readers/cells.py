@@ -150,7 +150,7 @@ def _look_at_numbers(filled: Mapping[str, int], notation: Notation | None) -> Lo
     parsed = {cell: number(cell, chosen) for cell in filled}
     sample = next((cell for cell, found in parsed.items() if found and not NUMBER.fullmatch(cell)), None)
     right = _sign_of(parsed, filled)[1]
-    # Beside numbers an infinity is a wrong number, to be told by its row, and no reason to call the column a text.
+    # Beside numbers an infinity is a wrong number, to be reported by its row, and no reason to call the column a text.
     infinite = sum(n for cell, n in filled.items() if _is_infinite(cell, parsed[cell])) if right else 0
     wrong = sum(filled.values()) - right - infinite
     return Looked("number", chosen, others, sample, point != comma, wrong)

@@ -31,7 +31,7 @@ from bimt_engine.data.readers.rows import Layout, read_rows
 
 BLOCK = 1 << 20  # bytes
 MAX_LINE = 4 << 20  # bytes; 1 000 columns of 20 digits need 20 kB
-SAMPLE = 1 << 16  # bytes of lines that are not ASCII, by which an encoding is told
+SAMPLE = 1 << 16  # bytes of lines that are not ASCII, by which an encoding is recognised
 CONTROLS = bytes(sorted(set(range(32)) - set(b"\t\n\r\x0b\x0c\x1a\x1b")))  # none of them stands in text
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -68,7 +68,7 @@ class Encoding:
     guess: str | None = None
 
     def note(self) -> str | None:
-        """What is told of it."""
+        """What the preview says of it."""
         if self.guess is None:
             return "The file is UTF-16." if self.name.startswith("utf-16") else None
         said = {"cp1252": "Windows-1252 (Latin-1)"}.get(self.name, self.name)

@@ -22,7 +22,7 @@ from bimt_engine.data.readers import (
     refuse,
 )
 from bimt_engine.data.readers.cells import plain
-from bimt_engine.data.readers.rows import told, typed_values
+from bimt_engine.data.readers.rows import typed_values, with_notes
 
 STREAM_BEGINS = b"\xff\xff\xff\xff"
 FEATHER_1_BEGINS = b"FEA1"
@@ -160,7 +160,7 @@ def _column(series: Any, wanted: ReadAs | None, problems: list[Problem]) -> Colu
     as_wanted = wanted or (ReadAs("boolean") if dtype == pl.Boolean else None)
     column, wrong = plain(name, numbers, np.isnan(numbers), np.arange(1, len(numbers) + 1), as_wanted)
     problems += wrong
-    return told(column, None, wanted)
+    return with_notes(column, None, wanted)
 
 
 def _text(value: Any) -> str:

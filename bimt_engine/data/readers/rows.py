@@ -131,7 +131,7 @@ def read_rows(
             column = replace(column, written=said[index])
         if used is None or name in used:
             problems += wrong
-        columns.append(told(column, looked.get(index), wanted, unnamed=not layout.names[index].strip()))
+        columns.append(with_notes(column, looked.get(index), wanted, unnamed=not layout.names[index].strip()))
     if problems:
         raise RefusedData(sorted(problems, key=lambda problem: problem.row or sys.maxsize))
     kept, left_out = _without_empty(columns, layout.names)
@@ -344,7 +344,7 @@ def _looked(
     return looked
 
 
-# --- what is told -------------------------------------------------------------------------------
+# --- notes on columns -------------------------------------------------------------------------------
 
 _ENDS_IN_ID = re.compile(r"(?:.*[\W_])?(?:id|idx|index|uuid|guid|key|nr|no|num|row|rownum|rownames?)", re.IGNORECASE)
 _CAMEL_ID = re.compile(r".*[a-z0-9](?:Id|ID|Index|Key|Nr|No)|#|Unnamed: 0|(?:row|pk)(?:id|number|name)s?", re.ASCII)
@@ -355,7 +355,7 @@ def is_named_like_an_id(name: str) -> bool:
     return bool(_ENDS_IN_ID.fullmatch(name) or _CAMEL_ID.fullmatch(name))
 
 
-def told(
+def with_notes(
     column: Column, looked: Looked | None = None, wanted: ReadAs | None = None, *, unnamed: bool = False
 ) -> Column:
     """The column, called `index` where it only tells rows apart, with a sentence about how it was read.
@@ -412,7 +412,7 @@ def typed_values(
         looked = replace(looked, type="text")
     column, wrong = typed(name, cells, np.arange(1, len(texts) + 1), looked, wanted)
     problems += wrong
-    return told(column, looked, wanted)
+    return with_notes(column, looked, wanted)
 
 
 def _without_empty(columns: list[Column], header: list[str]) -> tuple[list[Column], list[str]]:

@@ -210,10 +210,12 @@ class Attached:
         weights = [("weight layer", "from", "to", "shape")]
         shapes = self.views.shapes
         for w in self.wiring.weight_layers:
-            folds = [
-                f"{fold} {kind}" for fold, kind in ((w.target_fold, "rows"), (w.source_fold, "copies")) if fold > 1
+            copies = [
+                f"{count} {kind}"
+                for count, kind in ((w.target_copies, "rows"), (w.source_copies, "copies"))
+                if count > 1
             ]
-            shape = "×".join(map(str, shapes[w.parameter])) + (f" ({', '.join(folds)} of each)" if folds else "")
+            shape = "×".join(map(str, shapes[w.parameter])) + (f" ({', '.join(copies)} of each)" if copies else "")
             weights.append((w.parameter, w.source, w.target, shape))
         pinned = [("pinned", "reason"), *((each.what, each.reason) for each in self.pinned)]
         parts = [_table(rows), _table(weights), _table(pinned) if self.pinned else "pinned: nothing"]
@@ -322,7 +324,7 @@ def attach(
 
 
 def _told(what: str, derived: Derived | None) -> bool:
-    """Whether a pinned axis belongs to a neuron layer, whose reasons are told already."""
+    """Whether a pinned axis belongs to a neuron layer, whose reasons are reported already."""
     assert derived is not None
     return any(f"{along.tensor} axis {along.axis}" == what for layer in derived.layers for along in layer.along)
 

@@ -5,7 +5,7 @@ and every axis of every parameter is then a list of lattices over atoms. Atoms t
 layer: one atom, or two (blocks, and the neurons of a block) where neurons of different blocks never meet, such as
 heads of attention or groups of channels. A product with a parameter is a weight layer.
 
-All of it in one place: weights, inputs, attention and layers are settled one after another on the same atoms.
+All of it in one place: weights, inputs, attention and layers are determined one after another on the same atoms.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ RESHAPING = frozenset(
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight layer as a matrix of entries of one tensor: rows are target_fold · targets, columns the same.
+    """A weight layer as a matrix of entries of one tensor: rows are target_copies · targets, columns the same.
 
     name     of the matrix; that of the tensor where one matrix holds all of it.
     weight   node of the graph whose tensor it is.
@@ -72,8 +72,8 @@ class Matrix:
     tensor: str
     target: Key
     source: Key
-    target_fold: int
-    source_fold: int
+    target_copies: int
+    source_copies: int
     entries: Int64[Tensor, "rows columns"]
     bias: str | None = None
     roles: tuple[str, ...] = ()
@@ -301,8 +301,8 @@ class _Assembly:
                     tensor=name,
                     target=target,
                     source=source,
-                    target_fold=rows.shape[0],
-                    source_fold=taps.numel() * columns.shape[0],
+                    target_copies=rows.shape[0],
+                    source_copies=taps.numel() * columns.shape[0],
                     entries=entries,
                     bias=self.names.get(use.bias.name) if use.bias is not None else None,
                     roles=use.roles if len(use.roles) == rows.shape[0] else (),
@@ -357,11 +357,11 @@ class _Assembly:
             if m.source not in places:
                 others.append(m)
                 continue
-            wide = m.entries.new_full((len(m.entries), m.source_fold, size), -1)
-            wide[:, :, places[m.source]] = m.entries.view(len(m.entries), m.source_fold, -1)
+            wide = m.entries.new_full((len(m.entries), m.source_copies, size), -1)
+            wide[:, :, places[m.source]] = m.entries.view(len(m.entries), m.source_copies, -1)
             entries = wide.flatten(1)
             before = made.get((m.tensor, m.target))
-            if before is not None and before.source_fold == m.source_fold:
+            if before is not None and before.source_copies == m.source_copies:
                 entries = torch.where(entries >= 0, entries, before.entries)
             elif before is not None:
                 others.append(before)
@@ -492,10 +492,10 @@ class _Assembly:
 
     def _copy_tokens(self, layer: Layer, matrices: Sequence[Matrix]) -> None:
         """Vectors of several tokens that one matrix reads side by side are copies with places of their own."""
-        folds = {matrix.source_fold for matrix in matrices if matrix.source == layer.key}
+        counts = {matrix.source_copies for matrix in matrices if matrix.source == layer.key}
         seen = [sizes(point.node) for point in layer.points if point.shape is None]
-        if layer.samples and all(folds == {prod(shape[n] for n in layer.samples)} for shape in seen) and seen:
-            layer.copies, layer.samples = folds.pop(), ()
+        if layer.samples and all(counts == {prod(shape[n] for n in layer.samples)} for shape in seen) and seen:
+            layer.copies, layer.samples = counts.pop(), ()
 
     def _ends(self, matrices: Sequence[Matrix]) -> tuple[Key, Key]:
         """The layers that the data enter and leave by."""

@@ -1,6 +1,6 @@
 """What every operator does to the axes of its tensors: one table, from operator to rule.
 
-A rule says which axes are the same, which are contracted and which are folds of others. An operator without a rule
+A rule says which axes are the same, which are contracted and which are copies of others. An operator without a rule
 pins every axis that it reads and makes. To add one: a rule, and its names in the table at the end.
 """
 
@@ -361,7 +361,7 @@ GATES: dict[str, tuple[str, ...]] = {
 
 
 def recurrent(walk: Walk, node: fx.Node) -> Any:
-    """GRU, LSTM and plain recurrence: gates are folds of the hidden neurons, which lie on both sides of one matrix."""
+    """GRU, LSTM and plain recurrence: gates are copies of the hidden neurons, which lie on both sides of one matrix."""
     args, name = arguments(node), operator_name(node)
     if "input" not in args or "params" not in args:
         raise NotCovered("packed sequences")

@@ -259,7 +259,8 @@ def _perceptron(attached: Attached) -> str | None:
     layers, weights = wiring.neuron_layers, wiring.weight_layers
     chained = zip(weights, layers, layers[1:], strict=False)
     plain = steps == len(weights) == len(layers) - 1 and all(
-        (w.source, w.target, w.source_fold, w.target_fold) == (source.name, target.name, 1, 1) and w.bias is not None
+        (w.source, w.target, w.source_copies, w.target_copies) == (source.name, target.name, 1, 1)
+        and w.bias is not None
         for w, source, target in chained
     )
     return (

@@ -106,24 +106,24 @@ def views_of(derived: Derived, shapes: Mapping[str, Sequence[int]], *, geometry:
             continue
         for view, where in _regular(tensor, shapes[tensor], layers):
             others.append(view)
-            for name, number, fold, buffer in where:
-                ports[name].append(Port(view.name, number, fold, buffer=buffer))
+            for name, number, copies, buffer in where:
+                ports[name].append(Port(view.name, number, copies, buffer=buffer))
                 if view.entries.dim() == 1:
-                    biases[tensor, name] = view.name, fold
+                    biases[tensor, name] = view.name, copies
     weights = []
     for m in derived.matrices:
         target, source = names[m.target], names[m.source]
-        ports[target].append(Port(m.name, 0, m.target_fold, buffer=m.tensor in derived.frozen))
-        ports[source].append(Port(m.name, 1, m.source_fold, buffer=m.tensor in derived.frozen))
+        ports[target].append(Port(m.name, 0, m.target_copies, buffer=m.tensor in derived.frozen))
+        ports[source].append(Port(m.name, 1, m.source_copies, buffer=m.tensor in derived.frozen))
         bias = biases.get((m.bias or "", target), ("", 0))
         weights.append(
             WeightLayer(
                 m.name,
                 source,
                 target,
-                source_fold=m.source_fold,
-                target_fold=m.target_fold,
-                bias=bias[0] if bias[1] == m.target_fold else None,
+                source_copies=m.source_copies,
+                target_copies=m.target_copies,
+                bias=bias[0] if bias[1] == m.target_copies else None,
                 roles=m.roles,
             )
         )
@@ -171,7 +171,7 @@ def _tied(layer: Layer, layers: Sequence[Layer]) -> tuple[str, ...]:
 
 
 Where = list[tuple[str, int, int, bool]]
-"""(neuron layer, axis, fold, buffer)."""
+"""(neuron layer, axis, copies, buffer)."""
 
 
 def _regular(tensor: str, shape: Sequence[int], layers: Sequence[Layer]) -> Iterator[tuple[View, Where]]:
@@ -214,12 +214,12 @@ def views_by_hand(wiring: Wiring, tensors: Mapping[str, Tensor]) -> Views:
                 raise AttachError(
                     f"Neuron layer {layer.name!r} names {port.parameter!r}, which is no parameter of the network."
                 )
-            if tensor.dim() <= port.axis or tensor.shape[port.axis] != port.fold * layer.neurons:
+            if tensor.dim() <= port.axis or tensor.shape[port.axis] != port.copies * layer.neurons:
                 raise AttachError(
                     f"Neuron layer {layer.name!r}: axis {port.axis} of {port.parameter!r} must have "
-                    f"{port.fold * layer.neurons} entries, but its shape is {tuple(tensor.shape)}."
+                    f"{port.copies * layer.neurons} entries, but its shape is {tuple(tensor.shape)}."
                 )
-            at = torch.arange(port.fold * layer.neurons).view(port.fold, layer.neurons)
+            at = torch.arange(port.copies * layer.neurons).view(port.copies, layer.neurons)
             along[layer.name].append(Along(port.parameter, port.axis, at, port.buffer))
     views = {}
     for weights in wiring.weight_layers:
@@ -237,17 +237,17 @@ def views_by_hand(wiring: Wiring, tensors: Mapping[str, Tensor]) -> Views:
 
 
 def _with_taps(wiring: Wiring, views: Mapping[str, View]) -> Wiring:
-    """The same wiring with the taps of kernels as source folds."""
-    folds = {
+    """The same wiring with the taps of kernels as source copies."""
+    copies = {
         w.parameter: views[w.parameter].entries.shape[1] // wiring.layer(w.source).neurons for w in wiring.weight_layers
     }
-    weights = tuple(replace(w, source_fold=folds[w.parameter]) for w in wiring.weight_layers)
+    weights = tuple(replace(w, source_copies=copies[w.parameter]) for w in wiring.weight_layers)
     sources = {(w.source, w.parameter) for w in wiring.weight_layers}
     layers = tuple(
         replace(
             layer,
             ports=tuple(
-                replace(port, fold=folds[port.parameter])
+                replace(port, copies=copies[port.parameter])
                 if port.axis == 1 and (layer.name, port.parameter) in sources
                 else port
                 for port in layer.ports

@@ -131,7 +131,7 @@ def from_llama(tensors: Mapping[str, Tensor], network: TransformerNetwork) -> di
     if network.tied:
         kept, again = left.pop("embed_tokens.weight", None), left.pop("lm_head.weight", None)
         if again is not None and kept is not None and not torch.equal(again, kept):
-            left["lm_head.weight"] = again  # not tied, whatever the config says: it is told as one tensor too many
+            left["lm_head.weight"] = again  # not tied, whatever the config says: it is reported as one tensor too many
         if (kept := again if kept is None else kept) is not None:
             found["read_out.weight"] = kept
     else:
@@ -143,7 +143,7 @@ def from_llama(tensors: Mapping[str, Tensor], network: TransformerNetwork) -> di
     for ours, theirs in _llama_names(network).items():
         parts = [left.get(name) for name in theirs]
         if any(part is None or part.dim() != (1 if ours.startswith("norms") else 2) for part in parts):
-            continue  # named as missing, or told as one of another shape
+            continue  # named as missing, or reported as one of another shape
         given = [part for part in parts if part is not None]
         if ours.startswith("attend"):
             if [len(part) for part in given] != list(rows):

@@ -93,7 +93,7 @@ class OnnxNetwork(nn.Module):
         return with_parameters(content, changed)
 
     def header(self) -> dict[str, Any]:
-        """What is told of the file: operators, parameters, shapes. Plain data."""
+        """What the header says of the file: operators, parameters, shapes. Plain data."""
         graph = self.graph
         names = [[name, list(value.shape)] for name, value in self.named_parameters()]
         return {
@@ -174,7 +174,7 @@ class OnnxNetwork(nn.Module):
         with torch.no_grad():
             self._zero_states = self._find_zero_states()
             x = self.example(3)
-            values = self._run(x, told=True)
+            values = self._run(x, checked=True)
             y = values[self.graph.output]
             if not isinstance(y, Tensor) or not y.is_floating_point():
                 raise NetworkFileError("The output is not made of numbers that depend on the input.")
@@ -182,7 +182,7 @@ class OnnxNetwork(nn.Module):
                 raise NetworkFileError(
                     f"The first axis of the output is not the batch: 3 rows give the shape {list(y.shape)}."
                 )
-            alone = self.tensor(self._run(x[1:2], told=True)[self.graph.output])
+            alone = self.tensor(self._run(x[1:2], checked=True)[self.graph.output])
             if not torch.allclose(alone, y[1:2], rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise NetworkFileError(
                     "One row of the batch changes the output of another; the batch must be the first axis."
@@ -201,7 +201,7 @@ class OnnxNetwork(nn.Module):
         for node in self.graph.nodes:
             if node.operator != "Shape" and depends & set(node.inputs):
                 depends |= set(node.outputs)
-        values = self._run(self.example(2), told=True) if self._recurrent else {}
+        values = self._run(self.example(2), checked=True) if self._recurrent else {}
         found = []
         for number in self._recurrent:
             states = [name for name in self.graph.nodes[number].inputs[5:7] if name]
@@ -212,8 +212,8 @@ class OnnxNetwork(nn.Module):
 
     # --- computing ---
 
-    def _run(self, x: Tensor, *, told: bool = False) -> dict[str, Value]:
-        """Every tensor by name. `told`: what cannot be computed becomes a NetworkFileError."""
+    def _run(self, x: Tensor, *, checked: bool = False) -> dict[str, Value]:
+        """Every tensor by name. `checked`: what cannot be computed, or is too large, becomes a NetworkFileError."""
         values: dict[str, Value] = {self.graph.input: x}
         for number, node in enumerate(self.graph.nodes):
             weights = node.inputs[1:4] if number in self._recurrent else ()
@@ -232,12 +232,12 @@ class OnnxNetwork(nn.Module):
                 TypeError,
                 ValueError,
             ) as error:
-                if not told or isinstance(error, NetworkFileError):
+                if not checked or isinstance(error, NetworkFileError):
                     raise
                 raise _not_computable(node, error) from None
             results = made if isinstance(made, tuple | list) else (made,)
             values.update((name, one) for name, one in zip(node.outputs, results, strict=False) if name)
-            if told:
+            if checked:
                 _refuse_large(node, results)
         return values
 

@@ -1,6 +1,6 @@
 """A network that a user brings: an ONNX file, or weights as safetensors with a config that says what they are of.
 
-Nothing in either is executed. Reading is `read_network`; what the service tells about the file is `header_of`.
+Nothing in either is executed. Reading is `read_network`; what the service says about the file is `header_of`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_network(
 
 
 def header_of(network: OnnxNetwork | Network) -> dict[str, Any]:
-    """What is told of a network: its operators or kind, parameters, tensors, shapes. Plain data."""
+    """What the header says of a network: its operators or kind, parameters, tensors, shapes. Plain data."""
 
     if isinstance(network, OnnxNetwork):
         return network.header()

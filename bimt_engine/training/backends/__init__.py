@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import ceil
-from typing import Any, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,30 +38,31 @@ MAX_REPLICAS = 64  # beyond, one crash costs too much of a job, and even a GPU g
 REPLICA_BYTES = 1 << 29  # of data, parameters and activations, all replicas together
 
 
-class Stepper(Protocol):
+class Stepper(ABC):
     """Takes optimiser steps in place. All steppers do the same arithmetic, to rounding."""
 
-    name: str
-    side_by_side: bool
+    name: ClassVar[str]
+    side_by_side: ClassVar[bool]
     """Whether many replicas in one training take less time than one after another."""
 
     @staticmethod
+    @abstractmethod
     def supports(network: Network, dataset: Dataset, training: TrainingSpec) -> str | None:
         """None when it takes this network; otherwise the reason why not, for the log."""
-        ...
 
+    @abstractmethod
     def __init__(self, state: TrainingState, data: TensorData, training: TrainingSpec) -> None: ...
 
+    @abstractmethod
     def advance(self, steps: int, *, price: Float[Tensor, "... P"]) -> None:
         """Take so many steps and raise `state.step` by as many.
 
         price   λ · price of every entry: (P,), or (R, P) where replicas differ in λ.
         """
-        ...
 
+    @abstractmethod
     def losses(self, *, everything: bool = False) -> list[dict[str, float]]:
         """prediction_loss, validation_… and test_prediction_loss and, for classes, accuracies: one row per replica."""
-        ...
 
 
 WEIGHTED_ROWS = "it does not support rows that count differently"
@@ -98,7 +100,9 @@ def resolve_device(training: TrainingSpec, network: Network, dataset: Dataset, *
     return asked
 
 
-def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec, *, say_why: bool = True) -> type[Any]:
+def choose_stepper(
+    network: Network, dataset: Dataset, training: TrainingSpec, *, say_why: bool = True
+) -> type[Stepper]:
     """The stepper that was asked for, or for `auto` the fastest that takes this network on this device.
 
     training   with its device resolved. Where a stepper does not take the network the next one does, and the log
@@ -110,7 +114,7 @@ def choose_stepper(network: Network, dataset: Dataset, training: TrainingSpec, *
     for name in names:
         module, attribute = STEPPERS[name]
         try:
-            stepper = getattr(importlib.import_module(module), attribute)
+            stepper: type[Stepper] = getattr(importlib.import_module(module), attribute)
         except ImportError as error:
             reason: str | None = f"it cannot be loaded ({error})"
         else:
@@ -150,7 +154,7 @@ def gains_by_replicas(spec: Spec, dataset: Dataset, *, replicas: int) -> bool:
     network = _drawn(spec, dataset)
     device = resolve_device(spec.training, network, dataset, replicas=replicas)
     training = spec.training.model_copy(update={"device": device})
-    return bool(choose_stepper(network, dataset, training, say_why=False).side_by_side)
+    return choose_stepper(network, dataset, training, say_why=False).side_by_side
 
 
 def pieces(number: int, most: int) -> Iterator[slice]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import OptimiserSpec, TrainingSpec
+from bimt_engine.training.backends import Stepper
 from bimt_engine.training.batches import TensorData
 from bimt_engine.training.state import TrainingState
 
@@ -64,7 +65,7 @@ def optimiser_step(
         torch.mul(theta.sign(), (theta.abs() - spec.learning_rate * price / root).clamp_(min=0), out=theta)
 
 
-class AutogradStepper:
+class AutogradStepper(Stepper):
     """Many optimiser steps in place, one replica after another."""
 
     name = "autograd"

@@ -17,7 +17,7 @@ from torch.nn import functional
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import WEIGHTED_ROWS, computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, Stepper, computation_of
 from bimt_engine.training.backends.autograd import optimiser_step
 from bimt_engine.training.batches import STEPS_AT_ONCE, TensorData
 from bimt_engine.training.state import TrainingState
@@ -42,7 +42,7 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-class BatchedStepper:
+class BatchedStepper(Stepper):
     """Many optimiser steps in place, all replicas side by side."""
 
     name = "batched"
@@ -62,7 +62,7 @@ class BatchedStepper:
         chain = network.wiring.chain
         assert chain is not None  # `supports` has answered for it
         self.state, self.data, self.optimiser = state, data, training.optimiser
-        self.embedded, self.fold = chain.embedding is not None, chain.fold
+        self.embedded, self.copies = chain.embedding is not None, chain.copies
         self.layers = len(network.weights)
         self.forward, self.backward = FORWARD[chain.activation], BACKWARD[chain.activation]
         self.replicas = state.replicas
@@ -161,9 +161,9 @@ class BatchedStepper:
 
     def _list_tokens(self, inputs: Int64[Tensor, "R N positions"]) -> None:
         """One row for each example, with a 1 at each of its tokens: times the table of tokens, the first layer."""
-        offset = torch.arange(self.fold, device=inputs.device) * self.tokens
+        offset = torch.arange(self.copies, device=inputs.device) * self.tokens
         columns = inputs + offset
-        size = self.fold * self.tokens
+        size = self.copies * self.tokens
         if self.data.batch_size is None and inputs.device.type == "cpu":
             self.hot = [self._sparse(c, size) for c in columns]
             self.cold = [self._sparse_turned(c, size) for c in columns]
@@ -257,7 +257,7 @@ class BatchedStepper:
 
     def _enter_tokens(self, out: Tensor) -> None:
         """The first layer: embedding × weights once for each token, then one row for each token of an example."""
-        parts = self.weights[0].unflatten(-1, (self.fold, self.width)).unbind(-2)
+        parts = self.weights[0].unflatten(-1, (self.copies, self.width)).unbind(-2)
         table = torch.cat([self.embedding @ part.mT for part in parts], dim=-2)
         bias = self.biases[0]
         if self.hot[0].layout is torch.sparse_csr:
@@ -274,8 +274,8 @@ class BatchedStepper:
             table = rows[0] if self.lone else torch.stack(rows)
         else:
             table = self.cold[0] @ back
-        by_position = table.unflatten(-2, (self.fold, self.tokens)).unbind(-3)
-        parts = self.weights[0].unflatten(-1, (self.fold, self.width)).unbind(-2)
+        by_position = table.unflatten(-2, (self.copies, self.tokens)).unbind(-3)
+        parts = self.weights[0].unflatten(-1, (self.copies, self.width)).unbind(-2)
         for position, (rows, part) in enumerate(zip(by_position, parts, strict=True)):
             columns = slice(position * self.width, (position + 1) * self.width)
             self.weight_gradients[0][..., columns] = rows.mT @ self.embedding

@@ -11,7 +11,7 @@ import torch
 
 from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.graph import Graph
-from bimt_engine.json_utils import finite_json
+from bimt_engine.analysis.report import finite_json
 from tests.engine.analysis.teachers import plain_spec, student_and_data
 from tests.engine.makers import build
 

@@ -17,7 +17,7 @@ from bimt_engine.data.dataset import Answer, Dataset, answers_in_units, output_w
 from bimt_engine.data.kinds.uploaded import NO_FILE, UploadedData, uploaded_dataset
 from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData
-from bimt_engine.data.roles import settle_roles
+from bimt_engine.data.roles import resolve_roles
 from bimt_engine.exports.module_alone import group_alone, module_alone
 from bimt_engine.exports.onnx import onnx_file
 from bimt_engine.exports.weights import load_weights, weights_file
@@ -43,8 +43,8 @@ def content() -> bytes:
 
 def data_spec(**more: object) -> UploadedData:
     roles = ROLES | more
-    settled = settle_roles(understand(content(), "csv", roles), roles)
-    return UploadedData.model_validate(NO_FILE | {"format": "csv"} | settled)
+    resolved = resolve_roles(understand(content(), "csv", roles), roles)
+    return UploadedData.model_validate(NO_FILE | {"format": "csv"} | resolved)
 
 
 @pytest.fixture(scope="module")

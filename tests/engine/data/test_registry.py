@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 from bimt_engine.data.kinds.groups import GroupData, ModularAdditionData
-from bimt_engine.data.kinds.images import DigitsData, small_digits
-from bimt_engine.data.kinds.planted import DigitPairData, ParitiesData
-from bimt_engine.data.kinds.synthetic import FormulaData, InContextRegressionData, TwoMemoriesData, TwoMoonsData
+from bimt_engine.data.kinds.images import DigitPairData, DigitsData, small_digits
+from bimt_engine.data.kinds.synthetic import (
+    FormulaData,
+    InContextRegressionData,
+    ParitiesData,
+    TwoMemoriesData,
+    TwoMoonsData,
+)
 from bimt_engine.data.registry import KINDS, differs_by_seed, make_dataset
 from bimt_engine.errors import DataError
 from bimt_engine.recipes import load_recipe, recipe_names

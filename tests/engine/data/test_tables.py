@@ -16,7 +16,7 @@ import pytest
 from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import Column, ReadAs, RefusedData
 from bimt_engine.data.readers.rows import PORTION
-from bimt_engine.data.roles import Roles, read_table, settle_roles
+from bimt_engine.data.roles import Roles, read_table, resolve_roles
 from tests.engine.data.makers import npz, xlsx, zipped
 
 nan = float("nan")
@@ -456,7 +456,7 @@ def test_a_passenger_list_is_understood_as_it_is() -> None:
         "No value: Age (12 of 60 rows). The median of the training rows stands there, and an input of its own says where.",
         "No value: Embarked (1 of 60 rows). That is a level of its own.",
     ]
-    columns = settle_roles(preview, {})["columns"]
+    columns = resolve_roles(preview, {})["columns"]
     assert {name: (spec["type"], spec["missing"]) for name, spec in columns.items()} == {
         "Pclass": ("integer", "refuse"), "Sex": ("category", "refuse"), "Age": ("integer", "median"),
         "SibSp": ("integer", "refuse"), "Fare": ("number", "refuse"), "Embarked": ("category", "category"),
@@ -497,17 +497,17 @@ def test_specs_without_types_read_numbers_alone_as_they_did() -> None:
 def test_a_preview_without_types_settles_roles_without_them() -> None:
     preview = understand(PLAIN, "csv")
     old = preview | {"columns": [{k: v for k, v in c.items() if k != "missing"} for c in preview["columns"]]}
-    assert "columns" in settle_roles(preview, {})
-    assert settle_roles(old, {}) == {k: v for k, v in settle_roles(preview, {}).items() if k != "columns"}
+    assert "columns" in resolve_roles(preview, {})
+    assert resolve_roles(old, {}) == {k: v for k, v in resolve_roles(preview, {}).items() if k != "columns"}
 
 
 def test_roles_given_with_types_are_read_by_them() -> None:
     content = READ["dates that may be either are left out"][1]
     preview = understand(content, "csv", {"columns": {"d": {"type": "date", "notation": "31/12/2024"}}})
     assert preview["suggested"]["inputs"] == ["d", "x"]
-    settled = settle_roles(preview, {"columns": {"d": {"type": "date", "notation": "31/12/2024", "dates": "parts"}}})
-    assert settled["columns"]["d"]["dates"] == "parts"
-    assert settled["columns"]["d"]["notation"] == "31/12/2024"
+    resolved = resolve_roles(preview, {"columns": {"d": {"type": "date", "notation": "31/12/2024", "dates": "parts"}}})
+    assert resolved["columns"]["d"]["dates"] == "parts"
+    assert resolved["columns"]["d"]["notation"] == "31/12/2024"
     assert understand(PLAIN, "csv", Roles(None, ("y",), "regression"))["suggested"]["inputs"] == ["x"]
 
 

@@ -21,7 +21,7 @@ from bimt_engine.data.kinds.uploaded import UploadedData
 from bimt_engine.data.preview import understand
 from bimt_engine.data.readers import RefusedData
 from bimt_engine.data.registry import differs_by_seed, make_dataset
-from bimt_engine.data.roles import settle_roles
+from bimt_engine.data.roles import resolve_roles
 from bimt_engine.errors import DataError
 from bimt_engine.fingerprint import data_hash
 from tests.engine.data.makers import zipped
@@ -116,7 +116,7 @@ def test_uploaded_text_is_understood_and_read(tmp_path):
     assert said["rows"] == 5 * sum(len(content) for _, content in FILES)
     assert said["notes"] == [f"9 files of text, {said['rows']:,} bytes; whole files are held out."]
     assert said["first_rows"][0] == {"byte": "A", "next byte": "A"}
-    roles = settle_roles(said, {"context": 16})
+    roles = resolve_roles(said, {"context": 16})
     assert roles["context"] == 16
     spec = upload(**{name: roles[name] for name in ("context", "test_fraction")})
     data = make_dataset(spec, seed=0, content=archive)

@@ -7,6 +7,7 @@ import pytest
 
 from bimt_engine.analysis.representations import matrices, representations
 from bimt_engine.data.kinds.groups import multiplication
+from bimt_engine.figures.charts import draw_features
 from bimt_engine.figures.embedding import (
     TALLEST,
     draw_embedding,
@@ -17,7 +18,6 @@ from bimt_engine.figures.embedding import (
     token_colours,
 )
 from bimt_engine.figures.style import to_png, to_svg
-from bimt_engine.figures.weights import draw_features
 
 TOKENS = 59
 ANGLE = 2 * np.pi * np.arange(TOKENS) / TOKENS

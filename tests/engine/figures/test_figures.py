@@ -11,12 +11,10 @@ import matplotlib
 import numpy as np
 import pytest
 
+from bimt_engine.figures.charts import draw_decision, draw_effects, draw_fit, draw_weight_ranks, r_squared
 from bimt_engine.figures.curves import draw_curves, draw_pareto, draw_prune_curve, phases_of, unbettered
-from bimt_engine.figures.effects import draw_effects
 from bimt_engine.figures.network import draw_network
-from bimt_engine.figures.predictions import draw_decision, draw_fit, r_squared
 from bimt_engine.figures.style import to_png, to_svg
-from bimt_engine.figures.weights import draw_weight_ranks
 from tests.engine.figures.makers import line_graph
 
 HISTORY = [

@@ -23,7 +23,7 @@ from bimt_engine.figures.film import (
     write_film,
 )
 from bimt_engine.networks.network import Network
-from bimt_engine.training.checkpoint import Snapshot
+from bimt_engine.training.state import Snapshot
 from tests.engine.makers import ARCHITECTURES, build
 
 

@@ -31,7 +31,7 @@ def test_every_port_is_as_long_as_its_neuron_layer(architecture: str) -> None:
     parameters = dict(network.named_parameters())
     for layer in network.wiring.neuron_layers:
         for port in layer.ports:
-            assert parameters[port.parameter].shape[port.axis] == port.fold * layer.neurons, (layer.name, port)
+            assert parameters[port.parameter].shape[port.axis] == port.copies * layer.neurons, (layer.name, port)
 
 
 def test_every_axis_of_every_parameter_is_a_port_but_the_vocabulary_and_the_time(architecture: str) -> None:
@@ -49,8 +49,8 @@ def test_weight_layers_and_ports_tell_the_same_story(architecture: str) -> None:
     for weights in wiring.weight_layers:
         assert wiring.lengths(weights).shape == parameters[weights.parameter].shape
         source, target = wiring.layer(weights.source), wiring.layer(weights.target)
-        assert any(p.parameter == weights.parameter and p.fold == weights.source_fold for p in source.ports)
-        assert any(p.parameter == weights.parameter and p.fold == weights.target_fold for p in target.ports)
+        assert any(p.parameter == weights.parameter and p.copies == weights.source_copies for p in source.ports)
+        assert any(p.parameter == weights.parameter and p.copies == weights.target_copies for p in target.ports)
         if weights.bias is not None:
             assert any(p.parameter == weights.bias for p in target.ports)
 
@@ -64,7 +64,7 @@ def with_ports(wiring: Wiring, change) -> Wiring:
     return replace(wiring, neuron_layers=layers)
 
 
-def test_a_port_that_a_weight_layer_needs_cannot_be_forgotten_or_have_another_fold(architecture: str) -> None:
+def test_a_port_that_a_weight_layer_needs_cannot_be_forgotten_or_have_other_copies(architecture: str) -> None:
     wiring = build(architecture)[0].wiring
     needed = [(w.target, w.parameter, 0) for w in wiring.weight_layers]
     needed += [(w.source, w.parameter, 1) for w in wiring.weight_layers]
@@ -78,7 +78,7 @@ def test_a_port_that_a_weight_layer_needs_cannot_be_forgotten_or_have_another_fo
         with pytest.raises(ValueError, match=said):
             with_ports(wiring, lambda owner, port, wrong=wrong: None if wrong(port, owner) else port)
         with pytest.raises(ValueError, match=said):
-            with_ports(wiring, lambda owner, port, wrong=wrong: replace(port, fold=5) if wrong(port, owner) else port)
+            with_ports(wiring, lambda owner, port, wrong=wrong: replace(port, copies=5) if wrong(port, owner) else port)
 
 
 def test_a_parameter_is_as_long_as_its_ports_say(architecture: str) -> None:
@@ -103,8 +103,8 @@ def test_names_of_layers_and_of_roles_are_checked() -> None:
         replace(wiring, neuron_layers=(first, *others[:-1], replace(others[-1], name="exit")))
     with pytest.raises(ValueError, match="names 'nowhere'"):
         replace(wiring, weight_layers=(replace(wiring.weight_layers[0], target="nowhere"),))
-    with pytest.raises(ValueError, match="2 roles for a target fold of 3"):
-        WeightLayer("read", "input", "hidden1", target_fold=3, roles=("keep", "write"))
+    with pytest.raises(ValueError, match="2 roles for 3 target copies"):
+        WeightLayer("read", "input", "hidden1", target_copies=3, roles=("keep", "write"))
 
 
 def test_what_is_recorded_of_a_sequence_holds_every_time_step(architecture: str) -> None:

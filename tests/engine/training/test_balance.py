@@ -21,8 +21,8 @@ from bimt_engine.errors import SpecError
 from bimt_engine.networks.network import Network
 from bimt_engine.spec import Spec, TrainingSpec
 from bimt_engine.training.batches import TensorData
-from bimt_engine.training.checkpoint import fingerprint
 from bimt_engine.training.loop import Training
+from bimt_engine.training.state import fingerprint
 from tests.engine.makers import build, sequence_data, spec_for, table_data
 
 WITHOUT_IDENTITY = {"stepper", "device", "log_every", "snapshot_every", "checkpoint_every"}
@@ -84,7 +84,7 @@ def test_both_refits_and_the_context_measure_the_same_balanced_loss() -> None:
     assert engine.least_squares is not None
     assert engine.least_squares.losses(trained.values) == pytest.approx(trained.step.train_loss, rel=1e-12)
     assert engine.gradient_problem().losses(trained.values) == pytest.approx(trained.step.train_loss, rel=1e-9)
-    exact = refit_least_squares(engine.least_squares, trained.values, trained.masks, steps=200, settled=1e-9)
+    exact = refit_least_squares(engine.least_squares, trained.values, trained.masks, steps=200, min_gain=1e-9)
     by_gradient = refit_by_gradient(engine.gradient_problem(), trained.values, trained.masks, steps=2000)
     assert exact.loss < 0.5 * trained.step.train_loss
     assert exact.loss <= by_gradient.loss * 1.01

@@ -51,7 +51,7 @@ def perceptron(case: Case, layers: str = "layers", *, embedding: Any = None) -> 
         place_layers(sizes, shapes),
         Draw(torch.float64, torch.Generator()),
         tokens=None if embedding is None else len(embedding),
-        fold=fold,
+        copies=fold,
     )
     with torch.no_grad():
         if embedding is not None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bimt_engine.errors import CheckpointError, SpecError, TrainingDiverged
 from bimt_engine.spec import CostSpec, OptimiserSpec, Phase, PruningSpec, RelocationSpec
 from bimt_engine.training.backends import STEPPERS
-from bimt_engine.training.checkpoint import Snapshot
 from bimt_engine.training.loop import Training, TrainingUpdate
+from bimt_engine.training.state import Snapshot
 from tests.engine.makers import ARCHITECTURES, spec_for, table_data
 
 QUICK = {

@@ -14,7 +14,7 @@ from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import build_network
 from bimt_engine.spec import CostSpec, RelocationSpec
 from bimt_engine.training.connection_cost import connection_cost, flat_prices, prices, shapes_of
-from bimt_engine.training.relocation import Relocation, best_assignment, folded
+from bimt_engine.training.relocation import Relocation, best_assignment, repeated
 from bimt_engine.training.state import TrainingState
 from tests.engine.makers import ARCHITECTURES, build, table_data
 
@@ -218,7 +218,7 @@ def test_the_best_assignment_of_blocks_is_the_best_of_all_that_keep_them_whole()
 
 
 def test_a_folded_order_moves_every_copy() -> None:
-    assert folded(np.array([1, 0, 2]), 2).tolist() == [1, 0, 2, 4, 3, 5]
+    assert repeated(np.array([1, 0, 2]), 2).tolist() == [1, 0, 2, 4, 3, 5]
 
 
 def test_replicas_are_relocated_apart() -> None:

@@ -20,14 +20,14 @@ extern "C" {
 struct Layer {
   int32_t neurons, movable;
 };
-struct WeightView {  // one weight layer: a matrix of target_fold · targets rows and source_fold · sources columns
+struct WeightView {  // one weight layer: a matrix of target_copies · targets rows and source_copies · sources columns
   int64_t offset;
-  int32_t source, target, source_fold, target_fold;
+  int32_t source, target, source_copies, target_copies;
   const double* lengths;  // targets × sources, times what a unit of length costs
 };
-struct Port {  // one axis of one parameter, seen as outer × (fold · neurons) × inner
+struct Port {  // one axis of one parameter, seen as outer × (copies · neurons) × inner
   int64_t offset, outer, inner;
-  int32_t layer, fold;
+  int32_t layer, copies;
 };
 }
 
@@ -170,10 +170,10 @@ class Plan {
       Matrix& strength = strengths[k];
       strength.clear(targets, sources);
       const NUMBER* weight = theta + view.offset;
-      for (int fold = 0; fold < view.target_fold; fold++)
+      for (int row_copy = 0; row_copy < view.target_copies; row_copy++)
         for (int t = 0; t < targets; t++) {
           double* to = strength.row(t);
-          for (int copy = 0; copy < view.source_fold; copy++)
+          for (int copy = 0; copy < view.source_copies; copy++)
             for (int s = 0; s < sources; s++) to[s] += std::fabs((double)*weight++);
         }
     }
@@ -265,7 +265,7 @@ class Plan {
       const size_t piece = size * port.inner, run = piece * n;
       buffer.resize(run);
       char* at = (char*)flat + size * port.offset;
-      for (int64_t copy = 0; copy < port.outer * port.fold; copy++, at += run) {
+      for (int64_t copy = 0; copy < port.outer * port.copies; copy++, at += run) {
         std::memcpy(buffer.data(), at, run);
         for (int64_t s = 0; s < n; s++) std::memcpy(at + s * piece, buffer.data() + order[s] * piece, piece);
       }

@@ -28,14 +28,14 @@ class _View(Structure):
         ("offset", c_int64),
         ("source", c_int32),
         ("target", c_int32),
-        ("source_fold", c_int32),
-        ("target_fold", c_int32),
+        ("source_copies", c_int32),
+        ("target_copies", c_int32),
         ("lengths", c_void_p),
     )
 
 
 class _Port(Structure):
-    _fields_ = (("offset", c_int64), ("outer", c_int64), ("inner", c_int64), ("layer", c_int32), ("fold", c_int32))
+    _fields_ = (("offset", c_int64), ("outer", c_int64), ("inner", c_int64), ("layer", c_int32), ("copies", c_int32))
 
 
 def unsupported_reason(layers: Sequence[NeuronLayer], views: Sequence[WeightView]) -> str | None:
@@ -67,7 +67,7 @@ class CompiledRelocation:
         c_layers = (_Layer * len(layers))(*(_Layer(layer.neurons, layer.movable) for layer in layers))
         c_views = (_View * len(views))(
             *(
-                _View(view.place.offset, view.source, view.target, view.folds[2], view.folds[0], lengths.ctypes.data)
+                _View(view.place.offset, view.source, view.target, view.shape[2], view.shape[0], lengths.ctypes.data)
                 for view, lengths in zip(views, self._kept, strict=True)
             )
         )
@@ -76,7 +76,7 @@ class CompiledRelocation:
             for port in layer.ports:
                 place = places[port.parameter]
                 outer, inner = prod(place.shape[: port.axis]), prod(place.shape[port.axis + 1 :])
-                ports.append(_Port(place.offset, outer, inner, number, port.fold))
+                ports.append(_Port(place.offset, outer, inner, number, port.copies))
         opened = library.relocation_open(
             byref(c_layers), len(layers), byref(c_views), len(views), (_Port * len(ports))(*ports), len(ports)
         )

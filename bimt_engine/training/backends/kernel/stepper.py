@@ -21,7 +21,7 @@ from bimt_engine.data.dataset import Dataset
 from bimt_engine.networks.network import Network
 from bimt_engine.networks.transformer import MLP_WIDTH, TransformerNetwork
 from bimt_engine.spec import TrainingSpec
-from bimt_engine.training.backends import WEIGHTED_ROWS, Computation, computation_of
+from bimt_engine.training.backends import WEIGHTED_ROWS, Computation, Stepper, computation_of
 from bimt_engine.training.backends.kernel import KernelUnavailable, load_kernel
 from bimt_engine.training.batches import LOGGED_EXAMPLES, STEPS_AT_ONCE, TensorData
 from bimt_engine.training.state import TrainingState
@@ -138,7 +138,7 @@ def _perceptron(state: TrainingState, data: TensorData) -> PerceptronShape:
         place = state.place(chain.embedding)
         shape.embedding_at = place.offset
         shape.tokens, shape.embedding = place.shape
-        shape.positions = chain.fold
+        shape.positions = chain.copies
     shape.widths[0] = weights[0].shape[1]
     for layer, place in enumerate(weights):
         shape.weight_at[layer] = place.offset
@@ -206,7 +206,7 @@ def unsupported_reason(network: Network, loss: str) -> str | None:
     return None if loss == "mse" else "it supports the squared error only, for sequences"
 
 
-class KernelStepper:
+class KernelStepper(Stepper):
     """Many optimiser steps in place, one replica after another."""
 
     name = "kernel"

@@ -250,7 +250,7 @@ def test_components_are_those_of_networkx(architecture: str) -> None:
         graph = extract_graph(subject, values, masks)
         theirs = networkx.Graph([(c.source, c.target) for c in graph.connections])
         for weights in subject.wiring.weight_layers:  # a head's neurons hang together through its scores
-            if weights.target_fold > 1:
+            if weights.target_copies > 1:
                 layer = subject.wiring.layer(weights.target)
                 rows = sorted({int(row) % layer.neurons for row in np.nonzero(masks[weights.parameter])[0]})
                 for one, other in itertools.pairwise(rows):

@@ -92,7 +92,7 @@ def test_every_architecture_is_pruned_to_live_paths(architecture: str) -> None:
     for weights in subject.wiring.weight_layers:
         rows, columns = np.nonzero(pruned.masks[weights.parameter])
         assert ahead[weights.target][rows % ahead[weights.target].size].all()
-        assert behind[weights.target][rows % behind[weights.target].size].all() or weights.target_fold > 1
+        assert behind[weights.target][rows % behind[weights.target].size].all() or weights.target_copies > 1
         assert ahead[weights.source][columns % ahead[weights.source].size].all()
         assert (pruned.values[weights.parameter][~pruned.masks[weights.parameter]] == 0).all()
 
@@ -150,7 +150,7 @@ def test_on_a_linear_network_one_refit_is_the_closed_form() -> None:
     masks = {name: np.ones(value.shape, bool) for name, value in values.items()}
     masks["weights.0"][0, 1] = False
     values["weights.0"][0, 1] = 0.0
-    found = refit_least_squares(LeastSquaresProblem(x, y, "silu", "mse", 0.0), values, masks, settled=1e-14)
+    found = refit_least_squares(LeastSquaresProblem(x, y, "silu", "mse", 0.0), values, masks, min_gain=1e-14)
     for output, columns in ((0, [0, 2, 3]), (1, [0, 1, 2, 3])):
         design = np.column_stack((x[:, columns], np.ones(50)))
         exact = np.linalg.lstsq(design, y[:, output], rcond=None)[0]
@@ -163,12 +163,12 @@ def test_on_a_linear_network_removal_costs_are_what_a_refit_then_loses() -> None
     values = {"weights.0": np.zeros((2, 3)), "biases.0": np.zeros(2)}
     masks = {name: np.ones(value.shape, bool) for name, value in values.items()}
     problem = LeastSquaresProblem(x, y, "silu", "mse", 0.0)
-    full = refit_least_squares(problem, values, masks, settled=1e-14)
+    full = refit_least_squares(problem, values, masks, min_gain=1e-14)
     for cost, (name, row, column) in zip(removal_costs(full, masks), kept_weights(masks), strict=True):
         without = {n: m.copy() for n, m in masks.items()}
         without[name][row, column] = False
         start = {n: np.where(without[n], v, 0.0) for n, v in full.values.items()}
-        refitted = refit_least_squares(problem, start, without, settled=1e-14)
+        refitted = refit_least_squares(problem, start, without, min_gain=1e-14)
         assert cost == pytest.approx((refitted.loss - full.loss) * 80 / 2, rel=1e-4)
 
 
@@ -191,7 +191,7 @@ def test_both_roads_of_refitting_lead_to_one_place(loss: str) -> None:
         subject.general.with_values(values), subject.train.inputs, subject.train.targets, loss=loss, ridge=ridge
     )
     assert small.losses(values) == pytest.approx(large.losses(values), rel=1e-12)
-    one = refit_least_squares(small, values, masks, steps=300, settled=1e-14)
+    one = refit_least_squares(small, values, masks, steps=300, min_gain=1e-14)
     two = refit_by_gradient(large, values, masks, steps=3000)
     assert one.loss == pytest.approx(two.loss, rel=1e-3)
     np.testing.assert_allclose(one.values["weights.0"], two.values["weights.0"], atol=2e-2)

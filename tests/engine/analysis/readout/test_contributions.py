@@ -9,7 +9,7 @@ import sympy
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.modules.effects import Probe
 from bimt_engine.analysis.modules.interior import examine_interior
-from bimt_engine.analysis.readout.contributions import places_of, with_group_formulas
+from bimt_engine.analysis.readout.formulas import places_of, with_group_formulas
 from bimt_engine.analysis.readout.verdicts import r_squared
 from bimt_engine.analysis.statements.interior import group_label, group_statement
 from bimt_engine.data.dataset import Dataset

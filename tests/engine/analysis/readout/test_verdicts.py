@@ -86,25 +86,25 @@ def test_of_formulas_that_are_equally_good_the_simplest_is_told() -> None:
     noisy = judge(TRUTH, noise=0.3)
     plain, bent = verdict(x**2, noisy), verdict(x**2 + sympy.Float("0.001") * sympy.sin(5 * x), noisy)
     line = verdict(sympy.Float("0.33"), noisy)
-    assert simplest([line, bent, plain], noisy.dust) is plain
+    assert simplest([line, bent, plain], noisy.negligible) is plain
     exact = judge(TRUTH)
     near = verdict(sympy.Float("1.001") * x**2, exact)
-    assert simplest([near, verdict(x**2 + 0 * x, exact)], exact.dust).expression == x**2
-    assert simplest([], exact.dust) is None
+    assert simplest([near, verdict(x**2 + 0 * x, exact)], exact.negligible).expression == x**2
+    assert simplest([], exact.negligible) is None
 
 
 def test_a_longer_formula_that_is_surely_better_is_not_given_up_for_a_simpler_one() -> None:
     truth = TRUTH + 0.05 * PLACES[:, 0]
     data = Judge(PLACES, truth, truth, lambda raw: raw, lambda answer: 0.0, 0.0, 1.0, 0.5)
     rough, full = verdict(x**2, data), verdict(x**2 + sympy.Float("0.05") * x, data)
-    assert simplest([rough, full], data.dust) is full
+    assert simplest([rough, full], data.negligible) is full
 
 
 def test_what_is_surely_more_is_more_by_two_standard_errors() -> None:
     draw = np.random.default_rng(0).normal(size=400)
-    assert surely_more(1.0 + draw, draw, dust=0.0)
-    assert not surely_more(0.05 + draw, np.roll(draw, 1), dust=0.0)
-    assert not surely_more(draw + 1e-9, draw, dust=1e-8)
+    assert surely_more(1.0 + draw, draw, negligible=0.0)
+    assert not surely_more(0.05 + draw, np.roll(draw, 1), negligible=0.0)
+    assert not surely_more(draw + 1e-9, draw, negligible=1e-8)
 
 
 @pytest.mark.parametrize(

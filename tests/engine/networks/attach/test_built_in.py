@@ -18,7 +18,7 @@ def described(wiring: Wiring) -> tuple[dict[Any, Any], set[Any], Any]:
     """A wiring without the names of its layers, which are the architecture's to choose."""
     key = {
         layer.name: frozenset(
-            (p.parameter, p.axis, p.fold, p.buffer) for p in layer.ports if not p.parameter.startswith("order_")
+            (p.parameter, p.axis, p.copies, p.buffer) for p in layer.ports if not p.parameter.startswith("order_")
         )
         for layer in wiring.neuron_layers
     }
@@ -27,7 +27,8 @@ def described(wiring: Wiring) -> tuple[dict[Any, Any], set[Any], Any]:
         for layer in wiring.neuron_layers
     }
     weights = {
-        (w.parameter, key[w.source], key[w.target], w.source_fold, w.target_fold, w.bias) for w in wiring.weight_layers
+        (w.parameter, key[w.source], key[w.target], w.source_copies, w.target_copies, w.bias)
+        for w in wiring.weight_layers
     }
     return layers, weights, wiring.embeddings
 

@@ -136,7 +136,8 @@ def test_the_check_is_a_process_that_limits_itself(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "bimt_engine.networks.files.check",
+            "bimt_engine.check",
+            "network",
             "--format",
             "safetensors",
             *more,

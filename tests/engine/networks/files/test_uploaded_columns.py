@@ -20,7 +20,7 @@ from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.uploaded import NO_FILE, UploadedData, uploaded_dataset
 from bimt_engine.data.preview import understand
-from bimt_engine.data.roles import settle_roles
+from bimt_engine.data.roles import resolve_roles
 from bimt_engine.exports.weights import WeightsError, load_bundle, load_weights, weights_file
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.uploaded import in_its_format, provide_files, provided, sha256_of
@@ -62,9 +62,9 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def analysed(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[tuple[Spec, Dataset, Evidence, Path]]:
     roles = {"targets": ["y"]}
-    settled = settle_roles(understand(content(), "csv", roles), roles)
+    resolved = resolve_roles(understand(content(), "csv", roles), roles)
     data = uploaded_dataset(
-        UploadedData.model_validate(NO_FILE | {"format": "csv"} | settled), seed=100, content=content()
+        UploadedData.model_validate(NO_FILE | {"format": "csv"} | resolved), seed=100, content=content()
     )
     torch.manual_seed(100)
     module = NETWORKS[request.param]()
@@ -81,7 +81,7 @@ def analysed(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[tuple
     network = {"kind": "uploaded", "network": f"net_{'0' * 26}", "sha256": sha256_of(file), "format": "onnx"}
     spec = Spec.model_validate(
         {
-            "dataset": NO_FILE | {"kind": "uploaded", "format": "csv"} | settled,
+            "dataset": NO_FILE | {"kind": "uploaded", "format": "csv"} | resolved,
             "network": network,
             "training": {"steps": 0},
             "evidence": {"tolerance": 0.05, "random_groups": 10, "refit_evaluations": 20, "formula_searches": 0},

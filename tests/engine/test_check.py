@@ -14,7 +14,7 @@ from tests.engine.data.makers import npz, table
 
 
 def run(path, format, *options):
-    command = [sys.executable, "-m", "bimt_engine.data.check", "--format", format, *options, str(path)]
+    command = [sys.executable, "-m", "bimt_engine.check", "data", "--format", format, *options, str(path)]
     return subprocess.run(command, capture_output=True, timeout=60, check=False)
 
 
@@ -75,8 +75,8 @@ def test_more_memory_or_time_than_is_granted_is_said(tmp_path):
 
 def test_the_check_loads_no_torch(tmp_path):
     code = (
-        "import sys; from bimt_engine.data.check import check; from pathlib import Path;"
-        f"check(Path({str(tmp_path / 'none.csv')!r}), 'csv') if 0 else None;"
+        "import sys; from bimt_engine.check import check_data; from pathlib import Path;"
+        f"check_data(Path({str(tmp_path / 'none.csv')!r}), 'csv') if 0 else None;"
         "import bimt_engine.data.registry, bimt_engine.data.roles;"
         "assert not {'torch', 'sklearn', 'polars', 'scipy'} & set(sys.modules)"
     )

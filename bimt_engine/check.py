@@ -1,10 +1,12 @@
-"""Check an upload in a process of its own, which limits itself before it reads a byte.
+"""Check an upload in a process of its own, which limits itself before it reads a byte: data, or a network.
 
-    python -m bimt_engine.data.check --format csv [--roles '{"inputs": […], "targets": […], "columns": {…}}'] PATH
+    python -m bimt_engine.check data --format csv [--roles '{"inputs": […], "targets": […], "columns": {…}}'] PATH
+    python -m bimt_engine.check network --format onnx [--config '{"network": {…}, "inputs": 4, …}'] PATH
 
-prints one line of JSON: {"ok": true, "preview": {…}} or {"ok": false, "errors": [{"detail", "row", "column"}, …]}.
-With --job '{"data": {…}, "seeds": […]}', the data of a job as its spec has them, {"ok": true, "errors": […]}: what
-keeps them from being trained on; none where the limits end the check, because the training has others.
+print one line of JSON: {"ok": true, "preview": {…}}, of a network {"ok": true, "header": {…}}, or
+{"ok": false, "errors": [{"detail", "row", "column"}, …]}. With `data --job '{"data": {…}, "seeds": […]}'`, the data of
+a job as its spec has them, {"ok": true, "errors": […]}: what keeps them from being trained on; none where the limits
+end the check, because the training has others.
 It exits with 0 whenever it prints. A process that was killed prints nothing: the caller says that the file took more
 memory or time than is allowed.
 """
@@ -24,11 +26,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bimt_engine.errors import DataError
+from bimt_engine.errors import BimtError, DataError
 
 MEMORY_BYTES = 4 << 30  # the largest table that is read takes 400 MB, thrice while it is put together
 CPU_SECONDS = 120  # 2 GB of CSV take 80 s
 GRACE_SECONDS = 5  # between the signal that is answered with a sentence and the one that kills
+# Settings of the number of threads, of which each would reserve address space, which is limited.
+THREADS = {"data": ("POLARS_MAX_THREADS",), "network": ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+NETWORK_TOO_LARGE = "The network takes more {} to read and compute once than is granted; send a smaller one."
 
 
 class OutOfTime(BaseException):
@@ -94,7 +99,7 @@ def _errors_of(error: Exception) -> list[dict[str, Any]]:
     return []
 
 
-def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
+def check_data(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[str, Any]:
     """The answer that is printed: the preview, or what is wrong."""
     try:
         from bimt_engine.data.preview import understand  # a second of imports, which the limits count as well
@@ -109,27 +114,53 @@ def check(path: Path, format: str, roles: dict[str, Any] | None = None) -> dict[
     return {"ok": False, "errors": [{"detail": detail, "row": None, "column": None}]}
 
 
+def check_network(path: Path, format: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The answer that is printed: the header of the network, or what is wrong."""
+    try:
+        from bimt_engine.networks.files.reading import header_of, read_network
+
+        return {"ok": True, "header": header_of(read_network(path.read_bytes(), format, config))}
+    except BimtError as error:
+        detail = str(error)
+    except MemoryError:
+        detail = NETWORK_TOO_LARGE.format("memory")
+    except OutOfTime:
+        detail = NETWORK_TOO_LARGE.format("time")
+    except RuntimeError as error:  # what torch raises where memory is refused
+        if "alloc" not in str(error):
+            raise
+        detail = NETWORK_TOO_LARGE.format("memory")
+    return {"ok": False, "errors": [{"detail": detail}]}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Check the file that the arguments name, within the limits. Returns the exit status, 0."""
     from bimt_engine.data.roles import FORMATS
 
-    parser = argparse.ArgumentParser(prog="python -m bimt_engine.data.check", description=__doc__.split("\n")[0])
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--roles", type=json.loads, default=None, help="JSON: those that are declared, such as targets")
-    parser.add_argument("--job", type=json.loads, default=None, help="JSON: the data of a job, and its seeds")
-    parser.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
-    parser.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)
-    parser.add_argument("--end-with-caller", action="store_true", help="end when standard input ends")
-    parser.add_argument("path", type=Path)
-    asked = parser.parse_args(arguments)
-    os.environ["POLARS_MAX_THREADS"] = "1"  # each thread would reserve address space, which is limited
-    if asked.end_with_caller:
+    parser = argparse.ArgumentParser(prog="python -m bimt_engine.check", description=__doc__.split("\n")[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    data, network = kinds.add_parser("data"), kinds.add_parser("network")
+    data.add_argument("--format", required=True, choices=FORMATS)
+    data.add_argument("--roles", type=json.loads, default=None, help="JSON: those that are declared, such as targets")
+    data.add_argument("--job", type=json.loads, default=None, help="JSON: the data of a job, and its seeds")
+    network.add_argument("--format", required=True, choices=["onnx", "safetensors"])
+    network.add_argument("--config", type=json.loads, default=None, help="JSON: what the weights are of")
+    for each in (data, network):
+        each.add_argument("--memory-bytes", type=int, default=MEMORY_BYTES)
+        each.add_argument("--cpu-seconds", type=int, default=CPU_SECONDS)
+        each.add_argument("--end-with-caller", action="store_true", help="end when standard input ends")
+        each.add_argument("path", type=Path)
+    args = parser.parse_args(arguments)
+    os.environ |= dict.fromkeys(THREADS[args.kind], "1")
+    if args.end_with_caller:
         end_with_the_caller()
-    limit_this_process(memory=asked.memory_bytes, seconds=asked.cpu_seconds)
-    if asked.job is not None:
-        answer = check_job(asked.path, asked.job["data"], asked.job["seeds"])
+    limit_this_process(memory=args.memory_bytes, seconds=args.cpu_seconds)
+    if args.kind == "network":
+        answer = check_network(args.path, args.format, args.config)
+    elif args.job is not None:
+        answer = check_job(args.path, args.job["data"], args.job["seeds"])
     else:
-        answer = check(asked.path, asked.format, asked.roles)
+        answer = check_data(args.path, args.format, args.roles)
     print(json.dumps(answer, allow_nan=False), flush=True)
     return 0
 
