@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import playwright
 import pytest
@@ -65,20 +67,31 @@ def test_the_page_and_its_figures_have_one_rule_for_indices_and_powers(
         to_svg(drawing)  # it would raise where this is no mathematics
 
 
+def in_node(script: str) -> Any:
+    """What an expression over names of api.js is."""
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    code = f"import * as api from {json.dumps(API_SCRIPT.as_uri())}; console.log(JSON.stringify({script}));"
+    done = subprocess.run([node, "--input-type=module", "-e", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_the_scripts_of_a_page_set_texts_as_the_server_does() -> None:
     texts = [text for text, *_ in WORDS]
-    script = f"""
-        import {{ pieces }} from {json.dumps(API_SCRIPT.as_uri())};
-        console.log(JSON.stringify({json.dumps(texts)}.map(pieces)));
-    """
-    node = Path(playwright.__file__).parent / "driver" / "node"
-    done = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    for text, pieces in zip(texts, found, strict=True):
+    for text, pieces in zip(texts, in_node(f"{json.dumps(texts)}.map(api.pieces)"), strict=True):
         assert "".join(part if not how else f"<{how}>{part}" for part, how in pieces) == "".join(
             part if not how else f"<{how}>{part}" for part, how in wording.typeset(text)
         )
+
+
+def test_the_scripts_of_a_page_write_numbers_as_the_server_does() -> None:
+    draw = Random(100)
+    values = [0.0, 1.0, 0.1, 10.0, 999.6, 1000.5, 4213.0, 20_000.0, 999_999.4, 1e6, 4.2e7, 1e-4, 9.99e-5, 1e-5, 0.99995]
+    values += [10 ** draw.uniform(-9, 9) for _ in range(400)] + [1 - 10 ** draw.uniform(-9, 0) for _ in range(100)]
+    values += [-value for value in values]
+    found = in_node(f"{json.dumps(values)}.map((value) => [api.number(value), api.measured('test_r2', value)])")
+    for value, (as_number, as_share) in zip(values, found, strict=True):
+        assert (as_number, as_share) == (wording.number(value), wording.measured("test_r2", value)), value
 
 
 @pytest.mark.parametrize(

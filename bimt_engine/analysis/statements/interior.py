@@ -195,8 +195,8 @@ def spaced(layer: str) -> str:
 
 
 def shares_named(shares: Sequence[Document]) -> str:
-    """x1 (62 %) and x3 (38 %)."""
-    return listed([f"{quoted(one['name'])} ({round(100 * one['share'])} %)" for one in shares])
+    """x1 (62%) and x3 (38%)."""
+    return listed([f"{quoted(one['name'])} ({round(100 * one['share'])}%)" for one in shares])
 
 
 def _at_most(value: float) -> str:
@@ -207,4 +207,4 @@ def _changed(share: float) -> str:
     """A change as a share of what was there: a percentage, or how many times as much where that says more."""
     if share >= 1:
         return f"becomes {number(1 + share)} times as large"
-    return f"{'rises' if share >= 0 else 'falls'} by {number(100 * abs(share))} %"
+    return f"{'rises' if share >= 0 else 'falls'} by {number(100 * abs(share))}%"

@@ -101,17 +101,41 @@ export const renderedAnew = async () => new DOMParser().parseFromString(await (a
 
 // --- values as text
 
-/** @returns {string} a number with three significant digits, as the server writes it (filters.py) */
+/** @returns {string} a number as the server writes it: `number` of bimt_engine/analysis/statements/wording.py */
 export function number(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
+  let shown;
   if (size >= 1e6 || size < 1e-4) {
     const [mantissa, exponent] = value.toExponential(2).split("e");
-    return `${Number(mantissa)}·10${raised(String(Number(exponent)))}`.replace("-", "−");
-  }
-  return String(Number(value.toPrecision(3))).replace("-", "−");
+    const power = `10${raised(String(Number(exponent)))}`;
+    shown = Number(mantissa) === 1 ? power : `${Number(mantissa)}·${power}`;
+  } else if (size >= 999.5) shown = value.toLocaleString("en", { maximumFractionDigits: 0, roundingMode: "halfEven" });
+  else shown = String(Number(value.toFixed(Math.max(0, 3 - Math.ceil(Math.log10(size) + 1e-12)))));
+  return shown.replace("-", "−");
 }
+
+/** @returns {string} a share such as R²: never 1 for what is only nearly 1. `share` of wording.py. */
+export function share(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value < 0) return "below 0, worse than a constant";
+  let digits = 4;
+  while (digits < 9 && Number(value.toFixed(digits)) === 1 && value !== 1) digits += 1;
+  return String(Number(value.toFixed(digits)));
+}
+
+/** @returns {string} a metric: R² and accuracies as shares, all others as numbers. `measured` of wording.py. */
+export const measured = (metric, value) => (/(r2|accuracy)$/.test(metric) ? share(value) : number(value));
+
+/** @returns {string} a share as a percentage; 100% only what is all but for rounding */
+export function percent(value) {
+  if (value < 0.0995) return `${number(100 * value)}%`;
+  return `${value > 0.99 && value < 1 - 1e-5 ? Math.floor(1000 * value) / 10 : Math.round(100 * value)}%`;
+}
+
+/** @returns {string} a whole number with all its digits */
+export const whole = (count) => count.toLocaleString("en");
 
 // As bimt_engine/analysis/statements/wording.py has it: only what can be nothing else, because names come from users.
 const MATHEMATICS =
