@@ -18,7 +18,7 @@ function inWords(effect) {
   if (effect === null || Number.isNaN(effect)) return "is not a number";
   if (effect < 1e-6) return "does not move";
   if (effect < 0.5) return `moves by ${percent(effect)} of its variance`;
-  return effect < 0.95 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance, or larger";
+  return effect < 0.95 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance";
 }
 
 /**
@@ -128,8 +128,9 @@ export function silencing(instrument) {
       }),
     );
     const more = rows.length - shown.length;
+    // What the headline does not say.
     field("what-if-words").textContent = [
-      ...Object.entries(shownMetrics).map(([metric, value]) => `${metricName(metric)}: ${measured(metric, before[metric])} → ${measured(metric, value)}`),
+      ...Object.entries(shownMetrics).slice(1).map(([metric, value]) => `${metricName(metric)}: ${measured(metric, before[metric])} → ${measured(metric, value)}`),
       ...(more ? [`${more} more outputs have smaller effects`] : []),
     ].join(" · ");
     field("answer").hidden = false;

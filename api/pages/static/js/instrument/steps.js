@@ -85,7 +85,7 @@ export async function stepping(instrument) {
 
   function describe(index, before, now) {
     if (index >= steps.length) {
-      field("step-words").textContent = "The network after training, pruned and refitted";
+      field("step-words").textContent = "After training, pruned and refitted";
       slider.setAttribute("aria-valuetext", "pruned and refitted");
       plot?.cursor(steps.at(-1));
       return;
