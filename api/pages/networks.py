@@ -158,7 +158,7 @@ def evidence(
         "inside": interior(documents.get("interior"), tones, names),
         "called_so": names_given(names),
         "verdict": metrics.get("verdict"),
-        "baselines": (metrics.get("baselines") or {}).get("reading"),
+        "baselines": presenters.baselines(metrics.get("baselines")),
         "random_groups": effects.get("random_groups"),
         "matrices": matrices,
         "metrics": presenters.metrics(metrics, run),

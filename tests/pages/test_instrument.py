@@ -364,6 +364,8 @@ def test_words_open_their_definitions(visit: Visit, bench: Bench) -> None:
     page.locator("#parts-title [data-term]").click()
     page.wait_for_selector("dialog:has-text('cluster of neurons')")
     page.click("dialog button:has-text('Close')")
+    page.click(".sentence [data-term='pooled R²']")  # beside the R² of each output
+    page.wait_for_selector("dialog:has-text('sum of their mean squared errors')")
     page.goto(f"{bench.site.url}/glossary")
     assert page.locator("dt:text-is('wiring length')").count() == 1
 

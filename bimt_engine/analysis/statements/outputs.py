@@ -74,16 +74,22 @@ def not_learnt(
     return " ".join([said, *_advice(missed, None if none_better else tolerance, cost_strength)])
 
 
+def baselines_measure(baselines: Document) -> str:
+    """What the comparison with usual methods is in, the first words of its statement; "" where there is none."""
+    if baselines["gap"] is None:
+        return ""
+    return "Pooled R²" if baselines["measure"] == "r2" else "Accuracy"
+
+
 def baselines_statement(baselines: Document) -> str:
     """What the network costs in accuracy against the better of two usual methods, from `metrics.baselines`."""
-    measure = "R²" if baselines["measure"] == "r2" else "accuracy"
     network, better = baselines["network"], baselines[baselines["better"]]
     other = baselines["boosted" if baselines["better"] == "linear" else "linear"]
     size = f"the network of {counted(baselines['connections'], 'connection')}"
     if baselines["gap"] is None:
         return f"On the test rows {size} cannot be compared: their targets do not vary."
     told = ", ".join(f"{of['name']} {_score(of['test'])}" for of in (better, other))
-    return f"{measure} on test rows: {size} {_score(network['test'])}, {told}."
+    return f"{baselines_measure(baselines)} on test rows: {size} {_score(network['test'])}, {told}."
 
 
 def _score(value: float | None) -> str:
