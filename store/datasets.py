@@ -232,6 +232,11 @@ def with_content(session: Session, team_id: str, sha256: str) -> Dataset | None:
     return session.scalar(query.order_by(Dataset.id.desc()).limit(1))
 
 
+def sha256_of(session: Session, team_id: str, dataset_id: str) -> str | None:
+    """The SHA-256 of the bytes of the team's data set; None where it has none of this id, or one that is made."""
+    return session.scalar(select(Dataset.sha256).where(Dataset.team_id == team_id, Dataset.id == dataset_id))
+
+
 def delete(session: Session, team_id: str, dataset_id: str) -> str | None:
     """Delete a data set; returns the SHA-256 of its file, to be freed afterwards unless others need it: see files.free.
 

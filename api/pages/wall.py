@@ -249,7 +249,8 @@ def grouped(view: Wall, found: Sequence[Row]) -> list[Group]:
 def _summary(members: Sequence[Row]) -> str:
     ended = [row.run for row in members if row.run.test_metric is not None and math.isfinite(row.run.test_metric)]
     said = []
-    if len({run.test_metric_name for run in ended}) == 1 and len(ended) > 1:
+    alike = len({run.test_metric_name for run in ended}) == 1 and len({row.data for row in members}) == 1
+    if alike and len(ended) > 1:
         metric = ended[0].test_metric_name
         said.append(f"{metric_label(metric)} {measured(metric, median(run.test_metric or 0.0 for run in ended))}")
     kept = [run.connections for run in ended if run.connections is not None]
@@ -292,6 +293,7 @@ def overview() -> str:
             groups=groups,
             rows=listed_ if view.show == "parallel" else found,
             within={row.run.id for row in found},
+            kinds_of_data=len({row.data for row in found}),
             chart=chart,
             active=active,
             failed=failed,

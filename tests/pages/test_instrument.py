@@ -514,6 +514,25 @@ def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: 
     assert page.locator("#off li").count() == 0
 
 
+def test_runs_of_different_data_are_said_to_be_before_a_number_of_them_stands_beside_another(
+    visit: Visit, bench: Bench, site: Site
+) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(f"/compare?a={bench.runs['mlp']}&b={bench.runs['grid']}")
+    assert page.inner_text("#data.notice").startswith("These are of different data (formula and digits)")
+    assert page.evaluate("document.querySelector('#data').compareDocumentPosition(document.querySelector('#sides'))") == 4
+    visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")
+    assert page.inner_text("#data") == "Both are of the same data, in other rows: each seed draws its own."
+    assert page.locator("#data.notice").count() == 0
+    for show in ("scatter", "curves", "parallel"):
+        visitor.go(f"/?show={show}&group=none")
+        assert "different data" in page.inner_text("#mixed"), show
+        visitor.go(f"/?show={show}&job={site.job}")
+        assert page.locator("#mixed").count() == 0, show
+    visitor.go("/?group=method")  # no median over all of it
+    assert "loss" not in page.inner_text(".group-name:has-text('BIMT')")
+
+
 def test_every_number_and_verdict_of_a_run_opens_its_definition(visit: Visit, site: Site, bench: Bench) -> None:
     known = {word for _, words in glossary() for word, _ in words}
     page = (visitor := visit("reader")).page
