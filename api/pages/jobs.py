@@ -180,21 +180,27 @@ class JobList(View):
         )
         owners = teams.names(rows, {job.member_id for job in page.rows})
         told = jobs.trained_on(rows, [job.id for job in page.rows])
+        places = jobs.queue_positions(rows, page.rows)
         listed = []
         for job in page.rows:
             method, kind, name = told[job.id]
-            listed.append(JobRow(job, owners.get(job.member_id, "–"), name or data_label(kind), method_name(method)))
+            owner, data = owners.get(job.member_id, "–"), name or data_label(kind)
+            listed.append(JobRow(job, owner, data, method_name(method), places.get(job.id)))
         return Page(listed, page.after)
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job of a list; what it can be grouped by has the names of JOB_GROUPS."""
+    """A job of a list; what it can be grouped by has the names of JOB_GROUPS.
+
+    place   how many jobs are claimed before it in its queue; None: it does not wait.
+    """
 
     job: Job
     owner: str
     data: str
     method: str
+    place: int | None
 
     @property
     def state(self) -> str:

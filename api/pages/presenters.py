@@ -179,7 +179,7 @@ def _share(body: Mapping[str, Any], which: str, measure: str) -> str:
 
 
 def baselines(document: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """What usual methods reach beside the network: its measure, which opens its definition, and the rest of the words."""
+    """What usual methods reach beside the network: the measure, which opens its definition, and all other words."""
     if not document:
         return None
     measure = baselines_measure(document)

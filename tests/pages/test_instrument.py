@@ -520,7 +520,9 @@ def test_runs_of_different_data_are_said_to_be_before_a_number_of_them_stands_be
     page = (visitor := visit("reader", **DESK)).page
     visitor.go(f"/compare?a={bench.runs['mlp']}&b={bench.runs['grid']}")
     assert page.inner_text("#data.notice").startswith("These are of different data (formula and digits)")
-    assert page.evaluate("document.querySelector('#data').compareDocumentPosition(document.querySelector('#sides'))") == 4
+    assert (
+        page.evaluate("document.querySelector('#data').compareDocumentPosition(document.querySelector('#sides'))") == 4
+    )
     visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")
     assert page.inner_text("#data") == "Both are of the same data, in other rows: each seed draws its own."
     assert page.locator("#data.notice").count() == 0

@@ -171,10 +171,16 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** @returns {string} what a job that has not ended waits for: its turn, or its end */
+export function turn({ state, queue_position: before, eta_seconds: left }) {
+  if (state === "queued" && typeof before === "number") return before ? `${number(before)} before it in the queue` : "next in the queue";
+  return state === "running" && typeof left === "number" ? `about ${duration(left)} left` : "";
+}
+
 /** @returns {HTMLSpanElement} a sentence of the service, in which `backticks` mark code */
 export function sentence(text) {
   const span = document.createElement("span");
-  text.split("`").forEach((part, index) => {
+  text.split(/`([^`]+)`/).forEach((part, index) => {
     if (index % 2 === 0) return span.append(part);
     const code = document.createElement("code");
     code.textContent = part;

@@ -1,7 +1,7 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { Problem, attempt, call, measured, number, onSubmit, percent, renderedAnew, typeset, waitFor } from "./api.js";
+import { Problem, attempt, call, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
@@ -285,7 +285,7 @@ async function begin() {
       },
       (problem) => {
         panel.dataset.sample = "none";
-        field("sample-words").textContent = `Nothing is computed in the browser: ${problem.message}`;
+        field("sample-words").replaceChildren(sentence(`Nothing is computed in the browser: ${problem.message}`));
       },
     );
     return instrument.sample;
@@ -414,6 +414,6 @@ function showKeys() {
 
 if (panel) {
   begin().catch((problem) => {
-    field("sample-words").textContent = `The network cannot be touched: ${problem.message}`;
+    field("sample-words").replaceChildren(sentence(`The network cannot be touched: ${problem.message}`));
   });
 }

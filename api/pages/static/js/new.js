@@ -124,7 +124,7 @@ async function describe(option) {
     ...dataset.notes.filter((note) => !preview.missing_notes.includes(note)).map((note) => {
       const line = document.createElement("p");
       line.className = "hint";
-      line.textContent = note;
+      line.append(sentence(note));
       return line;
     }),
   );
@@ -246,7 +246,7 @@ function columnRow(column, known) {
   });
   const type = document.createElement("td");
   type.textContent = column.type;
-  type.title = (column.notes || []).join(" ");
+  type.title = (column.notes || []).join(" ").replaceAll("`", "");
   if (typeof column.missing === "number") type.replaceChildren(typeChoice(column, known));
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", `Role of ${column.name}`);
@@ -355,7 +355,7 @@ async function foresee() {
   } catch (problem) {
     told = problem.status === 422 || problem.status === 409 ? problem.message : "";
   }
-  if (mine === foreseen) place.textContent = told.replaceAll("`", "");
+  if (mine === foreseen) place.replaceChildren(sentence(told));
 }
 
 function showProblem(problem) {

@@ -1,7 +1,7 @@
 // Every page: local times; in lists of jobs, the progress of those that are not finished; and in lists of runs, jobs and
 // models, what is done with those that are selected.
 
-import { attempt, call, pause } from "./api.js";
+import { attempt, call, pause, turn } from "./api.js";
 
 for (const time of document.querySelectorAll("time[datetime]")) {
   const date = new Date(time.dateTime);
@@ -24,6 +24,7 @@ async function watchJobs() {
       const row = rows.get(job.id);
       if (!row) continue;
       row.querySelector("progress").value = job.progress;
+      row.querySelector("[data-show=turn]").textContent = turn(job);
       const state = row.querySelector(".state");
       if (state.textContent !== job.state) {
         state.textContent = job.state;
