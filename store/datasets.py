@@ -212,11 +212,14 @@ def page(
     state: str | None = None,
     kind: str | None = None,
     q: str | None = None,
+    explained: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Dataset]:
-    """The team's data sets, newest first, without previews."""
+    """The team's data sets, newest first, without previews; `explained`: with why one was refused."""
     query = select(Dataset).where(Dataset.team_id == team_id)
+    if explained:
+        query = query.options(undefer(Dataset.errors))
     if state is not None:
         query = query.where(Dataset.state == state)
     if kind is not None:

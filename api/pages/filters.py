@@ -290,8 +290,11 @@ def together(found: Iterable[Row], by: Callable[[Row], str] | str) -> dict[str, 
 
 
 def data_choices(rows: Session, team_id: str) -> dict[str, str]:
-    """What lists can be narrowed to: the team's data sets by id, and the kinds that are made, each with its name."""
-    ours = {dataset.id: dataset.name for dataset in datasets.page(rows, team_id, limit=100).rows}
+    """What lists can be narrowed to: the team's data sets by id, and the kinds that are made, each with its name.
+
+    Without those that were refused, or are not checked yet: nothing was trained on them.
+    """
+    ours = {dataset.id: dataset.name for dataset in datasets.page(rows, team_id, state="ready", limit=100).rows}
     return ours | {name: kind.label for name, kind in KINDS.items() if not kind.uploaded}
 
 

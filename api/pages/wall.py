@@ -96,7 +96,7 @@ QUANTITIES = {
 
 
 def quantity(name: str, members: Sequence[Run]) -> Quantity:
-    """A quantity as these runs have it: their test metric by its name, where they have one, and logarithmic as a loss."""
+    """A quantity as these runs have it: the test metric by its name, where all have the same, a loss logarithmic."""
     of = QUANTITIES[name]
     metrics = {run.test_metric_name for run in members if run.test_metric is not None}
     if name != "test_metric" or len(metrics) != 1:

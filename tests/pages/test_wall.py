@@ -97,6 +97,27 @@ def test_jobs_are_narrowed_grouped_and_sorted_and_the_address_says_so(visit: Vis
     assert "tag=listed" in page.url
 
 
+def test_an_upload_that_was_refused_is_listed_with_the_reason_and_is_no_choice_elsewhere(
+    visit: Visit, site: Site
+) -> None:
+    page = (visitor := visit("submitter", **DESK)).page
+    visitor.go("/datasets")
+    rows = page.locator("tbody tr")
+    assert rows.count() > 1
+    assert page.inner_text("tr:has-text('broken.csv') .reason").startswith("Row 2, column b holds '1.2.3'")
+    assert page.inner_text(".reason code") == "b"
+    page.select_option("#state", "refused")
+    page.wait_for_url(re.compile(r"/datasets\?state=refused$"))
+    assert rows.count() == page.locator(".state.refused").count() == 1
+    page.fill("#q", "nothing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("p:has-text('No data set matches these filters')")
+    for path in ("/", "/jobs"):
+        visitor.go(path)
+        assert site.dataset in page.locator("#data option").evaluate_all("all => all.map((each) => each.value)")
+        assert page.locator(f"#data option[value='{site.refused}']").count() == 0, path
+
+
 def test_models_are_grouped_by_what_they_were_trained_on(visit: Visit, site: Site) -> None:
     page = (visitor := visit("reader", **DESK)).page
     visitor.go("/models?min_modules=2&sort=connections")
