@@ -105,8 +105,9 @@ def line_chart(
     left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
     across = _scale([p[0] for p in points], x.log, left, right, frame.ticks, letter=frame.letter)
     up = _scale([p[1] for p in points], y.log, bottom, top, frame.ticks)
+    role = "group" if seen or any(line.address for line in series) else "img"  # an image can hold no links
     parts = [
-        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}" '
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="{role}" aria-label="{escape(title)}" '
         f'data-x="{across.told}" data-y="{up.told}" preserveAspectRatio="xMidYMid meet">'
     ]
     for value in up.ticks:
@@ -195,7 +196,8 @@ def heat_map(
     """
     left, right, top, bottom = 34, SMALL.width - 6, 8, SMALL.height - 20
     width, height = (right - left) / max(1, len(columns)), min(34.0, (bottom - top) / max(1, len(rows)))
-    size = f'class="{SMALL.name} heat" viewBox="0 0 {SMALL.width} {SMALL.height}"'
+    tall = round(top + len(rows) * height + 20)
+    size = f'class="{SMALL.name} heat" viewBox="0 0 {SMALL.width} {tall}"'
     parts = [f'<svg {size} role="img" aria-label="{escape(title)}">']
 
     def write(kind: str, x: float, y: float, anchor: str, words: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bimt_engine.figures.registry import JOB_FIGURES
 from bimt_engine.figures.style import to_svg
-from store import datasets, jobs, runs
+from store import datasets, jobs, networks, runs
 from tests.api.makers import House, interior_document, make_house, now, publish_runs, serving, submit_job
 from tests.api.test_thread import upload
 from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
@@ -42,6 +42,7 @@ class Site:
     waiting: str
     dataset: str
     refused: str
+    network: str
     model: str
     link: str
 
@@ -73,10 +74,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Ite
             runs.add_body(rows, run_id, "interior", interior_document())
     waiting = submit_job(service, name="waiting")
     dataset = upload(service, file_name="progress.csv").json["id"]
-    refused = refuse_upload(service)
+    refused, network = refuse_upload(service), bring_network(service)
     model, link = publish(service, found)
     with serving(service) as port:
-        yield Site(service, f"http://127.0.0.1:{port}", job, found, waiting, dataset, refused, model, link)
+        yield Site(service, f"http://127.0.0.1:{port}", job, found, waiting, dataset, refused, network, model, link)
     service.database.close()
 
 
@@ -100,6 +101,31 @@ def refuse_upload(service: House) -> str:
         )
         assert datasets.set_check_result(rows, dataset.id, now=now(), errors=[error])
     return str(dataset.id)
+
+
+def bring_network(service: House) -> str:
+    """The id of an uploaded network that was checked."""
+    kept = service.files.put_bytes(b"a network")
+    header = {
+        "parameters": 12_345,
+        "producer": "pytorch",
+        "operators": {"Gemm": 3, "Relu": 2},
+        "tensors": [["hidden.weight", [20, 4]], ["output.weight", [2, 20]]],
+        "notes": ["The input `x` has a free batch axis."],
+    }
+    with service.database.write() as rows:
+        network = networks.register(
+            rows,
+            team_id=service.teams["ours"],
+            member_id=service.members["ours", "submitter"],
+            name="network.onnx",
+            format="onnx",
+            file=kept,
+            config=None,
+            now=now(),
+        )
+        assert networks.set_check_result(rows, network.id, now=now(), header=header)
+    return str(network.id)
 
 
 def store_comparison(service: House, job: str, found: list[str]) -> None:

@@ -205,6 +205,25 @@ const METRIC_NAMES = {
 /** @returns {string} the label of a metric */
 export const metricName = (metric) => METRIC_NAMES[metric] || metric.replaceAll("_", " ");
 
+// --- tables that are wider than the page
+
+/** Makes what can be scrolled, and holds nothing that the keyboard reaches, reachable itself; call it when content changes. */
+export function reachable() {
+  for (const place of document.querySelectorAll(".scroll:not([role=region]), .scroll[data-reached]")) {
+    const wide = place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight;
+    const needed = wide && !place.querySelector("a[href], button, input, select, textarea");
+    place.toggleAttribute("data-reached", needed);
+    if (!needed) {
+      for (const name of ["tabindex", "role", "aria-label"]) place.removeAttribute(name);
+      continue;
+    }
+    const named = place.querySelector("caption")?.textContent ?? place.querySelector("table")?.getAttribute("aria-label");
+    const heading = [...document.querySelectorAll("h1, h2, h3")].findLast((each) => each.compareDocumentPosition(place) & Node.DOCUMENT_POSITION_FOLLOWING);
+    const label = named || heading?.textContent || "Table";
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", label.trim()]]) place.setAttribute(name, value);
+  }
+}
+
 // --- notices and forms
 
 /**

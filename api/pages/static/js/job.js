@@ -1,6 +1,6 @@
 // The page of a job: progress and losses while it runs, cancel and retry, and the comparison of its runs.
 
-import { attempt, call, complain, metricName, number, pause, renderedAnew, sentence, turn, waitFor } from "./api.js";
+import { attempt, call, complain, metricName, number, pause, reachable, renderedAnew, sentence, turn, waitFor } from "./api.js";
 
 const live = document.getElementById("live");
 const id = live.dataset.job;
@@ -39,6 +39,7 @@ async function renew() {
     if (rendered && rendered.innerHTML !== part.innerHTML) part.replaceChildren(...rendered.childNodes);
   }
   scrollLog();
+  reachable();
 }
 
 // The newest lines of the log are its last.
@@ -80,6 +81,7 @@ async function compare() {
   document.getElementById("comparison-words").textContent = "A worker is comparing the runs …";
   for (const kind of missing) await waitFor("GET", `/jobs/${id}/${kind}?wait=20`);
   section.replaceChildren(...(await renderedAnew()).getElementById("comparison").childNodes);
+  reachable();
 }
 
 if (missing.length) {
