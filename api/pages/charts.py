@@ -107,7 +107,8 @@ def line_chart(
     up = _scale([p[1] for p in points], y.log, bottom, top, frame.ticks)
     role = "group" if seen or any(line.address for line in series) else "img"  # an image can hold no links
     parts = [
-        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="{role}" aria-label="{escape(title)}" '
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="{role}" '
+        f'aria-label="{escape(title)}" '
         f'data-x="{across.told}" data-y="{up.told}" preserveAspectRatio="xMidYMid meet">'
     ]
     for value in up.ticks:
