@@ -275,10 +275,10 @@ class UploadList(View):
 def dataset_list() -> str:
     """All data sets and networks, those that were refused with the reason, and the form to upload one."""
     team_id, view = caller().team_id, UploadList.asked()
-    asked = {"q": view.q or None, "state": view.state or None, "explained": True, "limit": UPLOADS_LISTED}
+    asked: dict[str, Any] = {"q": view.q or None, "state": view.state or None, "explained": True}
     with services().database.read() as rows:
-        page = datasets.page(rows, team_id, after=after(), **asked)
-        brought = networks.page(rows, team_id, after=after("networks_after"), **asked)
+        page = datasets.page(rows, team_id, after=after(), limit=UPLOADS_LISTED, **asked)
+        brought = networks.page(rows, team_id, after=after("networks_after"), limit=UPLOADS_LISTED, **asked)
         return render_template(
             "datasets.html",
             view=view,
