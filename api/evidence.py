@@ -41,7 +41,7 @@ class EvidenceQuery(Query):
     )
     moves: PartName | None = Field(
         default=None,
-        description="An output that a module moves by 1 % of its variance, or that a group inside one moves most.",
+        description="An output that a module moves by 1% of its variance, or that a group inside one moves most.",
     )
 
 

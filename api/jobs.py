@@ -90,6 +90,12 @@ class JobItem(ResponseModel):
     note: str | None = None
     reason: str | None = Field(default=None, description="Why it ended as it did.")
     attempts: int
+    eta_seconds: float | None = Field(
+        default=None, description="Seconds to the end, at the pace of the present attempt; null: unknown."
+    )
+    queue_position: int | None = Field(
+        default=None, description=f"0: next. Counted up to {MAX_COUNTED}; null when it no longer waits."
+    )
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -125,12 +131,6 @@ class JobOut(JobItem):
     """A job."""
 
     cancel_requested_at: datetime | None = None
-    eta_seconds: float | None = Field(
-        default=None, description="Seconds to the end, at the pace of the present attempt; null: unknown."
-    )
-    queue_position: int | None = Field(
-        default=None, description=f"0: next. Counted up to {MAX_COUNTED}; null when it no longer waits."
-    )
     spec: dict[str, Any]
     tries: list[AttemptOut] = Field(default=[], description="Every attempt: by whom, when, and why it ended.")
 
@@ -243,7 +243,8 @@ def plan_job(body: JobIn) -> Response:
 @api.route("get", "/jobs", requires=Access.READ, answers={200: JobPage})
 def list_jobs(query: JobsQuery) -> Response:
     """The team's jobs, newest first."""
-    with services().database.read() as rows:
+    here = services()
+    with here.database.read() as rows:
         page = jobs.page(
             rows,
             caller().team_id,
@@ -254,7 +255,14 @@ def list_jobs(query: JobsQuery) -> Response:
             after=key_of(query.after),
             limit=query.limit,
         )
-        return answer(JobPage(items=[JobItem.model_validate(row) for row in page.rows], next=cursor(page.after)))
+        places = jobs.queue_positions(rows, page.rows)
+        items = [
+            JobItem.model_validate(job).model_copy(
+                update={"eta_seconds": eta(job.due_at, here.now()), "queue_position": places.get(job.id)}
+            )
+            for job in page.rows
+        ]
+        return answer(JobPage(items=items, next=cursor(page.after)))
 
 
 @api.route("get", "/jobs/<string:job_id>", requires=Access.READ, answers={200: JobOut})
@@ -374,7 +382,7 @@ def job_events(path: JobPath, query: EventsQuery) -> Response:
 def shown(here: Services, rows: Session, job: JobView) -> JobOut:
     """The response for a job."""
     return JobOut.model_validate(
-        job._asdict() | {"eta_seconds": eta(here, job), "tries": jobs.attempts(rows, job)},
+        job._asdict() | {"eta_seconds": eta(job.due_at, here.now()), "tries": jobs.attempts(rows, job)},
     )
 
 
@@ -385,7 +393,7 @@ def event_of(here: Services, job: JobView) -> JobEvent:
         id=job.id,
         state=job.state,
         progress=job.progress,
-        eta_seconds=eta(here, job),
+        eta_seconds=eta(job.due_at, here.now()),
         queue_position=job.queue_position,
         losses=job.losses,
         note=job.note,
@@ -393,8 +401,6 @@ def event_of(here: Services, job: JobView) -> JobEvent:
     )
 
 
-def eta(here: Services, job: JobView) -> float | None:
+def eta(due_at: datetime | None, now: datetime) -> float | None:
     """Seconds to the end at the present pace; None while the pace is unknown."""
-    if job.due_at is None:
-        return None
-    return round(max(0.0, (job.due_at - here.now()).total_seconds()), 1)
+    return None if due_at is None else round(max(0.0, (due_at - now).total_seconds()), 1)

@@ -33,7 +33,8 @@ from api.schemas import (
 from api.services import services
 from api.submission import ForkIn, fork, refuse_bad_data, submit
 from bimt_engine.analysis.graph import Graph
-from store import models, runs, teams
+from bimt_engine.analysis.statements.outputs import data_statement
+from store import datasets, models, runs, teams
 from store.columns import is_id
 from store.tables import Annotation, Model, ModelVersion, Run
 
@@ -155,6 +156,8 @@ class CompareOut(ResponseModel):
 
     a: Side
     b: Side
+    same_data: bool = Field(description="False: what was measured on rows of their data does not compare.")
+    data: str = Field(description="The same in a sentence, which tells other rows of the same data, too.")
     spec: list[Difference]
     metrics: list[MetricPair]
     modules: list[ModulePair]
@@ -387,9 +390,13 @@ def side_of(rows: Session, text: str) -> Compared:
 def compare(rows: Session, a: Compared, b: Compared) -> CompareOut:
     """The two side by side. Raises the problem that one has not come that far."""
     metrics_a, metrics_b = (_metrics(rows, side.run) for side in (a, b))
+    data = [_data(rows, side.run) for side in (a, b)]
+    said = data_statement(*data, seeds=(a.run.seed, b.run.seed))
     return CompareOut(
         a=_side(a),
         b=_side(b),
+        same_data=said.same,
+        data=said.text,
         spec=differences(a.run.spec, b.run.spec),
         metrics=[_pair(name, metrics_a, metrics_b) for name in dict.fromkeys([*metrics_a, *metrics_b])],
         modules=matched(_modules(rows, a.run), _modules(rows, b.run)),
@@ -434,6 +441,14 @@ def overlap(a: dict[str, Any], b: dict[str, Any]) -> float:
 def _side(side: Compared) -> Side:
     run = side.run
     return Side(what=side.what, run_id=run.id, seed=run.seed, connections=run.connections, modules=run.modules)
+
+
+def _data(rows: Session, run: Run) -> dict[str, Any]:
+    """What a run was trained on, as its spec has it; the caller's own uploads by their bytes."""
+    data = dict(run.spec.get("dataset") or {})
+    if dataset_id := data.get("dataset_id"):
+        data["dataset_id"] = datasets.sha256_of(rows, caller().team_id, dataset_id) or dataset_id
+    return data
 
 
 def _metrics(rows: Session, run: Run) -> dict[str, float]:

@@ -212,11 +212,14 @@ def page(
     state: str | None = None,
     kind: str | None = None,
     q: str | None = None,
+    explained: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Dataset]:
-    """The team's data sets, newest first, without previews."""
+    """The team's data sets, newest first, without previews; `explained`: with why one was refused."""
     query = select(Dataset).where(Dataset.team_id == team_id)
+    if explained:
+        query = query.options(undefer(Dataset.errors))
     if state is not None:
         query = query.where(Dataset.state == state)
     if kind is not None:
@@ -230,6 +233,11 @@ def with_content(session: Session, team_id: str, sha256: str) -> Dataset | None:
     """The team's newest data set with these bytes, or None."""
     query = select(Dataset).where(Dataset.team_id == team_id, Dataset.sha256 == sha256)
     return session.scalar(query.order_by(Dataset.id.desc()).limit(1))
+
+
+def sha256_of(session: Session, team_id: str, dataset_id: str) -> str | None:
+    """The SHA-256 of the bytes of the team's data set; None where it has none of this id, or one that is made."""
+    return session.scalar(select(Dataset.sha256).where(Dataset.team_id == team_id, Dataset.id == dataset_id))
 
 
 def delete(session: Session, team_id: str, dataset_id: str) -> str | None:

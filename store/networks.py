@@ -133,11 +133,14 @@ def page(
     *,
     state: str | None = None,
     q: str | None = None,
+    explained: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Network]:
-    """The team's networks, newest first, without headers."""
+    """The team's networks, newest first, without headers; `explained`: with why one was refused."""
     query = select(Network).where(Network.team_id == team_id)
+    if explained:
+        query = query.options(undefer(Network.errors))
     if state is not None:
         query = query.where(Network.state == state)
     if q:

@@ -36,6 +36,7 @@ def install(app: Flask) -> None:
         metric=wording.metric_label,
         nearly=filters.nearly,
         number=wording.number,
+        said=filters.said,
         size=filters.size,
         timestamp=filters.timestamp,
         typeset=filters.typeset,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -24,10 +26,11 @@ class Frame:
     bottom: int
     ticks: int  # wanted on an axis
     name: str
+    letter: float = 9.0  # width of one of a tick, where it is largest
 
 
 WIDE = Frame(560, 270, 62, 30, 30, 44, ticks=5, name="chart")
-SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small")
+SMALL = Frame(320, 176, 52, 26, 24, 34, ticks=3, name="chart small", letter=7.0)
 """WIDE stands in the report, SMALL beside others below the network."""
 PARALLEL = Frame(960, 360, 40, 56, 46, 14, ticks=4, name="chart parallel")
 BARS = (120, 26)  # size of a histogram in a table
@@ -100,10 +103,12 @@ def line_chart(
     if not points:
         return Markup('<p class="quiet">There is nothing to draw yet.</p>')
     left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
-    across = _scale([p[0] for p in points], x.log, left, right, frame.ticks)
+    across = _scale([p[0] for p in points], x.log, left, right, frame.ticks, letter=frame.letter)
     up = _scale([p[1] for p in points], y.log, bottom, top, frame.ticks)
+    role = "group" if seen or any(line.address for line in series) else "img"  # an image can hold no links
     parts = [
-        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}" '
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="{role}" '
+        f'aria-label="{escape(title)}" '
         f'data-x="{across.told}" data-y="{up.told}" preserveAspectRatio="xMidYMid meet">'
     ]
     for value in up.ticks:
@@ -147,8 +152,18 @@ def line_chart(
     parts.append(f'<text class="axis" x="4" y="14" text-anchor="start">{escape(y.label)}</text>')
     parts.append("</svg>")
     named = [*((line.name, line.tone) for line, drawn in kept if drawn and not line.address), *legend]
-    items = "".join(f'<li><span class="swatch tone-{tone}"></span>{escape(name)}</li>' for name, tone in named)
-    return Markup("".join(parts) + f'<ul class="legend">{items}</ul>')
+    return Markup("".join(parts)) + _legend(named)
+
+
+def _legend(named: Sequence[tuple[str, int]]) -> Markup:
+    """Each name once, after all colours that it has."""
+    tones: dict[str, list[int]] = {}
+    for name, tone in named:
+        if tone not in tones.setdefault(name, []):
+            tones[name].append(tone)
+    swatches = {name: "".join(f'<span class="swatch tone-{tone}"></span>' for tone in of) for name, of in tones.items()}
+    items = "".join(f"<li>{swatch}{escape(name)}</li>" for name, swatch in swatches.items())
+    return Markup(f'<ul class="legend">{items}</ul>')
 
 
 def _link(address: str, name: str, content: str) -> str:
@@ -182,7 +197,8 @@ def heat_map(
     """
     left, right, top, bottom = 34, SMALL.width - 6, 8, SMALL.height - 20
     width, height = (right - left) / max(1, len(columns)), min(34.0, (bottom - top) / max(1, len(rows)))
-    size = f'class="{SMALL.name} heat" viewBox="0 0 {SMALL.width} {SMALL.height}"'
+    tall = round(top + len(rows) * height + 20)
+    size = f'class="{SMALL.name} heat" viewBox="0 0 {SMALL.width} {tall}"'
     parts = [f'<svg {size} role="img" aria-label="{escape(title)}">']
 
     def write(kind: str, x: float, y: float, anchor: str, words: str) -> None:
@@ -239,10 +255,8 @@ def parallel_axes(
         there = (trace.values[at] for trace in traces)
         values: list[float] = [value for value in there if value is not None and _on(value, axis.log)]
         if values:
-            scale = _scale(values, axis.log, bottom, top, PARALLEL.ticks)
-            if all(value == int(value) for value in values):  # half a module means nothing
-                scale.ticks = [tick for tick in scale.ticks if tick == int(tick)]
-            drawn.append((at, name, axis, scale))
+            whole = not axis.log and all(value == int(value) for value in values)  # half a module means nothing
+            drawn.append((at, name, axis, _scale(values, axis.log, bottom, top, PARALLEL.ticks, whole=whole)))
     if len(drawn) < 2:
         return Markup('<p class="quiet">There are fewer than two numbers to compare.</p>')
     step = (PARALLEL.width - PARALLEL.left - PARALLEL.right) / (len(drawn) - 1)
@@ -272,15 +286,15 @@ def parallel_axes(
             f'data-scale="{scale.told}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
         )
         for value in scale.ticks:
-            parts.append(f'<text class="tick" x="{x + 5:.1f}" y="{scale(value) + 4:.1f}">{number(value)}</text>')
+            # To the right of the handles, which lie on the axis.
+            parts.append(f'<text class="tick" x="{x + 11:.1f}" y="{scale(value) + 4:.1f}">{number(value)}</text>')
         y = 14 if which % 2 == 0 else 30  # labels beside one another would meet
         anchor = "start" if which == 0 else "end" if which == len(drawn) - 1 else "middle"
         shift = -PARALLEL.left + 4 if which == 0 else PARALLEL.right - 4 if which == len(drawn) - 1 else 0
         parts.append(
             f'<text class="axis" x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">{escape(axis.label)}</text></g>'
         )
-    items = "".join(f'<li><span class="swatch tone-{tone}"></span>{escape(name)}</li>' for name, tone in legend)
-    return Markup("".join(parts) + f'</svg><ul class="legend">{items}</ul>')
+    return Markup("".join(parts) + "</svg>") + _legend(legend)
 
 
 def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
@@ -318,16 +332,30 @@ def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
 
 
 class _scale:
-    """From values to coordinates of the viewBox, and the tick values."""
+    """From values to coordinates of the viewBox, and the tick values.
 
-    def __init__(self, values: Sequence[float], log: bool, start: float, end: float, wanted: int) -> None:
+    wanted  number of ticks that fit; whole  whether half a unit means nothing; letter  as `_log_axis` has it.
+    """
+
+    def __init__(
+        self,
+        values: Sequence[float],
+        log: bool,
+        start: float,
+        end: float,
+        wanted: int,
+        *,
+        whole: bool = False,
+        letter: float = 0.0,
+    ) -> None:
         low, high = min(values), max(values)
         self.warp: Callable[[float], float] = math.log10 if log else float
         if log:
-            self.ticks = _decades(low, high, wanted + 1)
+            whole = low >= 1 and all(value == int(value) for value in values)
+            low, high, self.ticks = _log_axis(low, high, abs(end - start), wanted, whole=whole, letter=letter)
         else:
-            self.ticks = _round_steps(low, high, wanted)
-        low, high = min([low, *self.ticks]), max([high, *self.ticks])
+            self.ticks = _round_steps(low, high, wanted, whole=whole)
+            low, high = min([low, *self.ticks]), max([high, *self.ticks])
         a, b = self.warp(low), self.warp(high)
         self.zero, self.factor = a, (end - start) / ((b - a) or 1.0)
         self.start = start
@@ -337,23 +365,70 @@ class _scale:
         return self.start + (self.warp(value) - self.zero) * self.factor
 
 
-def _round_steps(low: float, high: float, wanted: int) -> list[float]:
+def _round_steps(low: float, high: float, wanted: int, *, whole: bool = False) -> list[float]:
+    """Multiples of 1, 2, 2.5 or 5 times a power of ten, from below the least value to above the greatest."""
+    if whole and low == high:
+        return [low, low + 1]
     if low == high:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     raw = (high - low) / wanted
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(f * size for f in (1, 2, 2.5, 5, 10) if f * size >= raw)
+    step = next(f * size for f in (1, 2, 2.5, 5, 10) if f * size >= raw and not (whole and (f * size) % 1))
+    if whole:
+        step = max(1.0, step)
     first = math.floor(low / step)
     last = math.ceil(high / step)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _decades(low: float, high: float, most: int) -> list[float]:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    if first == last:
-        last += 1
-    stride = max(1, math.ceil((last - first) / most))
-    return [10.0**e for e in range(first, last + stride, stride)]
+LOG_STEPS = (
+    (1, 1.5, 2, 3, 4, 5, 6, 8),
+    (1, 2, 3, 5, 7),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)  # ticks of one decade, the most first
+LOG_STRIDES = (2, 3, 5, 10, 20, 50, 100, 200)  # decades from tick to tick, where not every decade has room
+MARGIN = 0.03  # of a logarithmic axis, beyond its least and its greatest value
+LINE = 20.0  # from one tick of an upright axis to the next, at least
+
+
+def _log_axis(
+    low: float, high: float, length: float, wanted: int, *, whole: bool = False, letter: float = 0.0
+) -> tuple[float, float, list[float]]:
+    """Both ends of a logarithmic axis, and as many round ticks between them as have room beside each other.
+
+    letter   width of a letter of the ticks of an axis that lies across; 0: it is upright.
+
+    Where fewer than three round numbers lie there (0.9 to 1.1), the ticks are those of a linear axis.
+    """
+    if low == high:
+        low, high = low / 2, high * 2
+    beyond = 10 ** (MARGIN * (math.log10(high) - math.log10(low)))
+    start, end = max(low / beyond, 5e-324), min(high * beyond, sys.float_info.max)
+    unit = length / (math.log10(end) - math.log10(start))  # one decade
+    first, last = math.floor(math.log10(start)), math.ceil(math.log10(end))
+    choices = [[float(f"{f}e{e}") for e in range(first, last + 1) for f in steps] for steps in LOG_STEPS]
+    choices += [[float(f"1e{e}") for e in range(-(-first // n) * n, last + 1, n)] for n in LOG_STRIDES]
+    fitting = []
+    for choice in choices:
+        ticks = [tick for tick in choice if start <= tick <= end and not (whole and tick % 1)]
+        gaps = [
+            (unit * (math.log10(b) - math.log10(a)), _room(a, b, letter) if letter else LINE)
+            for a, b in pairwise(ticks)
+        ]
+        if 2 <= len(ticks) <= wanted + 2 and all(gap >= room for gap, room in gaps):
+            fitting.append(ticks)
+    fitting.sort(key=lambda ticks: len(ticks) < 3)
+    if fitting and (len(fitting[0]) > 2 or high > 10 * low):
+        return start, end, fitting[0]
+    ticks = [tick for tick in _round_steps(low, high, wanted, whole=whole) if tick > 0]
+    return min(start, ticks[0]), max(end, ticks[-1]), ticks
+
+
+def _room(a: float, b: float, letter: float) -> float:
+    """What the labels of two ticks beside each other take from the middle of one to that of the other."""
+    return letter * (1 + len(number(a)) + len(number(b))) / 2
 
 
 def _drawable(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:

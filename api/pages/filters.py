@@ -16,7 +16,7 @@ from flask import Response, request
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
@@ -111,8 +111,18 @@ def mathematics(text: str) -> Markup:
 
 
 def code(text: str) -> Markup:
-    """Escaped text in which `backticks` mark code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    """Escaped text in which `backticks` mark code. (`sentence` in api.js does the same.)"""
+    return _coded(text, Markup.escape)
+
+
+def said(text: str) -> Markup:
+    """A sentence of the evidence: typeset, and `backticks` mark code."""
+    return _coded(text, typeset)
+
+
+def _coded(text: str, plain: Callable[[str], Markup]) -> Markup:
+    pieces = enumerate(re.split(r"`([^`]+)`", text))
+    return Markup().join(Markup("<code>{}</code>").format(part) if at % 2 else plain(part) for at, part in pieces)
 
 
 def figure_name(name: str) -> str:
@@ -280,8 +290,11 @@ def together(found: Iterable[Row], by: Callable[[Row], str] | str) -> dict[str, 
 
 
 def data_choices(rows: Session, team_id: str) -> dict[str, str]:
-    """What lists can be narrowed to: the team's data sets by id, and the kinds that are made, each with its name."""
-    ours = {dataset.id: dataset.name for dataset in datasets.page(rows, team_id, limit=100).rows}
+    """What lists can be narrowed to: the team's data sets by id, and the kinds that are made, each with its name.
+
+    Without those that were refused, or are not checked yet: nothing was trained on them.
+    """
+    ours = {dataset.id: dataset.name for dataset in datasets.page(rows, team_id, state="ready", limit=100).rows}
     return ours | {name: kind.label for name, kind in KINDS.items() if not kind.uploaded}
 
 

@@ -141,7 +141,7 @@ def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) ->
         neurons=len(group["neurons"]),
         trees=group["trees"],
         reads=terminals(group) or "nothing",
-        moves=_named([moved["output"] for moved in strongest]) or "nothing by 1 %",
+        moves=_named([moved["output"] for moved in strongest]) or "nothing by 1%",
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",
         lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),

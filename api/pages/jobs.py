@@ -45,6 +45,7 @@ from bimt_engine.spec import LADDER, Spec
 from store import datasets, jobs, networks, runs, teams
 from store.columns import is_id
 from store.database import Page
+from store.datasets import DATASET_STATES
 from store.jobs.tables import STATES, JobView
 from store.tables import Dataset, Job, Run
 
@@ -180,21 +181,27 @@ class JobList(View):
         )
         owners = teams.names(rows, {job.member_id for job in page.rows})
         told = jobs.trained_on(rows, [job.id for job in page.rows])
+        places = jobs.queue_positions(rows, page.rows)
         listed = []
         for job in page.rows:
             method, kind, name = told[job.id]
-            listed.append(JobRow(job, owners.get(job.member_id, "–"), name or data_label(kind), method_name(method)))
+            owner, data = owners.get(job.member_id, "–"), name or data_label(kind)
+            listed.append(JobRow(job, owner, data, method_name(method), places.get(job.id)))
         return Page(listed, page.after)
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job of a list; what it can be grouped by has the names of JOB_GROUPS."""
+    """A job of a list; what it can be grouped by has the names of JOB_GROUPS.
+
+    place   how many jobs are claimed before it in its queue; None: it does not wait.
+    """
 
     job: Job
     owner: str
     data: str
     method: str
+    place: int | None
 
     @property
     def state(self) -> str:
@@ -246,19 +253,40 @@ def job_file() -> Response:
         return csv_file("jobs.csv", JOB_FILE, JobList.asked().found(rows, caller().team_id, limit=MOST_ROWS).rows)
 
 
+UPLOADS_LISTED = 40  # data sets, and networks, of one page
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadList(View):
+    """Which data sets and networks are asked for."""
+
+    path = "/datasets"
+
+    state: str = ""
+
+    @classmethod
+    def asked(cls) -> UploadList:
+        """That of the request."""
+        return cls(**arranged((), ()), state=one_of("state", DATASET_STATES))
+
+
 @pages.get("/datasets")
 @decide(Access.READ)
 def dataset_list() -> str:
-    """All data sets and networks, and the form to upload one."""
+    """All data sets and networks, those that were refused with the reason, and the form to upload one."""
+    team_id, view = caller().team_id, UploadList.asked()
+    asked: dict[str, Any] = {"q": view.q or None, "state": view.state or None, "explained": True}
     with services().database.read() as rows:
-        page = datasets.page(rows, caller().team_id, after=after(), limit=40)
-        brought = networks.page(rows, caller().team_id, after=after("networks_after"), limit=40)
+        page = datasets.page(rows, team_id, after=after(), limit=UPLOADS_LISTED, **asked)
+        brought = networks.page(rows, team_id, after=after("networks_after"), limit=UPLOADS_LISTED, **asked)
         return render_template(
             "datasets.html",
+            view=view,
+            states={state: state for state in DATASET_STATES},
             datasets=page.rows,
-            next_page=page.after,
+            next_page=view.address(after=page.after) if page.after else None,
             networks=brought.rows,
-            next_network=brought.after,
+            next_network=view.address(networks_after=brought.after) if brought.after else None,
             limit_bytes=services().settings.max_upload_bytes,
         )
 
@@ -338,7 +366,7 @@ def new_job() -> str:
     team_id = caller().team_id
     with services().database.read() as rows:
         ready = datasets.page(rows, team_id, state="ready", limit=100).rows
-        brought = [network for network in networks.page(rows, team_id, limit=100).rows if network.state == "ready"]
+        brought = networks.page(rows, team_id, state="ready", limit=100).rows
     return render_template(
         "new.html",
         recipes=[(recipe, json.dumps(complete_spec(recipe))) for recipe in experiments],

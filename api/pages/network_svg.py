@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from bimt_engine.analysis.graph import Graph, Neuron
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
-from bimt_engine.analysis.statements.wording import typeset_plainly
+from bimt_engine.analysis.statements.wording import listed, typeset_plainly
 from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
@@ -323,6 +323,9 @@ def picture_file(graph: Graph, names: Mapping[str, Mapping[str, Any]] = MappingP
 
 
 def names_given(names: Mapping[str, Mapping[str, Any]]) -> str:
-    """`A: adder, B1: sine`, of the parts that people have named; empty: of none."""
-    given = {part: str(of["name"]) for part, of in sorted(names.items()) if of.get("name")}
-    return ", ".join(f"{part}: {name}" for part, name in given.items())
+    """`A: adder, B1 and B2: sine`, of the parts that people have named, each name once; empty: of none."""
+    given: dict[str, list[str]] = {}
+    for part, of in sorted(names.items()):
+        if of.get("name"):
+            given.setdefault(str(of["name"]), []).append(part)
+    return ", ".join(f"{listed(parts)}: {name}" for name, parts in given.items())

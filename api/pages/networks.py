@@ -158,7 +158,7 @@ def evidence(
         "inside": interior(documents.get("interior"), tones, names),
         "called_so": names_given(names),
         "verdict": metrics.get("verdict"),
-        "baselines": (metrics.get("baselines") or {}).get("reading"),
+        "baselines": presenters.baselines(metrics.get("baselines")),
         "random_groups": effects.get("random_groups"),
         "matrices": matrices,
         "metrics": presenters.metrics(metrics, run),
@@ -209,7 +209,7 @@ def thumbnail(run_id: str) -> Response:
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
         names = runs.names(rows, run.id)
-        etag = f"thumbnail-7-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
+        etag = f"thumbnail-8-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)

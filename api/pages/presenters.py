@@ -18,6 +18,7 @@ from api.pages.charts import WIDE, Axis, Frame, Series, line_chart
 from api.pages.filters import data_label, mathematics, method_name, nearly
 from bimt_engine.analysis.statements.formulas import FormulaStatement, formula_statements
 from bimt_engine.analysis.statements.network import INTERVENTION_LABELS, module_statement
+from bimt_engine.analysis.statements.outputs import baselines_measure, baselines_statement
 from bimt_engine.analysis.statements.representations import (
     WORTH_NAMING,
     RepresentationsStatement,
@@ -175,6 +176,14 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
 def _share(body: Mapping[str, Any], which: str, measure: str) -> str:
     value = _float((body.get(which) or {}).get(measure))
     return "–" if value is None else share(value)
+
+
+def baselines(document: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """What usual methods reach beside the network: the measure, which opens its definition, and all other words."""
+    if not document:
+        return None
+    measure = baselines_measure(document)
+    return measure, baselines_statement(document).removeprefix(measure)
 
 
 @dataclass(frozen=True)

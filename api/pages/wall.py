@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -93,6 +93,18 @@ QUANTITIES = {
     "seed": Quantity("seed", _column("seed")),
     "training_seconds": Quantity("seconds of training", _column("training_seconds"), log=True),
 }
+
+
+def quantity(name: str, members: Sequence[Run]) -> Quantity:
+    """A quantity as these runs have it: the test metric by its name, where all have the same, a loss logarithmic."""
+    of = QUANTITIES[name]
+    metrics = {run.test_metric_name for run in members if run.test_metric is not None}
+    if name != "test_metric" or len(metrics) != 1:
+        return of
+    metric = metrics.pop() or ""
+    return replace(of, label=metric_label(metric), log=metric.endswith("loss"))
+
+
 SORTS = {"": "the newest first"} | {
     name: {
         "test_metric": "test metric",
@@ -249,7 +261,8 @@ def grouped(view: Wall, found: Sequence[Row]) -> list[Group]:
 def _summary(members: Sequence[Row]) -> str:
     ended = [row.run for row in members if row.run.test_metric is not None and math.isfinite(row.run.test_metric)]
     said = []
-    if len({run.test_metric_name for run in ended}) == 1 and len(ended) > 1:
+    alike = len({run.test_metric_name for run in ended}) == 1 and len({row.data for row in members}) == 1
+    if alike and len(ended) > 1:
         metric = ended[0].test_metric_name
         said.append(f"{metric_label(metric)} {measured(metric, median(run.test_metric or 0.0 for run in ended))}")
     kept = [run.connections for run in ended if run.connections is not None]
@@ -292,8 +305,10 @@ def overview() -> str:
             groups=groups,
             rows=listed_ if view.show == "parallel" else found,
             within={row.run.id for row in found},
+            kinds_of_data=len({row.data for row in found}),
             chart=chart,
             active=active,
+            places=jobs.queue_positions(rows, active),
             failed=failed,
             first=is_first,
             next_page=view.address(after=page.after) if page.after else None,
@@ -312,7 +327,8 @@ def overview() -> str:
 
 
 def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
-    across, up = QUANTITIES[view.x], QUANTITIES[view.y]
+    shown = [row.run for group in groups for row in group.rows]
+    across, up = quantity(view.x, shown), quantity(view.y, shown)
     dots: list[Dot] = []
     used: list[tuple[str, int]] = []
     for group in groups:
@@ -324,14 +340,16 @@ def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[
                 dots.append(Dot(float(x), float(y), f"seed {row.run.seed}", told, f"/runs/{row.run.id}", group.tone))
         if len(dots) > before and group.name:
             used.append((group.name, group.tone))
-    x_axis, y_axis = Axis(across.label, across.log), Axis(up.label, up.log)
+    x_axis = Axis(across.label, _is_log(across, [dot.x for dot in dots]))
+    y_axis = Axis(up.label, _is_log(up, [dot.y for dot in dots]))
     title = f"{up.label} against {across.label}, a point for each run"
     return line_chart(title, [], x=x_axis, y=y_axis, dots=dots, legend=used, frame=CHART)
 
 
 def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
     members = [(group, row, metrics.get(row.run.id) or {}) for group in groups for row in group.rows]
-    values = {name: [QUANTITIES[name].of(row.run, of) for _, row, of in members] for name in AXES}
+    told = {name: quantity(name, [row.run for _, row, _ in members]) for name in AXES}
+    values = {name: [told[name].of(row.run, of) for _, row, of in members] for name in AXES}
     limited = {limit[0] for limit in map(limit_of, view.within) if limit}
     names = [name for name, found in values.items() if len({*found} - {None}) > 1 or name in limited][:MOST_AXES]
     traces = [
@@ -345,7 +363,7 @@ def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping
         )
         for at, (group, row, of) in enumerate(members)
     ]
-    axes = [(name, Axis(QUANTITIES[name].label, _is_log(QUANTITIES[name], values[name]))) for name in names]
+    axes = [(name, Axis(told[name].label, _is_log(told[name], values[name]))) for name in names]
     legend = [(group.name, group.tone) for group in groups if group.name]
     return parallel_axes("Numbers of the runs on parallel axes, a line for each run", axes, traces, legend=legend)
 

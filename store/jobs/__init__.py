@@ -22,7 +22,7 @@ from store.errors import Conflict, NotFound
 from store.jobs.leases import Claim, assert_held, claim, claim_next, end_runs, finish, job_ended, reap, release, renew
 from store.jobs.outbox import Message, mark_sent, unsent
 from store.jobs.submissions import NewRun, Usage, check_quota, submit, usage, write_tags
-from store.jobs.tables import Attempt, Job, JobBody, JobTag, JobView, get_view
+from store.jobs.tables import Attempt, Job, JobBody, JobTag, JobView, get_view, queue_positions
 from store.runs.search import dataset_name
 from store.runs.tables import Run
 from store.teams import Member
@@ -48,6 +48,7 @@ __all__ = [
     "get_view",
     "mark_sent",
     "page",
+    "queue_positions",
     "reap",
     "release",
     "renew",

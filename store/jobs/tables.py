@@ -5,6 +5,7 @@ And a job as it is shown (`JobView`): the columns of its row and its position in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
+    ScalarSelect,
     String,
     Text,
     UniqueConstraint,
@@ -225,8 +227,8 @@ class JobView(NamedTuple):
     queue_position: int | None
 
 
-def get_view(session: Session, team_id: str, job_id: str, *, at_most: int = MAX_COUNTED) -> JobView:
-    """A job of the team; the jobs before it are counted up to `at_most`. Raises NotFound."""
+def _before(at_most: int) -> ScalarSelect[int]:
+    """How many jobs are claimed before a queued one in its queue, counted up to `at_most`."""
     other = aliased(Job)
     is_queued = other.state == literal("queued", literal_execute=True)
     in_queue = select(other.id).where(is_queued, other.queue == Job.queue).correlate(Job)
@@ -234,10 +236,23 @@ def get_view(session: Session, team_id: str, job_id: str, *, at_most: int = MAX_
     older = in_queue.where(other.priority == Job.priority, other.id < Job.id)
     # The order makes the planner choose ix_job_waiting, also while the table is small.
     some = [select(jobs.order_by(other.priority, other.id).limit(at_most).subquery()) for jobs in (more_urgent, older)]
-    count = select(func.count()).select_from(union_all(*some).limit(at_most).subquery()).scalar_subquery()
+    return select(func.count()).select_from(union_all(*some).limit(at_most).subquery()).scalar_subquery()
+
+
+def get_view(session: Session, team_id: str, job_id: str, *, at_most: int = MAX_COUNTED) -> JobView:
+    """A job of the team; the jobs before it are counted up to `at_most`. Raises NotFound."""
     columns = [getattr(Job, name) for name in JobView._fields[:-1]]
-    query = select(*columns, case((IS_QUEUED, count), else_=null()))
+    query = select(*columns, case((IS_QUEUED, _before(at_most)), else_=null()))
     row = session.execute(query.where(Job.id == job_id, Job.team_id == team_id)).one_or_none()
     if row is None:
         raise NotFound("job", job_id)
     return JobView._make(row)
+
+
+def queue_positions(session: Session, found: Sequence[Job], *, at_most: int = MAX_COUNTED) -> dict[str, int]:
+    """Id → position in its queue of those of some jobs that wait; one query, and none where no job waits."""
+    waiting = [job.id for job in found if job.state == "queued"]
+    if not waiting:
+        return {}
+    rows = session.execute(select(Job.id, _before(at_most)).where(IS_QUEUED, Job.id.in_(waiting)))
+    return {job_id: position for job_id, position in rows}

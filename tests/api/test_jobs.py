@@ -160,6 +160,9 @@ def test_a_running_job_tells_how_far_it_is(house: House) -> None:
     assert job["note"] == "half"
     assert 30 < job["eta_seconds"] <= 60
     assert job["queue_position"] is None
+    [item] = house.client().get("/api/v1/jobs", headers=house.headers("reader")).json["items"]
+    assert 30 < item["eta_seconds"] <= 60
+    assert item["queue_position"] is None
 
 
 def test_the_place_in_the_queue_counts_what_goes_before(house: House) -> None:
@@ -168,6 +171,9 @@ def test_the_place_in_the_queue_counts_what_goes_before(house: House) -> None:
     urgent = client.post("/api/v1/jobs", headers=headers, json=RECIPE | {"priority": 9}).json["id"]
     places = [client.get(f"/api/v1/jobs/{i}", headers=headers).json["queue_position"] for i in (urgent, first, second)]
     assert places == [0, 1, 2]
+    listed = client.get("/api/v1/jobs", headers=headers).json["items"]
+    assert {job["id"]: job["queue_position"] for job in listed} == {urgent: 0, first: 1, second: 2}
+    assert [job["eta_seconds"] for job in listed] == [None, None, None]
 
 
 def _events(text: str) -> list[tuple[int, str, dict[str, object]]]:

@@ -307,6 +307,10 @@ def test_two_versions_stand_side_by_side(house: House) -> None:
     answer = call(house, "GET", f"/compare?a=independence@1&b={second['run_id']}", "reader").json
     assert (answer["a"]["what"], answer["b"]["what"]) == ("independence@1", second["run_id"])
     assert answer["spec"] == []
+    assert (answer["same_data"], answer["data"]) == (
+        True,
+        "Both are of the same data, in other rows: each seed draws its own.",
+    )
     metric = next(m for m in answer["metrics"] if m["name"] == "test_prediction_loss")
     assert metric["difference"] == pytest.approx(metric["b"] - metric["a"])
     assert [(p["a"]["name"], p["b"]["name"], p["overlap"]) for p in answer["modules"]] == [("A", "A", 1), ("B", "B", 1)]

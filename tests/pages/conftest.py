@@ -14,8 +14,8 @@ import pytest
 
 from bimt_engine.figures.registry import JOB_FIGURES
 from bimt_engine.figures.style import to_svg
-from store import jobs, runs
-from tests.api.makers import House, interior_document, make_house, publish_runs, serving, submit_job
+from store import datasets, jobs, networks, runs
+from tests.api.makers import House, interior_document, make_house, now, publish_runs, serving, submit_job
 from tests.api.test_thread import upload
 from tests.servers import sqlite_template  # noqa: F401  (a fixture is found by name)
 
@@ -32,7 +32,8 @@ CHROMIUM = [
 
 @dataclass
 class Site:
-    """A service that answers requests: a job that has ended, one that waits, a table, a model and a link to it."""
+    """A service that answers requests: a job that has ended, one that waits, a table, one that was refused, a model
+    and a link to it."""
 
     service: House
     url: str
@@ -40,6 +41,8 @@ class Site:
     runs: list[str]
     waiting: str
     dataset: str
+    refused: str
+    network: str
     model: str
     link: str
 
@@ -71,10 +74,58 @@ def site(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Ite
             runs.add_body(rows, run_id, "interior", interior_document())
     waiting = submit_job(service, name="waiting")
     dataset = upload(service, file_name="progress.csv").json["id"]
+    refused, network = refuse_upload(service), bring_network(service)
     model, link = publish(service, found)
     with serving(service) as port:
-        yield Site(service, f"http://127.0.0.1:{port}", job, found, waiting, dataset, model, link)
+        yield Site(service, f"http://127.0.0.1:{port}", job, found, waiting, dataset, refused, network, model, link)
     service.database.close()
+
+
+def refuse_upload(service: House) -> str:
+    """The id of a large upload whose check has found a fault: there it stays, with the reason."""
+    detail = "Row 2, column `b` holds '1.2.3', which is not a number; correct the cell or remove the row."
+    error = {"in": "file", "pointer": "/file", "detail": detail, "row": 2, "column": "b"}
+    kept = service.files.put_bytes(b"a,b\n1,2\n2,1.2.3\n")
+    with service.database.write() as rows:
+        dataset = datasets.register(
+            rows,
+            team_id=service.teams["ours"],
+            member_id=service.members["ours", "submitter"],
+            name="broken.csv",
+            kind="uploaded",
+            state="checking",
+            sha256=kept.sha256,
+            bytes=kept.bytes,
+            format="csv",
+            now=now(),
+        )
+        assert datasets.set_check_result(rows, dataset.id, now=now(), errors=[error])
+    return str(dataset.id)
+
+
+def bring_network(service: House) -> str:
+    """The id of an uploaded network that was checked."""
+    kept = service.files.put_bytes(b"a network")
+    header = {
+        "parameters": 12_345,
+        "producer": "pytorch",
+        "operators": {"Gemm": 3, "Relu": 2},
+        "tensors": [["hidden.weight", [20, 4]], ["output.weight", [2, 20]]],
+        "notes": ["The input `x` has a free batch axis."],
+    }
+    with service.database.write() as rows:
+        network = networks.register(
+            rows,
+            team_id=service.teams["ours"],
+            member_id=service.members["ours", "submitter"],
+            name="network.onnx",
+            format="onnx",
+            file=kept,
+            config=None,
+            now=now(),
+        )
+        assert networks.set_check_result(rows, network.id, now=now(), header=header)
+    return str(network.id)
 
 
 def store_comparison(service: House, job: str, found: list[str]) -> None:

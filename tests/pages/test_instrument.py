@@ -104,6 +104,43 @@ def test_the_network_its_modules_and_the_headline_are_above_the_fold_and_nothing
         assert page.evaluate(CONTRAST) == []
 
 
+def test_what_is_silenced_is_answered_in_sight_and_nothing_moves_meanwhile(visit: Visit, bench: Bench) -> None:
+    page = bench.open(visit)
+    places = "names => names.map(name => Math.round(document.querySelector(name).getBoundingClientRect().y))"
+    fixed = ["#parts .switch", "#metric-note", ".views", "#step", "footer"]
+    before = page.evaluate(places, fixed)
+    panel = page.locator(".panel").bounding_box()
+    for name in ("#parts", ".verdict-line"):  # whole, before anything is pressed
+        box = page.locator(name).bounding_box()
+        assert box["y"] + box["height"] <= panel["y"] + panel["height"], name
+    without_service(page)
+    page.locator("#parts .switch").first.click()
+    page.wait_for_selector("#metric[data-by=sample]")
+    assert page.evaluate(places, fixed) == before
+    page.unroute(NO_SERVICE)
+    page.reload()
+    page.wait_for_selector("#metric[data-by=service]")
+    assert page.evaluate(places, fixed) == before
+    for name in ("#metric", "#parts", "#silenced", "#what-if-words", "#answer"):
+        box = page.locator(name).bounding_box()
+        assert panel["y"] <= box["y"], name
+        assert box["y"] + box["height"] <= panel["y"] + panel["height"], name
+    hidden(page).click()  # what is told of it lies below, and can be reached
+    page.wait_for_selector("#selected:not([hidden])")
+    page.locator("#selected button").first.scroll_into_view_if_needed()
+    box, metric = (page.locator(name).first.bounding_box() for name in ("#selected button", "#metric"))
+    assert box["y"] + box["height"] <= panel["y"] + panel["height"]
+    assert metric["y"] >= panel["y"]  # the headline stays in sight
+    page.click("#all-on")
+    page.focus("#step")
+    page.keyboard.press("Home")
+    page.wait_for_selector("#step-words:has-text('Step 0 of')")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#step-words:has-text('Step 500 of')")
+    page.locator(".panel").evaluate("panel => panel.scrollTo(0, 0)")
+    assert page.evaluate(places, fixed) == before
+
+
 def test_on_a_phone_it_is_one_column_and_no_wider(visit: Visit, bench: Bench) -> None:
     for name in SPECS:
         page = bench.open(visit, name, viewport={"width": 390, "height": 844})
@@ -152,12 +189,13 @@ def test_silencing_answers_at_once_in_place_several_add_up_and_the_service_confi
     page.locator("#parts .switch").first.click()
     until(page, lambda: page.inner_text("#metric") != one, "another metric")
     assert page.locator("#off li").count() == 2
-    here, address = page.inner_text("#what-if-words").split(" · ")[0], page.url
+    here, address = page.inner_text("#metric"), page.url
     page.unroute(NO_SERVICE)
     page.reload()
     page.wait_for_selector("#metric[data-by=service]")
     assert page.url == address  # the whole view is in the address
-    assert page.inner_text("#what-if-words").split(" · ")[0] == here
+    assert page.inner_text("#metric") == here
+    assert "train loss" in page.inner_text("#what-if-words")
     page.click("#all-on")
     assert page.inner_text("#metric") == published
     assert page.locator("svg.network .off, svg.network .dead").count() == 0
@@ -326,6 +364,8 @@ def test_words_open_their_definitions(visit: Visit, bench: Bench) -> None:
     page.locator("#parts-title [data-term]").click()
     page.wait_for_selector("dialog:has-text('cluster of neurons')")
     page.click("dialog button:has-text('Close')")
+    page.click(".sentence [data-term='pooled R²']")  # beside the R² of each output
+    page.wait_for_selector("dialog:has-text('sum of their mean squared errors')")
     page.goto(f"{bench.site.url}/glossary")
     assert page.locator("dt:text-is('wiring length')").count() == 1
 
@@ -472,6 +512,27 @@ def test_the_hidden_neurons_of_a_tree_are_silenced_and_restored_together(visit: 
     assert button.get_attribute("aria-pressed") == "true"
     button.click()
     assert page.locator("#off li").count() == 0
+
+
+def test_runs_of_different_data_are_said_to_be_before_a_number_of_them_stands_beside_another(
+    visit: Visit, bench: Bench, site: Site
+) -> None:
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go(f"/compare?a={bench.runs['mlp']}&b={bench.runs['grid']}")
+    assert page.inner_text("#data.notice").startswith("These are of different data (formula and digits)")
+    assert (
+        page.evaluate("document.querySelector('#data').compareDocumentPosition(document.querySelector('#sides'))") == 4
+    )
+    visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")
+    assert page.inner_text("#data") == "Both are of the same data, in other rows: each seed draws its own."
+    assert page.locator("#data.notice").count() == 0
+    for show in ("scatter", "curves", "parallel"):
+        visitor.go(f"/?show={show}&group=none")
+        assert "different data" in page.inner_text("#mixed"), show
+        visitor.go(f"/?show={show}&job={site.job}")
+        assert page.locator("#mixed").count() == 0, show
+    visitor.go("/?group=method")  # no median over all of it
+    assert "loss" not in page.inner_text(".group-name:has-text('BIMT')")
 
 
 def test_every_number_and_verdict_of_a_run_opens_its_definition(visit: Visit, site: Site, bench: Bench) -> None:

@@ -244,7 +244,7 @@ def test_columns_show_how_their_values_are_distributed_and_are_chosen_anywhere(
     assert there.nth(1).get_attribute("aria-label") == "colour: red 40, blue 20"
     again = there.nth(0).locator("rect").evaluate_all("all => all.map((each) => Number(each.getAttribute('height')))")
     assert again == pytest.approx(heights, abs=0.01)
-    assert page.locator("tr:has-text('holes') >> text=80 %").count() == 1
+    assert page.locator("tr:has-text('holes') >> text=80%").count() == 1
 
 
 def test_a_data_set_of_an_earlier_version_shows_no_histograms(visit: Visit, site: Site) -> None:

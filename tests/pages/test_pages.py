@@ -31,7 +31,13 @@ def every_page(site: Site) -> dict[str, str]:
         "job that waits": f"/jobs/{site.waiting}",
         "run": f"/runs/{site.runs[0]}",
         "data": "/datasets",
+        "data that were refused": "/datasets?state=refused",
         "data set": f"/datasets/{site.dataset}",
+        "data set that was refused": f"/datasets/{site.refused}",
+        "network": f"/networks/{site.network}",
+        "runs in a table": "/?show=table&group=none",
+        "runs as a scatter": f"/?show=scatter&job={site.job}",
+        "runs as curves": f"/?show=curves&job={site.job}",
         "new job": f"/new?dataset={site.dataset}",
         "models": "/models?min_modules=2",
         "models that are not there": "/models?min_modules=two&q=nothing",
@@ -49,14 +55,30 @@ def every_page(site: Site) -> dict[str, str]:
     }
 
 
+NO_PAGES = {"version_page", "static", "favicon", "login_form"}  # a redirect, files; the form is looked at below
+
+
+def test_every_route_that_renders_a_page_is_looked_at(site: Site) -> None:
+    routes = site.service.app.url_map
+    known = routes.bind("localhost")
+    seen = {known.match(path.partition("?")[0])[0] for path in every_page(site).values()}
+    pages = {
+        rule.endpoint
+        for rule in routes.iter_rules()
+        if "GET" in (rule.methods or ()) and "pages" in rule.endpoint.partition(".")[0] and "." not in rule.rule
+    }
+    assert {endpoint for endpoint in pages - seen if endpoint.partition(".")[2] not in NO_PAGES} == set()
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
         {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
         {"color_scheme": "light", "viewport": {"width": 360, "height": 740}},
+        {"color_scheme": "dark", "viewport": {"width": 360, "height": 740}},
     ],
-    ids=["light", "dark", "phone"],
+    ids=["light", "dark", "phone", "phone in the dark"],
 )
 def test_every_page_is_whole_readable_and_named(visit: Visit, site: Site, options: dict[str, object]) -> None:
     visitor = visit(**options)

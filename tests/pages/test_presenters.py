@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import playwright
 import pytest
 from matplotlib.figure import Figure
 
-from api.pages.charts import SMALL, Axis, Series, line_chart
-from api.pages.filters import mathematics, typeset
+from api.pages.charts import LETTER, SMALL, WIDE, Axis, Frame, Series, Trace, line_chart, parallel_axes
+from api.pages.filters import code, mathematics, said, typeset
 from api.pages.interior import interior
+from api.pages.network_svg import names_given
 from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
+from api.pages.wall import CHART, quantity
 from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.interior import cut_statement
 from bimt_engine.analysis.statements.wording import share, typeset_plainly
@@ -65,20 +70,31 @@ def test_the_page_and_its_figures_have_one_rule_for_indices_and_powers(
         to_svg(drawing)  # it would raise where this is no mathematics
 
 
+def in_node(script: str) -> Any:
+    """What an expression over names of api.js is."""
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    code = f"import * as api from {json.dumps(API_SCRIPT.as_uri())}; console.log(JSON.stringify({script}));"
+    done = subprocess.run([node, "--input-type=module", "-e", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_the_scripts_of_a_page_set_texts_as_the_server_does() -> None:
     texts = [text for text, *_ in WORDS]
-    script = f"""
-        import {{ pieces }} from {json.dumps(API_SCRIPT.as_uri())};
-        console.log(JSON.stringify({json.dumps(texts)}.map(pieces)));
-    """
-    node = Path(playwright.__file__).parent / "driver" / "node"
-    done = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    for text, pieces in zip(texts, found, strict=True):
+    for text, pieces in zip(texts, in_node(f"{json.dumps(texts)}.map(api.pieces)"), strict=True):
         assert "".join(part if not how else f"<{how}>{part}" for part, how in pieces) == "".join(
             part if not how else f"<{how}>{part}" for part, how in wording.typeset(text)
         )
+
+
+def test_the_scripts_of_a_page_write_numbers_as_the_server_does() -> None:
+    draw = Random(100)
+    values = [0.0, 1.0, 0.1, 10.0, 999.6, 1000.5, 4213.0, 20_000.0, 999_999.4, 1e6, 4.2e7, 1e-4, 9.99e-5, 1e-5, 0.99995]
+    values += [10 ** draw.uniform(-9, 9) for _ in range(400)] + [1 - 10 ** draw.uniform(-9, 0) for _ in range(100)]
+    values += [-value for value in values]
+    found = in_node(f"{json.dumps(values)}.map((value) => [api.number(value), api.measured('test_r2', value)])")
+    for value, (as_number, as_share) in zip(values, found, strict=True):
+        assert (as_number, as_share) == (wording.number(value), wording.measured("test_r2", value)), value
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,31 @@ def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_docum
         assert empty.reading.startswith(reading)
 
 
+def test_a_loss_by_which_runs_are_tested_has_a_logarithmic_axis_and_its_name() -> None:
+    loss, accuracy = (
+        Run(test_metric=0.1, test_metric_name="test_prediction_loss"),
+        Run(test_metric=0.9, test_metric_name="test_accuracy"),
+    )
+    found = [quantity("test_metric", runs) for runs in ([loss, loss], [accuracy], [loss, accuracy])]
+    assert [(of.label, of.log) for of in found] == [
+        ("test loss", True),
+        ("test accuracy", False),
+        ("test metric", False),
+    ]
+
+
+def test_a_name_that_several_parts_have_is_said_once() -> None:
+    names = {"B": {"name": "sine"}, "A": {"name": "adder"}, "A1": {"name": "adder"}, "C": {"note": "none"}}
+    assert names_given(names) == "A and A1: adder, B: sine"
+
+
+def test_a_sentence_of_the_evidence_is_typeset_and_its_code_is_code() -> None:
+    sentence = "Of x1 <b>: try a smaller `evidence.tolerance<` than x2."
+    shown = "&lt;b&gt;: try a smaller <code>evidence.tolerance&lt;</code> than "
+    assert str(said(sentence)) == f"Of x<sub>1</sub> {shown}x<sub>2</sub>."
+    assert str(code(sentence)) == f"Of x1 {shown}x2."
+
+
 def test_a_module_whose_groups_are_coloured_has_no_colour_of_its_own() -> None:
     (card,) = modules([{"name": "A"}], {"A1": 1, "A2": 2})
     assert card.tone is None
@@ -193,6 +234,37 @@ def test_a_module_of_an_older_version_has_its_one_sentence_or_none() -> None:
 def test_what_rounding_leaves_of_a_modularity_is_shown_as_zero() -> None:
     run = Run(modularity=-5.55e-17, modules=1)
     assert ("modularity Q", "0") in metrics({}, run)
+
+
+@pytest.mark.parametrize("frame", [SMALL, WIDE, CHART], ids=["small", "wide", "wall"])
+def test_an_axis_has_three_ticks_or_more_and_none_lies_on_another(frame: Frame) -> None:
+    draw = Random(100)
+    ranges = [(6, 19), (3, 240), (1, 1e4), (0.009, 1.1), (5, 5), (0.9, 1.1), (1e-12, 1e5), (1e-300, 1e300), (5e-324, 1)]
+    ranges += [(low, low * 10 ** draw.uniform(0, 9)) for low in (10 ** draw.uniform(-6, 4) for _ in range(200))]
+    for low, high in ranges:
+        for log in (True, False):
+            points = [(low, low), (high, high)] if log else [(0.0, 0.0), (high, high)]
+            drawn = line_chart("A", [Series("a", points)], x=Axis("x", log=log), y=Axis("y", log=log), frame=frame)
+            across = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="middle">([^<]+)', drawn)
+            up = re.findall(r'class="tick" x="[\d.]+" y="([\d.]+)" text-anchor="end">', drawn)
+            assert min(len(across), len(up)) >= (2 if frame is SMALL else 3) or not log, (low, high)
+            ends = [(float(x) - LETTER * len(text) / 2, float(x) + LETTER * len(text) / 2) for x, text in across]
+            assert all(end < start for (_, end), (start, _) in pairwise(ends)), (low, high, log)
+            assert all(float(a) - float(b) >= 11.5 for a, b in pairwise(up)), (low, high, log)
+
+
+def test_what_are_counts_has_no_halves_and_a_name_stands_once_in_a_legend() -> None:
+    counts = [Trace(str(n), "", "", 1, (float(n), float(n), n / 3)) for n in (6, 7, 19)]
+    axes = [("connections", Axis("connections", log=True)), ("modules", Axis("modules")), ("share", Axis("share"))]
+    drawn = parallel_axes("A", axes, counts, legend=[("one", 1), ("two", 2), ("one", 3)])
+    ticks = [re.findall(r">([\d.]+)</text>", axis) for axis in drawn.split('class="along"')[1:]]
+    assert all(len(of) >= 3 for of in ticks)
+    assert [tick for of in ticks[:2] for tick in of if "." in tick] == []
+    legend = drawn[drawn.index("<ul") :]
+    assert (
+        re.sub("<span[^>]*tone-(.)[^>]*></span>", r"\1", legend)
+        == '<ul class="legend"><li>13one</li><li>2two</li></ul>'
+    )
 
 
 def test_labels_of_marks_that_would_lie_on_each_other_are_left_out() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +19,7 @@ from api.pages.networks import ModelList
 from api.pages.wall import QUANTITIES, SORTS, Wall
 from store import jobs, models
 from store.runs.search import SORTED_BY
-from tests.api.makers import publish_runs, submit_job
+from tests.api.makers import now, publish_runs, submit_job, work_on
 from tests.pages.conftest import Site, Visitor
 
 Visit = Callable[..., Visitor]
@@ -95,6 +96,46 @@ def test_jobs_are_narrowed_grouped_and_sorted_and_the_address_says_so(visit: Vis
     page.select_option("#method", "bimt")
     page.wait_for_url(re.compile("method=bimt"))
     assert "tag=listed" in page.url
+
+
+def test_a_list_of_jobs_tells_whose_turn_it_is_and_how_long_is_left(visit: Visit, site: Site) -> None:
+    service = site.service
+    job = submit_job(service, seeds=(0,), name="its turn")
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go("/jobs?q=its+turn")
+    turn = f"tr[data-job='{job}'] [data-show=turn]"
+    assert re.fullmatch(r"next in the queue|\d+ before it in the queue", page.inner_text(turn))
+    claim = work_on(service, job)
+    with service.database.write() as rows:
+        due = now() + timedelta(seconds=3000)
+        jobs.renew(rows, claim, now=now(), lease_seconds=600, progress=0.5, due_at=due)
+    for told in ("the script", "the server"):
+        page.wait_for_selector(f"{turn}:text-matches('^about (50|49) min .* left$')")
+        if told == "the script":
+            page.reload()
+    with service.database.write() as rows:
+        jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
+
+
+def test_an_upload_that_was_refused_is_listed_with_the_reason_and_is_no_choice_elsewhere(
+    visit: Visit, site: Site
+) -> None:
+    page = (visitor := visit("submitter", **DESK)).page
+    visitor.go("/datasets")
+    rows = page.locator("tbody tr")
+    assert rows.count() > 1
+    assert page.inner_text("tr:has-text('broken.csv') .reason").startswith("Row 2, column b holds '1.2.3'")
+    assert page.inner_text(".reason code") == "b"
+    page.select_option("#state", "refused")
+    page.wait_for_url(re.compile(r"/datasets\?state=refused$"))
+    assert rows.count() == page.locator(".state.refused").count() == 1
+    page.fill("#q", "nothing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("p:has-text('No data set matches these filters')")
+    for path in ("/", "/jobs"):
+        visitor.go(path)
+        assert site.dataset in page.locator("#data option").evaluate_all("all => all.map((each) => each.value)")
+        assert page.locator(f"#data option[value='{site.refused}']").count() == 0, path
 
 
 def test_models_are_grouped_by_what_they_were_trained_on(visit: Visit, site: Site) -> None:

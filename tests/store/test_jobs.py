@@ -206,9 +206,17 @@ def test_the_position_in_the_queue_counts_the_more_urgent_and_the_older(database
         ]
         assert positions == [0, 1, 2, 0]
         assert jobs.get_view(session, people.team, new.id, at_most=1).queue_position == 1
+        assert jobs.queue_positions(session, [urgent, old, new, elsewhere]) == {
+            urgent.id: 0,
+            old.id: 1,
+            new.id: 2,
+            elsewhere.id: 0,
+        }
+        assert jobs.queue_positions(session, [new], at_most=1) == {new.id: 1}
     with database.write() as session:
         jobs.request_cancel(session, people.team, new.id, clock.now)
         assert jobs.get_view(session, people.team, new.id).queue_position is None
+        assert jobs.queue_positions(session, [jobs.get(session, people.team, new.id)]) == {}
 
 
 def test_a_waiting_job_is_announced_once_and_again_after_a_while(database, people, clock):

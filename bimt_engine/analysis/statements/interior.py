@@ -205,4 +205,4 @@ def _changed(share: float) -> str:
     """A change as a share of what was there: a percentage, or how many times as much where that says more."""
     if share >= 1:
         return f"becomes {number(1 + share)} times as large"
-    return f"{'rises' if share >= 0 else 'falls'} by {number(100 * abs(share))} %"
+    return f"{'rises' if share >= 0 else 'falls'} by {number(100 * abs(share))}%"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bimt_engine.analysis.statements.wording import MAX_NAMED, Document, counted, number, quoted, stored
+from bimt_engine.analysis.statements.wording import MAX_NAMED, Document, counted, listed, number, quoted, stored
 
 LEARNT_R2 = 0.05  # R² of a number, or recall less false-positive rate of a class; below, nothing was learnt
 SMALLER_COST = 0.1  # of the cost strength: what is worth trying next
@@ -74,16 +74,55 @@ def not_learnt(
     return " ".join([said, *_advice(missed, None if none_better else tolerance, cost_strength)])
 
 
+@dataclass(frozen=True)
+class DataStatement:
+    """Whether what two networks were trained and measured on can be compared.
+
+    same   the same data, though perhaps in other rows.
+    """
+
+    same: bool
+    text: str
+
+
+DRAWN = ("seed", "train", "test", "validation", "validation_fraction", "test_fraction", "split_version", "time_split")
+"""Fields of a data set's spec that say which of its rows are for what, or how many are drawn."""
+
+
+def data_statement(a: Document, b: Document, *, seeds: tuple[int, int]) -> DataStatement:
+    """From the `dataset` of two specs, and the seeds of their runs.
+
+    Two uploads of the same bytes have the same `dataset_id` here.
+    """
+    fields = [name for name in dict.fromkeys([*a, *b]) if (a.get(name) or None) != (b.get(name) or None)]
+    changed = [name.removesuffix("_id") for name in fields if name not in DRAWN]
+    if changed:
+        kinds = [str(of.get("kind", "unknown")).replace("_", " ") for of in (a, b)]
+        what = listed(kinds) if kinds[0] != kinds[1] else f"they differ in {listed(changed)}"
+        said = f"These are of different data ({what}): losses, accuracies and all else that is measured on rows do not"
+        return DataStatement(False, f"{said} compare.")
+    if fields or ("seed" in a and a["seed"] is None and seeds[0] != seeds[1]):
+        why = f"they differ in {listed(fields)}" if fields else "each seed draws its own"
+        return DataStatement(True, f"Both are of the same data, in other rows: {why}.")
+    return DataStatement(True, "Both are of the same data and rows.")
+
+
+def baselines_measure(baselines: Document) -> str:
+    """What the comparison with usual methods is in, the first words of its statement; "" where there is none."""
+    if baselines["gap"] is None:
+        return ""
+    return "Pooled R²" if baselines["measure"] == "r2" else "Accuracy"
+
+
 def baselines_statement(baselines: Document) -> str:
     """What the network costs in accuracy against the better of two usual methods, from `metrics.baselines`."""
-    measure = "R²" if baselines["measure"] == "r2" else "accuracy"
     network, better = baselines["network"], baselines[baselines["better"]]
     other = baselines["boosted" if baselines["better"] == "linear" else "linear"]
     size = f"the network of {counted(baselines['connections'], 'connection')}"
     if baselines["gap"] is None:
         return f"On the test rows {size} cannot be compared: their targets do not vary."
     baseline_scores = ", ".join(f"{of['name']} {_score(of['test'])}" for of in (better, other))
-    return f"{measure} on test rows: {size} {_score(network['test'])}, {baseline_scores}."
+    return f"{baselines_measure(baselines)} on test rows: {size} {_score(network['test'])}, {baseline_scores}."
 
 
 def _score(value: float | None) -> str:

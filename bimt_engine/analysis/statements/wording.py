@@ -58,15 +58,14 @@ def sentence(text: str) -> str:
 def share(value: float | int | None) -> str:
     """A share such as R²: 0.99995 is not 1, so it gets as many digits as it takes to say so, up to nine.
 
-    How far below zero R² is says nothing: a constant would be better.
+    How far below zero R² is says nothing: a constant would be better. (`share` in api.js gives the same text.)
     """
     if value is None:
         return "–"
     if value < 0:
         return "below 0, worse than a constant"
     digits = next((n for n in range(4, 9) if float(f"{value:.{n}f}") != 1.0 or value == 1.0), 9)
-    shown = f"{value:.{digits}f}"
-    return (shown.rstrip("0").rstrip(".") or "0").replace("-", "−")
+    return f"{abs(value):.{digits}f}".rstrip("0").rstrip(".")
 
 
 def percent(value: float | int) -> str:
@@ -77,7 +76,11 @@ def percent(value: float | int) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised."""
+    """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised.
+
+    Thousands are parted by commas, as `f"{count:,}"` parts them in what refuses and in figures.
+    (`number` in api/pages/static/js/api.js gives the same text.)
+    """
     if value is None:
         return "–"
     if isinstance(value, bool) or not math.isfinite(value):
@@ -91,8 +94,8 @@ def number(value: float | int | None) -> str:
         raised = str(int(exponent)).translate(RAISED)
         shown = f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
         return shown.replace("-", "−")
-    if size >= 1000:
-        return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
+    if size >= 999.5:  # what rounds to a thousand, too
+        return f"{value:,.0f}".replace("-", "−")
     shown = f"{value:.{max(0, 3 - math.ceil(math.log10(size) + 1e-12))}f}"
     if "." in shown:
         shown = shown.rstrip("0").rstrip(".")

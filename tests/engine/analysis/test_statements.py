@@ -17,7 +17,7 @@ from bimt_engine.analysis.statements.formulas import (
 )
 from bimt_engine.analysis.statements.job import pareto_statement, stability_statement
 from bimt_engine.analysis.statements.network import communities_statement, module_statement, network_statement, verdict
-from bimt_engine.analysis.statements.outputs import output_statement
+from bimt_engine.analysis.statements.outputs import data_statement, output_statement
 from bimt_engine.analysis.statements.wording import listed, measured, number, share
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, plain_spec, student_and_data
 from tests.engine.figures.makers import line_graph
@@ -32,6 +32,25 @@ def document_of(connections=TWO_MODULES) -> dict:
 @pytest.fixture(scope="module")
 def document() -> dict:
     return document_of()
+
+
+@pytest.mark.parametrize(
+    ("changes", "seeds", "same", "said"),
+    [
+        ({}, (0, 0), True, "the same data and rows."),
+        ({}, (0, 1), True, "in other rows: each seed draws its own."),
+        ({"seed": 4}, (0, 0), True, "in other rows: they differ in seed."),
+        ({"columns": {}, "split_version": 1}, (0, 0), True, "in other rows: they differ in split_version."),
+        ({"targets": ["z"]}, (0, 0), False, "different data (they differ in targets)"),
+        ({"dataset_id": "b" * 64}, (0, 0), False, "different data (they differ in dataset)"),
+        ({"kind": "two_moons"}, (0, 0), False, "different data (uploaded and two moons)"),
+    ],
+)
+def test_whether_two_are_of_the_same_data_is_said(changes: dict, seeds: tuple[int, int], same: bool, said: str) -> None:
+    data = {"kind": "uploaded", "dataset_id": "a" * 64, "targets": ["y"], "seed": None, "split_version": 2}
+    found = data_statement(data, data | changes, seeds=seeds)
+    assert found.same is same
+    assert said in found.text
 
 
 def test_the_stored_sentences_are_those_of_the_stored_documents(document: dict) -> None:
@@ -239,11 +258,11 @@ def test_a_network_is_described_for_those_who_do_not_see_it() -> None:
 
 
 def test_numbers_read_as_people_write_them() -> None:
-    assert [number(v) for v in (None, 0.0, 12345.0, 0.00001, 0.5)] == ["–", "0", "12\u202f345", "10⁻⁵", "0.5"]
+    assert [number(v) for v in (None, 0.0, 12345.0, 0.00001, 0.5)] == ["–", "0", "12,345", "10⁻⁵", "0.5"]
     assert [share(v) for v in (None, 1.0, 0.99995, -3.0)] == ["–", "1", "0.99995", "below 0, worse than a constant"]
     assert measured("test_r2", 0.99995) == "0.99995"
     assert listed([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
-    assert (number(12345), number(3), measured("connections", 3)) == ("12\u202f345", "3", "3")
+    assert (number(12345), number(3), measured("connections", 3)) == ("12,345", "3", "3")
 
 
 def test_names_with_punctuation_are_quoted_so_that_a_list_has_one_meaning() -> None:

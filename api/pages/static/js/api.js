@@ -101,17 +101,41 @@ export const renderedAnew = async () => new DOMParser().parseFromString(await (a
 
 // --- values as text
 
-/** @returns {string} a number with three significant digits, as the server writes it (filters.py) */
+/** @returns {string} a number as the server writes it: `number` of bimt_engine/analysis/statements/wording.py */
 export function number(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
+  let shown;
   if (size >= 1e6 || size < 1e-4) {
     const [mantissa, exponent] = value.toExponential(2).split("e");
-    return `${Number(mantissa)}·10${raised(String(Number(exponent)))}`.replace("-", "−");
-  }
-  return String(Number(value.toPrecision(3))).replace("-", "−");
+    const power = `10${raised(String(Number(exponent)))}`;
+    shown = Number(mantissa) === 1 ? power : `${Number(mantissa)}·${power}`;
+  } else if (size >= 999.5) shown = value.toLocaleString("en", { maximumFractionDigits: 0, roundingMode: "halfEven" });
+  else shown = String(Number(value.toFixed(Math.max(0, 3 - Math.ceil(Math.log10(size) + 1e-12)))));
+  return shown.replace("-", "−");
 }
+
+/** @returns {string} a share such as R²: never 1 for what is only nearly 1. `share` of wording.py. */
+export function share(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value < 0) return "below 0, worse than a constant";
+  let digits = 4;
+  while (digits < 9 && Number(value.toFixed(digits)) === 1 && value !== 1) digits += 1;
+  return String(Number(value.toFixed(digits)));
+}
+
+/** @returns {string} a metric: R² and accuracies as shares, all others as numbers. `measured` of wording.py. */
+export const measured = (metric, value) => (/(r2|accuracy)$/.test(metric) ? share(value) : number(value));
+
+/** @returns {string} a share as a percentage; 100% only what is all but for rounding */
+export function percent(value) {
+  if (value < 0.0995) return `${number(100 * value)}%`;
+  return `${value > 0.99 && value < 1 - 1e-5 ? Math.floor(1000 * value) / 10 : Math.round(100 * value)}%`;
+}
+
+/** @returns {string} a whole number with all its digits */
+export const whole = (count) => count.toLocaleString("en");
 
 // As bimt_engine/analysis/statements/wording.py has it: only what can be nothing else, because names come from users.
 const MATHEMATICS =
@@ -147,10 +171,16 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** @returns {string} what a job that has not ended waits for: its turn, or its end */
+export function turn({ state, queue_position: before, eta_seconds: left }) {
+  if (state === "queued" && typeof before === "number") return before ? `${number(before)} before it in the queue` : "next in the queue";
+  return state === "running" && typeof left === "number" ? `about ${duration(left)} left` : "";
+}
+
 /** @returns {HTMLSpanElement} a sentence of the service, in which `backticks` mark code */
 export function sentence(text) {
   const span = document.createElement("span");
-  text.split("`").forEach((part, index) => {
+  text.split(/`([^`]+)`/).forEach((part, index) => {
     if (index % 2 === 0) return span.append(part);
     const code = document.createElement("code");
     code.textContent = part;
@@ -174,6 +204,25 @@ const METRIC_NAMES = {
 
 /** @returns {string} the label of a metric */
 export const metricName = (metric) => METRIC_NAMES[metric] || metric.replaceAll("_", " ");
+
+// --- tables that are wider than the page
+
+/** Makes what can be scrolled, and holds nothing that the keyboard reaches, reachable itself; call it when content changes. */
+export function reachable() {
+  for (const place of document.querySelectorAll(".scroll:not([role=region]), .scroll[data-reached]")) {
+    const wide = place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight;
+    const needed = wide && !place.querySelector("a[href], button, input, select, textarea");
+    place.toggleAttribute("data-reached", needed);
+    if (!needed) {
+      for (const name of ["tabindex", "role", "aria-label"]) place.removeAttribute(name);
+      continue;
+    }
+    const named = place.querySelector("caption")?.textContent ?? place.querySelector("table")?.getAttribute("aria-label");
+    const heading = [...document.querySelectorAll("h1, h2, h3")].findLast((each) => each.compareDocumentPosition(place) & Node.DOCUMENT_POSITION_FOLLOWING);
+    const label = named || heading?.textContent || "Table";
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", label.trim()]]) place.setAttribute(name, value);
+  }
+}
 
 // --- notices and forms
 

@@ -1,7 +1,7 @@
 // Two networks side by side, linked: what is pointed at or selected in one is marked in the other where the same inputs
 // lead to it and it leads to the same outputs.
 
-import { call, typeset } from "./api.js";
+import { call, sentence, typeset } from "./api.js";
 import { Circuit, listed } from "./instrument/circuit.js";
 import { Picture, walk } from "./instrument/picture.js";
 
@@ -113,4 +113,4 @@ async function begin() {
   document.getElementById("sides").dataset.ready = "yes";
 }
 
-begin().catch((problem) => (words.textContent = `The two are not linked: ${problem.message}`));
+begin().catch((problem) => (words.replaceChildren(sentence(`The two are not linked: ${problem.message}`))));

@@ -1,13 +1,13 @@
 // The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this makes it answer.
 
-import { Problem, attempt, call, number, onSubmit, renderedAnew, typeset, waitFor } from "./api.js";
+import { Problem, attempt, call, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
 import { KEYS, Picture, badge, walk } from "./instrument/picture.js";
 import { Sample } from "./instrument/sample.js";
-import { measured, silencing } from "./instrument/silence.js";
+import { silencing } from "./instrument/silence.js";
 import { stepping } from "./instrument/steps.js";
 import { threshold } from "./instrument/threshold.js";
 import { change, onChange, toggle, view } from "./modules.js";
@@ -285,7 +285,7 @@ async function begin() {
       },
       (problem) => {
         panel.dataset.sample = "none";
-        field("sample-words").textContent = `Nothing is computed in the browser: ${problem.message}`;
+        field("sample-words").replaceChildren(sentence(`Nothing is computed in the browser: ${problem.message}`));
       },
     );
     return instrument.sample;
@@ -394,7 +394,7 @@ function rowOf(form) {
 function answerOf({ targets, outputs, probabilities, labels }) {
   if (labels) {
     const ranked = targets.map((name, at) => [name, probabilities[0][at]]).sort((a, b) => b[1] - a[1]);
-    return `${labels[0]} (${ranked.slice(0, 3).map(([name, share]) => `${name} ${(100 * share).toFixed(1)} %`).join(", ")})`;
+    return `${labels[0]} (${ranked.slice(0, 3).map(([name, share]) => `${name} ${percent(share)}`).join(", ")})`;
   }
   return targets.map((name, at) => `${name} = ${number(outputs[0][at])}`).join(", ");
 }
@@ -414,6 +414,6 @@ function showKeys() {
 
 if (panel) {
   begin().catch((problem) => {
-    field("sample-words").textContent = `The network cannot be touched: ${problem.message}`;
+    field("sample-words").replaceChildren(sentence(`The network cannot be touched: ${problem.message}`));
   });
 }

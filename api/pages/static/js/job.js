@@ -1,6 +1,6 @@
 // The page of a job: progress and losses while it runs, cancel and retry, and the comparison of its runs.
 
-import { attempt, call, complain, duration, metricName, number, pause, renderedAnew, waitFor } from "./api.js";
+import { attempt, call, complain, metricName, number, pause, reachable, renderedAnew, sentence, turn, waitFor } from "./api.js";
 
 const live = document.getElementById("live");
 const id = live.dataset.job;
@@ -15,10 +15,8 @@ function show(event) {
   state.textContent = event.state;
   state.className = `state ${event.state}`;
   const words = document.getElementById("words");
-  const turn = event.queue_position ? `${event.queue_position} before it in the queue` : "next in the queue";
-  if (event.state === "queued") words.textContent = event.note || turn;
-  else words.textContent = event.reason || event.note || "";
-  document.getElementById("eta").textContent = event.eta_seconds === null ? "" : `about ${duration(event.eta_seconds)} left`;
+  words.replaceChildren(sentence((event.state === "queued" ? event.note || turn(event) : event.reason || event.note) || ""));
+  document.getElementById("eta").textContent = event.state === "running" ? turn(event) : "";
   document.getElementById("losses").replaceChildren(
     ...Object.entries(event.losses || {})
       .filter(([, value]) => typeof value === "number")
@@ -41,6 +39,7 @@ async function renew() {
     if (rendered && rendered.innerHTML !== part.innerHTML) part.replaceChildren(...rendered.childNodes);
   }
   scrollLog();
+  reachable();
 }
 
 // The newest lines of the log are its last.
@@ -82,6 +81,7 @@ async function compare() {
   document.getElementById("comparison-words").textContent = "A worker is comparing the runs …";
   for (const kind of missing) await waitFor("GET", `/jobs/${id}/${kind}?wait=20`);
   section.replaceChildren(...(await renderedAnew()).getElementById("comparison").childNodes);
+  reachable();
 }
 
 if (missing.length) {

@@ -124,7 +124,7 @@ async function describe(option) {
     ...dataset.notes.filter((note) => !preview.missing_notes.includes(note)).map((note) => {
       const line = document.createElement("p");
       line.className = "hint";
-      line.textContent = note;
+      line.append(sentence(note));
       return line;
     }),
   );
@@ -152,7 +152,7 @@ function showPreview(preview) {
       if (column.missing && preview.rows) {
         const share = document.createElement("span");
         share.className = "range";
-        share.textContent = `${Math.max(1, Math.round((100 * column.missing) / preview.rows))} % missing`;
+        share.textContent = `${Math.max(1, Math.round((100 * column.missing) / preview.rows))}% missing`;
         head.append(share);
       }
       return head;
@@ -246,7 +246,7 @@ function columnRow(column, known) {
   });
   const type = document.createElement("td");
   type.textContent = column.type;
-  type.title = (column.notes || []).join(" ");
+  type.title = (column.notes || []).join(" ").replaceAll("`", "");
   if (typeof column.missing === "number") type.replaceChildren(typeChoice(column, known));
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", `Role of ${column.name}`);
@@ -349,13 +349,13 @@ async function foresee() {
   try {
     const { runs, steps, seconds, like, memory_bytes: memory, notes } = await call("POST", "/jobs/plan", asked);
     const each = steps / runs;
-    const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${each.toLocaleString("en")} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Examines the network as it is: relocated, pruned, its modules tested.";
+    const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Examines the network as it is: relocated, pruned, its modules tested.";
     const long = seconds === null ? "How long that takes is not known yet: none like it has run." : `About ${duration(Math.max(1, seconds))} of one worker, as ${like === 1 ? "the run" : `${like} runs`} like it took.`;
     told = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
     told = problem.status === 422 || problem.status === 409 ? problem.message : "";
   }
-  if (mine === foreseen) place.textContent = told.replaceAll("`", "");
+  if (mine === foreseen) place.replaceChildren(sentence(told));
 }
 
 function showProblem(problem) {

@@ -1,12 +1,16 @@
 // Every page: local times; in lists of jobs, the progress of those that are not finished; and in lists of runs, jobs and
 // models, what is done with those that are selected.
 
-import { attempt, call, pause } from "./api.js";
+import { attempt, call, pause, reachable, turn } from "./api.js";
 
 for (const time of document.querySelectorAll("time[datetime]")) {
   const date = new Date(time.dateTime);
   if (!Number.isNaN(date.valueOf())) time.title = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
+
+reachable();
+addEventListener("resize", reachable);
+document.addEventListener("toggle", reachable, true); // of details
 
 const rows = new Map([...document.querySelectorAll("tr[data-job]")].map((row) => [row.dataset.job, row]));
 
@@ -24,6 +28,7 @@ async function watchJobs() {
       const row = rows.get(job.id);
       if (!row) continue;
       row.querySelector("progress").value = job.progress;
+      row.querySelector("[data-show=turn]").textContent = turn(job);
       const state = row.querySelector(".state");
       if (state.textContent !== job.state) {
         state.textContent = job.state;

@@ -1,6 +1,6 @@
 // The page of a run: its progress while it waits or trains, files that are generated on request, and the form to publish it.
 
-import { call, complain, duration, fileReady, onSubmit, pause } from "./api.js";
+import { call, complain, duration, fileReady, number, onSubmit, pause, sentence } from "./api.js";
 import "./modules.js";
 
 // --- progress
@@ -16,8 +16,8 @@ function show(run, job) {
   else if (trained) bar.removeAttribute("value");
   else bar.value = run.steps ? run.step / run.steps : 0;
   const left = job.runs === 1 && job.eta_seconds !== null ? ` About ${duration(job.eta_seconds)} left.` : "";
-  document.getElementById("live-words").textContent =
-    run.state === "queued" ? "Waiting for a worker." : trained ? `Trained; it is being pruned and tested (${job.note || "running"}).${left}` : `Step ${run.step} of ${run.steps}.${left}`;
+  const words = run.state === "queued" ? "Waiting for a worker." : trained ? `Trained; it is being pruned and tested (${job.note || "running"}).${left}` : `Step ${number(run.step)} of ${number(run.steps)}.${left}`;
+  document.getElementById("live-words").replaceChildren(sentence(words));
 }
 
 // --- the network as it is now, where a snapshot tells its layout

@@ -164,7 +164,7 @@ def test_the_cheapest_cut_names_the_connection_that_ties_two_groups():
     document = examine_interior(context, *probes, values, masks, module_of={}, costs=costs)
     inside = next(c for c in document["cuts"] if c["level"] == "inside")
     assert "x1 → hidden1:4 (weight 0.03)" in cut_statement(inside)
-    for change, said in ((0.25, "rises by 25 %"), (-0.5, "falls by 50 %"), (3e27, "becomes 3·10²⁷ times as large")):
+    for change, said in ((0.25, "rises by 25%"), (-0.5, "falls by 50%"), (3e27, "becomes 3·10²⁷ times as large")):
         assert cut_statement(inside | {"loss_change": change}).endswith(f"the held-out loss {said}.")
     assert 0 < inside["loss_rise"] < 0.01
 

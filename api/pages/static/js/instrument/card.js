@@ -1,10 +1,9 @@
 // What is told of a neuron or a connection: on a card beside the pointer, and in the panel when it is selected.
 
-import { number, typeset } from "../api.js";
+import { number, percent, typeset } from "../api.js";
 import { partName } from "./circuit.js";
 import { explained } from "../glossary.js";
 
-const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : `${number(100 * share)} %`);
 const activation = (value) => number(Math.abs(value) < 1e-9 ? 0 : value); // what rounding leaves of 0 is 0
 const MOST = 4; // neighbours that are named
 

@@ -1,6 +1,6 @@
 // What is switched off, and what becomes of the metrics: at once on the examples here, then exactly by the service.
 
-import { complain, metricName, number, typeset, waitFor } from "../api.js";
+import { complain, measured, metricName, number, percent, typeset, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
 import { partName } from "./circuit.js";
 
@@ -17,13 +17,9 @@ const changes = () =>
 function inWords(effect) {
   if (effect === null || Number.isNaN(effect)) return "is not a number";
   if (effect < 1e-6) return "does not move";
-  if (effect < 0.01) return `moves by ${number(100 * effect)} % of its variance`;
-  if (effect < 0.5) return `moves by ${Math.round(100 * effect)} % of its variance`;
-  return effect < 0.95 ? `loses most of its variation: ${Math.round(100 * effect)} % of its variance` : "is lost: its error is as large as its variance, or larger";
+  if (effect < 0.5) return `moves by ${percent(effect)} of its variance`;
+  return effect < 0.95 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance";
 }
-
-/** A metric as a number, or of shares a percentage. */
-export const measured = (name, value) => (name.endsWith("accuracy") ? `${(100 * value).toFixed(value > 0.995 ? 2 : 1)} %` : number(value));
 
 /**
  * @param {object} instrument circuit, picture (null where there is none), sampled (gives the sample, or null: nothing is computed here), run (""
@@ -132,8 +128,9 @@ export function silencing(instrument) {
       }),
     );
     const more = rows.length - shown.length;
+    // What the headline does not say.
     field("what-if-words").textContent = [
-      ...Object.entries(shownMetrics).map(([metric, value]) => `${metricName(metric)}: ${measured(metric, before[metric])} → ${measured(metric, value)}`),
+      ...Object.entries(shownMetrics).slice(1).map(([metric, value]) => `${metricName(metric)}: ${measured(metric, before[metric])} → ${measured(metric, value)}`),
       ...(more ? [`${more} more outputs have smaller effects`] : []),
     ].join(" · ");
     field("answer").hidden = false;
@@ -166,7 +163,7 @@ export function silencing(instrument) {
     const answer = await waitFor("POST", `/runs/${run}/interventions`, { trials: [changes()] });
     if (mine !== newest) return;
     const { metrics, effects } = answer.trials[0];
-    show({ before: answer.before, metrics, effects }, "computed by the service on every training and validation example", "service");
+    show({ before: answer.before, metrics, effects }, "by the service, on all training and validation examples", "service");
   }
 
   async function evaluate() {

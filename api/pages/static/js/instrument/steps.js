@@ -83,16 +83,15 @@ export async function stepping(instrument) {
     });
   }
 
-  const grouped = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
   function describe(index, before, now) {
     if (index >= steps.length) {
-      field("step-words").textContent = "The network after training, pruned and refitted";
+      field("step-words").textContent = "After training, pruned and refitted";
       slider.setAttribute("aria-valuetext", "pruned and refitted");
       plot?.cursor(steps.at(-1));
       return;
     }
     const row = rows.findLast((each) => each.step <= steps[index]);
-    const words = [`Step ${grouped(steps[index])} of ${grouped(steps.at(-1))}`];
+    const words = [`Step ${number(steps[index])} of ${number(steps.at(-1))}`];
     if (row?.cost_strength !== undefined) words.push(`λ ${number(row.cost_strength)}`);
     if (row?.prediction_loss !== undefined) words.push(`train loss ${number(row.prediction_loss)}`);
     const parts = before ? tones() : null;

@@ -63,7 +63,7 @@ export function threshold(instrument) {
     before = { count, loss: found.metrics.validation_prediction_loss };
     tell(count, modules);
     if (count === all) instrument.silencing.restore();
-    else instrument.silencing.headline(loaded.before, found.metrics, `computed here on ${loaded.heldOut} validation examples, without refitting`, "sample");
+    else instrument.silencing.headline(loaded.before, found.metrics, `here, on ${loaded.heldOut} validation examples, without refitting`, "sample");
     if (curve || !plot) return;
     curve = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
     const told = await instrument.sample.ask("curve", { thresholds: curve.map(weightAt) });
