@@ -189,7 +189,9 @@ class InteriorOut(ResponseModel):
         "plain numbers the formulas of what it adds to the outputs (`computes`, up to a constant). `primary`: "
         "the number of the partition that is drawn. `layers`: groups and trees at each depth. `cuts`: the "
         "cheapest connections without which one piece falls into parts. `tied_by`: over a token embedding, whether "
-        "`functions` of the token that neurons read tie them, or, in documents without the field, the dimensions. "
+        "neurons are in one group by what they have in common of the functions of the token that they read "
+        "(`common_functions`), by any two reading the same (`functions`), or, in documents without the field, by the "
+        "dimensions. "
         "`reading` says it in words."
     )
 

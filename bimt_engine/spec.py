@@ -195,9 +195,11 @@ class EvidenceSpec(Part):
         le=64,
         description="Genetic searches for formulas of the outputs that the library has none for: seconds each.",
     )
-    evidence_version: Literal[1, 2] = Field(
-        default=2,
-        description="2: a constant answer is kept unless the network is clearly better. 1: as runs before were pruned.",
+    evidence_version: Literal[1, 2, 3] = Field(
+        default=3,
+        description="3: over an embedding, neurons are grouped by the functions of the token that they have in common. "
+        "2: by any two reading the same function. 1: so, and pruned as before 2, from which on a constant answer is "
+        "kept unless the network is clearly better.",
     )
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bimt_engine.analysis.graph import Graph
     from bimt_engine.networks.network import Network
 
-TiedBy = Literal["functions", "dimensions"]
+TiedBy = Literal["common_functions", "functions", "dimensions"]
 Number = float | None
 """A float; None where it is not finite."""
 
@@ -238,8 +238,10 @@ class InteriorDocument(Skipped, total=False):
     layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
     primary   number of the partition that is drawn and reported first; None: there is none.
     trees     ids of the neurons that kept connections between hidden neurons tie, through all layers.
-    tied_by   over an embedding: whether groups are tied by the functions of the token that they read, or, in documents
-              without the field, by the dimensions.
+    tied_by   over an embedding, what ties the neurons of a group. common_functions: they have more in common with one
+              another, of the functions of the token that they read, than with others. functions: some two of them read
+              the same function (up to evidence_version 2). dimensions, in documents without the field: dimensions of
+              the embedding that they read.
     """
 
     tied_by: TiedBy

@@ -25,7 +25,6 @@ from bimt_engine.analysis.statements.network import verification_statement
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.exports.weights import SavedNetwork
 from bimt_engine.fingerprint import code_hash, data_hash
-from bimt_engine.spec import EvidenceSpec
 
 Progress = Callable[[float, str], None]
 Document = Mapping[str, Any]
@@ -64,9 +63,9 @@ def verify(
     claimed   the published documents by name: metrics, graph, modules, effects, interior; what is missing is not
               checked.
     again     also prune the trained network again, which takes as long as the evidence did. Not done for a run that was
-              pruned by the rules of an earlier version: what is stored of it is checked.
+              pruned by the rules of version 1: what is stored of it is checked.
     """
-    again = again and saved.spec.evidence.evidence_version == EvidenceSpec().evidence_version
+    again = again and saved.spec.evidence.evidence_version > 1
     saved = _with_inputs_as_claimed(saved, claimed)
     progress(0.0, "the stored network")
     with threadpool_limits(1):

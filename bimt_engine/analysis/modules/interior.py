@@ -58,7 +58,7 @@ def examine_interior(
     module_of: Mapping[str, str],
     costs: Mapping[Connection, float],
     representations: RepresentationsDocument | None = None,
-    tied_by: TiedBy = "functions",
+    tied_by: TiedBy = "common_functions",
     random_partitions: int = RANDOM_PARTITIONS,
     seed: int = 0,
 ) -> InteriorDocument:
@@ -67,7 +67,7 @@ def examine_interior(
     module_of   neuron id -> letter of its module.
     costs       what the training loss gains without each connection, for cuts; {}: not known.
     representations   of a group's products: what its neurons lie in tells what a part of the network computes.
-    tied_by   as in the document; to verify one that says another.
+    tied_by   as in the document; another than today's for specs of before, and to verify their documents.
     """
     count = min(random_partitions, RANDOM_PARTITIONS)
     proposed = depths(context.wiring, masks)

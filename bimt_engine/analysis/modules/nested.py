@@ -14,7 +14,7 @@ neurons are tested once more in the network as trained: a separation that is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -220,7 +220,7 @@ def partitions_of(
     trained: Probe,
     depths: Sequence[Depth],
     *,
-    tied_by: TiedBy = "functions",
+    tied_by: TiedBy = "common_functions",
     random_partitions: int = RANDOM_PARTITIONS,
     seed: int,
 ) -> tuple[list[Depth], list[Partition]]:
@@ -230,7 +230,7 @@ def partitions_of(
     For each depth the groups after merging (a sum), and the groups as they are where they read apart and interact (a
     composition). A partition of the same groups at a deeper layer takes the place of the shallower one.
 
-    tied_by   over an embedding, what two trees read in common: functions of the token, or its dimensions.
+    tied_by   over an embedding, what ties trees; see `InteriorDocument`.
     """
     found: dict[tuple[Kind, frozenset[frozenset[Terminal]]], Partition] = {}
     if not any(len(depth.trees) > 1 for depth in depths):
@@ -238,8 +238,11 @@ def partitions_of(
     whole = merged(depths[-1].trees)
     terminals = sorted(whole.terminals)
     reading = measure_reading(pruned, whole.places, terminals)
-    functions = token_functions(pruned.network) if tied_by == "functions" else None
-    tie = functions.tied if functions is not None else partial(tied_by_reading, reading=reading)
+    functions = token_functions(pruned.network) if tied_by != "dimensions" else None
+    if functions is None:
+        tie: Callable[[Depth], tuple[Group, ...]] = partial(tied_by_reading, reading=reading)
+    else:
+        tie = functions.parted if tied_by == "common_functions" else functions.tied
     depths = [replace(depth, groups=tie(depth)) for depth in depths]
     for number, depth in enumerate(depths):
         groups = [group for group in depth.groups if group.terminals]

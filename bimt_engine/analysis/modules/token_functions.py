@@ -3,11 +3,16 @@
 A neuron of the first layer reads f(t) = Σ_c E[t, c]·w[c] of the token t at each position. Turning the dimensions of the
 embedding E by any invertible matrix, and the weights w by its inverse, changes no f and nothing that the network does:
 only the charge for connections prefers some bases. So two parts of a network that compute with different functions of
-the token may well share dimensions, as where one dimension holds a mixture of two irreducible representations. Trees
-are tied where their neurons read nearly the same functions, and what reads past whom is measured in the basis in which
-the groups read apart as far as any basis can part them.
+the token may well share dimensions, as where one dimension holds a mixture of two irreducible representations. What two
+trees have in common are the squared correlations of the functions that their neurons read; trees are parted where each
+side has most of that within itself, and what reads past whom is measured in the basis in which the groups read apart as
+far as any basis can part them.
 
-The definitions are ours; they keep to those of `nested.py` in every network without an embedding.
+Not pair by pair: a neuron that reads 90 % of one representation and 10 % of another correlates with those of the other
+by as much as neurons of one representation may with one another, which has many functions (nine for three dimensions).
+
+The cuts are those of Kannan, Vempala and Vetta, "On clusterings: good, bad and spectral", J. ACM 51(3), 2004. Their use
+is ours; networks without an embedding keep to the definitions of `nested.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +23,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from bimt_engine.analysis.modules.structure import Depth, Group, merged
 from bimt_engine.networks.network import Network
 
-SAME_FUNCTION = 0.1  # squared correlation over the tokens: from here on, two neurons read the same function in part
+COMMON = 0.15  # of what a part has in common with any neuron, so much at most with those of others: about half of
+# ½ − 2/π² = 0.30, which the functions of one frequency in all phases have in common across their weakest cut
+SAME_FUNCTION = 0.1  # squared correlation over the tokens: from here on, `tied` takes two functions for the same
 LEAST_READ = 1e-3  # of all that moves a neuron: what it reads of a position below is left out
 WORST_CONDITION = 1e8  # of the embedding: beyond, its dimensions are dependent and no basis is better than its own
 
@@ -46,8 +53,21 @@ class TokenFunctions:
     neurons: Int[np.ndarray, " functions"]
     functions: Float[np.ndarray, "functions dimensions"]
 
+    def parted(self, depth: Depth) -> tuple[Group, ...]:
+        """The trees of a depth, parted as finely as leaves every part with little in common with the others.
+
+        Those with most neurons first. A tree without a neuron of the first layer reads no function and stays alone.
+        """
+        # Every function counts alike: a neuron that combines functions of two positions needs the weaker one as much.
+        owned = np.zeros((len(depth.trees), len(self.functions)))
+        for number, tree in enumerate(depth.trees):
+            owned[number, self._of(tree)] = 1.0
+        parts = cut_apart(owned @ (self.functions @ self.functions.T) ** 2 @ owned.T)
+        groups = [merged([depth.trees[number] for number in part]) for part in parts]
+        return tuple(sorted(groups, key=lambda group: -group.size))
+
     def tied(self, depth: Depth) -> tuple[Group, ...]:
-        """The trees of a depth, joined where they read the same functions; those with most neurons first."""
+        """The trees of a depth, joined where any two of their neurons read the same function, as up to version 2."""
         from scipy.sparse.csgraph import connected_components
 
         owners = [self._of(tree) for tree in depth.trees]
@@ -123,3 +143,50 @@ def token_functions(network: Network) -> TokenFunctions | None:
     neurons, copies = np.nonzero(power > LEAST_READ * power.sum(axis=1, keepdims=True))
     unit = functions[neurons, copies] / np.sqrt(power[neurons, copies])[:, None]
     return TokenFunctions(chain.embedding, first.parameter, first.target, read, whitening, neurons, unit)
+
+
+def cut_apart(common: Float[np.ndarray, "items items"]) -> list[list[int]]:
+    """Items parted in two again and again, as long as both sides have at most COMMON of their own in common.
+
+    common   what every two items have in common, and each with itself; symmetric, not negative. An item that has
+             nothing even with itself stays alone.
+    """
+    alone = [[int(number)] for number in np.flatnonzero(common.diagonal() <= 0)]
+    waiting = [np.flatnonzero(common.diagonal() > 0)]
+    found: list[list[int]] = []
+    while waiting:
+        items = waiting.pop()
+        if not items.size:
+            continue
+        side = weakest_cut(common[np.ix_(items, items)])
+        if side is None:
+            found.append(items.tolist())
+        else:
+            waiting += [items[side], items[~side]]
+    return sorted(found) + alone
+
+
+def weakest_cut(common: Float[np.ndarray, "items items"]) -> Bool[np.ndarray, " items"] | None:
+    """One side of the cut across which the least is in common, as a share of the side that has less in all.
+
+    None where it is more than COMMON. Tried are the cuts along every eigenvector of the normalised Laplacian whose
+    eigenvalue is at most twice COMMON: where there is none, by Cheeger's inequality there is no such cut.
+    """
+    in_all = common.sum(axis=1)
+    root = np.sqrt(in_all)
+    constant = root / np.linalg.norm(root)
+    laplacian = np.eye(len(common)) - common / np.outer(root, root)
+    # The constant, which is an eigenvector to 0 and cuts nothing, is moved out of the way: parts that have nothing in
+    # common have eigenvectors to 0 too, and would be mixed with it.
+    values, vectors = np.linalg.eigh(laplacian + 3 * np.outer(constant, constant))
+    weakest, side = COMMON, None
+    for vector in vectors[:, values <= 2 * COMMON].T:
+        order = np.argsort(vector / root, kind="stable")
+        sorted_common = common[np.ix_(order, order)]
+        inside = np.cumsum(np.cumsum(sorted_common, axis=0), axis=1).diagonal()[:-1]
+        first = np.cumsum(in_all[order])[:-1]
+        across = (first - inside) / np.minimum(first, in_all.sum() - first)
+        best = int(across.argmin())
+        if across[best] <= weakest:
+            weakest, side = float(across[best]), np.isin(np.arange(len(common)), order[: best + 1])
+    return side

@@ -5,20 +5,25 @@ import pytest
 import torch
 
 from bimt_engine.analysis.context import AnalysisContext
+from bimt_engine.analysis.evidence import gather_evidence
 from bimt_engine.analysis.modules.effects import Probe
 from bimt_engine.analysis.modules.nested import measure_reading, partitions_of
 from bimt_engine.analysis.modules.structure import depths
-from bimt_engine.analysis.modules.token_functions import token_functions
+from bimt_engine.analysis.modules.token_functions import COMMON, cut_apart, token_functions, weakest_cut
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import build_network
+from bimt_engine.spec import Spec
 from tests.engine.makers import build, token_data
 
 TOKENS, WIDTH = 12, 4
 WAVES = (1, 2)  # turns around the circle of tokens; each group of four neurons reads the waves of one
 
 
-def planted(mixing):
-    """Two groups of neurons, each over its own cosine and sine of the token; the embedding is these times `mixing`."""
+def planted(mixing, *, strayed=0.0):
+    """Two groups of neurons, each over its own cosine and sine of the token; the embedding is these times `mixing`.
+
+    strayed   this share of what every neuron reads is of the other group's functions.
+    """
     data = token_data(TOKENS)
     network = build_network(
         MlpNetwork(hidden=[8], embedding_width=WIDTH), data, generator=torch.Generator().manual_seed(0)
@@ -29,7 +34,8 @@ def planted(mixing):
     for neuron in range(8):
         phase = np.pi * (neuron % 4) / 4
         at = 2 * (neuron // 4)
-        read[neuron, :, at : at + 2] = np.cos(phase), np.sin(phase)
+        read[neuron, :, at : at + 2] = np.sqrt(1 - strayed) * np.array([np.cos(phase), np.sin(phase)])
+        read[neuron, :, 2 - at : 4 - at] = np.sqrt(strayed) * np.array([np.cos(phase), np.sin(phase)])
     parameters = dict(network.named_parameters())
     wiring = network.wiring
     with torch.no_grad():
@@ -52,8 +58,8 @@ def test_groups_that_share_every_dimension_are_parted_by_what_they_read(mixed):
     (depth,) = depths(context.wiring, masks)
     assert len(depth.groups) == (1 if mixed else 2)  # by dimensions, mixing ties all of them
     functions = token_functions(network)
-    groups = functions.tied(depth)
-    assert neurons_of(groups) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    groups = functions.parted(depth)
+    assert neurons_of(groups) == neurons_of(functions.tied(depth)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
     turned = functions.turned(network, functions.basis(groups))
     with torch.no_grad():
         inputs = torch.from_numpy(context.dataset.train_inputs)
@@ -62,6 +68,54 @@ def test_groups_that_share_every_dimension_are_parted_by_what_they_read(mixed):
     used = [np.abs(weights[list(group)]).max(axis=(0, 1)) > 1e-6 for group in neurons_of(groups)]
     assert not (used[0] & used[1]).any(), "in the new basis no dimension is read by both"
     assert all(of.any() for of in used)
+
+
+def test_neurons_that_read_a_little_of_the_other_group_are_parted_though_some_two_are_alike():
+    context, network, masks = planted(np.eye(WIDTH), strayed=0.03)
+    (depth,) = depths(context.wiring, masks)
+    functions = token_functions(network)
+    assert neurons_of(functions.parted(depth)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert len(functions.tied(depth)) == 1, "pair by pair they are one group"
+
+
+def test_neurons_that_read_as_much_of_both_are_one_group():
+    context, network, masks = planted(np.eye(WIDTH), strayed=0.3)
+    (depth,) = depths(context.wiring, masks)
+    assert len(token_functions(network).parted(depth)) == 1
+
+
+@pytest.mark.parametrize("neurons", [3, 4, 7, 40])
+def test_functions_of_one_frequency_in_all_phases_are_not_cut(neurons):
+    phases = np.pi * np.arange(neurons) / neurons
+    common = np.cos(phases[:, None] - phases) ** 2
+    assert weakest_cut(common) is None
+    assert cut_apart(common) == [list(range(neurons))]
+
+
+def test_of_cuts_the_one_across_which_least_is_common_is_taken_and_what_has_nothing_stays_alone():
+    common = np.kron(np.eye(3), np.ones((2, 2)))
+    common[0:4, 0:4] += 0.05
+    common = np.pad(common, (0, 1))
+    assert cut_apart(common) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert cut_apart(common[:6, :6] + 0.5) == [[0, 1, 2, 3, 4, 5]]
+    side = weakest_cut(common[:4, :4])
+    across = common[:4, :4][np.ix_(side, ~side)].sum() / common[:4, :4][side].sum()
+    assert across == pytest.approx(0.2 / 4.4)
+    assert across < COMMON
+
+
+@pytest.mark.parametrize(("version", "tied_by"), [(1, "functions"), (2, "functions"), (3, "common_functions")])
+def test_specs_of_before_are_examined_by_their_own_rule(version, tied_by):
+    context, network, _ = planted(np.eye(WIDTH))
+    spec = Spec.model_validate(
+        {
+            "dataset": {"kind": "group", "group": f"Z{TOKENS}"},
+            "network": {"kind": "mlp", "hidden": [8], "embedding_width": WIDTH},
+            "evidence": {"random_groups": 0, "evidence_version": version},
+        }
+    )
+    evidence = gather_evidence(network, context.dataset, spec, seed=0, nulls=0)
+    assert evidence.document()["interior"]["tied_by"] == tied_by
 
 
 def test_partitions_of_a_mixed_embedding_leak_nothing_between_groups():
