@@ -196,7 +196,7 @@ def test_points_of_a_scatter_are_named_and_lead_to_their_runs(visit: Visit, site
     visitor.go(f"/?job={site.job}&show=scatter&y=test_metric")
     dots = page.locator("svg.chart a")
     assert dots.count() == 3
-    assert re.match(r".+, seed \d.*: connections \d+, test metric \S+", dots.first.get_attribute("aria-label"))
+    assert re.match(r".+, seed \d.*: connections \d+, test loss \S+", dots.first.get_attribute("aria-label"))
     page.select_option("#x", "modules")
     page.wait_for_selector("svg.chart .axis:has-text('modules')")
     assert "x=modules" in page.url

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bimt_engine.analysis.evidence import gather_evidence
+from bimt_engine.analysis.evidence import Questions, gather_evidence
 from bimt_engine.data.registry import make_dataset
 from bimt_engine.exports.weights import weights_file
 from bimt_engine.figures.registry import RUN_FIGURES
@@ -56,7 +57,8 @@ def publish_trained(house: House, folder: Path, name: str) -> str:
     data = make_dataset(spec.dataset, seed=0)
     training = Training.begin(spec, data, seed=0)
     updates = list(training.updates())
-    found = gather_evidence(training.network, data, spec, seed=0)
+    questions = replace(Questions.of(spec), baselines=name == "mlp")  # as of a table that was uploaded
+    found = gather_evidence(training.network, data, questions, seed=0)
     written = {"weights": weights_file(training.network, found.network, spec=spec, seed=0, dataset=data)}
     for drawn in ("network", "fit"):
         if (figure := RUN_FIGURES[drawn](found, data)) is not None:
