@@ -135,7 +135,7 @@ export function percent(value) {
 }
 
 /** @returns {string} a whole number with all its digits */
-export const whole = (count) => count.toLocaleString("en");
+export const counted = (count) => count.toLocaleString("en");
 
 // As bimt_engine/analysis/statements/wording.py has it: only what can be nothing else, because names come from users.
 const MATHEMATICS =

@@ -1,7 +1,7 @@
 // Data sets and networks: the upload of files, with progress and the errors of their check; and the page of one of them.
 // What a file is, is told by its bytes: IDX arrays are collected until images and labels fit, archives by what they hold.
 
-import { Problem, attempt, call, complain, csrf, pause, whole } from "./api.js";
+import { Problem, attempt, call, complain, counted, csrf, pause } from "./api.js";
 
 const panel = document.getElementById("upload");
 const input = document.getElementById("file");
@@ -119,12 +119,12 @@ async function sendArrays(some) {
   const complete = !alone.length && whole.length === found.length;
   if (!((complete && whole.length === 2) || (some && whole.length))) {
     const told = [
-      ...found.map(({ images, labels }) => `${whole(images.shape[0])} images of ${images.shape.slice(1).join(" × ")} pixels${labels ? " with their labels" : ""}`),
-      ...alone.map(({ shape }) => `${whole(shape[0])} labels`),
+      ...found.map(({ images, labels }) => `${counted(images.shape[0])} images of ${images.shape.slice(1).join(" × ")} pixels${labels ? " with their labels" : ""}`),
+      ...alone.map(({ shape }) => `${counted(shape[0])} labels`),
     ];
     const missing = [
-      ...found.filter(({ labels }) => !labels).map(({ images }) => `the labels of the ${whole(images.shape[0])} images`),
-      ...alone.map(({ shape }) => `the ${whole(shape[0])} images of the labels`),
+      ...found.filter(({ labels }) => !labels).map(({ images }) => `the labels of the ${counted(images.shape[0])} images`),
+      ...alone.map(({ shape }) => `the ${counted(shape[0])} images of the labels`),
     ];
     const also = complete ? "Add the images and labels of the test, or use these alone: a part of them is kept for the test." : `Still missing: ${missing.join("; ")}.`;
     document.getElementById("upload-parts-words").textContent = `Here are ${told.join("; ")}. ${also}`;
@@ -183,7 +183,7 @@ async function checked(made, noun) {
 
 async function upload(file, format, name = file.name.slice(0, 120)) {
   const limit = Number(panel.dataset.limit);
-  if (file.size > limit) throw new Problem({ detail: `${name} is larger than the ${whole(limit)} bytes that are allowed.` }, 413);
+  if (file.size > limit) throw new Problem({ detail: `${name} is larger than the ${counted(limit)} bytes that are allowed.` }, 413);
   progress.hidden = progress.querySelector("progress").hidden = false;
   const noun = nounOf(file);
   const made = await checked(await send(file, format, name), noun);
