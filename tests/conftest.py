@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 # Before numpy or torch is imported: two threads on two busy cores are many times slower than one.
@@ -15,18 +16,14 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from tests.long import long_tests  # noqa: E402
+from tests.shapes import check_shapes, next_test  # noqa: E402
 
 # An example that takes long on a crowded machine is not a wrong one.
 settings.register_profile("bimt", deadline=None)
 settings.load_profile("bimt")
 
-try:
-    from jaxtyping import install_import_hook
-except ModuleNotFoundError:  # an API-only environment has no engine, and its tests are not collected there
-    pass
-else:
-    # Every shape in a signature of the engine is checked in every test, by jaxtyping and beartype.
-    install_import_hook("bimt_engine", "beartype.beartype")
+with contextlib.suppress(ModuleNotFoundError):  # an API-only environment has no engine and collects no tests of it
+    check_shapes("bimt_engine")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -37,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.partition("[")[0] in named:
             item.add_marker("long")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Shapes are checked anew in each test."""
+    next_test()
 
 
 @pytest.fixture(scope="session")

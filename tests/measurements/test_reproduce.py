@@ -81,7 +81,12 @@ def test_a_report_on_one_recipe_keeps_the_others(tmp_path: Path) -> None:
 
 
 def test_methods_are_compared_seed_by_seed_on_networks_that_were_relaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = replace(CASES["independence"], changes={"training": {"steps": 400}})
+    small: dict[str, Any] = {
+        "network": {"hidden": [8, 8]},
+        "training": {"steps": 400},
+        "evidence": {"refit_steps": 50, "random_groups": 20},
+    }
+    short = replace(CASES["independence"], changes=small)
     monkeypatch.setitem(CASES, "independence", short)
     rows = [run(Trial("independence", method, seed)) for method in ("l1", "bimt", "l1_swap") for seed in (0, 1)]
     for row in rows:
