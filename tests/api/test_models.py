@@ -309,7 +309,7 @@ def test_two_versions_stand_side_by_side(house: House) -> None:
     assert answer["spec"] == []
     assert (answer["same_data"], answer["data"]) == (
         True,
-        "Both are of the same data, in other rows: each seed draws its own.",
+        "Both were trained on the same data, in other rows: each seed draws its own.",
     )
     metric = next(m for m in answer["metrics"] if m["name"] == "test_prediction_loss")
     assert metric["difference"] == pytest.approx(metric["b"] - metric["a"])

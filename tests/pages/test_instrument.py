@@ -519,16 +519,16 @@ def test_runs_of_different_data_are_said_to_be_before_a_number_of_them_stands_be
 ) -> None:
     page = (visitor := visit("reader", **DESK)).page
     visitor.go(f"/compare?a={bench.runs['mlp']}&b={bench.runs['grid']}")
-    assert page.inner_text("#data.notice").startswith("These are of different data (formula and digits)")
+    assert page.inner_text("#data.notice").startswith("These were trained on different data (formula and digits)")
     assert (
         page.evaluate("document.querySelector('#data').compareDocumentPosition(document.querySelector('#sides'))") == 4
     )
     visitor.go(f"/compare?a={site.runs[0]}&b={site.runs[1]}")
-    assert page.inner_text("#data") == "Both are of the same data, in other rows: each seed draws its own."
+    assert page.inner_text("#data") == "Both were trained on the same data, in other rows: each seed draws its own."
     assert page.locator("#data.notice").count() == 0
     for show in ("scatter", "curves", "parallel"):
         visitor.go(f"/?show={show}&group=none")
-        assert "different data" in page.inner_text("#mixed"), show
+        assert "different data sets" in page.inner_text("#mixed"), show
         visitor.go(f"/?show={show}&job={site.job}")
         assert page.locator("#mixed").count() == 0, show
     visitor.go("/?group=method")  # no median over all of it

@@ -99,12 +99,12 @@ def data_statement(a: Document, b: Document, *, seeds: tuple[int, int]) -> DataS
     if changed:
         kinds = [str(of.get("kind", "unknown")).replace("_", " ") for of in (a, b)]
         what = listed(kinds) if kinds[0] != kinds[1] else f"they differ in {listed(changed)}"
-        said = f"These are of different data ({what}): losses, accuracies and all else that is measured on rows do not"
-        return DataStatement(False, f"{said} compare.")
+        consequence = "losses, accuracies and whatever else is measured on rows cannot be compared"
+        return DataStatement(False, f"These were trained on different data ({what}): {consequence}.")
     if fields or ("seed" in a and a["seed"] is None and seeds[0] != seeds[1]):
         why = f"they differ in {listed(fields)}" if fields else "each seed draws its own"
-        return DataStatement(True, f"Both are of the same data, in other rows: {why}.")
-    return DataStatement(True, "Both are of the same data and rows.")
+        return DataStatement(True, f"Both were trained on the same data, in other rows: {why}.")
+    return DataStatement(True, "Both were trained on the same data and rows.")
 
 
 def baselines_measure(baselines: Document) -> str:
