@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,22 @@ def house(tmp_path: Path, service_url: str, broker: Broker) -> Iterator[Service]
     house.close()
 
 
-@pytest.fixture
-def postgres_away() -> Iterator[PostgresServer]:
-    """A migrated PostgreSQL of the test's own, to be killed."""
+@contextmanager
+def migrated_postgres(folder: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL of one test's own with all tables, everything of it in this folder; skips where there is none."""
     try:
         install_folder()
     except DatabaseError as error:
         pytest.skip(str(error))
-    with short_folder() as folder, PostgresServer(folder / "server") as server:
+    with PostgresServer(folder / "server") as server:
         migrate.upgrade(server.url)
+        yield server
+
+
+@pytest.fixture
+def postgres_away() -> Iterator[PostgresServer]:
+    """A migrated PostgreSQL, to be killed."""
+    with short_folder() as folder, migrated_postgres(folder) as server:
         yield server
 
 

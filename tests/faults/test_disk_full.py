@@ -18,9 +18,9 @@ import pytest
 
 from bimt import Client, InsufficientStorage
 from standalone.broker import Broker
-from standalone.database import DatabaseError, PostgresServer, install_folder
-from store import migrate
+from standalone.database import PostgresServer
 from tests.end_to_end.processes import Service, tiny_spec
+from tests.faults.conftest import migrated_postgres
 from tests.servers import on_sqlite_or_folder, short_folder, sqlite_in
 
 pytestmark = pytest.mark.faults
@@ -55,12 +55,7 @@ def small_disk() -> Iterator[Path]:
 @pytest.fixture
 def small_postgres() -> Iterator[PostgresServer]:
     """A migrated PostgreSQL whose data, log and programs are on a file system of their own."""
-    try:
-        install_folder()
-    except DatabaseError as error:
-        pytest.skip(str(error))
-    with file_system(POSTGRES_MEGABYTES) as folder, PostgresServer(folder / "server") as server:
-        migrate.upgrade(server.url)
+    with file_system(POSTGRES_MEGABYTES) as folder, migrated_postgres(folder) as server:
         yield server
 
 
