@@ -42,7 +42,7 @@ class Series:
     """One line of a chart.
 
     points   (x, y) in data units.
-    tone     number of the colour, 1 … 6.
+    tone     number of the colour, 1 … 6; 7 … 12 are the same colours dashed, as dots hollow.
     address  of a page that the line leads to; empty: none. Such lines are named by their titles, not by the legend.
     """
 

@@ -46,7 +46,7 @@ MOST = 120  # runs on one page
 MOST_CURVES = 40  # beside one another in one chart; more cannot be told apart
 MOST_POINTS = 300  # of one curve
 OF_GROUP = 4  # pictures of a group of which not all are asked for
-TONES = 6  # colours of groups in a chart; the seventh has the first again
+TONES = 12  # groups that a chart tells apart: six colours, then the same six dashed; the 13th is as the first
 CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
 SHOWN = {
     "pictures": "pictures",
@@ -258,6 +258,19 @@ def grouped(view: Wall, found: Sequence[Row]) -> list[Group]:
     return groups
 
 
+def joined(groups: Sequence[Group]) -> list[Group]:
+    """Groups of one run beside one another as one without a name, so that none of them takes a row of its own."""
+    together_: list[Group] = []
+    for group in groups:
+        before = together_[-1] if together_ else None
+        if len(group.rows) == 1 and before is not None and (len(before.rows) == 1 or not before.name):
+            rows = [*before.rows, *group.rows]
+            together_[-1] = Group("", "", rows, rows, before.tone, "")
+        else:
+            together_.append(group)
+    return together_
+
+
 def _summary(members: Sequence[Row]) -> str:
     ended = [row.run for row in members if row.run.test_metric is not None and math.isfinite(row.run.test_metric)]
     said = []
@@ -285,6 +298,8 @@ def overview() -> str:
         found = [row for row in listed_ if view.admits(row, metrics.get(row.run.id) or {})]
         # Parallel axes show what lies outside, too, so that the limits can be moved.
         groups = grouped(view, listed_ if view.show == "parallel" else found)
+        if view.show == "pictures" and view.group == "job":
+            groups = joined(groups)
         active, failed = [], []
         if is_first:
             active = [

@@ -191,6 +191,39 @@ def test_seeds_of_one_job_do_not_fill_the_wall(visit: Visit, site: Site) -> None
     assert page.inner_text("h1") == "Runs of many seeds"
 
 
+def test_jobs_of_one_run_share_a_row_and_are_named_on_their_cards(visit: Visit, site: Site) -> None:
+    for name, seeds in (("lone one", (0,)), ("lone two", (0,)), ("lone pair", (0, 1)), ("lone three", (0,))):
+        publish_runs(site.service, submit_job(site.service, name=name, seeds=seeds))
+    page = (visitor := visit("reader", **DESK)).page
+    visitor.go("/?q=lone")
+    lists = page.locator("ul.runs")
+    assert [lists.nth(at).locator("h4").all_inner_texts() for at in range(lists.count())] == [
+        ["seed 0"],
+        ["seed 1", "seed 0"],
+        ["lone two", "lone one"],
+    ]
+    heads = page.locator(".group-name a:not(.small a)").all_inner_texts()
+    assert heads == ["lone three", "lone pair"]
+    tops = lists.nth(2).locator("li").evaluate_all("all => all.map((each) => each.getBoundingClientRect().top)")
+    assert tops[0] == tops[1]
+
+
+def test_twelve_groups_of_a_chart_look_different(visit: Visit, site: Site) -> None:
+    for name in range(8):
+        publish_runs(site.service, submit_job(site.service, name=f"toned {name}", seeds=(0,)))
+    page = (visitor := visit("reader", **DESK)).page
+    for show, mark in (("curves", "path.line"), ("scatter&y=test_metric", "circle.dot")):
+        visitor.go(f"/?q=toned&show={show}&group=job")
+        looks = page.locator(f"svg.chart {mark}").evaluate_all(
+            "all => all.map(getComputedStyle).map((of) => [of.stroke, of.fill, of.strokeDasharray].join())"
+        )
+        assert len(looks) == len(set(looks)) == 8, show
+        legend = page.locator(".legend .swatch").evaluate_all(
+            "all => all.map(getComputedStyle).map((of) => [of.borderTopColor, of.borderTopStyle].join())"
+        )
+        assert len(legend) == len(set(legend)) == 8, show
+
+
 def test_points_of_a_scatter_are_named_and_lead_to_their_runs(visit: Visit, site: Site) -> None:
     page = (visitor := visit("reader", **DESK)).page
     visitor.go(f"/?job={site.job}&show=scatter&y=test_metric")
