@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -61,10 +60,8 @@ def test_a_reader_does_not_wait_for_a_writer(database, people, clock):
     with database.write() as session:
         teams.get_team(session, people.team).name = "renamed"
         session.flush()
-        began = time.monotonic()
-        with database.read() as reading:
+        with database.read() as reading:  # the writer ends after it: whoever waited for it would be told "locked"
             assert teams.get_team(reading, people.team).name == "ours"
-        assert time.monotonic() - began < 1
 
 
 def test_a_reading_session_cannot_write(database, people):

@@ -8,6 +8,9 @@ import tempfile
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bimt_engine.figures.film import (
@@ -17,6 +20,7 @@ from bimt_engine.figures.film import (
     MAX_SNAPSHOTS,
     MOVING,
     STILL,
+    _Segments,
     _thinned,
     draw_film,
     instants,
@@ -51,6 +55,22 @@ def test_a_film_of_any_architecture_has_even_frames_of_one_size(architecture):
     assert len(frames) >= 1 + STILL + LAST
     assert {frame.shape for frame in frames} == {(640, 800, 3)}
     assert not np.array_equal(frames[0], frames[-1])
+
+
+def test_lines_lie_where_a_path_for_each_would_lie():
+    """Outside truth: matplotlib's own collection, which is handed every line."""
+    random = np.random.default_rng(3)
+    ends, colours, widths = random.random((40, 2, 2)), random.random((40, 4)), 0.3 + 3 * random.random(40)
+    ours = _Segments()
+    ours.show(ends, colours, widths)
+    pictures = []
+    for lines in (ours, LineCollection(ends, colors=colours, linewidths=widths)):
+        canvas = FigureCanvasAgg(Figure(figsize=(3, 2), dpi=100))
+        canvas.figure.add_axes((0, 0, 1, 1)).add_collection(lines)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba()).astype(int))
+    assert pictures[0].std() > 10
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
 def test_a_movement_changes_places_but_no_connection():
