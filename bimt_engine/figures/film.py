@@ -330,7 +330,7 @@ class _Segments(LineCollection):
         self._transforms[:, 0, 1], self._transforms[:, 1, 1] = -along[:, 1], along[:, 0]
         self.set_offsets(np.zeros((len(ends), 2)))  # as many as lines; what it draws repeats over them
         self.set_color(colours)
-        self.set_linewidth(widths)
+        self.set_linewidth(widths.tolist())
 
 
 def _with_caption(canvas: FigureCanvasAgg, words: str) -> Frame:
