@@ -29,8 +29,8 @@ MEDIA_TYPE = "application/problem+json"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of problem; its page at /problems/<slug> shows these words."""
+class ProblemType:
+    """One type of problem (RFC 9457), explained on its page /problems/<slug>."""
 
     slug: str
     status: int
@@ -40,35 +40,35 @@ class Kind:
     remedy: str
 
 
-KINDS: dict[str, Kind] = {
-    kind.slug: kind
-    for kind in (
-        Kind(
+PROBLEM_TYPES: dict[str, ProblemType] = {
+    each.slug: each
+    for each in (
+        ProblemType(
             "malformed-request",
             400,
-            "The request cannot be read",
+            "Malformed request",
             False,
             "The body is not what its Content-Type says: JSON that does not parse, a multipart body that is cut off, "
             "or a header that cannot be read.",
             "Send valid JSON (UTF-8, no NaN or Infinity), or a whole multipart body.",
         ),
-        Kind(
+        ProblemType(
             "no-token",
             401,
-            "The caller is unknown",
+            "Not authenticated",
             False,
             "The request carries no token, or one that is unknown, expired or revoked.",
             "Send `Authorization: Bearer bimt_…` with a token of yours, or sign in on the page /login.",
         ),
-        Kind(
+        ProblemType(
             "scope",
             403,
-            "The token may not do this",
+            "The token lacks a scope",
             False,
             "The token is valid, but does not carry the scope that this address needs.",
             "Ask an admin of your team for a token with the scope that the sentence names.",
         ),
-        Kind(
+        ProblemType(
             "csrf",
             403,
             "The form has expired",
@@ -76,32 +76,32 @@ KINDS: dict[str, Kind] = {
             "A browser session must send the CSRF token of its page with everything that changes something.",
             "Load the page again and repeat. Scripts should send a bearer token, which needs no CSRF token.",
         ),
-        Kind(
+        ProblemType(
             "not-found",
             404,
-            "There is no such thing",
+            "Not found",
             False,
             "Nothing of this id belongs to your team. What belongs to another team looks exactly the same.",
             "Check the id; the lists show what there is.",
         ),
-        Kind(
+        ProblemType(
             "method",
             405,
-            "The address does not know this method",
+            "Method not allowed",
             False,
             "The address exists, but not for this HTTP method. The header Allow lists those it knows.",
             "Use one of the methods in Allow; /docs shows every address.",
         ),
-        Kind(
+        ProblemType(
             "conflict",
             409,
-            "This is not possible in the present state",
+            "Conflict with the present state",
             False,
             "What you ask for contradicts what is stored: a job that has ended cannot be cancelled, a data set in use "
             "cannot be deleted, an Idempotency-Key belongs to another request.",
             "Read the sentence, look at the present state, and decide again.",
         ),
-        Kind(
+        ProblemType(
             "file-missing",
             410,
             "The stored file is missing",
@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = {
             "The database names a file whose bytes are no longer in the file store.",
             "Ask an admin to restore the file from a backup (docs/operations.md), or make it again.",
         ),
-        Kind(
+        ProblemType(
             "file-damaged",
             500,
             "The stored file is damaged",
@@ -117,43 +117,43 @@ KINDS: dict[str, Kind] = {
             "The bytes in the file store do not have the SHA-256 under which they were stored, so they are not sent.",
             "Ask an admin to restore the file from a backup (docs/operations.md), or upload or make it again.",
         ),
-        Kind(
+        ProblemType(
             "too-large",
             413,
-            "The body is larger than allowed",
+            "Content too large",
             False,
             "The limit is enforced while the body arrives, so that the answer comes early. Nothing is kept.",
             "Send a file in parts (POST /api/v1/uploads), or ask the operators of the service to raise the limit "
             "(docs/operations.md).",
         ),
-        Kind(
+        ProblemType(
             "media-type",
             415,
-            "This kind of body is not read here",
+            "Unsupported media type",
             False,
             "The Content-Type is missing or is none that this address reads.",
             "Send application/json, or multipart/form-data where a file is uploaded.",
         ),
-        Kind(
+        ProblemType(
             "invalid-fields",
             422,
-            "Fields are wrong",
+            "Invalid fields",
             False,
             "The request can be read, but some of its fields cannot be used. `errors` lists every one of them, each "
             "with a JSON Pointer into the body (or the name of the query parameter).",
             "Correct each field that is named. The schema of a spec is at /api/v1/spec-schema.",
         ),
-        Kind(
+        ProblemType(
             "unusable-network",
             422,
-            "The file is no usable network",
+            "The file cannot be used as a network",
             False,
             "The file could not be read as a network: it is damaged, uses an operator that is not known here, keeps "
             "weights in other files, or its sizes do not fit.",
             "Export the network again as the sentence says: one ONNX file for inference with a free batch axis, or "
             "weights in safetensors with their config.",
         ),
-        Kind(
+        ProblemType(
             "unusable-data",
             422,
             "The file cannot be used as data",
@@ -162,7 +162,7 @@ KINDS: dict[str, Kind] = {
             "count from 1, the header not included. Nothing of the file is kept.",
             "Correct the file at the rows and columns that are named, and upload it again.",
         ),
-        Kind(
+        ProblemType(
             "rate-limit",
             429,
             "Too many requests",
@@ -170,7 +170,7 @@ KINDS: dict[str, Kind] = {
             "This token has asked more often than the service allows. The header Retry-After says when to come back.",
             "Wait as long as Retry-After says; for progress use /jobs/{id}/events instead of asking again and again.",
         ),
-        Kind(
+        ProblemType(
             "quota",
             429,
             "The team's quota is used up",
@@ -178,24 +178,24 @@ KINDS: dict[str, Kind] = {
             "The team holds as much as it may of the thing the sentence names.",
             "Wait until jobs end, delete what is no longer needed, or ask an admin for more.",
         ),
-        Kind(
+        ProblemType(
             "internal",
             500,
-            "The service made a mistake",
+            "Internal error",
             True,
             "An unexpected error. It is in the service's log under the request id of this answer.",
             "Try again; if it persists, report it together with the request id.",
         ),
-        Kind(
+        ProblemType(
             "disk-full",
             507,
-            "The service has no room left",
+            "The service is out of storage",
             True,
             "The disk, the database or the object store of the service is full. Nothing was kept of what you sent. "
             "What is stored can be read as always, and running jobs wait until there is room.",
             "Tell the operators of the service, who make room (docs/operations.md), and send it again then.",
         ),
-        Kind(
+        ProblemType(
             "unavailable",
             503,
             "A part of the service is unavailable",
@@ -241,9 +241,9 @@ class Problem(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def kind(self) -> Kind:
-        """The documented kind."""
-        return KINDS[self.slug]
+    def kind(self) -> ProblemType:
+        """Its type, as documented."""
+        return PROBLEM_TYPES[self.slug]
 
     def document(self) -> dict[str, Any]:
         """The problem document."""
@@ -389,7 +389,7 @@ def as_problem(error: Exception) -> Problem:
         case _:
             log.exception("unforeseen error at %s %s", request.method, request.path)
             return Problem(
-                "internal", "The service made a mistake; it has been logged. Try again, or report the request id."
+                "internal", "An internal error, which has been logged. Try again, or report it with the request id."
             )
 
 

@@ -1,4 +1,4 @@
-"""Pages about the service: signing in, the team, the API reference, kinds of problems; and the static files."""
+"""Pages about the service: signing in, the team, the API reference, types of problems; and the static files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flask import (
 
 from api.auth import SESSION_TOKEN, Access, caller, check_csrf, decide, may, signed_in
 from api.pages.filters import after
-from api.problems import KINDS, Problem
+from api.problems import PROBLEM_TYPES, Problem
 from api.services import services
 from store import teams, webhooks
 from store.jobs import usage
@@ -165,17 +165,17 @@ def openapi() -> Response:
 @pages.get("/problems")
 @decide(Access.ANYONE)
 def problem_list() -> str:
-    """Every kind of problem."""
-    return render_template("problems.html", kinds=KINDS.values())
+    """Every type of problem."""
+    return render_template("problems.html", kinds=PROBLEM_TYPES.values())
 
 
 @pages.get("/problems/<string:slug>")
 @decide(Access.ANYONE)
 def problem_kind(slug: str) -> str:
-    """One kind of problem, explained. The `type` of a problem document leads here."""
-    if slug not in KINDS:
-        raise Problem("not-found", f"There is no kind of problem called {slug[:60]}.")
-    return render_template("problems.html", kinds=[KINDS[slug]], single=True)
+    """One type of problem, explained. The `type` of a problem document leads here."""
+    if slug not in PROBLEM_TYPES:
+        raise Problem("not-found", f"There is no type of problem called {slug[:60]}.")
+    return render_template("problems.html", kinds=[PROBLEM_TYPES[slug]], single=True)
 
 
 @pages.get("/glossary")

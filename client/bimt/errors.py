@@ -54,7 +54,7 @@ class Refused(BimtError):
     """The service refused the request.
 
     status       of HTTP
-    slug         the kind of problem, such as `invalid-fields`; the service explains it at /problems/<slug>
+    slug         the type of problem, such as `invalid-fields`; the service explains it at /problems/<slug>
     title        the kind in words
     detail       the sentence about this very request
     retryable    whether the same request may succeed later

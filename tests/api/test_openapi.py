@@ -14,7 +14,7 @@ import pytest
 from api import openapi
 from api.aliases import READINESS_PARTS
 from api.auth import Access, decide, decisions
-from api.problems import BY_STATUS, KINDS
+from api.problems import BY_STATUS, PROBLEM_TYPES
 from tests.api.makers import House
 
 
@@ -97,18 +97,18 @@ def test_every_reference_leads_somewhere(house: House) -> None:
 def test_every_kind_of_problem_has_its_page(house: House) -> None:
     client = house.client()
     everything = client.get("/problems").text
-    for slug, kind in KINDS.items():
+    for slug, kind in PROBLEM_TYPES.items():
         page = client.get(f"/problems/{slug}")
         assert page.status_code == 200
         assert html.escape(kind.title, quote=True).replace("&#x27;", "&#39;") in page.text
         assert f"/problems/{slug}" in everything
-    assert set(BY_STATUS.values()) <= set(KINDS)
+    assert set(BY_STATUS.values()) <= set(PROBLEM_TYPES)
     assert client.get("/problems/nonsense").status_code == 404
 
 
 def test_problems_are_named_in_the_document(repository: Path) -> None:
     text = (repository / "docs" / "api.md").read_text(encoding="utf-8")
-    for slug in KINDS:
+    for slug in PROBLEM_TYPES:
         assert f"/problems/{slug}" in text, slug
 
 
