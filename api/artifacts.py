@@ -103,7 +103,7 @@ class RepresentationsOut(ResponseModel):
 
 
 class EmbeddingOut(ResponseModel):
-    """What a network has learned to know of its tokens."""
+    """What a network has learned about its tokens."""
 
     tokens: list[str]
     dimensions: list[dict[str, Any]] = Field(description="slot, neuron, and whether the network still reads it.")

@@ -117,34 +117,36 @@ class ModuleOut(ResponseModel):
     connections: int = 0
     effects: dict[str, Any] = Field(
         default={},
-        description="For each target: the share of its variance that moves when the module is set to `zero`, to its "
-        "`mean`, or to values from other examples (`resample`) in the pruned network, where modules are apart by "
+        description="For each target: the share of its variance that changes when the module is set to `zero`, to its "
+        "`mean`, or to values from other examples (`resample`) in the pruned network, where modules are separate by "
         "construction; and when the same neurons are set to their mean in the network as trained, before it was pruned "
-        "(`trained`), which no cut has decided. `p`: how often a random group of its size does as well in this one "
-        "cell of the pruned network; `p_holm`: the same, corrected (Holm) for the number of cells that "
-        "were looked at. The verdict and the sentence read `p_holm`.",
+        "(`trained`). `p`: how often a random group of its size does as well for this target in the pruned network; "
+        "`p_holm`: the same, corrected (Holm) for the number of modules and targets tested. The verdict and the "
+        "sentence use `p_holm`.",
     )
     selectivity: float | None = None
-    sufficiency: float | None = Field(default=None, description="Share of its outputs left when all else is off.")
+    sufficiency: float | None = Field(
+        default=None, description="Share of its outputs that is left when only this module is kept."
+    )
     trained_effect: float | None = Field(
         default=None,
-        description="In the network as trained, the share of the variance of its outputs that its neurons move, of the "
-        "output that they move least; a supported module moves 0.5 at least.",
+        description="In the network as trained, the share of an output's variance that changes without its neurons, "
+        "the least over the outputs of the module; at least 0.5 for a supported module.",
     )
     trained_leak: float | None = Field(
         default=None,
-        description="The same for the output of other modules that they move most; of a supported module below 0.01. "
-        "Null: there are no others.",
+        description="The same for outputs of other modules, the greatest; below 0.01 for a supported module. Null: "
+        "there are no others.",
     )
     supported: bool | None = Field(
         default=None, description="Whether it passed every test: in the pruned network, against chance, and as trained."
     )
     verdict: str | None = Field(
         default=None,
-        description="supported, not supported, not testable (so few neurons live that chance cannot be ruled out), or "
-        "one piece; null in older runs.",
+        description="supported, not supported, not testable (too few neurons have connections to rule out chance), or "
+        "one piece (there is no other module); null in older runs.",
     )
-    why_not: str | None = Field(default=None, description="Where it did not: why.")
+    why_not: str | None = Field(default=None, description="Why it is not supported.")
     random_groups: int | None = Field(
         default=None, description="Groups of neurons of its size that it was compared with."
     )
@@ -163,36 +165,33 @@ class EffectsOut(ResponseModel):
 
     effects: dict[str, Any] = Field(
         description="`modules` are the rows of every matrix and `outputs` its columns. `matrices` (`zero`, `mean`, "
-        "`resample`): the share of the output's variance that moves when the module is held so; `judged_by` says which "
-        "of them the verdict reads; all are of the pruned network, where modules are apart by construction. `trained`: "
-        "the same in the network as trained, before it was pruned, which no cut has decided. `p`: the share of "
-        "`random_groups` groups of equal size that do as much to an output of the module's own and as little to the "
-        "others, or that leave another output as much alone; `p_holm`: the same, corrected (Holm) for the number of "
-        "claims, which is what the verdict reads. Both are those of the modules. "
-        "`selectivity`, `sufficiency`, `interaction` and `upstream` are described with the modules; `limits` are what "
-        "the verdict held them against."
+        "`resample`): the share of the output's variance that changes when the module is ablated this way; `judged_by` "
+        "says which of them decides the verdict; all are of the pruned network, where modules are separate by "
+        "construction. `trained`: the same in the network as trained, before pruning. `p`: the share of "
+        "`random_groups` groups of equal size that change an output of the module as much and the others as little, or "
+        "that change another output as little; `p_holm`: the same, corrected (Holm) for the number of tests, which is "
+        "what the verdict uses. `selectivity`, `sufficiency`, `interaction` and `upstream` are described with the "
+        "modules; `limits` are those of the verdict."
     )
 
 
 class InteriorOut(ResponseModel):
-    """What is inside the modules."""
+    """The groups of neurons inside the modules."""
 
     interior: dict[str, Any] | None = Field(
-        description="Null in runs that were not examined for it. `partitions` of the hidden neurons up to a "
-        "`layer` into `groups` between which nothing passes; `kind` `sum`: the outputs add up what they give, "
-        "`composition`: later layers combine it. Of each two groups the `interaction`, the largest over the "
-        "outputs, as a share of its variance, and the same in the network as trained (`trained_interaction`); "
-        "`leak`: share of what moves neurons that crosses between groups; `p` among `random_partitions` of "
-        "the same sizes; `verdict` and `why_not`. A group has its `neurons`, what it `reads`, what holding it "
-        "at its mean does to the outputs (`effects`, `strongest`), the directions in which it moves them "
-        "(`says`), of products of a group the irreducible representations that it `lies_in`, and of perceptrons on "
-        "plain numbers the formulas of what it adds to the outputs (`computes`, up to a constant). `primary`: "
-        "the number of the partition that is drawn. `layers`: groups and trees at each depth. `cuts`: the "
-        "cheapest connections without which one piece falls into parts. `tied_by`: over a token embedding, whether "
-        "neurons are in one group by what they have in common of the functions of the token that they read "
-        "(`common_functions`), by any two reading the same (`functions`), or, in documents without the field, by the "
-        "dimensions. "
-        "`reading` says it in words."
+        description="Null in runs for which it was not computed. `partitions` of the hidden neurons up to a `layer` "
+        "into separate `groups`; `kind` `sum`: the outputs add up what the groups compute, `composition`: later layers "
+        "combine it. For each two groups the `interaction`, the largest over the outputs, as a share of its variance, "
+        "and the same in the network as trained (`trained_interaction`); `leak`: share of what neurons read that comes "
+        "from terminals of other groups; `p` among `random_partitions` of the same sizes; `verdict` and `why_not`. A "
+        "group has its `neurons`, what it `reads`, what holding it at its mean does to the outputs (`effects`, "
+        "`strongest`), the directions in which it changes them (`says`), where the data are the products of a group "
+        "the irreducible representations that it `lies_in`, and for perceptrons on plain numbers the formulas of what "
+        "it adds to the outputs (`computes`, up to a constant). `primary`: the number of the partition that is drawn. "
+        "`layers`: groups and trees at each depth. `cuts`: the cheapest connections without which one module becomes "
+        "several parts. `tied_by`: over a token embedding, what puts neurons into one group: similar functions of the "
+        "token (`common_functions`), any two equal functions (`functions`), or, in documents without the field, common "
+        "dimensions. `reading` says it in words."
     )
 
 

@@ -80,7 +80,7 @@ def run(trial: Trial) -> dict[str, Any]:
     """Train, gather the evidence, and score every finder; plain JSON."""
     from bimt_engine.analysis.context import AnalysisContext
     from bimt_engine.analysis.evidence import gather_evidence
-    from bimt_engine.analysis.modules.effects import Probe
+    from bimt_engine.analysis.modules.effects import Ablator
     from bimt_engine.analysis.wiring_efficiency import relayout
     from bimt_engine.data.registry import make_dataset
     from bimt_engine.training.loop import Training
@@ -112,15 +112,15 @@ def run(trial: Trial) -> dict[str, Any]:
     if not case.has_truth:
         return row
     context = AnalysisContext.of(evidence.network, dataset, loss=spec.training.loss, seed=seed)
-    probe = Probe(context, context.network, seed=seed)
+    ablator = Ablator(context, context.network, seed=seed)
     neurons = [neuron for neuron in hidden(document, case.layer or found["layer"])]
-    truth, purity = true_labels(case, probe, document, neurons)
+    truth, purity = true_labels(case, ablator, document, neurons)
     kept = [i for i, label in enumerate(truth) if label is not None]
     neurons, true = [neurons[i] for i in kept], [truth[i] for i in kept]
     row["truth"] = {"parts": len(set(true)), "neurons": len(neurons), "purity": purity}
     row["scores"] = {
         finder: score(true, labels)
-        for finder, labels in candidates(document, probe, neurons, len(set(true)), found, seed)
+        for finder, labels in candidates(document, ablator, neurons, len(set(true)), found, seed)
     }
     trees = {identifier: n for n, tree in enumerate(document["interior"].get("trees", [])) for identifier in tree}
     row["trees"] = score(true, [trees.get(identifier, -1 - n) for n, identifier in enumerate(neurons)])
@@ -180,14 +180,14 @@ def hidden(document: Mapping[str, Any], upto: str | None) -> list[str]:
 
 
 def true_labels(
-    case: Case, probe: Any, document: Mapping[str, Any], neurons: Sequence[str]
+    case: Case, ablator: Any, document: Mapping[str, Any], neurons: Sequence[str]
 ) -> tuple[list[int | None], float | None]:
     """The true part of each neuron (the inputs that move it most, or the representation that it lies in), and purity.
 
     Purity is the share of the neurons that have at least PURE in one part. Where it is low, the network has no neurons
     of one part, and there is nothing to find in it, whatever the task is made of.
     """
-    shares = _by_inputs(case, probe, neurons) if case.parts else _by_representation(document, neurons)
+    shares = _by_inputs(case, ablator, neurons) if case.parts else _by_representation(document, neurons)
     kept = [max(of) for of in shares if of is not None]
     labels = [None if of is None else int(np.argmax(of)) for of in shares]
     return labels, sum(of >= PURE for of in kept) / len(kept) if kept else None
@@ -204,23 +204,23 @@ def _varies(neuron: Mapping[str, Any] | None) -> bool:
     return neuron is not None and (neuron["product"]["variance"] or 0.0) > 1e-12
 
 
-def _by_inputs(case: Case, probe: Any, neurons: Sequence[str]) -> list[Sequence[float] | None]:
+def _by_inputs(case: Case, ablator: Any, neurons: Sequence[str]) -> list[Sequence[float] | None]:
     """Of each neuron the shares of what it moves by when the inputs of one part are drawn anew."""
     import torch
 
-    wiring, names = probe.network.wiring, list(probe.context.dataset.feature_names)
+    wiring, names = ablator.network.wiring, list(ablator.context.dataset.feature_names)
 
     def activations(inputs: Any) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            _, seen = probe.network.forward_with_hooks(inputs)
+            _, seen = ablator.network.forward_with_hooks(inputs)
         return {name: wiring.layer(name).to_places(of).flatten(0, -2).numpy() for name, of in seen.items()}
 
-    before = activations(probe.inputs)
+    before = activations(ablator.inputs)
     moved = []
     for part in case.parts:
-        changed = probe.inputs.clone()
+        changed = ablator.inputs.clone()
         columns = [n for n, name in enumerate(names) if _named_by(name, part)]
-        changed[..., columns] = probe.inputs[probe.partner][..., columns]
+        changed[..., columns] = ablator.inputs[ablator.partner][..., columns]
         after = activations(changed)
         moved.append([_moved(before, after, identifier) for identifier in neurons])
     return [[one / sum(of) for one in of] if max(of) > 0 else None for of in zip(*moved, strict=True)]
@@ -232,7 +232,7 @@ def _moved(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], id
 
 
 def candidates(
-    document: Mapping[str, Any], probe: Any, neurons: Sequence[str], parts: int, found: Mapping[str, Any], seed: int
+    document: Mapping[str, Any], ablator: Any, neurons: Sequence[str], parts: int, found: Mapping[str, Any], seed: int
 ) -> list[tuple[str, Labels]]:
     """What every finder says of the neurons. Our own parts come first; neurons in none of them stand alone."""
     from bimt_engine.analysis.communities import layered, leiden, spectral_cut
@@ -249,20 +249,20 @@ def candidates(
         ("ours", _numbered([ours.get(i, f"alone {i}") for i in neurons])),
         ("leiden", [int(by_weights[position[i]]) for i in neurons]),
         ("spectral", [int(cut[position[i]]) for i in neurons]),
-        ("activations", _by_activations(probe, neurons, parts)),
+        ("activations", _by_activations(ablator, neurons, parts)),
     ]
 
 
-def _by_activations(probe: Any, neurons: Sequence[str], parts: int) -> Labels:
+def _by_activations(ablator: Any, neurons: Sequence[str], parts: int) -> Labels:
     """Average linkage of 1 − |correlation| over the examples, cut into the true number of parts."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    wiring = probe.network.wiring
+    wiring = ablator.network.wiring
     columns = []
     for identifier in neurons:
         layer, _, slot = identifier.rpartition(":")
-        columns.append(wiring.layer(layer).to_places(probe.activations[layer]).flatten(0, -2).numpy()[:, int(slot)])
+        columns.append(wiring.layer(layer).to_places(ablator.activations[layer]).flatten(0, -2).numpy()[:, int(slot)])
     if len(columns) < 2:
         return [0] * len(columns)
     centred = np.stack(columns) - np.mean(columns, axis=1, keepdims=True)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from bimt_engine.analysis.communities import NULLS, find_communities, skipped_communities
 from bimt_engine.analysis.context import AnalysisContext, LossName, variance_of, weighted
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.modules.effects import Probe, ablation_effects
+from bimt_engine.analysis.modules.effects import Ablator, ablation_effects
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules, skipped_modules
 from bimt_engine.analysis.modules.interior import examine_interior, skipped_interior, with_groups
 from bimt_engine.analysis.output_scores import compare_with_baselines, score_answers, score_outputs
@@ -135,10 +135,10 @@ def _gather(
     graph = extract_graph(subject, pruned.values, pruned.masks, effects=ablations)
     progress(0.55, "modules")
 
-    probes = Probe(subject, pruned.network, seed=seed), Probe(subject, subject.network, seed=seed)
+    ablators = Ablator(subject, pruned.network, seed=seed), Ablator(subject, subject.network, seed=seed)
 
     def examined() -> ModuleReport:
-        return examine_modules(subject, *probes, pruned.masks, random_group_count=asked.random_groups, seed=seed)
+        return examine_modules(subject, *ablators, pruned.masks, random_group_count=asked.random_groups, seed=seed)
 
     report = _part("modules", examined, lambda reason: skipped_modules(dataset.target_names, reason))
     representations = _part(
@@ -151,7 +151,7 @@ def _gather(
     def inside() -> InteriorDocument:
         return examine_interior(
             subject,
-            *probes,
+            *ablators,
             pruned.values,
             pruned.masks,
             module_of=report.module_of,

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bimt_engine.analysis.context import AnalysisContext
-from bimt_engine.analysis.modules.effects import DOS, Probe
+from bimt_engine.analysis.modules.effects import ABLATIONS, Ablator
 from bimt_engine.analysis.modules.find import ModuleReport, examine_modules
 from bimt_engine.analysis.modules.interior import examine_interior
 from bimt_engine.analysis.report import Evidence, finite_json
@@ -126,8 +126,8 @@ def _examined(saved: SavedNetwork, subject: AnalysisContext) -> ModuleReport:
     pruned = saved.network.double().eval()
     return examine_modules(
         subject,
-        Probe(subject, pruned, seed=saved.seed),
-        Probe(subject, subject.network, seed=saved.seed),
+        Ablator(subject, pruned, seed=saved.seed),
+        Ablator(subject, subject.network, seed=saved.seed),
         masks,
         random_group_count=saved.spec.evidence.random_groups,
         seed=saved.seed,
@@ -168,7 +168,7 @@ def _stored_checks(
         said, says = ([bool(m["supported"]) for m in modules] for modules in (claimed["modules"], report.modules))
         checks.append(Check("which modules are supported", said, says, said == says))
     if matrices := (claimed.get("effects") or {}).get("matrices"):
-        for do in DOS:
+        for do in ABLATIONS:
             checks.append(_matrix(f"effects ({do})", matrices[do], report.effects["matrices"][do]))
         checks.append(_matrix("p-values (Holm)", claimed["effects"]["p_holm"], report.effects["p_holm"]))
     return checks
@@ -183,8 +183,8 @@ def _interior_checks(
     pruned = saved.network.double().eval()
     found: Document = examine_interior(
         subject,
-        Probe(subject, pruned, seed=saved.seed),
-        Probe(subject, subject.network, seed=saved.seed),
+        Ablator(subject, pruned, seed=saved.seed),
+        Ablator(subject, subject.network, seed=saved.seed),
         {name: p.detach().numpy() for name, p in pruned.named_parameters()},
         {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers},
         module_of=report.module_of,

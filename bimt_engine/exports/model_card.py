@@ -243,7 +243,7 @@ def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -
             f"- Not supported by the tests: {', '.join(unsupported[:MAX_LISTED])}. Do not rely on these parts."
         )
     if untested:
-        lines.append(f"- Not testable, because too few neurons live: {', '.join(untested[:MAX_LISTED])}.")
+        lines.append(f"- Not testable, because too few neurons have connections: {', '.join(untested[:MAX_LISTED])}.")
     if metrics.get("within_tolerance") is False:
         lines.append("- No pruned network stayed within its tolerance, so nothing that is needed was pruned.")
     lines.append("- One seed is one case: compare the seeds of the job before calling a structure typical.")

@@ -1,4 +1,4 @@
-"""What the network has learned to know of its tokens, by the irreducible representations of their group.
+"""What the network has learned about its tokens, by the irreducible representations of their group.
 
 Rings for two-dimensional representations, which of a cyclic group are its frequencies, lines for one-dimensional ones,
 views in space for three-dimensional ones, and a strip for each dimension of the embedding.
@@ -45,7 +45,7 @@ class Part:
 
     points          the tokens along the directions that hold the most of the part.
     share           of the embedding's variance, in the part. shown: along the directions.
-    alike           a number for each token: the representation does not tell tokens of equal numbers apart.
+    alike           a number for each token: the representation does not distinguish tokens of equal numbers.
     representation  None: the directions are those of the whole embedding.
     """
 

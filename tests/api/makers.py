@@ -310,7 +310,7 @@ def _result(graph: Graph, seed: int, weights: Any, figures: dict[str, Any]) -> r
             "trained_effect": 0.9,
             "trained_leak": 0.002,
             "reading": f"module {name} reads {' and '.join(inputs)}, decides {output}, nothing else: effect 0.92 in "
-            "the pruned network, where it is apart by construction; in the network as trained its neurons move "
+            "the pruned network, where it is separate by construction; in the network as trained its neurons move "
             f"{output} by 0.90",
         }
 

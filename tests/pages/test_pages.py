@@ -138,7 +138,7 @@ def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Vi
     for role, path in (("reader", f"/runs/{site.runs[0]}"), ("reader", f"/models/{site.model}"), (None, site.link)):
         page = (visitor := visit(role=role)).page
         visitor.go(path)
-        assert "2 groups that read apart; what they compute is added up." in page.inner_text(".inside"), path
+        assert "2 separate groups; what they compute is added up." in page.inner_text(".inside"), path
         assert page.locator(".inside th[scope=row] .dot").count() == 2
         dot, circle = (
             page.locator(where).first.evaluate(f"each => getComputedStyle(each).{style}")

@@ -144,7 +144,7 @@ def test_names_with_punctuation_stay_whole_in_cards_tables_and_headlines() -> No
     card, _ = modules([body, {"name": "B"}], {})
     assert (card.inputs, card.outputs) == (list(AWKWARD[:4]), [AWKWARD[4]])
     assert card.statements == [
-        "Effect 0.90, others < 1e-12, p = 0.01 (Holm) in the pruned network, where it is apart by construction.",
+        "Effect 0.90, others < 1e-12, p = 0.01 (Holm) in the pruned network, where it is separate by construction.",
         "In the network as trained its neurons move <b> by 0.80 of its variance, others by 0.001 at most.",
     ]
     (matrix,) = effect_matrices([body], "mean")
@@ -185,7 +185,7 @@ def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_docum
     assert {row.tone for row in whole.partitions[0].rows} == {3}
     assert interior(None, {}) is None
     for layers, reading in (
-        ([{"layer": "hidden 1", "groups": 1, "trees": 1}], "No groups stand apart inside"),
+        ([{"layer": "hidden 1", "groups": 1, "trees": 1}], "There are no separate groups inside"),
         ([{"layer": "hidden 1", "groups": 0, "trees": 0}], "There is nothing inside"),
         ([], "There is nothing inside"),
     ):

@@ -1,6 +1,6 @@
-"""Cause: what happens to each output when a group of neurons is switched off, and to the loss without a connection.
+"""Ablation: what happens to each output without a group of neurons, and to the loss without a connection.
 
-M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to switch off:
+M[group, output] = E[(y_o - y_o^do)²] / Var(y_o), over all predicted steps of a sequence, for three ways to ablate:
 zero, mean, and resample (the activation that the group had on another example). For classes y_o is the score of a
 class before the softmax, which couples all classes; the rise of the cross entropy and the fall of the accuracy on the
 examples of each class stand beside it. All groups are run side by side along the batch axis of any network.
@@ -24,12 +24,14 @@ from bimt_engine.analysis.hooked_network import as_tensor, every_activation
 from bimt_engine.networks.network import ActivationHook, Network
 
 Do = Literal["zero", "mean", "resample"]
-DOS: tuple[Do, ...] = ("zero", "mean", "resample")
-MAX_PROBE = 512  # examples that groups are run on; of text, predictions
-ABLATION_WORK = 1e12  # multiplications of all ablations of a network that is no chain: some minutes of one core
+ABLATIONS: tuple[Do, ...] = ("zero", "mean", "resample")
+MAX_ABLATED_EXAMPLES = 512  # examples that groups are ablated on; for text, predicted steps
+ABLATION_WORK = (
+    1e12  # multiplications of all ablations of a network whose layers do not form a chain: some minutes of one core
+)
 
 Group = Mapping[str, Array]
-"""neuron layer -> bool for each place: True is in the group."""
+"""neuron layer -> bool for each place: True: in the group."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Effects:
     accuracy: Float[np.ndarray, "groups outputs"] | None = None
 
 
-class Probe:
-    """One network on one set of examples, ready to have groups of neurons switched off.
+class Ablator:
+    """One network on one set of examples, and its outputs with groups of neurons ablated.
 
     Targets are needed only for classes; outputs are in the order of the data.
     """
@@ -55,7 +57,7 @@ class Probe:
         self.context, self.network = context, network
         inputs, targets = context.development.inputs, context.development.targets
         generator = np.random.default_rng([seed, 2])
-        most = max(2, MAX_PROBE // (context.dataset.steps if context.dataset.is_text else 1))
+        most = max(2, MAX_ABLATED_EXAMPLES // (context.dataset.steps if context.dataset.is_text else 1))
         if len(inputs) > most:
             chosen = np.sort(generator.choice(len(inputs), most, replace=False))
             inputs, targets = inputs[chosen], targets[chosen]
@@ -64,8 +66,8 @@ class Probe:
         self.outputs = context.general.rows(outputs)
         self.partner = torch.from_numpy(partners(len(inputs), generator))
 
-    def first(self, count: int) -> Probe:
-        """The same network on the first of its examples, those of the training first; itself where it has fewer."""
+    def first(self, count: int) -> Ablator:
+        """The same network on the first of its examples, training examples first; itself where it has fewer."""
         if count >= len(self.inputs):
             return self
         few = copy.copy(self)
@@ -75,7 +77,7 @@ class Probe:
         few.partner = torch.from_numpy(partners(count, np.random.default_rng(0)))
         return few
 
-    def of(self, network: Network) -> Probe:
+    def of(self, network: Network) -> Ablator:
         """Another network on the same examples."""
         found = copy.copy(self)
         found.network = network
@@ -89,7 +91,7 @@ class Probe:
         return self.context.dataset.task == "classification"
 
     def outputs_without(self, groups: Sequence[Group], do: Do) -> Float[np.ndarray, "groups N outputs"]:
-        """Outputs with each group switched off."""
+        """Outputs with each group ablated."""
         count = len(self.inputs)
         at_once = max(1, self.context.general.at_once // count)
         found = []
@@ -103,13 +105,13 @@ class Probe:
         return np.concatenate(found)
 
     def hook(self, groups: Sequence[Group], do: Do) -> ActivationHook:
-        """Switches each group off in its own stretch of the batch. To be used for one forward pass."""
+        """Ablates each group in its own section of the batch. To be used for one forward pass."""
         wiring = self.network.wiring
         masks = {}
         before = {layer: iter(activations) for layer, activations in self.calls.items()}
         for layer in {name for group in groups for name in group}:
             empty = np.zeros(wiring.layer(layer).places, bool)
-            of_run = wiring.layer(layer).whole_runs  # all inputs of a column are switched off, and resampled, together
+            of_run = wiring.layer(layer).whole_runs  # all inputs of a column are ablated together
             rows = np.stack([of_run(np.asarray(group.get(layer, empty))) for group in groups])
             if rows.any():
                 masks[layer] = torch.from_numpy(rows)
@@ -132,17 +134,17 @@ class Probe:
         return hook
 
     def effects(self, groups: Sequence[Group], do: Do) -> Effects:
-        """The effect of switching each group off, on each output."""
+        """The effect of ablating each group, on each output."""
         return self.compare(self.outputs_without(groups, do))
 
     def compare(self, answers: Float[np.ndarray, "groups N outputs"]) -> Effects:
-        """The effect matrix of these outputs against the network's own."""
-        # A sequence that is predicted at several steps has a column for each step and target: a target is one claim, so
-        # its steps are pooled.
+        """The effect matrix of these outputs, compared with those of the unchanged network."""
+        # A sequence that is predicted at several steps has a column for each step and target. A target is tested once,
+        # so its steps are pooled.
         targets = len(self.context.dataset.target_names)
         variance = self.outputs.var(axis=0).reshape(-1, targets).sum(axis=0)
         lost = ((answers - self.outputs) ** 2).mean(axis=1).reshape(len(answers), -1, targets).sum(axis=1)
-        # An output that never moves can lose nothing.
+        # A constant output cannot change.
         matrix = lost / np.where(variance > 1e-300, variance, np.inf)
         if not self.classes:
             return Effects(matrix)
@@ -157,12 +159,12 @@ class Probe:
 
 
 def complement(group: Group, whole: Group) -> Group:
-    """Everything in the whole that is not in the group."""
+    """The neurons of the whole that are not in the group."""
     return {layer: places & ~np.asarray(group.get(layer, np.zeros_like(places))) for layer, places in whole.items()}
 
 
 def union(*groups: Group) -> Group:
-    """Everything that is in one of the groups."""
+    """The neurons that are in one of the groups."""
     joined: dict[str, Array] = {}
     for group in groups:
         for layer, places in group.items():
@@ -171,7 +173,7 @@ def union(*groups: Group) -> Group:
 
 
 def selectivity(effects: Float[np.ndarray, "*many outputs"]) -> Float[np.ndarray, "*many"]:
-    """1 - H(M / ΣM) / log O for each row: 1 when one output takes all the effect, 0 when all take the same.
+    """1 - H(M / ΣM) / log O for each row: 1 when all the effect is on one output, 0 when it is the same on all.
 
     A group without any effect has no selectivity: 0.
     """
@@ -186,54 +188,54 @@ def selectivity(effects: Float[np.ndarray, "*many outputs"]) -> Float[np.ndarray
 
 
 def sufficiency(
-    probe: Probe, groups: Sequence[Group], whole: Group, *, do: Do = "mean"
+    ablator: Ablator, groups: Sequence[Group], whole: Group, *, do: Do = "mean"
 ) -> Float[np.ndarray, "groups outputs"]:
-    """What of each output is left when only the group is kept: 1 - effect of switching all the rest off."""
-    return 1.0 - probe.effects([complement(group, whole) for group in groups], do).matrix
+    """How much of each output the group alone preserves: 1 - effect of ablating all other neurons."""
+    return 1.0 - ablator.effects([complement(group, whole) for group in groups], do).matrix
 
 
 def interaction(
-    probe: Probe, groups: Sequence[Group], *, do: Do = "mean"
+    ablator: Ablator, groups: Sequence[Group], *, do: Do = "mean"
 ) -> Float[np.ndarray, "groups groups outputs"]:
     """E(m ∪ n) - E(m) - E(n) for every two groups: (groups, groups, outputs), 0 on the diagonal."""
     count = len(groups)
-    alone = probe.effects(groups, do).matrix
+    alone = ablator.effects(groups, do).matrix
     found = np.zeros((count, count, alone.shape[1]))
     pairs = [(m, n) for m in range(count) for n in range(m)]
     if pairs:
-        both = probe.effects([union(groups[m], groups[n]) for m, n in pairs], do).matrix
+        both = ablator.effects([union(groups[m], groups[n]) for m, n in pairs], do).matrix
         for (m, n), effect in zip(pairs, both, strict=True):
             found[m, n] = found[n, m] = effect - alone[m] - alone[n]
     return found
 
 
-def upstream_effects(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray, "inputs groups"]:
-    """The same upstream: one input is permuted over the examples, and the group's activations move.
+def upstream_effects(ablator: Ablator, groups: Sequence[Group]) -> Float[np.ndarray, "inputs groups"]:
+    """How much each group depends on each input: the change of its activations when that input is permuted.
 
-    All inputs that a column of a table became are permuted together, so that every row stays one that can be.
+    All inputs that a column of a table became are permuted together, so that every row stays possible.
 
-    E[(a - a^permuted)²] / (2 Var a), the mean over the group's neurons that move at all: 1 when the input is all that
+    E[(a - a^permuted)²] / (2 Var a), the mean over the group's neurons that vary: 1 when the input is all that
     the group depends on, 0 when it does not depend on it. The input layer itself is left out.
     """
-    own = probe.context.wiring.input_layer.name
-    dataset = probe.context.dataset
-    inputs = probe.inputs.shape[-1] if dataset.encoding is None else len(dataset.column_names)
+    own = ablator.context.wiring.input_layer.name
+    dataset = ablator.context.dataset
+    inputs = ablator.inputs.shape[-1] if dataset.encoding is None else len(dataset.column_names)
     found = np.zeros((inputs, len(groups)))
     for number in range(inputs):
         own_columns = np.flatnonzero(dataset.column_of == number) if dataset.encoding is not None else number
-        changed = probe.inputs.clone()
-        changed[..., own_columns] = probe.inputs[probe.partner][..., own_columns]
+        changed = ablator.inputs.clone()
+        changed[..., own_columns] = ablator.inputs[ablator.partner][..., own_columns]
         with torch.no_grad():
-            _, activations = probe.network.forward_with_hooks(changed)
+            _, activations = ablator.network.forward_with_hooks(changed)
         for g, group in enumerate(groups):
             moved = []
             for layer, places in group.items():
                 if layer == own or not np.any(places):
                     continue
-                of = probe.context.wiring.layer(layer)
+                of = ablator.context.wiring.layer(layer)
                 before, after = (
                     of.to_places(seen[layer]).flatten(0, -2)[:, places].numpy()
-                    for seen in (probe.activations, activations)
+                    for seen in (ablator.activations, activations)
                 )
                 variance = before.var(axis=0)
                 alive = variance > 1e-20
@@ -243,7 +245,7 @@ def upstream_effects(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray,
 
 
 def partners(count: int, generator: np.random.Generator) -> Int[np.ndarray, " count"]:
-    """Another example for each: a random cycle has no fixed points."""
+    """Another example for each one: a random cycle has no fixed points."""
     cycle = generator.permutation(count)
     partner = np.empty_like(cycle)
     partner[cycle] = np.roll(cycle, 1)
@@ -251,9 +253,9 @@ def partners(count: int, generator: np.random.Generator) -> Int[np.ndarray, " co
 
 
 def ablation_effects(context: AnalysisContext, values: Values, masks: Masks) -> dict[Connection, float]:
-    """What the training loss gains when one kept connection alone is set to zero, nothing refitted: exact, each.
+    """The rise of the training loss when one kept connection is set to zero and nothing is refitted, for each.
 
-    On all training examples; where that would be more than ABLATION_WORK, on evenly spaced ones.
+    Computed exactly, on all training examples; where that would be more than ABLATION_WORK, on evenly spaced ones.
     """
     kept = [
         (w.parameter, int(row), int(column))

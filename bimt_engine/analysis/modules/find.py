@@ -1,9 +1,9 @@
-"""Modules: the parts that the pruned network falls into, and the causal tests that they must pass.
+"""Modules: the connected components of the pruned network, and the causal tests that they must pass.
 
-A module is a connected component of the kept connections that holds an output. The picture alone settles nothing, and
-pruning can cut a tangled network into pretty parts. So each module is tested twice: in the pruned network, against
-random groups of live neurons, and in the network as it was trained, where the very same neurons must carry their
-outputs and leave the others alone. Only what passes both is called supported.
+A module is a connected component of the kept connections that holds an output. A component alone proves nothing, since
+pruning can separate what the trained network mixed. So each module is tested twice: in the pruned network, against
+random groups of live neurons, and in the network as it was trained, where the same neurons must carry their outputs and
+leave the others unchanged. Only a module that passes both tests is called supported.
 
 The separation itself is that of arXiv 2305.08746, section 3.1; the tests are ours.
 """
@@ -22,10 +22,10 @@ from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Masks
 from bimt_engine.analysis.extraction import neuron_id
 from bimt_engine.analysis.modules.effects import (
-    DOS,
+    ABLATIONS,
+    Ablator,
     Do,
     Group,
-    Probe,
     interaction,
     selectivity,
     sufficiency,
@@ -38,8 +38,8 @@ from bimt_engine.analysis.statements.network import CARRIES, EXCLUSIVE, LEAK, SI
 from bimt_engine.analysis.statements.wording import skipped_statement, too_large
 
 GROUPS_PER_CLAIM = 40  # random groups for each claim tested, at least: with fewer, Holm alone forbids any p below 0.05
-JUDGED_BY: Do = "mean"  # zero may lie far outside what later neurons ever see; resampling adds noise of its own
-MAX_ANSWERS = 2**27  # numbers that groups answer at a time: 1 GiB
+JUDGED_BY: Do = "mean"  # zero may lie far outside the range of activations in training; resampling adds noise
+MAX_ANSWERS = 2**27  # numbers in the outputs of the groups that are ablated at a time: 1 GiB
 MAX_GROUP_WORK = 2e13  # multiplications of all random groups together: about an hour; MNIST needs 2e11
 MAX_PAIRED_MODULES = 64  # whose interaction is measured for every two of them
 MAX_PERMUTED_INPUTS = 4_096  # each is permuted once, for the upstream effects
@@ -108,10 +108,10 @@ def find_modules(subject: AnalysisContext, masks: Masks) -> list[Module]:
 def switchable(
     subject: AnalysisContext, places: dict[str, Bool[np.ndarray, " _"]]
 ) -> dict[str, Bool[np.ndarray, " _"]]:
-    """The places that are switched off to test a module: its neurons between inputs and outputs.
+    """The places that are ablated to test a module: its hidden neurons.
 
-    To switch off an output proves nothing, and an input neither: the data say already which output needs it. Only a
-    module that has no other neurons is tested by its inputs.
+    Ablating an output proves nothing, nor does ablating an input, since the data already say which output needs it. A
+    module without hidden neurons is tested by its inputs.
     """
     wiring = subject.wiring
     ends = (wiring.input_layer.name, wiring.output_layer.name)
@@ -123,8 +123,8 @@ def switchable(
 
 def examine_modules(
     subject: AnalysisContext,
-    pruned: Probe,
-    trained: Probe,
+    pruned: Ablator,
+    trained: Ablator,
     masks: Masks,
     *,
     random_group_count: int,
@@ -148,7 +148,7 @@ def examine_modules(
     if not modules:
         return ModuleReport([], {"outputs": outputs, "modules": []}, {}, verdict([]))
 
-    matrices = {do: pruned.effects(groups, do) for do in DOS}
+    matrices = {do: pruned.effects(groups, do) for do in ABLATIONS}
     matrix = matrices[JUDGED_BY].matrix
     claims = np.array([[o in module.outputs for o in range(len(outputs))] for module in modules])
     if random_group_count:
@@ -232,9 +232,9 @@ def examine_modules(
         "modules": [module.name for module in modules],
         "judged_by": JUDGED_BY,
         "measure": f"share of the variance of each {'class score' if pruned.classes else 'output'}",
-        "matrices": {do: rows(matrices[do].matrix) for do in DOS},
-        "cross_entropy": {do: rows(c) for do in DOS if (c := matrices[do].cross_entropy) is not None},
-        "accuracy": {do: rows(a) for do in DOS if (a := matrices[do].accuracy) is not None},
+        "matrices": {do: rows(matrices[do].matrix) for do in ABLATIONS},
+        "cross_entropy": {do: rows(c) for do in ABLATIONS if (c := matrices[do].cross_entropy) is not None},
+        "accuracy": {do: rows(a) for do in ABLATIONS if (a := matrices[do].accuracy) is not None},
         "trained": rows(in_trained),
         "p": rows(p_raw),
         "p_holm": rows(p_holm),
@@ -261,7 +261,7 @@ def _chance(
     modules: Sequence[Module],
     groups: Sequence[Group],
     pool: Group,
-    probe: Probe,
+    ablator: Ablator,
     count: int,
     seed: int,
 ) -> tuple[Float[np.ndarray, "modules outputs"], list[int], list[bool]]:
@@ -269,10 +269,10 @@ def _chance(
 
     Beside it, how many groups each module was compared with, and whether these are all there are.
 
-    An output of the module's own: how many groups do as much to it and as little to all others. Another output: how
-    many groups leave it as much alone.
+    For an output of the module: how many groups change it as much and all others as little. For any other output: how
+    many groups change it as little.
     """
-    matrix = probe.effects(groups, JUDGED_BY).matrix
+    matrix = ablator.effects(groups, JUDGED_BY).matrix
     p = np.ones_like(matrix)
     compared, exhausted = [0] * len(modules), [False] * len(modules)
     for number, (module, group) in enumerate(zip(modules, groups, strict=True)):
@@ -281,7 +281,7 @@ def _chance(
         compared[number], exhausted[number] = len(chance), len(chance) < count
         if not chance:
             continue  # no other neuron has connections: there is no other group to compare it with
-        effects = _effects_in_parts(probe, chance)
+        effects = _effects_in_parts(ablator, chance)
         for output in range(matrix.shape[1]):
             if output in module.outputs:
                 p[number, output] = p_value(
@@ -292,11 +292,11 @@ def _chance(
     return p, compared, exhausted
 
 
-def _effects_in_parts(probe: Probe, groups: Sequence[Group]) -> Float[np.ndarray, "groups outputs"]:
-    """The effects of many groups, so many at a time that their outputs fit into MAX_ANSWERS numbers."""
-    at_once = max(1, MAX_ANSWERS // probe.outputs.size)
+def _effects_in_parts(ablator: Ablator, groups: Sequence[Group]) -> Float[np.ndarray, "groups outputs"]:
+    """The effects of many groups, as many at a time as have outputs of at most MAX_ANSWERS numbers."""
+    at_once = max(1, MAX_ANSWERS // ablator.outputs.size)
     parts = [groups[start : start + at_once] for start in range(0, len(groups), at_once)]
-    return np.concatenate([probe.effects(part, JUDGED_BY).matrix for part in parts])
+    return np.concatenate([ablator.effects(part, JUDGED_BY).matrix for part in parts])
 
 
 def _aimed_at(
@@ -308,7 +308,7 @@ def _aimed_at(
 
 
 def _standing(subject: AnalysisContext, layer: str, places: Bool[np.ndarray, " _"]) -> Bool[np.ndarray, " _"]:
-    """The same places, but of each run of slots the first alone."""
+    """The same places, but only the first of each run of slots."""
     first = subject.wiring.layer(layer).first_of_run
     return places & (first == np.arange(first.size))
 

@@ -1,6 +1,6 @@
-"""The inside of the pieces as a document: partitions of the hidden neurons, the role of each group, the cheapest cuts.
+"""Groups inside the modules, as a document: partitions of the hidden neurons, the role of each group, cheapest cuts.
 
-What is computed here is told in `statements/interior.py`; the tests are those of `nested.py`.
+`nested.py` finds and tests the partitions; `statements/interior.py` makes the sentences about them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evaluator import Connection, Masks, Values
 from bimt_engine.analysis.extraction import neuron_id, place_name
 from bimt_engine.analysis.graph import Graph
+from bimt_engine.analysis.modules.effects import Ablator, selectivity
 from bimt_engine.analysis.modules.effects import Group as Places
-from bimt_engine.analysis.modules.effects import Probe, selectivity
 from bimt_engine.analysis.modules.nested import LEAST_EFFECT, RANDOM_PARTITIONS, Partition, partitions_of
 from bimt_engine.analysis.modules.structure import Cut, Group, Terminal, TieGraph, cheapest_cut, depths
 from bimt_engine.analysis.report import (
@@ -50,8 +50,8 @@ NOT_READ = 1e-3  # of all reading of a group: terminals below are left out
 
 def examine_interior(
     context: AnalysisContext,
-    pruned: Probe,
-    trained: Probe,
+    pruned: Ablator,
+    trained: Ablator,
     values: Values,
     masks: Masks,
     *,
@@ -66,8 +66,8 @@ def examine_interior(
 
     module_of   neuron id -> letter of its module.
     costs       what the training loss gains without each connection, for cuts; {}: not known.
-    representations   of a group's products: what its neurons lie in tells what a part of the network computes.
-    tied_by   as in the document; another than today's for specs of before, and to verify their documents.
+    representations   where the data are the products of a group: those in which neurons lie say what they compute.
+    tied_by   as in the document; an earlier method for specs of earlier versions, and to verify their documents.
     """
     count = min(random_partitions, RANDOM_PARTITIONS)
     proposed = depths(context.wiring, masks)
@@ -89,13 +89,13 @@ def examine_interior(
 
 
 def skipped_interior(reason: str) -> InteriorDocument:
-    """The document where the inside was not examined."""
+    """The document where groups were not sought."""
     document: InteriorDocument = {"skipped": reason, "layers": [], "partitions": [], "primary": None, "cuts": []}
     return document | {"trees": [], "reading": interior_statement(document)}
 
 
 def primary(partitions: Sequence[PartitionDocument]) -> int | None:
-    """Which partition is drawn and told first: a sum before a composition, then most groups, then the deepest."""
+    """Which partition is drawn and reported first: a sum before a composition, then most groups, then the deepest."""
     if not partitions:
         return None
     return max(range(len(partitions)), key=lambda i: (partitions[i]["kind"] == "sum", len(partitions[i]["groups"]), i))
@@ -104,7 +104,7 @@ def primary(partitions: Sequence[PartitionDocument]) -> int | None:
 def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
     """The graph with the groups of the primary partition: its neurons, and the terminals that one group alone reads.
 
-    Groups that the tests rejected are left out, so that no picture has colours that the verdict denies.
+    Groups that the tests rejected are left out, so that a picture never shows what the verdict rejects.
     """
     if document["primary"] is None or document["partitions"][document["primary"]]["verdict"] == "not supported":
         return graph
@@ -127,7 +127,7 @@ def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
 
 def _partition_document(
     context: AnalysisContext,
-    pruned: Probe,
+    pruned: Ablator,
     masks: Masks,
     partition: Partition,
     module_of: Mapping[str, str],
@@ -179,7 +179,7 @@ def _module(group: Group, module_of: Mapping[str, str]) -> str:
 
 def _group_document(
     context: AnalysisContext,
-    pruned: Probe,
+    pruned: Ablator,
     partition: Partition,
     number: int,
     name: str,
@@ -227,9 +227,9 @@ def _lies_in(representations: RepresentationsDocument, neurons: Sequence[str]) -
     return [{"name": name, "share": float(share)} for share, name in named if share >= LEAST_SHARE]
 
 
-def directions(probe: Probe, group: Places, outputs: Sequence[str]) -> list[Direction]:
+def directions(ablator: Ablator, group: Places, outputs: Sequence[str]) -> list[Direction]:
     """The directions of the outputs in which a group moves them: the leading singular vectors of its contribution."""
-    contribution = probe.outputs - probe.outputs_without([group], "mean")[0]
+    contribution = ablator.outputs - ablator.outputs_without([group], "mean")[0]
     contribution = contribution - contribution.mean(axis=0)
     if contribution.shape[1] != len(outputs):  # several time steps of each output, side by side: their mean
         contribution = contribution.reshape(len(contribution), -1, len(outputs)).mean(axis=1)
@@ -314,7 +314,7 @@ def _part_document(context: AnalysisContext, part: Group) -> dict[str, object]:
 
 
 def terminal_name(context: AnalysisContext, terminal: Terminal) -> str:
-    """x1; embedding dimension 17 (by its number from birth); residual 3."""
+    """x1; embedding dimension 17 (its index before any relocation); residual 3."""
     layer, slot = terminal
     if layer == context.wiring.input_layer.name and context.wiring.embeddings:
         return f"{EMBEDDING}{int(context.network.orders[layer][slot])}"

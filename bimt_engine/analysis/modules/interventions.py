@@ -1,4 +1,4 @@
-"""Interventions: change anything inside a network and see every metric move. Nothing is modified.
+"""Interventions: change anything inside a network and measure every metric. The network itself is not modified.
 
 A change sets, scales, zeroes, averages or resamples a connection, a neuron, a module or an embedding dimension; a
 trial is any number of changes at once. `run_interventions` takes a request as a document and gives plain JSON, within
@@ -43,7 +43,7 @@ class Change:
     """One thing that is changed.
 
     kind, id   connection: its key, weights.0[3,1] (matrix, row, column) · neuron: hidden1:7 · module: A, A2 ·
-               embedding: the dimension's number from birth, for all tokens at once.
+               embedding: the dimension's index before any relocation, for all tokens at once.
     do         set (to `value`) · scale (by `value`) · zero · mean (over examples) · resample (from another one).
                On a connection, mean and resample replace what it carries; set, scale and zero its weight.
     """

@@ -1,15 +1,16 @@
-"""Modules inside one piece: groups of hidden neurons between which nothing passes and nothing interacts, by cause.
+"""Groups inside one component: hidden neurons that share no input and do not interact, tested by ablation.
 
-The structure of the pruned network proposes groups at every depth (`structure.py`). Two questions decide what they are:
-  - *Reading*: how much of what moves the neurons of a group comes from terminals that other groups read? A terminal
-    ties two trees only where it carries READS of what moves some neuron of each: by less they do not compute with it.
+The structure of the pruned network proposes groups at every depth (`structure.py`). Two measurements decide:
+  - *Reading*: the share of the variance of each neuron that is lost when one terminal is resampled. A terminal ties two
+    trees only where this share is READS or more for some neuron of each. What a group reads of the terminals of other
+    groups is the *leak*.
   - *Interaction*: I(m, n) = E[(y^do(m,n) - y^do(m) - y^do(n) + y)²] / Var(y), the largest over the outputs, where do(m)
     holds the neurons of m at their mean. Groups that interact are merged.
-What is left after merging are the parts of a *sum*: y = Σ f_m(what m reads). Where groups that read apart interact, the
-layers above combine them: y = f(g₁(…), g₂(…)), a *composition*.
+The groups after merging are the terms of a *sum*: y = Σ f_m(what m reads). Where groups that read different terminals
+interact, the layers above combine them: y = f(g₁(…), g₂(…)), a *composition*.
 
-Each partition is compared with random ones of the same live neurons, matched in size layer by layer, and the same
-neurons are tested once more in the network as trained: a separation that is there only after pruning was made by it.
+Each partition is compared with random ones of the same live neurons (those with connections), matched in size layer by
+layer, and the same groups are tested again in the network as trained, since pruning itself can separate neurons.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from bimt_engine.analysis.modules.effects import Ablator, union
 from bimt_engine.analysis.modules.effects import Group as Places
-from bimt_engine.analysis.modules.effects import Probe, union
 from bimt_engine.analysis.modules.significance import p_value
 from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
 from bimt_engine.analysis.modules.token_functions import token_functions
 from bimt_engine.analysis.report import TiedBy
 from bimt_engine.analysis.statements.interior import INTERACTS
 
-FEWEST_READ = 2  # columns that two groups of a composition must read each: that columns enter one by one is no finding
-READS = INTERACTS  # of what moves a neuron: below, it is said not to read a terminal; the same limit as of interaction
-LEAST_EFFECT = 0.01  # of some output's variance: a group that moves every output by less does no work of its own
-MAX_GROUPS = 40  # at one depth; of more the pairs are too many, and no list of them would be read
+FEWEST_READ = 2  # columns that each of two groups of a composition must read: groups of one column each are no finding
+READS = (
+    INTERACTS  # of the variance of a neuron: below, it is said not to read a terminal; the limit of interaction, too
+)
+LEAST_EFFECT = 0.01  # of some output's variance: a group that changes every output by less has no effect of its own
+MAX_GROUPS = 40  # at one depth; with more there are too many pairs to test and to list
 RANDOM_PARTITIONS = 99
 RANDOM_EXAMPLES = 128  # on which random partitions are compared
 READING_WORK = 2e10  # multiplications in all passes that measure reading: some seconds
@@ -44,7 +47,7 @@ Kind = Literal["sum", "composition"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of the movement of each live hidden neuron comes from each terminal.
+    """How much of the variance of each live hidden neuron comes from each terminal.
 
     share   E[(a - a')²] / (2 Var a), a' with the terminal's values of another example; (neurons, terminals).
     """
@@ -60,7 +63,7 @@ class Reading:
         return Reading(tuple(self.neurons[i] for i in rows), tuple(terminals), self.share[np.ix_(rows, columns)])
 
     def terminals_of(self, tree: Group) -> frozenset[Terminal]:
-        """The terminals of a tree that carry at least READS of what moves one of its neurons."""
+        """The terminals of a tree from which at least READS of the variance of one of its neurons comes."""
         mine = [bool(layer in tree.places and tree.places[layer][place]) for layer, place in self.neurons]
         most = self.share[mine].max(axis=0, initial=0.0)
         return frozenset(t for t, share in zip(self.terminals, most, strict=True) if share >= READS) & tree.terminals
@@ -72,7 +75,7 @@ class Reading:
         return read / max(float(read.sum()), 1e-300)
 
     def leak(self, labels: Sequence[int]) -> float:
-        """The share of all reading that goes past the group that reads a terminal most; label -1 is not counted."""
+        """The share of all reading that is not by the group that reads a terminal most; label -1 is not counted."""
         of = np.asarray(labels)
         groups = [self.share[of == label].sum(axis=0) for label in sorted(set(of.tolist()) - {-1})]
         if not groups:
@@ -95,11 +98,11 @@ class Reading:
 class Partition:
     """Groups of the hidden neurons up to a layer, and what the tests of them found.
 
-    layer                 the last hidden layer whose neurons are parted.
+    layer                 the last hidden layer whose neurons are divided.
     kind                  "sum" or "composition".
     interaction, trained_interaction   (groups, groups); the largest over the outputs, as a share of its variance.
-    effects               of switching each group off (held at its mean), (groups, outputs); trained_effects likewise.
-    reading               of the pruned network: which terminals move which of its neurons.
+    effects               of holding each group at its mean, (groups, outputs); trained_effects likewise.
+    reading               of the pruned network: which of its neurons depend on which terminals.
     leak, trained_leak    share of all reading that crosses between groups.
     p                     against `compared` random partitions of the same sizes.
     """
@@ -132,30 +135,30 @@ class Partition:
 
 
 def joint_effects(
-    probe: Probe, groups: Sequence[Places]
+    ablator: Ablator, groups: Sequence[Places]
 ) -> tuple[Float[np.ndarray, "groups outputs"], Float[np.ndarray, "groups groups outputs"]]:
     """The effect of holding each group at its mean, and the interaction I of every two, per output.
 
-    Shares of the variance of each output; an output that never moves has none.
+    Shares of the variance of each output; 0 for a constant output.
     """
-    y = probe.outputs
+    y = ablator.outputs
     variance = y.var(axis=0)
     scale = np.where(variance > 1e-300, variance, np.inf)
-    alone = probe.outputs_without(groups, "mean")
+    alone = ablator.outputs_without(groups, "mean")
     found = np.zeros((len(groups), len(groups), y.shape[1]))
     for m in range(1, len(groups)):
-        both = probe.outputs_without([union(groups[m], groups[n]) for n in range(m)], "mean")
+        both = ablator.outputs_without([union(groups[m], groups[n]) for n in range(m)], "mean")
         for n in range(m):
             rest = both[n] - alone[m] - alone[n] + y
             found[m, n] = found[n, m] = (rest**2).mean(axis=0) / scale
     return ((alone - y) ** 2).mean(axis=1) / scale, found
 
 
-def merge_interacting(probe: Probe, groups: Sequence[Group]) -> list[Group]:
+def merge_interacting(ablator: Ablator, groups: Sequence[Group]) -> list[Group]:
     """Groups joined until no two interact by more than INTERACTS."""
     groups = list(groups)
     while len(groups) > 1:
-        worst = joint_effects(probe, [g.places for g in groups])[1].max(axis=2)
+        worst = joint_effects(ablator, [g.places for g in groups])[1].max(axis=2)
         if worst.max() <= INTERACTS:
             break
         # All that interacts, directly or through others, is joined at once: pair by pair would take a pass for each.
@@ -170,12 +173,12 @@ def _joined(groups: Sequence[Group], tied: Bool[np.ndarray, "groups groups"]) ->
     return [merged([g for g, of in zip(groups, labels, strict=True) if of == label]) for label in np.unique(labels)]
 
 
-def measure_reading(probe: Probe, live: Places, terminals: Sequence[Terminal]) -> Reading:
-    """Resample each terminal alone and see which of the live hidden neurons move."""
-    wiring = probe.network.wiring
+def measure_reading(ablator: Ablator, live: Places, terminals: Sequence[Terminal]) -> Reading:
+    """Resample each terminal alone, and measure the change of each live hidden neuron."""
+    wiring = ablator.network.wiring
     neurons = tuple((name, int(place)) for name, places in live.items() for place in np.flatnonzero(places))
-    affordable = int(READING_WORK / (max(1, len(terminals)) * probe.context.general.work))
-    few = probe.first(max(16, affordable))
+    affordable = int(READING_WORK / (max(1, len(terminals)) * ablator.context.general.work))
+    few = ablator.first(max(16, affordable))
     before = _activations(few, {}, live)
     variance = np.maximum(before.var(axis=0), 1e-300)
     share = np.zeros((len(neurons), len(terminals)))
@@ -187,11 +190,11 @@ def measure_reading(probe: Probe, live: Places, terminals: Sequence[Terminal]) -
     return Reading(neurons, tuple(terminals), share)
 
 
-def _activations(probe: Probe, resampled: Places, live: Places) -> Float[np.ndarray, "N neurons"]:
+def _activations(ablator: Ablator, resampled: Places, live: Places) -> Float[np.ndarray, "N neurons"]:
     """The activations of live neurons, samples pooled, with some places resampled."""
-    wiring = probe.network.wiring
+    wiring = ablator.network.wiring
     with torch.no_grad():
-        _, seen = probe.network.forward_with_hooks(probe.inputs, probe.hook([resampled], "resample"))
+        _, seen = ablator.network.forward_with_hooks(ablator.inputs, ablator.hook([resampled], "resample"))
     return np.concatenate(
         [wiring.layer(name).to_places(seen[name]).flatten(0, -2)[:, places].numpy() for name, places in live.items()],
         axis=1,
@@ -216,8 +219,8 @@ def tied_by_reading(depth: Depth, reading: Reading) -> tuple[Group, ...]:
 
 
 def partitions_of(
-    pruned: Probe,
-    trained: Probe,
+    pruned: Ablator,
+    trained: Ablator,
     depths: Sequence[Depth],
     *,
     tied_by: TiedBy = "common_functions",
@@ -226,9 +229,9 @@ def partitions_of(
 ) -> tuple[list[Depth], list[Partition]]:
     """The depths with their trees grouped by what they read, and every partition that they propose, tested.
 
-    A partition has two or more groups and is not empty of content.
-    For each depth the groups after merging (a sum), and the groups as they are where they read apart and interact (a
-    composition). A partition of the same groups at a deeper layer takes the place of the shallower one.
+    A partition has two or more groups. For each depth: the groups after merging (a sum), and the groups before it where
+    they read different terminals and interact (a composition). A partition of the same groups at a deeper layer
+    replaces the shallower one.
 
     tied_by   over an embedding, what ties trees; see `InteriorDocument`.
     """
@@ -242,20 +245,20 @@ def partitions_of(
     if functions is None:
         tie: Callable[[Depth], tuple[Group, ...]] = partial(tied_by_reading, reading=reading)
     else:
-        tie = functions.parted if tied_by == "common_functions" else functions.tied
+        tie = functions.split if tied_by == "common_functions" else functions.tied
     depths = [replace(depth, groups=tie(depth)) for depth in depths]
     for number, depth in enumerate(depths):
         groups = [group for group in depth.groups if group.terminals]
         if not 1 < len(groups) <= MAX_GROUPS:
             continue
-        probes: tuple[Probe, ...] = (pruned, trained)
+        ablators: tuple[Ablator, ...] = (pruned, trained)
         if functions is not None:
             basis = functions.basis(groups)
-            probes = (
-                pruned.of(functions.turned(pruned.network, basis)),
-                trained.of(functions.turned(trained.network, basis)),
+            ablators = (
+                pruned.of(functions.in_basis(pruned.network, basis)),
+                trained.of(functions.in_basis(trained.network, basis)),
             )
-        readings = [measure_reading(probe, whole.places, terminals) for probe in probes]
+        readings = [measure_reading(ablator, whole.places, terminals) for ablator in ablators]
         added = merge_interacting(pruned, groups)
         candidates: list[tuple[Kind, list[Group]]] = [("sum", added), ("composition", groups)]
         for kind, parts in candidates:
@@ -270,13 +273,13 @@ def partitions_of(
 
 
 def _composes(groups: Sequence[Group], added: Sequence[Group], fewest: int) -> bool:
-    """Whether groups are joined further up, and it says something that they read apart."""
+    """Whether later layers join these groups, and at least two of them read `fewest` terminals or more."""
     return len(added) < len(groups) and sum(len(group.terminals) >= fewest for group in groups) > 1
 
 
 def examine(
-    pruned: Probe,
-    trained: Probe,
+    pruned: Ablator,
+    trained: Ablator,
     depth: Depth,
     kind: Kind,
     groups: Sequence[Group],
@@ -289,7 +292,7 @@ def examine(
     """Test one partition: interaction and reading, pruned and as trained, and against chance.
 
     reading    of the pruned network, for the roles of the groups.
-    crossing   of the pruned and of the trained network, in the basis in which the groups read apart.
+    crossing   of the pruned and of the trained network, in the basis that separates the groups best.
     """
     places = [group.places for group in groups]
     live = union(*places)
@@ -315,17 +318,17 @@ def examine(
 
 
 def chance(
-    probe: Probe, reading: Reading, kind: Kind, groups: Sequence[Places], *, count: int, seed: int
+    ablator: Ablator, reading: Reading, kind: Kind, groups: Sequence[Places], *, count: int, seed: int
 ) -> tuple[float, int]:
-    """p of a partition: how often a random one of the same sizes is apart as much; and how many were drawn.
+    """p of a partition: how often a random one of the same sizes is separated as well; and how many were drawn.
 
-    Apart is a small sum of the reading that crosses between the groups and, for a sum, of their interactions, each
-    bounded by 1. Drawn are different partitions of the live neurons, with as many of each layer in each group.
+    Separation is measured by the leak between the groups and, for a sum, by their interactions, each at most 1. The
+    random partitions are different ones of the live neurons, with as many of each layer in each group.
     """
-    few = probe.first(RANDOM_EXAMPLES)
+    few = ablator.first(RANDOM_EXAMPLES)
     generator = np.random.default_rng([seed, 11])
 
-    def apart(parts: Sequence[Places]) -> float:
+    def coupling(parts: Sequence[Places]) -> float:
         crossing = reading.leak(reading.labels(parts))
         if kind == "composition":
             return crossing
@@ -334,7 +337,7 @@ def chance(
     drawn = random_partitions(groups, count, generator=generator)
     if not drawn:
         return 1.0, 0
-    return p_value(-apart(groups), np.array([-apart(parts) for parts in drawn])), len(drawn)
+    return p_value(-coupling(groups), np.array([-coupling(parts) for parts in drawn])), len(drawn)
 
 
 def random_partitions(
@@ -342,7 +345,7 @@ def random_partitions(
 ) -> list[list[dict[str, Bool[np.ndarray, " places"]]]]:
     """Different partitions of the same neurons, as many of each layer in each group; never the groups themselves.
 
-    Fewer than `count` where chance does not find more in ten times as many draws.
+    Fewer than `count` where ten times as many draws do not find more.
     """
     layers = list(dict.fromkeys(layer for group in groups for layer in group))
     pool = {layer: np.flatnonzero(union(*groups)[layer]) for layer in layers}

@@ -1,4 +1,4 @@
-"""How likely chance is to look like this: random groups of neurons, p-values, Holm's correction."""
+"""Significance: random groups of neurons, p-values, Holm's correction."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def random_groups(
     """Different groups of live neurons, as many in each layer as the group has, none of them the group itself.
 
     pool    the live neurons of each layer, as bool per place; the group must lie inside.
-    Where there are not `count` such groups, all there are: the p-value then is exact and cannot be made smaller by
-    drawing one group twice.
+    Where there are fewer than `count` such groups, all of them: the p-value is then exact, and no group is drawn twice.
     """
     layers = [layer for layer, places in group.items() if np.any(places)]
     sizes = {layer: int(np.sum(group[layer])) for layer in layers}
@@ -48,7 +47,7 @@ def p_value(observed: float, chance: Array) -> float:
 
 
 def holm(p: Array) -> Array:
-    """p-values after Holm's step-down correction for having asked them all; same shape, never below the raw ones."""
+    """p-values after Holm's step-down correction for testing them all; same shape, never below the raw ones."""
     flat = np.asarray(p, float).reshape(-1)
     order = np.argsort(flat, kind="stable")
     stepped = np.maximum.accumulate(flat[order] * (flat.size - np.arange(flat.size)))
@@ -58,10 +57,10 @@ def holm(p: Array) -> Array:
 
 
 def specific_effect(effects: Array, output: int) -> Array:
-    """How much a group does to this output and to no other: min(M, 1) here less the greatest min(M, 1) elsewhere.
+    """How much a group changes this output and no other: min(M, 1) here minus the greatest min(M, 1) elsewhere.
 
-    Above 1 an output is worse than a constant; counting on would let a half-destroyed group look stronger than a whole
-    one. effects (…, outputs) -> (…).
+    Beyond 1 an output is worse than a constant. Without this bound the ablation of half a group, which can make an
+    output arbitrarily bad, could score higher than that of the whole. effects (…, outputs) -> (…).
     """
     bounded = np.clip(effects, 0.0, 1.0)
     others = np.delete(bounded, output, axis=-1)

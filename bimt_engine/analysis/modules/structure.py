@@ -1,15 +1,15 @@
-"""Groups of hidden neurons inside one piece, as the kept connections alone suggest them: trees, groups, cheapest cuts.
+"""Groups of hidden neurons inside one component, as the kept connections suggest them: trees, groups, cheapest cuts.
 
 Inputs, embedding dimensions, residual streams and outputs are terminals: all parts of a network may read and write
-them, so they do not make one part of two. What ties hidden neurons together:
+them, so sharing one does not join two parts. Two things tie hidden neurons together:
   - a kept connection between them (the parts tied by these alone are *trees*), and
   - a terminal that both read (trees that read a common terminal are one *group*).
-Both are asked for at every depth: with a hidden layer taken as the outputs, only connections up to it count. Where the
-groups are still apart at one layer and tied at a later one, the later layers compose what the groups compute.
+Both are computed at every depth: with a hidden layer taken as the outputs, only connections up to it count. Where the
+groups are still separate at one layer and tied at a later one, the later layers combine what the groups compute.
 
-Structure only proposes; `nested.py` leaves out terminals that hardly move what reads them, and tests what is left by
-cause. The observation that parts of a modular network stand apart inside one connected piece is that of arXiv
-2305.08746, section 3.3; the definitions are ours.
+Structure only proposes groups; `nested.py` ignores terminals that hardly affect their readers, and tests the groups by
+ablation. That a modular network has separate parts inside one connected component was observed in arXiv 2305.08746,
+section 3.3; the definitions are ours.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Depth:
-    """The hidden neurons of all layers up to one, parted into groups, and these into trees."""
+    """The hidden neurons of all layers up to one, divided into groups, and these into trees."""
 
     layer: str
     groups: tuple[Group, ...]
@@ -60,7 +60,7 @@ class Depth:
 
 @dataclass(frozen=True)
 class Cut:
-    """Connections without which one group becomes several, and what the training loss gains without each, summed."""
+    """Connections without which one group becomes several; `cost`: the rises of the loss without each, summed."""
 
     connections: tuple[Connection, ...]
     cost: float
@@ -189,9 +189,9 @@ def cheapest_cut(
 ) -> Cut | None:
     """The cheapest cut of up to MOST_CUT connections that makes two or more groups of one; None where there is none.
 
-    layers    whose neurons are parted: hidden layers, and the output layer where the parts should be modules.
-    costs     what the loss gains without each connection. Cuts are made of the WEAKEST_TRIED cheapest of them.
-    holding   a layer of which each part must have a neuron; each part reads a terminal in any case.
+    layers    whose neurons are divided: hidden layers, and the output layer where the parts should be modules.
+    costs     the rise of the loss without each connection. Cuts are made of the WEAKEST_TRIED cheapest of them.
+    holding   a layer of which each part must have a neuron. Each part must read a terminal in any case.
     """
     graph = TieGraph(wiring, masks, layers)
     whole = graph.groups()

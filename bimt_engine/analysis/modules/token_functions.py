@@ -1,18 +1,18 @@
-"""What the first hidden neurons read of a token: functions of it, whatever basis the embedding happens to have.
+"""What the first hidden neurons read of a token, as functions of the token: independent of the basis of the embedding.
 
-A neuron of the first layer reads f(t) = Σ_c E[t, c]·w[c] of the token t at each position. Turning the dimensions of the
-embedding E by any invertible matrix, and the weights w by its inverse, changes no f and nothing that the network does:
-only the charge for connections prefers some bases. So two parts of a network that compute with different functions of
-the token may well share dimensions, as where one dimension holds a mixture of two irreducible representations. What two
-trees have in common are the squared correlations of the functions that their neurons read; trees are parted where each
-side has most of that within itself, and what reads past whom is measured in the basis in which the groups read apart as
-far as any basis can part them.
+A neuron of the first layer reads f(t) = Σ_c E[t, c]·w[c] of the token t at each position. Multiplying the embedding E
+by any invertible matrix, and the weights w by its inverse, changes neither f nor the outputs of the network; only the
+connection cost prefers some bases. So two parts of a network that compute with different functions of the token may
+share dimensions, for example where one dimension holds a mixture of two irreducible representations. The similarity of
+two trees is the sum of the squared correlations of the functions that their neurons read. Trees are separated where
+most of the similarity lies within each side, and the leak is measured in the basis that separates the groups best.
 
-Not pair by pair: a neuron that reads 90 % of one representation and 10 % of another correlates with those of the other
-by as much as neurons of one representation may with one another, which has many functions (nine for three dimensions).
+Trees are not compared pair by pair: a neuron that reads 90 % of one representation and 10 % of another correlates with
+those of the other by as much as neurons of one representation may with one another, which has many functions (nine for
+three dimensions).
 
-The cuts are those of Kannan, Vempala and Vetta, "On clusterings: good, bad and spectral", J. ACM 51(3), 2004. Their use
-is ours; networks without an embedding keep to the definitions of `nested.py`.
+The cuts follow Kannan, Vempala and Vetta, "On clusterings: good, bad and spectral", J. ACM 51(3), 2004. This
+use of them is ours; networks without an embedding keep to the definitions of `nested.py`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from jaxtyping import Bool, Float, Int
 from bimt_engine.analysis.modules.structure import Depth, Group, merged
 from bimt_engine.networks.network import Network
 
-COMMON = 0.15  # of what a part has in common with any neuron, so much at most with those of others: about half of
-# ½ − 2/π² = 0.30, which the functions of one frequency in all phases have in common across their weakest cut
-SAME_FUNCTION = 0.1  # squared correlation over the tokens: from here on, `tied` takes two functions for the same
-LEAST_READ = 1e-3  # of all that moves a neuron: what it reads of a position below is left out
-WORST_CONDITION = 1e8  # of the embedding: beyond, its dimensions are dependent and no basis is better than its own
+COMMON = 0.15  # of the similarity of a part with all neurons, at most this share is with those of others: about half of
+# ½ − 2/π² = 0.30, which is the share across the weakest cut of the functions of one frequency in all phases
+SAME_FUNCTION = 0.1  # squared correlation over the tokens: from here on, `tied` treats two functions as the same
+LEAST_READ = 1e-3  # of the variance of a neuron: below, what it reads at a position is left out
+WORST_CONDITION = 1e8  # number of the embedding: beyond, its dimensions are dependent and the basis is not changed
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class TokenFunctions:
     neurons: Int[np.ndarray, " functions"]
     functions: Float[np.ndarray, "functions dimensions"]
 
-    def parted(self, depth: Depth) -> tuple[Group, ...]:
-        """The trees of a depth, parted as finely as leaves every part with little in common with the others.
+    def split(self, depth: Depth) -> tuple[Group, ...]:
+        """The trees of a depth, divided as finely as leaves every part with little similarity to the others.
 
         Those with most neurons first. A tree without a neuron of the first layer reads no function and stays alone.
         """
@@ -85,10 +85,10 @@ class TokenFunctions:
         return np.flatnonzero(places[self.neurons]) if places is not None else np.empty(0, int)
 
     def basis(self, groups: Sequence[Group]) -> Float[np.ndarray, "dimensions dimensions"]:
-        """Old coordinates -> those in which the groups read apart as far as possible.
+        """Old coordinates -> those that separate the groups best.
 
-        The functions of all groups are made white together; the eigenvectors of their moments, each group's counted a
-        different number of times, are then the directions of one group where the groups can be parted.
+        The functions of all groups are whitened together. The eigenvectors of their second moments, each group weighted
+        by a different number, are then directions of one group each, where the groups can be separated.
         """
         size = len(self.dimensions)
         moments = []
@@ -101,7 +101,7 @@ class TokenFunctions:
         counted = np.sum([number * white @ m @ white for number, m in enumerate(moments)], axis=0)
         return np.linalg.eigh(counted)[1].T @ white
 
-    def turned(self, network: Network, basis: Float[np.ndarray, "dimensions dimensions"]) -> Network:
+    def in_basis(self, network: Network, basis: Float[np.ndarray, "dimensions dimensions"]) -> Network:
         """The same network, computing the same, with these dimensions of its embedding in another basis."""
         found = copy.deepcopy(network)
         to_new = basis @ self.whitening
@@ -121,7 +121,7 @@ class TokenFunctions:
 def token_functions(network: Network) -> TokenFunctions | None:
     """Of a pruned network that looks tokens up and computes layer by layer; None of every other.
 
-    None, too, where dimensions of the embedding are so dependent that its basis cannot be turned.
+    None, too, where dimensions of the embedding are so dependent that its basis cannot be changed.
     """
     chain = network.wiring.chain
     if chain is None or chain.embedding is None:
@@ -146,10 +146,10 @@ def token_functions(network: Network) -> TokenFunctions | None:
 
 
 def cut_apart(common: Float[np.ndarray, "items items"]) -> list[list[int]]:
-    """Items parted in two again and again, as long as both sides have at most COMMON of their own in common.
+    """Items divided in two repeatedly, as long as at most COMMON of the similarity of both sides is across the cut.
 
-    common   what every two items have in common, and each with itself; symmetric, not negative. An item that has
-             nothing even with itself stays alone.
+    common   similarity of every two items, and of each with itself; symmetric, not negative. An item whose similarity
+             with itself is 0 stays alone.
     """
     alone = [[int(number)] for number in np.flatnonzero(common.diagonal() <= 0)]
     waiting = [np.flatnonzero(common.diagonal() > 0)]
@@ -167,7 +167,7 @@ def cut_apart(common: Float[np.ndarray, "items items"]) -> list[list[int]]:
 
 
 def weakest_cut(common: Float[np.ndarray, "items items"]) -> Bool[np.ndarray, " items"] | None:
-    """One side of the cut across which the least is in common, as a share of the side that has less in all.
+    """One side of the cut with the least similarity across it, as a share of that of the smaller side (conductance).
 
     None where it is more than COMMON. Tried are the cuts along every eigenvector of the normalised Laplacian whose
     eigenvalue is at most twice COMMON: where there is none, by Cheeger's inequality there is no such cut.
@@ -176,8 +176,8 @@ def weakest_cut(common: Float[np.ndarray, "items items"]) -> Bool[np.ndarray, " 
     root = np.sqrt(in_all)
     constant = root / np.linalg.norm(root)
     laplacian = np.eye(len(common)) - common / np.outer(root, root)
-    # The constant, which is an eigenvector to 0 and cuts nothing, is moved out of the way: parts that have nothing in
-    # common have eigenvectors to 0 too, and would be mixed with it.
+    # The constant, an eigenvector of eigenvalue 0 that cuts nothing, is shifted to 3: components without similarity
+    # have eigenvalue 0 too, and their eigenvectors would be mixed with it.
     values, vectors = np.linalg.eigh(laplacian + 3 * np.outer(constant, constant))
     weakest, side = COMMON, None
     for vector in vectors[:, values <= 2 * COMMON].T:

@@ -14,7 +14,7 @@ FEWEST_PARTITIONS = 19  # with fewer other partitions, p cannot fall to 0.05
 MAX_READ = 4  # terminals that are named of one group; more are counted
 MAX_GROUPS_NAMED = 6
 MAX_FORMULA = 28  # characters of a formula that stands in a legend
-PURE = 0.9  # of a group's variance in one representation: then it is called by it
+PURE = 0.9  # of a group's variance in one representation: then it is named after it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
 RELATION_OF_GROUPS = {
@@ -61,7 +61,7 @@ def partition_verdict(partition: Document) -> tuple[str, str | None]:
         return "not supported", f"in the network as trained {did}: pruning made this separation"
     idle = [group["name"] for group in partition["groups"] if not group["works"]]
     if idle:
-        return "not supported", f"to switch off {listed(idle)} moves no output by as much as 1 % of its variance"
+        return "not supported", f"switching off {listed(idle)} changes no output by as much as 1 % of its variance"
     if partition["p"] <= SIGNIFICANT:
         return "supported", None
     if partition["random_partitions"] < FEWEST_PARTITIONS:
@@ -69,15 +69,15 @@ def partition_verdict(partition: Document) -> tuple[str, str | None]:
         others = {0: "is no other partition", 1: "is only one other partition"}.get(
             compared, f"are only {compared} others"
         )
-        return "not testable", f"so few neurons live that there {others} of these sizes to compare with"
-    return "not supported", f"random partitions of the same sizes are as far apart (p = {number(partition['p'])})"
+        return "not testable", f"so few neurons have connections that there {others} of these sizes to compare with"
+    return "not supported", f"random partitions of the same sizes are separated as well (p = {number(partition['p'])})"
 
 
 def partition_statement(partition: Document) -> PartitionStatement:
     """The statement of a stored partition."""
     groups = partition["groups"]
     verdict, reason = partition_verdict(partition)
-    what = f"Up to {spaced(partition['layer'])} the neurons form {counted(len(groups), 'group')} that read apart; "
+    what = f"Up to {spaced(partition['layer'])} the neurons form {counted(len(groups), 'separate group')}; "
     evidence = [
         f"Between two groups the interaction is {_at_most(partition['largest_interaction'])} of an output’s variance, "
         f"in the network as trained {_at_most(partition['trained_largest_interaction'])}.",
@@ -101,11 +101,11 @@ def group_statement(group: Document) -> str:
     trees = f" in {counted(group['trees'], 'tree')}" if group["trees"] > 1 else ""
     said = f"{group['name']}: {counted(len(group['neurons']), 'neuron')}{trees}, reads {terminals(group)}"
     if lies_in := group.get("lies_in"):
-        said += f"; lies to {round(100 * lies_in[0]['share'])} % in {lies_in[0]['name']}"
+        said += f"; {round(100 * lies_in[0]['share'])} % of its variance lies in {lies_in[0]['name']}"
     moved = group["strongest"]
     if moved:
         outputs = [quoted(one["output"]) for one in moved]
-        said += f"; switched off, it moves {listed(outputs)} by {number(moved[0]['effect'])} of the variance"
+        said += f"; switching it off changes {listed(outputs)} by {number(moved[0]['effect'])} of the variance"
         said += f" ({number(moved[0]['trained'])} as trained)"
     for one in computed(group):
         formula = one["formula"]
@@ -142,7 +142,7 @@ def terminals(group: Document) -> str:
 
 
 def cut_statement(cut: Document) -> str:
-    """The cheapest cut: which connections, what it would cost, and what would come of it."""
+    """The cheapest cut: which connections, what it would cost, and which parts it would leave."""
     shown = [f"{c['source']} → {c['target']} (weight {number(c['weight'])})" for c in cut["connections"]]
     rise = cut["loss_change"]
     cost = f"the held-out loss {_changed(rise)}"
@@ -152,14 +152,14 @@ def cut_statement(cut: Document) -> str:
 
 
 def interior_statement(document: Document) -> str:
-    """What is inside the pieces, in one paragraph: the stored field `reading`."""
+    """The groups inside the modules, in one paragraph: the stored field `reading`."""
     if "skipped" in document:
         return skipped_statement("Groups inside the modules", document["skipped"])
     primary = document.get("primary")
     if not any(layer["trees"] for layer in document["layers"]):
         return "There is nothing inside: no hidden neuron is connected."
     if primary is None:
-        said = "No groups stand apart inside: the hidden neurons are one group at every depth."
+        said = "There are no separate groups inside: the hidden neurons are one group at every depth."
         return " ".join([said, *(cut_statement(cut) for cut in document["cuts"][:1])])
     partition = document["partitions"][primary]
     stated = partition_statement(partition)
@@ -173,7 +173,7 @@ def interior_verdict(document: Document) -> str | None:
     partition = document["partitions"][document["primary"]]
     verdict, reason = partition_verdict(partition)
     names = listed([group["name"] for group in partition["groups"]])
-    found = f"Inside, {counted(len(partition['groups']), 'group')} of neurons stand apart ({names}): "
+    found = f"Inside there are {counted(len(partition['groups']), 'separate group')} of neurons ({names}): "
     found += RELATION_OF_GROUPS[partition["kind"]]
     return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
 

@@ -52,7 +52,7 @@ def stability_statement(document: Document) -> StabilityStatement:
     partition = tuple((reads, decides) for reads, decides in partition if decides)
     parts = " | ".join(_arrow(reads, decides) for reads, decides in partition) or "no output is reached"
     said = f"{nothing}. " if empty else ""
-    said += f"{document['agreement']} of {runs} runs part inputs and outputs the same way ({parts})"
+    said += f"{document['agreement']} of {runs} runs divide inputs and outputs the same way ({parts})"
     if document["adjusted_rand"] is not None:
         among = " of those that kept something" if empty else ""
         said += (
@@ -143,7 +143,7 @@ def _largest_harmless(strength: float, document: Document) -> str:
     chosen, rows = strengths.get(strength), document.get("rows")
     said = f"λ {number(strength)} is the largest whose median loss"
     within = f"within {number(document.get('tolerance'))} of the targets’ variance above the best"
-    if chosen is None:  # a document of before, which has no medians
+    if chosen is None:  # a document of an earlier version, which has no medians
         return f"{said} is still harmless ({within})."
     best = min(strengths.values(), key=lambda row: (row["loss"], row["cost_strength"]))
     said += f" on {rows} rows, {number(chosen['loss'])}, is still harmless ({within}"

@@ -34,15 +34,15 @@ FIGURE_LABELS = {
     "fit": "True against predicted values on test examples: a good network lies on the diagonal.",
     "prune-curve": "The loss as connections are taken away, and where the network was cut.",
     "embedding": (
-        "What the network has learned to know of its tokens: their vectors in the irreducible representations of "
+        "What the network has learned about its tokens: their vectors in the irreducible representations of "
         "their group that hold the most, for numbers modulo n its frequencies."
     ),
     "strips": (
-        "What each dimension of the embedding tells apart: one strip for each, with the tokens at their values, and "
+        "What each dimension of the embedding distinguishes: one strip for each, with the tokens at their values, and "
         "the representation that holds the most of it."
     ),
     "features": "What neurons of the first hidden layer respond to in an image: their incoming weights as pictures.",
-    "decision": "Where the classifier of two inputs draws its line.",
+    "decision": "The decision boundary of the classifier of two inputs.",
     "ranks": "Weights from heavy to light: how many are needed, and where the rest begins.",
     "pareto": "Held-out loss against wiring of each run; the line joins the runs that no other beats in both.",
 }
@@ -119,7 +119,7 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
     p_holm = max(stored(effects[output].get("p_holm")) for output in outputs)
     beside = "" if leak is None else f", others by {leak:.2g} at most"
     evidence = (
-        f"{strength}, {apart}, p = {p_holm:.3g} (Holm) in the pruned network, where it is apart by construction",
+        f"{strength}, {apart}, p = {p_holm:.3g} (Holm) in the pruned network, where it is separate by construction",
         f"in the network as trained its neurons move {listed(outputs)} by {stored(module['trained_effect']):.2f} of "
         f"{'its' if len(outputs) == 1 else 'their'} variance{beside}",
     )
@@ -149,7 +149,7 @@ def not_supported(module: Document, modules: int) -> tuple[str, str]:
         )
     if module["all_groups_tried"] and module["random_groups"] < 1 / SIGNIFICANT * modules:
         return "not testable", (
-            f"so few neurons live that only {module['random_groups']} other groups are of the size of "
+            f"so few neurons have connections that only {module['random_groups']} other groups are of the size of "
             f"{name}: chance cannot be ruled out"
         )
     return "not supported", f"random groups of neurons do as well as {name}"
@@ -220,7 +220,7 @@ def communities_statement(document: Document) -> str:
     if document.get("method") == "modules":
         return _modularity_of_parts(document)
     groups, score = len(document["groups"]), document["modularity"]
-    start = f"Leiden parts the weights into {counted(groups, 'group')} (layered Q = {score:.3f})"
+    start = f"Leiden divides the weights into {counted(groups, 'group')} (layered Q = {score:.3f})"
     if not document["nulls"]:
         return f"{start}; no null was drawn, so this says nothing yet."
     p = document["nulls"]["degree_preserving"]["p"]
@@ -249,7 +249,10 @@ def verification_statement(document: Document) -> str:
     checks = document["checks"]
     if document["agrees"]:
         other = [check["what"] for check in checks if not check["agrees"]]
-        note = f" Not the same, and not needed: {', '.join(other)}." if other else ""
-        return f"What was claimed is what the stored weights give.{note}"
+        if not other:
+            return "The stored weights reproduce every claim."
+        return (
+            f"The stored weights reproduce every claim that must agree. Different, as they may be: {', '.join(other)}."
+        )
     wrong = ", ".join(check["what"] for check in checks if check["needed"] and not check["agrees"])
-    return f"The stored weights do not give what was claimed: {wrong}."
+    return f"The stored weights do not reproduce these claims: {wrong}."

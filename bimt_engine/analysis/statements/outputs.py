@@ -52,7 +52,7 @@ def not_learnt(
     """What was not learnt and what may help, in sentences; None where everything was.
 
     Advice is given where the rows bear it out: pruning lost what the trained network knew; the trained network had
-    learnt the rows of its training by heart; or it did not know even these, while its cost held it down.
+    memorised its training rows; or it did not fit even these, while its cost held it down.
 
     tolerance       of pruning. cost_strength: the first that is not zero; None where nothing was charged.
     gain            over a constant answer, as in `metrics.gain_over_constant`; None in older runs.
@@ -161,7 +161,7 @@ def _gain_statement(gain: Document) -> str:
         return f"No pruned network predicted {rows} better."
     return (
         f"The loss of the best pruned network on {rows} is lower by {number(gain['mean'])}, which two standard errors "
-        f"({number(2 * stored(gain['standard_error']))}) do not tell from chance."
+        f"({number(2 * stored(gain['standard_error']))}) do not distinguish from chance."
     )
 
 
@@ -184,16 +184,16 @@ def _advice(missed: Sequence[Document], tolerance: float | None, cost_strength: 
     unknown = [score for score in rest if score["trained_on_training_rows"]["learnt"] is False]
     said = []
     if lost and tolerance is not None:
-        knew = f"The network as trained knew {_which(lost, missed)}; pruning lost it"
+        knew = f"The network as trained predicted {_which(lost, missed)}; pruning lost it"
         said.append(f"{knew}: try a smaller `evidence.tolerance` than {tolerance:g}.")
     if by_heart:
         said.append(
-            f"The network as trained fitted {_which(by_heart, missed)} on the rows of its training only: "
-            "learnt by heart, or there is nothing to learn."
+            f"The network as trained fitted {_which(by_heart, missed)} on its training rows only: "
+            "it memorised them, or there is nothing to learn."
         )
     if unknown and cost_strength is not None:
         said.append(
-            f"The network as trained did not fit {_which(unknown, missed)} even on the rows of its training: "
+            f"The network as trained did not fit {_which(unknown, missed)} even on its training rows: "
             f"if there is something to learn, try smaller cost strengths, such as "
             f"{float(f'{SMALLER_COST * cost_strength:.1g}'):g}."
         )

@@ -104,22 +104,24 @@ def group_representations(document: Document, neurons: Sequence[str]) -> tuple[f
 
 
 def module_representations(document: Document, neurons: Sequence[str]) -> str | None:
-    """Clause: in which representations a module's neurons lie; None where none of them is hidden."""
+    """Clause: which representations hold the variance of a module's neurons; None where none of them is hidden."""
     shares = group_representations(document, neurons)
     if shares is None:
         return None
     where = _in_representations(shares, document["names"])
-    said = "are spread over the representations" if where is None else f"lie {where}"
+    said = (
+        "are spread over the representations" if where is None else f"have {where[0]} of their variance in {where[1]}"
+    )
     return f"its hidden neurons, averaged over pairs with the same product, {said}"
 
 
-def _in_representations(shares: Sequence[float | int], names: Sequence[str]) -> str | None:
-    """To 97% in frequencies 4, 11 and 24; None where a few hold less than half."""
+def _in_representations(shares: Sequence[float | int], names: Sequence[str]) -> tuple[str, str] | None:
+    """("97%", "frequencies 4, 11 and 24"); None where a few hold less than half."""
     named = _worth_naming(shares)
     carried = sum(shares[k] for k in named)
     if carried < CARRIES:
         return None
-    return f"to {percent(carried)} in {representation_names([names[k] for k in named])}"
+    return percent(carried), representation_names([names[k] for k in named])
 
 
 def _worth_naming(shares: Sequence[float | int]) -> list[int]:
@@ -129,7 +131,7 @@ def _worth_naming(shares: Sequence[float | int]) -> list[int]:
 
 
 def _embedding_representations(document: Document) -> str:
-    """Where the tokens lie, and where they would lie by chance: random vectors are spread evenly."""
+    """Which representations hold the variance of the embedding, and how much of that of random vectors they would."""
     shares = document["embedding"]["together"]["shares"]
     if not any(shares):
         return "The embedding is the same for all elements."
@@ -137,16 +139,19 @@ def _embedding_representations(document: Document) -> str:
     if said is None:
         return f"The embedding is spread over its representations: none holds more than {percent(max(shares))}."
     chance = sum(document["subspaces"][k] for k in _worth_naming(shares)) / (document["group"]["order"] - 1)
-    return f"The embedding lies {said}, where random vectors would lie to {percent(chance)}."
+    of, where = said
+    return f"{of} of the embedding’s variance lies in {where}, where random vectors would have {percent(chance)}."
 
 
 def _layer_representations(layer: str, neurons: Sequence[NeuronRepresentation]) -> str:
     pure = [neuron for neuron in neurons if neuron.representation is not None and neuron.share >= PURE]
     all_of, mean = f"{len(neurons)} neurons of {layer}", "averaged over pairs with the same product,"
     if not pure and len(neurons) == 1:
-        return f"The only neuron of {layer}, {mean} does not lie to {percent(PURE)} in one representation."
+        return (
+            f"The only neuron of {layer}, {mean} has less than {percent(PURE)} of its variance in each representation."
+        )
     if not pure:
-        return f"None of the {all_of}, {mean} lies to {percent(PURE)} in one representation."
+        return f"None of the {all_of}, {mean} has {percent(PURE)} of its variance in one representation."
     counts: dict[str, int] = {}
     for neuron in pure:
         counts[str(neuron.representation)] = counts.get(str(neuron.representation), 0) + 1
@@ -156,9 +161,11 @@ def _layer_representations(layer: str, neurons: Sequence[NeuronRepresentation]) 
     )
     if len(neurons) == 1:
         which = f"The only neuron of {layer}"
-    said = f"{which}, {mean} {'lies' if len(pure) == 1 else 'lie'} to {percent(min(n.share for n in pure))}"
+    least, have = percent(min(n.share for n in pure)), "has" if len(pure) == 1 else "have"
+    whose = "its" if len(pure) == 1 else "their"
     ending = ", …" if len(where) > MAX_NAMED else ""
-    return f"{said} or more in one representation: {', '.join(where[:MAX_NAMED])}{ending}."
+    shown = ", ".join(where[:MAX_NAMED])
+    return f"{which}, {mean} {have} {least} or more of {whose} variance in one representation: {shown}{ending}."
 
 
 def representation_names(names: Sequence[str]) -> str:

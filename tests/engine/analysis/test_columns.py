@@ -14,7 +14,7 @@ import sympy
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.modules.effects import Probe, upstream_effects
+from bimt_engine.analysis.modules.effects import Ablator, upstream_effects
 from bimt_engine.analysis.modules.interventions import InterventionError, run_interventions
 from bimt_engine.analysis.report import Evidence
 from bimt_engine.data.dataset import Dataset
@@ -114,28 +114,28 @@ def test_modules_and_their_effects_speak_of_columns() -> None:
 def test_a_column_is_permuted_with_all_its_inputs() -> None:
     data, evidence = trained().data, trained().evidence
     context = AnalysisContext.of(evidence.network, data)
-    probe = Probe(context, evidence.network, seed=0)
+    ablator = Ablator(context, evidence.network, seed=0)
     layer = evidence.network.wiring.input_layer
     seen: list[np.ndarray] = []
-    real = probe.network.forward_with_hooks
+    real = ablator.network.forward_with_hooks
 
     def record(x: Any, hook: Any = None) -> Any:
         seen.append(x.numpy())
         return real(x, hook)
 
-    probe.network.forward_with_hooks = record  # type: ignore[method-assign]
-    upstream_effects(probe, [{"hidden1": np.ones(12, bool)}])
+    ablator.network.forward_with_hooks = record  # type: ignore[method-assign]
+    upstream_effects(ablator, [{"hidden1": np.ones(12, bool)}])
     port = np.flatnonzero(data.column_of == 1)
-    real_rows = {tuple(row) for row in probe.inputs.numpy()[:, port].round(9)}
+    real_rows = {tuple(row) for row in ablator.inputs.numpy()[:, port].round(9)}
     assert len(real_rows) == 4
     assert {tuple(row) for row in seen[1][:, port].round(9)} == real_rows  # no row is of two ports at once
-    changed = [set(np.flatnonzero((x != probe.inputs.numpy()).any(axis=0))) for x in seen]
+    changed = [set(np.flatnonzero((x != ablator.inputs.numpy()).any(axis=0))) for x in seen]
     assert changed[1] == set(port.tolist())
     group = {"input": np.arange(layer.neurons) == int(layer.first_of_run[port[0]])}
-    probe.network.forward_with_hooks = real  # type: ignore[method-assign]
-    _, after = probe.network.forward_with_hooks(probe.inputs, probe.hook([group], "resample"))
+    ablator.network.forward_with_hooks = real  # type: ignore[method-assign]
+    _, after = ablator.network.forward_with_hooks(ablator.inputs, ablator.hook([group], "resample"))
     resampled = after["input"].numpy()
-    assert (resampled != probe.activations["input"].numpy()).any(axis=0).sum() == len(port)
+    assert (resampled != ablator.activations["input"].numpy()).any(axis=0).sum() == len(port)
 
 
 def test_an_intervention_replaces_a_whole_column() -> None:

@@ -54,7 +54,7 @@ def test_an_output_that_is_predicted_has_its_r2_and_another_is_called_not_learnt
     assert words is not None
     assert words.startswith("y2 is not learnt: R² -")
     assert "on 100 validation rows." in words
-    assert "did not fit it even on the rows of its training" in words
+    assert "did not fit it even on its training rows" in words
     assert "try smaller cost strengths, such as 0.0001." in words
     assert words_of([y1], COSTLY, connections=18) is None
 
@@ -63,7 +63,7 @@ def test_no_smaller_cost_strength_is_advised_where_the_rows_were_learnt_by_heart
     network, data = student_and_data()
     by_heart = words_of(scored(network, with_noise_for_y2(data, held_out_only=True)), COSTLY, connections=18)
     assert by_heart is not None
-    assert "fitted it on the rows of its training only" in by_heart
+    assert "fitted it on its training rows only" in by_heart
     assert "cost strengths" not in by_heart
     free = Spec.model_validate(COSTLY.model_dump() | {"training": {"method": "vanilla"}})
     nothing_paid = words_of(scored(network, with_noise_for_y2(data)), free, connections=18)
@@ -108,7 +108,9 @@ def test_what_pruning_lost_is_told_from_what_was_never_known() -> None:
     words = words_of(rows, COSTLY, connections=10)
     assert words is not None
     assert "and no connection leads to it" in words
-    assert "The network as trained knew it; pruning lost it: try a smaller `evidence.tolerance` than 0.01." in words
+    assert (
+        "The network as trained predicted it; pruning lost it: try a smaller `evidence.tolerance` than 0.01." in words
+    )
     assert "cost strengths" not in words
 
 

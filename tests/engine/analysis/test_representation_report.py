@@ -111,7 +111,8 @@ def test_a_planted_embedding_is_said_to_lie_where_it_lies() -> None:
     values = context.values() | {"embedding": matrices(table, part)[:, :, 0] + 0.5}
     document = representation_report(context, values, full_masks(context.wiring, values))
     assert representations_statement(document).embedding == (
-        "The embedding lies to 100% in the 3-dimensional b representation, where random vectors would lie to 39%."
+        "100% of the embedding’s variance lies in the 3-dimensional b representation, "
+        "where random vectors would have 39%."
     )
     constant = context.values() | {"embedding": np.full((24, 3), 0.3)}
     document = representation_report(context, constant, full_masks(context.wiring, constant))
@@ -134,27 +135,28 @@ def document_of(**neurons: list[float]) -> dict:
     }
 
 
-def test_a_layer_is_told_by_its_neurons_that_lie_in_one_representation() -> None:
+def test_a_layer_is_described_by_its_neurons_that_lie_in_one_representation() -> None:
     said = representations_statement(document_of(hidden1_0=[1.0, 0], hidden1_1=[0, 0.92], hidden2_3=[0.5, 0.5]))
     assert said.group == (
         "The group has 6 elements and is not abelian; it has 3 irreducible representations: "
         "trivial, sign and 2-dimensional."
     )
     assert said.layers == (
-        "Both neurons of hidden1, averaged over pairs with the same product, lie to 92% or more in one "
-        "representation: 1 in sign, 1 in 2-dimensional.",
-        "The only neuron of hidden2, averaged over pairs with the same product, does not lie to 90% in one "
-        "representation.",
+        "Both neurons of hidden1, averaged over pairs with the same product, have 92% or more of "
+        "their variance in one representation: 1 in sign, 1 in 2-dimensional.",
+        "The only neuron of hidden2, averaged over pairs with the same product, has less than 90% of its "
+        "variance in each representation.",
     )
     assert said.embedding is None
     assert said.text == " ".join([said.group, *said.layers])
 
 
-def test_a_module_is_told_by_the_variance_of_its_neurons_together() -> None:
+def test_a_module_is_described_by_the_variance_of_its_neurons_together() -> None:
     document = document_of(hidden1_0=[1.0, 0], hidden1_1=[0.5, 0.5])
     assert group_representations(document, ["input:0", "hidden1:0", "hidden1:1"]) == (0, 0.75, 0.25)
     assert module_representations(document, ["hidden1:0"]) == (
-        "its hidden neurons, averaged over pairs with the same product, lie to 100% in the sign representation"
+        "its hidden neurons, averaged over pairs with the same product, have 100% of their variance in "
+        "the sign representation"
     )
     assert module_representations(document, ["input:0", "output:3"]) is None
 

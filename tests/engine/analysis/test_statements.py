@@ -98,15 +98,16 @@ def test_what_could_not_be_tested_is_not_called_unsupported(document: dict) -> N
     stated = [module_statement(module, 2) for module in modules]
     assert {said.verdict for said in stated} == {"not testable"}
     assert stated[0].text.endswith(
-        "; not testable: so few neurons live that only 5 other groups are of the size of A: chance cannot be ruled out"
+        "; not testable: so few neurons have connections that only 5 other groups are of the size of A: "
+        "chance cannot be ruled out"
     )
     modules = [m | {"verdict": s.verdict, "why_not": s.reason} for m, s in zip(modules, stated, strict=True)]
-    assert verdict(modules).startswith("No module is testable: so few neurons live")
+    assert verdict(modules).startswith("No module is testable: so few neurons have connections")
     assert verdict([document["modules"][0], modules[1]]).startswith("Supported: A. Not testable: so few neurons")
     leaking = module_statement(modules[0] | {"trained_leak": 0.3}, 2)
     said = verdict([modules[0] | {"verdict": leaking.verdict, "why_not": leaking.reason}, modules[1]])
     assert said.startswith("No module is supported: in the network as trained")
-    assert ". Not testable: so few neurons live" in said
+    assert ". Not testable: so few neurons have connections" in said
 
 
 def test_a_module_stored_without_effects_keeps_its_sentence() -> None:

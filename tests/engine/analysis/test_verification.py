@@ -54,7 +54,7 @@ def test_true_claims_are_confirmed(run, saved, claims) -> None:
     found = verify(saved, run[1], claims, progress=lambda fraction, note: heard.append(fraction))
     assert found["agrees"], found
     assert disagreeing(found) == []
-    assert found["reading"] == "What was claimed is what the stored weights give."
+    assert found["reading"] == "The stored weights reproduce every claim."
     whats = [check["what"] for check in found["checks"]]
     assert {"the data are those of the run", "modules", "connections", "connections, pruned again"} <= set(whats)
     assert heard == sorted(heard)

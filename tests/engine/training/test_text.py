@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bimt_engine.analysis.context import AnalysisContext, loss_per_example
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.effects import Ablator
 from bimt_engine.analysis.output_scores import scores
 from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
@@ -117,19 +117,19 @@ def test_text_is_pruned_while_it_trains() -> None:
 def test_an_effect_on_a_class_is_that_on_the_steps_of_this_class() -> None:
     network, data = build("text transformer")
     context = AnalysisContext.of(network, as_bytes(data))
-    probe = Probe(context, context.network, seed=0)
+    ablator = Ablator(context, context.network, seed=0)
     hidden = context.wiring.layer("hidden1")
     group = {"hidden1": np.arange(hidden.neurons) < 5}
-    found = probe.effects([group], "zero")
+    found = ablator.effects([group], "zero")
 
     def outputs(cut: bool) -> torch.Tensor:
         def hook(layer: str, activation: torch.Tensor) -> torch.Tensor:
             mask = torch.from_numpy(~group["hidden1"]).double() if cut and layer == "hidden1" else 1.0
             return activation * mask
 
-        return context.network.forward_with_hooks(probe.inputs, hook)[0].detach()
+        return context.network.forward_with_hooks(ablator.inputs, hook)[0].detach()
 
-    before, after, labels = outputs(False), outputs(True), torch.from_numpy(probe.targets)
+    before, after, labels = outputs(False), outputs(True), torch.from_numpy(ablator.targets)
     for number in range(data.targets):
         own = labels == number
         rise = functional.cross_entropy(after[own], labels[own]) - functional.cross_entropy(before[own], labels[own])

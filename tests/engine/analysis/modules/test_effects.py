@@ -16,8 +16,8 @@ from scipy import stats
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
 from bimt_engine.analysis.modules.effects import (
-    DOS,
-    Probe,
+    ABLATIONS,
+    Ablator,
     complement,
     interaction,
     selectivity,
@@ -39,30 +39,30 @@ def test_a_target_predicted_at_several_steps_is_one_claim(name: str) -> None:
     network, data = build(name)
     data = dataclasses.replace(data, predicted_positions=(0, 2))
     subject = AnalysisContext.of(network, data)
-    probe = Probe(subject, subject.network, seed=1)
+    ablator = Ablator(subject, subject.network, seed=1)
     group = {"hidden1": np.arange(subject.wiring.layer("hidden1").places) < 2}
-    [answers] = probe.outputs_without([group], "zero").reshape(1, -1, 2, 2)
-    plain = subject.network(probe.inputs).detach().numpy()[:, [0, 2]]
+    [answers] = ablator.outputs_without([group], "zero").reshape(1, -1, 2, 2)
+    plain = subject.network(ablator.inputs).detach().numpy()[:, [0, 2]]
     lost = ((answers - plain) ** 2).mean(axis=0).sum(axis=0) / plain.var(axis=0).sum(axis=0)
-    np.testing.assert_allclose(probe.effects([group], "zero").matrix, lost[None], rtol=1e-12)
+    np.testing.assert_allclose(ablator.effects([group], "zero").matrix, lost[None], rtol=1e-12)
 
     pruned = prune(subject, tolerance=0.05, refit_evaluations=20, seed=0)
     report = examine_modules(
-        subject, Probe(subject, pruned.network, seed=1), probe, pruned.masks, random_group_count=5, seed=0
+        subject, Ablator(subject, pruned.network, seed=1), ablator, pruned.masks, random_group_count=5, seed=0
     )
     assert all(set(module["effects"]) == set(data.target_names) for module in report.modules)
 
 
-@pytest.mark.parametrize("do", DOS)
+@pytest.mark.parametrize("do", ABLATIONS)
 @pytest.mark.parametrize("name", ["mlp", "classifier", "grid mlp"])
 def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) -> None:
     network, data = build(name)
     subject = AnalysisContext.of(network, data)
-    probe = Probe(subject, subject.network, seed=1)
+    ablator = Ablator(subject, subject.network, seed=1)
     size = subject.wiring.layer("hidden1").neurons
     groups = [{"hidden1": np.arange(size) == slot} for slot in range(size)]
     groups.append({"hidden1": np.arange(size) < 2})
-    matrix = probe.effects(groups, do).matrix
+    matrix = ablator.effects(groups, do).matrix
 
     x = torch.from_numpy(np.concatenate([data.train_inputs, data.test_inputs]))
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) ->
             elif do == "mean":
                 changed[:, places] = first.mean(0)[places]
             else:
-                changed[:, places] = first[probe.partner][:, places]
+                changed[:, places] = first[ablator.partner][:, places]
             return changed
 
         with torch.no_grad():
@@ -92,7 +92,7 @@ def test_effects_agree_with_switching_neurons_off_by_hand(name: str, do: str) ->
 def test_every_example_is_resampled_from_another_one() -> None:
     subject = AnalysisContext.of(*build("mlp"))
     for seed in range(5):
-        partner = Probe(subject, subject.network, seed=seed).partner
+        partner = Ablator(subject, subject.network, seed=seed).partner
         assert (partner != torch.arange(len(partner))).all()
         assert sorted(partner.tolist()) == list(range(len(partner)))
 
@@ -100,38 +100,38 @@ def test_every_example_is_resampled_from_another_one() -> None:
 def test_an_empty_group_does_nothing_and_a_mean_of_everything_leaves_a_constant(architecture: str) -> None:
     network, data = build(architecture)
     subject = AnalysisContext.of(network, data)
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     ends = (subject.wiring.input_layer.name, subject.wiring.output_layer.name)
     sizes = {layer.name: layer.places for layer in subject.wiring.neuron_layers}
     nothing = {layer: np.zeros(size, bool) for layer, size in sizes.items()}
     everything = {layer: np.ones(size, bool) for layer, size in sizes.items() if layer != ends[1]}
-    assert probe.effects([nothing], "zero").matrix == pytest.approx(0.0, abs=1e-20)
-    answers = probe.outputs_without([everything], "zero")
+    assert ablator.effects([nothing], "zero").matrix == pytest.approx(0.0, abs=1e-20)
+    answers = ablator.outputs_without([everything], "zero")
     np.testing.assert_allclose(answers.std(axis=1), 0.0, atol=1e-12)
 
 
 def test_all_groups_at_once_are_the_same_as_one_by_one(architecture: str) -> None:
     network, data = build(architecture)
     subject = AnalysisContext.of(network, data)
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     layer = subject.wiring.neuron_layers[1].name
     size = subject.wiring.layer(layer).places
     groups = [{layer: np.arange(size) == slot} for slot in range(size)]
-    for do in DOS:
-        together = probe.effects(groups, do).matrix
-        alone = np.concatenate([probe.effects([group], do).matrix for group in groups])
+    for do in ABLATIONS:
+        together = ablator.effects(groups, do).matrix
+        alone = np.concatenate([ablator.effects([group], do).matrix for group in groups])
         np.testing.assert_allclose(together, alone, rtol=1e-8, atol=1e-14)
 
 
 def test_class_effects_are_the_rise_of_cross_entropy_on_the_examples_of_the_class() -> None:
     network, data = build("classifier")
     subject = AnalysisContext.of(network, data)
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     group = {"hidden1": np.arange(8) == 3}
-    effects = probe.effects([group], "zero")
+    effects = ablator.effects([group], "zero")
     y = torch.from_numpy(np.concatenate([data.train_targets, data.test_targets]))
-    after = torch.from_numpy(probe.outputs_without([group], "zero")[0])
-    before = torch.from_numpy(probe.outputs)
+    after = torch.from_numpy(ablator.outputs_without([group], "zero")[0])
+    before = torch.from_numpy(ablator.outputs)
     for label in range(4):
         of = y == label
         rise = torch.nn.functional.cross_entropy(after[of], y[of]) - torch.nn.functional.cross_entropy(
@@ -156,16 +156,16 @@ def test_two_modules_are_exclusive_sufficient_and_do_not_interact() -> None:
         ("A", (0, 2), (0,), 9),
         ("B", (1, 3), (1,), 9),
     ]
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     groups = [{n: p for n, p in m.places.items() if n.startswith("hidden")} for m in modules]
     whole = union(*groups)
-    for do in DOS:
-        matrix = probe.effects(groups, do).matrix
+    for do in ABLATIONS:
+        matrix = ablator.effects(groups, do).matrix
         assert matrix[0, 1] == matrix[1, 0] == 0.0
         assert min(matrix[0, 0], matrix[1, 1]) > 0.5
-    np.testing.assert_allclose(np.diag(sufficiency(probe, groups, whole)), 1.0, atol=1e-12)
-    np.testing.assert_allclose(interaction(probe, groups), 0.0, atol=1e-12)
-    upstream = upstream_effects(probe, groups)
+    np.testing.assert_allclose(np.diag(sufficiency(ablator, groups, whole)), 1.0, atol=1e-12)
+    np.testing.assert_allclose(interaction(ablator, groups), 0.0, atol=1e-12)
+    upstream = upstream_effects(ablator, groups)
     assert (upstream[[1, 3], 0] == 0).all()
     assert (upstream[[0, 2], 1] == 0).all()
     assert (upstream[[0, 2], 0] > 0.05).all()
@@ -176,14 +176,16 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
     subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
     report = examine_modules(
-        subject, Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0), pruned.masks,
+        subject, Ablator(subject, pruned.network, seed=0), Ablator(subject, subject.network, seed=0), pruned.masks,
         random_group_count=200, seed=0,
     )  # fmt: skip
     assert report.supported == 2
     assert report.verdict == "Both modules are supported: A and B."
     assert report.modules[0]["reading"].startswith("module A reads x1 and x3, decides y1, nothing else: effect 1.0")
     first = report.modules[0]
-    assert "in the pruned network, where it is apart by construction; in the network as trained its" in first["reading"]
+    assert (
+        "in the pruned network, where it is separate by construction; in the network as trained its" in first["reading"]
+    )
     assert first["reading"].endswith(
         f"neurons move y1 by {first['effects']['y1']['trained']:.2f} of its variance, others by "
         f"{first['effects']['y2']['trained']:.2g} at most"
@@ -199,8 +201,8 @@ def test_a_module_has_the_p_values_of_the_matrix_both_raw_and_corrected() -> Non
     network, data = student_and_data()
     subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
-    probes = Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0)
-    report = examine_modules(subject, *probes, pruned.masks, random_group_count=200, seed=0)
+    ablators = Ablator(subject, pruned.network, seed=0), Ablator(subject, subject.network, seed=0)
+    report = examine_modules(subject, *ablators, pruned.masks, random_group_count=200, seed=0)
     for row, module in enumerate(report.modules):
         for column, target in enumerate(report.effects["outputs"]):
             found = module["effects"][target]
@@ -221,7 +223,7 @@ def test_a_separation_that_pruning_made_is_not_supported() -> None:
     clean = AnalysisContext.of(teacher(), data)
     masks = {name: value != 0 for name, value in clean.values().items() if name.startswith("weights")}
     report = examine_modules(
-        trained, Probe(clean, clean.network, seed=0), Probe(trained, trained.network, seed=0), masks,
+        trained, Ablator(clean, clean.network, seed=0), Ablator(trained, trained.network, seed=0), masks,
         random_group_count=200, seed=0,
     )  # fmt: skip
     assert report.supported == 0
@@ -233,7 +235,7 @@ def test_a_network_in_one_piece_has_no_separate_module() -> None:
     subject = AnalysisContext.of(network, data)
     pruned = prune(subject, tolerance=5e-4)
     report = examine_modules(
-        subject, Probe(subject, pruned.network, seed=0), Probe(subject, subject.network, seed=0), pruned.masks,
+        subject, Ablator(subject, pruned.network, seed=0), Ablator(subject, subject.network, seed=0), pruned.masks,
         random_group_count=50, seed=0,
     )  # fmt: skip
     assert report.supported == 0
@@ -351,14 +353,14 @@ def test_a_specific_effect_counts_no_more_than_all_there_is() -> None:
 def test_p_is_uniform_when_the_module_is_itself_a_random_group() -> None:
     network = teacher(residue=0.7, hidden=14, seed=5)
     subject = AnalysisContext.of(network, data_of(network))
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     pool = {"hidden1": np.ones(14, bool), "hidden2": np.ones(14, bool)}
     draw = np.random.default_rng(0)
     found = []
     for _ in range(300):
         group = {layer: np.isin(np.arange(14), draw.choice(14, 4, replace=False)) for layer in pool}
         chance = random_groups(group, pool, 99, generator=draw)
-        own, others = (specific_effect(probe.effects(g, "mean").matrix, 0) for g in ([group], chance))
+        own, others = (specific_effect(ablator.effects(g, "mean").matrix, 0) for g in ([group], chance))
         found.append(p_value(float(own[0]), others))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 

@@ -7,7 +7,7 @@ from scipy.stats import kstest
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.modules.effects import Probe, ablation_effects
+from bimt_engine.analysis.modules.effects import Ablator, ablation_effects
 from bimt_engine.analysis.modules.interior import examine_interior, with_groups
 from bimt_engine.analysis.modules.nested import (
     INTERACTS,
@@ -40,15 +40,15 @@ TIED = (*SUM, (0, 4, 0, 0.03))
 
 
 def subject(connections, *, residue: float = 0.0):
-    """Context, values, masks and probes of a teacher, and of the same network with residue, as if it were trained."""
+    """Context, values, masks and ablators of a teacher, and of the same network with residue, as if it were trained."""
     network = teacher(connections)
     data = data_of(network)
     context = AnalysisContext.of(teacher(connections, residue=residue), data)
     pruned = AnalysisContext.of(network, data)
     values = pruned.values()
     masks = {w.parameter: values[w.parameter] != 0 for w in pruned.wiring.weight_layers}
-    probes = Probe(pruned, pruned.network, seed=0), Probe(context, context.network, seed=0)
-    return pruned, values, masks, probes
+    ablators = Ablator(pruned, pruned.network, seed=0), Ablator(context, context.network, seed=0)
+    return pruned, values, masks, ablators
 
 
 def slots(group) -> dict[str, list[int]]:
@@ -74,9 +74,9 @@ def test_trees_and_groups_at_every_depth():
 
 
 def test_groups_that_are_added_up_are_found_inside_one_piece():
-    context, values, masks, probes = subject(SUM, residue=RESIDUE)
+    context, values, masks, ablators = subject(SUM, residue=RESIDUE)
     document = examine_interior(
-        context, *probes, values, masks, module_of={"hidden1:0": "A", "hidden1:4": "A"}, costs={}
+        context, *ablators, values, masks, module_of={"hidden1:0": "A", "hidden1:4": "A"}, costs={}
     )
     partition = document["partitions"][document["primary"]]
     assert (partition["layer"], partition["kind"]) == ("hidden2", "sum")
@@ -90,7 +90,7 @@ def test_groups_that_are_added_up_are_found_inside_one_piece():
     assert partition["verdict"] == "not testable"
     assert "to compare with" in partition["why_not"]
     assert partition_statement(partition).text == partition["reading"]
-    assert "Inside, 2 groups" in interior_verdict(document)
+    assert "Inside there are 2 separate groups" in interior_verdict(document)
     graph = with_groups(extract_graph(context, values, masks), document)
     assert graph.part_of["hidden1:0"] == graph.part_of["input:0"] != graph.part_of["input:1"]
     assert "output:0" not in graph.part_of
@@ -100,40 +100,40 @@ def test_groups_that_are_added_up_are_found_inside_one_piece():
 
 
 def test_groups_that_later_layers_combine_are_a_composition():
-    context, values, masks, probes = subject(COMPOSED)
-    document = examine_interior(context, *probes, values, masks, module_of={}, costs={})
+    context, values, masks, ablators = subject(COMPOSED)
+    document = examine_interior(context, *ablators, values, masks, module_of={}, costs={})
     kinds = {(p["layer"], p["kind"]): [len(g["neurons"]) for g in p["groups"]] for p in document["partitions"]}
     assert kinds == {("hidden1", "composition"): [2, 2]}
     assert document["partitions"][0]["largest_interaction"] > INTERACTS
 
 
 def test_groups_that_interact_are_merged():
-    context, _, masks, (probe, _) = subject(COMPOSED)
+    context, _, masks, (ablator, _) = subject(COMPOSED)
     groups = depths(context.wiring, masks)[0].groups
     assert len(groups) == 2
-    assert len(merge_interacting(probe, groups)) == 1
-    context, _, masks, (probe, _) = subject(SUM)
+    assert len(merge_interacting(ablator, groups)) == 1
+    context, _, masks, (ablator, _) = subject(SUM)
     groups = depths(context.wiring, masks)[0].groups
-    assert len(merge_interacting(probe, groups)) == 2
+    assert len(merge_interacting(ablator, groups)) == 2
 
 
 def test_interaction_is_the_mixed_difference():
-    context, _, masks, (probe, _) = subject(COMPOSED)
+    context, _, masks, (ablator, _) = subject(COMPOSED)
     groups = [g.places for g in depths(context.wiring, masks)[0].groups]
-    effects, interaction = joint_effects(probe, groups)
+    effects, interaction = joint_effects(ablator, groups)
     both = {"hidden1": groups[0]["hidden1"] | groups[1]["hidden1"]}
-    y, a, b, ab = probe.outputs, *(probe.outputs_without([g], "mean")[0] for g in (*groups, both))
+    y, a, b, ab = ablator.outputs, *(ablator.outputs_without([g], "mean")[0] for g in (*groups, both))
     assert np.allclose(interaction[0, 1], ((ab - a - b + y) ** 2).mean(axis=0) / y.var(axis=0))
     assert np.allclose(effects[0], ((a - y) ** 2).mean(axis=0) / y.var(axis=0))
 
 
 def test_a_separation_that_pruning_made_is_not_supported():
-    pruned, values, masks, (probe, _) = subject(SUM)
+    pruned, values, masks, (ablator, _) = subject(SUM)
     mixed = [(layer, target, source, value) for layer, target, source, value in SUM]
     crossing = [(0, 0, 1, 1.5), (0, 1, 3, 1.5), (0, 4, 0, 1.5), (0, 5, 2, 1.5), (1, 0, 4, 1.5), (1, 4, 0, 1.5)]
     trained = AnalysisContext.of(teacher((*mixed, *crossing)), pruned.dataset)
     document = examine_interior(
-        pruned, probe, Probe(trained, trained.network, seed=0), values, masks, module_of={}, costs={}
+        pruned, ablator, Ablator(trained, trained.network, seed=0), values, masks, module_of={}, costs={}
     )
     partition = document["partitions"][document["primary"]]
     assert partition["verdict"] == "not supported"
@@ -143,10 +143,10 @@ def test_a_separation_that_pruning_made_is_not_supported():
 @pytest.mark.parametrize(("weight", "groups"), [(0.03, 2), (0.1, 1)])
 def test_a_terminal_ties_only_what_it_moves_by_a_thousandth(weight, groups):
     """x1 moves hidden1:4 by 2e-4 of its variance, or by 2e-3."""
-    context, _, masks, probes = subject((*SUM, (0, 4, 0, weight)))
+    context, _, masks, ablators = subject((*SUM, (0, 4, 0, weight)))
     [found] = {len(depth.groups) for depth in depths(context.wiring, masks)}
     assert found == 1  # the structure alone ties them in both cases
-    at, partitions = partitions_of(*probes, depths(context.wiring, masks), seed=0)
+    at, partitions = partitions_of(*ablators, depths(context.wiring, masks), seed=0)
     assert [len(depth.groups) for depth in at] == [groups, groups]
     sums = [partition for partition in partitions if partition.kind == "sum"]
     assert [len(partition.groups) for partition in sums] == ([2] if groups == 2 else [])
@@ -154,14 +154,14 @@ def test_a_terminal_ties_only_what_it_moves_by_a_thousandth(weight, groups):
 
 
 def test_the_cheapest_cut_names_the_connection_that_ties_two_groups():
-    context, values, masks, probes = subject(TIED)
+    context, values, masks, ablators = subject(TIED)
     costs = ablation_effects(context, values, masks)
     names = [layer.name for layer in context.wiring.hidden_layers]
     cut = cheapest_cut(context.wiring, masks, names, costs)
     assert cut is not None
     assert cut.connections == (("weights.0", 4, 0),)
     assert sorted(map(read, cut.parts), key=min) == [{0, 2}, {1, 3}]
-    document = examine_interior(context, *probes, values, masks, module_of={}, costs=costs)
+    document = examine_interior(context, *ablators, values, masks, module_of={}, costs=costs)
     inside = next(c for c in document["cuts"] if c["level"] == "inside")
     assert "x1 → hidden1:4 (weight 0.03)" in cut_statement(inside)
     for change, said in ((0.25, "rises by 25%"), (-0.5, "falls by 50%"), (3e27, "becomes 3·10²⁷ times as large")):
@@ -171,9 +171,9 @@ def test_the_cheapest_cut_names_the_connection_that_ties_two_groups():
 
 def test_nearly_two_modules_at_the_outputs_are_told():
     tied = (*TWO_MODULES, (1, 4, 0, 0.02))
-    context, values, masks, probes = subject(tied)
+    context, values, masks, ablators = subject(tied)
     costs = ablation_effects(context, values, masks)
-    document = examine_interior(context, *probes, values, masks, module_of={}, costs=costs)
+    document = examine_interior(context, *ablators, values, masks, module_of={}, costs=costs)
     (cut,) = [c for c in document["cuts"] if c["level"] == "outputs"]
     assert [c["key"] for c in cut["connections"]] == ["weights.1[4,0]"]
 
@@ -184,9 +184,9 @@ def test_reading_is_the_share_of_each_terminal():
     )
     assert reading.leak([0, 0]) == pytest.approx(0)
     assert reading.leak([0, 1]) == pytest.approx(0.25)  # half of what the second reads is the first's
-    context, _, masks, (probe, _) = subject(SUM)
+    context, _, masks, (ablator, _) = subject(SUM)
     live = {"hidden1": depths(context.wiring, masks)[0].groups[0].places["hidden1"]}
-    measured = measure_reading(probe, live, [("input", slot) for slot in range(4)])
+    measured = measure_reading(ablator, live, [("input", slot) for slot in range(4)])
     assert (measured.share[:, [0, 2]] > 0.05).all()
     assert (measured.share[:, [1, 3]] == 0).all()
 
@@ -222,26 +222,26 @@ def test_a_stream_is_a_terminal_and_a_head_is_one_tree():
 @pytest.mark.slow
 def test_p_is_uniform_for_partitions_that_are_random_themselves():
     """Under the null the partition that is tested is one of the random ones."""
-    context, _, _masks, (probe, _) = subject(COMPOSED)
+    context, _, _masks, (ablator, _) = subject(COMPOSED)
     wide = teacher([(0, i, j, 1.0 + 0.1 * i - 0.2 * j) for i in range(8) for j in range(4)]
                    + [(1, i, j, 0.7 - 0.1 * i + 0.05 * j * i) for i in range(8) for j in range(8)]
                    + [(2, o, j, 0.5 + 0.1 * j - 0.3 * o) for o in range(2) for j in range(8)])  # fmt: skip
     context = AnalysisContext.of(wide, data_of(wide))
-    probe = Probe(context, context.network, seed=0)
+    ablator = Ablator(context, context.network, seed=0)
     live = {"hidden1": np.ones(8, bool), "hidden2": np.ones(8, bool)}
-    reading = measure_reading(probe, live, [("input", slot) for slot in range(4)])
+    reading = measure_reading(ablator, live, [("input", slot) for slot in range(4)])
     half = {"hidden1": np.arange(8) < 4, "hidden2": np.arange(8) < 4}
     rest = {layer: ~places for layer, places in half.items()}
     tested = random_partitions([half, rest], 200, generator=np.random.default_rng(1))
-    found = [chance(probe, reading, "sum", parts, count=39, seed=n)[0] for n, parts in enumerate(tested)]
+    found = [chance(ablator, reading, "sum", parts, count=39, seed=n)[0] for n, parts in enumerate(tested)]
     assert kstest(found, "uniform").pvalue > 1e-3
 
 
 def test_equal_seeds_give_equal_documents():
-    context, values, masks, probes = subject(SUM, residue=RESIDUE)
+    context, values, masks, ablators = subject(SUM, residue=RESIDUE)
     first, second = (
-        examine_interior(context, *probes, values, masks, module_of={}, costs={}, seed=3) for _ in range(2)
+        examine_interior(context, *ablators, values, masks, module_of={}, costs={}, seed=3) for _ in range(2)
     )
     assert first == second
-    _, partitions = partitions_of(*probes, depths(context.wiring, masks), seed=3)
+    _, partitions = partitions_of(*ablators, depths(context.wiring, masks), seed=3)
     assert partitions[0].p == first["partitions"][0]["p"]

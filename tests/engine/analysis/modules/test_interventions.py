@@ -9,7 +9,7 @@ import torch
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.hooked_network import as_tensor
 from bimt_engine.analysis.intervention_request import InterventionError
-from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.effects import Ablator
 from bimt_engine.analysis.modules.interventions import Change, Intervention
 from bimt_engine.analysis.numpy_mlp import NumpyMlp
 from tests.engine.analysis.teachers import data_of, teacher
@@ -99,7 +99,7 @@ def test_a_module_is_its_inner_neurons_and_agrees_with_its_effect() -> None:
     done = Intervention(subject, subject.values(), modules=modules)
     (outcome,) = done.run([[Change("module", "A", "mean")]])
     group = {"hidden1": np.arange(8) < 2, "hidden2": np.arange(8) < 2}
-    effects = Probe(subject, subject.network, seed=0).effects([group], "mean").matrix[0]
+    effects = Ablator(subject, subject.network, seed=0).effects([group], "mean").matrix[0]
     assert outcome.effects == pytest.approx({"y1": effects[0], "y2": effects[1]})
     assert outcome.effects["y2"] == 0.0
 

@@ -118,7 +118,7 @@ def test_runs_that_agree_are_counted_and_told(documents) -> None:
     found = stability(documents)
     assert (found["runs"], found["agreement"]) == (4, 3)
     assert found["partition"] == [["in x1", "in x3", "out y1"], ["in x2", "in x4", "out y2"]]
-    assert found["reading"].startswith("3 of 4 runs part inputs and outputs the same way (x1, x3 → y1 | x2, x4 → y2)")
+    assert found["reading"].startswith("3 of 4 runs divide inputs and outputs the same way (x1, x3 → y1 | x2, x4 → y2)")
     assert [m["met_in"] for m in found["modules"]] == [4, 4]  # what joins the two overlaps with both
     assert found["modules"][0]["same_ends_in"] == 3
     assert found["modules"][0]["supported_in"] == 3
@@ -151,7 +151,7 @@ def test_runs_that_kept_nothing_do_not_outvote_those_that_found_something(docume
     found = stability([nothing, documents[0], nothing, documents[1], nothing])
     assert (found["runs"], found["empty"], found["agreement"], found["reference"]) == (5, 3, 2, 1)
     assert found["reading"].startswith(
-        "3 of 5 runs kept no connection, so they have no modules. 2 of 5 runs part inputs and outputs the same way"
+        "3 of 5 runs kept no connection, so they have no modules. 2 of 5 runs divide inputs and outputs the same way"
     )
     assert [m["same_ends_in"] for m in found["modules"]] == [2, 2]
     assert found["adjusted_rand"] == pytest.approx(1.0)
@@ -179,7 +179,7 @@ def test_every_cost_strength_is_compared_with_itself_alone(documents, nothing) -
     assert middle["adjusted_rand"] == pytest.approx(1.0)
     assert [of["reference"] for of in (low, middle, high)] == [0, 1, None]
     assert middle["partition"] == stability(documents[:2])["partition"]
-    assert "At λ 0.01: 2 of 2 runs part inputs and outputs the same way" in found["reading"]
+    assert "At λ 0.01: 2 of 2 runs divide inputs and outputs the same way" in found["reading"]
     assert "At λ 0.1: 1 of 1 runs kept no connection" in found["reading"]
     json.dumps(found, allow_nan=False)
     alone = stability([at(document, 0.01) for document in documents])

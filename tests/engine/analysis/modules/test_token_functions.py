@@ -6,7 +6,7 @@ import torch
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.evidence import gather_evidence
-from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.effects import Ablator
 from bimt_engine.analysis.modules.nested import measure_reading, partitions_of
 from bimt_engine.analysis.modules.structure import depths
 from bimt_engine.analysis.modules.token_functions import COMMON, cut_apart, token_functions, weakest_cut
@@ -58,9 +58,9 @@ def test_groups_that_share_every_dimension_are_parted_by_what_they_read(mixed):
     (depth,) = depths(context.wiring, masks)
     assert len(depth.groups) == (1 if mixed else 2)  # by dimensions, mixing ties all of them
     functions = token_functions(network)
-    groups = functions.parted(depth)
+    groups = functions.split(depth)
     assert neurons_of(groups) == neurons_of(functions.tied(depth)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
-    turned = functions.turned(network, functions.basis(groups))
+    turned = functions.in_basis(network, functions.basis(groups))
     with torch.no_grad():
         inputs = torch.from_numpy(context.dataset.train_inputs)
         assert torch.allclose(turned(inputs), network(inputs), atol=1e-5)
@@ -74,14 +74,14 @@ def test_neurons_that_read_a_little_of_the_other_group_are_parted_though_some_tw
     context, network, masks = planted(np.eye(WIDTH), strayed=0.03)
     (depth,) = depths(context.wiring, masks)
     functions = token_functions(network)
-    assert neurons_of(functions.parted(depth)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert neurons_of(functions.split(depth)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert len(functions.tied(depth)) == 1, "pair by pair they are one group"
 
 
 def test_neurons_that_read_as_much_of_both_are_one_group():
     context, network, masks = planted(np.eye(WIDTH), strayed=0.3)
     (depth,) = depths(context.wiring, masks)
-    assert len(token_functions(network).parted(depth)) == 1
+    assert len(token_functions(network).split(depth)) == 1
 
 
 @pytest.mark.parametrize("neurons", [3, 4, 7, 40])
@@ -121,14 +121,14 @@ def test_specs_of_before_are_examined_by_their_own_rule(version, tied_by):
 def test_partitions_of_a_mixed_embedding_leak_nothing_between_groups():
     mixing = np.random.default_rng(3).normal(size=(WIDTH, WIDTH))
     context, network, masks = planted(mixing)
-    probes = Probe(context, network, seed=0), Probe(context, network, seed=0)
+    ablators = Ablator(context, network, seed=0), Ablator(context, network, seed=0)
     proposed = depths(context.wiring, masks)
-    found, partitions = partitions_of(*probes, proposed, seed=0)
+    found, partitions = partitions_of(*ablators, proposed, seed=0)
     assert neurons_of(found[0].groups) == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert partitions, "the groups are told"
     assert all(partition.leak < 1e-6 for partition in partitions)
     group = proposed[0].groups[0]
-    by_dimension = measure_reading(probes[0], group.places, sorted(group.terminals))
+    by_dimension = measure_reading(ablators[0], group.places, sorted(group.terminals))
     labels = [0] * 4 + [1] * 4
     assert by_dimension.leak(labels) > 0.1, "by dimensions the same groups would seem to read the same"
 
@@ -136,8 +136,8 @@ def test_partitions_of_a_mixed_embedding_leak_nothing_between_groups():
 def test_documents_of_before_are_examined_by_dimensions():
     mixing = np.random.default_rng(3).normal(size=(WIDTH, WIDTH))
     context, network, masks = planted(mixing)
-    probes = Probe(context, network, seed=0), Probe(context, network, seed=0)
-    found, partitions = partitions_of(*probes, depths(context.wiring, masks), tied_by="dimensions", seed=0)
+    ablators = Ablator(context, network, seed=0), Ablator(context, network, seed=0)
+    found, partitions = partitions_of(*ablators, depths(context.wiring, masks), tied_by="dimensions", seed=0)
     assert (len(found[0].groups), partitions) == (1, [])
 
 

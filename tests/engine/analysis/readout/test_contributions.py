@@ -7,7 +7,7 @@ import pytest
 import sympy
 
 from bimt_engine.analysis.context import AnalysisContext
-from bimt_engine.analysis.modules.effects import Probe
+from bimt_engine.analysis.modules.effects import Ablator
 from bimt_engine.analysis.modules.interior import examine_interior
 from bimt_engine.analysis.readout.formulas import places_of, with_group_formulas
 from bimt_engine.analysis.readout.verdicts import r_squared
@@ -26,9 +26,9 @@ def examined(data: Dataset):
     subject = AnalysisContext.of(student(data), data)
     values = subject.values()
     masks = {w.parameter: values[w.parameter] != 0 for w in subject.wiring.weight_layers}
-    probe = Probe(subject, subject.network, seed=0)
+    ablator = Ablator(subject, subject.network, seed=0)
     letters = {f"hidden1:{slot}": "A" for slot in range(16)}
-    return subject, values, examine_interior(subject, probe, probe, values, masks, module_of=letters, costs={})
+    return subject, values, examine_interior(subject, ablator, ablator, values, masks, module_of=letters, costs={})
 
 
 @pytest.fixture(scope="module")
