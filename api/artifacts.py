@@ -73,7 +73,7 @@ class SnapshotWeights(ResponseModel):
         description="Neuron layers with `neurons`, `copies` and `positions` of the slots; null in older snapshots.",
     )
     connections: list[dict[str, Any]] | None = Field(
-        default=None, description="Of each weight matrix the layers that it joins: `parameter`, `source`, `target`."
+        default=None, description="For each weight matrix the layers that it joins: `parameter`, `source`, `target`."
     )
 
 
@@ -109,7 +109,7 @@ class EmbeddingOut(ResponseModel):
     dimensions: list[dict[str, Any]] = Field(description="slot, neuron, and whether the network still reads it.")
     vectors: list[list[float]]
     planes: list[dict[str, Any]] = Field(
-        description="The parts in the irreducible representations that hold the most: name, frequency (of a cyclic "
+        description="Their parts in the irreducible representations that hold the most: name, frequency (for a cyclic "
         "group; else null), share of the variance, points of the tokens along one to three directions."
     )
 
@@ -130,7 +130,7 @@ class ProbeOut(ResponseModel):
     connections: list[dict[str, Any]]
     parameters: dict[str, Numbers]
     orders: dict[str, list[int]]
-    steps: list[int] | None = Field(default=None, description="Of sequences: the steps whose outputs count.")
+    steps: list[int] | None = Field(default=None, description="For sequences: the steps whose outputs count.")
     output_weights: list[float] | None = Field(
         default=None, description="What the squared error of each output is multiplied by; null: 1 each."
     )
@@ -197,12 +197,12 @@ class StabilityOut(ResponseModel):
     """How far the runs of a job agree."""
 
     stability: dict[str, Any] = Field(
-        description="`empty`: runs that kept no connection. `agreement`: runs that part inputs and outputs in the most "
-        "common way, `partition`. Of each of `modules`, `met_in` counts the runs with a module that moves some of the "
-        "same outputs, `same_ends_in` those whose module has exactly the same inputs and outputs, and `supported_in` "
-        "those of these in which it is supported. `interior`: of the `examined` runs, `counted_in` have so many "
-        "supported `groups` inside their modules, and `same_roles_in` of these have the same `roles`: what they "
-        "read and move, or their irreducible representation. `reading` says it in sentences."
+        description="`empty`: runs that kept no connection. `agreement`: runs that divide inputs and outputs in the "
+        "most common way, `partition`. For each of `modules`, `met_in` counts the runs with a module that moves some "
+        "of the same outputs, `same_ends_in` those whose module has exactly the same inputs and outputs, and "
+        "`supported_in` those of these in which it is supported. `interior`: of the `examined` runs, `counted_in` have "
+        "this number of supported `groups` inside their modules, and `same_roles_in` of these have the same `roles`: "
+        "what they read and move, or their irreducible representation. `reading` says it in sentences."
     )
 
 
@@ -360,7 +360,7 @@ def run_snapshot(path: SnapshotPath) -> Response:
 
 @api.route("get", "/jobs/<string:job_id>/pareto", answers={200: ParetoOut, 202: NOT_YET}, **MAKING)
 def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
-    """Loss, wiring and modularity of its runs: which are efficient, the knee, and the largest harmless λ."""
+    """Loss, wiring and modularity of its runs: the Pareto front, its knee, and the largest harmless λ."""
     found = _of_job(path.job_id, "pareto", query.wait, tolerance=query.tolerance)
     return found if isinstance(found, Response) else answer(ParetoOut.model_validate(found))
 
@@ -372,7 +372,7 @@ def job_pareto(path: JobPath, query: ParetoQuery) -> Response:
     **MAKING,
 )
 def job_pareto_figure(path: JobFigurePath, query: WaitQuery) -> Response:
-    """Loss against wiring of its runs as a picture: a dot for each run, the efficient ones joined."""
+    """Loss against wiring of its runs as a picture: a dot for each run, the Pareto front joined."""
     found = _of_job(path.job_id, "pareto", query.wait, figure="pareto.svg", tolerance=None)
     if isinstance(found, Response):
         return found

@@ -70,7 +70,7 @@ def _object(like: str) -> BeforeValidator:
 
 
 class Roles(RequestModel):
-    """What the columns of an uploaded table are for. What is left out keeps what the upload understood."""
+    """The roles of the columns of an uploaded table. What is left out stays as the upload was understood."""
 
     inputs: list[Column] | None = Field(
         default=None, min_length=1, max_length=10_000, description="Columns to read; null: all that are not targets."
@@ -85,7 +85,7 @@ class Roles(RequestModel):
     )
     standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
     context: int | None = Field(
-        default=None, ge=2, le=MAX_CONTEXT, description=f"Of text: bytes of one example; null: {CONTEXT}."
+        default=None, ge=2, le=MAX_CONTEXT, description=f"For text: bytes of one example; null: {CONTEXT}."
     )
     columns: Annotated[dict[Column, ColumnSpec], _object('{"when": {"type": "date"}}')] = Field(
         default={},
@@ -174,7 +174,9 @@ class PreviewColumn(ResponseModel):
 
     name: str
     type: str = Field(description="number, integer, boolean, category, date, text or index.")
-    missing: int | None = Field(default=None, description="Cells without a value; null: of arrays, old previews.")
+    missing: int | None = Field(
+        default=None, description="Cells without a value; null: for arrays and in old previews."
+    )
     notation: str | None = Field(default=None, description="How its numbers or dates are written, by an example.")
     notes: list[str] = Field(default=[], description="How it was read, where that is not obvious.")
     min: float | None = None
@@ -189,8 +191,8 @@ class PreviewColumn(ResponseModel):
     )
     bins: list[int] | None = Field(
         default=None,
-        description="Of numbers and dates: how many lie in each of up to 20 equal parts of their range; "
-        "null: one value only, arrays, columns beyond the first 300, old previews.",
+        description="For numbers and dates: how many lie in each of up to 20 equal parts of their range; "
+        "null for one value only, arrays, columns beyond the first 300, old previews.",
     )
     earliest: str | None = Field(default=None, description="Of dates.")
     latest: str | None = None

@@ -25,7 +25,7 @@ PartName = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)
 
 
 class EvidenceQuery(Query):
-    """Limits on what was found."""
+    """Filters on what was found."""
 
     min_modules: int | None = Field(default=None, ge=0, le=1_000_000)
     max_modules: int | None = Field(default=None, ge=0, le=1_000_000)
@@ -86,9 +86,11 @@ class OutputOut(ResponseModel):
 
     output: str
     reached: bool = Field(description="Whether a connection of the pruned network leads to it.")
-    learnt: bool | None = Field(description="Of the pruned network, on validation rows; the verdict names what is not.")
+    learnt: bool | None = Field(
+        description="Judged by the pruned network on validation rows; the verdict names what is not learnt."
+    )
     measure: Literal["r2", "recall"]
-    rows: int = Field(description="Validation rows; of a class, its own.")
+    rows: int = Field(description="Validation rows; for a class, those of this class.")
     pruned: ScoreOut = Field(description="The pruned network, on validation rows.")
     trained: ScoreOut = Field(description="The network as trained, before it was pruned, on the same rows.")
     trained_on_training_rows: ScoreOut = Field(

@@ -141,7 +141,7 @@ def readyz() -> Response:
 
 @api.route("get", "/metrics", requires=Access.ADMIN, answers={200: text("text/plain", "Prometheus' text format.")})
 def metrics() -> Response:
-    """Metrics in Prometheus' text format; of all processes together where PROMETHEUS_MULTIPROC_DIR is set."""
+    """Metrics in Prometheus' text format, of all processes together where PROMETHEUS_MULTIPROC_DIR is set."""
     registry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()

@@ -39,7 +39,7 @@ class JobChange(Body):
 
     name: Label | None = None
     tags: list[Tag] | None = Field(default=None, max_length=20)
-    priority: int | None = Field(default=None, ge=0, le=9, description="Of a job that still waits.")
+    priority: int | None = Field(default=None, ge=0, le=9, description="Only while the job waits.")
     pinned: bool | None = Field(default=None, description="True: it never expires.")
 
 
@@ -49,7 +49,7 @@ class JobHeaders(Headers):
     idempotency_key: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")] | None = Field(
         default=None,
         alias="Idempotency-Key",
-        description="Any text of yours; sending the same request with the same key again gives the same job.",
+        description="Any text; the same request with the same key gives the same job again.",
     )
 
 
@@ -107,11 +107,13 @@ class PlanOut(ResponseModel):
     runs: int = Field(description="How many networks it would train.")
     steps: int = Field(description="Optimiser steps of all runs together.")
     seconds: float | None = Field(
-        description="Of one worker for all of them, by the pace of your runs like it; null: none like it has ended."
+        description="Time of one worker for all of them, by the pace of similar runs of yours; null: no similar run "
+        "has ended."
     )
     like: int = Field(description="How many such runs there are.")
     memory_bytes: int | None = Field(
-        description="Of the training process at most, about; null: the rows are made only then."
+        description="About how much memory the training process needs at most; null: not known before the rows are "
+        "made."
     )
     notes: list[str] = Field(default=[], description="What becomes of the table's cells that have no value.")
 
@@ -208,7 +210,7 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
     """Submit a job.
 
     Uploaded data in roles of its own are looked at first; 422 says what keeps them from being trained on. With an
-    Idempotency-Key the same request can be sent again after a cut line: it gives the same job.
+    Idempotency-Key the same request can be sent again after a broken connection: it gives the same job.
     """
     here, who, now = services(), caller(), services().now()
     refuse_bad_data(who, body)
@@ -223,7 +225,7 @@ def create_job(header: JobHeaders, body: JobIn) -> Response:
         )
         audit(rows, "job.submit", job.id)
         shown_job = shown(here, rows, job)
-        is_new = job.announced_at in (now, None)  # otherwise the key has found one that was announced before
+        is_new = job.announced_at in (now, None)  # otherwise the key has found a job whose message was sent before
     if is_new and job.state == "queued":
         here.enqueue(job.id, job.queue, job.priority, marked=True)
     return answer(shown_job, 202, Location=f"/api/v1/jobs/{job.id}")
@@ -302,7 +304,7 @@ def delete_job(path: JobPath) -> Response:
 
 @api.route("post", "/jobs/<string:job_id>/cancel", requires=Access.SUBMIT, answers={202: JobOut}, problems=(409,))
 def cancel_job(path: JobPath) -> Response:
-    """Ask for its end. A waiting job ends at once, a running one within a second or two."""
+    """Cancel it. A waiting job ends at once, a running one within a second or two."""
     here = services()
     with here.database.write() as rows:
         jobs.request_cancel(rows, caller().team_id, path.job_id, now=here.now())

@@ -145,7 +145,7 @@ class VersionOut(VersionItem):
     outputs: list[OutputOut] = Field(default=[], description="How well each target is predicted; older runs: empty.")
     files: list[str] = Field(default=[])
     figures: list[str] = Field(default=[])
-    aliases: list[str] = Field(default=[], description="The words that point here now.")
+    aliases: list[str] = Field(default=[], description="The aliases that point here now.")
     verification: dict[str, Any] | None = None
 
 
@@ -172,8 +172,8 @@ class ModelItem(ResponseModel):
 class ModelOut(ModelItem):
     """A model."""
 
-    card: str = Field(description="Of the newest version.")
-    aliases: dict[str, int] = Field(default={}, description="Word → the version it means now.")
+    card: str = Field(description="That of the newest version.")
+    aliases: dict[str, int] = Field(default={}, description="Alias → the version it means now.")
 
 
 class ModelPage(Page):
@@ -183,7 +183,7 @@ class ModelPage(Page):
 
 
 class AliasIn(Body):
-    """The version that the word means from now on."""
+    """The version that the alias means from now on."""
 
     version: int = Field(ge=1, le=10**9)
 
@@ -278,7 +278,7 @@ def change_model(path: ModelPath, body: ModelChange) -> Response:
 
 @api.route("delete", "/models/<string:model>", requires=Access.SHARE, answers={204: None})
 def delete_model(path: ModelPath) -> Response:
-    """Forget the model with its versions, words, notes and links. Its runs stay, and expire like others."""
+    """Delete the model with its versions, aliases, notes and links. Its runs stay, and expire like others."""
     with services().database.write() as rows:
         model = models.own(rows, reader(), path.model)
         audit(rows, "model.delete", model.id, name=model.name)
@@ -313,21 +313,21 @@ def alias_history(path: AliasPath, query: PageQuery) -> Response:
         model = models.get(rows, reader(), path.model)
         page = models.alias_history(rows, model, path.alias, after=key_of(query.after), limit=query.limit)
         if not page.rows and query.after is None:
-            raise Problem("not-found", f"The model `{model.name}` never had the word `{path.alias}`.")
+            raise Problem("not-found", f"The model `{model.name}` never had the alias `{path.alias}`.")
         return answer(AliasHistory(items=[AliasOut.model_validate(row) for row in page.rows], next=cursor(page.after)))
 
 
 @api.route("put", "/models/<string:model>/aliases/<string:alias>", requires=Access.SHARE, answers={200: AliasOut})
 def point_alias(path: AliasPath, body: AliasIn) -> Response:
-    """From now on the word means this version. What it meant before stays on record."""
+    """Point the alias at this version. Earlier targets stay in its history."""
     if path.alias == models.NEWEST:
-        raise invalid("/alias", "`newest` always means the last version; choose another word.", place="path")
+        raise invalid("/alias", "`newest` always means the last version; choose another alias.", place="path")
     return answer(_point(path, body.version))
 
 
 @api.route("delete", "/models/<string:model>/aliases/<string:alias>", requires=Access.SHARE, answers={204: None})
 def remove_alias(path: AliasPath) -> Response:
-    """From now on the word means nothing. What it meant before stays on record."""
+    """Remove the alias. Earlier targets stay in its history."""
     _point(path, None)
     return Response(status=204)
 

@@ -83,9 +83,9 @@ class NetworkEnd(ResponseModel):
 class NetworkOut(NetworkItem):
     """A network."""
 
-    kind: str | None = Field(default=None, description="Of a safetensors file: the architecture.")
+    kind: str | None = Field(default=None, description="For a safetensors file: the architecture.")
     config: dict[str, Any] | None = Field(default=None, description="As it was sent with a safetensors file.")
-    operators: dict[str, int] | None = Field(default=None, description="Of an ONNX file: how often each is used.")
+    operators: dict[str, int] | None = Field(default=None, description="For an ONNX file: how often each is used.")
     opset: int | None = None
     producer: str | None = Field(default=None, description="What wrote an ONNX file.")
     input: NetworkEnd | None = None

@@ -61,14 +61,14 @@ class OperationOut(ResponseModel):
 
 
 class PredictIn(Body):
-    """What the network is to be asked."""
+    """The rows to predict."""
 
     inputs: list[Row] = Field(
         min_length=1,
         max_length=MOST_ROWS,
         description="Each row a list in the order of the features, or an object by their names, in the units of the "
-        "data: of a table numbers, texts, true or false, and null where there is no value; of tokens their numbers or "
-        "names; of sequences a list of time steps.",
+        "data: for a table numbers, texts, true or false, and null where there is no value; for tokens their numbers "
+        "or names; for sequences a list of time steps.",
     )
     network: Literal["pruned", "trained"] = Field(
         default="pruned", description="The pruned, refitted network, or the one that was trained."
@@ -79,7 +79,7 @@ class PredictIn(Body):
 
 
 class PredictOut(ResponseModel):
-    """What the network predicts: `outputs` of numbers; of classes `probabilities` and the likeliest as `labels`."""
+    """What the network predicts: `outputs` for numbers; for classes `probabilities`, and the likeliest as `labels`."""
 
     features: list[str]
     targets: list[str]
@@ -88,7 +88,7 @@ class PredictOut(ResponseModel):
     probabilities: list[Any] | None = None
     labels: list[Any] | None = None
     levels: dict[str, list[str]] | None = Field(
-        default=None, description="Of categories among several targets, by column: the likeliest level of each row."
+        default=None, description="For categories among several targets, by column: the likeliest level of each row."
     )
     network_inputs: list[Any] | None = Field(default=None, description="Where they were asked for.")
 
@@ -120,7 +120,7 @@ QUEUES = {"film": BATCH, "verify": BATCH}  # all other kinds: INTERACTIVE
 
 # How a 202 is documented.
 NOT_YET: dict[str, Any] = {
-    "description": "The operation is not finished. Ask the address in `Location` again.",
+    "description": "The operation has not ended. Request the address in `Location` again.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/OperationOut"}}},
 }
 

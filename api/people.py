@@ -99,7 +99,9 @@ class MemberIn(Body):
     name: Label
     role: Role = Field(default="member", description="What their tokens may do at most.")
     email: Email | None = None
-    expires_in_days: int | None = Field(default=90, ge=1, le=3650, description="Of the first token; null: never.")
+    expires_in_days: int | None = Field(
+        default=90, ge=1, le=3650, description="Lifetime of the first token; null: it never expires."
+    )
 
 
 class MemberChange(Body):

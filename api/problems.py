@@ -175,7 +175,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
             429,
             "The team's quota is used up",
             True,
-            "The team holds as much as it may of the thing the sentence names.",
+            "The team has reached one of its limits, which the sentence names.",
             "Wait until jobs end, delete what is no longer needed, or ask an admin for more.",
         ),
         ProblemType(

@@ -94,7 +94,9 @@ class RunItem(ResponseModel):
     job_id: JobId
     number: int
     seed: int
-    cost_strength: float | None = Field(description="λ of the first phase that costs; null: as the spec says.")
+    cost_strength: float | None = Field(
+        description="λ of the first phase in which it is not 0; null: as the spec says."
+    )
     state: JobState
     reason: str | None = None
     step: int
@@ -103,7 +105,8 @@ class RunItem(ResponseModel):
     device: str | None = None
     replicas: int | None = Field(
         default=None,
-        description="So many runs of the job trained side by side, this one included; the last bits depend on it.",
+        description="Number of runs of the job that trained side by side, this one included; the last bits depend on "
+        "it.",
     )
     training_seconds: float | None = Field(
         default=None,
@@ -133,7 +136,7 @@ class RunOut(RunItem):
     spec: dict[str, Any] = Field(description="Complete and written out in numbers; submit it to train the same again.")
     metrics: dict[str, Any] = Field(
         default={},
-        description="Numbers by name; `verdict` sums the evidence up; of tables `baselines` says what linear models "
+        description="Numbers by name; `verdict` sums the evidence up; for tables, `baselines` has what linear models "
         "and boosted trees reach on the same rows.",
     )
     outputs: list[OutputOut] = Field(
@@ -185,7 +188,7 @@ def list_runs(path: JobPath, query: PageQuery) -> Response:
 
 @api.route("get", "/runs", requires=Access.READ, answers={200: RunPage})
 def list_all_runs(query: RunsQuery) -> Response:
-    """The team's runs, newest first, narrowed to those in which so much was found."""
+    """The team's runs, newest first, filtered by what was found in them."""
     with services().database.read() as rows:
         page = runs.page(
             rows,

@@ -49,9 +49,10 @@ class UploadIn(Body):
         default=None, description="Null: as the name ends. `onnx` and `safetensors` become a network, all else data."
     )
     config: NetworkConfig | None = Field(default=None, description="What the weights in a safetensors file are of.")
-    roles: Roles | None = Field(default=None, description="Other column roles than those that will be understood.")
+    roles: Roles | None = Field(default=None, description="Column roles that replace those that would be chosen.")
     sha256: Annotated[str, Field(pattern=SHA256)] | None = Field(
-        default=None, description="Of the whole file, in hex: bytes that your team has already need not be sent again."
+        default=None,
+        description="SHA-256 of the whole file, in hex: bytes that your team has already need not be sent again.",
     )
 
 
@@ -76,7 +77,7 @@ class UploadOut(ResponseModel):
     received: int
     largest_part: int = Field(description="Bytes that one part may have.")
     dataset_id: DatasetId | None = Field(default=None, description="What it became; null until it is completed.")
-    network_id: NetworkId | None = Field(default=None, description="The same, of a network.")
+    network_id: NetworkId | None = Field(default=None, description="The same for a network.")
     created_at: datetime
     expires_at: datetime
 
@@ -135,7 +136,7 @@ PART_BODY = {
 
 @api.route("post", "/uploads", requires=Access.SUBMIT, answers={201: UploadOut}, problems=(413,))
 def begin_upload(body: UploadIn) -> Response:
-    """Announce a file. Send its parts to /uploads/{id}/parts/{offset}, in order, then complete it.
+    """Declare a file. Send its parts to /uploads/{id}/parts/{offset}, in order, then complete it.
 
     Bytes that the team has already, recognised by their SHA-256, need no parts: complete it at once.
     """
@@ -176,7 +177,7 @@ def begin_upload(body: UploadIn) -> Response:
 
 @api.route("get", "/uploads/<string:upload_id>", requires=Access.SUBMIT, answers={200: UploadOut})
 def get_upload(path: UploadPath) -> Response:
-    """How far it is: after a cut, go on from `received`."""
+    """How far it is: after a broken connection, continue from `received`."""
     with services().database.read() as rows:
         return answer(_shown(rows, datasets.get_upload(rows, caller().team_id, path.upload_id)))
 
@@ -275,7 +276,7 @@ def complete_upload(path: UploadPath) -> Response:
 
 @api.route("delete", "/uploads/<string:upload_id>", requires=Access.SUBMIT, answers={204: None})
 def give_up_upload(path: UploadPath) -> Response:
-    """Give it up; what had arrived is freed. What it became stays."""
+    """Discard it and free what has arrived. A data set or network that it became stays."""
     here = services()
     with here.database.write() as rows:
         upload = datasets.get_upload(rows, caller().team_id, path.upload_id)

@@ -53,14 +53,14 @@ class CostSpec(Part):
     layer_spacing: float = Field(default=0.1, ge=0, le=1e3)
     reduction: Literal["sum", "mean"] = Field(
         default="sum",
-        description="`mean`: of each weight matrix, bias vector and embedding. Its λ is not the λ of `sum`.",
+        description="`mean`: over each weight matrix, bias vector and embedding. Its λ is not the λ of `sum`.",
     )
     bias_cost_from: float | None = Field(default=0.0, ge=0, le=1, description="Fraction of training; null: never.")
     last_layer_locality: bool = Field(default=True, description="False: the last weight layer pays no length.")
 
 
 class RelocationSpec(Part):
-    """When and how neurons trade places."""
+    """When and how neurons exchange slots."""
 
     method: Literal["optimal", "greedy"] = "optimal"
     relocate_every: int | None = Field(default=200, ge=1, le=MAX_STEPS, description="Steps; null: never.")

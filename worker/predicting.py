@@ -39,11 +39,11 @@ class Refusal(BimtError):
 
 
 def predict(network: Network, data: Dataset, rows: Sequence[Any], *, network_inputs: bool = False) -> dict[str, Any]:
-    """The network's answers, in the units of the data; of classes, the probabilities and the likeliest.
+    """The network's answers, in the units of the data; for classes, the probabilities and the likeliest.
 
     data   shape, names and scalings; no rows are looked at.
-    rows   each a list in the order of the features, or an object by their names; of tokens, numbers or names; of
-           sequences, a list of time steps; of text, the text itself.
+    rows   each a list in the order of the features, or an object by their names; for tokens, numbers or names; for
+           sequences, a list of time steps; for text, the text itself.
     network_inputs   add the rows as the network reads them: encoded, and scaled as in training.
 
     Raises Refusal, with a pointer to every row that cannot be read, and to every number for which there is no answer.
@@ -59,7 +59,7 @@ def predict(network: Network, data: Dataset, rows: Sequence[Any], *, network_inp
         scaled = encoded if data.input_scaling is None else data.input_scaling.apply(encoded)
         response["network_inputs"] = scaled.tolist()
     if data.task == "classification":
-        likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # of text, of each step
+        likeliest = np.array(data.target_names, object)[outputs.argmax(axis=-1)].tolist()  # for text, of each step
         return response | {"probabilities": outputs.tolist(), "labels": likeliest}
     levels = {
         answer.name: np.array(answer.levels, object)[outputs[:, place].argmax(axis=-1)].tolist()

@@ -123,7 +123,7 @@ def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: pr
         ):
             caption = f"Interaction of every two groups in the {network}, as a share of an output’s variance. "
             if partition["kind"] == "sum":
-                caption += f"Of a sum it may be {number(limit)}; darker is more."
+                caption += f"In a sum it may be up to {number(limit)}; darker is more."
             else:
                 caption += "Groups whose work is combined interact; darker is more."
             matrices.append(InteractionMatrix(caption, names, _cells(names, partition[which], limit)))
@@ -141,7 +141,7 @@ def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) ->
         neurons=len(group["neurons"]),
         trees=group["trees"],
         reads=terminals(group) or "nothing",
-        moves=_named([moved["output"] for moved in strongest]) or "nothing by 1%",
+        moves=_named([moved["output"] for moved in strongest]) or "no output by 1%",
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",
         lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),

@@ -153,7 +153,8 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
     if measure == "recall":
         heads = ["recognised", "others taken for it", "recognised before pruning", f"{held_out} rows"]
         caption = (
-            f"Of each class, the share of its {held_out} rows that are predicted as it, and the same of all other rows."
+            f"For each class, the share of its {held_out} rows that are predicted as it, and the same of all other "
+            "rows."
         )
         cells = [
             [
@@ -164,7 +165,7 @@ def outputs(bodies: Sequence[Mapping[str, Any]]) -> OutputTable | None:
         ]
     else:
         heads = [f"R², {held_out} rows", "before pruning", "before pruning, training rows"]
-        caption = "Of each output, the share of its variance that is explained."
+        caption = "For each output, the share of its variance that is explained."
         cells = [[_share(b, w, "r2") for w in ("pruned", "trained", "trained_on_training_rows")] for b in bodies]
     if tested:
         heads.append("recognised, test rows" if measure == "recall" else "R², test rows")
@@ -309,7 +310,7 @@ class RepresentationsShown:
 
     rows      name, dimension, type, elements in the kernel, share of the embedding, how many neurons lie in it most; of
               those that anything of the network lies in.
-    neurons   id, the representation it lies in most, its share, the others, the share of its variance that is told.
+    neurons   id, the representation it lies in most, its share, the others, the share of its variance explained.
     modules   sentences, of networks with several modules.
     """
 

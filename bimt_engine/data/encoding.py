@@ -35,7 +35,7 @@ class ColumnSpec(Part):
     )
     missing: Missing = Field(
         default="refuse",
-        description="Cells without a value: `refuse` the data; `drop` the row; of numbers and dates the `mean` or the "
+        description="Cells without a value: `refuse` the data; `drop` the row; for numbers and dates the `mean` or the "
         "`median` of the training rows, beside an indicator; `category`: a level of its own.",
     )
     dates: Literal["days", "parts"] = Field(
@@ -46,7 +46,7 @@ class ColumnSpec(Part):
     transform: Literal["none", "log"] = Field(
         default="none",
         description="`log`: log(1 + value / median) of a column of numbers that are not negative, for skewed columns. "
-        "Of a target: errors count as ratios, and predictions are in the units of the file all the same.",
+        "For a target: errors count as ratios, and predictions are in the units of the file all the same.",
     )
     order: list[Name] = Field(
         default=[],
@@ -56,7 +56,10 @@ class ColumnSpec(Part):
     )
     rare: int = Field(default=5, ge=1, description="Levels with fewer training rows than this are joined into one.")
     most_levels: int = Field(
-        default=20, ge=1, le=1_000, description="So many levels, the most frequent ones, stay apart; others are joined."
+        default=20,
+        ge=1,
+        le=1_000,
+        description="This many levels, the most frequent ones, stay separate; others are joined.",
     )
     unseen: Literal["refuse", "rare", "zeros"] = Field(
         default="refuse",

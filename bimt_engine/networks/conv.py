@@ -51,7 +51,7 @@ class ConvNetwork(Architecture):
     """A convolutional network for square images: stages of convolution, batch norm, residual connection and pooling."""
 
     kind: Literal["conv"] = "conv"
-    channels: list[Width] = Field(default=[8, 16], min_length=1, max_length=8, description="Of each stage.")
+    channels: list[Width] = Field(default=[8, 16], min_length=1, max_length=8, description="Channels of each stage.")
     kernel: int = Field(default=3, ge=1, le=9, description="Taps on a side; odd.")
     residual: bool = Field(default=True, description="Two more convolutions in each stage, added to its stream.")
     batch_norm: bool = True

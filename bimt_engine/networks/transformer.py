@@ -74,7 +74,7 @@ class TransformerNetwork(Architecture):
     tied: bool = Field(
         default=False,
         exclude_if=lambda tied: not tied,
-        description="Of text: the read-out is the token embedding transposed, one tensor that pays once.",
+        description="For text: the read-out is the token embedding transposed, one tensor whose cost counts once.",
     )
     rotary: float | None = Field(
         default=None,

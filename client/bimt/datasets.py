@@ -216,14 +216,14 @@ def upload_whole(
 def upload_in_parts(
     http: HttpClient, path: Path, about: dict[str, Any], on_progress: OnBytes, *, noun: str, resume: str | None
 ) -> dict[str, Any]:
-    """Send a large file: announce it, send its parts, complete it. Returns the document of what it became.
+    """Send a large file: declare it, send its parts, complete it. Returns the document of what it became.
 
-    about    `name`, `format`, roles, config; of a resumed upload, those of its announcement count
+    about    `name`, `format`, roles, config; for a resumed upload, those it was declared with count
     noun     `datasets` or `networks`
     resume   id of an upload to resume
     Raises UploadBroken with that id where the service stays unreachable, ValueError where the file is another one.
     """
-    upload = http.get(f"/uploads/{resume}") if resume else _announce(http, path, about)
+    upload = http.get(f"/uploads/{resume}") if resume else _declare(http, path, about)
     if upload["bytes"] != path.stat().st_size:
         raise ValueError(
             f"{path} has {path.stat().st_size:,} bytes; {upload['id']} is of a file of {upload['bytes']:,}."
@@ -244,7 +244,7 @@ def upload_in_parts(
     return document
 
 
-def _announce(http: HttpClient, path: Path, about: dict[str, Any]) -> dict[str, Any]:
+def _declare(http: HttpClient, path: Path, about: dict[str, Any]) -> dict[str, Any]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     roles = {name: about[name] for name in ROLES if name in about}
@@ -253,8 +253,8 @@ def _announce(http: HttpClient, path: Path, about: dict[str, Any]) -> dict[str, 
     body = {"name": about["name"], "bytes": path.stat().st_size, "sha256": sha256, "format": form}
     more = {"roles": roles or None, "config": about.get("config")}
     body |= {key: value for key, value in more.items() if value is not None}
-    announced: dict[str, Any] = http.post("/uploads", body)
-    return announced
+    declared: dict[str, Any] = http.post("/uploads", body)
+    return declared
 
 
 def _send_parts(http: HttpClient, path: Path, upload: dict[str, Any], on_progress: OnBytes) -> int:

@@ -93,7 +93,7 @@ def _named(run: Run) -> str:
 
 
 def interior(args: Args, found: dict[str, Any] | None) -> None:
-    """What is inside the modules: of each partition its sentence and its groups, then the cheapest cuts."""
+    """The groups inside the modules: for each partition its sentence and its groups, then the cheapest cuts."""
     if found is None or not found.get("partitions"):
         if found is not None:
             say(args, str(found.get("reading")))

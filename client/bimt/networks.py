@@ -41,9 +41,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class LoadedNetwork(nn.Module):
     """A network of the service.
 
-        network(x)         what the network computes, in the units it was trained in; of sequences, at every step
+        network(x)         what the network computes, in the units it was trained in; for sequences, at every step
         network.predict(x) what the service predicts, from and to the units of the data: inputs are standardised,
-                           outputs scaled back; of sequences, the predicted steps
+                           outputs scaled back; for sequences, the predicted steps
 
     feature_names, target_names   in the order of columns of x and of what comes out; for a classifier the classes
     column_names                  of the table that `predict` takes rows of; the feature names where each is a column
@@ -90,9 +90,9 @@ class LoadedNetwork(nn.Module):
     def predict(self, x: Tensor | Sequence[Any] | pandas.DataFrame) -> Tensor:
         """What the service would predict for these rows, as they stand in the data.
 
-        x   columns in the order of `column_names`; of a data frame they are found by their names. Of a table that has
+        x   columns in the order of `column_names`; those of a data frame are found by name. For a table that has
             categories, dates or gaps, rows of cells as they stand in the file
-        Regression: values of the targets. Classification: the probability of every class. Of sequences, the predicted
+        Regression: values of the targets. Classification: the probability of every class. For sequences, the predicted
         steps only: (rows, steps, targets).
         """
         given: Any = x
@@ -107,7 +107,7 @@ class LoadedNetwork(nn.Module):
         return self._in_data_units(self(rows))
 
     def _in_data_units(self, outputs: Tensor) -> Tensor:
-        """Outputs in the units of the data, of classes as probabilities, at the predicted steps."""
+        """Outputs in the units of the data, classes as probabilities, at the predicted steps."""
         if self.data["predicted_positions"] is not None:
             outputs = outputs[:, self.data["predicted_positions"]]
         if self.data["task"] == "classification":

@@ -232,13 +232,13 @@ class Run(Resource):
     def readout(self) -> dict[str, Any]:
         """Formulas for its outputs, where the network confirms some, and its symmetries; where not, the reason.
 
-        In the units of the data: inputs are columns as uploaded, the output is the target as uploaded; of classes, the
+        In the units of the data: inputs are columns as uploaded, the output is the target as uploaded; for classes, the
         scores before the softmax.
         """
         return dict(self.http.get(f"/runs/{self.id}/readout")["readout"])
 
     def representations(self) -> dict[str, Any] | None:
-        """Of networks that multiply in a group: which irreducible representations embedding and neurons lie in.
+        """For networks that multiply in a group: which irreducible representations embedding and neurons lie in.
 
         For the integers modulo n these are the frequencies. None for other data.
         """
@@ -246,7 +246,7 @@ class Run(Resource):
         return None if found is None else dict(found)
 
     def embedding(self) -> dict[str, Any]:
-        """Of networks that read tokens: the vector of each, and their parts by irreducible representation."""
+        """For networks that read tokens: the vector of each, and their parts by irreducible representation."""
         return dict(self.http.derived(f"/runs/{self.id}/embedding"))
 
     def snapshot(self, step: int) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class Run(Resource):
         rows   lists in the order of the features, or objects by their names; an array, or a data frame by its names, of
                which columns that the network does not read are ignored. NaN, NaT and None are cells without a value;
                dates are sent as in ISO 8601
-        Returns `features`, `targets`, and `outputs`; of classes `probabilities` and `labels`. Of sequences only the
+        Returns `features`, `targets`, and `outputs`; for classes `probabilities` and `labels`. For sequences only the
         predicted steps: rows × steps × targets.
         """
         given: Any = self._rows_of_frame(rows) if hasattr(rows, "columns") else rows
@@ -302,7 +302,7 @@ class Run(Resource):
         return self.http.content(f"/runs/{self.id}/weights.safetensors")
 
     def network_file(self, path: str | Path | None = None) -> Path:
-        """Of an uploaded network: the file as it was uploaded, with the numbers of the pruned network."""
+        """For an uploaded network: the file as it was uploaded, with the numbers of the pruned network."""
         form = self.document.get("spec", {}).get("network", {}).get("format", "onnx")
         target = Path(path) if path is not None else Path(f"{self.id}-network.{form}")
         return self.http.download(f"/runs/{self.id}/network", target)

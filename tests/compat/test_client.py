@@ -45,9 +45,13 @@ INTERNAL_METHODS = {"enter"}
 # Sentences of the help that were reworded: verb → the new one.
 REWORDED = {
     "share": "Make a link that shows one version to anyone who has it.",
-    "verify": "Have the claims of a version recomputed from its weights; the exit code is 1 where one does not agree.",
+    "verify": "Recompute the claims of a version from its weights; the exit code is 1 where one does not agree.",
     "open": "Open a page of the service in the browser.",
-    "runs": "List the runs of a job, or those of the team in which so much was found.",
+    "runs": "List the runs of a job, or those of the team that match filters.",
+    "login": "Store an address and a token for later calls.",
+    "show": "Show what was found in a run.",
+    "modules": "Show what the modules of a run read and change, and the groups inside them.",
+    "publish": "Publish a run under a name, so that it is kept and can be found.",
 }
 
 # Defaults that were changed: verb and option → the new one.

@@ -37,7 +37,8 @@ class DataPart(Part):
     kind: str
     split_version: Literal[1, 2] = Field(
         default=2,
-        description="2: rows for training, validation and testing. 1: of runs before, whose test rows serve as both.",
+        description="2: rows for training, validation and testing. 1: in runs of earlier versions, whose test rows "
+        "serve as both.",
     )
 
     # Both are known before the data are made, and properties of a kind whose spec decides them.

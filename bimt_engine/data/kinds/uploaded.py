@@ -67,7 +67,7 @@ class UploadedData(Drawn):
         ge=2,
         le=MAX_CONTEXT,
         exclude_if=lambda context: context is None,
-        description=f"Of text: bytes of one example; null: {CONTEXT}.",
+        description=f"For text: bytes of one example; null: {CONTEXT}.",
     )
     columns: dict[Name, ColumnSpec] = Field(
         default={},

@@ -19,14 +19,14 @@ from .verb import FILE, LIMIT, NAME, Q, Verbs, argument, cli, connect, first, ol
 
 @verb(
     "login",
-    argument("address", "Of the service, such as http://127.0.0.1:8080.", required=False),
+    argument("address", "Address of the service, such as http://127.0.0.1:8080.", required=False),
     click.option("--with-token", help="The token; without it bimt asks for it, or reads it from standard input."),
     click.option("--forget", is_flag=True, help="Delete what was stored."),
 )  # fmt: skip
 def login(args: Args, address: str | None, with_token: str | None, forget: bool) -> Any:
-    """Keep an address and a token for the next time."""
+    """Store an address and a token for later calls."""
     if forget:
-        formatting.say(args, "Forgotten." if forget_login() else "There was nothing to forget.")
+        formatting.say(args, "Forgotten." if forget_login() else "No login was stored.")
         return {}
     stored = read_login()
     url = address or args.url or (stored.url if stored else None)
@@ -52,7 +52,7 @@ def login(args: Args, address: str | None, with_token: str | None, forget: bool)
     old_spelling("target", "targets"),
     click.option("--inputs", multiple=True, metavar="COLUMN", help="A column to read; may repeat."),
     old_spelling("input", "inputs"),
-    click.option("--task", type=click.Choice(("regression", "classification")), help="Default: as the target looks."),
+    click.option("--task", type=click.Choice(("regression", "classification")), help="Default: by its values."),
     click.option("--type", multiple=True, metavar="COLUMN=TYPE", help="Such as zip=category; may repeat."),
     click.option("--resume", metavar="UPLOAD", help="Resume a large upload that was interrupted."),
 )  # fmt: skip

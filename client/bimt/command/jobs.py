@@ -135,7 +135,8 @@ def stability(args: Args, job: str) -> Any:
     "pareto",
     JOB,
     click.option("--tolerance", type=float, default=None, metavar="SHARE",
-                 help="Of the targets' variance, by which a harmless loss may exceed the best; as for pruning."),
+                 help="Share of the targets' variance by which a harmless loss may exceed the best; default: as for "
+                 "pruning."),
 )  # fmt: skip
 def pareto(args: Args, job: str, tolerance: float | None) -> Any:
     """Say what a shorter wiring costs, over the runs of a job."""

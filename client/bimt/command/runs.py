@@ -1,4 +1,4 @@
-"""Runs and the models that they become: what was found, files, versions, links, proof."""
+"""Runs and the models that they become: what was found, files, versions, links, verification."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .verb import FILE, LIMIT, MODEL, RUN, argument, connect, first, verb
 @verb(
     "runs",
     argument("job", "Id of a job; default: the team's newest runs.", required=False),
-    click.option("--min-modules", type=int, metavar="NUMBER", help="Of the team: with at least so many modules."),
+    click.option("--min-modules", type=int, metavar="NUMBER", help="Of the team: with at least this many modules."),
     click.option("--min-interior-modules", type=int, metavar="NUMBER",
-                 help="With at least so many supported groups inside the modules."),
+                 help="With at least this many supported groups inside the modules."),
     click.option("--min-selectivity", type=float, metavar="SHARE", help="With a mean selectivity of at least this."),
     click.option("--reads", metavar="INPUT", help="With a module, or a group inside one, that reads this input."),
-    click.option("--moves", metavar="OUTPUT", help="With one that moves this output."),
+    click.option("--moves", metavar="OUTPUT", help="With one that changes this output."),
     LIMIT,
 )  # fmt: skip
 def runs(args: Args, job: str | None, limit: int, **evidence: Any) -> Any:
-    """List the runs of a job, or those of the team in which so much was found."""
+    """List the runs of a job, or those of the team that match filters."""
     if job and any(value is not None for value in evidence.values()):
         raise ValueError("A job's runs are listed whole: leave out the job, or the options that search for runs.")
     with connect(args) as client:
@@ -39,7 +39,7 @@ def runs(args: Args, job: str | None, limit: int, **evidence: Any) -> Any:
 
 @verb("show", RUN)
 def show(args: Args, run: str) -> Any:
-    """Say what was found in a run."""
+    """Show what was found in a run."""
     with connect(args) as client:
         now = the_run(client, run).refresh()
         modules, effects, interior = now.modules(), now.effects(), now.interior()
@@ -50,7 +50,7 @@ def show(args: Args, run: str) -> Any:
 
 @verb("modules", RUN)
 def modules(args: Args, run: str) -> Any:
-    """Say what the modules of a run read and move, and which groups are inside them."""
+    """Show what the modules of a run read and change, and the groups inside them."""
     with connect(args) as client:
         now = the_run(client, run)
         found, interior = now.modules(), now.interior()
@@ -103,10 +103,10 @@ def onnx(args: Args, run: str, file: str | None, module: str | None) -> Any:
     argument("model", "Name of the model: the first run creates it, every further one is its next version."),
     click.option("--card", type=FILE, metavar="FILE", help="What readers should know, in Markdown."),
     click.option("--visibility", type=click.Choice(("private", "team", "unlisted", "public")),
-                 help="Of a new model; default: team."),
+                 help="Visibility of a new model; default: team."),
 )  # fmt: skip
 def publish(args: Args, run: str, model: str, card: str | None, visibility: Any) -> Any:
-    """Give a run a name, so that it is kept and found."""
+    """Publish a run under a name, so that it is kept and can be found."""
     text = Path(card).read_text(encoding="utf-8") if card else ""
     with connect(args) as client:
         found = the_run(client, run)
@@ -118,7 +118,7 @@ def publish(args: Args, run: str, model: str, card: str | None, visibility: Any)
 @verb(
     "share",
     MODEL,
-    click.option("--days", type=int, default=30, show_default=True, help="Until it expires."),
+    click.option("--days", type=int, default=30, show_default=True, help="Days until it expires."),
     click.option("--note", default="", help="A sentence above the picture."),
 )  # fmt: skip
 def share(args: Args, model: str, days: int, note: str) -> Any:
@@ -131,7 +131,7 @@ def share(args: Args, model: str, days: int, note: str) -> Any:
 
 @verb("verify", MODEL)
 def verify(args: Args, model: str) -> Any:
-    """Have the claims of a version recomputed from its weights; the exit code is 1 where one does not agree."""
+    """Recompute the claims of a version from its weights; the exit code is 1 where one does not agree."""
     with connect(args) as client:
         found = client.models.version(model).verify()
     rows = [
