@@ -269,8 +269,8 @@ def check_quota(session: Session, team_id: str, more: int) -> None:
 def stored_bytes(session: Session, team_id: str) -> int:
     """Bytes of all that the team stores: data, networks, declared uploads, results and checkpoints of runs.
 
-    For runs that succeeded, files, figures, frames and documents count; for others, frames and checkpoints. Content that
-    two rows share counts twice, a checkpoint of runs side by side once.
+    For runs that succeeded, files, figures, frames and documents count; for others, frames and checkpoints. Content
+    that two rows share counts twice, a checkpoint of runs side by side once.
     """
     network = Base.metadata.tables["network"].c  # store/networks.py, which imports this file
     is_open = (Upload.dataset_id.is_(None), Upload.network_id.is_(None))

@@ -9,7 +9,7 @@ from flask import Flask, Response, g, make_response, redirect, render_template, 
 from flask_wtf.csrf import generate_csrf
 
 from api.auth import Access, Caller, may, signed_in
-from api.pages import filters, jobs, networks, site, wall
+from api.pages import filters, jobs, networks, runs, site
 from api.problems import Problem
 from api.services import services
 from bimt_engine.analysis.statements import network, wording
@@ -18,7 +18,7 @@ from store import teams
 
 def install(app: Flask) -> None:
     """Register all pages, and what their templates need, with the app."""
-    for part in (wall.pages, jobs.pages, networks.pages, site.signing_in, site.pages):
+    for part in (runs.pages, jobs.pages, networks.pages, site.signing_in, site.pages):
         app.register_blueprint(part)
     app.context_processor(_context)
     app.jinja_env.filters.update(

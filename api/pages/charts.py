@@ -56,13 +56,13 @@ class Series:
 class Dot:
     """One point of a scatter that leads to a page.
 
-    label   stands beside it where there is room; told is its title.
+    label   stands beside it where there is room; title is shown when it is pointed at.
     """
 
     x: float
     y: float
     label: str
-    told: str
+    title: str
     address: str
     tone: int = 1
 
@@ -93,7 +93,7 @@ def line_chart(
     marks   (x, label): vertical lines, such as the beginning of a phase; a label that would lie over one before it is
             left out, on small screens where it would do so there.
 
-    Its `data-x` and `data-y` tell a script where a value lies: both ends of the axis, their coordinates, `log`.
+    From `data-x` and `data-y` a script reads where a value lies: both ends of the axis, their coordinates, `log`.
 
     Points that are not finite, or not positive on a logarithmic axis, are left out.
     """
@@ -109,7 +109,7 @@ def line_chart(
     parts = [
         f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" role="{role}" '
         f'aria-label="{escape(title)}" '
-        f'data-x="{across.told}" data-y="{up.told}" preserveAspectRatio="xMidYMid meet">'
+        f'data-x="{across.description}" data-y="{up.description}" preserveAspectRatio="xMidYMid meet">'
     ]
     for value in up.ticks:
         place = up(value)
@@ -183,8 +183,8 @@ def _dots(places: Sequence[tuple[Dot, float, float]], frame: Frame) -> list[str]
             taken.append(box)
             words = f'<text class="tick" x="{left:.1f}" y="{y + 4:.1f}">{escape(dot.label)}</text>'
         place = f'class="dot tone-{dot.tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"'
-        circle = f"<circle {place}><title>{escape(dot.told)}</title></circle>"
-        parts.append(_link(dot.address, dot.told, circle + words))
+        circle = f"<circle {place}><title>{escape(dot.title)}</title></circle>"
+        parts.append(_link(dot.address, dot.title, circle + words))
     return parts
 
 
@@ -210,9 +210,9 @@ def heat_map(
             write("tick", left - 6, y + height / 2 + 4, "end", name)
         for column, (value, shade) in enumerate(cells):
             x = left + column * width
-            told = escape(f"{name} on {columns[column]}: {number(value)}")
+            cell_title = escape(f"{name} on {columns[column]}: {number(value)}")
             place = f'x="{x:.1f}" y="{y:.1f}" width="{max(1.0, width - 1):.1f}" height="{max(1.0, height - 1):.1f}"'
-            parts.append(f'<rect class="heat-{shade}" {place}><title>{told}</title></rect>')
+            parts.append(f'<rect class="heat-{shade}" {place}><title>{cell_title}</title></rect>')
             if width >= 40 and height >= 14:
                 write(f"tick in-{shade}", x + width / 2 - 0.5, y + height / 2 + 4, "middle", number(value))
     stride = max(1, math.ceil(len(columns) * 34 / (right - left)))
@@ -232,7 +232,7 @@ class Trace:
     """
 
     key: str
-    told: str
+    title: str
     address: str
     tone: int
     values: Sequence[float | None]
@@ -271,19 +271,19 @@ def parallel_axes(
             if is_on := value is not None and _on(value, axis.log):
                 path += f"{'L' if before else 'M'}{PARALLEL.left + which * step:.1f} {scale(value):.1f}"
             before = is_on
-        told = ",".join("" if value is None else f"{value:.12g}" for value in own)
+        values_text = ",".join("" if value is None else f"{value:.12g}" for value in own)
         out = " out" if trace.is_out else ""
         parts.append(
-            f'<a href="{escape(trace.address)}" tabindex="-1" aria-label="{escape(trace.told)}">'
-            f'<path class="line tone-{trace.tone}{out}" data-trace="{escape(trace.key)}" data-values="{told}" '
-            f'd="{path}"><title>{escape(trace.told)}</title></path></a>'
+            f'<a href="{escape(trace.address)}" tabindex="-1" aria-label="{escape(trace.title)}">'
+            f'<path class="line tone-{trace.tone}{out}" data-trace="{escape(trace.key)}" data-values="{values_text}" '
+            f'd="{path}"><title>{escape(trace.title)}</title></path></a>'
         )
     parts.append("</g>")
     for which, (_, name, axis, scale) in enumerate(drawn):
         x = PARALLEL.left + which * step
         parts.append(
             f'<g class="along" data-name="{escape(name)}" data-label="{escape(axis.label)}" data-at="{x:.1f}" '
-            f'data-scale="{scale.told}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
+            f'data-scale="{scale.description}"><line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>'
         )
         for value in scale.ticks:
             # To the right of the handles, which lie on the axis.
@@ -305,9 +305,9 @@ def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
     """
     if column.get("bins"):
         ends = [column.get("min"), column.get("max")]
-        told = [number(end) for end in ends] if None not in ends else [column.get("earliest"), column.get("latest")]
+        limits = [number(end) for end in ends] if None not in ends else [column.get("earliest"), column.get("latest")]
         bars = [(count, "") for count in column["bins"]]
-        title = f"{column['name']}: {len(bars)} parts from {told[0]} to {told[1]}"
+        title = f"{column['name']}: {len(bars)} parts from {limits[0]} to {limits[1]}"
     elif column.get("counts") and column.get("most"):
         bars = [(count, word) for word, count in zip(column["most"], column["counts"], strict=False)]
         left = (rows or 0) - (column.get("missing") or 0) - sum(column["counts"])
@@ -320,11 +320,11 @@ def histogram(column: Mapping[str, Any], rows: int | None) -> Markup:
     for at, (count, word) in enumerate(bars):
         height = BARS[1] * count / most
         kind = ' class="others"' if word == "others" and at == len(bars) - 1 else ""
-        told_of = f"<title>{escape(word[:40])}: {count}</title>" if word else f"<title>{count}</title>"
+        title_of_bar = f"<title>{escape(word[:40])}: {count}</title>" if word else f"<title>{count}</title>"
         place = (
             f'x="{at * width:.2f}" y="{BARS[1] - height:.2f}" width="{max(0.5, width - 1):.2f}" height="{height:.2f}"'
         )
-        parts.append(f"<rect{kind} {place}>{told_of}</rect>")
+        parts.append(f"<rect{kind} {place}>{title_of_bar}</rect>")
     return Markup("".join(parts) + "</svg>")
 
 
@@ -359,7 +359,7 @@ class _scale:
         a, b = self.warp(low), self.warp(high)
         self.zero, self.factor = a, (end - start) / ((b - a) or 1.0)
         self.start = start
-        self.told = f"{low:.9g} {high:.9g} {start:g} {end:g}{' log' if log else ''}"
+        self.description = f"{low:.9g} {high:.9g} {start:g} {end:g}{' log' if log else ''}"
 
     def __call__(self, value: float) -> float:
         return self.start + (self.warp(value) - self.zero) * self.factor

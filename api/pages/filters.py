@@ -1,4 +1,4 @@
-"""What templates and routes of the pages share: values as text, Markdown as HTML, parameters, lists one can work at."""
+"""What templates and routes of the pages share: values as text, Markdown as HTML, parameters, lists with filters."""
 
 from __future__ import annotations
 

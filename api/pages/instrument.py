@@ -1,4 +1,4 @@
-"""What the instrument shows at the top of the pages of a run, of a version and of a link: one component."""
+"""The interactive view of a network at the top of the pages of a run, a version and a link: one component."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Instrument:
     metric         (label, value, on which rows) of the headline; None where there is none.
     parts          (name, what it reads and decides) of the modules, for a page without scripts.
     steps          how many snapshots there are.
-    locality, layer_spacing   of the connection cost, by which a connection's share of it is told.
+    locality, layer_spacing   of the connection cost, for a connection's share of it.
     """
 
     address: str
@@ -71,17 +71,17 @@ class Asked:
     missing: bool
 
 
-def asked_columns(run: Run, told: Mapping[str, Any] | None, preview: Mapping[str, Any] | None) -> list[Asked]:
+def asked_columns(run: Run, document: Mapping[str, Any] | None, preview: Mapping[str, Any] | None) -> list[Asked]:
     """What the network reads, a column each; none where an example is no short row: texts, images, sequences.
 
-    told      the document of the data as a run keeps it.
+    document  the description of the data as a run keeps it.
     preview   of the table, where it was uploaded by the reader's team.
     """
-    names = [str(name) for name in (told or {}).get("features") or ()]
+    names = [str(name) for name in (document or {}).get("features") or ()]
     kind = (run.spec.get("dataset") or {}).get("kind")
     if not 0 < len(names) <= MAX_ASKED or kind not in ("uploaded", "formula", "two_moons", "parities"):
         return []
-    encoded = {column["name"]: column for column in (told or {}).get("columns") or ()}
+    encoded = {column["name"]: column for column in (document or {}).get("columns") or ()}
     first = ((preview or {}).get("first_rows") or [{}])[0]
     found = []
     for name in names:
@@ -106,7 +106,7 @@ def preview_of(rows: Session, run: Run) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Cut:
-    """The cheapest connections without which one piece falls into parts: their keys.
+    """The keys of the cheapest connections without which one module becomes several parts.
 
     between         what they part: outputs, groups, or both.
     before, after   the held-out loss, with them and without.
@@ -167,7 +167,7 @@ def instrument(
 
 
 def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
-    """The cheapest cut of each piece that has one, the same connections once."""
+    """The cheapest cut of each module that has one, the same connections once."""
     found: dict[str, Cut] = {}
     for cut in (interior or {}).get("cuts") or ():
         keys = " ".join(sorted(connection["key"] for connection in cut["connections"]))

@@ -180,11 +180,11 @@ class JobList(View):
             limit=limit,
         )
         owners = teams.names(rows, {job.member_id for job in page.rows})
-        told = jobs.trained_on(rows, [job.id for job in page.rows])
+        trained = jobs.trained_on(rows, [job.id for job in page.rows])
         places = jobs.queue_positions(rows, page.rows)
         listed = []
         for job in page.rows:
-            method, kind, name = told[job.id]
+            method, kind, name = trained[job.id]
             owner, data = owners.get(job.member_id, "–"), name or data_label(kind)
             listed.append(JobRow(job, owner, data, method_name(method), places.get(job.id)))
         return Page(listed, page.after)
@@ -382,7 +382,7 @@ def new_job() -> str:
 
 
 def examples_of(dataset: Dataset) -> str:
-    """What the examples of a data set are. Of arrays the script of the form tells by their shape, in the preview."""
+    """What the examples of a data set are. For arrays the script of the form decides by their shape, in the preview."""
     if dataset.maker:
         return EXAMPLES.get(dataset.maker.get("kind", ""), "table")
     return EXAMPLES_OF_FORMATS.get(dataset.format or "", "table")

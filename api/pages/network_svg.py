@@ -76,7 +76,7 @@ def network_picture(
     named = [
         n for n in graph.neurons if n.name and n.layer in (layers[0], layers[-1]) and (n.id in wired or not crowded)
     ]
-    if sheet:  # a sheet of names is a wall of letters: its neurons tell theirs when they are pointed at
+    if sheet:  # names of a whole sheet would overlap: each is shown when its neuron is pointed at
         count = {layer: sum(n.layer == layer for n in named) for layer in layers}
         named = [n for n in named if count[n.layer] <= MAX_NAMED_ON_A_SHEET]
     fits = {size: _fitting(named, place, called, wired, size, layers[0]) for size in (PAGE, SMALL)}

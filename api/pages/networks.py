@@ -38,7 +38,7 @@ from api.pages.filters import (
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.interior import interior
 from api.pages.network_svg import module_tones, names_given, network_picture, picture_file
-from api.pages.wall import rows_of
+from api.pages.runs import rows_of
 from api.problems import Problem, field_errors
 from api.schemas import RunId
 from api.services import services

@@ -181,7 +181,7 @@ def problem_kind(slug: str) -> str:
 @pages.get("/glossary")
 @decide(Access.ANYONE)
 def glossary_page() -> str:
-    """Every word that the pages use in one meaning, by subject."""
+    """The glossary, by subject."""
     return render_template("glossary.html", subjects=glossary())
 
 

@@ -155,7 +155,7 @@ def test_a_card_tells_of_what_the_pointer_is_over_and_its_neighbours_are_lit(vis
     assert page.locator("#hover-card").is_hidden()
     hidden(page).hover()
     card = page.inner_text("#hover-card")
-    assert all(word in card for word in ("activation", "reads", "says", "module"))
+    assert all(word in card for word in ("activation", "reads", "feeds", "module"))
     assert re.search(r"± .+, \S+ to \S+", card)
     edges = page.evaluate(
         "async (run) => (await (await fetch(`/api/v1/runs/${run}/graph`)).json()).edges", bench.runs["mlp"]

@@ -87,7 +87,7 @@ def test_the_four_files_of_mnist_are_joined_in_whatever_order_they_come(
     page.set_input_files("#file", [files[3], files[0]])
     page.wait_for_selector("#upload-parts:not([hidden])")
     said = page.inner_text("#upload-parts-words")
-    assert "Here are 300 images of 8 × 8 pixels; 100 labels." in said
+    assert "Received: 300 images of 8 × 8 pixels; 100 labels." in said
     assert "Still missing: the labels of the 300 images; the 100 images of the labels." in said
     page.set_input_files("#file", files[2])
     page.set_input_files("#file", files[1])

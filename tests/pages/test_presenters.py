@@ -19,7 +19,7 @@ from api.pages.filters import code, mathematics, said, typeset
 from api.pages.interior import interior
 from api.pages.network_svg import names_given
 from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
-from api.pages.wall import CHART, quantity
+from api.pages.runs import CHART, quantity
 from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.interior import cut_statement
 from bimt_engine.analysis.statements.wording import share, typeset_plainly
@@ -236,7 +236,7 @@ def test_what_rounding_leaves_of_a_modularity_is_shown_as_zero() -> None:
     assert ("modularity Q", "0") in metrics({}, run)
 
 
-@pytest.mark.parametrize("frame", [SMALL, WIDE, CHART], ids=["small", "wide", "wall"])
+@pytest.mark.parametrize("frame", [SMALL, WIDE, CHART], ids=["small", "wide", "runs"])
 def test_an_axis_has_three_ticks_or_more_and_none_lies_on_another(frame: Frame) -> None:
     draw = Random(100)
     ranges = [(6, 19), (3, 240), (1, 1e4), (0.009, 1.1), (5, 5), (0.9, 1.1), (1e-12, 1e5), (1e-300, 1e300), (5e-324, 1)]

@@ -1,5 +1,5 @@
 // Data sets and networks: the upload of files, with progress and the errors of their check; and the page of one of them.
-// What a file is, is told by its bytes: IDX arrays are collected until images and labels fit, archives by what they hold.
+// The format of a file is found from its bytes; IDX arrays are collected until images and labels fit together.
 
 import { Problem, attempt, call, complain, counted, csrf, pause } from "./api.js";
 
@@ -118,7 +118,7 @@ async function sendArrays(some) {
   const whole = found.filter(({ labels }) => labels);
   const complete = !alone.length && whole.length === found.length;
   if (!((complete && whole.length === 2) || (some && whole.length))) {
-    const told = [
+    const received = [
       ...found.map(({ images, labels }) => `${counted(images.shape[0])} images of ${images.shape.slice(1).join(" × ")} pixels${labels ? " with their labels" : ""}`),
       ...alone.map(({ shape }) => `${counted(shape[0])} labels`),
     ];
@@ -126,8 +126,8 @@ async function sendArrays(some) {
       ...found.filter(({ labels }) => !labels).map(({ images }) => `the labels of the ${counted(images.shape[0])} images`),
       ...alone.map(({ shape }) => `the ${counted(shape[0])} images of the labels`),
     ];
-    const also = complete ? "Add the images and labels of the test, or use these alone: a part of them is kept for the test." : `Still missing: ${missing.join("; ")}.`;
-    document.getElementById("upload-parts-words").textContent = `Here are ${told.join("; ")}. ${also}`;
+    const also = complete ? "Add the images and labels for testing, or use only these: part of them is then held out for testing." : `Still missing: ${missing.join("; ")}.`;
+    document.getElementById("upload-parts-words").textContent = `Received: ${received.join("; ")}. ${also}`;
     document.getElementById("upload-parts-use").hidden = !whole.length;
     collecting.hidden = false;
     return "";

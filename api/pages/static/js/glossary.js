@@ -25,7 +25,7 @@ export function tell(title, ...content) {
   heading.textContent = title;
   close.textContent = "Close";
   close.addEventListener("click", () => dialog.close());
-  dialog.className = "told-of";
+  dialog.className = "definition";
   dialog.setAttribute("aria-label", title);
   dialog.replaceChildren(heading, ...content, close);
   dialog.showModal();
@@ -37,7 +37,7 @@ async function define(term) {
   const paragraph = document.createElement("p");
   paragraph.textContent = found?.[term] ?? "The glossary cannot be reached.";
   const more = document.createElement("a");
-  [more.href, more.textContent] = ["/glossary", "All words"];
+  [more.href, more.textContent] = ["/glossary", "Glossary"];
   tell(term, paragraph, more);
 }
 

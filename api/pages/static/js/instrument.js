@@ -1,5 +1,5 @@
-// The network as an instrument: look, touch, see what becomes of it. One component on the pages of a run, of a version of a
-// model and of a link. The server has drawn everything; this makes it answer.
+// The interactive view of a network: select and silence parts, and see the effect. One component on the pages of a run, of a version of a
+// model and of a link. The server has drawn everything; this adds the interaction.
 
 import { Problem, attempt, call, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
@@ -25,7 +25,7 @@ async function begin() {
   const cost = { locality: Number(locality), spacing: Number(spacing) };
   const card = new Card(field("hover-card"));
   const instrument = { circuit, picture, run, sample: null, sampled, colour, parts: () => circuit.levels[level()] };
-  const silences = Boolean(run || probe); // whether anyone can say what becomes of it
+  const silences = Boolean(run || probe); // whether effects can be computed, here or by the service
   let loaded = null; // what the worker computed first
   let [pinned, harms] = [null, new Map()]; // what is selected; neuron → what is lost without it
 
@@ -113,7 +113,7 @@ async function begin() {
 
   // --- looking and selecting
 
-  function told(kind, id) {
+  function properties(kind, id) {
     if (kind === "connection") return ofConnection(circuit, id, cost);
     if (kind === "neuron") return circuit.neurons.has(id) ? ofNeuron(circuit, id, loaded?.ranges, harms.get(id)) : null;
     const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
@@ -122,7 +122,7 @@ async function begin() {
     return { title: `${partName(part)}: ${part.role}`, lines: [...(part.note ? [["", "note", part.note]] : []), ["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
   }
 
-  /** Lights something with its neighbours and tells of it; null: what is selected again. */
+  /** Highlights something with its neighbours and shows its properties; null: what is selected again. */
   function look(kind, id, x, y) {
     if (!kind) {
       card.show(null);
@@ -131,7 +131,7 @@ async function begin() {
       return;
     }
     lightUp(kind, id);
-    const found = told(kind, id);
+    const found = properties(kind, id);
     if (x === undefined) {
       const place = picture.neurons.get(id)?.getBoundingClientRect();
       if (place) card.show(found, place.x, place.y);
@@ -159,7 +159,7 @@ async function begin() {
 
   function showSelected() {
     const [kind, id] = [view.at.slice(0, view.at.indexOf(":")), view.at.slice(view.at.indexOf(":") + 1)];
-    const found = view.at && told(kind, id);
+    const found = view.at && properties(kind, id);
     picture?.svg.querySelector(".selected")?.classList.remove("selected");
     if (found && kind !== "part") picture?.set(kind, id, "selected", true);
     pinned = found ? [kind, id] : null;
@@ -193,7 +193,7 @@ async function begin() {
     const note = Object.assign(document.createElement("textarea"), { name: "note", maxLength: 1000, value: part.note, rows: 2 });
     note.className = "short";
     form.className = "naming";
-    form.append(label("Name", name), label("Note", note), Object.assign(document.createElement("button"), { textContent: "Keep" }));
+    form.append(label("Name", name), label("Note", note), Object.assign(document.createElement("button"), { textContent: "Save" }));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       attempt(
@@ -272,7 +272,7 @@ async function begin() {
 
   // --- all of it
 
-  // The examples are loaded when someone is about to touch the network: they may be as large as a film.
+  // The examples are loaded when the pointer or focus enters the network: they may be as large as a film.
   function sampled() {
     if (!probe || instrument.sample) return instrument.sample;
     instrument.sample = new Sample(probe);
@@ -280,7 +280,7 @@ async function begin() {
       (found) => {
         loaded = found;
         panel.dataset.sample = found.computed ? "computed" : "none";
-        field("sample-words").textContent = found.computed ? "" : "This network is not computed in the browser: the service answers, on every training and validation example.";
+        field("sample-words").textContent = found.computed ? "" : "This network is not computed in the browser; the service computes effects on all training and validation examples.";
         if (pinned) showSelected();
       },
       (problem) => {
@@ -334,7 +334,7 @@ async function begin() {
       }
     }
     picture.light(neurons, keys);
-    field("path-words").textContent = `Lit in the picture: ${keys.size} of ${circuit.connections.length} connections carry this row. Left out is what brings less than a tenth of the largest share to its neuron.`;
+    field("path-words").textContent = `Highlighted: ${keys.size} of ${circuit.connections.length} connections carry this row. Connections that contribute less than a tenth of the largest share to their neuron are left out.`;
   }
 
   for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
@@ -414,6 +414,6 @@ function showKeys() {
 
 if (panel) {
   begin().catch((problem) => {
-    field("sample-words").replaceChildren(sentence(`The network cannot be touched: ${problem.message}`));
+    field("sample-words").replaceChildren(sentence(`The interactive view could not be loaded: ${problem.message}`));
   });
 }

@@ -1,5 +1,5 @@
 // The form of a new job: an experiment with its own data, or data and a network. The spec's JSON text is what is submitted;
-// the fields for hidden layers and steps edit it. What the job would do is told before it is submitted.
+// the fields for hidden layers and steps edit it. The page says what the job would do before it is submitted.
 
 import { call, complain, duration, number, numbers, pause, sentence } from "./api.js";
 import "./data.js";
@@ -328,7 +328,7 @@ function body() {
   return job;
 }
 
-// Data and network, as a list of jobs tells them apart.
+// Data and network, by which a job is recognised in a list.
 function nameOf() {
   const of = data().textContent.replace(/ \([\d.·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
   return `${of}, ${network().closest(".choice").querySelector("strong").textContent.toLowerCase()}`.slice(0, 120);
@@ -345,17 +345,17 @@ async function foresee() {
   const place = field("plan");
   if (spec() instanceof Error || (!field("roles").hidden && !chosenRoles().targets.length)) return (place.textContent = "");
   const asked = body();
-  let told;
+  let words;
   try {
     const { runs, steps, seconds, like, memory_bytes: memory, notes } = await call("POST", "/jobs/plan", asked);
     const each = steps / runs;
-    const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Examines the network as it is: relocated, pruned, its modules tested.";
-    const long = seconds === null ? "How long that takes is not known yet: none like it has run." : `About ${duration(Math.max(1, seconds))} of one worker, as ${like === 1 ? "the run" : `${like} runs`} like it took.`;
-    told = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
+    const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Analyses the network as it is: relocates its neurons, prunes it and tests its modules.";
+    const long = seconds === null ? "How long that takes is not known yet: no similar run has ended." : `About ${duration(Math.max(1, seconds))} of one worker, judged by ${like === 1 ? "a similar run" : `${like} similar runs`}.`;
+    words = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
-    told = problem.status === 422 || problem.status === 409 ? problem.message : "";
+    words = problem.status === 422 || problem.status === 409 ? problem.message : "";
   }
-  if (mine === foreseen) place.replaceChildren(sentence(told));
+  if (mine === foreseen) place.replaceChildren(sentence(words));
 }
 
 function showProblem(problem) {

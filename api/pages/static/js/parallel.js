@@ -1,5 +1,5 @@
 // Parallel axes (parallel_axes in charts.py) that can be narrowed: the runs outside fade, and leave the table below. The limits
-// stand in the address, and go with it to the other views of the wall.
+// stand in the address, and go with it to the other views of the list.
 
 import { number } from "./api.js";
 import { scaled } from "./instrument/plot.js";

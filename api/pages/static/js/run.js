@@ -20,7 +20,7 @@ function show(run, job) {
   document.getElementById("live-words").replaceChildren(sentence(words));
 }
 
-// --- the network as it is now, where a snapshot tells its layout
+// --- the network as it is now, where a snapshot holds its layout
 
 const canvas = document.getElementById("live-canvas");
 let [drawn, stage, frame] = [-1, null, null];

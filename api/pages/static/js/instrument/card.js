@@ -1,4 +1,4 @@
-// What is told of a neuron or a connection: on a card beside the pointer, and in the panel when it is selected.
+// The properties of a neuron or a connection: on a card beside the pointer, and in the panel when it is selected.
 
 import { number, percent, typeset } from "../api.js";
 import { partName } from "./circuit.js";
@@ -46,7 +46,7 @@ export function ofNeuron(circuit, id, range, harm) {
       ["activation axis", "activation", spread + seen],
       ...(neuron.bias === null || neuron.bias === undefined ? [] : [["neuron", "bias", number(neuron.bias)]]),
       ...(circuit.into(id).length ? [["", "reads", neighbours(circuit, circuit.into(id), "source")]] : []),
-      ...(circuit.outOf(id).length ? [["", "says", neighbours(circuit, circuit.outOf(id), "target")]] : []),
+      ...(circuit.outOf(id).length ? [["", "feeds", neighbours(circuit, circuit.outOf(id), "target")]] : []),
       ...levelsOf(circuit, [id]),
       ...(harm ? [["effect", "without it", harm]] : []),
     ],
@@ -68,7 +68,7 @@ function neighbours(circuit, connections, end) {
 /** The lines as a definition list. */
 export function list(lines) {
   const found = document.createElement("dl");
-  found.className = "told";
+  found.className = "properties";
   for (const [term, label, value] of lines) {
     const [row, name, words] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
     name.append(term ? explained(term, label) : label);
@@ -86,13 +86,13 @@ export class Card {
     this.element = element;
   }
 
-  /** @param {?{title: string, lines: string[][]}} told null hides it · x, y in the window */
-  show(told, x = 0, y = 0) {
-    this.element.hidden = !told;
-    if (!told) return;
+  /** @param {?{title: string, lines: string[][]}} found null hides it · x, y in the window */
+  show(found, x = 0, y = 0) {
+    this.element.hidden = !found;
+    if (!found) return;
     const title = document.createElement("strong");
-    title.append(...typeset(told.title));
-    this.element.replaceChildren(title, list(told.lines.map(([, label, value]) => ["", label, value])));
+    title.append(...typeset(found.title));
+    this.element.replaceChildren(title, list(found.lines.map(([, label, value]) => ["", label, value])));
     this.move(x, y);
   }
 

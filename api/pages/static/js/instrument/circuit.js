@@ -1,4 +1,4 @@
-// The pruned network as a graph: who is joined to whom, and into which parts it falls. Nothing here reads the page.
+// The pruned network as a graph: its connections, and the parts it consists of. Nothing here reads the page.
 
 /**
  * A connection of the graph document: source, target, weight, length, effect (what the loss gains without it), key.
@@ -38,7 +38,7 @@ export class Circuit {
     for (const part of Object.values(this.levels).flat()) Object.assign(part, { given: names[part.name]?.name ?? "", note: names[part.name]?.note ?? "" });
   }
 
-  /** @returns {string} a name, or layer and slot; an output that has the name of an input is told apart */
+  /** @returns {string} a name, or layer and slot; an output that has the name of an input is marked */
   called(id) {
     const { name, layer } = this.neurons.get(id);
     if (!name) return id.replace(":", " ");
@@ -134,15 +134,15 @@ const ofModules = (modules) => modules.map(({ name, neurons, inputs, outputs }) 
 function ofGroups(graph, interior, modules) {
   const labels = graph.graph.groups ?? {};
   const primary = interior?.partitions?.[interior.primary];
-  const told = new Map((primary?.groups ?? []).map((group) => [group.name, group]));
+  const described = new Map((primary?.groups ?? []).map((group) => [group.name, group]));
   const found = new Map();
   for (const neuron of graph.nodes) if (neuron.group) push(found, neuron.group, neuron.id);
-  for (const [name, group] of told) if (!found.has(name)) found.set(name, group.neurons);
+  for (const [name, group] of described) if (!found.has(name)) found.set(name, group.neurons);
   for (const { name, neurons } of modules) if (found.has(name)) found.set(name, neurons); // a group that is a whole module
   if (!found.size) return [];
-  const parted = new Set(graph.nodes.filter((neuron) => neuron.group).map((neuron) => neuron.module).concat([...told.values()].map((group) => group.module)));
+  const parted = new Set(graph.nodes.filter((neuron) => neuron.group).map((neuron) => neuron.module).concat([...described.values()].map((group) => group.module)));
   const whole = ofModules(modules.filter(({ name }) => !parted.has(name)));
-  const groups = [...found].map(([name, neurons]) => ({ name, role: labels[name] ?? (told.has(name) ? `reads ${listed(told.get(name).reads.map((read) => read.name))}` : ""), neurons }));
+  const groups = [...found].map(([name, neurons]) => ({ name, role: labels[name] ?? (described.has(name) ? `reads ${listed(described.get(name).reads.map((read) => read.name))}` : ""), neurons }));
   return [...groups, ...whole].sort((a, b) => a.name.length - b.name.length || (a.name < b.name ? -1 : 1));
 }
 

@@ -3,7 +3,7 @@
 const SHAPES = ["circle", "square", "diamond", "triangle", "hexagon", "cross", "star", "drop"];
 export const TONES = 8; // colours and shapes; the ninth part has the first again
 
-/** The picture of the server as something to touch. */
+/** The picture of the server, made interactive. */
 export class Picture {
   /** @param {SVGSVGElement} svg */
   constructor(svg) {
@@ -24,9 +24,9 @@ export class Picture {
 
   /** Colours neurons by part, with a shape for each; ids of no part are left plain. */
   colour(parts) {
-    const told = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
-    if (told === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
-    this.coloured = told;
+    const colours = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
+    if (colours === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
+    this.coloured = colours;
     for (const each of this.svg.querySelectorAll(".shape, .letter")) each.remove();
     const tones = new Map();
     parts.forEach(({ neurons, name }, number) => neurons.forEach((id) => tones.set(id, { number: number % TONES, name })));
@@ -93,7 +93,7 @@ export const KEYS = [
   ["Home End", "the first and the last neuron of its layer"],
   ["Enter", "select it"],
   ["X", "silence it, or restore it"],
-  ["Escape", "let go of what is selected, or restore everything that is silenced"],
+  ["Escape", "clear the selection, or restore everything that is silenced"],
   ["L", "the next level of modules"],
   ["Space", "play the training, or pause"],
   ["?", "these keys"],

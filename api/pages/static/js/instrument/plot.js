@@ -1,11 +1,11 @@
 // A chart that the server has drawn (charts.py), as something to draw a cursor and further lines into.
 
 /**
- * Where a value lies on an axis as charts.py tells it: "low high start end" and "log" where it is logarithmic.
- * @param {string} told
+ * Where a value lies on an axis as charts.py writes it: "low high start end" and "log" where it is logarithmic.
+ * @param {string} scale
  */
-export function scaled(told) {
-  const [low, high, start, end, log] = told.split(" ");
+export function scaled(scale) {
+  const [low, high, start, end, log] = scale.split(" ");
   const [warp, back] = log ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
   const [a, b] = [warp(Number(low)), warp(Number(high))];
   const place = (value) => Number(start) + ((warp(value) - a) * (Number(end) - Number(start))) / (b - a || 1);

@@ -1,4 +1,4 @@
-// What is switched off, and what becomes of the metrics: at once on the examples here, then exactly by the service.
+// What is silenced, and how the metrics change: at once on the examples here, then exactly by the service.
 
 import { complain, measured, metricName, number, percent, typeset, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
@@ -16,8 +16,8 @@ const changes = () =>
 
 function inWords(effect) {
   if (effect === null || Number.isNaN(effect)) return "is not a number";
-  if (effect < 1e-6) return "does not move";
-  if (effect < 0.5) return `moves by ${percent(effect)} of its variance`;
+  if (effect < 1e-6) return "does not change";
+  if (effect < 0.5) return `changes by ${percent(effect)} of its variance`;
   return effect < 0.95 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance";
 }
 
@@ -199,5 +199,5 @@ export function silencing(instrument) {
   });
   render();
   if (view.off.length) evaluate();
-  return { render, headline: (...told) => view.off.length || headline(...told), restore: () => view.off.length || restore() };
+  return { render, headline: (...shown) => view.off.length || headline(...shown), restore: () => view.off.length || restore() };
 }

@@ -29,7 +29,7 @@ export async function stepping(instrument) {
     (begun ??= (async () => {
       const [history, found] = await Promise.all([call("GET", `/runs/${run}/history`), everyStep()]);
       const last = await call("GET", `/runs/${run}/snapshots/${found.at(-1)}`);
-      const geometry = last.layers ? last : (await instrument.sampled().ready).geometry; // older snapshots do not tell theirs
+      const geometry = last.layers ? last : (await instrument.sampled().ready).geometry; // older snapshots hold no layout
       matrices = matricesOf(geometry);
       const numbers = matrices.reduce((sum, { from, to }) => sum + from.places * to.places, 0);
       const most = Math.max(2, Math.min(MAX_FRAMES, Math.floor(MAX_NUMBERS / numbers)));
@@ -62,7 +62,7 @@ export async function stepping(instrument) {
     return frames.get(index);
   }
 
-  /** Neuron, as `layer:number from birth`, copy by copy → number of its part at the level that is shown. */
+  /** Neuron, as `layer:index before any relocation`, copy by copy → number of its part at the level that is shown. */
   function tones() {
     const found = new Map();
     instrument.parts().forEach(({ neurons }, part) => {

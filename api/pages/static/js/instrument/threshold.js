@@ -66,8 +66,8 @@ export function threshold(instrument) {
     else instrument.silencing.headline(loaded.before, found.metrics, `here, on ${loaded.heldOut} validation examples, without refitting`, "sample");
     if (curve || !plot) return;
     curve = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
-    const told = await instrument.sample.ask("curve", { thresholds: curve.map(weightAt) });
-    if (told) plot.path("here", "not refitted", curve.map((size, i) => [size, told.losses[i]]));
+    const unrefitted = await instrument.sample.ask("curve", { thresholds: curve.map(weightAt) });
+    if (unrefitted) plot.path("here", "not refitted", curve.map((size, i) => [size, unrefitted.losses[i]]));
   }
 
   /** Called when a step of the training takes the place of the pruned network (false), and when that is back (true). */

@@ -1,6 +1,6 @@
-"""The wall of runs: filtered, sorted and grouped, as pictures, a table, a scatter or curves, and as CSV.
+"""The list of runs: filtered, sorted and grouped, as pictures, a table, a scatter plot or curves, and as CSV.
 
-Everything that is shown stands in the address, so a view can be sent and returned to.
+The address holds the whole view, so it can be shared and bookmarked.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from store.jobs.tables import STATES
 from store.runs.search import SORTED_BY, bodies_of, listed
 from store.tables import Dataset, Job, Run
 
-pages = Blueprint("wall_pages", __name__, template_folder="templates")
+pages = Blueprint("run_pages", __name__, template_folder="templates")
 
 MOST = 120  # runs on one page
-MOST_CURVES = 40  # beside one another in one chart; more cannot be told apart
+MOST_CURVES = 40  # in one chart; more cannot be distinguished
 MOST_POINTS = 300  # of one curve
 OF_GROUP = 4  # pictures of a group of which not all are asked for
 TONES = 12  # groups that a chart tells apart: six colours, then the same six dashed; the 13th is as the first
@@ -51,7 +51,7 @@ CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
 SHOWN = {
     "pictures": "pictures",
     "table": "a table",
-    "scatter": "a scatter",
+    "scatter": "a scatter plot",
     "curves": "curves",
     "parallel": "parallel axes",
 }
@@ -123,7 +123,7 @@ MOST_AXES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wall(View):
+class RunList(View):
     """Which runs are asked for, and as what. Runs of one job stand together unless they are alone."""
 
     path = "/"
@@ -142,7 +142,7 @@ class Wall(View):
     within: tuple[str, ...] = ()  # `quantity:least:greatest`
 
     @classmethod
-    def asked(cls) -> Wall:
+    def asked(cls) -> RunList:
         """That of the request."""
         given = request.args
         job = given.get("job", "")
@@ -233,15 +233,15 @@ def rows_of(rows: Session, team_id: str, found: Sequence[Run]) -> list[Row]:
     """The runs with the names of their jobs and data."""
     of = select(Job.id, Job.name, Job.tags, Dataset.name).outerjoin(Dataset, Dataset.id == Job.dataset_id)
     query = of.where(Job.team_id == team_id, Job.id.in_({run.job_id for run in found}))
-    told = {job_id: (name, tuple(tags or ()), data) for job_id, name, tags, data in rows.execute(query)}
+    jobs_by_id = {job_id: (name, tuple(tags or ()), data) for job_id, name, tags, data in rows.execute(query)}
     return [
         Row(run, job, tags, data or data_label(run.dataset_kind))
         for run in found
-        for job, tags, data in [told.get(run.job_id, ("run", (), None))]
+        for job, tags, data in [jobs_by_id.get(run.job_id, ("run", (), None))]
     ]
 
 
-def grouped(view: Wall, found: Sequence[Row]) -> list[Group]:
+def grouped(view: RunList, found: Sequence[Row]) -> list[Group]:
     """The rows in groups, in the order in which these begin; one without a name where nothing is grouped."""
     keys: dict[str, Callable[[Row], str]] = {
         "job": lambda row: row.run.job_id,
@@ -288,7 +288,7 @@ def _summary(members: Sequence[Row]) -> str:
 @decide(Access.READ)
 def overview() -> str:
     """The start page: running jobs, and the networks that were trained."""
-    team_id, view, cursor = caller().team_id, Wall.asked(), after()
+    team_id, view, cursor = caller().team_id, RunList.asked(), after()
     is_first = not request.args
     with services().database.read() as rows:
         page = listed(rows, team_id, after=cursor, limit=MOST, **view.query())
@@ -341,7 +341,7 @@ def overview() -> str:
         )
 
 
-def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _scatter(view: RunList, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
     shown = [row.run for group in groups for row in group.rows]
     across, up = quantity(view.x, shown), quantity(view.y, shown)
     dots: list[Dot] = []
@@ -351,8 +351,8 @@ def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[
         for row in group.rows:
             x, y = (of.of(row.run, metrics.get(row.run.id) or {}) for of in (across, up))
             if isinstance(x, int | float) and isinstance(y, int | float):
-                told = f"{row.name}: {across.label} {number(x)}, {up.label} {number(y)}"
-                dots.append(Dot(float(x), float(y), f"seed {row.run.seed}", told, f"/runs/{row.run.id}", group.tone))
+                title = f"{row.name}: {across.label} {number(x)}, {up.label} {number(y)}"
+                dots.append(Dot(float(x), float(y), f"seed {row.run.seed}", title, f"/runs/{row.run.id}", group.tone))
         if len(dots) > before and group.name:
             used.append((group.name, group.tone))
     x_axis = Axis(across.label, _is_log(across, [dot.x for dot in dots]))
@@ -361,10 +361,10 @@ def _scatter(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[
     return line_chart(title, [], x=x_axis, y=y_axis, dots=dots, legend=used, frame=CHART)
 
 
-def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _parallel(view: RunList, groups: Sequence[Group], metrics: Mapping[str, Mapping[str, Any]]) -> Markup:
     members = [(group, row, metrics.get(row.run.id) or {}) for group in groups for row in group.rows]
-    told = {name: quantity(name, [row.run for _, row, _ in members]) for name in AXES}
-    values = {name: [told[name].of(row.run, of) for _, row, of in members] for name in AXES}
+    quantities = {name: quantity(name, [row.run for _, row, _ in members]) for name in AXES}
+    values = {name: [quantities[name].of(row.run, of) for _, row, of in members] for name in AXES}
     limited = {limit[0] for limit in map(limit_of, view.within) if limit}
     names = [name for name, found in values.items() if len({*found} - {None}) > 1 or name in limited][:MOST_AXES]
     traces = [
@@ -378,7 +378,7 @@ def _parallel(view: Wall, groups: Sequence[Group], metrics: Mapping[str, Mapping
         )
         for at, (group, row, of) in enumerate(members)
     ]
-    axes = [(name, Axis(told[name].label, _is_log(told[name], values[name]))) for name in names]
+    axes = [(name, Axis(quantities[name].label, _is_log(quantities[name], values[name]))) for name in names]
     legend = [(group.name, group.tone) for group in groups if group.name]
     return parallel_axes("Numbers of the runs on parallel axes, a line for each run", axes, traces, legend=legend)
 
@@ -427,7 +427,7 @@ FILE_COLUMNS: dict[str, Callable[[Row], Any]] = {
 @decide(Access.READ)
 def wall_file() -> Response:
     """The runs of a view as CSV, the first 10 000."""
-    team_id, view = caller().team_id, Wall.asked()
+    team_id, view = caller().team_id, RunList.asked()
     with services().database.read() as rows:
         found = rows_of(rows, team_id, listed(rows, team_id, limit=MOST_ROWS, **view.query()).rows)
         if view.within:

@@ -1,4 +1,4 @@
-"""The wall of runs and the lists of jobs and models: filtered, sorted, grouped, selected, as a file; two compared."""
+"""The lists of runs, jobs and models: filtered, sorted, grouped, selected, as a file; two compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from werkzeug.datastructures import MultiDict
 from api.pages.filters import View
 from api.pages.jobs import JobList
 from api.pages.networks import ModelList
-from api.pages.wall import QUANTITIES, SORTS, Wall
+from api.pages.runs import QUANTITIES, SORTS, RunList
 from store import jobs, models
 from store.runs.search import SORTED_BY
 from tests.api.makers import now, publish_runs, submit_job, work_on
@@ -27,7 +27,7 @@ DESK = {"viewport": {"width": 1280, "height": 900}}
 
 
 def view_of(site: Site, address: str) -> View:
-    lists = {each.path: each for each in (Wall, JobList, ModelList)}
+    lists = {each.path: each for each in (RunList, JobList, ModelList)}
     with site.service.app.test_request_context(address):
         return lists[urlsplit(address).path].asked()  # type: ignore[attr-defined, no-any-return]
 
@@ -81,7 +81,7 @@ def test_jobs_are_narrowed_grouped_and_sorted_and_the_address_says_so(visit: Vis
     names = page.locator("tbody th[scope=row] a")
     page.fill("#tag", "listed")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#told:has-text('3 jobs.')")
+    page.wait_for_selector("#list-summary:has-text('3 jobs.')")
     page.click("thead >> text=Job")
     page.wait_for_selector("th[aria-sort=ascending]")
     assert names.all_inner_texts() == ["Table a", "table b", "table c"]
@@ -358,7 +358,7 @@ def test_an_axis_that_is_narrowed_narrows_the_wall_by_pointer_and_by_keys(visit:
     page.select_option("#show", "pictures")
     page.wait_for_selector("ul.runs li")
     assert page.locator("ul.runs li").count() == 2
-    assert "2 runs within limits of seed" in page.inner_text("#told")
+    assert "2 runs within limits of seed" in page.inner_text("#list-summary")
     page.go_back()
     page.wait_for_selector("svg.parallel[data-ready]")
     page.get_by_role("slider", name="seed, at most").focus()
