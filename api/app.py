@@ -47,7 +47,7 @@ from api.schemas import place_of
 from api.services import CHECK_WAIT_SECONDS, Services, utc_now
 from store.database import Database
 from store.files import Files
-from store.jobs.outbox import enqueue as announce_to_broker
+from store.jobs.outbox import enqueue as send_to_broker
 from store.log import Event
 from store.settings import Settings
 
@@ -113,13 +113,13 @@ def create_app(
     *,
     database: Database | None = None,
     files: Files | None = None,
-    announce: Callable[[str, str, int], None] | None = None,
+    send_message: Callable[[str, str, int], None] | None = None,
     now: Callable[[], datetime] = utc_now,
     check_wait_seconds: float = CHECK_WAIT_SECONDS,
 ) -> OpenAPI:
     """The web app. What is left out is made from the settings; nothing is connected before the first request.
 
-    announce            (job id, queue, priority) → sends the Celery message of a committed job
+    send_message        (job id, queue, priority) → sends the Celery message of a committed job
     check_wait_seconds  how long the request of an upload waits for its check
     """
     app = App(
@@ -150,8 +150,8 @@ def create_app(
         settings=settings,
         database=database or Database(settings.database_url, pool=settings.database_pool),
         files=files or Files(settings.files_url, spool=settings.spool),
-        announce=announce
-        or (lambda job, queue, priority: announce_to_broker(settings.broker_url, job, queue, priority)),
+        send_message=send_message
+        or (lambda job, queue, priority: send_to_broker(settings.broker_url, job, queue, priority)),
         now=now,
         check_wait_seconds=check_wait_seconds,
     )

@@ -241,7 +241,7 @@ def _who() -> str:
 def audit(rows: Session, action: str, thing_id: str | None = None, **detail: Any) -> None:
     """Add a line to the audit log, in the transaction of the change that it is about.
 
-    action   noun.verb, such as `job.cancel`
+    action   resource.verb, such as `job.cancel`
     detail   JSON values that say more; never a secret
     """
     who = caller()

@@ -77,7 +77,7 @@ class ScoreOut(ResponseModel):
     learnt: bool | None = Field(
         default=None,
         description="Whether that gain is above its standard error and `r2`, or `recall` − `mistaken`, at least 0.05; "
-        "null: the rows are too few to tell, or all alike.",
+        "null: the rows are too few to decide, or all equal.",
     )
 
 
@@ -269,11 +269,11 @@ def one_module(graph: Graph, name: str) -> Graph:
     )
 
 
-def or_not_yet(thing: T | None, run: Run) -> T:
-    """The thing, or the problem that the run has not come that far."""
-    if thing is None:
+def or_not_yet(found: T | None, run: Run) -> T:
+    """What was found, or the problem that the run has not come that far."""
+    if found is None:
         raise Problem("conflict", f"The run is {run.state}; this is there when it has succeeded.")
-    return thing
+    return found
 
 
 def stored_bytes(sha256: str, content_type: str, what: str = "file") -> Response:

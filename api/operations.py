@@ -162,7 +162,7 @@ def wait_for(operation_id: str, *, seconds: float) -> Operation:
 def unless_failed(outcome: Operation, status: int = 422) -> Operation:
     """The same. Raises the problem of an operation that was refused, has failed or was cancelled.
 
-    status   of a refusal: 422 where fields were sent, 409 where the thing itself does not allow it
+    status   of a refusal: 422 where fields were sent, 409 where the state of the run or version does not allow it
     """
     if outcome.refusal is not None and status == 422:
         errors = [wrong(pointer, sentence) for pointer, sentence in outcome.refusal["problems"]]

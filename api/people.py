@@ -163,7 +163,7 @@ class AuditQuery(Query):
     """Which lines."""
 
     action: Annotated[str, Field(max_length=64, pattern=r"^[a-z]+\.[a-z]+$")] | None = Field(
-        default=None, description="noun.verb, such as `job.cancel`."
+        default=None, description="resource.verb, such as `job.cancel`."
     )
     member: MemberId | None = None
     thing: Annotated[str, Field(max_length=200, pattern=PRINTABLE)] | None = Field(default=None, description="An id.")

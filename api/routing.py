@@ -51,7 +51,7 @@ def markdown(content: str) -> Response:
 
 
 class Resource(APIBlueprint):
-    """The routes of one noun. Every route names the access that it requires; without it none can be declared."""
+    """The routes of one resource. Every route names the access that it requires; without it none can be declared."""
 
     def __init__(self, name: str, about: str, *, prefix: str = PREFIX) -> None:
         super().__init__(

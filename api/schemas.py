@@ -16,9 +16,9 @@ Tag = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9][A
 ID_CHARACTERS = "[0-9a-hjkmnp-tv-z]{26}"
 
 
-def identifier(noun: str) -> Any:
-    """The type of an id of one noun, such as `job_` and 26 characters."""
-    return Annotated[str, Field(pattern=f"^{noun}_{ID_CHARACTERS}$")]
+def identifier(prefix: str) -> Any:
+    """The type of an id of one resource, such as `job_` and 26 characters."""
+    return Annotated[str, Field(pattern=f"^{prefix}_{ID_CHARACTERS}$")]
 
 
 DatasetId = identifier("dataset")

@@ -35,7 +35,7 @@ def utc_now() -> datetime:
 class Services:
     """Made with the app, so that tests pass their own.
 
-    announce            (job id, queue, priority) → sends the Celery message; may fail, because the row is the truth.
+    send_message        (job id, queue, priority) → sends the Celery message; may fail, because the row is the truth.
     check_wait_seconds  how long an upload's request waits for its check before it is answered with 202.
     stopping            set when the process stops accepting; open streams end.
     """
@@ -43,7 +43,7 @@ class Services:
     settings: Settings
     database: Database
     files: Files
-    announce: Callable[[str, str, int], None]
+    send_message: Callable[[str, str, int], None]
     now: Callable[[], datetime] = utc_now
     check_wait_seconds: float = CHECK_WAIT_SECONDS
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -63,12 +63,12 @@ class Services:
             pause = min(1.4 * pause, LONGEST_PAUSE)
 
     def enqueue(self, job_id: str, queue: str, priority: int, *, marked: bool = False) -> None:
-        """Send the message of a committed job. While the broker is away, the scheduler sends it later.
+        """Send the message of a committed job. While the broker is unavailable, the scheduler sends it later.
 
         marked   its row is marked as sent already, which saves a transaction
         """
         try:
-            self.announce(job_id, queue, priority)
+            self.send_message(job_id, queue, priority)
             sent = True
         except Exception:
             log.warning("the message of job %s could not be sent; the scheduler will send it", job_id, exc_info=True)

@@ -194,7 +194,7 @@ def refuse_bad_data(who: Caller, body: JobIn) -> None:
 
     A worker looks at the file, in roles that the check of the upload has not seen, and with the seeds where rows are
     weighted or split by a column. It is waited for as an upload's check is: where the file is large or no worker
-    answers, the training tells instead. Call it outside of database sessions.
+    answers, the training reports it instead. Call it outside of database sessions.
     """
     here = services()
     with here.database.read() as rows:

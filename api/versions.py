@@ -157,7 +157,7 @@ class CompareOut(ResponseModel):
     a: Side
     b: Side
     same_data: bool = Field(description="False: what was measured on rows of their data does not compare.")
-    data: str = Field(description="The same in a sentence, which tells other rows of the same data, too.")
+    data: str = Field(description="The same in a sentence, which also says where the rows differ.")
     spec: list[Difference]
     metrics: list[MetricPair]
     modules: list[ModulePair]

@@ -1,6 +1,6 @@
 """Text: `python -m measurements text [--seeds N] [--steps N]`: what sparse wiring costs a transformer, and shows.
 
-Trains the recipe `python_text` by each of METHODS over the seeds 0 … n − 1, all for equally many steps, and tells
+Trains the recipe `python_text` by each of METHODS over the seeds 0 … n − 1, all for equally many steps, and reports
 everything as a ratio to the dense (vanilla) network of the same seed, because what is read differs by machine.
 
 1. Validation loss; connections that are left when the weakest are removed until it has risen by 5 %, with no refit.

@@ -1,7 +1,7 @@
 """`python -m measurements truth`: data whose modules are known, networks trained on them, and who finds the modules.
 
 For each case, training method and seed 0 … n − 1, none of them picked: the hidden neurons' true parts, the parts that
-the evidence reports, and those of three other finders, which are told how many parts there are where they need to be:
+the evidence reports, and those of three other methods, which are given the number of parts where they need it:
 Leiden on the weights, a spectral cut of the weights, and average-linkage clustering of the activations' correlations.
 Scored by the adjusted Rand index of the neurons, homogeneity and completeness; cases without modules by how many are
 claimed.
@@ -145,7 +145,7 @@ def _named_by(name: str, patterns: frozenset[str]) -> bool:
 def reported(document: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
     """The parts that the evidence reports: its modules, where there are several, else the primary partition.
 
-    layer   the one whose neurons are asked for. Of its partitions that with most groups is taken: what reads apart at
+    layer   the one whose neurons are asked for. Of its partitions that with most groups is taken: what is separate at
             this layer. Another one of it is coarser: groups are merged there whose results later layers combine.
     """
     interior = document["interior"]
@@ -200,7 +200,7 @@ def _by_representation(document: Mapping[str, Any], neurons: Sequence[str]) -> l
 
 
 def _varies(neuron: Mapping[str, Any] | None) -> bool:
-    """Whether the mean over pairs with the same product tells products apart at all."""
+    """Whether the mean over pairs with the same product differs between products at all."""
     return neuron is not None and (neuron["product"]["variance"] or 0.0) > 1e-12
 
 

@@ -131,7 +131,7 @@ class Demo:
         demo_jobs = [
             DemoJob(
                 "diabetes",
-                "Which measurements tell how a diabetes goes on?",
+                "Which measurements predict the progression of diabetes?",
                 {"dataset": dataset["id"], "recipe": "table", "seeds": [0], "name": "diabetes"},
             ),
             DemoJob(
@@ -146,7 +146,7 @@ class Demo:
             modules = self.show(demo_job, job)
             if demo_job.name == "independence" and reads_and_decides(modules) != TWO_MODULES:
                 raise Unexpected(
-                    "independence must fall apart into {x1, x3} → y1 and {x2, x4} → y2, "
+                    "independence must separate into {x1, x3} → y1 and {x2, x4} → y2, "
                     f"but it came out as {describe(modules)}."
                 )
 

@@ -47,7 +47,7 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the command; it is in a session of its own, so Ctrl-C reaches only us, and we tell it."""
+        """Start the command; it is in a session of its own, so Ctrl-C reaches only this process, which passes it on."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started_at = time.monotonic()
         self._asked = False

@@ -15,11 +15,11 @@ _SAID_FULL = re.compile(
 
 
 class StoreError(Exception):
-    """Base class. The text says what is wrong, with which thing, and what to do."""
+    """Base class. The text says what is wrong, with which object, and what to do."""
 
 
 class NotFound(StoreError):
-    """There is no such thing, or it belongs to another team: the two cannot be distinguished from outside."""
+    """There is no row with this id, or it belongs to another team, which looks the same from outside."""
 
     def __init__(self, noun: str, thing_id: str) -> None:
         super().__init__(f"There is no {noun} `{thing_id}` in your team. Check the id, or list what there is.")
@@ -28,7 +28,7 @@ class NotFound(StoreError):
 
 
 class Conflict(StoreError):
-    """The thing is not in a state that allows this."""
+    """The present state does not allow this."""
 
 
 class LostLease(StoreError):

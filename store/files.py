@@ -36,8 +36,8 @@ from store.errors import DamagedFile, NotFound, TooLarge
 CHUNK = 1 << 20  # bytes read or written at once
 PART = 8 << 20  # bytes of one part of an upload to a bucket
 SPOOLED = "file_"  # how the names of incomplete files in the spool begin
-# A bucket that is away or full is tried again for so long. Beyond that the caller waits, or says so: with obstore's own
-# three minutes a request would be answered long after its sender has gone.
+# A bucket that is unavailable or full is tried again for this long, then the caller waits or reports it: with obstore's
+# own three minutes a request would be answered long after its sender has gone.
 RETRIES: Any = {
     "max_retries": 4,
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
@@ -404,7 +404,7 @@ def collect_garbage(session: Session, files: Files, *, now: datetime, grace: tim
 
 
 def free(session: Session, files: Files, names: Iterable[str]) -> None:
-    """Delete at once those of these files that no row refers to, so that deleting a thing frees its bytes.
+    """Delete at once those of these files that no row refers to, so that a deletion frees the bytes at once.
 
     A concurrent put of the same bytes has to check afterwards that they are there: see Files.exists.
     """

@@ -71,7 +71,7 @@ def submit(
 ) -> JobView:
     """A new operation, `queued`. Enqueue it right after the commit: see outbox.enqueue.
 
-    about        id of the thing that it is about, and optionally more; shown in the worker's log
+    about        id of what it is about, and optionally more; shown in the worker's log
     once         its result is stored: if the team waits for the same kind and `about` already, return that one
     dataset_id   the data set that an upload check is of; network_id, the network
 

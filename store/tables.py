@@ -1,4 +1,4 @@
-"""Every table of the service; each is declared with its noun. Importing this makes `Base.metadata` complete."""
+"""Every table of the service; each is declared with its resource. Importing this makes `Base.metadata` complete."""
 
 from __future__ import annotations
 

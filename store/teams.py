@@ -470,7 +470,7 @@ def record_audit(
     address: str | None = None,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Add one entry, in the transaction of the action. `action` reads noun.verb, such as `job.cancel`."""
+    """Add one entry, in the transaction of the action. `action` reads resource.verb, such as `job.cancel`."""
     entry = AuditEntry(
         id=new_id("audit"),
         team_id=team_id,

@@ -19,8 +19,9 @@ from tests.long import long_tests
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "bimt_engine", "client", "measurements", "migrations", "standalone", "store", "worker")
-LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one noun
-# A noun is one file, not a dozen: 260, and since then formula search, text, networks of users, tables, the instrument.
+LONGEST_FILE = 500  # lines; a longer one says in its first lines why it is one file
+# One concept is one file, not a dozen: 260, and since then formula search, text, networks of users, tables, the
+# interactive view.
 PRODUCTION_FILES = 322
 LOCKS = ("api", "worker", "standalone", "dev")
 

@@ -27,7 +27,7 @@ app.conf.update(
     worker_concurrency=len(context.queues),
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=True,
-    # A broker that is away is waited for without limit: the running job continues meanwhile.
+    # A broker that is unavailable is waited for without limit: the running job continues meanwhile.
     broker_connection_max_retries=None,
     worker_enable_remote_control=False,
     worker_send_task_events=False,

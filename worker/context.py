@@ -123,7 +123,7 @@ class WorkerContext:
             self.active_job = None
 
     def start_heartbeat(self) -> None:
-        """Report every few seconds, on a thread, that this worker is alive; while the store is away, keep trying."""
+        """Report every few seconds, on a thread, that this worker is alive; retry while the store is unavailable."""
 
         def keep_reporting() -> None:
             while True:

@@ -1,4 +1,4 @@
-"""`python -m worker.health`: exit 0 while a worker of this host, or with `--scheduler` the scheduler, is well.
+"""`python -m worker.health`: exit 0 while a worker of this host, or with `--scheduler` the scheduler, is healthy.
 
 For a container's health check. The rows answer, so that a process that exists but hangs is found too.
 """
@@ -20,12 +20,12 @@ from store.settings import Settings
 from store.tables import Job
 
 WORKER_SILENCE = timedelta(seconds=60)  # twelve heartbeats
-MISSED_TURNS = 4  # a job that was not announced for so many times BIMT_RESEND_SECONDS: no scheduler runs
+MISSED_TURNS = 4  # times BIMT_RESEND_SECONDS without a message for a waiting job: no scheduler runs
 
 
 def main(arguments: list[str]) -> int:
     """Print one sentence; 1 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m worker.health", description="Exit 0 while all is well.")
+    parser = argparse.ArgumentParser(prog="python -m worker.health", description="Exit 0 while it is healthy.")
     parser.add_argument("--scheduler", action="store_true", help="check the scheduler, not a worker of this host")
     args = parser.parse_args(arguments)
     settings = Settings.from_env(os.environ)
@@ -55,9 +55,9 @@ def worker_problem(session: Session, *, now: datetime, host: str) -> str | None:
 def scheduler_problem(session: Session, *, now: datetime, resend_seconds: float) -> str | None:
     """None when no job has waited much longer for its message than the scheduler allows."""
     longest = MISSED_TURNS * resend_seconds
-    unannounced = jobs.unsent(session, now=now, resend_after=longest, limit=1)
-    if unannounced and _queued_before(session, unannounced[0].id, now - timedelta(seconds=longest)):
-        return f"Job {unannounced[0].id} waits, and has not been announced for {longest:.0f} s."
+    unsent = jobs.unsent(session, now=now, resend_after=longest, limit=1)
+    if unsent and _queued_before(session, unsent[0].id, now - timedelta(seconds=longest)):
+        return f"Job {unsent[0].id} waits, and no message for it has been sent for {longest:.0f} s."
     return None
 
 

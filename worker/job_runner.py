@@ -45,7 +45,7 @@ from worker.protocol import (
     write_whole,
 )
 from worker.recorder import Recorder, read_result
-from worker.retry import StoreAway, StoreRetry
+from worker.retry import StoreRetry, StoreUnavailable
 
 log = logging.getLogger("worker")
 LISTEN_SECONDS = 0.1  # how soon a lost lease, a cancel or a shutdown is noticed
@@ -102,7 +102,7 @@ def run_next_job(context: WorkerContext) -> JobOutcome | None:
             folder = waiting_for_the_store(context, lease)(
                 lambda: stack.enter_context(scratch_folder(context.spool, claim.job_id))
             )
-        except (LostLease, ShuttingDown, StoreAway) as error:
+        except (LostLease, ShuttingDown, StoreUnavailable) as error:
             log.warning("%s", error)
             return JobOutcome.LEASE_LOST if isinstance(error, LostLease) else JobOutcome.STORE_AWAY
         outcome = JobRunner(context, claim, lease, folder).run()
@@ -112,15 +112,15 @@ def run_next_job(context: WorkerContext) -> JobOutcome | None:
 
 
 def waiting_for_the_store(context: WorkerContext, lease: Lease) -> StoreRetry:
-    """Waits for an absent store or a full disk, as long as the job is ours and the worker does not end.
+    """Retries while the store is unavailable or the disk full, until the lease is lost or the worker ends.
 
-    It raises LostLease and ShuttingDown as well as StoreAway.
+    It raises LostLease and ShuttingDown as well as StoreUnavailable.
     """
 
     def check_still_wanted() -> None:
         lease.check()
         if context.shutting_down.is_set():
-            raise ShuttingDown("The worker ends while the store is away.")
+            raise ShuttingDown("The worker ends while the store is unavailable.")
 
     return StoreRetry(limit_seconds=MAX_OUTAGE_SECONDS, check=check_still_wanted)
 
@@ -155,7 +155,7 @@ class JobRunner:
         except LostLease as error:
             log.warning("%s", error)
             return JobOutcome.LEASE_LOST
-        except (ShuttingDown, StoreAway) as error:  # the lease lapses, and the next attempt resumes
+        except (ShuttingDown, StoreUnavailable) as error:  # the lease lapses, and the next attempt resumes
             log.warning("%s", error)
             return JobOutcome.STORE_AWAY
         except StoreError as error:  # its data are damaged or gone, for instance

@@ -14,7 +14,7 @@ from store.errors import LostLease
 
 log = logging.getLogger("worker.lease")
 BEAT_SECONDS = 1.0  # how soon a cancel is noticed and progress is reported
-MAX_PAUSE_SECONDS = 5.0  # between two tries while the store is away; never more than a quarter of the lease
+MAX_PAUSE_SECONDS = 5.0  # between two tries while the store is unavailable; never more than a quarter of the lease
 MIN_OBSERVED_SECONDS = 2.0  # a shorter time says nothing about the time that is left
 
 
@@ -40,8 +40,8 @@ class Lease:
     cancel    set once the job is to be cancelled.
     wait      waits for so many seconds and returns whether the lease has ended meanwhile; for tests.
 
-    While the store is away the thread keeps trying. A process that was suspended for longer than its lease learns it
-    at its next renewal.
+    While the store is unavailable the thread keeps trying. A process that was suspended for longer than its lease
+    learns it at its next renewal.
     """
 
     def __init__(

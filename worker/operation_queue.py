@@ -41,7 +41,7 @@ from worker.protocol import (
     Refused,
     Work,
 )
-from worker.retry import StoreAway, StoreRetry
+from worker.retry import StoreRetry, StoreUnavailable
 
 log = logging.getLogger("worker.operations")
 INTERACTIVE = OPERATION_QUEUES[0]
@@ -185,9 +185,9 @@ class OperationRunner:
         except LostLease as error:
             log.warning("%s", error)
             return "lease lost"
-        except StoreAway as error:
+        except StoreUnavailable as error:
             log.warning("%s", error)
-            # Where the rows are away as well, the lease lapses.
+            # Where the database is unavailable as well, the lease lapses.
             with contextlib.suppress(Exception), self.context.database.write() as session:
                 jobs.release(session, self.claim, reason=str(error), now=self.context.now())
             return "store away"

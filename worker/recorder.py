@@ -59,10 +59,10 @@ class PendingWrites:
 
 
 class Recorder:
-    """Collects and writes. While the store is away the pending writes grow, and nothing is lost.
+    """Collects and writes. While the store is unavailable the pending writes grow, and nothing is lost.
 
     folder       where the training process leaves its files; they are deleted once they are in the store.
-    retry        how an absent store is waited for.
+    retry        how retries while the store is unavailable.
     checkpoints  run → its newest checkpoint in the store.
     """
 
@@ -111,7 +111,7 @@ class Recorder:
         log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "%s", text)
 
     def flush_if_due(self) -> None:
-        """Write what is pending when it is time to; where the store is away, try again a little later."""
+        """Write what is pending when it is time to; where the store is unavailable, try again a little later."""
         age = time.monotonic() - self._began
         due = self._flushed_at + max(FLUSH_SECONDS, FLUSH_SHARE * age)
         if self._pending and time.monotonic() >= due:
@@ -123,15 +123,15 @@ class Recorder:
                 if not is_outage(error):
                     raise
                 self._flushed_at = time.monotonic()
-                log.warning("the store is away (%s); training continues", type(error).__name__)
+                log.warning("the store is unavailable (%s); training continues", type(error).__name__)
 
     def flush(self) -> None:
-        """Write what is pending now; an absent store is waited for."""
+        """Write what is pending now; retries while the store is unavailable."""
         if self._pending:
             self.retry(self._write)
 
     def commit_with_retry(self, function: Callable[[Session], object]) -> None:
-        """Flush, then run one more transaction; an absent store is waited for."""
+        """Flush, then run one more transaction; retries while the store is unavailable."""
         self.flush()
 
         def write() -> None:

@@ -1,4 +1,4 @@
-"""Waiting for a store that is away: tenacity's retry, with growing pauses and a limit."""
+"""Waiting for a store that is unavailable: tenacity's retry, with growing pauses and a limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Result = TypeVar("Result")
 PAUSES = wait_exponential(multiplier=0.2, max=10.0)  # seconds: 0.2, 0.4, 0.8, …
 
 
-class StoreAway(Exception):
-    """The store did not come back in time."""
+class StoreUnavailable(Exception):
+    """The store was unavailable for longer than the limit."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the error says that the store is away, so that trying again later may help."""
+    """Whether the error says that the store is unavailable, so that trying again later may help."""
     if isinstance(error, IntegrityError | ProgrammingError | FileNotFoundError):
         return False  # the store is there, and refuses; or a file of the worker's own is missing
     return isinstance(error, DBAPIError | PoolTimeout | FileStoreError | OSError)
@@ -31,7 +31,8 @@ def is_outage(error: BaseException) -> bool:
 class StoreRetry:
     """Calls functions that need the store until they succeed.
 
-    limit_seconds     after an outage of this length StoreAway is raised; the lease lapses and another worker resumes.
+    limit_seconds     length of an outage after which StoreUnavailable is raised; the lease lapses, another worker
+                      resumes.
     check             called between two tries; an exception that it raises ends the waiting.
     sleep, clock      for tests.
     """
@@ -47,18 +48,20 @@ class StoreRetry:
         self._limit_seconds, self._check, self._sleep, self._clock = limit_seconds, check, sleep, clock
 
     def __call__(self, function: Callable[[], Result]) -> Result:
-        """What the function returns in the end. Raises StoreAway, and any error of it that is no outage."""
+        """What the function returns in the end. Raises StoreUnavailable, and any error of it that is no outage."""
         end = self._clock() + self._limit_seconds
 
         def before_sleep(state: RetryCallState) -> None:
             log.warning(
-                "the store is away (%s); trying again in %.1f s", type(_error(state)).__name__, state.upcoming_sleep
+                "the store is unavailable (%s); trying again in %.1f s",
+                type(_error(state)).__name__,
+                state.upcoming_sleep,
             )
             self._check()
 
         def give_up(state: RetryCallState) -> Any:
             error = _error(state)
-            raise StoreAway(f"The store was away for {self._limit_seconds:.0f} s: {error}") from error
+            raise StoreUnavailable(f"The store was unavailable for {self._limit_seconds:.0f} s: {error}") from error
 
         return Retrying(
             retry=retry_if_exception(is_outage),

@@ -1,6 +1,6 @@
-"""`python -m worker.scheduler`: announces waiting jobs, requeues those whose worker was lost, submits missing checks of
-uploads, compares stored files with their hashes, sends webhooks and deletes what is no longer needed. One is enough; a
-second does no harm, since every change is one conditional UPDATE."""
+"""`python -m worker.scheduler`: sends messages for waiting jobs, requeues those whose worker was lost, submits missing
+checks of uploads, compares stored files with their hashes, sends webhooks and deletes what is no longer needed. One is
+enough; a second does no harm, since every change is one conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Scheduler:
     back_at: float = float("-inf")
     reaped_at: datetime | None = None
 
-    def announce_waiting(self) -> int:
-        """Send a message for jobs that were never announced, or not lately; how many messages were sent.
+    def enqueue_waiting(self) -> int:
+        """Send a message for jobs without a recent one; returns how many were sent.
 
         A worker takes the next job of its queue, whichever one the message names, so a queue needs no more messages
         than jobs: those that the broker still holds are not sent again.
@@ -90,8 +90,8 @@ class Scheduler:
     def requeue_lost(self) -> list[str]:
         """Requeue jobs whose lease has lapsed; their ids.
 
-        When the database was away, or this machine suspended, no worker could renew: then all get half a lease to do so
-        first.
+        When the database was unavailable, or this machine suspended, no worker could renew: then all get half a lease
+        to do so first.
         """
         now, before = self.now(), self.reaped_at
         self.reaped_at = now
@@ -169,7 +169,7 @@ class Scheduler:
             collect_orphans(session, self.files, now=self.now(), grace=timedelta(hours=self.settings.file_grace_hours))
 
     def run_safely(self, function: Callable[[], object]) -> None:
-        """Run a periodic job. Where the store or the broker is away, it is left for its next time."""
+        """Run a periodic job. Where the store or the broker is unavailable, it is left for its next time."""
         name = getattr(function, "__name__", function)
         try:
             function()
@@ -233,7 +233,7 @@ def main() -> int:
         signal.signal(number, stop)
     periodic_jobs = [
         PeriodicJob(scheduler.requeue_lost, TICK_SECONDS),
-        PeriodicJob(scheduler.announce_waiting, TICK_SECONDS),
+        PeriodicJob(scheduler.enqueue_waiting, TICK_SECONDS),
         PeriodicJob(scheduler.submit_missing_checks, CHECKS_SECONDS),
         PeriodicJob(scheduler.note_missing_workers, CHECKS_SECONDS, time.monotonic() + WORKER_SILENCE.total_seconds()),
         PeriodicJob(scheduler.collect, COLLECT_SECONDS, time.monotonic() + 60),

@@ -129,7 +129,7 @@ class WebhookSender:
             self.record_result(POLL_SECONDS)
 
     def work(self, over: threading.Event) -> None:
-        """Deliver until asked to stop. While the database is away, try again."""
+        """Deliver until asked to stop. While the database is unavailable, try again."""
         while not over.is_set():
             try:
                 self.dispatch_due()

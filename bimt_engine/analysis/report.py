@@ -35,7 +35,7 @@ class Score(TypedDict, total=False):
     r2                   of a number. recall, precision, mistaken: of a class; `mistaken` is the share of other rows
                          that are taken for the class.
     standard_error       of r2, or of recall less `mistaken`.
-    learnt               None where the rows are too few to tell, or all alike.
+    learnt               None where the rows are too few to decide, or all equal.
     """
 
     r2: Number

@@ -107,7 +107,7 @@ def verify(
 def _with_inputs_as_claimed(saved: SavedNetwork, claimed: Document) -> SavedNetwork:
     """The networks with each input for itself, where the claims were made before a column's inputs were one neuron.
 
-    That is a table with categories, gaps or dates through an uploaded network. A graph of today names them (`columns`).
+    That is a table with categories, gaps or dates through an uploaded network. Present graphs name them (`columns`).
     """
     graph = claimed.get("graph")
     if graph is None or "columns" in graph.get("graph", {}) or not saved.network.wiring.input_layer.runs:
@@ -205,7 +205,7 @@ def _interior_checks(
 
 
 def _partition_lines(interior: Document) -> list[dict[str, Any]]:
-    """What tells a partition from another; names of groups follow their effects, which may be equal."""
+    """What identifies a partition; names of groups follow their effects, which may be equal."""
     return [
         {"layer": p["layer"], "kind": p["kind"], "groups": sorted(sorted(group["neurons"]) for group in p["groups"])}
         for p in interior["partitions"]
@@ -251,7 +251,7 @@ def _connections(saved: SavedNetwork) -> dict[str, float]:
 
 
 def _module_lines(modules: Sequence[Document], *, neurons: bool = True) -> list[dict[str, Any]]:
-    """What tells a module from another."""
+    """What identifies a module."""
     fields = ("inputs", "outputs", *(("neurons",) if neurons else ()))
     return [{"name": m["name"], **{field: sorted(m[field]) for field in fields}} for m in modules]
 

@@ -531,7 +531,7 @@ def level_of(value: Any) -> str:
 
 
 def _notation_of(column: Column, spec: ColumnSpec) -> Notation | None:
-    """The notation in which the texts of a column are read as what the spec says; None where nothing tells."""
+    """The notation in which the texts of a column are read as what the spec says; None where neither says."""
     if spec.type in ("category", "text", "boolean"):
         return None
     fit = reader.ORDERS if spec.type == "date" else reader.NOTATIONS

@@ -91,7 +91,7 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
     }
     try:
         resolved = resolve_roles(preview, declared | preview["suggested"])
-    except ImpossibleRoles:  # of which the caller tells with the places in the request
+    except ImpossibleRoles:  # which the caller reports with the places in the request
         resolved = {}
     if resolved and (has_types(preview) or apart):
         check_table(table, UploadedData.model_validate(NO_FILE | {"format": format} | resolved))
@@ -150,7 +150,7 @@ def _target(table: Table) -> str:
             return found.name
     if meant is None:
         raise refuse(
-            "No column can be predicted: each is constant, counts or tells rows apart, or is text with too many "
+            "No column can be predicted: each is constant, counts or identifies rows, or is text with too many "
             "values. Name the column in `targets`, or add one."
         )
     raise refuse(
@@ -200,7 +200,7 @@ def _why(table: Table, target: str) -> list[str]:
     elif last.type == "date":
         cannot = "holds dates"
     else:
-        cannot = "counts or tells rows apart"
+        cannot = "counts or identifies rows"
     return [f"No target was named, and the last column, {last.name!r}, {cannot}: {target!r} is the target."]
 
 
@@ -291,7 +291,7 @@ def _notes(table: Table, roles: Roles, apart: list[str]) -> list[str]:
     counting = [c for c in unused if c.type == "index"]
     notes = []
     if counting:
-        notes.append(f"Left out, because it only counts or tells rows apart: {_names(counting)}.")
+        notes.append(f"Left out, because it only counts or identifies rows: {_names(counting)}.")
     if text:
         samples = [f"{c.name} ({_sample(c)!r}, …)" for c in text[:MANY]]
         more = f" and {len(text) - MANY} more" if len(text) > MANY else ""

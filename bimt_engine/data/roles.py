@@ -1,4 +1,4 @@
-"""Which roles the columns of an upload may have: inputs or targets, what weights or parts the rows."""
+"""Which roles the columns of an upload may have: input, target, weight or split."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def updated_roles(resolved: dict[str, Any], declared: dict[str, Any]) -> dict[st
 
 
 def _apart(roles: Mapping[str, Any]) -> list[str]:
-    """The columns that part the rows or weight them."""
+    """The columns that split the rows or weight them."""
     return [name for name in ((roles.get("split") or {}).get("column"), roles.get("weight")) if name]
 
 

@@ -79,7 +79,7 @@ def _embedding(evidence: Evidence, dataset: Dataset) -> Figure | None:
 
 
 def _strips(evidence: Evidence, dataset: Dataset) -> Figure | None:
-    """One strip for each dimension; for tokens that no few frequencies of an abelian group tell apart."""
+    """One strip for each dimension; for tokens that a few frequencies of an abelian group do not distinguish."""
     read, table = embedding_of(evidence, dataset), dataset.group
     if read is None or (table is not None and (table == table.T).all() and representation_parts(read, table)):
         return None

@@ -1,4 +1,4 @@
-"""Is a deployment well? Each check is a function that returns a sentence, or raises Unwell with what to do.
+"""Is a deployment healthy? Each check is a function that returns a sentence, or raises Unhealthy with what to do.
 
 They go from the network inwards: address, encryption, clock, version, parts of the service, stored files, token,
 quotas; at last a small table is uploaded, a network trained on it and asked, and both are deleted again: the way that
@@ -37,7 +37,7 @@ PARTS = {
 }
 
 
-class Unwell(Exception):
+class Unhealthy(Exception):
     """What is wrong, and what to do."""
 
 
@@ -77,7 +77,7 @@ def examine(client: Client, *, train: bool = True) -> Iterator[Finding]:
 def _finding(what: str, check: Callable[[Client], str], client: Client) -> Finding:
     try:
         return Finding(what, True, check(client))
-    except (Unwell, BimtError) as error:
+    except (Unhealthy, BimtError) as error:
         return Finding(what, False, str(error))
 
 
@@ -91,16 +91,18 @@ def _encryption(client: Client) -> str:
         return "The connection is encrypted, and the certificate is one that this machine trusts."
     if is_this_machine(client.url):
         return "Plain HTTP, on this machine alone."
-    raise Unwell("Plain HTTP: everybody on the way reads the token. Put a proxy with TLS in front and use https://.")
+    raise Unhealthy(
+        "Plain HTTP: everybody on the network path can read the token. Put a proxy with TLS in front and use https://."
+    )
 
 
 def _clock(client: Client) -> str:
     said = client.http.outside("/healthz").headers.get("Date")
     if said is None:
-        return "The service does not tell its time."
+        return "The service sends no time, so the clocks were not compared."
     apart = abs((datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds())
     if apart > CLOCK_SECONDS:
-        raise Unwell(f"The clocks of the service and of this machine are {apart:.0f} s apart: keep both on NTP.")
+        raise Unhealthy(f"The clocks of the service and of this machine are {apart:.0f} s apart: keep both on NTP.")
     return "The clocks agree."
 
 
@@ -108,7 +110,9 @@ def _version(client: Client) -> str:
     served = client.http.outside("/openapi.json").json()["info"]["version"]
     here = version()
     if served.split(".")[:2] != here.split(".")[:2]:
-        raise Unwell(f"The service is version {served}, this client {here}: install the one that the service offers.")
+        raise Unhealthy(
+            f"The service is version {served}, this client {here}: install the one that the service offers."
+        )
     return f"Service {served}, client {here}."
 
 
@@ -121,7 +125,7 @@ def _part(name: str) -> Callable[[Client], str]:
     def check(client: Client) -> str:
         part = _ready(client)["parts"][name]
         if not part["ok"]:
-            raise Unwell(f"{part['detail']} {PARTS[name]}")
+            raise Unhealthy(f"{part['detail']} {PARTS[name]}")
         return str(part["detail"])
 
     return check
@@ -130,7 +134,7 @@ def _part(name: str) -> Callable[[Client], str]:
 def _stored_files(client: Client) -> str:
     damaged = int(_ready(client)["damaged_files"])
     if damaged:
-        raise Unwell(
+        raise Unhealthy(
             f"{damaged} stored files are damaged or gone; the scheduler's log names them. "
             "Upload the same content again, or restore them from a backup."
         )
@@ -154,7 +158,9 @@ def _quotas(client: Client) -> str:
         if limit is not None and used >= FULL * limit:
             full.append(f"{name.replace('_', ' ')}: {used} of {limit}")
     if full:
-        raise Unwell(f"Nearly used up are {'; '.join(full)}. Delete what is not needed, or ask an operator for more.")
+        raise Unhealthy(
+            f"Nearly used up are {'; '.join(full)}. Delete what is not needed, or ask an operator for more."
+        )
     return "There is room."
 
 
@@ -180,5 +186,5 @@ def _job(client: Client) -> str:
             dataset.delete()
     took = time.monotonic() - began
     if took > SLOW_SECONDS:
-        raise Unwell(f"It took {took:.0f} s, mostly waiting: start more workers, or look at what they are doing.")
+        raise Unhealthy(f"It took {took:.0f} s, mostly waiting: start more workers, or look at what they are doing.")
     return f"A table was uploaded, a network trained on it and asked, in {took:.1f} s."

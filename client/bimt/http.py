@@ -1,4 +1,4 @@
-"""HTTP: JSON requests and answers, an exception for every refusal, and retries that never do a thing twice."""
+"""HTTP: JSON requests and answers, an exception for every refusal, and retries that never carry out a request twice."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from store.jobs.tables import IS_QUEUED, Job
 
 TASK = "run_job"  # name of the one Celery task; sent by name, so that the API never imports worker code
-SEND_SECONDS = 2.0  # socket timeout: a broker that is away must not hold up a submission
+SEND_SECONDS = 2.0  # socket timeout: a broker that is unavailable must not hold up a submission
 
 
 @dataclass(frozen=True)

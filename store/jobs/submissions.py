@@ -181,7 +181,7 @@ def check_quota(session: Session, team_id: str, steps: int) -> None:
 def upsert_key(session: Session, *, member_id: str, key: str, request: Any, thing_id: str, now: datetime) -> str | None:
     """Bind the member's idempotency key to this request and to the id of what it will create.
 
-    Returns None if the key is new: create the thing under `thing_id`. Otherwise the same request was made before;
+    Returns None if the key is new: create the row under `thing_id`. Otherwise the same request was made before;
     returns the id that it created. Concurrent requests with one key wait for each other in the database.
     Raises Conflict if the key was used for another request.
     """

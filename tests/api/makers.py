@@ -60,7 +60,7 @@ class House:
         self.worker = upload_checks(self.settings, self.database, self.files).serve
 
     def hear(self, job_id: str, queue: str, priority: int) -> None:
-        """What the service announces."""
+        """A message that the service sends."""
         self.announced.append((job_id, queue, priority))
         if self.worker is not None and queue in (INTERACTIVE, BATCH):
             self.threads.append(threading.Thread(target=self.worker, args=(queue,)))
@@ -117,7 +117,7 @@ def make_house(
         settings,
         database=database,
         files=files,
-        announce=lambda *what: heard[0](*what),
+        send_message=lambda *what: heard[0](*what),
         now=clock,
         check_wait_seconds=check_wait_seconds,
     )

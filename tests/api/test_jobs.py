@@ -48,14 +48,14 @@ def test_a_job_is_accepted_although_the_broker_is_away(house: House) -> None:
         raise ConnectionError("nobody there")
 
     here, headers = house.app.extensions["bimt"], house.headers(**{"Idempotency-Key": "through"})
-    heard = here.announce
-    object.__setattr__(here, "announce", away)
+    heard = here.send_message
+    object.__setattr__(here, "send_message", away)
     answer = house.client().post("/api/v1/jobs", headers=headers, json=RECIPE)
     assert answer.status_code == 202
     with house.database.read() as rows:
         assert [a.id for a in jobs.unsent(rows, now=now(), resend_after=30)] == [answer.json["id"]]
 
-    object.__setattr__(here, "announce", heard)
+    object.__setattr__(here, "send_message", heard)
     assert house.client().post("/api/v1/jobs", headers=headers, json=RECIPE).json["id"] == answer.json["id"]
     assert [job_id for job_id, _, _ in house.announced] == [answer.json["id"]]
 

@@ -59,7 +59,7 @@ def test_an_upload_goes_on_where_it_was_after_a_restart(tmp_path: Path, service_
     first.database.close()
     from api.app import create_app
 
-    app = create_app(first.settings, announce=lambda *what: second.hear(*what), check_wait_seconds=60)
+    app = create_app(first.settings, send_message=lambda *what: second.hear(*what), check_wait_seconds=60)
     again = app.extensions["bimt"]
     second = House(app, first.settings, again.database, again.files, first.tokens, {}, {})
     assert call(second, "GET", f"/{upload_id}").json["received"] == 100

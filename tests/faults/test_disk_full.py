@@ -134,7 +134,7 @@ def whole_outage(house, small_disk, worker, undisturbed):
     job = house.submit(seeds=(0, 1))
     house.until_checkpoint(job)
     with filled(small_disk):
-        house.until(lambda: "the store is away" in worker.last_lines(40), "the worker meets the full disk")
+        house.until(lambda: "the store is unavailable" in worker.last_lines(40), "the worker meets the full disk")
         refused = [
             # In memory, so that the app stores it; then too long for that, so that the server in front meets the disk.
             lambda: house.ask(
@@ -182,7 +182,9 @@ def test_a_full_disk_under_the_database_is_waited_for(small_postgres, tmp_path, 
         job = house.submit(seeds=(0, 1))
         house.until_checkpoint(job)
         with filled(small_postgres.directory):
-            house.until(lambda: "the store is away" in worker.last_lines(40), "the worker meets the full database")
+            house.until(
+                lambda: "the store is unavailable" in worker.last_lines(40), "the worker meets the full database"
+            )
             found = house.until(lambda: answer if (answer := submit(house))[0] == 507 else None, "a refusal")
             assert json.loads(found[1])["type"] == "/problems/disk-full"
             for address in ("/me", "/jobs", f"/jobs/{job}"):

@@ -1,4 +1,4 @@
-"""A lease is renewed in time, reports progress, and outlives a store that is away. The clock is the test's."""
+"""A lease is renewed in time, reports progress, and outlives a store that is unavailable. The clock is the test's."""
 
 from __future__ import annotations
 

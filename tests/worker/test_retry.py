@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from worker.retry import StoreAway, StoreRetry
+from worker.retry import StoreRetry, StoreUnavailable
 
 AWAY = OperationalError("SELECT 1", {}, Exception("connection refused"))
 
@@ -48,7 +48,7 @@ def test_it_tries_until_the_store_is_back_with_growing_pauses():
 
 def test_it_gives_up_after_its_limit():
     clock = Clock()
-    with pytest.raises(StoreAway, match="away for 60 s.*connection refused"):
+    with pytest.raises(StoreUnavailable, match="unavailable for 60 s.*connection refused"):
         retry(clock)(failing(100, AWAY))
     assert 60 < clock.now <= 70
 

@@ -1,4 +1,4 @@
-"""Which of many formulas it is: the one that needs fewest constants, as the noise lets us tell.
+"""The choice among many formulas: the one with the fewest constants that the noise allows.
 
 Between formulas, and between a fitted number and a plain one, an information criterion decides: a constant more must
 lower the error by more than chance would. So a curve that only follows the errors of a network loses to the plain one,
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from bimt_engine.analysis.readout.form import Column, Columns, Form
 from bimt_engine.analysis.readout.symmetry import NICE
 
-ENOUGH = 1e-4  # share of the variance that is taken for noise where nothing tells how large it is
+ENOUGH = 1e-4  # share of the variance that is taken for noise where its size is unknown
 EXACT = 1e-9  # share of the variance below which errors are taken for none
 FEW = 100  # examples that count where values are those of a network: its errors are no independent draws
 MAX_EXAMPLES = 1000  # that constants are fitted to; more of them change only the last digits

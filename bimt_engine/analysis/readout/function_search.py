@@ -155,7 +155,7 @@ def _left_out(sampled: Sampled, budget: Budget) -> str | None:
 
 
 def decompositions(sampled: Sampled, *, seed: int) -> list[list[list[int]]]:
-    """The inputs that a function reads, parted as they act: additively. Then in one part, for what acts nearly so."""
+    """The inputs that a function reads, divided into additive parts; then in one part, for what is nearly additive."""
     read = read_inputs(sampled.gradient * sampled.spread)
     mixed = interactions(sampled.function, sampled.inputs, generator=np.random.default_rng([seed, 6]))
     blocks = additive_blocks(mixed, read)

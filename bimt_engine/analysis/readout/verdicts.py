@@ -1,7 +1,7 @@
 """What a formula is compared with: the network that it was read from, and the data; and which of many is reported.
 
 Two verdicts, never one. A formula that meets the network says what the network computes. One that fits the data better
-than the network does says what the network was trained towards, and is no less worth telling, but is not the network.
+than the network does says what the network was trained towards, which is worth reporting too, but is not the network.
 All of it on examples that no constant was fitted to. (docs/decisions/0030-a-second-formula-search.md)
 """
 

@@ -16,7 +16,7 @@ SMALLER_COST = 0.1  # of the cost strength: what is worth trying next
 class OutputStatement:
     """How well one target is predicted.
 
-    learnt    None where too few rows can tell.
+    learnt    None where there are too few rows to decide.
     verdict   learnt, not learnt, too few rows to tell.
     text      clause: the measure on validation and test rows, and before pruning.
     """

@@ -78,7 +78,7 @@ def percent(value: float | int) -> str:
 def number(value: float | int | None) -> str:
     """A number as a person reads it: few digits, no needless zeros, a true minus sign, powers of ten raised.
 
-    Thousands are parted by commas, as `f"{count:,}"` parts them in what refuses and in figures.
+    Thousands are separated by commas, as by `f"{count:,}"` in refusals and figures.
     (`number` in api/pages/static/js/api.js gives the same text.)
     """
     if value is None:

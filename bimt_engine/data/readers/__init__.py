@@ -73,7 +73,7 @@ class Column:
               datetime64[us]; categories and text: str objects (rows,). Where a cell is missing: NaN, NaT or None.
     shape     of one example: () for a column, (28, 28) for images
     missing   (rows,) True where the cell has no value; None: every cell has one
-    found     the type that the reader found, where the values alone do not tell it
+    found     the type that the reader found, where the values alone do not show it
     notation  how its numbers or dates are written, where another way of reading them would give others
     notes     what was decided about it, a sentence each
     written   the notation in which its cells were read, whether or not another would give others; None: not from text

@@ -319,7 +319,7 @@ def _looked(
     *,
     separator: str | None,
 ) -> dict[int, Looked]:
-    """What the columns of text are; where one alone does not tell how it is written, the others do."""
+    """What the columns of text are; where one alone does not show its notation, the others do."""
     counts = {index: Counter(cells.tolist()) for index, cells in texts.items()}
     looked = {index: look(counts[index], read_as.get(names[index])) for index in texts}
     sure = {found.notation for found in looked.values() if found.sure}
@@ -351,14 +351,14 @@ _CAMEL_ID = re.compile(r".*[a-z0-9](?:Id|ID|Index|Key|Nr|No)|#|Unnamed: 0|(?:row
 
 
 def is_named_like_an_id(name: str) -> bool:
-    """Whether a name says that the column tells rows apart: `id`, `row`, `customer_id`, `PassengerId` …"""
+    """Whether the name is that of an identifier: `id`, `row`, `customer_id`, `PassengerId` …"""
     return bool(_ENDS_IN_ID.fullmatch(name) or _CAMEL_ID.fullmatch(name))
 
 
 def with_notes(
     column: Column, looked: Looked | None = None, wanted: ReadAs | None = None, *, unnamed: bool = False
 ) -> Column:
-    """The column, called `index` where it only tells rows apart, with a sentence about how it was read.
+    """The column, called `index` where it only identifies rows, with a sentence about how it was read.
 
     wanted    as the user has it
     unnamed   the header has no name for it
@@ -367,7 +367,7 @@ def with_notes(
     note = None
     as_found = wanted is None or wanted.type is None
     if kind == "integer" and as_found and column.missing is None and _tells_rows_apart(column, unnamed=unnamed):
-        note = f"{name!r} only counts or tells rows apart."
+        note = f"{name!r} only counts or identifies rows."
         return replace(column, found="index", notes=(note,))
     if looked is None:
         return column

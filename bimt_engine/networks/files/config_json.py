@@ -234,7 +234,7 @@ MODELS = {
     "gpt2": (SIZES, FIXED, _config_of_gpt2),
     "llama": (LLAMA_SIZES, LLAMA_FIXED, _config_of_llama),
 }
-"""`model_type` -> sizes that it must tell, fields that must have these values, what it is here."""
+"""`model_type` -> sizes that it must give, fields that must have these values, what it is here."""
 
 
 def config_of(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ READ: dict[str, tuple[str, bytes, dict[str, tuple[str, list[Any] | None]], list[
     "to_csv with its index": (
         "csv", csv(",x,y", "0,1.5,1", "1,2.5,3", "2,3.5,2", "3,4.5,5"),
         {"column 1": ("index", [0, 1, 2, 3]), "x": ("number", [1.5, 2.5, 3.5, 4.5]), "y": ("integer", [1, 3, 2, 5])},
-        ["Left out, because it only counts or tells rows apart: column 1."],
+        ["Left out, because it only counts or identifies rows: column 1."],
     ),
     "to_csv of filtered rows": (
         "csv", csv(",x,y", "3,1.5,1", "17,2.5,3", "18,3.5,2", "99,4.5,5"), {"column 1": ("index", None)}, ["counts"],
@@ -143,7 +143,7 @@ READ: dict[str, tuple[str, bytes, dict[str, tuple[str, list[Any] | None]], list[
         "csv", csv("a,b,y", "01/02/2024,31/01/2024,1.5", "02/03/2024,28/02/2024,3", "03/04/2024,01/04/2024,2", "04/05/2024,30/04/2024,5"),
         {"a": ("date", days("2024-02-01", "2024-03-02", "2024-04-03", "2024-05-04"))}, [],
     ),
-    "years of two digits are told": (
+    "years of two digits are noted": (
         "csv", csv("d,y", "31/05/24,1.5", "01/06/24,3", "02/06/99,2", "31/12/23,5"),
         {"d": ("date", days("2024-05-31", "2024-06-01", "1999-06-02", "2023-12-31"))}, ["'31/05/24' as 2024-05-31"],
     ),
@@ -450,7 +450,7 @@ def test_a_passenger_list_is_understood_as_it_is() -> None:
     }
     assert preview["notes"] == [
         "No target was named, so 'Survived' is the target, because of its name.",
-        "Left out, because it only counts or tells rows apart: PassengerId.",
+        "Left out, because it only counts or identifies rows: PassengerId.",
         "Text with many different values is not read, so it is left out: Name ('Braund, Mr. No 0', …), "
         "Ticket ('30000', …), Cabin ('C0', …).",
         "No value: Age (12 of 60 rows). The median of the training rows stands there, and an input of its own says where.",

@@ -1,4 +1,4 @@
-"""Waiting jobs are announced, but not too often; lost ones are requeued; an outage is waited for."""
+"""Messages for waiting jobs are sent, but not too often; lost ones are requeued; an outage is waited for."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def submitted(database: Database, people: People, **wanted) -> str:
 
 def test_a_job_that_was_not_announced_is_announced_once(scheduler, messages, database, people):
     job_id = submitted(database, people)
-    assert scheduler.announce_waiting() == 1
-    assert scheduler.announce_waiting() == 0
+    assert scheduler.enqueue_waiting() == 1
+    assert scheduler.enqueue_waiting() == 0
     assert messages.sent == [job_id]
 
 
 def test_everything_that_waits_is_announced_once_in_any_order(scheduler, messages, database, people):
     ids = [submitted(database, people, priority=priority) for priority in (1, 9, 5)]
-    scheduler.announce_waiting()
+    scheduler.enqueue_waiting()
     assert sorted(messages.sent) == sorted(ids)
 
 
@@ -116,17 +116,17 @@ def test_a_job_that_no_worker_can_take_says_so_until_one_is_there(scheduler, dat
 
 def test_messages_that_the_broker_lost_are_sent_again(scheduler, messages, database, people, clock):
     submitted(database, people)
-    scheduler.announce_waiting()
+    scheduler.enqueue_waiting()
     messages.held.clear()
     clock.passes(6)
-    assert scheduler.announce_waiting() == 1
+    assert scheduler.enqueue_waiting() == 1
 
 
 def test_a_queue_never_holds_more_messages_than_jobs(scheduler, messages, database, people, clock):
     for _ in range(3):
         submitted(database, people)
     for _ in range(5):
-        scheduler.announce_waiting()
+        scheduler.enqueue_waiting()
         clock.passes(6)
     assert messages.held["cpu"] == 3
 
@@ -135,10 +135,10 @@ def test_an_absent_broker_is_waited_for(scheduler, messages, database, people, c
     submitted(database, people)
     messages.away = True
     for _ in range(3):
-        scheduler.run_safely(scheduler.announce_waiting)
+        scheduler.run_safely(scheduler.enqueue_waiting)
     assert caplog.text.count("has to wait") == 1
     messages.away = False
-    scheduler.run_safely(scheduler.announce_waiting)
+    scheduler.run_safely(scheduler.enqueue_waiting)
     assert len(messages.sent) == 1
 
 
