@@ -129,7 +129,6 @@ def create_app(
         validation_error_callback=_refuse_fields,
         doc_ui=False,
         static_folder=None,
-        template_folder=str(Path(__file__).parent / "web" / "templates"),
     )
     app.json = StrictJson(app)
     app.config.update(
