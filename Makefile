@@ -24,7 +24,7 @@ env:  ## make .venv from the lock, if it is absent or stale
 env-dev:  ## the same with what the tests and checks need
 	$(ENVIRONMENT) dev
 
-demo: env  ## real data in, modules and pictures out (in demo/), then everything stops; KEEP=1 leaves the pages open
+demo: env  ## train on real data, write modules and pictures to demo/, then stop; KEEP=1 keeps the service running
 	@$(PY) -m standalone demo $(if $(KEEP),--keep)
 
 up: env  ## serve until Ctrl-C; prints the address and the first admin token
@@ -33,7 +33,7 @@ up: env  ## serve until Ctrl-C; prints the address and the first admin token
 test: env-dev  ## every test but the slow ones
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-test-fast: env-dev  ## what is quick of engine, store and API, without processes: about two minutes
+test-fast: env-dev  ## the quick tests of engine, store and API, without processes: about two minutes
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not paper and not processes and not long" tests/engine tests/store tests/api
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
@@ -46,13 +46,13 @@ test-stores: env-dev  ## the tests of the service once more, all of them on Post
 check: env-dev  ## lint, types, imports, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py
 
-format: env-dev  ## lay out every Python file and mend what ruff can
+format: env-dev  ## format every Python file and fix what ruff can
 	@$(VENV)/bin/ruff check --quiet --fix-only . ; $(VENV)/bin/ruff format --quiet .
 
-reproduce: env  ## the paper's figures over unpicked seeds; ONLY=name SEEDS=n; writes reports/reproduce.json
+reproduce: env  ## the paper's figures over seeds 0, 1, …; ONLY=name SEEDS=n; writes reports/reproduce.json
 	@$(PY) -m measurements reproduce $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
-evidence: env  ## are the modules there? over unpicked seeds; SEEDS=n; writes reports/evidence.json
+evidence: env  ## are the modules there? over seeds 0, 1, …; SEEDS=n; writes reports/evidence.json
 	@$(PY) -m measurements evidence $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
 formulas: env  ## are formulas found? thirty functions, and a product that networks learnt; DRAWS=n SEEDS=n; writes reports/formulas.json
@@ -61,16 +61,16 @@ formulas: env  ## are formulas found? thirty functions, and a product that netwo
 methods: env  ## vanilla, L1 and BIMT, each in its shortest layout before their wiring is compared; SEEDS=n; writes reports/methods.json
 	@$(PY) -m measurements methods $(if $(SEEDS),--seeds $(SEEDS))
 
-truth: env-dev  ## data whose modules are known, and who finds them; ONLY=name SEEDS=n BUDGET=minutes; writes reports/truth.json
+truth: env-dev  ## data whose modules are known, and which methods find them; ONLY=name SEEDS=n BUDGET=minutes; writes reports/truth.json
 	@$(PY) -m measurements truth $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BUDGET),--budget $(BUDGET))
 
 noise: env  ## tables with nothing to find: is nothing kept and nothing claimed? SEEDS=n; writes reports/noise.json
 	@$(PY) -m measurements noise $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
-tables: env-dev  ## real public tables over HTTP, beside linear models and boosted trees; SEEDS=n; writes reports/tables.json
+tables: env-dev  ## public tables over HTTP, compared with linear models and boosted trees; SEEDS=n; writes reports/tables.json
 	@$(PY) -m measurements tables --planted $(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS))
 
-bench: env  ## our step, relocation and whole job against a plain oracle; writes reports/bench.json
+bench: env  ## steps, relocation and a whole job compared with a plain implementation; writes reports/bench.json
 	@$(PY) -m measurements bench
 
 gpu: env-dev  ## all that needs a CUDA device, in at most eight minutes; ONLY=part; writes reports/gpu.json
@@ -85,17 +85,17 @@ migration: env-dev  ## write the next migration from the tables; M="what it does
 	@draft=$$(mktemp -d) && trap 'rm -r "$$draft"' EXIT && export BIMT_DATABASE_URL=sqlite:///$$draft/draft.sqlite && \
 		$(PY) -m alembic upgrade head && $(PY) -m alembic revision --autogenerate -m "$(M)"
 
-fuzz: env-dev  ## every address by schemathesis, EXAMPLES=n to each; damaged uploads, FILES=n of each format
+fuzz: env-dev  ## fuzz every address with schemathesis, EXAMPLES=n each; damaged uploads, FILES=n of each format
 	@FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) FUZZ_UPLOADS=$(or $(FILES),500) \
 		$(PY) -m pytest -n 2 tests/api/test_fuzz.py tests/api/test_upload_fuzz.py
 
 job: env-dev  ## from submit to published, one seed and twenty, on a service of its own; writes reports/job.json
 	@$(PY) -m measurements job
 
-load: env-dev  ## a team's load, and more than that, on PostgreSQL; writes reports/load.json
+load: env-dev  ## the load of a team, and overload, on PostgreSQL; writes reports/load.json
 	@$(PY) -m measurements load
 
-queue: env-dev  ## claims beside 100 000 waiting jobs, 2 000 small jobs through the whole stack; JOBS=n; writes reports/queue.json
+queue: env-dev  ## claims among 100 000 waiting jobs, 2 000 small jobs through the whole stack; JOBS=n; writes reports/queue.json
 	@$(PY) -m measurements queue $(if $(JOBS),--jobs $(JOBS))
 
 chaos: env-dev  ## kill, stop, fill and damage everything at random; JOBS=n FAULTS=n SEED=n; writes reports/chaos.json

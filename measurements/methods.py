@@ -1,9 +1,9 @@
 """Does locality help? `python -m measurements methods [--only CASE] [--seeds N]`: five methods at the same loss.
 
-All else equal, three things set BIMT apart: weights are charged (l1), charged by length (l1_local), and neurons trade
-places (l1_swap; bimt does both). A method that is charged more has fewer connections and a larger loss, so each λ is
+BIMT differs from plain training in three respects: weights have a cost (l1), the cost grows with length (l1_local), and
+neurons exchange slots (l1_swap; bimt does both). A higher cost gives fewer connections and a larger loss, so each λ is
 matched first: on design seeds, none of which is reported, every method tries the schedule of the recipe at several
-factors, and takes the one whose median validation loss lies nearest to that of bimt with factor 1. Then all train with
+factors, and takes the one whose median validation loss is nearest to that of bimt with factor 1. Then all train with
 the seeds 0 … n − 1, and every network is pruned, relaid by optimal relocation (so that no method looks worse only
 because its neurons were not moved), and searched for modules.
 

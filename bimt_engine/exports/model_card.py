@@ -118,8 +118,8 @@ def _data(dataset: Document, spec: Document) -> str:
 def _examples(dataset: Document) -> str:
     counts = [dataset.get(part) for part in ("train", "validation", "test")]
     if counts[1] is None:  # of a run before there was a validation part
-        return f"{counts[0]} to train on, {counts[2]} held out"
-    return f"{counts[0]} to train on, {counts[1]} for validation, {counts[2]} for the test"
+        return f"{counts[0]} for training, {counts[2]} held out"
+    return f"{counts[0]} for training, {counts[1]} for validation, {counts[2]} for testing"
 
 
 def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
@@ -138,7 +138,7 @@ def _training(spec: Document, seed: int | None, trained_by: Document) -> str:
         stepper = safe(trained_by.get("stepper") or "unknown")
         lines.append(f"- computed on {safe(trained_by['device'])} by the {stepper} stepper{beside}")
     if pruning := training.get("pruning"):
-        lines.append(f"- pruned while training to {pruning['connections']} connections")
+        lines.append(f"- pruned during training to {pruning['connections']} connections")
     return "## Training\n\n" + "\n".join(lines)
 
 
@@ -168,10 +168,10 @@ def _modules(modules: Sequence[Document], effects: Document) -> str:
     if len(modules) > MAX_LISTED:
         lines.append(f"- and {len(modules) - MAX_LISTED} more")
     how = (
-        "Each module was held at its mean and the harm to every output measured"
+        "Each module was held at its mean and the change of every output measured"
         f" ({safe(effects.get('measure', 'share of the variance of each output'))}); p-values are against random groups"
-        " of neurons of the same size, Holm-corrected. Supported means: exclusive, significant, and true of the"
-        " network as it was trained as well."
+        " of neurons of the same size, Holm-corrected. Supported means: exclusive and significant, in the network"
+        " as trained as well."
     )
     return "## Modules\n\n" + "\n".join(lines) + f"\n\n{how}"
 
@@ -209,32 +209,34 @@ def _formulas(readout: Document) -> str:
 def _representations(representations: Document | None) -> str:
     if not representations:
         return ""
-    return f"## In the representations of the group\n\n{safe(representations_statement(representations).text)}"
+    return f"## Representations of the group\n\n{safe(representations_statement(representations).text)}"
 
 
 def _weights_alone(communities: Document) -> str:
     if "groups" not in communities:
         return ""
-    return f"## What the weights alone say\n\n{safe(communities.get('reading') or communities_statement(communities))}"
+    return f"## Modularity of the weights\n\n{safe(communities.get('reading') or communities_statement(communities))}"
 
 
 def _verified(verification: Document) -> str:
     if "agrees" not in verification:
         return ""
     on = f" on {verification['on']}" if verification.get("on") else ""
-    said = f"Computed again from the stored weights{on}. {verification_statement(verification)}"
+    said = f"Recomputed from the stored weights{on}. {verification_statement(verification)}"
     return f"## Verification\n\n{safe(said)}"
 
 
 def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -> str:
     lines = [
-        "- The statements about modules hold where there were data; elsewhere nothing was tested.",
+        "- The statements about modules were tested on the distribution of the data only.",
     ]
     tested = dataset.get("test", "some")
     if "validation" in dataset:
-        lines.append(f"- Nothing was chosen by the {tested} test examples: they were only measured.")
+        lines.append(f"- No choice depended on the {tested} test examples; they were only used for measuring.")
     else:
-        lines.append(f"- The held-out part has {tested} examples, and pruning used them: it is no pure test.")
+        lines.append(
+            f"- The held-out part has {tested} examples, and pruning used them: there is no separate test set."
+        )
     verdicts = {safe(m["name"]): module_statement(m, len(modules)).verdict for m in modules if not m.get("supported")}
     untested = [name for name, verdict in verdicts.items() if verdict == "not testable"]
     unsupported = [name for name in verdicts if name not in untested]
@@ -245,15 +247,15 @@ def _limits(metrics: Document, modules: Sequence[Document], dataset: Document) -
     if untested:
         lines.append(f"- Not testable, because too few neurons have connections: {', '.join(untested[:MAX_LISTED])}.")
     if metrics.get("within_tolerance") is False:
-        lines.append("- No pruned network stayed within its tolerance, so nothing that is needed was pruned.")
-    lines.append("- One seed is one case: compare the seeds of the job before calling a structure typical.")
+        lines.append("- No pruned network stayed within its tolerance, so this is the network as trained.")
+    lines.append("- This is one seed: compare the seeds of the job before calling a structure typical.")
     return "## Limits\n\n" + "\n".join(lines)
 
 
 def _origin(hashes: Mapping[str, str], spec: Document) -> str:
     lines = [f"- SHA-256 of the {safe(what)}: `{safe(value)}`" for what, value in sorted(hashes.items())]
     body = json.dumps(spec, indent=1, sort_keys=True, ensure_ascii=False).replace("```", "` ` `")
-    return "## Where it comes from\n\n" + "\n".join([*lines, "", "```json", body, "```"]).lstrip("\n")
+    return "## Provenance\n\n" + "\n".join([*lines, "", "```json", body, "```"]).lstrip("\n")
 
 
 def _listed(names: Sequence[Any]) -> str:

@@ -1,8 +1,8 @@
 """Is a deployment healthy? Each check is a function that returns a sentence, or raises Unhealthy with what to do.
 
 They go from the network inwards: address, encryption, clock, version, parts of the service, stored files, token,
-quotas; at last a small table is uploaded, a network trained on it and asked, and both are deleted again: the way that
-every job goes.
+quotas; at last a small table is uploaded, a network trained on it and asked, and both are deleted again, which takes
+the same path as every job.
 """
 
 from __future__ import annotations
