@@ -18,14 +18,14 @@ BIN = pathlib.Path(PYTHON).parent
 
 # name, command, what to do when it fails
 STEPS = [
-    ("lint", [BIN / "ruff", "check", "--quiet", "."], "Mend the lines above; `ruff check --fix .` does what it can."),
+    ("lint", [BIN / "ruff", "check", "--quiet", "."], "Fix the lines above; `ruff check --fix .` does what it can."),
     ("format", [BIN / "ruff", "format", "--quiet", "--diff", "."], "Run `ruff format .`."),
-    ("types", [BIN / "mypy", "--no-error-summary"], "Mend the types above; the settings stand in pyproject.toml."),
+    ("types", [BIN / "mypy", "--no-error-summary"], "Fix the types above; the settings stand in pyproject.toml."),
     ("imports", [BIN / "lint-imports"], "A package imports what it must not; the contracts stand in pyproject.toml."),
     ("migrations: upgrade", [PYTHON, "-m", "alembic", "upgrade", "head"], "The migrations do not run on a new SQLite."),
     ("migrations: tables", [PYTHON, "-m", "alembic", "check"], 'Tables and migrations differ: make migration M="why".'),
     ("OpenAPI", [PYTHON, "-m", "api.openapi", "--check"], "The routes and openapi.json differ: run `make openapi`."),
-    ("compose file", [PYTHON, ".ci/compose.py"], "Mend docker-compose.yml, or .ci/compose.schema.json if it is wrong."),
+    ("compose file", [PYTHON, ".ci/compose.py"], "Fix docker-compose.yml, or .ci/compose.schema.json if it is wrong."),
     ("hosts and paths", [PYTHON, ".ci/traces.py"], "Take these traces of one machine out of the files."),
 ]
 

@@ -56,7 +56,9 @@ class CostSpec(Part):
         description="`mean`: over each weight matrix, bias vector and embedding. Its λ is not the λ of `sum`.",
     )
     bias_cost_from: float | None = Field(default=0.0, ge=0, le=1, description="Fraction of training; null: never.")
-    last_layer_locality: bool = Field(default=True, description="False: the last weight layer pays no length.")
+    last_layer_locality: bool = Field(
+        default=True, description="False: length does not count in the last weight layer."
+    )
 
 
 class RelocationSpec(Part):

@@ -7,8 +7,8 @@ import os
 import sys
 
 VERBS = {
-    "reproduce": "the paper's figures over unpicked seeds",
-    "evidence": "are the modules there? over unpicked seeds",
+    "reproduce": "the paper's figures over seeds 0, 1, …",
+    "evidence": "are the modules there? over seeds 0, 1, …",
     "truth": "data whose modules are known, and who finds them",
     "formulas": "thirty functions, and a product learnt by networks: is their formula found?",
     "methods": "vanilla, L1 and BIMT, each laid out as short as possible before wiring is compared",

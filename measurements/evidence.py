@@ -1,4 +1,4 @@
-"""Are the modules there? `python -m measurements evidence [--only NAME] [--seeds N]`, unpicked seeds 0 … n − 1.
+"""Are the modules there? `python -m measurements evidence [--only NAME] [--seeds N]`, seeds 0 … n − 1, none selected.
 
 Writes `reports/evidence.json`: {recipe: {seeds, exact, median_test_mse, median_connections, rows[]}}. `exact` counts
 the seeds for which the claim of the case holds; each claim is one function of this file. Beside the
@@ -246,7 +246,7 @@ def _median(lines: Sequence[dict[str, Any]], key: str) -> float:
 
 def table(report: dict[str, Any]) -> Table:
     """The report as people read it."""
-    drawn = Table(title="Are the modules there? Unpicked seeds")
+    drawn = Table(title="Are the modules there? Seeds 0, 1, …")
     for heading in ("case", "claim", "exact", "median test MSE", "worst", "connections", "CPU s"):
         drawn.add_column(heading, justify="left" if heading in ("case", "claim") else "right")
     for name, entry in report.items():

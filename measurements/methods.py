@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 ASKED = ("independence", "digit_pair", "modular_addition", "s4")
 DESIGN_SEEDS = range(100, 103)
 FACTORS = (0.5, 1.0, 2.0)
-PAIRS = {"locality, neurons trade places": ("bimt", "l1_swap"), "locality alone": ("l1_local", "l1")}
+PAIRS = {"locality and relocation": ("bimt", "l1_swap"), "locality alone": ("l1_local", "l1")}
 FIGURES = ("validation_loss", "relaid_wiring", "connections", "exact", "ari", "trees_homogeneity")
 RESAMPLES = 2000
 
@@ -57,7 +57,7 @@ def figures(row: Row) -> dict[str, float]:
 def matched(case: str, folder: Path, processes: int) -> dict[str, float]:
     """By which factor each method's λ is multiplied, so that its validation loss is nearest to that of bimt at 1.
 
-    Vanilla is charged nothing, so nothing can be matched: its factor is 1.
+    Vanilla has no cost, so nothing can be matched: its factor is 1.
     """
     others = [method for method in METHODS if method not in ("bimt", "vanilla")]
     tried = [("bimt", 1.0), *((method, factor) for method in others for factor in FACTORS)]

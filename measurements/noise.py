@@ -1,4 +1,4 @@
-"""Nothing to find: `python -m measurements noise [--only TASK] [--seeds N]`, unpicked seeds 0 … n − 1.
+"""Nothing to find: `python -m measurements noise [--only TASK] [--seeds N]`, seeds 0 … n − 1, none selected.
 
 Tables of 300 rows, nine normal inputs and a target that has nothing to do with them: a normal number, or one of two
 labels. Each is trained and examined with the recipe `table`, as a user's own table is. Writes `reports/noise.json`:

@@ -127,7 +127,7 @@ class Oracle:
         return total
 
     def exchange(self, layer: NeuronLayer, slot: int, other: int) -> None:
-        """The neurons of two slots trade places, with all their weights.
+        """The neurons of two slots are exchanged, with all their weights.
 
         Adam's moments stay, but for those of an embedding: the published code leaves the embedding as it is and changes
         the input order alone, so there the moments still belong to their columns.

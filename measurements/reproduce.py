@@ -1,4 +1,4 @@
-"""Reproduce the paper over unpicked seeds: `python -m measurements reproduce [--only NAME] [--seeds N]`.
+"""Reproduce the paper over seeds 0, 1, …: `python -m measurements reproduce [--only NAME] [--seeds N]`.
 
 Writes `reports/reproduce.json`, one entry for each recipe: {seeds, metric, values[], median, worst, seconds_cpu},
 with the pruned network's numbers beside the trained one's; and `reports/reproduce.html`, a page of pictures, one for
@@ -61,7 +61,7 @@ def spread(values: list[float], worst: Any) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> Table:
     """The report as people read it."""
-    drawn = Table(title="Reproduction over unpicked seeds")
+    drawn = Table(title="Reproduction over seeds 0, 1, …")
     columns = ("recipe", "seeds", "metric", "network", "median", "worst", "trained: median", "worst", "kept", "CPU s")
     for heading in columns:
         drawn.add_column(heading, justify="left" if heading in ("recipe", "metric", "network") else "right")
@@ -119,7 +119,7 @@ figcaption { font-size: .85rem; font-variant-numeric: tabular-nums }
 def write_page(path: Path, rows: dict[str, list[Row]], entries: dict[str, Any]) -> None:
     """Write one self-contained HTML file, pictures inside."""
     sections = "\n".join(_section(name, rows[name], entries[name]) for name in rows)
-    title = "Reproduction over unpicked seeds"
+    title = "Reproduction over seeds 0, 1, …"
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f"<h1>{title}</h1>{sections}</html>",

@@ -342,7 +342,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> Table:
     """The report as people read it."""
-    drawn = Table(title="Who finds the planted modules? ARI ≥ 0.95, unpicked seeds")
+    drawn = Table(title="Who finds the planted modules? ARI ≥ 0.95, seeds 0, 1, …")
     for heading in ("case", "method", *FINDERS, "exact", "trees pure", "purity", "ours where pure", "claimed", "CPU s"):
         drawn.add_column(heading, justify="left" if heading in ("case", "method") else "right")
     for name, by_method in report.items():

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         make(args.venv, args.set)
     except subprocess.CalledProcessError as failure:
         print(f"The environment could not be made: `{readable(failure.cmd)}` ended with {failure.returncode}. "
-              "Its output stands above. Mend that and run the same command again.", file=sys.stderr)  # fmt: skip
+              "Its output stands above. Fix the cause and run the same command again.", file=sys.stderr)  # fmt: skip
         return 1
     print(f"environment: {args.venv.name} holds the {args.set} set ({time.monotonic() - started:.0f} s)")
     return 0

@@ -119,8 +119,8 @@ class Graph:
     @cached_property
     def part_of(self) -> dict[str, str]:
         """Neuron id -> the part that it is drawn in: its group, or its module where that has no groups inside."""
-        parted = {n.module for n in self.neurons if n.group}
-        parts = {n.id: n.group or (None if n.module in parted else n.module) for n in self.neurons}
+        divided = {n.module for n in self.neurons if n.group}
+        parts = {n.id: n.group or (None if n.module in divided else n.module) for n in self.neurons}
         return {identifier: part for identifier, part in parts.items() if part}
 
     @cached_property

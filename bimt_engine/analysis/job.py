@@ -75,7 +75,7 @@ def dependencies(graph: Graph) -> dict[str, tuple[frozenset[str], frozenset[str]
 
 
 def stability(documents: Sequence[Document]) -> dict[str, Any]:
-    """How far runs of one spec with different seeds agree, for each cost strength apart; a JSON-able document.
+    """How far runs of one spec with different seeds agree, for each cost strength separately; a JSON-able document.
 
     A stronger cost leaves other modules, so runs are compared with those of their own `cost_strength` alone.
 
@@ -86,7 +86,7 @@ def stability(documents: Sequence[Document]) -> dict[str, Any]:
     cost_strength   None where the spec's own was used.
     runs            with it. reference: the one that agrees best with the others, by its number in `documents`.
     empty           runs that kept no connection: they found nothing, so they agree with no run, not even one another.
-    agreement       runs whose modules part inputs and outputs in the most common way.
+    agreement       runs whose modules divide inputs and outputs in the most common way.
     modules         of the reference, each with how often it came back and what it read.
     dependencies    share of the runs in which an input reaches an output.
     connections     by what they read and where they lead, with the share of runs that have one; the common ones.
@@ -180,7 +180,7 @@ def _roles(interior: Document) -> list[Role]:
 def _agreement(names: tuple[str, ...], documents: Sequence[Document], full: Sequence[int]) -> dict[str, Any]:
     """The most common partition of the ends, how many of the runs that kept something have it, and the indices."""
     labels = [end_labels(documents[number])[1] for number in full]
-    parted = [_partition(names, of) for of in labels]
+    partitions = [_partition(names, of) for of in labels]
     found: dict[str, Any] = {
         "agreement": 0,
         "partition": [],
@@ -190,10 +190,10 @@ def _agreement(names: tuple[str, ...], documents: Sequence[Document], full: Sequ
     }
     if not full:
         return found
-    common, agreeing = Counter(parted).most_common(1)[0]
+    common, agreeing = Counter(partitions).most_common(1)[0]
     rand = np.array([[adjusted_rand(a, b) for b in labels] for a in labels])
     information = np.array([[variation_of_information(a, b) for b in labels] for a in labels])
-    among = [i for i in range(len(full)) if parted[i] == common]
+    among = [i for i in range(len(full)) if partitions[i] == common]
     found |= {
         "agreement": agreeing,
         "partition": [sorted(group) for group in sorted(common, key=lambda g: sorted(g))],
@@ -394,7 +394,7 @@ def by_cost_strength(points: Sequence[Mapping[str, Any]], *, tolerance: float) -
 def selection_loss(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """By which loss the runs of a sweep are compared: its name among their metrics, and the rows that it is of.
 
-    On validation rows, which are there to choose by. Runs of before had held-out rows for both choice and report.
+    On validation rows, which are there to choose by. Runs of earlier versions had held-out rows for choice and report.
     """
     name = "validation_prediction_loss"
     if metrics and all(name in of_run for of_run in metrics):

@@ -161,7 +161,7 @@ class Direction(TypedDict):
 
 
 class InteriorGroup(TypedDict):
-    """Hidden neurons between which and the other groups of a partition nothing passes.
+    """Hidden neurons that are separate from the other groups of a partition.
 
     name              letter of its module and a number: A2.
     trees             into how many parts it falls where common terminals do not count; terminals: of the partition.
@@ -216,7 +216,7 @@ class PartitionDocument(TypedDict):
 
 
 class CutDocument(TypedDict):
-    """The cheapest connections without which one piece falls into parts.
+    """The cheapest connections without which one module becomes several parts.
 
     level         "outputs": parts that each hold an output; "inside": groups of hidden neurons.
     loss          held out, without them and with nothing refitted; loss_change: as a share of the loss before,
@@ -233,7 +233,7 @@ class CutDocument(TypedDict):
 
 
 class InteriorDocument(Skipped, total=False):
-    """What is inside the pieces; see `modules/interior.py`.
+    """The groups inside the modules; see `modules/interior.py`.
 
     layers    at each hidden layer, into how many groups and trees the live neurons up to it fall.
     primary   number of the partition that is drawn and reported first; None: there is none.

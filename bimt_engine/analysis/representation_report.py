@@ -1,6 +1,6 @@
 """What a network that multiplies in a group holds of each of the group's irreducible representations.
 
-A network that has learnt a group rather than its pairs by heart keeps its tokens, and each of its neurons, in few of
+A network that has learnt a group, and not memorised its pairs, keeps its tokens, and each of its neurons, in few of
 them. (arXiv 2305.08746, section 3.3)
 """
 

@@ -1,7 +1,7 @@
 """Wiring efficiency: how much longer the connections are than in the shortest layout of the same network.
 
 A network that was trained without any locality may have short wiring that its layout does not show. So wirings are
-compared only after a new layout: the neurons trade places, what is computed does not change.
+compared only after a new layout: the neurons exchange slots, what is computed does not change.
 """
 
 from __future__ import annotations

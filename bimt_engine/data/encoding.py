@@ -136,7 +136,7 @@ class EncodedColumn:
     of a category the number of its level in `levels`, `len(levels)` for one that was joined to the rare ones, -1 for
     one that no training row has; NaN for a cell without a value. Codes become *inputs*, named in `inputs`.
 
-    levels     of a category, those that stand apart, sorted; of an ordered one in its order, rarest included.
+    levels     of a category, those with inputs of their own, sorted; of an ordered one in its order, rarest included.
     joined     the rare levels, which are one input together.
     ordered    whether the level's number is read, as one input.
     binary     whether a category with two levels is one input: whether it is the second.
@@ -146,7 +146,7 @@ class EncodedColumn:
     parts      of a date, the names of its codes; empty: days.
     allowed    whether a missing cell can be read at all.
     unseen     as the user chose for levels that no training row has.
-    notation   in which texts were read as numbers or dates; None, in encodings of before: plain numbers, ISO dates.
+    notation   in which texts were read as numbers or dates; None (earlier versions): plain numbers, ISO dates.
     sign       that stands beside its numbers in the file, such as `%`.
     named      the names of its inputs, where a table's other names leave not all of the usual ones free; coded: of its
                codes. `TableEncoding` sees to it.

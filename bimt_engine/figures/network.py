@@ -167,8 +167,8 @@ def draw_strands(axes: Axes, layout: Layout, *, heaviest: Mapping[int, float] | 
 def draw_neurons(axes: Axes, layout: Layout) -> None:
     """Filled circles where something is connected, with the module's letter where it fits; else open ones."""
     touched, spots, neurons = layout.touched(), layout.spots, layout.neurons
-    part_of, parted = layout.graph.part_of, len(layout.graph.parts) > 1
-    lettered = parted and sum(spot[0] in part_of for spot in touched) <= MANY_LETTERS
+    part_of, has_parts = layout.graph.part_of, len(layout.graph.parts) > 1
+    lettered = has_parts and sum(spot[0] in part_of for spot in touched) <= MANY_LETTERS
     size = 105.0 if lettered else float(np.clip(4_500 / max(len(spots), 1), 9, 70))
     idle = [at for spot, at in spots.items() if spot not in touched]
     few = len(idle) <= MANY_LETTERS
@@ -185,8 +185,8 @@ def draw_neurons(axes: Axes, layout: Layout) -> None:
     axes.scatter(
         [at.x for _, at in alive],
         [at.y for _, at in alive],
-        s=[size if neuron.id in part_of or not parted else 0.4 * size for neuron, _ in alive],
-        facecolor=[module_colour(part_of.get(neuron.id)) if parted else QUIET for neuron, _ in alive],
+        s=[size if neuron.id in part_of or not has_parts else 0.4 * size for neuron, _ in alive],
+        facecolor=[module_colour(part_of.get(neuron.id)) if has_parts else QUIET for neuron, _ in alive],
         edgecolor="white",
         linewidth=0.8 if size > 20 else 0.3,
         zorder=3,

@@ -6,7 +6,7 @@ For each stage s, on images (batch, channels, rows, columns):
 
 and at the end y = read_out · flatten(x) + bias. The channel is the neuron; its pixels are samples of it. A kernel is
 kept as a matrix with one column for each tap and source channel (column `tap · channels + channel`), so that its taps
-are source copies: a connection between two channels pays once, for the sum of |w| over its taps. Flattening makes
+are source copies: a connection between two channels is one, which costs the sum of |w| over its taps. Flattening makes
 copies as well, one of the channels for each pixel. The stream of a stage is one neuron layer that two convolutions
 write.
 

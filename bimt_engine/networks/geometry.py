@@ -28,8 +28,8 @@ def line(neurons: int) -> Positions:
 def hemispheres(neurons: int) -> Positions:
     """Two short lines at the two ends of the width, half of the neurons on each; a single one lies in the middle.
 
-    Within a line nothing is far. What crosses pays for the gap, so two things are worked out apart until they must
-    meet, and relocation decides which neurons go where.
+    Within a line nothing is far. Connections across the gap are expensive, so two things are computed separately
+    until they must meet, and relocation decides which neurons go where.
     """
     left = neurons // 2
     if not left:

@@ -13,14 +13,14 @@ Of text each token is a neuron of the input layer, 1 where it stands and 0 elsew
 the vector of token t, looked up rather than multiplied. So a token's vector is made of connections, which are priced,
 pruned and drawn like all others.
 
-Tied, the read-out is the token embedding transposed: one tensor, `read_out.weight`, (tokens, width), which pays once,
-as the connections of the read-out, and whose rows are looked up as the tokens' vectors. Then there is no read-in, and
-the stream itself is the input layer, as that of any network with an embedding: its neurons are dimensions of tokens.
-(Press & Wolf, arXiv 1608.05859)
+Tied, the read-out is the token embedding transposed: one tensor, `read_out.weight`, (tokens, width), counted once, as
+the connections of the read-out, and whose rows are looked up as the tokens' vectors. Then there is no read-in, and the
+stream itself is the input layer, as that of any network with an embedding: its neurons are dimensions of tokens. (Press
+& Wolf, arXiv 1608.05859)
 
 With fewer heads of keys and values than of queries, so many query heads share one: they are copies of one neuron, as
 rows of `attend` (query after query, then key and value, each of all shared heads) and as columns of `gather`. With
-rotary positions the pairs of a head's queries and keys stay together, so that only whole heads trade places. Gated, a
+rotary positions the pairs of a head's queries and keys stay together, so that only whole heads are exchanged. Gated, a
 hidden neuron has two rows of `expand`, and is act(gate) · up. (Llama: arXiv 2302.13971; grouped queries: 2305.13245)
 """
 

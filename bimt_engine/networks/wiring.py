@@ -43,15 +43,15 @@ class Port:
 
 @dataclass(frozen=True)
 class NeuronLayer:
-    """Neurons that may trade places with one another.
+    """Neurons that may exchange slots with one another.
 
     positions   where the slots are; unit: one layer width.
     ports       every parameter axis that follows the neurons, those of running statistics included.
     runs        lengths of consecutive runs of slots that stand for one thing, as the levels of a category do: the slots
-                of a run are at one position, and whole runs trade places with runs of the same length. (): none.
+                of a run are at one position, and whole runs exchange positions with runs of the same length. (): none.
     movable     False: the neurons stay in their initial slots.
-    blocks      attention heads: the slots fall into so many equal runs; whole runs may trade places, and neurons within
-                a run, but no neuron leaves its run alone.
+    blocks      attention heads: the slots are divided into this many equal runs; whole runs may exchange positions, and
+                neurons within a run, but no neuron leaves its run alone.
     moves       what of a layer with blocks may move: whole runs, neurons within a run, or both (`all`).
     tied        layers with as many blocks, whose runs take the order of this layer's runs.
     axis        of the layer's activation, along which its slots lie; axis 0 is the batch.
@@ -137,7 +137,7 @@ class WeightLayer:
 
     source, target  names of neuron layers; they may be the same one (a recurrent matrix).
     A convolution is such a matrix too: its kernel taps are source copies, so that a connection between two channels
-    pays for the sum of |w| over its taps.
+    costs the sum of |w| over its taps.
     source_copies   columns: so many copies of the source layer side by side; target_copies the same for rows.
     roles           names of the target copies, for pictures: query, key, value; (): they have none. In pictures what
                     leaves the target layer leaves from the last of them.
@@ -182,8 +182,8 @@ class Chain:
 class Wiring:
     """All neuron layers from input to output, all weight layers in the order of the computation, and token embeddings.
 
-    embeddings   parameters that pay the layer spacing for each entry, as biases do, but no length.
-    offsets      other parameters that pay like that: vectors that are added to a layer, such as learnt positions.
+    embeddings   parameters whose entries cost the layer spacing, as biases do, but no length.
+    offsets      other parameters with the same cost: vectors that are added to a layer, such as learnt positions.
     The first neuron layer is called `input` and the last `output`. Raises ValueError for other names, and where an axis
     of a weight layer or of its bias has no port, or one of other copies: relocation would leave that axis behind.
     """

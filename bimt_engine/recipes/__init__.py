@@ -16,7 +16,7 @@ from bimt_engine.spec import DatasetSpec, Part, Spec
 class Recipe(Part):
     """A spec that is known to show something, with what it shows and where the paper shows it.
 
-    seeds          how many unpicked seeds (0 … seeds − 1) `make reproduce` runs.
+    seeds          how many seeds (0 … seeds − 1) `make reproduce` runs.
     metric         the key of a run's metrics that the claim is judged by.
     needs_dataset  the recipe says how to train, and the user says on what.
     """

@@ -38,8 +38,8 @@ def prices(
     """The price of every entry of every parameter, float64: locality · length + layer spacing for a connection.
 
     shapes     parameter name -> shape; a parameter that no connection, bias or embedding claims is free.
-    bias_cost  whether biases pay the layer spacing. Embeddings and offsets pay it always.
-    locality   judge by this locality instead of the trained one; then every weight layer pays length.
+    bias_cost  whether biases cost the layer spacing. Embeddings and offsets always do.
+    locality   judge by this locality instead of the trained one; then length counts in every weight layer.
     """
     priced = {name: torch.zeros(tuple(shape), dtype=torch.float64) for name, shape in shapes.items()}
     for weights in wiring.weight_layers:

@@ -291,7 +291,7 @@ class Arrangement:
         return table
 
     def exchange_changes(self, layer: int) -> Float[np.ndarray, "neurons neurons"]:
-        """How much the cost changes when the neurons in slots j and k trade places, for every pair; exact."""
+        """How much the cost changes when the neurons in slots j and k are exchanged, for every pair; exact."""
         table = self.table(layer)
         own = np.diag(table)
         change = table + table.T - own[:, None] - own
@@ -540,7 +540,7 @@ def equal_runs(runs: tuple[int, ...]) -> list[Int64[np.ndarray, "runs length"]]:
 
 
 def whole_runs(runs: Int64[np.ndarray, " blocks"], neurons: int) -> Int64[np.ndarray, " neurons"]:
-    """The order of neurons when whole runs trade places."""
+    """The order of neurons when whole runs exchange positions."""
     size = neurons // len(runs)
     return (runs[:, None] * size + np.arange(size)).reshape(-1)
 
@@ -552,7 +552,7 @@ def blockwise(table: Table, blocks: int) -> Float[np.ndarray, "{blocks} {blocks}
 
 
 def changes_within(strength: Table, length: Table) -> Table:
-    """How much Σ strength · length of a layer connected to itself changes when slots j and k trade places."""
+    """How much Σ strength · length of a layer connected to itself changes when slots j and k are exchanged."""
     total = np.zeros_like(length)
     for b, d in ((strength, length), (strength.T, length.T)):
         product = b @ d.T

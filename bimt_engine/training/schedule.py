@@ -1,4 +1,4 @@
-"""When λ changes, when biases begin to pay, and when something is due: a table of steps computed before the first one.
+"""When λ changes, when biases begin to cost, and when something is due: a table of steps made before the first one.
 
 Step t is the update from the t-th weights to the next; "after step t" means after t updates.
 """
@@ -15,7 +15,7 @@ from bimt_engine.spec import PruningSpec, TrainingSpec
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps first … end-1, over which λ, what pays and the learning rate do not change."""
+    """Steps first … end-1, over which λ, the cost of biases and the learning rate do not change."""
 
     first: int
     end: int
@@ -68,8 +68,8 @@ class Schedule:
             cuts = [start, first_bias, end] if start < first_bias < end else [start, end]
             for first, last in pairwise(cuts):
                 if first < last:
-                    pays = bias_from is not None and first >= first_bias
-                    stages.append(Stage(first, last, phase.cost_strength, pays, rate))
+                    bias_costs = bias_from is not None and first >= first_bias
+                    stages.append(Stage(first, last, phase.cost_strength, bias_costs, rate))
             start = max(start, end)
         if not stages:  # no step is taken
             stages = [Stage(0, 0, training.phases[-1].cost_strength, False, training.optimiser.learning_rate)]

@@ -1,4 +1,4 @@
-"""`python -m standalone up`: one tree that starts in order, mends itself and dies together."""
+"""`python -m standalone up`: one tree that starts in order, restarts what ends, and ends together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report over unpicked seeds: from a recipe to JSON and a page of pictures."""
+"""The report over seeds 0, 1, …: from a recipe to JSON and a page of pictures."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_methods_are_compared_seed_by_seed_on_networks_that_were_relaid(monkeypa
         assert row["wiring"]["relaid_wiring"] <= row["wiring"]["wiring"]
     report = methods.compared(rows) | {"factors": dict.fromkeys(methods.METHODS, 1.0)}
     wiring = [methods.figures(row)["relaid_wiring"] for row in rows]
-    told = report["tests"]["locality, neurons trade places"]["relaid_wiring"]
+    told = report["tests"]["locality and relocation"]["relaid_wiring"]
     assert told["difference"] == pytest.approx((wiring[2] + wiring[3] - wiring[4] - wiring[5]) / 2)
     assert told["low"] <= told["difference"] <= told["high"]
     assert told["of"] == 2

@@ -262,7 +262,7 @@ def _trees(context: AnalysisContext, masks: Masks) -> list[list[str]]:
 def _cuts(
     context: AnalysisContext, values: Values, masks: Masks, costs: Mapping[Connection, float]
 ) -> list[CutDocument]:
-    """Where one piece nearly is two: at the outputs, and inside. Only what is one piece now has a cut."""
+    """Where one component is nearly two: at the outputs, and inside. Only single components have a cut."""
     hidden = [layer.name for layer in context.wiring.hidden_layers]
     output = context.wiring.output_layer.name
     found = []

@@ -172,7 +172,7 @@ class Search:
         allowed = trained.step.train_loss + UNNOTICED * self.slack
         without_idle = self.engine.without_idle_weights(trained, allowed=allowed)
         state = self.engine.refit(without_idle)
-        # A refit may learn the noise of a small table by heart. Then the weights that the cost held down predict
+        # A refit may memorise the noise of a small table. Then the weights that the cost held down predict
         # better, so they stay in the choice as training left them, without those that carried nothing.
         states = [trained, self.engine.state(*without_idle, refitted=False), state]
         if not self.engine.fits_least_squares(state.masks):

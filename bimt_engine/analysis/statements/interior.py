@@ -1,4 +1,4 @@
-"""The sentences about groups of neurons inside one piece, from the stored `interior` of a run."""
+"""The sentences about groups of neurons inside modules, from the stored `interior` of a run."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def interior_statement(document: Document) -> str:
 
 
 def interior_verdict(document: Document) -> str | None:
-    """What the verdict of a run adds about the inside of one piece; None where there is nothing to add."""
+    """What the verdict of a run adds about groups inside a single module; None where there is nothing to add."""
     if "skipped" in document or document.get("primary") is None:
         return None
     partition = document["partitions"][document["primary"]]

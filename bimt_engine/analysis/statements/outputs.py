@@ -54,7 +54,7 @@ def not_learnt(
     Advice is given where the rows bear it out: pruning lost what the trained network knew; the trained network had
     memorised its training rows; or it did not fit even these, while its cost held it down.
 
-    tolerance       of pruning. cost_strength: the first that is not zero; None where nothing was charged.
+    tolerance       of pruning. cost_strength: the first that is not zero; None where nothing had a cost.
     gain            over a constant answer, as in `metrics.gain_over_constant`; None in older runs.
     """
     missed = [score for score in scores if score["learnt"] is False]

@@ -1,4 +1,4 @@
-"""A user's own module with its wiring: what its connections cost, and neurons that trade places in it.
+"""A user's own module with its wiring: what its connections cost, and neurons that are exchanged in it.
 
 The module stays the user's: parameters, training loop and optimiser are theirs. `attach` finds the wiring, proves it,
 and gives an `Attached`, which computes the connection cost of the module's present parameters and moves neurons.
@@ -47,7 +47,7 @@ class Attached:
     """A module, its wiring, and which neuron is in which slot.
 
     wiring    neuron layers, weight layers and ports. Its parameters are views of the module's tensors: a kernel is a
-              matrix whose taps are copies of one connection, which pays for the sum of |w| over them.
+              matrix whose taps are copies of one connection, which costs the sum of |w| over them.
     pinned    what does not move, with the reason.
     orders    neuron layer -> order[slot] = the neuron's identity when the module was attached.
     notes     what the proof could not try.
@@ -73,7 +73,7 @@ class Attached:
         """The connection cost of the module as it is now, before λ; differentiable in its parameters.
 
         Σ |w| · (locality · length + layer_spacing) over all connections, + layer_spacing · Σ |b| over biases and
-        token embeddings; a connection with several taps pays for each of them. (arXiv 2305.08746, section 2)
+        token embeddings; a connection with several taps has the cost of each of them. (arXiv 2305.08746, section 2)
         """
         total: Tensor | None = None
         for name, tensor in self._weights().items():
@@ -103,7 +103,7 @@ class Attached:
         return tensors_of(self.model)[view.tensor].numel()
 
     def _weights(self) -> dict[str, Tensor]:
-        """The tensors that pay, by name; those that are computed (weight norm) are computed here."""
+        """The tensors that have a cost, by name; those that are computed (weight norm) are computed here."""
         tensors = tensors_of(self.model)
         weights = self.wiring.weight_layers
         paying = {w.parameter for w in weights} | {w.bias for w in weights} | set(self.wiring.embeddings)
@@ -128,7 +128,7 @@ class Attached:
     # --- relocation -------------------------------------------------------------------------------
 
     def relocate(self, optimizer: Optimizer | None = None, *, exact_up_to: int = EXACT_UP_TO) -> float:
-        """Neurons trade places wherever that lowers the connection cost; what the module computes does not change.
+        """Exchanges neurons wherever that lowers the connection cost; what the module computes does not change.
 
         optimizer  its state moves with the neurons: every state tensor that is shaped like its parameter (moments of
                    AdamW, momentum of SGD). Raises AttachError before anything moves where it holds another tensor.

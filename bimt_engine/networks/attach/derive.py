@@ -328,7 +328,7 @@ class _Assembly:
     # --- inputs -----------------------------------------------------------------------------------
 
     def _join_inputs(self, matrices: list[Matrix]) -> list[Matrix]:
-        """One layer of all inputs, side by side, where they are rows of numbers that are read apart.
+        """One layer of all inputs, side by side, where they are rows of numbers that are read by separate weights.
 
         A matrix that reads some of them is empty at the others. Other inputs (images, sequences) stay as they are.
         """

@@ -180,7 +180,7 @@ def test_a_module_with_two_inputs_is_pruned_and_its_two_modules_are_found() -> N
 
 
 class Parts(nn.Module):
-    """One input whose first and last entries are read apart, and one entry is not read."""
+    """One input whose first and last entries are read separately, and one entry is not read."""
 
     def __init__(self) -> None:
         super().__init__()

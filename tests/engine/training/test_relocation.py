@@ -181,10 +181,10 @@ def test_the_kernel_decides_as_numpy_does(name, seed, cost, method, candidates, 
 
 def test_the_order_says_who_sits_where() -> None:
     state, _ = prepared("mlp", 1)
-    born = state.theta.clone()
+    start = state.theta.clone()
     plan(state, CostSpec()).relocate(state)
     first, second = state.orders["hidden1"][0], state.orders["hidden2"][0]
-    weights = state.views(born[0])["weights.1"]
+    weights = state.views(start[0])["weights.1"]
     assert torch.equal(state.network.weights[1].detach(), weights[second][:, first])
 
 

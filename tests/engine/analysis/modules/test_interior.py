@@ -1,4 +1,4 @@
-"""Groups inside one piece: what the structure proposes, what interaction decides, and what is said of it."""
+"""Groups inside one component: what the structure proposes, what interaction decides, and what is said of it."""
 
 import numpy as np
 import pytest

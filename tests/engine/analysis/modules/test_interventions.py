@@ -109,7 +109,7 @@ def test_an_embedding_dimension_is_one_neuron_for_all_tokens() -> None:
     network.adopt_orders({"input": torch.tensor([2, 0, 3, 1])})
     subject = AnalysisContext.of(network, data)
     done = Intervention(subject, subject.values())
-    (outcome,) = done.run([[Change("embedding", "3")]])  # born as 3, it sits in slot 2 now
+    (outcome,) = done.run([[Change("embedding", "3")]])  # index 3 before relocation, slot 2 now
     values = subject.values()
     values["embedding"][:, 2] = 0.0
     expected = subject.losses(subject.outputs(values, subject.train), subject.train).mean()

@@ -1,4 +1,4 @@
-"""Neurons that read different functions of a token are parted whatever the basis of the embedding."""
+"""Neurons that read different functions of a token are separated whatever the basis of the embedding."""
 
 import numpy as np
 import pytest

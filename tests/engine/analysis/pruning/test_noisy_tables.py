@@ -1,4 +1,4 @@
-"""On a real table, whose noise can be learnt by heart, a run still gives back a network that one can look at."""
+"""On a real table, whose noise can be memorised, a run still gives back a network that one can look at."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def variance_explained(dataset: Dataset) -> float:
 
 
 def test_the_diabetes_study_keeps_few_connections_and_predicts_as_well_as_least_squares(tmp_path: Path) -> None:
-    """Over unpicked seeds, each with a split of its own; compared on rows that nothing was chosen by.
+    """Over seeds 0, 1, …, each with a split of its own; compared on rows that nothing was chosen by.
 
     One seed can lie below by more: a validation loss within a standard error of the best counts as equal, and of 66
     rows that is up to 0.05 of the variance.

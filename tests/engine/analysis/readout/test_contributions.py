@@ -1,4 +1,4 @@
-"""What a group inside one piece computes: in the units of the data, up to a constant, judged in the group's place."""
+"""What a group inside one module computes: in the units of the data, up to a constant, judged in the group's place."""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ function ofGroups(graph, interior, modules) {
   for (const [name, group] of described) if (!found.has(name)) found.set(name, group.neurons);
   for (const { name, neurons } of modules) if (found.has(name)) found.set(name, neurons); // a group that is a whole module
   if (!found.size) return [];
-  const parted = new Set(graph.nodes.filter((neuron) => neuron.group).map((neuron) => neuron.module).concat([...described.values()].map((group) => group.module)));
-  const whole = ofModules(modules.filter(({ name }) => !parted.has(name)));
+  const divided = new Set(graph.nodes.filter((neuron) => neuron.group).map((neuron) => neuron.module).concat([...described.values()].map((group) => group.module)));
+  const whole = ofModules(modules.filter(({ name }) => !divided.has(name)));
   const groups = [...found].map(([name, neurons]) => ({ name, role: labels[name] ?? (described.has(name) ? `reads ${listed(described.get(name).reads.map((read) => read.name))}` : ""), neurons }));
   return [...groups, ...whole].sort((a, b) => a.name.length - b.name.length || (a.name < b.name ? -1 : 1));
 }
