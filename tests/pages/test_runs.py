@@ -179,7 +179,7 @@ def test_runs_are_filtered_sorted_and_grouped_and_the_address_says_so(visit: Vis
     page.wait_for_url(site.url + "/")
 
 
-def test_seeds_of_one_job_do_not_fill_the_wall(visit: Visit, site: Site) -> None:
+def test_seeds_of_one_job_do_not_fill_the_list(visit: Visit, site: Site) -> None:
     job = submit_job(site.service, name="many seeds", seeds=tuple(range(7)))
     publish_runs(site.service, job)
     page = (visitor := visit("reader", **DESK)).page
