@@ -46,7 +46,7 @@ MOST = 120  # runs on one page
 MOST_CURVES = 40  # in one chart; more cannot be distinguished
 MOST_POINTS = 300  # of one curve
 OF_GROUP = 4  # pictures of a group of which not all are asked for
-TONES = 12  # groups that a chart tells apart: six colours, then the same six dashed; the 13th is as the first
+TONES = 12  # distinguishable groups in a chart: six colours, then the same six dashed; the 13th looks like the first
 CHART = Frame(960, 420, 62, 30, 30, 44, ticks=6, name="chart")
 SHOWN = {
     "pictures": "pictures",

@@ -1,10 +1,10 @@
-"""Modularity: how well the weights agree with the parts found by cause, and the groups that Leiden would make of them.
+"""Modularity: how well the weights agree with the modules, and the groups that the Leiden algorithm finds in them.
 
-Secondary by design. A weighted graph that is not random need not have the parts that an optimiser names, and a sparse
+Secondary by design. A weighted graph that is not random need not have the parts that an optimiser finds, and a sparse
 network in disconnected pieces is hardly more modular than its own shuffle. What a part computes is tested by
 `modules/find.py` and `modules/nested.py`; this file scores them on the weights alone.
 
-Leiden is asked only where a spec says so. igraph and leidenalg (both GPL) are an optional extra, imported in `leiden`
+Leiden runs only where a spec says so. igraph and leidenalg (both GPL) are an optional extra, imported in `leiden`
 and nowhere else. No torch.
 """
 
@@ -274,9 +274,9 @@ def null_scores(
 def find_communities(
     graph: Graph, *, seeds: int, seed: int, cut_into: int = 2, nulls: int = NULLS
 ) -> CommunitiesDocument:
-    """How modular the weights are: Q of the parts that were found by cause and, where asked for, Leiden's own groups.
+    """How modular the weights are: Q of the modules and, where the spec says so, of Leiden's own groups.
 
-    seeds      runs of Leiden; the best is kept. 0: it is not asked. It needs igraph and leidenalg, an optional extra.
+    seeds      runs of Leiden; the best is kept. 0: none. It needs igraph and leidenalg, an optional extra.
     cut_into   groups of the spectral cut; with Leiden only.
     nulls      random graphs that Leiden is run on again; our own partition is compared with FEWEST_NULLS.
     """
@@ -396,7 +396,7 @@ def _joined(
 
 
 def skipped_communities(reason: str) -> CommunitiesDocument:
-    """The document of communities that were not sought."""
+    """The document where communities were not computed."""
     document: CommunitiesDocument = {"skipped": reason, "groups": [], "modularity": None}
     return document | {"reading": communities_statement(document)}
 

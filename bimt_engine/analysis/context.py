@@ -1,4 +1,4 @@
-"""The network and the data under analysis: float64 arrays, outputs in the order of the data, one way to evaluate.
+"""The network and the data under analysis: float64 arrays, outputs in the order of the data, and their evaluation.
 
 Here too: the examples, their prediction losses and the scale that a loss is measured by, and the units of the data.
 """
@@ -121,7 +121,7 @@ class AnalysisContext:
 
     @cached_property
     def development(self) -> Examples:
-        """Training and validation examples together, the training ones first: what may be looked at to choose."""
+        """Training and validation examples together, the training ones first: those on which choices are made."""
         parts = (self.train, self.validation)
         joined = [p.weights for p in parts if p.weights is not None]
         return Examples(
@@ -145,7 +145,7 @@ class AnalysisContext:
         return {name: p.detach().numpy().copy() for name, p in self.network.named_parameters()}
 
     def outputs(self, values: Mapping[str, Array], examples: Examples) -> Outputs:
-        """What the network answers with these parameters, in the order of the data."""
+        """The outputs of the network with these parameters, in the order of the data."""
         return self.evaluator.outputs(values, examples.inputs)
 
     def features(self, place: int) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ class AnalysisContext:
         targets: Shaped[np.ndarray, "N ..."],
         counted: Float[np.ndarray, " N"] | None = None,
     ) -> float | None:
-        """The share of classes that are named rightly, over all label groups; None for targets that are no classes.
+        """The share of correctly predicted classes, over all label groups; None for targets that are no classes.
 
         counted   how much each example counts; None: all alike.
         """
@@ -186,7 +186,7 @@ class AnalysisContext:
         return float(np.mean(right)) if right else None
 
     def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
-        """How much of the trained network's answers is kept: 1 - share of their variance lost, or equal labels."""
+        """How far the trained network's outputs are preserved: 1 - share of variance lost, or the share of equal labels."""
         if self.dataset.task == "classification":
             classes = self.dataset.targets
             same = outputs.reshape(-1, classes).argmax(-1) == trained.reshape(-1, classes).argmax(-1)

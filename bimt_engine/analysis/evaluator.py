@@ -1,7 +1,7 @@
-"""What every analysis asks of a network, and the changes that interventions make to one.
+"""The interface through which every analysis evaluates a network, and the changes that interventions make.
 
 Two classes do it: `NumpyMlp` for a chain that reads numbers (numpy_mlp.py), `HookedNetwork` for anything else
-(hooked_network.py). `AnalysisContext` chooses; no analysis asks which it was, and none asks for an architecture.
+(hooked_network.py). `AnalysisContext` chooses; analyses depend neither on the choice nor on the architecture.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Evaluator(Protocol):
         ...
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
-        """What the network answers with these parameters."""
+        """The outputs of the network with these parameters."""
         ...
 
     def activation_statistics(
@@ -81,13 +81,13 @@ class Evaluator(Protocol):
     def without_each(
         self, values: Mapping[str, Array], connections: Sequence[Connection], inputs: Inputs
     ) -> Iterator[tuple[Sequence[Connection], Float[np.ndarray, "connections N outputs"]]]:
-        """Answers with one connection at zero, for each of them: some connections at a time, in any order."""
+        """Outputs with one connection at zero, for each of them: some connections at a time, in any order."""
         ...
 
     def intervened(
         self, values: Mapping[str, Array], trials: Sequence[Trial], inputs: Inputs, partner: Shaped[np.ndarray, " N"]
     ) -> list[Outputs]:
-        """Answers under each trial. `resample` takes what example i's partner[i] had without any change."""
+        """Outputs under each trial. `resample` takes what example i's partner[i] had without any change."""
         ...
 
     def full_masks(self, values: Mapping[str, Array]) -> Masks:

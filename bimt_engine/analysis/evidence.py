@@ -1,4 +1,4 @@
-"""The whole evidence for one run: prune, graph, modules, effects, communities, readout, in one call and document.
+"""The evidence for one run: pruning, graph, modules, effects, communities, readout, in one call and one document.
 
 Everything after the pruning is one part of several. A part that fails, or that would be too large, is left out with the
 reason in its document (`skipped`); the other parts are computed all the same. What is too large is decided by counting

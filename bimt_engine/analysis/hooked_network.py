@@ -78,7 +78,7 @@ class HookedNetwork:
         return outputs.numpy()
 
     def network_outputs(self, network: Network, inputs: Inputs) -> Outputs:
-        """Answers of a network of this shape."""
+        """Outputs of a network of this shape."""
         answers = []
         with torch.no_grad():
             for start in range(0, len(inputs), self.at_once):
@@ -93,7 +93,7 @@ class HookedNetwork:
         return self.side_by_side is not None
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
-        """What the network answers with these parameters."""
+        """The outputs of the network with these parameters."""
         return self.network_outputs(self.with_values(values), inputs)
 
     def activation_statistics(
@@ -113,7 +113,7 @@ class HookedNetwork:
     def without_each(
         self, values: Mapping[str, Array], connections: Sequence[Connection], inputs: Inputs
     ) -> Iterator[tuple[Sequence[Connection], Float[np.ndarray, "connections N outputs"]]]:
-        """Answers with one connection at zero, one after another."""
+        """Outputs with one connection at zero, one after another."""
         network = self.with_values(values)
         parameters = dict(network.named_parameters())
         for name, row, column in connections:
@@ -126,7 +126,7 @@ class HookedNetwork:
     def intervened(
         self, values: Mapping[str, Array], trials: Sequence[Trial], inputs: Inputs, partner: Shaped[np.ndarray, " N"]
     ) -> list[Outputs]:
-        """Answers under each trial: of a chain side by side, else one after another."""
+        """Outputs under each trial: of a chain side by side, else one after another."""
         if self.side_by_side is not None:
             return self.side_by_side.intervened(values, trials, inputs, partner)
         return [self._under(values, trial, inputs, partner) for trial in trials]

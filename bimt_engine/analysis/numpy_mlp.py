@@ -119,7 +119,7 @@ class NumpyMlp:
     # --- Evaluator --------------------------------------------------------------------------------
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
-        """What the network answers with these parameters."""
+        """The outputs of the network with these parameters."""
         return self._activations(values, inputs)[-1][:, np.argsort(self.output_order)]
 
     def activation_statistics(
@@ -152,7 +152,7 @@ class NumpyMlp:
     def intervened(
         self, values: Mapping[str, Array], trials: Sequence[Trial], inputs: Inputs, partner: Shaped[np.ndarray, " N"]
     ) -> list[Outputs]:
-        """Answers under each trial: those that begin at the same layer run side by side from there."""
+        """Outputs under each trial: those that begin at the same layer run side by side from there."""
         weights, biases = split(values)
         base = self._activations(values, inputs)
         depth = {layer.name: i for i, layer in enumerate(self.wiring.neuron_layers)}
@@ -177,7 +177,7 @@ class NumpyMlp:
         return {name: np.ones(values[name].shape, bool) for name in (*self.chain.weights, *self.chain.biases)}
 
     def without_dead_ends(self, values: Mapping[str, Array], masks: Masks) -> tuple[Values, Masks]:
-        """The same network without neurons off every path; its answers do not change."""
+        """The same network without neurons off every path; its outputs do not change."""
         return without_dead_neurons(values, masks, self.activation)
 
     # --- inside -----------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def split(values: Mapping[str, Array]) -> tuple[list[Array], list[Array]]:
 
 
 def without_dead_neurons(values: Mapping[str, Array], masks: Masks, activation: str) -> tuple[Values, Masks]:
-    """A perceptron without the neurons off every path from an input to an output; its answers do not change.
+    """A perceptron without the neurons off every path from an input to an output; its outputs do not change.
 
     A neuron that no input reaches has one constant activation, which moves into the biases it feeds. A neuron that
     reaches no output is left out. Biases of neurons on a path, and of all outputs, are kept.
@@ -307,7 +307,7 @@ def without_dead_neurons(values: Mapping[str, Array], masks: Masks, activation: 
             values[f"biases.{i + 1}"] = values[f"biases.{i + 1}"] + onward @ constant
     behind: Array = np.ones(masks[f"weights.{layers - 1}"].shape[0], bool)
     for i in reversed(range(layers)):
-        # An output that no input reaches still answers with its bias; its row of weights is all gone already.
+        # An output that no input reaches is its bias; its row of weights is zero already.
         live_rows = behind & reached[i + 1]
         masks[f"weights.{i}"] = masks[f"weights.{i}"] & live_rows[:, None] & reached[i]
         masks[f"biases.{i}"] = live_rows if i + 1 < layers else np.ones_like(live_rows)

@@ -1,8 +1,8 @@
-"""Verification: do the stored weights still support the claims? Everything is computed again, then compared.
+"""Verification: do the stored weights reproduce the claims? Everything is computed again, then compared.
 
 Two separate questions. From the pruned network as it is stored: its losses, its connections, its modules, what they
 do. And from the network as it was trained: does pruning, done again, arrive at the same connections? The first must
-agree on any machine, up to rounding. The second may part on another machine, where a last digit can tip a choice.
+agree on any machine, up to rounding. The second may differ on another machine, where rounding can change a choice.
 """
 
 from __future__ import annotations

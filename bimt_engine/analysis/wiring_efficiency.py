@@ -18,8 +18,8 @@ from bimt_engine.training.state import TrainingState
 RESTARTS = 16  # random layouts that the search also starts from
 # One assignment problem of n neurons costs about n³ operations. All starts together may cost so many: minutes.
 MAX_WORK = 2e11
-# The same yardstick for every method, whatever it was trained to shorten: a unit of length costs 1 in every layer.
-YARDSTICK = CostSpec(locality=1.0, layer_spacing=0.0, reduction="sum", last_layer_locality=True)
+# The same measure for every method, whatever it was trained to shorten: a unit of length costs 1 in every layer.
+WIRING_LENGTH = CostSpec(locality=1.0, layer_spacing=0.0, reduction="sum", last_layer_locality=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def relayout(network: Network, *, seed: int, restarts: int = RESTARTS) -> Wiring
     restarts = min(restarts, int(MAX_WORK // once) - 1)
     state = TrainingState.of(copy.deepcopy(network).to("cpu").double())
     spec = RelocationSpec(method="optimal", carry_moments=False, final_restarts=max(restarts, 0))
-    relocation = Relocation(network.wiring, state.layout, YARDSTICK, spec)
+    relocation = Relocation(network.wiring, state.layout, WIRING_LENGTH, spec)
 
     def wiring() -> float:
         return relocation.arrangement(state.theta[0].detach().numpy()).cost()

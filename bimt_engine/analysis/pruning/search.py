@@ -1,17 +1,16 @@
 """Prune to tolerance, refitting on the way, and keep the whole curve.
 
 The loss is not monotone in the number of connections, so the curve is scanned from dense to sparse and never bisected:
-  1. Weights that carry nothing (by |w| · std of what they carry) go at once, as long as the loss does not notice.
-  2. While many are left they go in batches; near the end one at a time. After every removal the kept weights are
-     refitted without the cost, which had shrunk them.
+  1. Weights that carry almost nothing (by |w| · std of their source) are removed at once, while the loss hardly rises.
+  2. While many are left they are removed in batches; near the end one at a time. After every removal the kept weights
+     are refitted without the cost, which had shrunk them.
   3. At the end each removal is a trial: the cheapest to second order first, then the others, until one costs next to
-     nothing; else the best of all is taken. Past the cliff only a few are tried, for the curve. Of a table whose
-     columns are encoded, whole columns and connections that carry next to nothing are tried too.
-  4. The scan ends at the empty network: no connection, and a constant answer, the best there is.
+     nothing; else the best of all is taken. Once the loss is far above its limits only a few are tried, for the curve.
+     For a table whose columns are encoded, whole columns and connections that carry next to nothing are tried too.
+  4. The scan ends at the empty network: no connections, and the best constant answer.
   5. k* is the smallest number of connections on the curve whose training and validation loss are within their limits.
      That network is kept only if it is clearly better than the constant: if its gain over it on the validation rows,
-     row by row, exceeds two standard errors. Where these are few, cross-fitting has the last word. Otherwise nothing
-     is kept.
+     row by row, exceeds two standard errors. Where these are few, cross-fitting decides. Otherwise nothing is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ONE_AT_A_TIME = 60  # connections; above this, batches
 EXTRA_TRIALS = 400  # refits beyond the first four of a removal, in the whole search
 TRIAL_WORK = 2e10  # multiplications that these may cost together
 CLEARLY = 2.0  # standard errors by which a network must be better than a constant
-ALONE = 30  # validation rows; of fewer, the standard error itself is a guess
+ALONE = 30  # validation rows; with fewer, the standard error itself is too uncertain
 IDLE_TRIALS = 6  # connections of a table that hardly matter as they are, tried beside whole columns
 BEYOND = 60  # old searches: steps outside the limits before the scan ends
 MOST_NOISE = 0.1  # of the training loss: a network held down by its cost has far fewer free parameters than weights
@@ -204,11 +203,11 @@ class Search:
                 break
 
     def prune_by_columns(self, states: list[State]) -> None:
-        """Of a table, whole columns: one at a time, as long as the losses stay within their limits without one.
+        """Whole columns of a table: one at a time, as long as the losses stay within their limits without one.
 
-        A column that says nothing can keep several connections, none of which goes alone: together they fit noise. With
-        them are tried the single connections without which the loss hardly rises before any refit: where weights can
-        make up for one another, costs to second order rank these too high. What is left is pruned further.
+        An irrelevant column can keep several connections, none of which can be removed alone: together they fit noise.
+        Also tried are the single connections without which the loss hardly rises before any refit: where weights can
+        compensate for one another, costs to second order rank these too high. What is left is pruned further.
         """
         while True:
             state, reference = self.sparsest(states)
@@ -237,7 +236,7 @@ class Search:
         return [[connection] for effect, connection in ranked[:IDLE_TRIALS] if effect < self.slack]
 
     def without_cheapest(self, state: State, batch: int, states: list[State]) -> State | None:
-        """The state without its `batch` cheapest connections, or without half as many …; None when it comes to one."""
+        """The state without its `batch` cheapest connections, or half as many, …; None when it comes down to one."""
         reference = self.reference(states)
         lost = not self.within_limits(state, reference)  # then nothing is gained by going slowly
         order = np.argsort(removal_costs(self.engine.refitted(state), state.masks), kind="stable")
@@ -254,8 +253,8 @@ class Search:
         problem = self.engine.least_squares
         assert problem is not None
         limit = self.limits(state, self.reference(states))[0]
-        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is looked for, even when
-        # one within the limit is found before: what it costs is gone, and an idle connection might have gone for free.
+        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is searched for, even when
+        # one within the limit is found before: its cost is final, and another connection might be removed at no cost.
         easy = max(1.05 * state.step.train_loss, 0.05 * self.slack)
         costs = removal_costs(self.engine.refitted(state), state.masks)
         kept = kept_weights(state.masks)
@@ -298,7 +297,7 @@ class Search:
     # --- limits -----------------------------------------------------------------------------------
 
     def reference(self, states: list[State]) -> State:
-        """What the others are measured by: the state that does best on validation examples."""
+        """The reference of the limits: the state with the least validation loss."""
         return min(states, key=lambda s: s.step.validation_loss)
 
     def limits(self, state: State, reference: State) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Readout: the pruned network as one exact expression, its symmetries, and a formula for each output.
 
 A formula has two verdicts (`verdicts.py`): whether it meets the network, and whether it meets the data. One that does
-neither is reported as a formula that was not accepted: a formula that is not the model helps no reader. (arXiv
+neither is reported as a formula that was not accepted: a formula that is not the model is not useful. (arXiv
 2305.08746, section 3.1, reads formulas off by hand.) What a group of neurons inside a module adds to an output gets a
 formula too: `with_group_formulas`.
 
@@ -192,7 +192,7 @@ def layers_apart(subject: AnalysisContext, masks: Masks, parts: list[list[str]])
 
 
 def unpredicted(subject: AnalysisContext, values: Values) -> list[str | None]:
-    """Of every output, why nothing can be read out: the network knows nothing of it; None where it does."""
+    """For every output, why nothing can be read out: the network does not predict it; None where it does."""
     answers = subject.outputs(values, subject.validation)
     reasons: list[str | None] = []
     constant = np.ptp(answers, axis=0) <= CONSTANT * (1.0 + np.abs(answers).max(axis=0))
