@@ -186,7 +186,7 @@ class AnalysisContext:
         return float(np.mean(right)) if right else None
 
     def faithfulness(self, outputs: Outputs, trained: Outputs) -> float:
-        """How far the trained network's outputs are preserved: 1 - share of variance lost, or the share of equal labels."""
+        """How far the trained outputs are preserved: 1 - share of their variance lost, or the share of equal labels."""
         if self.dataset.task == "classification":
             classes = self.dataset.targets
             same = outputs.reshape(-1, classes).argmax(-1) == trained.reshape(-1, classes).argmax(-1)
