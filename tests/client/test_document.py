@@ -34,7 +34,7 @@ def test_every_example_of_the_document_runs(service, table, tmp_path, monkeypatc
     assert "1500" in printed
     assert "['price']" in printed
     assert any(line.startswith("{'price': ") for line in printed)
-    assert any("runs part inputs and outputs the same way" in line for line in printed)
+    assert any("runs divide inputs and outputs the same way" in line for line in printed)
     assert printed[-1] == "['/seeds/0', '/priority']"
     assert printed.count("['rooms', 'age'] torch.Size([1, 1])") == 2  # the whole network, and its only module alone
     at = printed.index("['rooms', 'age'] ['price'] True")

@@ -121,7 +121,7 @@ def test_a_run_shows_its_network_and_lights_up_a_module(visit: Visit, site: Site
         ["y2", "0.02", "0.02", "0.02", "not learnt"],
     ]
     assert "trained in 8.1 s (kernel on cpu)" in page.inner_text(".headline")
-    assert "evidence and pictures in 3.2 s" in page.inner_text(".headline")
+    assert "analysed in 3.2 s" in page.inner_text(".headline")
     page.click("button:has-text('Module A')")
     assert page.url.endswith("#module=A")
     lit = page.locator("svg.network .neuron.lit")

@@ -253,8 +253,8 @@ class Search:
         problem = self.engine.least_squares
         assert problem is not None
         limit = self.limits(state, self.reference(states))[0]
-        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is searched for, even if one
-        # within the limit is found before: its cost is final, and another connection might be removed at no cost.
+        # A removal that costs next to nothing is taken at once. Otherwise the cheapest of all is searched for, even if
+        # one within the limit is found before: its cost is final, and another connection might be removed at no cost.
         easy = max(1.05 * state.step.train_loss, 0.05 * self.slack)
         costs = removal_costs(self.engine.refitted(state), state.masks)
         kept = kept_weights(state.masks)

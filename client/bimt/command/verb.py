@@ -28,12 +28,12 @@ DONE, REFUSED, USAGE, UNREACHABLE, NOT_ALLOWED, ENDED_BADLY, INTERRUPTED = 0, 1,
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    the service refused, or a file could not be used: the sentence says why
+  1    the service refused, or a file could not be used; the message says why
   2    the command line is wrong
   3    the service does not answer
   4    no token, or one that may not do this
   5    the job failed or was cancelled
-  130  Ctrl-C; a job that was watched goes on"""
+  130  Ctrl-C; a watched job goes on"""
 
 
 class Interrupted(Exception):
