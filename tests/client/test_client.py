@@ -297,7 +297,7 @@ def test_films_and_onnx_files_are_waited_for_too(run, tmp_path):
 def test_the_runs_of_a_job_say_together_how_far_they_agree_and_what_wiring_costs(trained):
     stability, pareto = trained.stability(), trained.pareto()
     assert stability["runs"] == 2
-    assert "runs part inputs and outputs the same way" in stability["reading"]
+    assert "runs divide inputs and outputs the same way" in stability["reading"]
     assert [point["seed"] for point in pareto["points"]] == [0, 1]
     assert any(point["efficient"] for point in pareto["points"])
     assert b"<svg" in trained.figure("pareto").content

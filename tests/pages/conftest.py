@@ -136,7 +136,7 @@ def store_comparison(service: House, job: str, found: list[str]) -> None:
     stability = {
         "runs": 3,
         "agreement": 3,
-        "reading": "3 of 3 runs part inputs and outputs the same way.",
+        "reading": "3 of 3 runs divide inputs and outputs the same way.",
         "modules": modules,
     }
     points = [

@@ -115,7 +115,7 @@ def test_the_runs_of_a_job_are_compared_when_its_page_is_opened(page: Any, servi
     page.goto(f"{service.address}/jobs/{job['id']}")
     page.wait_for_selector("#comparison figure img")
     page.wait_for_function("document.querySelector('#comparison figure img').naturalWidth > 0")
-    assert "runs part inputs and outputs" in page.inner_text("#comparison")
+    assert "runs divide inputs and outputs" in page.inner_text("#comparison")
     page.reload()
     assert page.locator("#comparison-words").count() == 0  # it was stored
 
