@@ -197,15 +197,43 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def signed_in(chromium: Any, site: Site) -> Callable[[str], Any]:
+    """The cookies of a role, which signs in by the form once for all tests."""
+    states: dict[str, Any] = {}
+
+    def cookies_of(role: str) -> Any:
+        if role not in states:
+            context = chromium.new_context()
+            sign_in(context.new_page(), site, role)
+            states[role] = context.storage_state()
+            context.close()
+        return states[role]
+
+    return cookies_of
+
+
+def sign_in(page: Any, site: Site, role: str) -> None:
+    """By the form."""
+    page.goto(site.url + "/login")
+    page.fill("#token", site.service.tokens["ours", role])
+    page.click("main button")
+    page.wait_for_url(site.url + "/")
+
+
 @pytest.fixture
-def visit(chromium: Any, site: Site) -> Iterator[Callable[..., Visitor]]:
-    """Open a browser window, signed in as a role; None: not signed in. At the end it must have logged no error."""
+def visit(chromium: Any, site: Site, signed_in: Callable[[str], Any]) -> Iterator[Callable[..., Visitor]]:
+    """Open an empty browser window, signed in as a role; None: not signed in. At the end it must have logged no error.
+
+    own_session   sign in anew, for a test that ends the session.
+    """
     windows: list[tuple[Any, Visitor]] = []
 
-    def open_window(role: str | None = "admin", **options: Any) -> Visitor:
-        context = chromium.new_context(**options)
+    def open_window(role: str | None = "admin", *, own_session: bool = False, **options: Any) -> Visitor:
+        shared = role is not None and not own_session
+        context = chromium.new_context(**options, **({"storage_state": signed_in(str(role))} if shared else {}))
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)  # of a busy machine
         visitor = Visitor(page, site.url)
         page.on("pageerror", lambda error: visitor.complaints.append(f"error: {error}"))
         page.on("console", lambda message: visitor.complaints.append(message.text) if message.type == "error" else None)
@@ -217,11 +245,8 @@ def visit(chromium: Any, site: Site) -> Iterator[Callable[..., Visitor]]:
                 else visitor.complaints.append(f"foreign request: {request.url}")
             ),
         )
-        if role is not None:
-            visitor.go("/login")
-            page.fill("#token", site.service.tokens["ours", role])
-            page.click("main button")
-            page.wait_for_url(site.url + "/")
+        if role is not None and own_session:
+            sign_in(page, site, role)
         windows.append((context, visitor))
         return visitor
 
