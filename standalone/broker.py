@@ -10,13 +10,11 @@ import contextlib
 import importlib.util
 import os
 import platform
-import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
-from standalone.process import die_with_parent
+from standalone.process import Process
 from store.settings import broker_socket
 
 START_SECONDS = 30.0  # a large append-only file takes a while to load; an empty one a tenth of a second
@@ -38,7 +36,7 @@ class Broker:
         self.socket = broker_socket(self.directory)
         self.url = f"redis+socket://{self.socket}?virtual_host=0"
         self.log = self.directory / "broker.log"
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self) -> Broker:
         """Start the server and wait until it answers. Raises BrokerError, with the end of its log."""
@@ -47,30 +45,18 @@ class Broker:
         data = self.directory / "broker"
         data.mkdir(parents=True, exist_ok=True)
         self._make_socket_folder()
-        parent = os.getpid()
-
-        def in_the_child() -> None:
-            os.setsid()
-            die_with_parent(parent)
-
-        with self.log.open("ab") as log:
-            self._popen = subprocess.Popen(
-                self._command(data), preexec_fn=in_the_child, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        self._wait()
+        self.kill()  # one that died is still to be reaped
+        self._process = Process("broker", self._command(data), log=self.log, grace_seconds=STOP_SECONDS)
+        self._process.start()
+        self._wait(self._process)
         return self
 
     def stop(self) -> None:
         """Let it write what it has and end; hard after a while. Stopping twice is the same."""
-        if self._popen is None:
+        if self._process is None:
             return
-        if self._popen.poll() is None:
-            self._popen.send_signal(signal.SIGTERM)
-            try:
-                self._popen.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self._popen = None
+        self._process.stop()
+        self._process = None
         if self.socket.parent != self.directory:
             self.socket.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -78,21 +64,13 @@ class Broker:
 
     def kill(self) -> None:
         """End it as a crash would."""
-        if self._popen is not None and self._popen.poll() is None:
-            self._popen.kill()
-            self._popen.wait()
+        if self._process is not None:
+            self._process.kill()
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._popen is not None and self._popen.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """The process id. Raises BrokerError before the start."""
-        if self._popen is None:
-            raise BrokerError("The broker was not started.")
-        return self._popen.pid
+        return self._process is not None and self._process.alive
 
     def answers(self) -> bool:
         """Whether it answers PING just now."""
@@ -125,13 +103,12 @@ class Broker:
             raise BrokerError(f"{folder} belongs to another user; set BIMT_HOME to a shorter path.")
         self.socket.unlink(missing_ok=True)
 
-    def _wait(self) -> None:
+    def _wait(self, process: Process) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self.socket):
-            if not self.alive or time.monotonic() > deadline:
-                words = self.log.read_text(errors="replace").splitlines()[-8:]
-                self.kill()
-                raise BrokerError("The broker did not start; its log ends:\n" + "\n".join(words))
+            if not process.alive or time.monotonic() > deadline:
+                process.kill()
+                raise BrokerError(f"The broker did not start; its log ends:\n{process.last_lines(8)}")
             time.sleep(0.02)
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from standalone.process import die_with_parent
+from standalone.parent_death_signal import die_with_parent
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -33,10 +33,9 @@ class PostgresServer:
     durable   False: nothing waits for the disk; a power cut may lose the data, a killed server does not.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, durable: bool = False, max_connections: int = 300) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, durable: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self.durable = durable
-        self.max_connections = max_connections
         self.log = self.directory / "postgres.log"
         self._sockets: Path | None = None
         self._popen: subprocess.Popen[bytes] | None = None
@@ -112,7 +111,7 @@ class PostgresServer:
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._sockets),
-            "max_connections": str(self.max_connections),
+            "max_connections": "300",
             "shared_buffers": "256MB",
             "timezone": "UTC",
             "log_min_messages": "warning",

@@ -11,10 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from standalone.parent_death_signal import die_with_parent
-
-__all__ = ["Process", "die_with_parent"]
-
 START = Path(__file__).with_name("parent_death_signal.py")
 
 
@@ -91,10 +87,10 @@ class Process:
             self._asked = True
             self.send(signal.SIGTERM)
 
-    def stop(self, *, grace_seconds: float | None = None) -> int | None:
+    def stop(self) -> int | None:
         """Stop it politely, then hard, then sweep its group; returns the exit code."""
         self.ask_to_stop()
-        deadline = time.monotonic() + (self.grace_seconds if grace_seconds is None else grace_seconds)
+        deadline = time.monotonic() + self.grace_seconds
         while self.alive and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.kill()

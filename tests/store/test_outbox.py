@@ -101,10 +101,10 @@ def test_a_broker_in_a_deep_folder_listens_in_a_short_one(tmp_path):
 
 
 PARENT = """
-import sys, time
+import psutil, sys, time
 from standalone.{module} import {server}
 server = {server}(sys.argv[1]).start()
-print(server._popen.pid, flush=True)
+print(psutil.Process().children()[0].pid, flush=True)
 time.sleep(60)
 """
 
