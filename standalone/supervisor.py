@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -41,8 +42,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DRAIN_MARGIN = 10.0  # seconds on top of BIMT_DRAIN_SECONDS, for a worker to write down what it releases
 API_SECONDS = 7.0  # open answers, event streams among them, may go on for five
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a part that ended is restarted; doubles while it ends early
+WATCH_SECONDS = 0.2  # between two looks at all processes
 STABLE_SECONDS = 20.0  # a part that ran so long starts again at once
 WORKER = "worker-"  # how names of workers' parts begin
+RETRY_SECONDS = 1.0  # between two tries to end the leases of a worker, while the database is away
 READY_SECONDS = 60.0  # a slow disk may need some seconds to import everything
 
 
@@ -98,6 +101,7 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._next_start: dict[str, float] = {}
         self._pause: dict[str, float] = {}
+        self._died: queue.SimpleQueue[tuple[str, datetime] | None] = queue.SimpleQueue()  # workers; None: no more
         self.stopping = stopping or threading.Event()
 
     # --- start -----------------------------------------------------------------------------------------
@@ -137,7 +141,9 @@ class Supervisor:
         # Afterwards, since what workers import would keep the API waiting; jobs wait in the queue meanwhile.
         self._start_parts([part for part in parts if part not in answering])
         self.say(f"ready      after {time.monotonic() - began:.1f} s; logs are in {self.home / 'logs'}")
-        return self._first_token()  # last of all: it is shown once, and a start that fails would lose it
+        token = self._first_token()  # last of all: it is shown once, and a start that fails would lose it
+        threading.Thread(target=self._release_jobs, name="release", daemon=True).start()
+        return token
 
     def _check_files(self) -> None:
         """Write into the file store and read from it, before anything that needs it is started."""
@@ -280,11 +286,10 @@ class Supervisor:
 
     # --- watch -----------------------------------------------------------------------------------------
 
-    def watch(self, *, until: Callable[[], bool] = lambda: False, every_seconds: float = 0.2) -> None:
-        """Restart processes that end, until asked to stop or until `until` returns true."""
-        while not self.stopping.is_set() and not until():
+    def watch(self) -> None:
+        """Restart processes that end, until asked to stop."""
+        while not self.stopping.wait(WATCH_SECONDS):
             self.restart_crashed()
-            self.stopping.wait(every_seconds)
 
     def restart_crashed(self) -> None:
         """Check every process once, and restart those that ended."""
@@ -304,33 +309,37 @@ class Supervisor:
                 self._pause[part.name] = pause
                 self._next_start[part.name] = now + pause
                 part.kill()  # what it left in its group, a training process for instance
-                self._release_jobs(part)
+                if part.name.startswith(WORKER):
+                    self._died.put((part.name, datetime.now(UTC)))
                 self.say(f"{part.name:10} died; starting it again in {pause:.1f} s (its log: {part.log})")
             elif now >= self._next_start[part.name]:
                 del self._next_start[part.name]
                 part.start()
 
-    def _release_jobs(self, part: Process) -> None:
-        """Nothing of this worker runs any more: its job goes on elsewhere without waiting for the end of its lease."""
-        if not part.name.startswith(WORKER):
-            return
-        name = f"{part.name.removeprefix(WORKER)}@{socket.gethostname()}"
-        database = Database(self.settings.database_url)
-        try:
-            with database.write() as session:
-                released = leases.expire(session, name, now=datetime.now(UTC))
-        except SQLAlchemyError:
-            return  # the lease ends by itself
-        finally:
-            database.close()
-        for job_id in released:
-            self.say(f"{part.name:10} had {job_id}, which returns to the queue")
+    def _release_jobs(self) -> None:
+        """Nothing of a worker that died runs any more: its job goes on without waiting for the end of its lease.
+
+        In a thread of its own, since the database may take any time to answer and the processes are to be watched.
+        """
+        for part, died_at in iter(self._died.get, None):
+            worker = f"{part.removeprefix(WORKER)}@{socket.gethostname()}"
+            while not self.stopping.is_set():
+                try:
+                    with Database(self.settings.database_url) as database, database.write() as session:
+                        released = leases.expire(session, worker, died_at=died_at, now=datetime.now(UTC))
+                except SQLAlchemyError:
+                    self.stopping.wait(RETRY_SECONDS)
+                    continue
+                for job_id in released:
+                    self.say(f"{part:10} had {job_id}, which returns to the queue")
+                break
 
     # --- stop ------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Stop everything: workers first, for they release their jobs, then scheduler, API and broker."""
         self.stopping.set()
+        self._died.put(None)
         workers = [part for part in self._parts if part.name.startswith(WORKER)]
         for part in workers:
             part.ask_to_stop()
@@ -349,11 +358,12 @@ class Supervisor:
             self._lock = None
 
 
-def metrics_folder(home: Path, memory: Path = Path("/dev/shm")) -> Path:
+def metrics_folder(home: Path) -> Path:
     """Where the API processes map their counters: in memory where the machine has such a folder, else in the home.
 
     Prometheus maps files of holes, and a process that writes into a hole of a full disk is ended by SIGBUS.
     """
+    memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         return home / "metrics"
     return memory / f"bimt-metrics-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"

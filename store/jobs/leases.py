@@ -237,12 +237,16 @@ def reap(session: Session, *, now: datetime, max_attempts: int = 5) -> list[str]
     return ids
 
 
-def expire(session: Session, worker: str, *, now: datetime) -> list[str]:
+def expire(session: Session, worker: str, *, died_at: datetime, now: datetime) -> list[str]:
     """Let the leases of a worker whose processes are known to be gone end now, so that `reap` returns its jobs at the
-    next tick instead of after a lease; the ids of the jobs."""
+    next tick instead of after a lease; the ids of the jobs.
+
+    Jobs that were claimed after `died_at` are those of its successor, which has the same name.
+    """
+    begun = select(Attempt.started_at).where(Attempt.job_id == Job.id, Attempt.number == Job.attempts)
     ending = (
         update(Job)
-        .where(IS_RUNNING, Job.worker == worker, Job.lease_until > now)
+        .where(IS_RUNNING, Job.worker == worker, Job.lease_until > now, begun.scalar_subquery() <= died_at)
         .values(lease_until=now)
         .returning(Job.id)
         .execution_options(synchronize_session=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -116,6 +117,14 @@ def wait_for(look: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
+def locked(database: sqlite3.Connection) -> bool:
+    """Whether a transaction that writes was begun; nobody else can write until the connection is closed."""
+    with suppress(sqlite3.OperationalError):
+        database.execute("BEGIN IMMEDIATE")
+        return True
+    return False
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     try:
@@ -159,6 +168,7 @@ def test_up_serves_once_mends_itself_and_ends_with_nothing_left(home):
 
 
 def test_the_job_of_a_killed_worker_goes_on_without_waiting_for_its_lease(home):
+    """While the database lets nobody write, the other processes are watched; once it does, the job is released."""
     up = Up(home, BIMT_LEASE_SECONDS="3600").ready()
     try:
         headers = {"Authorization": f"Bearer {up.token}"}
@@ -167,7 +177,13 @@ def test_the_job_of_a_killed_worker_goes_on_without_waiting_for_its_lease(home):
             assert sent.status_code == 202, sent.text
             address = f"/jobs/{sent.json()['id']}"
             wait_for(lambda: http.get(address).json()["progress"] > 0, "the training has begun")
-            up.part("--queue cpu").kill()
+            with closing(sqlite3.connect(home / "bimt.sqlite", isolation_level=None)) as database:
+                wait_for(lambda: locked(database), "the database is locked")
+                up.part("--queue cpu").kill()
+                wait_for(lambda: "worker-cpu0 died" in up.text(), "the death of the worker is noticed")
+                up.part("worker.scheduler").kill()
+                wait_for(lambda: "scheduler  died" in up.text(), "the death of the scheduler is noticed")
+                assert "which returns to the queue" not in up.text()
             wait_for(lambda: len(http.get(address).json()["tries"]) == 2, "another attempt has begun")
             assert http.get(address).json()["tries"][0]["ended_how"] == "lease_lost"
             assert "which returns to the queue" in up.text()

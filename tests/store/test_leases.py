@@ -140,10 +140,13 @@ def test_a_silent_worker_loses_its_job_and_can_write_nothing_more(database, peop
 def test_the_jobs_of_a_worker_that_is_known_to_be_gone_do_not_wait_for_its_lease(database, people, clock):
     with database.write() as session:
         gone, other = (claim(session, submit(session, people, clock.now).id, clock.now, worker=w) for w in ("a", "b"))
-        assert leases.expire(session, "a", now=clock.now) == [gone.job_id]
-        assert leases.expire(session, "a", now=clock.now) == []
+        died_at = clock.now
+        successors = claim(session, submit(session, people, clock.pass_seconds(1)).id, clock.now, worker="a")
+        assert leases.expire(session, "a", died_at=died_at, now=clock.now) == [gone.job_id]
+        assert leases.expire(session, "a", died_at=died_at, now=clock.now) == []
         assert jobs.reap(session, now=clock.pass_seconds(1)) == [gone.job_id]
-        assert jobs.get(session, people.team, other.job_id).state == "running"
+        for kept in (other, successors):
+            assert jobs.get(session, people.team, kept.job_id).state == "running"
 
 
 def test_a_renewed_lease_is_not_reaped(database, people, clock):
