@@ -95,7 +95,7 @@ def stability(documents: Sequence[Document]) -> dict[str, Any]:
     Agreement and both indices are of the runs that kept something; the indices are None where fewer than two did.
     """
     if not documents:
-        return {"runs": 0, "cost_strengths": [], "reading": stability_statement({"runs": 0}).text}
+        return {"runs": 0, "cost_strengths": [], "reading": stability_statement({"runs": 0})}
     names, _ = end_labels(documents[0])
     if any(end_labels(document)[0] != names for document in documents):
         raise ValueError("These runs have different inputs or outputs: only runs of one data set can be compared.")
@@ -129,7 +129,7 @@ def _of_one_strength(names: tuple[str, ...], documents: Sequence[Document], numb
     }
     if inside := interior_stability(some):
         found["interior"] = inside
-    return found | {"reading": stability_statement(found).text}
+    return found | {"reading": stability_statement(found)}
 
 
 def interior_stability(documents: Sequence[Document]) -> dict[str, Any] | None:

@@ -41,7 +41,6 @@ class FormulaStatement:
     """What is said of the formula of one output.
 
     formula     as text, in Python's notation; None where none was found.
-    accepted    it meets the network, or fits the data better than the network does.
     verdicts    of the network and of the data; in documents without them, whether it was accepted.
     evidence    sentences: what it was compared with, or why there is none, and its units.
     structure   sentences: what the output depends on.
@@ -49,7 +48,6 @@ class FormulaStatement:
 
     output: str
     formula: str | None
-    accepted: bool
     verdicts: tuple[FormulaVerdict, ...]
     evidence: tuple[str, ...]
     structure: tuple[str, ...]
@@ -82,7 +80,6 @@ def formula_statement(output: Document, units: str | None) -> FormulaStatement:
     return FormulaStatement(
         output=str(output.get("output", "")),
         formula=text,
-        accepted=bool(formula.get("accepted")),
         verdicts=formula_verdicts(formula),
         evidence=tuple(said),
         structure=structure_sentences(symmetry, formula),

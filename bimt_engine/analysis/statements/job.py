@@ -8,49 +8,17 @@ from dataclasses import dataclass
 from bimt_engine.analysis.statements.wording import MAX_NAMED, Document, counted, names_in, number, quoted
 
 
-@dataclass(frozen=True)
-class RecurringModule:
-    """How often one module came back over the runs of a job.
-
-    same_in       runs with a module of exactly these inputs and outputs; overlapping_in: runs with an overlapping one.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    same_in: int
-    overlapping_in: int
-    text: str
-
-
-@dataclass(frozen=True)
-class StabilityStatement:
-    """How far the runs of a job agree.
-
-    partition   the most common one: (inputs, outputs) of each of its groups that holds an output.
-    text        all of it in sentences: the stored field `reading`.
-    """
-
-    runs: int
-    empty: int
-    agreement: int
-    partition: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    modules: tuple[RecurringModule, ...]
-    text: str
-
-
-def stability_statement(document: Document) -> StabilityStatement:
-    """The statement of a stored stability document, or of one of its `cost_strengths`."""
+def stability_statement(document: Document) -> str:
+    """How far the runs of a job agree, of a stored stability document or of one of its `cost_strengths`."""
     runs = document["runs"]
     if not runs:
-        return StabilityStatement(0, 0, 0, (), (), "No run has ended yet, so there is nothing to compare.")
+        return "No run has ended yet, so there is nothing to compare."
     empty = document["empty"]
     nothing = f"{empty} of {runs} runs kept no connection, so they have no modules"
     if empty == runs:
-        text = f"{nothing}: nothing was found, and there is nothing to compare."
-        return StabilityStatement(runs, empty, 0, (), (), text)
-    partition = tuple(_ends(group) for group in document["partition"])
-    partition = tuple((reads, decides) for reads, decides in partition if decides)
-    parts = " | ".join(_arrow(reads, decides) for reads, decides in partition) or "no output is reached"
+        return f"{nothing}: nothing was found, and there is nothing to compare."
+    ends = (_ends(group) for group in document["partition"])
+    parts = " | ".join(_arrow(reads, decides) for reads, decides in ends if decides) or "no output is reached"
     said = f"{nothing}. " if empty else ""
     said += f"{document['agreement']} of {runs} runs divide inputs and outputs the same way ({parts})"
     if document["adjusted_rand"] is not None:
@@ -59,12 +27,11 @@ def stability_statement(document: Document) -> StabilityStatement:
             f"; mean adjusted Rand index{among} {document['adjusted_rand']:.2f}, mean variation of information "
             f"{document['variation_of_information']:.2f} nats"
         )
-    modules = tuple(_recurring_module(module, runs) for module in document["modules"])
-    came_back = "; ".join(module.text for module in modules[:MAX_NAMED])
+    came_back = "; ".join(_recurring_module(module, runs) for module in document["modules"][:MAX_NAMED])
     text = f"{said}. A module with exactly these inputs and outputs: {came_back}."
     if inside := document.get("interior"):
         text = f"{text} {_stable_inside(inside)}"
-    return StabilityStatement(runs, empty, document["agreement"], partition, modules, text)
+    return text
 
 
 def _stable_inside(inside: Document) -> str:
@@ -85,12 +52,12 @@ def strength_sentence(cost_strength: float | None, said: str, *, of: int) -> str
     return f"At {'the λ of the spec' if cost_strength is None else f'λ {number(cost_strength)}'}: {said}"
 
 
-def _recurring_module(module: Document, runs: int) -> RecurringModule:
+def _recurring_module(module: Document, runs: int) -> str:
+    """In how many runs there is a module with exactly its inputs and outputs, and in how many an overlapping one."""
     same, overlapping = module["same_ends_in"], max(module["met_in"] - module["same_ends_in"], 0)
     inputs, outputs = names_in(module, "inputs"), names_in(module, "outputs")
     text = f"{_arrow(inputs, outputs)} in {same} of {runs} runs"
-    text += f", overlapping modules in {overlapping} more" if overlapping else ""
-    return RecurringModule(inputs, outputs, same, overlapping, text)
+    return f"{text}, overlapping modules in {overlapping} more" if overlapping else text
 
 
 def _ends(group: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -71,19 +71,12 @@ INTERVENTION_LABELS = {
 class ModuleStatement:
     """What is said of one module.
 
-    name       its letter.
-    inputs     the features that it reads; outputs: the targets that it decides.
-    what       clause: what it reads and decides.
     evidence   clauses: the numbers behind it, in the pruned network and in the network as trained.
     verdict    supported, not supported, not testable, one piece; None of a document that does not say.
     reason     clause: why it is not supported; None where it is, and where the network is one piece.
     text       all of it in one sentence, without a full stop: the stored field `reading`.
     """
 
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    what: str
     evidence: tuple[str, ...]
     reason: str | None
     text: str
@@ -105,14 +98,14 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
     if not outputs or any(output not in effects for output in outputs) or "trained_leak" not in module:
         reason = module.get("why_not")
         said = {True: "supported", False: "not supported", None: None}[module.get("supported")]
-        return ModuleStatement(name, inputs, outputs, what, (), reason, str(module.get("reading", "")), said)
+        return ModuleStatement((), reason, str(module.get("reading", "")), said)
     own = [stored(effects[output].get("mean")) for output in outputs]
     others = [stored(effect.get("mean")) for output, effect in effects.items() if output not in outputs]
     worst = max(others, default=0.0)
     strength = f"effect {min(own):.2f}"
     if modules == 1:
         one = f"the whole network in one piece ({strength})"
-        return ModuleStatement(name, inputs, outputs, what, (one,), None, f"module {name} {what}: {one}", "one piece")
+        return ModuleStatement((one,), None, f"module {name} {what}: {one}", "one piece")
     leak = module["trained_leak"]
     apart = "there are no others" if leak is None else f"others {_below(worst)}"
     end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
@@ -125,9 +118,8 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
     )
     verdict, reason = ("supported", None) if module.get("supported") else not_supported(module, modules)
     clauses = [*evidence, *([f"{verdict}: {reason}"] if reason else [])]
-    what += end
-    text = f"module {name} {what}: {'; '.join(clauses)}"
-    return ModuleStatement(name, inputs, outputs, what, evidence, reason, text, verdict)
+    text = f"module {name} {what}{end}: {'; '.join(clauses)}"
+    return ModuleStatement(evidence, reason, text, verdict)
 
 
 def not_supported(module: Document, modules: int) -> tuple[str, str]:

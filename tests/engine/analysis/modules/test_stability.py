@@ -108,7 +108,7 @@ def test_groups_of_a_group_s_products_are_met_again_by_their_representation() ->
     ]
     assert (found["counted_in"], found["same_roles_in"]) == (3, 2)
     document = {"runs": 3, "empty": 0, "agreement": 3, "partition": [], "adjusted_rand": None, "modules": []}
-    said = stability_statement(document | {"interior": found}).text
+    said = stability_statement(document | {"interior": found})
     assert said.endswith(
         "Inside, 3 of 3 runs have 2 supported groups, 2 with the same roles (frequency 4 | frequency 9)."
     )
