@@ -10,7 +10,6 @@ from typing import IO, Any, Generic, TypeVar
 from flask import Request, request
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
@@ -98,7 +97,7 @@ def _read(events: _Events, sink: Sink[T], received: Form[T]) -> None:
                 if used > MAX_FIELD_BYTES:
                     raise too_large("The text of all fields together", MAX_FIELD_BYTES)
                 content += piece
-            text = _decoded(event.name, bytes(content), event.headers)
+            text = _decoded(event.name, bytes(content))
             received.fields.setdefault(event.name, []).append(text)
 
 
@@ -113,7 +112,7 @@ def _data(events: _Events) -> Iterator[bytes]:
             yield bytes(event.data)
 
 
-def _decoded(name: str, content: bytes, headers: Headers) -> str:
+def _decoded(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

@@ -135,7 +135,7 @@ def measure(recipe: str, *, steps: int | None = None, stepper: str = "auto") -> 
         watch = time.process_time()
     ours += time.process_time() - watch
 
-    step, greedy, optimal = _our_step(job), _our_pass(spec, job, "greedy"), _our_pass(spec, job, "optimal")
+    step, greedy, optimal = _our_step(job), _our_pass(spec, "greedy"), _our_pass(spec, "optimal")
     oracle_step, oracle_pass = median(oracle_steps), median(oracle_passes)
     every = training.relocation.relocate_every
     relocations = training.steps // every if every else 0
@@ -216,7 +216,7 @@ def _our_step(job: Training) -> float:
     return median(seconds(steps) / steps for _ in range(9))
 
 
-def _our_pass(spec: Spec, job: Training, method: str) -> float:
+def _our_pass(spec: Spec, method: str) -> float:
     """Seconds of one relocation pass from a fresh network after some steps of training, the median of nine."""
     fresh = Training.begin(spec, make_dataset(spec.dataset, seed=0), seed=0)
     rule = spec.training.relocation.model_copy(update={"method": method})

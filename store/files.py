@@ -121,10 +121,10 @@ class Files:
         self._keep(stored, content)
         return stored
 
-    def put_path(self, path: Path, *, limit: int | None = None) -> StoredFile:
-        """Store a copy of a local file. Raises TooLarge."""
+    def put_path(self, path: Path) -> StoredFile:
+        """Store a copy of a local file."""
         with path.open("rb") as stream:
-            return self.put_stream(stream, limit=limit)
+            return self.put_stream(stream)
 
     def read(self, sha256: str) -> bytes:
         """The whole content, whose hash is compared each time. Raises NotFound, DamagedFile."""

@@ -99,8 +99,8 @@ def layered(graph: Graph) -> tuple[Layered, list[str]]:
     return Layered(len(ids), tuple(slices)), ids
 
 
-def layered_modularity(net: Layered, labels: Labels, *, resolution: float = 1.0) -> float:
-    """Q_L = Σ_l (W_l/W) Q_l with Q_l = (1/W_l) Σ_ij (A_ij - γ s_i^out s_j^in / W_l) δ(c_i, c_j).
+def layered_modularity(net: Layered, labels: Labels) -> float:
+    """Q_L = Σ_l (W_l/W) Q_l with Q_l = (1/W_l) Σ_ij (A_ij - s_i^out s_j^in / W_l) δ(c_i, c_j).
 
     Within each weight matrix chance keeps what every source gives and every target takes; W is the sum of all weights.
     """
@@ -112,7 +112,7 @@ def layered_modularity(net: Layered, labels: Labels, *, resolution: float = 1.0)
         inside = s.weight[labels[s.source] == labels[s.target]].sum()
         gives = np.bincount(labels[s.source], weights=s.weight, minlength=groups)
         takes = np.bincount(labels[s.target], weights=s.weight, minlength=groups)
-        found += inside - resolution * float(gives @ takes) / s.total
+        found += inside - float(gives @ takes) / s.total
     return float(found / net.total) if net.total else 0.0
 
 
@@ -148,7 +148,7 @@ def spectral_cut(net: Layered, groups: int, *, seed: int) -> tuple[float, Labels
     return normalised_cut(net, labels), relabelled(labels)
 
 
-def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tuple[Labels, float, list[Labels]]:
+def leiden(net: Layered, *, seeds: Sequence[int]) -> tuple[Labels, float, list[Labels]]:
     """The best of several Leiden partitions by layered modularity: labels, Q, and all partitions found."""
     import igraph  # here, because the operations that only compare partitions do without
     import leidenalg
@@ -160,14 +160,14 @@ def leiden(net: Layered, *, seeds: Sequence[int], resolution: float = 1.0) -> tu
     for seed in seeds:
         # Not normalised by each slice's weight, so slices of equal say add up to W · Q_L.
         partitions = [
-            leidenalg.RBConfigurationVertexPartition(g, weights=s.weight.tolist(), resolution_parameter=resolution)
+            leidenalg.RBConfigurationVertexPartition(g, weights=s.weight.tolist())
             for g, s in zip(graphs, net.slices, strict=True)
         ]
         optimiser = leidenalg.Optimiser()
         optimiser.set_rng_seed(int(seed))
         optimiser.optimise_partition_multiplex(partitions, layer_weights=[1.0] * len(partitions), n_iterations=-1)
         found.append(relabelled(np.array(partitions[0].membership)))
-    scores = [layered_modularity(net, labels, resolution=resolution) for labels in found]
+    scores = [layered_modularity(net, labels) for labels in found]
     best = int(np.argmax(scores))
     return found[best], scores[best], found
 

@@ -30,7 +30,6 @@ def extract_graph(
     masks: Masks,
     *,
     effects: Mapping[tuple[str, int, int], float] | None = None,
-    meta: Mapping[str, Any] | None = None,
 ) -> Graph:
     """The graph of the kept connections.
 
@@ -80,7 +79,7 @@ def extract_graph(
         described["columns"] = [context.dataset.feature_names[int(i)] for i in order]
     if wiring.copy_roles:
         described["folds"] = wiring.copy_roles
-    return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described | dict(meta or {}))
+    return Graph(tuple(neurons), _connections(context, values, masks, effects or {}), described)
 
 
 def _connections(

@@ -72,7 +72,7 @@ def model_card(
         f"# {safe(name)}",
         " ".join(about),
         notes.strip(),
-        _summary(metrics, modules),
+        _summary(metrics),
         _data(dataset, spec) if dataset else "",
         _training(spec, seed, trained_by or {}),
         _numbers(metrics),
@@ -94,7 +94,7 @@ def safe(text: Any) -> str:
     return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
-def _summary(metrics: Document, modules: Sequence[Document]) -> str:
+def _summary(metrics: Document) -> str:
     kept = metrics.get("connections")
     size = f" It keeps {kept} of {metrics.get('trained_connections')} connections." if kept is not None else ""
     verdict = f" {safe(metrics['verdict'])}" if metrics.get("verdict") else ""

@@ -228,17 +228,15 @@ def draw_features(
     weights: Float[np.ndarray, "neurons pixels"],
     shape: tuple[int, int],
     *,
-    importance: Float[np.ndarray, " neurons"] | None = None,
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """The neurons with the greatest importance first; blue where ink excites a neuron, orange where it inhibits.
+    """The neurons with the greatest sum of |w| first; blue where ink excites a neuron, orange where it inhibits.
 
-    weights      pixels in the order of the image, row by row
-    shape        rows and columns of the image
-    importance   of each neuron; None: the sum of its incoming |w|. Neurons of none are left out.
+    weights   pixels in the order of the image, row by row; neurons whose weights are all 0 are left out
+    shape     rows and columns of the image
     """
-    importance = np.abs(weights).sum(axis=1) if importance is None else importance
+    importance = np.abs(weights).sum(axis=1)
     chosen = [int(i) for i in np.argsort(-importance, kind="stable") if importance[i] > 0][:MOST_TILES]
     columns = max(min(TILE_COLUMNS, len(chosen)), 1)
     rows = max(math.ceil(len(chosen) / columns), 1)

@@ -373,12 +373,12 @@ def _places(
 # --- frames to files ------------------------------------------------------------------------------
 
 
-def write_film(frames: Iterable[Frame], *, frames_per_second: int = FRAMES_PER_SECOND) -> tuple[bytes, bytes]:
+def write_film(frames: Iterable[Frame]) -> tuple[bytes, bytes]:
     """The film as MP4 (H.264) and as a smaller GIF. The same frames give the same bytes on the same machine."""
     kept: list[Image.Image] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
-        with _Encoder(path, frames_per_second) as encoder:
+        with _Encoder(path) as encoder:
             for number, frame in enumerate(frames):
                 encoder.take(frame)
                 if number % GIF_EVERY == 0:
@@ -386,7 +386,7 @@ def write_film(frames: Iterable[Frame], *, frames_per_second: int = FRAMES_PER_S
                     kept.append(Image.fromarray(frame).resize((GIF_WIDTH, height), Image.Resampling.BOX))
         if not kept:
             raise ValueError("a film has at least one frame")
-        return path.read_bytes(), _gif(kept, 1000 * GIF_EVERY // frames_per_second)
+        return path.read_bytes(), _gif(kept, 1000 * GIF_EVERY // FRAMES_PER_SECOND)
 
 
 class _Encoder:
@@ -395,8 +395,8 @@ class _Encoder:
     It gets a session of its own: with a terminal in reach it would try to change its settings and be stopped.
     """
 
-    def __init__(self, path: Path, frames_per_second: int) -> None:
-        self._path, self._rate = path, frames_per_second
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> _Encoder:
@@ -413,7 +413,8 @@ class _Encoder:
             raise self._failed() from None
 
     def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._rate), "-i", "pipe:0"]
+        rate = str(FRAMES_PER_SECOND)
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", rate, "-i", "pipe:0"]
         coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-pix_fmt", "yuv420p", "-threads", "1"]
         exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-movflags", "+faststart"]
         quiet = ["-hide_banner", "-loglevel", "error", "-nostdin", "-y"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -136,18 +135,17 @@ def _draw_carried(axes: Axes, layout: Layout) -> None:
     axes.add_collection(LineCollection(lines, colors=UNUSED, linewidths=0.6, linestyles="dotted", zorder=1.5))
 
 
-def draw_strands(axes: Axes, layout: Layout, *, heaviest: Mapping[int, float] | None = None) -> None:
+def draw_strands(axes: Axes, layout: Layout) -> None:
     """Every connection, the heavy ones on top; of more than MOST the heaviest.
 
     Width is |w| relative to the heaviest connection that enters the same row: what one layer is scaled up by, the next
     can be scaled down by, so widths mean nothing across rows.
-    heaviest   row -> the |w| that is drawn widest; None: the greatest there is.
     """
     strands = layout.strands
     if not strands:
         return
-    greatest = dict(heaviest or {})
-    for strand in strands if heaviest is None else ():
+    greatest: dict[int, float] = {}
+    for strand in strands:
         row = strand.target[1]
         greatest[row] = max(greatest.get(row, 0.0), abs(strand.connection.weight))
     shares = np.array([abs(s.connection.weight) / (greatest.get(s.target[1]) or 1.0) for s in strands]).clip(0, 1)

@@ -155,10 +155,10 @@ def to_svg(figure: Figure) -> bytes:
     return written.getvalue()
 
 
-def to_png(figure: Figure, *, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """The figure as PNG on white."""
     with figure_style():
-        figure.set_dpi(dots_per_inch)
+        figure.set_dpi(DOTS_PER_INCH)
         canvas, written = FigureCanvasAgg(figure), io.BytesIO()
         canvas.print_png(written, metadata={"Software": "BIMT"})
     return written.getvalue()

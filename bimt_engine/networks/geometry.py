@@ -51,10 +51,10 @@ def box(neurons: int) -> Positions:
     return _lattice(neurons, (math.ceil(neurons / side**2), side, side))
 
 
-def ring(neurons: int, radius: float = RING_RADIUS) -> Positions:
+def ring(neurons: int) -> Positions:
     """Neuron k of n at the angle 2π(k + 0.5)/n around the middle of the unit square."""
     angle = 2 * math.pi * (torch.arange(neurons, dtype=torch.float64) + 0.5) / neurons
-    return MIDDLE + radius * torch.stack((torch.cos(angle), torch.sin(angle)), dim=1)
+    return MIDDLE + RING_RADIUS * torch.stack((torch.cos(angle), torch.sin(angle)), dim=1)
 
 
 SHAPES = {"line": line, "hemispheres": hemispheres, "grid": grid, "ring": ring, "box": box}

@@ -107,16 +107,14 @@ def interactions(
     return found
 
 
-def additive_blocks(
-    mixed: Float[np.ndarray, "inputs inputs"], read: list[int], *, threshold: float = SEPARATE
-) -> list[list[int]]:
+def additive_blocks(mixed: Float[np.ndarray, "inputs inputs"], read: list[int]) -> list[list[int]]:
     """The inputs that are read, divided so that no two parts interact."""
     left, blocks = set(read), []
     while left:
         block, new = set(), {min(left)}
         while new:
             block |= new
-            new = {j for i in new for j in left if mixed[i, j] > threshold} - block
+            new = {j for i in new for j in left if mixed[i, j] > SEPARATE} - block
         left -= block
         blocks.append(sorted(block))
     return blocks
@@ -130,11 +128,7 @@ def with_others_at_medians(inputs: Inputs, block: list[int]) -> Inputs:
 
 
 def combined_inputs(
-    gradient: Inputs,
-    block: list[int],
-    *,
-    units: Float[np.ndarray, " inputs"] | None = None,
-    threshold: float = SYMMETRIC,
+    gradient: Inputs, block: list[int], *, units: Float[np.ndarray, " inputs"] | None = None
 ) -> list[Combined]:
     """The numbers through which a function reads the inputs of a block: as few as the gradients allow.
 
@@ -146,7 +140,7 @@ def combined_inputs(
     while left:
         group = [left.pop(0)]
         for other in list(left):
-            if _combined(gradient, [*group, other], units).asymmetry <= threshold:
+            if _combined(gradient, [*group, other], units).asymmetry <= SYMMETRIC:
                 group.append(other)
                 left.remove(other)
         found.append(_combined(gradient, group, units))

@@ -155,13 +155,13 @@ def opened(content: bytes | Path) -> io.BytesIO | io.BufferedReader:
     return io.BytesIO(content) if isinstance(content, bytes) else Path(content).open("rb")
 
 
-def check_names(names: list[str], *, most: int = MAX_COLUMNS) -> list[Problem]:
+def check_names(names: list[str]) -> list[Problem]:
     """What is wrong with the names of the columns, if anything."""
-    if len(names) > most:
+    if len(names) > MAX_COLUMNS:
         return [
             Problem(
-                f"The table has {len(names):,} columns; at most {most:,} are read. Keep the columns that matter, or "
-                "send the data as arrays (NPZ)."
+                f"The table has {len(names):,} columns; at most {MAX_COLUMNS:,} are read. Keep the columns that "
+                "matter, or send the data as arrays (NPZ)."
             )
         ]
     problems: list[Problem] = []

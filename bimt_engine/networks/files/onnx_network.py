@@ -74,9 +74,9 @@ class OnnxNetwork(nn.Module):
         """Outputs for inputs of the shape that the file declares, any number of rows."""
         return self._run(x)[self.graph.output]  # type: ignore[return-value]
 
-    def example(self, rows: int = 2, *, steps: int = TRIAL_STEPS) -> Tensor:
+    def example(self, rows: int) -> Tensor:
         """Inputs of the right shape, the same ones every time: normal numbers, or tokens."""
-        shape = [rows, *(steps if length is None else length for length in self.graph.shape[1:])]
+        shape = [rows, *(TRIAL_STEPS if length is None else length for length in self.graph.shape[1:])]
         draw = np.random.default_rng(0)
         if self.graph.dtype.kind == "i":
             return torch.from_numpy(draw.integers((self.vocabulary() or 1), size=shape).astype(self.graph.dtype))
