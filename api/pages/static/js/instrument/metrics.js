@@ -4,7 +4,7 @@
  * Targets of a probe as rows: numbers of the steps that count side by side, or labels.
  * @param {object} probe
  */
-export function targetsOf({ examples: { targets, count }, steps }) {
+function targetsOf({ examples: { targets, count }, steps }) {
   const { shape, values } = targets;
   if (steps === null || shape.length === 1) return { values, each: values.length / count };
   const width = values.length / (count * shape[1]);

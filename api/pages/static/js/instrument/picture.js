@@ -59,7 +59,7 @@ export class Picture {
 }
 
 /** The outline of a shape around a point, as large as a circle of radius r. */
-export function outline(shape, x, y, r) {
+function outline(shape, x, y, r) {
   const round = (value) => Math.round(value * 10) / 10;
   const corners = (count, start, radius = () => 1.2) => `M${Array.from({ length: count }, (_, i) => [x + r * radius(i) * Math.cos(start + (2 * Math.PI * i) / count), y + r * radius(i) * Math.sin(start + (2 * Math.PI * i) / count)].map(round).join(" ")).join("L")}Z`;
   const up = -Math.PI / 2;
