@@ -7,9 +7,7 @@ bytes unpack. Objects (pickles) are never read.
 from __future__ import annotations
 
 import gzip
-import itertools
 import math
-import stat
 import struct
 import zipfile
 import zlib
@@ -35,12 +33,11 @@ from bimt_engine.data.readers import (
     refuse,
 )
 from bimt_engine.data.readers.cells import plain
+from bimt_engine.data.readers.files import checked_entries
 from bimt_engine.data.readers.rows import typed_values, with_notes
 
 MAX_MEMBERS = 64  # arrays in one archive
 MAX_UNPACKED = 2 << 30  # bytes of all arrays of one archive
-MAX_RATIO = 200  # unpacked to packed; MNIST's images have 5, an archive made of zeros has 1 000
-SMALL = 10 << 20  # bytes; below this any ratio is harmless
 MAX_DIMENSIONS = 5
 
 
@@ -149,34 +146,17 @@ def _dates(array: NDArray[Any]) -> list[str]:
 
 
 def _check_archive(archive: zipfile.ZipFile) -> None:
-    entries = archive.infolist()
+    again = "write it again with numpy.savez"
+    entries = checked_entries(archive, most=MAX_MEMBERS, what="arrays", again=again, wrong_name=_no_array)
     if not entries:
         raise refuse("The archive holds no arrays; write it with numpy.savez(file, inputs=…, targets=…).")
-    if len(entries) > MAX_MEMBERS:
-        raise refuse(f"The archive holds {len(entries)} files; at most {MAX_MEMBERS} arrays are read.")
-    seen: set[str] = set()
-    for entry in entries:
-        name = entry.filename
-        shown = repr(name[:60])
-        if not name.endswith(".npy") or any(part in name for part in ("/", "\\", "\0")) or name.startswith("."):
-            raise refuse(f"The archive holds {shown}, which is no array of numpy.savez; keep arrays only.")
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            raise refuse(f"The archive holds the link {shown}; keep arrays only.")
-        if entry.flag_bits & 0x1:
-            raise refuse(f"{shown} is encrypted; send the archive without a password.")
-        if name in seen:
-            raise refuse(f"The archive holds {shown} twice; write it again with numpy.savez.")
-        seen.add(name)
-        if entry.file_size > SMALL and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
-            raise refuse(
-                f"{shown} unpacks from {entry.compress_size:,} to {entry.file_size:,} bytes, more than {MAX_RATIO} "
-                "times; such archives are refused. Leave out what is constant, or save it without compression."
-            )
     if (total := sum(entry.file_size for entry in entries)) > MAX_UNPACKED:
         raise refuse(f"The archive unpacks to {total:,} bytes; at most {MAX_UNPACKED:,} are read.")
-    spans = sorted((entry.header_offset, entry.header_offset + entry.compress_size) for entry in entries)
-    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
-        raise refuse("Files within the archive overlap; write it again with numpy.savez.")
+
+
+def _no_array(name: str) -> str:
+    is_array = name.endswith(".npy") and not any(part in name for part in ("/", "\\", "\0")) and name[0] != "."
+    return "" if is_array else "which is no array of numpy.savez; keep arrays only."
 
 
 def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
