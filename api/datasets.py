@@ -29,7 +29,7 @@ from bimt_engine.data.roles import (
 from bimt_engine.data.roles import Format as Format
 from bimt_engine.spec import DatasetSpec, SplitSpec, UploadedData
 from store import datasets, operations
-from store.files import free
+from store.files import StoredFile, free
 from store.jobs import JobView
 from store.tables import Dataset, Network
 
@@ -400,6 +400,34 @@ def checked(
         raise ImpossibleRoles(errors)
     more = " There are more faults in the file." if len(errors) > 1 else ""
     raise Problem(slug, errors[0]["detail"] + more, errors)
+
+
+def check_stored(
+    file: StoredFile,
+    insert: Callable[[Session], tuple[Checked, JobView]],
+    *,
+    get: Callable[[Session, str, str], Checked],
+    delete: Callable[[Session, str, str], object],
+    slug: str,
+) -> Checked:
+    """The data set or network of a stored file, `ready` or `checking`.
+
+    insert   the row, and its check
+    Raises the problem `slug` of a refused file, which is freed.
+    """
+    here, team_id = services(), caller().team_id
+    with here.database.write() as rows:
+        row, check = insert(rows)
+    if not here.files.exists(file.sha256):  # freed by another request between its arrival and its row
+        with here.database.write() as rows:
+            delete(rows, team_id, row.id)
+        raise Problem("unavailable", "The file was lost on its way to the store; send it again.")
+
+    def undo(rows: Session) -> None:
+        delete(rows, team_id, row.id)
+        free(rows, here.files, [file.sha256])
+
+    return checked(row, check, undo=undo, get=get, slug=slug)
 
 
 def shown(row: Dataset) -> DatasetOut:

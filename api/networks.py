@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
-from api.datasets import checked
+from api.datasets import check_stored
 from api.evidence import open_stored
 from api.multipart import Form, fields_of, flat_fields, store_file
 from api.problems import Problem, invalid
@@ -21,6 +21,7 @@ from api.services import services
 from bimt_engine.spec import NetworkConfig, NetworkFormat
 from store import networks, operations
 from store.files import StoredFile, free
+from store.jobs import JobView
 from store.tables import Network
 
 NetworkState = Literal["checking", "ready", "refused"]
@@ -200,12 +201,13 @@ def delete_network(path: NetworkPath) -> Response:
 def check_stored_network(
     file: StoredFile, name: str, form: str, config: dict[str, Any] | None, *, reserved: int = 0
 ) -> Network:
-    """The network of a stored file, `ready` or `checking`. Raises the problem of a refused file, which is freed.
+    """The network of a stored file: see `check_stored`.
 
     reserved   bytes that the team's quota counts for it already
     """
     here, who = services(), caller()
-    with here.database.write() as rows:
+
+    def insert(rows: Session) -> tuple[Network, JobView]:
         row = networks.register(
             rows,
             team_id=who.team_id,
@@ -217,17 +219,9 @@ def check_stored_network(
             reserved=reserved,
             now=here.now(),
         )
-        check = operations.submit_network_check(rows, row, now=here.now())
-    if not here.files.exists(file.sha256):  # freed by another request between its arrival and its row
-        with here.database.write() as rows:
-            networks.delete(rows, who.team_id, row.id)
-        raise Problem("unavailable", "The file was lost on its way to the store; send it again.")
+        return row, operations.submit_network_check(rows, row, now=here.now())
 
-    def undo(rows: Session) -> None:
-        networks.delete(rows, who.team_id, row.id)
-        free(rows, here.files, [file.sha256])
-
-    return checked(row, check, undo=undo, get=networks.get, slug="unusable-network")
+    return check_stored(file, insert, get=networks.get, delete=networks.delete, slug="unusable-network")
 
 
 def network_answer(row: Network) -> Response:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from api.auth import Access, audit, caller
-from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, checked, make_dataset
+from api.datasets import DatasetOut, Format, MadeDataset, Roles, address, check_stored, make_dataset
 from api.datasets import api as datasets_api
 from api.datasets import shown as shown_dataset
 from api.multipart import CHUNK, Form, fields_of, flat_fields, free_refused, store_file
@@ -26,6 +26,7 @@ from bimt_engine.spec import NetworkConfig, NetworkFormat
 from store import datasets, networks, operations
 from store.errors import TooLarge
 from store.files import StoredFile, free
+from store.jobs import JobView
 from store.networks import NETWORK_FORMATS
 from store.tables import Dataset, Network, Upload
 
@@ -391,12 +392,13 @@ def _dataset_of(form: Form[StoredFile], file: StoredFile) -> Dataset:
 
 
 def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any], *, reserved: int = 0) -> Dataset:
-    """The data set of a stored file, `ready` or `checking`. Raises the problem of a refused file, which is freed.
+    """The data set of a stored file: see `check_stored`.
 
     reserved   bytes that the team's quota counts for it already
     """
     here, who = services(), caller()
-    with here.database.write() as rows:
+
+    def insert(rows: Session) -> tuple[Dataset, JobView]:
         row = datasets.register(
             rows,
             team_id=who.team_id,
@@ -411,14 +413,6 @@ def _check_stored(file: StoredFile, name: str, format: str, roles: dict[str, Any
             state="checking",
             now=here.now(),
         )
-        check = operations.submit_check(rows, row, now=here.now())
-    if not here.files.exists(file.sha256):  # freed by another request between its arrival and its row
-        with here.database.write() as rows:
-            datasets.delete(rows, who.team_id, row.id)
-        raise Problem("unavailable", "The file was lost on its way to the store; send it again.")
+        return row, operations.submit_check(rows, row, now=here.now())
 
-    def undo(rows: Session) -> None:
-        datasets.delete(rows, who.team_id, row.id)
-        free(rows, here.files, [file.sha256])
-
-    return checked(row, check, undo=undo, get=datasets.get, slug="unusable-data")
+    return check_stored(file, insert, get=datasets.get, delete=datasets.delete, slug="unusable-data")
