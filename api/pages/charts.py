@@ -120,27 +120,7 @@ def line_chart(
         parts.append(
             f'<text class="tick" x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{number(value)}</text>'
         )
-    taken: dict[float, list[tuple[float, float]]] = {LETTER: [], LARGE_LETTER: []}  # from where to where labels lie
-    for place, label in marks:
-        at = across(place)
-        if left - 1 <= at <= right + 1:
-            parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
-            if label:
-                # To the right of its line, where what it names begins, unless it would leave the picture.
-                turned = at + 5 + LARGE_LETTER * len(label) > frame.width
-                anchor, shift = ("end", -5) if turned else ("start", 5)
-                fits = set()
-                for letter, places in taken.items():
-                    start, end = sorted((at + shift, at + shift + math.copysign(letter * len(label), shift)))
-                    if all(end <= before or start >= after for before, after in places):
-                        places.append((start, end))
-                        fits.add(letter)
-                if LETTER in fits:
-                    kind = "tick" if LARGE_LETTER in fits else "tick tight"
-                    parts.append(
-                        f'<text class="{kind}" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
-                        f"{escape(label)}</text>"
-                    )
+    parts += _marks([(across(place), label) for place, label in marks], frame)
     for line, drawn in kept:
         places = [(across(a), up(b)) for a, b in drawn]
         title_ = f"<title>{escape(line.name)}</title>"
@@ -153,6 +133,33 @@ def line_chart(
     parts.append("</svg>")
     named = [*((line.name, line.tone) for line, drawn in kept if drawn and not line.address), *legend]
     return Markup("".join(parts)) + _legend(named)
+
+
+def _marks(marks: Sequence[tuple[float, str]], frame: Frame) -> list[str]:
+    """Vertical lines (where, label), and of the labels those that do not lie over one before."""
+    left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
+    parts: list[str] = []
+    taken: dict[float, list[tuple[float, float]]] = {LETTER: [], LARGE_LETTER: []}  # from where to where labels lie
+    for at, label in marks:
+        if not left - 1 <= at <= right + 1:
+            continue
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
+        # To the right of its line, where what it names begins, unless it would leave the picture.
+        turned = at + 5 + LARGE_LETTER * len(label) > frame.width
+        anchor, shift = ("end", -5) if turned else ("start", 5)
+        fits = set()
+        for letter, places in taken.items() if label else ():
+            start, end = sorted((at + shift, at + shift + math.copysign(letter * len(label), shift)))
+            if all(end <= before or start >= after for before, after in places):
+                places.append((start, end))
+                fits.add(letter)
+        if LETTER in fits:
+            kind = "tick" if LARGE_LETTER in fits else "tick tight"
+            parts.append(
+                f'<text class="{kind}" x="{at + shift:.1f}" y="{top + 10}" text-anchor="{anchor}">'
+                f"{escape(label)}</text>"
+            )
+    return parts
 
 
 def _legend(named: Sequence[tuple[str, int]]) -> Markup:
