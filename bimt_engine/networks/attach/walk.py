@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -267,51 +268,63 @@ def walked(
     program: torch.export.ExportedProgram, model: nn.Module, rules: Mapping[str, Rule]
 ) -> tuple[Walk, dict[str, str], dict[str, Axes], fx.Node]:
     """The graph with axes; placeholder -> tensor's name; tensor's name -> its axes; the output node."""
+    names, axes = _named_tensors(program, model)
     signature, walk = program.graph_signature, Walk()
-    every = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    unique = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    of = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
-    lasting = set(model.state_dict())
-    names: dict[str, str] = {}
-    axes: dict[str, Axes] = {}
     output: fx.Node | None = None
     for node in program.graph.nodes:
-        if node.op == "placeholder":
-            value = node.meta.get("val")
-            if node.name in of:
-                stored = str(of[node.name])
-                name = unique.get(id(every.get(stored)), stored)
-                names[node.name] = name
-                if name not in axes:
-                    axes[name] = [axis(size) for size in sizes(node)]
-                    if stored not in lasting:
-                        for one in axes[name]:
-                            pin(one, f"buffer {name} is made anew by the code and not saved")
-                walk.values[node] = axes[name]
-                walk.parameters.add(node)
-            elif isinstance(value, Tensor) and node.name in signature.user_inputs:
-                walk.inputs.add(node)
-                walk.values[node] = [
-                    pinned_axis(size, f"the network's input {node.name} keeps the order of the data", copies=not number)
-                    for number, size in enumerate(sizes(node))
-                ]
-            elif isinstance(value, Tensor):
-                walk.values[node] = [pinned_axis(size, f"constant {node.name}") for size in sizes(node)]
+        if node.name in names:
+            walk.values[node] = axes[names[node.name]]
+            walk.parameters.add(node)
+        elif node.op == "placeholder":
+            _enter(walk, node, is_input=node.name in signature.user_inputs)
         elif node.op == "get_attr":
             walk.values[node] = None
         elif node.op == "output":
-            wanted = [n for n in node.all_input_nodes if n.name in signature.user_outputs]
-            for made in node.all_input_nodes:
-                if made.name in signature.user_outputs:
-                    for one in walk.axes(made):
-                        if isinstance(one, tuple):
-                            pin(one, "the network's outputs keep the order of the data")
+            wanted = [made for made in node.all_input_nodes if made.name in signature.user_outputs]
+            for one in itertools.chain.from_iterable(map(walk.axes, wanted)):
+                if isinstance(one, tuple):
+                    pin(one, "the network's outputs keep the order of the data")
             output = wanted[0] if wanted else None
         else:
             walk.visit(node, rules)
     if output is None:
         raise AttachError("The network gives no tensor: return one from its forward pass.")
     return walk, names, axes, output
+
+
+def _named_tensors(program: torch.export.ExportedProgram, model: nn.Module) -> tuple[dict[str, str], dict[str, Axes]]:
+    """Placeholder of a parameter or buffer -> its name, one for a tensor that has several; that name -> its axes."""
+    of = dict(program.graph_signature.inputs_to_parameters) | dict(program.graph_signature.inputs_to_buffers)
+    every = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    unique = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    lasting = set(model.state_dict())
+    names: dict[str, str] = {}
+    axes: dict[str, Axes] = {}
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in of:
+            continue
+        stored = str(of[node.name])
+        names[node.name] = name = unique.get(id(every.get(stored)), stored)
+        if name not in axes:
+            axes[name] = [axis(size) for size in sizes(node)]
+            if stored not in lasting:
+                for one in axes[name]:
+                    pin(one, f"buffer {name} is made anew by the code and not saved")
+    return names, axes
+
+
+def _enter(walk: Walk, node: fx.Node, *, is_input: bool) -> None:
+    """The axes of an input of the network, or of a constant; a number has none."""
+    if not isinstance(node.meta.get("val"), Tensor):
+        return
+    if not is_input:
+        walk.values[node] = [pinned_axis(size, f"constant {node.name}") for size in sizes(node)]
+        return
+    walk.inputs.add(node)
+    walk.values[node] = [
+        pinned_axis(size, f"the network's input {node.name} keeps the order of the data", copies=not number)
+        for number, size in enumerate(sizes(node))
+    ]
