@@ -25,6 +25,7 @@ from bimt_engine.analysis.modules.effects import (
     ABLATIONS,
     Ablator,
     Do,
+    Effects,
     Group,
     interaction,
     selectivity,
@@ -54,6 +55,25 @@ class Module:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     connections: int
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What the tests of all modules gave: a row for each module, a column for each output.
+
+    effects        by what the neurons were set to, in the pruned network; trained: at their mean, in that as trained.
+    p, p_holm      as in `ModuleEffect`.
+    compared       with how many random groups each module was compared; exhausted: whether these are all there are.
+    """
+
+    effects: dict[Do, Effects]
+    trained: Float[np.ndarray, "modules outputs"]
+    p: Float[np.ndarray, "modules outputs"]
+    p_holm: Float[np.ndarray, "modules outputs"]
+    compared: list[int]
+    exhausted: list[bool]
+    selectivity: Float[np.ndarray, " modules"]
+    sufficiency: Float[np.ndarray, "modules outputs"]
 
 
 @dataclass(frozen=True)
@@ -179,54 +199,8 @@ def examine_modules(
         reduced["upstream"] = too_large("the number of inputs", pruned.inputs.shape[-1], MAX_PERMUTED_INPUTS)
     in_trained = trained.effects(groups, JUDGED_BY).matrix
 
-    documents: list[ModuleDocument] = []
-    for number, module in enumerate(modules):
-        own = list(module.outputs)
-        others = [o for o in range(len(outputs)) if o not in own]
-        worst = float(matrix[number, others].max()) if others else 0.0
-        leak = float(in_trained[number, others].max()) if others else 0.0
-        carries = float(in_trained[number, own].min())
-        p_own = float(p_holm[number, own].max())
-        supported = (
-            len(modules) > 1
-            and worst < EXCLUSIVE
-            and float(matrix[number, own].min()) >= CARRIES
-            and leak < LEAK
-            and carries >= CARRIES
-            and p_own < SIGNIFICANT
-        )
-        reads = [subject.dataset.column_names[i] for i in module.inputs]
-        reaches = [outputs[o] for o in own]
-        document: ModuleDocument = {
-            "name": module.name,
-            "neurons": _ids({name: _standing(subject, name, p) for name, p in module.places.items()}),
-            "inputs": reads,
-            "outputs": reaches,
-            "connections": module.connections,
-            "effects": {
-                outputs[o]: {
-                    "zero": finite(matrices["zero"].matrix[number, o]),
-                    "mean": finite(matrices["mean"].matrix[number, o]),
-                    "resample": finite(matrices["resample"].matrix[number, o]),
-                    "p": finite(p_raw[number, o]),
-                    "p_holm": finite(p_holm[number, o]),
-                    "trained": finite(in_trained[number, o]),
-                }
-                for o in range(len(outputs))
-            },
-            "selectivity": finite(select[number]),
-            "sufficiency": finite(kept[number, own].min()),
-            "trained_effect": finite(carries),
-            "trained_leak": finite(leak) if others else None,
-            "random_groups": int(compared[number]),
-            "all_groups_tried": bool(exhausted[number]),
-            "supported": bool(supported),
-            "verdict": "",
-            "why_not": None,
-            "reading": "",
-        }
-        said = module_statement(document, len(modules))
-        documents.append(document | {"verdict": said.verdict or "", "why_not": said.reason, "reading": said.text})
+    tested = _Tested(matrices, in_trained, p_raw, p_holm, compared, exhausted, select, kept)
+    documents = [_module_document(subject, modules, tested, number) for number in range(len(modules))]
     effects: EffectsDocument = {
         "outputs": outputs,
         "modules": [module.name for module in modules],
@@ -249,6 +223,57 @@ def examine_modules(
         effects["reduced"] = reduced
     module_of = {i: m["name"] for m in documents for i in m["neurons"]}
     return ModuleReport(documents, effects, module_of, verdict(documents))
+
+
+def _module_document(
+    subject: AnalysisContext, modules: Sequence[Module], tested: _Tested, number: int
+) -> ModuleDocument:
+    """One of the modules with what its tests found, and whether it is supported."""
+    module, matrix = modules[number], tested.effects[JUDGED_BY].matrix
+    outputs = [str(name) for name in subject.dataset.target_names]
+    own = list(module.outputs)
+    others = [o for o in range(len(outputs)) if o not in own]
+    worst = float(matrix[number, others].max()) if others else 0.0
+    leak = float(tested.trained[number, others].max()) if others else 0.0
+    carries = float(tested.trained[number, own].min())
+    supported = (
+        len(modules) > 1
+        and worst < EXCLUSIVE
+        and float(matrix[number, own].min()) >= CARRIES
+        and leak < LEAK
+        and carries >= CARRIES
+        and float(tested.p_holm[number, own].max()) < SIGNIFICANT
+    )
+    document: ModuleDocument = {
+        "name": module.name,
+        "neurons": _ids({name: _standing(subject, name, p) for name, p in module.places.items()}),
+        "inputs": [subject.dataset.column_names[i] for i in module.inputs],
+        "outputs": [outputs[o] for o in own],
+        "connections": module.connections,
+        "effects": {
+            outputs[o]: {
+                "zero": finite(tested.effects["zero"].matrix[number, o]),
+                "mean": finite(tested.effects["mean"].matrix[number, o]),
+                "resample": finite(tested.effects["resample"].matrix[number, o]),
+                "p": finite(tested.p[number, o]),
+                "p_holm": finite(tested.p_holm[number, o]),
+                "trained": finite(tested.trained[number, o]),
+            }
+            for o in range(len(outputs))
+        },
+        "selectivity": finite(tested.selectivity[number]),
+        "sufficiency": finite(tested.sufficiency[number, own].min()),
+        "trained_effect": finite(carries),
+        "trained_leak": finite(leak) if others else None,
+        "random_groups": int(tested.compared[number]),
+        "all_groups_tried": bool(tested.exhausted[number]),
+        "supported": bool(supported),
+        "verdict": "",
+        "why_not": None,
+        "reading": "",
+    }
+    said = module_statement(document, len(modules))
+    return document | {"verdict": said.verdict or "", "why_not": said.reason, "reading": said.text}
 
 
 def skipped_modules(outputs: Sequence[str], reason: str) -> ModuleReport:
