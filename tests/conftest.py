@@ -49,8 +49,8 @@ def repository() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
-    """The folder of reference trajectories: tests/golden, or any other of the same form that BIMT_GOLDEN names."""
-    return pathlib.Path(os.environ.get("BIMT_GOLDEN", REPOSITORY / "tests" / "golden"))
+    """The recorded numbers of the published code: tests/golden, or a folder of the same form that BIMT_GOLDEN names."""
+    return pathlib.Path(os.environ.get("BIMT_GOLDEN") or REPOSITORY / "tests" / "golden")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from tests.api.makers import House, make_house
+from tests.answering import (
+    SharedProcess,
+    operations_on,
+    shared_process,  # noqa: F401  (a fixture is found by name)
+    untrained_weights,
+)
+from tests.api.makers import House, independence_spec, make_house, publish_runs, submit_job
 from tests.servers import (  # noqa: F401  (fixtures are found by name)
     database_url,
     lasting_url,
@@ -54,3 +60,13 @@ def make(tmp_path: Path, service_url: str) -> Iterator[Callable[..., House]]:  #
     yield build
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def asked(house: House, shared_process: SharedProcess) -> Iterator[str]:  # noqa: F811
+    """A run that can be asked, and a worker that answers; the run's id."""
+    weights = untrained_weights(independence_spec().model_dump_json())
+    [run_id] = publish_runs(house, submit_job(house), weights=weights)
+    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
+    yield run_id
+    house.worker = None

@@ -20,6 +20,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.operations import BATCH, INTERACTIVE
@@ -92,6 +93,11 @@ class House:
         else:  # halves, too, which no listing of the store has
             stored = [path.name for path in self.files._folder.glob("cas/*/*")]
         return stored + [path.name for path in self.files.spool.rglob("*") if path.is_file()]
+
+
+def call(house: House, method: str, path: str, role: str = "admin", team: str = "ours", **more: object) -> TestResponse:
+    """One request to /api/v1."""
+    return house.client().open(f"/api/v1{path}", method=method, headers=house.headers(role, team), **more)
 
 
 def now() -> datetime:

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 from werkzeug.test import TestResponse
 
-from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
+from tests.answering import SharedProcess, operations_on, untrained_weights
 from tests.api.makers import House, independence_spec, publish_runs, submit_job
 from tests.engine.networks.files.makers import model
 
@@ -88,7 +88,7 @@ def document(repository: Path) -> str:
 def test_every_example_of_the_document_does_what_it_shows(
     house: House,
     document: str,
-    shared_process: SharedProcess,  # noqa: F811
+    shared_process: SharedProcess,
 ) -> None:
     weights = untrained_weights(independence_spec().model_dump_json())
     [run_id] = publish_runs(house, submit_job(house, name="earlier"), weights=weights)

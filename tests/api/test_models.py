@@ -9,17 +9,11 @@ import zipfile
 from datetime import timedelta
 
 import pytest
-from werkzeug.test import TestResponse
 
 from api.routing import cursor
 from api.submission import merge_patch
 from api.versions import differences, matched
-from tests.api.makers import House, make_house, now, publish_runs, submit_job
-
-
-def call(house: House, method: str, path: str, role: str = "admin", team: str = "ours", **more: object) -> TestResponse:
-    """One request to /api/v1."""
-    return house.client().open(f"/api/v1{path}", method=method, headers=house.headers(role, team), **more)
+from tests.api.makers import House, call, make_house, now, publish_runs, submit_job
 
 
 def pages(house: House, path: str, name: str) -> list[object]:

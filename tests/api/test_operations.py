@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from api.operations import INTERACTIVE
-from tests.answering import SharedProcess, operations_on, shared_process, untrained_weights  # noqa: F401
-from tests.api.makers import House, independence_spec, publish_runs, submit_job
-
-
-@pytest.fixture
-def asked(house: House, shared_process: SharedProcess) -> Iterator[str]:  # noqa: F811
-    """A run that can be asked, and a worker; the run's id."""
-    weights = untrained_weights(independence_spec().model_dump_json())
-    [run_id] = publish_runs(house, submit_job(house), weights=weights)
-    house.worker = operations_on(house.settings, house.database, house.files, shared_process).serve
-    yield run_id
-    house.worker = None
+from tests.api.makers import House, submit_job
 
 
 def post(house: House, path: str, body: object, role: str = "reader", team: str = "ours"):

@@ -9,18 +9,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
-from werkzeug.test import TestResponse
 
 from api.auth import decisions
 from store import teams
 from store.database import Database
-from tests.api.makers import House, now, serving
+from tests.api.makers import House, call, now, serving
 from tests.api.test_auth import ask, things
-
-
-def call(house: House, method: str, path: str, role: str = "admin", team: str = "ours", **more: object) -> TestResponse:
-    """One request to /api/v1."""
-    return house.client().open(f"/api/v1{path}", method=method, headers=house.headers(role, team), **more)
 
 
 def test_an_admin_invites_somebody_whose_first_token_is_shown_once(any_house: House) -> None:

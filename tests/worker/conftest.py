@@ -7,7 +7,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from tests.servers import (  # noqa: F401 - fixtures are found by name
 )
 from tests.store.makers import People, make_people
 from worker.context import WorkerContext
+from worker.operation_queue import OperationQueue
 
 # A training process without the engine: it takes one job and then does what the test wrote.
 SCRIPT = """
@@ -69,6 +70,34 @@ def training_does(context: WorkerContext, tmp_path: Path) -> Callable[[str], Non
         context.training_command = (sys.executable, "-S", str(script))
 
     return write
+
+
+@pytest.fixture
+def operation_queue(context: WorkerContext) -> Iterator[OperationQueue]:
+    made = OperationQueue(context)
+    yield made
+    made.close()
+
+
+class Clock:
+    """The time of rows and of outages, which the test moves on."""
+
+    def __init__(self) -> None:
+        self.at = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+    def passes(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 def in_the_background(function: Callable[[], object]) -> threading.Thread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.store.makers import People, claim, result, submit
 from tests.worker.conftest import in_the_background, wait_for
 from worker import protocol
 from worker.context import WorkerContext
-from worker.operation_queue import OneAtATime, OperationQueue
+from worker.operation_queue import OneAtATime
 from worker.operations import OPERATIONS
 
 INTERACTIVE, BATCH = OPERATION_QUEUES
@@ -41,13 +41,6 @@ for line in sys.stdin:
     folder = pathlib.Path(json.loads(line)["folder"])
     request = json.loads((folder / "request.json").read_text())
 """
-
-
-@pytest.fixture
-def operation_queue(context: WorkerContext) -> Iterator[OperationQueue]:
-    made = OperationQueue(context)
-    yield made
-    made.close()
 
 
 @pytest.fixture

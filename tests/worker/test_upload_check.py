@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,13 +91,6 @@ def test_the_child_gets_no_secret(monkeypatch, tmp_path):
 
 
 # --- as an operation -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def operation_queue(context) -> Iterator[OperationQueue]:
-    made = OperationQueue(context)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.servers import (
     overwrite,
 )
 from tests.store.makers import People, claim, submit
+from tests.worker.conftest import Clock
 from worker.scheduler import Scheduler, broker_counter
 
 
@@ -42,27 +43,6 @@ class Messages:
 @pytest.fixture
 def messages() -> Messages:
     return Messages()
-
-
-class Clock:
-    """The time of rows and of outages, which the test moves on."""
-
-    def __init__(self) -> None:
-        self.at = datetime.now(UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def passes(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -25,42 +25,24 @@ from worker.webhook_sender import WebhookSender
 SETTINGS = {"BIMT_WEBHOOK_NETWORKS": "127.0.0.1/32", "BIMT_WEBHOOK_SECONDS": "0.5"}
 
 
-class Time:
-    """The sender's clock, which the test moves on."""
-
-    def __init__(self) -> None:
-        self.at = datetime.now(UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def passes(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
-
-
 @pytest.fixture
-def time_():
-    return Time()
-
-
-@pytest.fixture
-def sender(database, time_, tmp_path):
+def sender(database, clock, tmp_path):
     made = WebhookSender.of(Settings.from_env(SETTINGS, home=tmp_path), database)
-    made.now = time_.now
+    made.now = clock.now
     return made
 
 
 @pytest.fixture
-def hook(database, people, time_):
+def hook(database, people, clock):
     """Make a webhook, with a message for it."""
 
     def make(url: str, *, messages: int = 1):
         with database.write() as session:
             made = webhooks.create(
-                session, team_id=people.team, member_id=people.member, url=url, events=webhooks.EVENTS, now=time_.now()
+                session, team_id=people.team, member_id=people.member, url=url, events=webhooks.EVENTS, now=clock.now()
             )
             for _ in range(messages):
-                webhooks.ping(session, people.team, made.id, now=time_.now())
+                webhooks.ping(session, people.team, made.id, now=clock.now())
         return made
 
     return make
@@ -71,11 +53,11 @@ def sent(database, people, hook):
         return webhooks.deliveries(session, people.team, hook.id).rows
 
 
-def test_a_message_is_signed_over_its_id_its_time_and_its_raw_body(database, people, sender, hook, time_):
+def test_a_message_is_signed_over_its_id_its_time_and_its_raw_body(database, people, sender, hook, clock):
     with receiving() as receiver:
         made = hook(receiver.url)
         with database.write() as session:
-            webhooks.enqueue(session, team_id=people.team, event="job.failed", body={"name": "Größe"}, now=time_.now())
+            webhooks.enqueue(session, team_id=people.team, event="job.failed", body={"name": "Größe"}, now=clock.now())
         sender.deliver()
     assert [json.loads(body)["type"] for _, _, body in receiver.heard] == ["ping", "job.failed"]
     _, headers, body = receiver.heard[1]
@@ -84,17 +66,17 @@ def test_a_message_is_signed_over_its_id_its_time_and_its_raw_body(database, peo
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     wanted = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == wanted
-    assert abs(int(headers["webhook-timestamp"]) - time_.now().timestamp()) < 1
+    assert abs(int(headers["webhook-timestamp"]) - clock.now().timestamp()) < 1
     assert {(one.state, one.attempts, one.answer) for one in sent(database, people, made)} == {
         ("delivered", 1, "204 No Content")
     }
 
 
-def test_a_receiver_that_fails_twice_gets_the_same_message_a_third_time(database, people, sender, hook, time_):
+def test_a_receiver_that_fails_twice_gets_the_same_message_a_third_time(database, people, sender, hook, clock):
     with receiving(statuses=[503, 500]) as receiver:
         made = hook(receiver.url)
         for seconds in (0, 29, 1, 119, 1, 10_000):
-            time_.passes(seconds)
+            clock.passes(seconds)
             sender.deliver()
     assert len(receiver.heard) == 3
     assert len({headers["webhook-id"] for _, headers, _ in receiver.heard}) == 1
@@ -131,11 +113,11 @@ def test_an_address_that_is_not_permitted_is_not_called(database, people, sender
     assert "no public address" in sent(database, people, made)[0].answer
 
 
-def test_a_webhook_at_which_nothing_arrives_is_disabled_with_the_reason(database, people, sender, hook, time_):
+def test_a_webhook_at_which_nothing_arrives_is_disabled_with_the_reason(database, people, sender, hook, clock):
     with receiving(statuses=[500] * 50) as receiver:
         made = hook(receiver.url)
         for pause in (0, *webhooks.PAUSES):
-            time_.passes(pause + 1)
+            clock.passes(pause + 1)
             sender.deliver()
         assert len(receiver.heard) == 1 + len(webhooks.PAUSES)
         with database.write() as session:
@@ -143,39 +125,39 @@ def test_a_webhook_at_which_nothing_arrives_is_disabled_with_the_reason(database
             assert row.disabled_at is not None
             assert "Nothing has arrived since" in row.disabled_reason
             assert "500 Internal Server Error" in row.disabled_reason
-            webhooks.enqueue(session, team_id=people.team, event="job.failed", body={}, now=time_.now())
+            webhooks.enqueue(session, team_id=people.team, event="job.failed", body={}, now=clock.now())
         sender.deliver()
         assert len(receiver.heard) == 1 + len(webhooks.PAUSES)
     assert [one.state for one in sent(database, people, made)] == ["given_up"]
 
 
-def test_a_receiver_that_says_that_it_is_gone_is_disabled_at_once(database, people, sender, hook, time_):
+def test_a_receiver_that_says_that_it_is_gone_is_disabled_at_once(database, people, sender, hook, clock):
     with receiving(statuses=[410]) as receiver:
         made = hook(receiver.url, messages=2)
         sender.deliver()
-        time_.passes(3600)
+        clock.passes(3600)
         sender.deliver()
         assert len(receiver.heard) == 1
         with database.write() as session:
             assert "410" in webhooks.get(session, people.team, made.id).disabled_reason
-            webhooks.change(session, people.team, made.id, disabled=False, now=time_.now())
+            webhooks.change(session, people.team, made.id, disabled=False, now=clock.now())
         sender.deliver()
         assert len(receiver.heard) == 2, "what waited is sent when it is enabled again"
 
 
-def test_what_was_sent_is_forgotten_after_a_while_and_what_waits_is_not(database, people, sender, hook, time_):
+def test_what_was_sent_is_forgotten_after_a_while_and_what_waits_is_not(database, people, sender, hook, clock):
     with receiving() as receiver:
         made = hook(receiver.url)
         sender.deliver()
-        time_.passes(40 * 86_400)
+        clock.passes(40 * 86_400)
         with database.write() as session:
-            webhooks.ping(session, people.team, made.id, now=time_.now())
-            assert webhooks.delete_old(session, before=time_.now() - timedelta(days=30)) == 1
+            webhooks.ping(session, people.team, made.id, now=clock.now())
+            assert webhooks.delete_old(session, before=clock.now() - timedelta(days=30)) == 1
     assert [one.state for one in sent(database, people, made)] == ["waiting"]
 
 
 def test_a_sender_that_is_killed_before_it_wrote_the_answer_down_costs_one_pause(
-    database, people, hook, sender, time_, tmp_path, broker  # noqa: F811
+    database, people, hook, sender, clock, tmp_path, broker  # noqa: F811
 ):  # fmt: skip
     """A real scheduler is killed while the receiver has the message and has not answered yet."""
     environ = SETTINGS | {
@@ -199,10 +181,10 @@ def test_a_sender_that_is_killed_before_it_wrote_the_answer_down_costs_one_pause
         [message] = sent(database, people, made)
         assert (message.state, message.attempts, message.answer) == ("waiting", 1, None)
         receiver.hold.set()
-        time_.at = datetime.now(UTC)
+        clock.at = datetime.now(UTC)
         sender.deliver()
         assert len(receiver.heard) == 1, "not at once: the other might still be at it"
-        time_.passes(webhooks.PAUSES[0])
+        clock.passes(webhooks.PAUSES[0])
         sender.deliver()
     assert len(receiver.heard) == 2
     assert receiver.heard[0][1]["webhook-id"] == receiver.heard[1][1]["webhook-id"]
@@ -210,12 +192,12 @@ def test_a_sender_that_is_killed_before_it_wrote_the_answer_down_costs_one_pause
     assert (message.state, message.attempts) == ("delivered", 2)
 
 
-def test_two_senders_send_each_delivery_once(database, people, hook, tmp_path, time_):
+def test_two_senders_send_each_delivery_once(database, people, hook, tmp_path, clock):
     with receiving() as receiver:
         hook(receiver.url, messages=12)
         senders = [WebhookSender.of(Settings.from_env(SETTINGS, home=tmp_path), database) for _ in range(2)]
         for sender in senders:
-            sender.now = time_.now
+            sender.now = clock.now
         threads = [threading.Thread(target=sender.deliver) for sender in senders]
         for thread in threads:
             thread.start()
