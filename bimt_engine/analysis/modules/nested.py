@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from bimt_engine.analysis.modules.effects import Ablator, union
 from bimt_engine.analysis.modules.effects import Group as Places
 from bimt_engine.analysis.modules.significance import p_value
-from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, merged
+from bimt_engine.analysis.modules.structure import Depth, Group, Terminal, joined, merged
 from bimt_engine.analysis.modules.token_functions import token_functions
 from bimt_engine.analysis.report import TiedBy
 from bimt_engine.analysis.statements.interior import INTERACTS
@@ -203,16 +203,9 @@ def _activations(ablator: Ablator, resampled: Places, live: Places) -> Float[np.
 
 def tied_by_reading(depth: Depth, reading: Reading) -> tuple[Group, ...]:
     """The trees of a depth, joined where both read a terminal by at least READS; those with most neurons first."""
-    from scipy.sparse.csgraph import connected_components
-
     read = [reading.terminals_of(tree) for tree in depth.trees]
     tied = np.array([[bool(one & other) for other in read] for one in read])
-    labels = connected_components(tied, directed=False)[1]
-    groups = [
-        merged([tree for tree, of in zip(depth.trees, labels, strict=True) if of == label])
-        for label in dict.fromkeys(labels.tolist())
-    ]
-    return tuple(sorted(groups, key=lambda group: -group.size))
+    return joined(depth.trees, tied)
 
 
 # --- partitions -------------------------------------------------------------------------------------

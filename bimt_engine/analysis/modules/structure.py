@@ -179,6 +179,21 @@ def merged(groups: Sequence[Group]) -> Group:
     return Group(places, frozenset().union(*(group.terminals for group in groups)))
 
 
+def joined(trees: Sequence[Group], tied: Array) -> tuple[Group, ...]:
+    """The trees, joined where they are tied to one another, directly or through others; those with most neurons first.
+
+    tied   (trees, trees), true where two are.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    labels = connected_components(tied, directed=False)[1]
+    groups = [
+        merged([tree for tree, of in zip(trees, labels, strict=True) if of == label])
+        for label in dict.fromkeys(labels.tolist())
+    ]
+    return tuple(sorted(groups, key=lambda group: -group.size))
+
+
 def cheapest_cut(
     wiring: Wiring,
     masks: Masks,

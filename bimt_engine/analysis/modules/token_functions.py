@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from bimt_engine.analysis.modules.structure import Depth, Group, merged
+from bimt_engine.analysis.modules.structure import Depth, Group, joined, merged
 from bimt_engine.networks.network import Network
 
 COMMON = 0.15  # of the similarity of a part with all neurons, at most this share is with those of others: about half of
@@ -68,17 +68,10 @@ class TokenFunctions:
 
     def tied(self, depth: Depth) -> tuple[Group, ...]:
         """The trees of a depth, joined where any two of their neurons read the same function, as up to version 2."""
-        from scipy.sparse.csgraph import connected_components
-
         owners = [self._of(tree) for tree in depth.trees]
         alike = (self.functions @ self.functions.T) ** 2 >= SAME_FUNCTION
         tied = np.array([[bool(alike[np.ix_(one, other)].any()) for other in owners] for one in owners])
-        labels = connected_components(tied, directed=False)[1]
-        groups = [
-            merged([tree for tree, of in zip(depth.trees, labels, strict=True) if of == label])
-            for label in dict.fromkeys(labels.tolist())
-        ]
-        return tuple(sorted(groups, key=lambda group: -group.size))
+        return joined(depth.trees, tied)
 
     def _of(self, group: Group) -> Int[np.ndarray, " some"]:
         places = group.places.get(self.layer)
