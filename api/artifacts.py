@@ -15,7 +15,7 @@ from api import evidence
 from api.auth import Access, caller
 from api.evidence import or_not_yet
 from api.jobs import JobPath
-from api.operations import NOT_YET, OperationOut, WaitQuery, ask, not_yet, unless_failed
+from api.operations import NOT_YET, OperationOut, WaitQuery, ask, not_yet, succeeded, unless_failed
 from api.problems import Problem
 from api.routing import Resource, answer, binary
 from api.runs import RunPath
@@ -326,7 +326,7 @@ def run_representations(path: RunPath) -> Response:
 @api.route("get", "/runs/<string:run_id>/embedding", answers={200: EmbeddingOut, 202: NOT_YET}, **MAKING)
 def run_embedding(path: RunPath, query: WaitQuery) -> Response:
     """The vector of each token, the dimensions that the network still reads, and their parts by representation."""
-    run = _succeeded(path.run_id)
+    run = succeeded(path.run_id, "this can be made")
     with services().database.read() as rows:
         kept = runs.body(rows, run.id, "embedding")
     if kept is None:
@@ -423,7 +423,7 @@ def _module(path: ModuleFilePath, ending: str, wait: float) -> Response:
 
 def _file(run_id: str, kind: str, name: str, content_type: str, wait: float, **order: Any) -> Response:
     """A file of the run, made now where it was not made before; or the answer that it is being made."""
-    run = _succeeded(run_id)
+    run = succeeded(run_id, "this can be made")
     sha256 = _kept(run, name)
     if sha256 is None:
         about = " ".join([run.id, *map(str, order.values())])
@@ -440,12 +440,3 @@ def _file(run_id: str, kind: str, name: str, content_type: str, wait: float, **o
 def _kept(run: Run, name: str) -> str | None:
     with services().database.read() as rows:
         return {file.name: file.sha256 for file in runs.published_files(rows, run.id)}.get(name)
-
-
-def _succeeded(run_id: str) -> Run:
-    """Raises NotFound, and the problem that the run has not come so far."""
-    with services().database.read() as rows:
-        run = runs.get(rows, caller().team_id, run_id)
-    if run.state != "succeeded":
-        raise Problem("conflict", f"The run is {run.state}; this can be made when it has succeeded.")
-    return run

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
-from api.evidence import open_stored
+from api.evidence import stored_download
 from api.problems import Problem, field_errors, fields_problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
 from api.schemas import Body, DatasetId, InPath, Label, MemberId, Page, Query, RequestModel, ResponseModel
@@ -266,12 +266,7 @@ def dataset_content(path: DatasetPath) -> Response:
         if row.sha256 is None:
             raise Problem("conflict", f"`{row.name}` was not uploaded; its maker computes it again in every run.")
         sha256, form = row.sha256, row.format or "bin"
-    size, chunks = open_stored(sha256, row.name)
-    response = Response(chunks, content_type="application/octet-stream", direct_passthrough=True)
-    response.content_length = size
-    response.headers["Content-Disposition"] = f'attachment; filename="{path.dataset_id}.{form}"'
-    response.set_etag(sha256)
-    return response
+    return stored_download(sha256, row.name, f"{path.dataset_id}.{form}")
 
 
 @api.route(

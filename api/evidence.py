@@ -339,6 +339,16 @@ def open_stored(sha256: str, what: str) -> tuple[int, Iterator[bytes]]:
         raise Problem("file-damaged", sentence) from None
 
 
+def stored_download(sha256: str, what: str, name: str) -> Response:
+    """A stored file, called `what`, that a browser saves under this name. Raises as `open_stored`."""
+    size, chunks = open_stored(sha256, what)
+    response = Response(chunks, content_type="application/octet-stream", direct_passthrough=True)
+    response.content_length = size
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    response.set_etag(sha256)
+    return response
+
+
 def download(content: bytes, content_type: str, name: str) -> Response:
     """Some bytes that a browser saves under this name."""
     response = Response(content, content_type=content_type)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import Access, audit, caller
 from api.datasets import check_stored
-from api.evidence import open_stored
+from api.evidence import stored_download
 from api.multipart import Form, fields_of, flat_fields, store_file
 from api.problems import Problem, invalid
 from api.routing import Resource, answer, binary, cursor, key_of
@@ -178,12 +178,7 @@ def network_file(path: NetworkPath) -> Response:
     with services().database.read() as rows:
         row = networks.get(rows, caller().team_id, path.network_id)
         sha256, form, name = row.sha256, row.format, row.name
-    size, chunks = open_stored(sha256, name)
-    response = Response(chunks, content_type="application/octet-stream", direct_passthrough=True)
-    response.content_length = size
-    response.headers["Content-Disposition"] = f'attachment; filename="{path.network_id}.{form}"'
-    response.set_etag(sha256)
-    return response
+    return stored_download(sha256, name, f"{path.network_id}.{form}")
 
 
 @api.route("delete", "/networks/<string:network_id>", requires=Access.SUBMIT, answers={204: None}, problems=(409,))

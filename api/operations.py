@@ -21,6 +21,7 @@ from store import operations as operation_rows
 from store import runs
 from store.operations import Operation
 from store.settings import OPERATION_QUEUES
+from store.tables import Run
 
 MOST_ROWS = 10_000
 LONGEST_WAIT = 30.0  # seconds; a thread of the API is held so long
@@ -182,6 +183,15 @@ def shown(outcome: Operation) -> OperationOut:
     return OperationOut.model_validate(outcome)
 
 
+def succeeded(run_id: str, can_be: str) -> Run:
+    """A run that has succeeded. Raises NotFound, and the problem that it has not; `can_be`: "it can be asked"."""
+    with services().database.read() as rows:
+        run = runs.get(rows, caller().team_id, run_id)
+    if run.state != "succeeded":
+        raise Problem("conflict", f"The run is {run.state}; {can_be} when it has succeeded.")
+    return run
+
+
 api = Resource("operations", "Questions to a network of yours, answered by a worker within a second or so.")
 
 
@@ -195,7 +205,7 @@ api = Resource("operations", "Questions to a network of yours, answered by a wor
 )
 def predict(path: RunPath, query: WaitQuery, body: PredictIn) -> Response:
     """What the network predicts for some rows, in the units of the data."""
-    _succeeded(path.run_id)
+    succeeded(path.run_id, "it can be asked")
     order = {"run_id": path.run_id, **body.model_dump(mode="json")}
     outcome = unless_failed(ask("predict", order, about=path.run_id, wait=query.wait))
     return answer(PredictOut.model_validate(outcome.answer)) if outcome.is_final else not_yet(outcome)
@@ -215,7 +225,7 @@ def intervene(path: RunPath, query: WaitQuery, body: InterventionIn) -> Response
     Give `trials`, each any number of changes at once, or `each`: one trial for every part of a kind. Nothing is
     modified; the same question gets the same answer.
     """
-    _succeeded(path.run_id)
+    succeeded(path.run_id, "it can be asked")
     order = {"run_id": path.run_id, "asked": body.model_dump(mode="json")}
     outcome = unless_failed(ask("intervention", order, about=path.run_id, wait=query.wait))
     return answer(InterventionOut.model_validate(outcome.answer)) if outcome.is_final else not_yet(outcome)
@@ -225,11 +235,3 @@ def intervene(path: RunPath, query: WaitQuery, body: InterventionIn) -> Response
 def get_operation(path: OperationPath, query: WaitQuery) -> Response:
     """The state of an operation, and its answer. With `wait`, as soon as there is one."""
     return answer(shown(wait_for(path.operation_id, seconds=query.wait)))
-
-
-def _succeeded(run_id: str) -> None:
-    """Raises NotFound, and the problem that the run has not come so far."""
-    with services().database.read() as rows:
-        run = runs.get(rows, caller().team_id, run_id)
-    if run.state != "succeeded":
-        raise Problem("conflict", f"The run is {run.state}; it can be asked when it has succeeded.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, func, select, update
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, ForeignKey, Index, String, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Mapped, Session, mapped_column, undefer
 
@@ -246,13 +246,17 @@ def delete(session: Session, team_id: str, dataset_id: str) -> str | None:
     Raises NotFound, and Conflict while queued or running trainings use it.
     """
     dataset = get(session, team_id, dataset_id)
-    is_active = (Job.kind == "training", Job.state.in_(("queued", "running")))
-    busy = select(Job.id).where(Job.dataset_id == dataset_id, *is_active)
-    if (job_id := session.scalar(busy.limit(1))) is not None:
-        raise Conflict(f"Job `{job_id}` still needs data set `{dataset_id}`; cancel it or wait until it has ended.")
+    raise_if_needed(session, Job.dataset_id == dataset_id, f"data set `{dataset_id}`")
     session.delete(dataset)
     session.flush()
     return dataset.sha256
+
+
+def raise_if_needed(session: Session, by: ColumnElement[bool], called: str) -> None:
+    """Raises Conflict while one of these jobs is a queued or running training; it needs what is `called` so."""
+    busy = select(Job.id).where(by, Job.kind == "training", Job.state.in_(("queued", "running")))
+    if (job_id := session.scalar(busy.limit(1))) is not None:
+        raise Conflict(f"Job `{job_id}` still needs {called}; cancel it or wait until it has ended.")
 
 
 def check_quota(session: Session, team_id: str, more: int) -> None:

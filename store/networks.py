@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, undefer
 from store import datasets, files
 from store.columns import Base, CompressedJson, Identifier, Utc, new_id, one_of
 from store.database import Page, matches, newest_first
-from store.errors import Conflict, NotFound
+from store.errors import NotFound
 from store.files import StoredFile
 from store.jobs.tables import Job
 
@@ -160,10 +160,7 @@ def delete(session: Session, team_id: str, network_id: str) -> str:
     Raises NotFound, and Conflict while queued or running trainings use it.
     """
     network = get(session, team_id, network_id)
-    is_active = (Job.kind == "training", Job.state.in_(("queued", "running")))
-    busy = select(Job.id).where(Job.network_id == network_id, *is_active)
-    if (job_id := session.scalar(busy.limit(1))) is not None:
-        raise Conflict(f"Job `{job_id}` still needs network `{network_id}`; cancel it or wait until it has ended.")
+    datasets.raise_if_needed(session, Job.network_id == network_id, f"network `{network_id}`")
     session.delete(network)
     session.flush()
     return network.sha256
