@@ -3,6 +3,7 @@
 
 import { call, complain, duration, number, numbers, pause, sentence } from "./api.js";
 import "./data.js";
+import { svgElement } from "./instrument/plot.js";
 
 const form = document.getElementById("job");
 const field = (name) => document.getElementById(name);
@@ -177,7 +178,6 @@ function showPreview(preview) {
   showRoles();
 }
 
-const SVG = "http://www.w3.org/2000/svg";
 const BARS = [120, 26]; // as in api/pages/charts.py
 
 /** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. */
@@ -193,19 +193,14 @@ function bars(column, rows) {
     if (left > 0) shown.push([left, "others"]);
     words = shown.map(([count, word]) => `${word} ${count}`).join(", ");
   } else return null;
-  const drawn = (name, fields) => {
-    const made = document.createElementNS(SVG, name);
-    for (const [field_, value] of Object.entries(fields)) made.setAttribute(field_, value);
-    return made;
-  };
   const [width, most] = [BARS[0] / shown.length, Math.max(1, ...shown.map(([count]) => count))];
-  const svg = drawn("svg", { class: "bars", viewBox: `0 0 ${BARS.join(" ")}`, role: "img", "aria-label": `${column.name}: ${words}` });
+  const svg = svgElement("svg", { class: "bars", viewBox: `0 0 ${BARS.join(" ")}`, role: "img", "aria-label": `${column.name}: ${words}` });
   svg.append(
     ...shown.map(([count, word], at) => {
       const height = (BARS[1] * count) / most;
-      const bar = drawn("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
+      const bar = svgElement("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
       if (at === shown.length - 1 && word === "others") bar.setAttribute("class", "others");
-      bar.append(drawn("title", {}));
+      bar.append(svgElement("title", {}));
       bar.firstChild.textContent = word ? `${word}: ${count}` : String(count);
       return bar;
     }),

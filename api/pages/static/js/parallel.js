@@ -2,7 +2,7 @@
 // stand in the address, and go with it to the other views of the list.
 
 import { number } from "./api.js";
-import { scaled } from "./instrument/plot.js";
+import { scaled, svgElement } from "./instrument/plot.js";
 
 const svg = document.querySelector("svg.parallel");
 const words = document.getElementById("within");
@@ -11,12 +11,6 @@ const filters = document.querySelector("form.filters[role=search]");
 const NEAR = 6; // units from the end of an axis that count as its end
 const HALF = 14; // width of a band on each side of its axis, in units of the chart
 
-const made = (tag, attributes) => {
-  const each = document.createElementNS(svg.namespaceURI, tag);
-  for (const [name, value] of Object.entries(attributes)) each.setAttribute(name, value);
-  return each;
-};
-
 /** One axis: where a value lies, which values the runs have, and between which two they are kept; `limits` null: all. */
 class Along {
   constructor(group, at) {
@@ -24,10 +18,10 @@ class Along {
     [this.start, this.end, this.at, this.x] = [this.place.start, this.place.end, at, Number(group.dataset.at)];
     [this.name, this.label, this.limits] = [group.dataset.name, group.dataset.label, null];
     this.values = [...new Set(traces.map(({ values }) => values[at]).filter((value) => value !== null))].sort((one, other) => one - other);
-    this.band = made("rect", { class: "band", x: this.x - HALF, width: 2 * HALF, y: this.end, height: this.start - this.end });
-    this.kept = made("rect", { class: "kept", x: this.x - 5, width: 10 });
+    this.band = svgElement("rect", { class: "band", x: this.x - HALF, width: 2 * HALF, y: this.end, height: this.start - this.end });
+    this.kept = svgElement("rect", { class: "kept", x: this.x - 5, width: 10 });
     this.handles = ["at least", "at most"].map((which, side) => {
-      const handle = made("path", { class: "handle", role: "slider", tabindex: 0, "aria-orientation": "vertical", "aria-label": `${this.label}, ${which}`, "aria-valuemin": this.values[0], "aria-valuemax": this.values.at(-1) });
+      const handle = svgElement("path", { class: "handle", role: "slider", tabindex: 0, "aria-orientation": "vertical", "aria-label": `${this.label}, ${which}`, "aria-valuemin": this.values[0], "aria-valuemax": this.values.at(-1) });
       handle.addEventListener("keydown", (event) => this.press(event, side));
       handle.addEventListener("pointerdown", (event) => this.drag(event, this.place(this.ends[1 - side])));
       return handle;

@@ -1,5 +1,7 @@
 // The drawn network: its neurons and connections as elements, what is lit and faded, and the keys that go through it.
 
+import { svgElement } from "./plot.js";
+
 const SHAPES = ["circle", "square", "diamond", "triangle", "hexagon", "cross", "star", "drop"];
 export const TONES = 8; // colours and shapes; the ninth part has the first again
 
@@ -37,15 +39,10 @@ export class Picture {
       each.classList.add(`module-${tone.number + 1}`, "shaped");
       const circle = each.querySelector("circle");
       const [x, y, r] = ["cx", "cy", "r"].map((name) => Number(circle.getAttribute(name)));
-      const shape = document.createElementNS(this.svg.namespaceURI, "path");
-      shape.setAttribute("class", "shape");
-      shape.setAttribute("d", outline(SHAPES[tone.number], x, y, r));
+      const shape = svgElement("path", { class: "shape", d: outline(SHAPES[tone.number], x, y, r) });
       circle.after(shape);
       if (r < 7) continue;
-      const letter = document.createElementNS(this.svg.namespaceURI, "text");
-      letter.setAttribute("class", "letter");
-      letter.setAttribute("x", x);
-      letter.setAttribute("y", y + 3.4);
+      const letter = svgElement("text", { class: "letter", x, y: y + 3.4 });
       letter.textContent = tone.name.length <= 3 ? tone.name : "";
       shape.after(letter);
     }
@@ -75,13 +72,8 @@ function outline(shape, x, y, r) {
 
 /** A part's shape alone, for lists. */
 export function badge(number) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", `badge tone-m${(number % TONES) + 1}`);
-  svg.setAttribute("viewBox", "0 0 20 20");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(svg.namespaceURI, "path");
-  path.setAttribute("d", outline(SHAPES[number % TONES], 10, 10, 7));
-  svg.append(path);
+  const svg = svgElement("svg", { class: `badge tone-m${(number % TONES) + 1}`, viewBox: "0 0 20 20", "aria-hidden": "true" });
+  svg.append(svgElement("path", { d: outline(SHAPES[number % TONES], 10, 10, 7) }));
   return svg;
 }
 

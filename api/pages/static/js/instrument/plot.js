@@ -26,7 +26,7 @@ export class Plot {
 
   /** Moves the one cursor of the chart to a value. */
   cursor(value) {
-    this.line ??= this.svg.appendChild(element(this.svg, "line", { class: "cursor", y1: this.y.start, y2: this.y.end }));
+    this.line ??= this.svg.appendChild(svgElement("line", { class: "cursor", y1: this.y.start, y2: this.y.end }));
     const x = Math.max(this.x.start, Math.min(this.x.end, this.x(Math.max(value, 1e-12))));
     this.line.setAttribute("x1", x);
     this.line.setAttribute("x2", x);
@@ -36,7 +36,7 @@ export class Plot {
   path(name, label, points) {
     this.paths ??= {};
     if (!this.paths[name]) {
-      this.paths[name] = this.svg.appendChild(element(this.svg, "path", { class: `line own ${name}` }));
+      this.paths[name] = this.svg.appendChild(svgElement("path", { class: `line own ${name}` }));
       const [item, swatch] = [document.createElement("li"), document.createElement("span")];
       swatch.className = "swatch dashed own";
       item.append(swatch, label);
@@ -48,8 +48,9 @@ export class Plot {
   }
 }
 
-function element(svg, tag, attributes) {
-  const made = document.createElementNS(svg.namespaceURI, tag);
+/** An element of SVG with these attributes. */
+export function svgElement(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
