@@ -104,27 +104,7 @@ def _gather(
     subject = AnalysisContext.of(
         network, dataset, loss=questions.loss, balance_outputs=questions.balance_outputs, seed=seed
     )
-
-    def pruning_progress(fraction: float, note: str) -> None:
-        progress(0.5 * fraction, f"pruning: {note}")
-
-    def cross_fit() -> Float[np.ndarray, " N"]:
-        assert questions.retrained is not None
-        return cross_fitted_gains(
-            dataset, questions.retrained, seed=seed, progress=lambda _, note: pruning_progress(0.9, note)
-        )
-
-    pruned = prune(
-        subject,
-        tolerance=asked.tolerance,
-        refit_evaluations=asked.refit_evaluations,
-        seed=seed,
-        evidence_version=asked.evidence_version,
-        cross_fit=cross_fit
-        if questions.retrained is not None and worth_cross_fitting(subject, questions.retrained)
-        else None,
-        progress=pruning_progress,
-    )
+    pruned = _pruned(subject, questions, seed, lambda fraction, note: progress(0.5 * fraction, f"pruning: {note}"))
     progress(0.5, "graph")
     connections = pruned.chosen.connections
 
@@ -237,6 +217,25 @@ def _gather(
         interior=interior,
         trained=subject.network,
         representations=representations,
+    )
+
+
+def _pruned(subject: AnalysisContext, questions: Questions, seed: int, progress: Progress) -> Pruned:
+    """The pruned network; judged by networks trained on parts of the data where that is asked for and worth while."""
+    asked, retrained = questions.evidence, questions.retrained
+
+    def cross_fit() -> Float[np.ndarray, " N"]:
+        assert retrained is not None
+        return cross_fitted_gains(subject.dataset, retrained, seed=seed, progress=lambda _, note: progress(0.9, note))
+
+    return prune(
+        subject,
+        tolerance=asked.tolerance,
+        refit_evaluations=asked.refit_evaluations,
+        seed=seed,
+        evidence_version=asked.evidence_version,
+        cross_fit=cross_fit if retrained is not None and worth_cross_fitting(subject, retrained) else None,
+        progress=progress,
     )
 
 
