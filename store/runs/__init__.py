@@ -267,23 +267,9 @@ def groups(session: Session, run_id: str) -> list[InteriorGroup]:
     return list(session.scalars(query.order_by(InteriorGroup.partition, InteriorGroup.name)))
 
 
-def effects(session: Session, run_id: str) -> list[Effect]:
-    """The effects of each module on each target."""
-    query = select(Effect).where(Effect.run_id == run_id)
-    return list(session.scalars(query.order_by(Effect.module, Effect.target)))
-
-
 def figures(session: Session, run_id: str) -> list[Figure]:
     """The figures by name."""
     return list(session.scalars(select(Figure).where(Figure.run_id == run_id).order_by(Figure.name)))
-
-
-def figure(session: Session, run_id: str, name: str) -> Figure:
-    """One figure. Raises NotFound."""
-    found = session.get(Figure, (run_id, name))
-    if found is None:
-        raise NotFound("figure", name)
-    return found
 
 
 def published_files(session: Session, run_id: str) -> list[RunFile]:

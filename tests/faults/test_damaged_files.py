@@ -60,7 +60,7 @@ class World:
             if kind == "weights":
                 return runs.published_file(session, self.run, "weights.safetensors").sha256
             if kind == "figure":
-                return runs.figure(session, self.run, "network.svg").sha256
+                return next(file.sha256 for file in runs.figures(session, self.run) if file.name == "network.svg")
             return runs.snapshots(session, self.run)[0].sha256
 
 

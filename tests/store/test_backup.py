@@ -71,7 +71,7 @@ def test_everything_comes_back_in_either_database(database, people, clock, files
     migrate.check(goal_url)
     with Database(goal_url) as goal, goal.write() as session:
         assert teams.authenticate(session, token, clock.now).team_id == people.team
-        assert other.read(runs.figure(session, run_id, "network.svg").sha256) == SMALL_SVG
+        assert [other.read(file.sha256) for file in runs.figures(session, run_id)] == [SMALL_SVG]
         model = models.get(session, Reader(people.team, people.member), "independence")
         assert models.version(session, model, 1).card == "# λ"
         assert jobs.reap(session, now=clock.pass_seconds(3600)) == [running]

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 from store import aliases, jobs, migrate, runs
 from store.database import Database
 from store.jobs import leases
-from store.tables import Base, Job, Member, Module, Run
+from store.tables import Base, Effect, Job, Member, Module, Run
 from tests.servers import DATABASES
 from tests.store.makers import make_people, result, submit
 
@@ -132,7 +132,7 @@ def test_an_older_run_gets_the_p_that_was_measured_beside_the_corrected_one(empt
             assert [one.body["effects"]["y1"].keys() & {"p", "p_holm"} for one in modules_a(session)] == [{"p"}]
         migrate.upgrade(empty_url)
         with database.read() as session:
-            assert {(one.p, one.p_holm) for one in runs.effects(session, claim.runs[0].id)} == {(0.005, 0.01)}
+            assert {tuple(row) for row in session.execute(select(Effect.p, Effect.p_holm))} == {(0.005, 0.01)}
             assert [one.body for one in modules_a(session)] == [found.modules[0]]
 
 

@@ -48,15 +48,15 @@ def test_a_published_run_is_read_back_by_its_parts(database, people, clock, file
         assert [(one.name, one.neurons, one.connections) for one in modules] == [("A", 3, 4), ("B", 3, 4)]
         assert modules[0].reading == "module A reads x1 and x3, decides y1"
         assert modules[0].body == found.modules[0]
-        assert [(one.module, one.target, one.zero, one.p, one.p_holm) for one in runs.effects(session, run_id)] == [
+        effects = session.scalars(select(Effect).where(Effect.run_id == run_id).order_by(Effect.module))
+        assert [(one.module, one.target, one.zero, one.p, one.p_holm) for one in effects] == [
             ("A", "y1", 1.0, 0.005, 0.01), ("B", "y2", 1.0, 0.005, 0.01),
         ]  # fmt: skip
-        assert [one.name for one in runs.figures(session, run_id)] == ["network.svg"]
-        assert files.read(runs.figure(session, run_id, "network.svg").sha256) == SMALL_SVG
+        figures = runs.figures(session, run_id)
+        assert [(one.name, files.read(one.sha256)) for one in figures] == [("network.svg", SMALL_SVG)]
         assert files.read(runs.published_file(session, run_id, "weights.safetensors").sha256) == b"weights"
-        for absent in (runs.figure, runs.published_file):
-            with pytest.raises(NotFound):
-                absent(session, run_id, "nothing.svg")
+        with pytest.raises(NotFound):
+            runs.published_file(session, run_id, "nothing.svg")
 
 
 def test_publishing_twice_keeps_the_first_result(database, people, clock, files, claimed):

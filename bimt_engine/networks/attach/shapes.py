@@ -141,7 +141,3 @@ def taken(walk: Walk, node: fx.Node) -> Any:
     """One of several results."""
     values = walk.values.get(node.args[0])  # type: ignore[arg-type]
     return values[node.args[1]] if isinstance(values, list) else None  # type: ignore[index]
-
-
-def nothing(walk: Walk, node: fx.Node) -> None:
-    """Checks and sizes: no tensor."""
