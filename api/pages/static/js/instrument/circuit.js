@@ -61,11 +61,6 @@ export class Circuit {
     return this.entering.has(id) || this.leaving.has(id);
   }
 
-  /** @returns {?Part} the part of this level that holds a neuron */
-  partOf(level, id) {
-    return this.levels[level].find((part) => part.neurons.includes(id)) ?? null;
-  }
-
   /** The cost of a connection as a share of what all kept ones cost. */
   costShare(connection, { locality, spacing }) {
     const cost = (each) => Math.abs(each.weight) * (locality * each.length + spacing);
