@@ -70,7 +70,9 @@ def test_every_route_that_renders_a_page_is_looked_at(site: Site) -> None:
     assert {endpoint for endpoint in pages - seen if endpoint.partition(".")[2] not in NO_PAGES} == set()
 
 
-@pytest.mark.parametrize("viewport", [{"width": 1280, "height": 800}, {"width": 360, "height": 740}], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    "viewport", [{"width": 1280, "height": 800}, {"width": 360, "height": 740}], ids=["desk", "phone"]
+)
 def test_every_page_is_whole_readable_and_named(visit: Visit, site: Site, viewport: dict[str, int]) -> None:
     """Each is looked at in both colour schemes, which need no script and no second answer."""
     page = (visitor := visit(viewport=viewport)).page

@@ -60,7 +60,7 @@ def test_a_reader_does_not_wait_for_a_writer(database, people, clock):
     with database.write() as session:
         teams.get_team(session, people.team).name = "renamed"
         session.flush()
-        with database.read() as reading:  # the writer ends after it: whoever waited for it would be told "locked"
+        with database.read() as reading:  # the writer ends after it: a reader that waited for it would be told "locked"
             assert teams.get_team(reading, people.team).name == "ours"
 
 
