@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flask import current_app
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.sse import RevisionPoller
@@ -70,8 +71,10 @@ class Services:
         try:
             self.send_message(job_id, queue, priority)
             sent = True
-        except Exception:
-            log.warning("the message of job %s could not be sent; the scheduler will send it", job_id, exc_info=True)
+        except Exception as error:
+            told = not isinstance(error, OperationalError)  # how an unreachable broker was found out tells nobody more
+            text = "the message of job %s could not be sent; the scheduler will send it: %s"
+            log.warning(text, job_id, error, exc_info=told)
             sent = False
         if sent != marked:
             try:
