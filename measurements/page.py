@@ -2,8 +2,8 @@
 
 A service of its own trains the recipes; Chromium opens the page of each run. Measured: seconds until the network can be
 touched, milliseconds from silencing a neuron to the new metric on the screen, frames a second while the threshold is
-dragged through all connections, and kilobytes: of scripts and styles, and of the document with what it shows. Pictures
-at 1280 × 900, light and dark. Nothing is asserted: the figures depend on the machine and on what else it does. Writes
+dragged through all connections, kilobytes (of scripts and styles, and of the document with what it shows), and seconds
+until a film is made. Pictures at 1280 × 900, light and dark, and one film. Nothing is asserted: the figures depend on the machine and on what else it does. Writes
 reports/page.json.
 """
 
@@ -14,15 +14,18 @@ import json
 import os
 import shutil
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from measurements.job import own_service, published
+from measurements.load import Connection
 from standalone.supervisor import AskedToStop, CannotStart, stop_at_signals
 
 RECIPES = ("independence", "modular_addition", "two_memories")
+FILMED = "independence"  # whose film goes with the pictures
 VIEWPORT: Any = {"width": 1280, "height": 900}
 PAGES = {"runs": "/", "jobs": "/jobs", "words": "/glossary"}
 SILENCED = 5  # neurons, one after another
@@ -75,6 +78,10 @@ def main(arguments: list[str]) -> int:
                 job = published(connection, stopping, {"recipe": recipe, "seeds": [0]}).id
                 runs[recipe] = json.loads(connection.ask("GET", f"/jobs/{job}/runs")[1])["items"][0]["id"]
             found = look(chromium, connection.address, connection.token, runs, args.images)
+            for recipe, run in runs.items():
+                found[recipe]["film_seconds"], gif = film(connection, run)
+                if args.images is not None and recipe == FILMED:
+                    (args.images / f"film-{recipe}.gif").write_bytes(gif)
     except CannotStart as why:
         console.print(f"Not measured: {why}")
         return 1
@@ -88,6 +95,17 @@ def main(arguments: list[str]) -> int:
             f"{recipe}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()), soft_wrap=True
         )
     return 0
+
+
+def film(connection: Connection, run: str) -> tuple[float, bytes]:
+    """Seconds from asking for a film that nobody has asked for until it is there, and the film as GIF."""
+    began = time.monotonic()
+    while (answer := connection.ask("GET", f"/runs/{run}/film.mp4?wait=30"))[0] == 202:
+        pass
+    seconds = time.monotonic() - began
+    if answer[0] != 200:
+        raise CannotStart(f"The film of {run} was answered with {answer[0]}: {answer[1][:300].decode()}")
+    return seconds, connection.ask("GET", f"/runs/{run}/film.gif?wait=30")[1]
 
 
 def look(chromium: str, address: str, token: str, runs: dict[str, str], images: Path | None) -> dict[str, Any]:
