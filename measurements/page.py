@@ -3,8 +3,8 @@
 A service of its own trains the recipes; Chromium opens the page of each run. Measured: seconds until the network can be
 touched, milliseconds from silencing a neuron to the new metric on the screen, frames a second while the threshold is
 dragged through all connections, kilobytes (of scripts and styles, and of the document with what it shows), and seconds
-until a film is made. Pictures at 1280 × 900, light and dark, and one film. Nothing is asserted: the figures depend on the machine and on what else it does. Writes
-reports/page.json.
+until a film is made. Pictures at 1280 × 900, light and dark, and one film. Nothing is asserted: the figures depend on
+the machine and on what else it does. Writes reports/page.json.
 """
 
 from __future__ import annotations
