@@ -362,7 +362,7 @@ def test_words_open_their_definitions(visit: Visit, bench: Bench) -> None:
     assert len(words) > 3
     assert [word for word in words if word not in told] == []
     page.locator("#parts-title [data-term]").click()
-    page.wait_for_selector("dialog:has-text('cluster of neurons')")
+    page.wait_for_selector("dialog:has-text('connected component')")
     page.click("dialog button:has-text('Close')")
     page.click(".sentence [data-term='pooled R²']")  # beside the R² of each output
     page.wait_for_selector("dialog:has-text('sum of their mean squared errors')")
