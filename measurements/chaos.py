@@ -58,6 +58,8 @@ OUTAGE_SECONDS = (1.0, 5.0)  # of the object store
 SUSPENDED_SECONDS = (1.0, 2.5 * LEASE_SECONDS)
 PATIENCE_SECONDS = 5.0  # that a fault waits for something to disturb
 MAX_KILLS = 2  # of the training process in one job: the third in one run gives the run up, as it should
+TRIES = 3  # for each fault, since some find nothing to disturb
+NOTHING = "nothing to disturb"
 ENDED = ("succeeded", "failed", "cancelled")
 # What an address that is asked meanwhile may answer: it works, it is away for a while, or it has no room.
 EXPECTED = {200, 202, 429, 503, 507}
@@ -511,7 +513,7 @@ def processes_left(house: Service) -> list[str]:
 
 
 def disturb(jobs: int, faults: int, *, seed: int, pause: float, small: bool, console: Console) -> dict[str, Any]:
-    """Run everything; the report."""
+    """Run everything; the report. For a fault that finds nothing to disturb another is drawn; it is counted apart."""
     began = time.monotonic()
     with running(seed) as stack:
         house = stack.house
@@ -528,16 +530,18 @@ def disturb(jobs: int, faults: int, *, seed: int, pause: float, small: bool, con
         promised: dict[str, int] = {}
         counts: Counter[str] = Counter()
         try:
-            for number, name in enumerate(drawn(stack.rng, faults)):
-                while len(promised) < jobs * (number + 1) / faults:  # spread over the faults
+            for name in drawn(stack.rng, TRIES * faults):
+                if (struck := counts.total() - counts[NOTHING]) == faults:
+                    break
+                while len(promised) < jobs * (struck + 1) / faults:  # spread over the faults
                     at = len(promised) % len(chosen)
                     promised[submit(stack, *chosen[at], f"chaos-{len(promised)}")] = at
                 stack.wait(stack.rng.expovariate(1 / pause))
                 said = strike(stack, name)
-                counts[name if said is not None else "nothing to disturb"] += 1
+                counts[NOTHING if said is None else name] += 1
                 stack.log.append({"seconds": round(time.monotonic() - began, 2), "fault": name, "of": said})
-                if (number + 1) % 25 == 0:
-                    console.print(f"[dim]{number + 1} faults, {len(promised)} jobs submitted[/]")
+                if said is not None and (struck + 1) % 25 == 0:
+                    console.print(f"[dim]{struck + 1} faults, {len(promised)} jobs submitted[/]")
             stack.tend(everything=True)
             late = wait_until_ended(stack, list(promised), seconds=120 + 20.0 * jobs)
         finally:
@@ -575,7 +579,7 @@ def main(arguments: list[str]) -> int:
     report = disturb(args.jobs, args.faults, seed=args.seed, pause=args.pause, small=args.small, console=console)
     args.folder.mkdir(parents=True, exist_ok=True)
     (args.folder / "chaos.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    struck = sum(report["faults"].values()) - report["faults"].get("nothing to disturb", 0)
+    struck = sum(report["faults"].values()) - report["faults"].get(NOTHING, 0)
     console.print(
         f"{report['jobs']} jobs, {report['runs']} runs, {struck} faults, {report['attempts']} attempts, "
         f"{report['seconds']['in_all']:.0f} s; wrote {args.folder}/chaos.json"
