@@ -62,9 +62,9 @@ class Up:
 
     @property
     def address(self) -> str:
-        found = re.search(r"http://[0-9.:]+", self.text())
+        found = re.search(r"^address +(http://[0-9.:]+)", self.text(), re.MULTILINE)  # an S3 service has one, too
         assert found is not None
-        return found[0]
+        return found[1]
 
     @property
     def token(self) -> str:
