@@ -72,7 +72,7 @@ class Services:
             self.send_message(job_id, queue, priority)
             sent = True
         except Exception as error:
-            told = not isinstance(error, OperationalError)  # how an unreachable broker was found out tells nobody more
+            told = not isinstance(error, OperationalError)  # an unreachable broker needs no traceback
             text = "the message of job %s could not be sent; the scheduler will send it: %s"
             log.warning(text, job_id, error, exc_info=told)
             sent = False

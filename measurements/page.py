@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
 
 
 def film(connection: Connection, run: str) -> tuple[float, bytes]:
-    """Seconds from asking for a film that nobody has asked for until it is there, and the film as GIF."""
+    """Seconds from the first request for a film until it is there, and the film as GIF."""
     began = time.monotonic()
     while (answer := connection.ask("GET", f"/runs/{run}/film.mp4?wait=30"))[0] == 202:
         pass

@@ -118,7 +118,7 @@ def wait_for(look: Callable[[], object], what: str) -> None:
 
 
 def locked(database: sqlite3.Connection) -> bool:
-    """Whether a transaction that writes was begun; nobody else can write until the connection is closed."""
+    """Whether a transaction that writes was begun; no other connection can write until it is closed."""
     with suppress(sqlite3.OperationalError):
         database.execute("BEGIN IMMEDIATE")
         return True
@@ -168,7 +168,7 @@ def test_up_serves_once_mends_itself_and_ends_with_nothing_left(home):
 
 
 def test_the_job_of_a_killed_worker_goes_on_without_waiting_for_its_lease(home):
-    """While the database lets nobody write, the other processes are watched; once it does, the job is released."""
+    """While the database is locked, the other processes are watched; once it does, the job is released."""
     up = Up(home, BIMT_LEASE_SECONDS="3600").ready()
     try:
         headers = {"Authorization": f"Bearer {up.token}"}
