@@ -21,6 +21,7 @@ from store import jobs, models
 from store.runs.search import SORTED_BY
 from tests.api.makers import now, publish_runs, submit_job, work_on
 from tests.pages.conftest import Site, Visitor
+from tests.pages.test_pages import AUDIT
 
 Visit = Callable[..., Visitor]
 DESK = {"viewport": {"width": 1280, "height": 900}}
@@ -197,15 +198,19 @@ def test_jobs_of_one_run_share_a_row_and_are_named_on_their_cards(visit: Visit, 
     page = (visitor := visit("reader", **DESK)).page
     visitor.go("/?q=lone")
     lists = page.locator("ul.runs")
-    assert [lists.nth(at).locator("h4").all_inner_texts() for at in range(lists.count())] == [
+    assert [lists.nth(at).locator("h3, h4").all_inner_texts() for at in range(lists.count())] == [
         ["seed 0"],
         ["seed 1", "seed 0"],
         ["lone two", "lone one"],
     ]
+    assert page.evaluate(AUDIT) == []
     heads = page.locator(".group-name a:not(.small a)").all_inner_texts()
     assert heads == ["lone three", "lone pair"]
     tops = lists.nth(2).locator("li").evaluate_all("all => all.map((each) => each.getBoundingClientRect().top)")
     assert tops[0] == tops[1]
+    visitor.go("/?q=lone&group=none")
+    assert page.locator("ul.runs h3").count() == 5
+    assert page.evaluate(AUDIT) == []
 
 
 def test_twelve_groups_of_a_chart_look_different(visit: Visit, site: Site) -> None:
