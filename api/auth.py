@@ -1,9 +1,11 @@
-"""Who calls, whether they may, how often, and the audit line of every change."""
+"""Who calls, whether they may, how often, how many at once, and the audit line of every change."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
@@ -170,6 +172,89 @@ log = logging.getLogger("api")
 LOGIN = "signing_in.login"
 # The addresses that a load balancer asks every few seconds, and files of pages, are not worth a count.
 FREE = ("/healthz", "/readyz", "/static/", "/favicon.ico")
+BUSY = "The service has more requests than it can answer at the moment; send this one again a little later."
+
+
+class AtWork:
+    """So many requests of a process are worked on at once; the others wait for their turn in the order of arrival.
+
+    Its threads take turns at the interpreter, so beginning a crowd of requests at once makes all of them slower, and
+    which is answered next is chance. A request that takes longer than `long_seconds` no longer counts: streams, long
+    polls and downloads hold nobody up. One that has waited for `longest_wait` seconds is refused.
+    docs/decisions/0039-sixteen-requests-at-work.md has the measurements.
+    """
+
+    def __init__(self, *, at_once: int = 16, long_seconds: float = 0.2, longest_wait: float = 1.0) -> None:
+        self._at_once, self._long_seconds, self._longest_wait = at_once, long_seconds, longest_wait
+        self._lock = threading.Lock()
+        self._began: dict[threading.Event, float] = {}  # of the requests that are worked on and count
+        self._waiting: deque[threading.Event] = deque()
+        self._some_wait = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def enter(self) -> threading.Event:
+        """Wait for this request's turn. Returns what `leave` is given at its end. Raises Problem."""
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            self._admit()
+            if mine.is_set():
+                return mine
+            self._some_wait.set()
+            if self._watcher is None:  # made here, not before a fork
+                self._watcher = threading.Thread(target=self._watch, name="long requests", daemon=True)
+                self._watcher.start()
+        if not mine.wait(self._longest_wait):
+            with self._lock:
+                if not mine.is_set():
+                    self._waiting.remove(mine)
+                    raise Problem("unavailable", BUSY, headers={"Retry-After": "1"})
+        return mine
+
+    def leave(self, entered: threading.Event) -> None:
+        """The request has been answered, or its answer is streamed from now on."""
+        with self._lock:
+            self._began.pop(entered, None)
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let in as many as there is room for. Called with the lock held."""
+        now = time.monotonic()
+        while self._waiting and (len(self._began) < self._at_once or self._forget_long(now)):
+            first = self._waiting.popleft()
+            self._began[first] = now
+            first.set()
+
+    def _forget_long(self, now: float) -> bool:
+        """Whether a request takes so long that it no longer counts."""
+        counted = {one: began for one, began in self._began.items() if began > now - self._long_seconds}
+        found, self._began = len(counted) < len(self._began), counted
+        return found
+
+    def _watch(self) -> None:
+        """While requests wait, look now and then whether those that are worked on take long."""
+        while self._some_wait.wait():
+            time.sleep(self._long_seconds)
+            with self._lock:
+                self._admit()
+                if not self._waiting:
+                    self._some_wait.clear()
+
+
+def install_order(app: Flask) -> None:
+    """Put an `AtWork` before every request of the app but those of FREE."""
+    order = AtWork()
+
+    def enter() -> None:
+        if not request.path.startswith(FREE):
+            g.at_work = order.enter()
+
+    def leave(_error: BaseException | None) -> None:
+        if "at_work" in g:
+            order.leave(g.at_work)
+
+    app.before_request(enter)
+    app.teardown_request(leave)
 
 
 def install_limits(app: Flask, settings: Settings) -> None:

@@ -200,7 +200,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
             503,
             "A part of the service is unavailable",
             True,
-            "The database or the file store does not answer now.",
+            "The database or the file store does not answer now, or more requests have come than can be answered.",
             "Try again in a few seconds. What was accepted before is not lost.",
         ),
     )

@@ -144,16 +144,14 @@ def draw(page: Any, path: Path) -> None:
 
 def measure(page: Any, address: str) -> dict[str, float]:
     """The figures of one page."""
-    sizes: dict[str, list[int]] = {"document": [], "static": []}
-
-    def count(answer: Any) -> None:
-        if "/api/" not in answer.url:
-            sizes["static" if "/static/" in answer.url else "document"].append(_bytes(answer))
-
-    page.on("response", count)
+    answers: list[Any] = []
+    page.on("response", answers.append)
     page.goto(address)
     page.wait_for_selector("#instrument[data-ready]")
     ready = page.evaluate("performance.now()") / 1000
+    page.remove_listener("response", answers.append)
+    scripts = sum(_bytes(answer) for answer in answers if "/static/" in answer.url)
+    document = next(_bytes(answer) for answer in answers if answer.url == address)
     page.dispatch_event("#instrument .stage", "pointerenter")
     page.wait_for_selector("#instrument[data-sample]")
     waits = []
@@ -169,8 +167,8 @@ def measure(page: Any, address: str) -> dict[str, float]:
         "interactive_seconds": ready,
         "silencing_milliseconds": statistics.median(waits) if waits else 0.0,
         "threshold_frames_per_second": frames,
-        "static_kilobytes": sum(sizes["static"]) / 1000,
-        "document_kilobytes": sizes["document"][0] / 1000,
+        "static_kilobytes": scripts / 1000,
+        "document_kilobytes": document / 1000,
     }
 
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, ForeignKey, Index, String, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Select,
+    String,
+    bindparam,
+    func,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Mapped, Session, mapped_column, undefer
 
@@ -276,24 +291,28 @@ def stored_bytes(session: Session, team_id: str) -> int:
     For runs that succeeded, files, figures, frames and documents count; for others, frames and checkpoints. Content
     that two rows share counts twice, a checkpoint of runs side by side once.
     """
+    return int(session.scalar(_stored_bytes(), {"team_id": team_id}) or 0)
+
+
+@cache
+def _stored_bytes() -> Select[Any]:
+    """The query of `stored_bytes`, which every submission asks: one, and built once."""
+    team_id: BindParameter[str] = bindparam("team_id")
     network = Base.metadata.tables["network"].c  # store/networks.py, which imports this file
     is_open = (Upload.dataset_id.is_(None), Upload.network_id.is_(None))
-    sums = (
-        select(func.coalesce(func.sum(Dataset.bytes), 0)).where(Dataset.team_id == team_id),
-        select(func.coalesce(func.sum(Run.bytes), 0)).where(Run.team_id == team_id),
-        select(func.coalesce(func.sum(network.bytes), 0)).where(network.team_id == team_id),
-        select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.team_id == team_id, *is_open),
+    checkpoints = select(Run.checkpoint_sha256).where(Run.team_id == team_id, Run.checkpoint_sha256.is_not(None))
+    parts = union_all(
+        select(func.sum(Dataset.bytes).label("bytes")).where(Dataset.team_id == team_id),
+        select(func.sum(Run.bytes)).where(Run.team_id == team_id),
+        select(func.sum(network.bytes)).where(network.team_id == team_id),
+        select(func.sum(Upload.bytes)).where(Upload.team_id == team_id, *is_open),
         select(func.sum(File.bytes))
         .join(Snapshot, Snapshot.sha256 == File.sha256)
         .join(Run, Run.id == Snapshot.run_id)
         .where(Run.team_id == team_id, Run.state != "succeeded"),
-        select(func.sum(File.bytes)).where(
-            File.sha256.in_(
-                select(Run.checkpoint_sha256).where(Run.team_id == team_id, Run.checkpoint_sha256.is_not(None))
-            )
-        ),
-    )
-    return sum(int(session.scalar(one) or 0) for one in sums)
+        select(func.sum(File.bytes)).where(File.sha256.in_(checkpoints)),
+    ).subquery()
+    return select(func.sum(parts.c.bytes))
 
 
 # --- uploads in parts ---
