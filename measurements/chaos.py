@@ -57,7 +57,7 @@ RESTART_SECONDS = 0.5  # after which a killed process is started again, as the s
 OUTAGE_SECONDS = (1.0, 5.0)  # of the object store
 SUSPENDED_SECONDS = (1.0, 2.5 * LEASE_SECONDS)
 PATIENCE_SECONDS = 5.0  # that a fault waits for something to disturb
-MAX_KILLS = 2  # of the training process in one job: the third in one run gives the run up, as it should
+MAX_KILLS = 2  # of the training process in one job: a third at one checkpoint gives the run up, as it should
 TRIES = 3  # for each fault, since some find nothing to disturb
 NOTHING = "nothing to disturb"
 ENDED = ("succeeded", "failed", "cancelled")
@@ -217,8 +217,8 @@ def kill_engine(beginning: str) -> Callable[[Stack], str | None]:
             return None
         busy = [one for one in found if one[0]]
         name, victim = stack.rng.choice(busy or found)
-        if name:
-            stack.kills[name] += 1
+        # One that still calls itself waiting may have been given any of the jobs that are active.
+        stack.kills.update([name] if name else set(stack.active(Run.job_id)))
         with contextlib.suppress(psutil.Error):
             victim.kill()
         return name or "a waiting one"

@@ -145,11 +145,16 @@ def draw(page: Any, path: Path) -> None:
 def measure(page: Any, address: str) -> dict[str, float]:
     """The figures of one page."""
     answers: list[Any] = []
-    page.on("response", answers.append)
+
+    def keep(answer: Any) -> None:
+        answers.append(answer)
+
+    page.goto("about:blank")  # what the page before still loads is not counted
+    page.on("response", keep)
     page.goto(address)
     page.wait_for_selector("#instrument[data-ready]")
     ready = page.evaluate("performance.now()") / 1000
-    page.remove_listener("response", answers.append)
+    page.remove_listener("response", keep)
     scripts = sum(_bytes(answer) for answer in answers if "/static/" in answer.url)
     document = next(_bytes(answer) for answer in answers if answer.url == address)
     page.dispatch_event("#instrument .stage", "pointerenter")

@@ -49,7 +49,7 @@ from worker.retry import StoreRetry, StoreUnavailable
 
 log = logging.getLogger("worker")
 LISTEN_SECONDS = 0.1  # how soon a lost lease, a cancel or a shutdown is noticed
-MAX_CRASHES = 3  # of the training process in one run, or one batch; then it has failed, and the others continue
+MAX_CRASHES = 3  # of the training process at one checkpoint of a run, or batch; then it has failed, the others go on
 MAX_OUTAGE_SECONDS = 6 * 3600.0  # of the store; an outage of a night costs no training
 RELEASE_SECONDS = 5.0  # at a shutdown the store gets so long to take the checkpoint
 
@@ -140,7 +140,7 @@ class JobRunner:
         self.failures = {run.id: run.reason or "" for run in claim.runs if run.state == "failed"}
         self.active: list[str] = []  # the runs that train side by side, or the one that is evaluated
         self.reached: dict[str, float] = {}  # the progress of each run in this training process
-        self.crashes: dict[str, int] = {}
+        self.crashes: dict[str, tuple[int, int]] = {}  # run → its furthest checkpoint, and crashes since then
         self.several_strengths = len({run.cost_strength for run in claim.runs}) > 1
 
     def run(self) -> JobOutcome:
@@ -373,16 +373,21 @@ class JobRunner:
             return
         run_ids = [run for run in self.active if run in self.left] or [next(iter(self.left))]
         for run_id in run_ids:
-            self.crashes[run_id] = self.crashes.get(run_id, 0) + 1
-        given_up = [run_id for run_id in run_ids if self.crashes[run_id] >= MAX_CRASHES]
+            furthest, crashes = self.crashes.get(run_id, (0, 0))
+            stored = self.recorder.checkpoints.get(run_id)
+            step = stored.step if stored is not None else 0
+            # A run that gets further each time is not what ends the process.
+            self.crashes[run_id] = (step, 1) if step > furthest else (furthest, crashes + 1)
+        given_up = [run_id for run_id in run_ids if self.crashes[run_id][1] >= MAX_CRASHES]
         if len(given_up) > 1:
             self._fail(
                 given_up,
-                f"{how} It died {MAX_CRASHES} times while it trained these {len(given_up)} runs side by side, so they "
-                "were given up. With fewer seeds and cost strengths in a job, or `stepper: kernel`, fewer are lost.",
+                f"{how} It died {MAX_CRASHES} times at one checkpoint of these {len(given_up)} runs, which train side "
+                "by side, so they were given up. With fewer seeds and cost strengths in a job, or `stepper: kernel`, "
+                "fewer are lost.",
             )
         elif given_up:
-            self._fail(given_up, f"{how} It died {MAX_CRASHES} times in this run, so the run was given up.")
+            self._fail(given_up, f"{how} It died {MAX_CRASHES} times at one checkpoint, so the run was given up.")
         else:
             text = f"{how} It is started again from its newest checkpoint."
             self.recorder.log("warning", text, _only(run_ids))

@@ -93,7 +93,7 @@ def network_picture(
                 wired=neuron.id in wired,
                 tone=tones.get(graph.part_of.get(neuron.id, "")),
                 ends=(layers[0], layers[-1]),
-                room=room,
+                room=room[neuron.layer],
                 kind=label,
                 names=names,
             )
@@ -116,14 +116,17 @@ def _row_name(layer: str) -> str:
     return {"input": "inputs", "output": "outputs"}.get(layer, re.sub(r"(?<=[a-z])(?=\d+$)", " ", layer))
 
 
-def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> float:
-    """The radius at which neurons that lie beside one another do not touch, 2.4 at least."""
-    rows: dict[float, list[float]] = {}
+def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Layer → the radius at which its neurons do not touch where they lie beside one another, 2.4 at least."""
+    rows: dict[tuple[str, float], list[float]] = {}
     for neuron in graph.neurons:
         x, y = place[neuron.id]
-        rows.setdefault(round(y, 1), []).append(x)
-    gaps = [b - a for xs in rows.values() for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
-    return min(10.0, max(2.4, 0.4 * min(gaps, default=30.0)))
+        rows.setdefault((neuron.layer, round(y, 1)), []).append(x)
+    nearest = dict.fromkeys((layer for layer, _ in rows), 30.0)
+    for (layer, _), xs in rows.items():
+        gaps = [b - a for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
+        nearest[layer] = min([nearest[layer], *gaps])
+    return {layer: min(10.0, max(2.4, 0.4 * gap)) for layer, gap in nearest.items()}
 
 
 def _fitting(

@@ -209,7 +209,7 @@ def thumbnail(run_id: str) -> Response:
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
         names = runs.names(rows, run.id)
-        etag = f"thumbnail-8-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
+        etag = f"thumbnail-9-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)

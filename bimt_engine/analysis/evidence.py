@@ -28,7 +28,7 @@ from bimt_engine.analysis.pruning.search import Pruned, prune
 from bimt_engine.analysis.readout.formulas import readout, skipped_readout, with_group_formulas
 from bimt_engine.analysis.report import Evidence, InteriorDocument, OutputScore
 from bimt_engine.analysis.representation_report import representation_report, skipped_representations
-from bimt_engine.analysis.statements.interior import interior_modules, interior_verdict
+from bimt_engine.analysis.statements.interior import interior_modules, run_verdict
 from bimt_engine.analysis.statements.outputs import not_learnt
 from bimt_engine.analysis.wiring_efficiency import WiringEfficiency, relayout
 from bimt_engine.data.dataset import Dataset, is_image
@@ -191,7 +191,8 @@ def _gather(
             lambda reason: None,
         )
     of_modules = report.verdict if report.modules or missed is None else None
-    verdict = " ".join(filter(None, (missed, of_modules, interior_verdict(interior))))
+    found = run_verdict(of_modules, interior, modules=len(report.modules))
+    verdict = " ".join(filter(None, (missed, found)))
     metrics = _metrics(subject, questions, pruned, seed) | {
         "modules": len(report.modules),
         "supported_modules": report.supported,

@@ -303,7 +303,26 @@ def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(
     first, second = runs_of(database, people, job_id)
     assert (first.state, second.state) == ("failed", "succeeded")
     assert "there is no memory left" in first.reason
-    assert "died 3 times" in first.reason
+    assert "died 3 times at one checkpoint, so the run was given up" in first.reason
+
+
+def test_a_training_that_gets_further_before_each_death_is_not_given_up(
+    context, training_does, database, people, job_id
+):
+    dying = """
+    run, deaths = left[0], len(list(folder.glob("death-*")))
+    if deaths < 5 and len(left) == 2:
+        assert (run["checkpoint_step"] or 0) == 10 * deaths, run
+        (folder / f"death-{deaths}").touch()
+        send("training_started", runs=[run["id"]], stepper="kernel", replicas=1, step=10 * deaths)
+        state = write(f"check-{deaths}", b"the state after death %d" % deaths)
+        send("checkpoint_written", runs=[run["id"]], step=10 * (deaths + 1), file=state)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    training_does(dying + WHOLE_RUN.replace("\n", "\n    "))
+    assert run_next_job(context) is JobOutcome.DONE
+    assert job_of(database, people, job_id).state == "succeeded", job_of(database, people, job_id).reason
+    assert log_of(database, people, job_id).count("started again from its newest checkpoint") == 5
 
 
 def test_a_training_that_needs_too_much_memory_fails_its_run_at_once_and_spares_the_next(
@@ -476,7 +495,7 @@ def test_a_batch_that_always_dies_is_given_up_as_a_whole_and_spares_the_rest(con
     run_next_job(context)
     first, second, third = runs_of(database, people, job_id)
     assert [first.state, second.state, third.state] == ["failed", "failed", "succeeded"]
-    assert "died 3 times while it trained these 2 runs side by side" in first.reason
+    assert "died 3 times at one checkpoint of these 2 runs, which train side by side" in first.reason
     assert "there is no memory left" in first.reason
     assert second.reason == first.reason
     assert job_of(database, people, job_id).reason == f"2 of 3 runs failed: seed 0, seed 1: {first.reason}"
@@ -496,7 +515,7 @@ def test_a_death_during_evidence_counts_against_the_run_that_was_examined(
     run_next_job(context)
     first, second = runs_of(database, people, job_id)
     assert (first.state, second.state) == ("failed", "succeeded")
-    assert "died 3 times in this run" in first.reason
+    assert "died 3 times at one checkpoint, so the run" in first.reason
 
 
 # --- the protocol --------------------------------------------------------------------------------------

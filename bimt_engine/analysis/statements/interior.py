@@ -166,16 +166,23 @@ def interior_statement(document: Document) -> str:
     return " ".join([stated.text, *stated.groups[:MAX_GROUPS_NAMED]])
 
 
-def interior_verdict(document: Document) -> str | None:
-    """What the verdict of a run adds about groups inside a single module; None where there is nothing to add."""
+def run_verdict(of_modules: str | None, document: Document, *, modules: int) -> str | None:
+    """What a run has found, in one paragraph: its modules, then the groups inside them.
+
+    Where groups inside a single module are supported, they are what was found, and stand alone.
+
+    of_modules   `network.verdict`
+    """
     if "skipped" in document or document.get("primary") is None:
-        return None
+        return of_modules
     partition = document["partitions"][document["primary"]]
     verdict, reason = partition_verdict(partition)
-    names = listed([group["name"] for group in partition["groups"]])
-    found = f"Inside there are {counted(len(partition['groups']), 'separate group')} of neurons ({names}): "
-    found += RELATION_OF_GROUPS[partition["kind"]]
-    return f"{found}; {verdict}{f', because {reason}' if reason else ''}."
+    names, relation = listed([group["name"] for group in partition["groups"]]), RELATION_OF_GROUPS[partition["kind"]]
+    groups = counted(len(partition["groups"]), "separate group")
+    if modules == 1 and verdict == "supported":
+        return f"{groups} of neurons are supported ({names}), inside one connected piece: {relation}."
+    found = f"Inside there are {groups} of neurons ({names}): {relation}; {verdict}"
+    return " ".join(filter(None, (of_modules, f"{found}{f', because {reason}' if reason else ''}.")))
 
 
 def parts_modules(partition: Document) -> bool:

@@ -20,7 +20,7 @@ from bimt_engine.analysis.modules.nested import (
     random_partitions,
 )
 from bimt_engine.analysis.modules.structure import TieGraph, cheapest_cut, depths
-from bimt_engine.analysis.statements.interior import cut_statement, interior_verdict, partition_statement
+from bimt_engine.analysis.statements.interior import cut_statement, partition_statement, run_verdict
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.transformer import TransformerNetwork
 from tests.engine.analysis.teachers import RESIDUE, TWO_MODULES, data_of, teacher
@@ -90,7 +90,19 @@ def test_groups_that_are_added_up_are_found_inside_one_piece():
     assert partition["verdict"] == "not testable"
     assert "to compare with" in partition["why_not"]
     assert partition_statement(partition).text == partition["reading"]
-    assert "Inside there are 2 separate groups" in interior_verdict(document)
+    of_modules = "No separate module is supported: the pruned network is one piece."
+    assert run_verdict(of_modules, document, modules=1).startswith(
+        f"{of_modules} Inside there are 2 separate groups of neurons (A1 and A2): what they compute is added up; "
+        "not testable, because"
+    )
+    document["partitions"][document["primary"]]["p"] = 0.01
+    assert run_verdict(of_modules, document, modules=1) == (
+        "2 separate groups of neurons are supported (A1 and A2), inside one connected piece: "
+        "what they compute is added up."
+    )
+    both = "Both modules are supported: A and B."
+    assert run_verdict(both, document, modules=2).startswith(f"{both} Inside there are 2 separate groups")
+    assert run_verdict(both, {"skipped": "no room"}, modules=2) == both
     graph = with_groups(extract_graph(context, values, masks), document)
     assert graph.part_of["hidden1:0"] == graph.part_of["input:0"] != graph.part_of["input:1"]
     assert "output:0" not in graph.part_of
