@@ -105,7 +105,7 @@ def quantity(name: str, members: Sequence[Run]) -> Quantity:
     return replace(of, label=metric_label(metric), log=metric.endswith("loss"))
 
 
-SORTS = {"": "the newest first"} | {
+SORTS = {"": "newest first"} | {
     name: {
         "test_metric": "test metric",
         "training_seconds": "time of training",
