@@ -156,7 +156,7 @@ def create_app(
     )
     app.before_request(_name_request)
     health.install_metrics(app)
-    auth.install_order(app)
+    auth.install_concurrency_limit(app)
     app.before_request(auth.guard)
     app.before_request(_read_json)
     app.after_request(_harden)

@@ -175,13 +175,13 @@ FREE = ("/healthz", "/readyz", "/static/", "/favicon.ico")
 BUSY = "The service has more requests than it can answer at the moment; send this one again a little later."
 
 
-class AtWork:
+class ConcurrencyLimit:
     """So many requests of a process are worked on at once; the others wait for their turn in the order of arrival.
 
     Its threads take turns at the interpreter, so beginning a crowd of requests at once makes all of them slower, and
     which is answered next is chance. A request that takes longer than `long_seconds` no longer counts: streams, long
     polls and downloads hold nobody up. One that has waited for `longest_wait` seconds is refused.
-    docs/decisions/0039-sixteen-requests-at-work.md has the measurements.
+    docs/decisions/0039-sixteen-requests-at-a-time.md has the measurements.
     """
 
     def __init__(self, *, at_once: int = 16, long_seconds: float = 0.2, longest_wait: float = 1.0) -> None:
@@ -241,17 +241,17 @@ class AtWork:
                     self._some_wait.clear()
 
 
-def install_order(app: Flask) -> None:
-    """Put an `AtWork` before every request of the app but those of FREE."""
-    order = AtWork()
+def install_concurrency_limit(app: Flask) -> None:
+    """Put a `ConcurrencyLimit` before every request of the app but those of FREE."""
+    limit = ConcurrencyLimit()
 
     def enter() -> None:
         if not request.path.startswith(FREE):
-            g.at_work = order.enter()
+            g.admitted = limit.enter()
 
     def leave(_error: BaseException | None) -> None:
-        if "at_work" in g:
-            order.leave(g.at_work)
+        if "admitted" in g:
+            limit.leave(g.admitted)
 
     app.before_request(enter)
     app.teardown_request(leave)

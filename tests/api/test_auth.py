@@ -12,7 +12,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from api.aliases import ADDRESSES
-from api.auth import Access, AtWork, decisions
+from api.auth import Access, ConcurrencyLimit, decisions
 from api.operations import INTERACTIVE
 from api.problems import Problem
 from store import datasets, models, networks, operations, teams, webhooks
@@ -395,27 +395,27 @@ def test_too_many_requests_are_told_when_to_come_back(make: Callable[..., House]
 # --- how many at once --------------------------------------------------------------------------------
 
 
-def entered(order: AtWork, name: str, inside: queue.Queue[str], go_on: threading.Event) -> threading.Thread:
+def entered(limit: ConcurrencyLimit, name: str, inside: queue.Queue[str], go_on: threading.Event) -> threading.Thread:
     """A request in a thread of its own, once it is worked on or waits for it."""
 
     def run() -> None:
-        mine = order.enter()
+        mine = limit.enter()
         inside.put(name)
         go_on.wait(60)
-        order.leave(mine)
+        limit.leave(mine)
 
     thread = threading.Thread(target=run)
-    before = len(order._began) + len(order._waiting)
+    before = len(limit._began) + len(limit._waiting)
     thread.start()
-    while len(order._began) + len(order._waiting) == before:
+    while len(limit._began) + len(limit._waiting) == before:
         thread.join(0.001)
     return thread
 
 
 def test_so_many_requests_are_worked_on_at_once_and_the_others_in_the_order_in_which_they_came() -> None:
-    order, inside = AtWork(at_once=2, long_seconds=3600, longest_wait=3600), queue.Queue()
+    limit, inside = ConcurrencyLimit(at_once=2, long_seconds=3600, longest_wait=3600), queue.Queue()
     events = [threading.Event() for _ in range(5)]
-    threads = [entered(order, str(number), inside, event) for number, event in enumerate(events)]
+    threads = [entered(limit, str(number), inside, event) for number, event in enumerate(events)]
     assert {inside.get(timeout=60), inside.get(timeout=60)} == {"0", "1"}
     for left, follows in ((1, "2"), (0, "3"), (2, "4")):
         assert inside.empty()
@@ -424,14 +424,18 @@ def test_so_many_requests_are_worked_on_at_once_and_the_others_in_the_order_in_w
     for event, thread in zip(events, threads, strict=True):
         event.set()
         thread.join(60)
-    assert (order._began, list(order._waiting)) == ({}, [])
+    assert (limit._began, list(limit._waiting)) == ({}, [])
 
 
 def test_a_request_that_takes_long_holds_nobody_up() -> None:
-    order, inside, go_on = AtWork(at_once=1, long_seconds=0.001, longest_wait=3600), queue.Queue(), threading.Event()
+    limit, inside, go_on = (
+        ConcurrencyLimit(at_once=1, long_seconds=0.001, longest_wait=3600),
+        queue.Queue(),
+        threading.Event(),
+    )
     threads = []
     for _ in range(3):
-        threads.append(threading.Thread(target=lambda: (inside.put(order.enter()), go_on.wait(60))))
+        threads.append(threading.Thread(target=lambda: (inside.put(limit.enter()), go_on.wait(60))))
         threads[-1].start()
         inside.get(timeout=60)
     go_on.set()
@@ -440,20 +444,20 @@ def test_a_request_that_takes_long_holds_nobody_up() -> None:
 
 
 def test_a_request_that_has_waited_long_enough_is_refused_and_told_when_to_come_again() -> None:
-    order = AtWork(at_once=1, long_seconds=3600, longest_wait=0.001)
-    first = order.enter()
+    limit = ConcurrencyLimit(at_once=1, long_seconds=3600, longest_wait=0.001)
+    first = limit.enter()
     with pytest.raises(Problem, match="more requests than it can answer") as refused:
-        order.enter()
+        limit.enter()
     assert (refused.value.kind.status, refused.value.headers) == (503, {"Retry-After": "1"})
-    order.leave(first)
-    order.leave(order.enter())
+    limit.leave(first)
+    limit.leave(limit.enter())
 
 
 def test_a_crowd_does_not_keep_a_load_balancer_waiting(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_order: AtWork) -> threading.Event:
+    def refuse(_limit: ConcurrencyLimit) -> threading.Event:
         raise Problem("unavailable", "full")
 
-    monkeypatch.setattr(AtWork, "enter", refuse)
+    monkeypatch.setattr(ConcurrencyLimit, "enter", refuse)
     client = house.app.test_client()
     assert {path: client.get(path).status_code for path in ("/healthz", "/api/v1/me", "/login")} == {
         "/healthz": 200,
