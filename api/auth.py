@@ -180,7 +180,7 @@ class ConcurrencyLimit:
 
     Its threads take turns at the interpreter, so beginning a crowd of requests at once makes all of them slower, and
     which is answered next is chance. A request that takes longer than `long_seconds` no longer counts: streams, long
-    polls and downloads hold nobody up. One that has waited for `longest_wait` seconds is refused.
+    polls and downloads delay no other request. One that has waited for `longest_wait` seconds is refused.
     docs/decisions/0039-sixteen-requests-at-a-time.md has the measurements.
     """
 

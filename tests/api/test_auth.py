@@ -427,7 +427,7 @@ def test_so_many_requests_are_worked_on_at_once_and_the_others_in_the_order_in_w
     assert (limit._began, list(limit._waiting)) == ({}, [])
 
 
-def test_a_request_that_takes_long_holds_nobody_up() -> None:
+def test_a_request_that_takes_long_delays_no_other() -> None:
     limit, inside, go_on = (
         ConcurrencyLimit(at_once=1, long_seconds=0.001, longest_wait=3600),
         queue.Queue(),
