@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
@@ -84,6 +85,18 @@ class Layout:
         """Both ends of a strand."""
         source, target = self.spots[strand.source], self.spots[strand.target]
         return [(source.x, source.y), (target.x, target.y)]
+
+    def room(self) -> dict[Spot, float]:
+        """Connected spot -> how far away the next one on its line is, in widths of the picture; 1 at most."""
+        lines: dict[tuple[int, float], list[Spot]] = defaultdict(list)
+        for spot in sorted(self.touched(), key=lambda spot: self.spots[spot].x):
+            lines[spot[1], self.spots[spot].y].append(spot)
+        found = dict.fromkeys(self.touched(), 1.0)
+        for line in lines.values():
+            for left, right in pairwise(line):
+                gap = self.spots[right].x - self.spots[left].x
+                found[left], found[right] = min(found[left], gap), min(found[right], gap)
+        return found
 
     def touched(self) -> set[Spot]:
         """The spots that a connection leaves or enters."""

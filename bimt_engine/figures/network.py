@@ -45,6 +45,8 @@ ROW_HEIGHT, SHEET_ROW_HEIGHT = 1.3, 1.75  # inches
 MANY = 150  # connections; beyond, light ones turn thin and pale so that the picture stays a picture
 MOST = 4_000  # connections; the rest could not be seen, and would make an SVG of megabytes
 MANY_LETTERS = 60  # neurons; beyond, they are too small for a letter
+SMALLEST_LETTERED = 60.0  # square points of a neuron's circle; no letter can be read in a smaller one
+POINTS_ACROSS = 62.0  # for each inch of the figure; the rest are the labels of the rows
 SMALLEST_NAME, LARGEST_NAME = 4.5, 9.0  # points
 LONGEST_NAME = 18  # characters
 
@@ -61,7 +63,7 @@ def draw_network(graph: Graph, *, title: str = "") -> Figure:
         _draw_bands(axes, layout)
         _draw_carried(axes, layout)
         draw_strands(axes, layout)
-        draw_neurons(axes, layout)
+        draw_neurons(axes, layout, width=width)
         draw_names(axes, layout, width=width)
         _draw_row_labels(axes, layout)
         _draw_legend(figure, graph)
@@ -162,9 +164,12 @@ def draw_strands(axes: Axes, layout: Layout) -> None:
     )
 
 
-def draw_neurons(axes: Axes, layout: Layout) -> None:
-    """Filled circles where something is connected, with the module's letter where it fits; else open ones."""
-    touched, spots, neurons = layout.touched(), layout.spots, layout.neurons
+def draw_neurons(axes: Axes, layout: Layout, *, width: float) -> None:
+    """Filled circles where something is connected, with the module's letter where it fits; else open ones.
+
+    width   of the figure, in inches.
+    """
+    touched, spots = layout.touched(), layout.spots
     part_of, has_parts = layout.graph.part_of, len(layout.graph.parts) > 1
     lettered = has_parts and sum(spot[0] in part_of for spot in touched) <= MANY_LETTERS
     size = 105.0 if lettered else float(np.clip(4_500 / max(len(spots), 1), 9, 70))
@@ -179,18 +184,22 @@ def draw_neurons(axes: Axes, layout: Layout) -> None:
         linewidth=0.8,
         zorder=2.5 if few else 0.3,
     )
-    alive = [(neurons[spot[0]], at) for spot, at in spots.items() if spot in touched]
+    alive = [(spot[0], spot, at) for spot, at in spots.items() if spot in touched]
+    sizes = dict.fromkeys(touched, size)
+    if not layout.sheets:  # circles of neurons that lie close together touch and do not overlap
+        points = POINTS_ACROSS * width
+        sizes |= {spot: float(np.clip((gap * points) ** 2, 9, size)) for spot, gap in layout.room().items()}
     axes.scatter(
-        [at.x for _, at in alive],
-        [at.y for _, at in alive],
-        s=[size if neuron.id in part_of or not has_parts else 0.4 * size for neuron, _ in alive],
-        facecolor=[module_colour(part_of.get(neuron.id)) if has_parts else QUIET for neuron, _ in alive],
+        [at.x for _, _, at in alive],
+        [at.y for _, _, at in alive],
+        s=[sizes[spot] if neuron in part_of or not has_parts else 0.4 * sizes[spot] for neuron, spot, _ in alive],
+        facecolor=[module_colour(part_of.get(neuron)) if has_parts else QUIET for neuron, _, _ in alive],
         edgecolor="white",
         linewidth=0.8 if size > 20 else 0.3,
         zorder=3,
     )
-    for neuron, at in alive if lettered else []:
-        if part := part_of.get(neuron.id):
+    for neuron, spot, at in alive if lettered else []:
+        if (part := part_of.get(neuron)) and sizes[spot] >= SMALLEST_LETTERED:
             colour = letter_colour(module_colour(part))
             text: dict[str, Any] = {
                 "ha": "center",

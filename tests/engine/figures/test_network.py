@@ -79,6 +79,24 @@ def test_within_a_row_a_heavier_connection_is_a_wider_line():
         assert max(w for _, w in pairs) == pytest.approx(max(drawn.get_linewidth()))
 
 
+def test_circles_of_close_neurons_do_not_overlap_and_hold_no_letter():
+    graph = line_graph()
+    close = {"hidden1:1": (0.5,), "hidden1:4": (0.508,)}
+    graph = replace(graph, neurons=tuple(replace(n, position=close.get(n.id, n.position)) for n in graph.neurons))
+    figure = draw_network(graph)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    (alive,) = [c for c in axes.collections if c.get_zorder() == 3]
+    diameter = {
+        (round(x, 3), y): size**0.5 for (x, y), size in zip(alive.get_offsets(), alive.get_sizes(), strict=True)
+    }
+    left, right = (axes.transData.transform((x, 1)) for x in (0.5, 0.508))
+    distance = (right[0] - left[0]) * 72 / figure.dpi
+    assert diameter[0.5, 1] == diameter[0.508, 1] <= distance
+    assert diameter[0.25, 2] == max(diameter.values()) > 2 * distance, "all others are as large as ever"
+    assert sum(text in ("A", "B") for text in said(figure)) == len(diameter) - 2
+
+
 def test_modules_have_a_colour_a_letter_and_a_line_in_the_legend():
     texts = said(draw_network(line_graph()))
     assert texts.count("A") == 5  # x1, x3, two hidden neurons, y1
