@@ -183,4 +183,6 @@ def _effects(matrices: Sequence[Matrix]) -> Markup | None:
         return None
     letters = [(name.partition(" · ")[0], cells) for name, cells in matrices[0].rows]
     rows = [(name, [(cell.value, cell.shade) for cell in cells]) for name, cells in letters]
-    return heat_map("What each module does to each output, as a share of its variance", rows, matrices[0].targets)
+    return heat_map(
+        f"What each {matrices[0].parts} does to each output, as a share of its variance", rows, matrices[0].targets
+    )

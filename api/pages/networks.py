@@ -44,6 +44,7 @@ from api.schemas import RunId
 from api.services import services
 from api.versions import CompareQuery, compare, side_of
 from bimt_engine.analysis.graph import Connection, Graph
+from bimt_engine.analysis.statements.interior import groups_shown
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
 from bimt_engine.data.registry import KINDS
 from store import datasets, jobs, models, runs, teams
@@ -132,7 +133,8 @@ def evidence(
     metrics, effects = documents.get("metrics") or {}, documents.get("effects") or {}
     tones = module_tones(whole) if whole else {}
     names = documents.get("names") or {}
-    matrices = presenters.effect_matrices(found, str(effects.get("judged_by") or "mean"), names)
+    groups = groups_shown(documents.get("interior") or {})
+    matrices = presenters.effect_matrices(found, str(effects.get("judged_by") or "mean"), names, groups)
     curve = documents.get("prune_curve") or []
     return {
         "shown": instrument(

@@ -189,8 +189,9 @@ def baselines(document: Mapping[str, Any] | None) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Effects of modules (rows) on outputs (columns) under one kind of intervention, which `caption` describes."""
+    """Effects of modules or groups (rows; `parts` says which) on outputs under the intervention of `caption`."""
 
+    parts: str
     targets: list[str]
     rows: list[tuple[str, list[Cell]]]
     kind: str
@@ -198,16 +199,28 @@ class Matrix:
 
 
 def effect_matrices(
-    bodies: Sequence[Mapping[str, Any]], judged_by: str, names: Names = MappingProxyType({})
+    bodies: Sequence[Mapping[str, Any]],
+    judged_by: str,
+    names: Names = MappingProxyType({}),
+    inside: Sequence[Mapping[str, Any]] = (),
 ) -> list[Matrix]:
-    """The matrices that were measured, first the one that modules are judged by, which alone has p-values."""
+    """The matrices that were measured, first the one that modules are judged by, which alone has p-values.
+
+    inside   the groups that the picture shows, which were held at their means: their rows stand below those of the
+             modules. A module that is the whole network has no row beside them, because it moves every output.
+    """
     effects = {str(b.get("name", "")): b.get("effects") or {} for b in bodies}
     targets = list(dict.fromkeys(target for of in effects.values() for target in of))
     found = {kind for of in effects.values() for effect in of.values() for kind in effect or {}}
     kinds = sorted(found & INTERVENTION_LABELS.keys(), key=[judged_by, *INTERVENTION_LABELS].index)
     own = {str(b.get("name", "")): b.get("outputs") or [] for b in bodies}
+    if inside and all(len(group["effects"]) == len(targets) for group in inside):  # a long list is stored cut off
+        effects = effects if len(effects) > 1 else {}
+        for group in inside:
+            both = zip(targets, group["effects"], group["trained_effects"], strict=True)
+            effects[group["name"]] = {target: {"mean": mean, "trained": trained} for target, mean, trained in both}
     matrices = [_matrix(effects, own, targets, kind, with_p=kind == judged_by) for kind in kinds] if targets else []
-    return [replace(of, rows=[(called(name, names), cells) for name, cells in of.rows]) for of in matrices]
+    return [replace(of, rows=[(called(name, names), cells) for name, cells in of.rows]) for of in matrices if of.rows]
 
 
 def _matrix(
@@ -219,20 +232,23 @@ def _matrix(
     with_p: bool,
 ) -> Matrix:
     """One matrix; `with_p` adds p-values where a module decides the output (`own`)."""
-    values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in effects for t in targets}
+    measured = [part for part, of in effects.items() if any(kind in (effect or {}) for effect in of.values())]
+    values = {(m, t): _float((effects[m].get(t) or {}).get(kind)) for m in measured for t in targets}
     strongest = max((abs(v) for v in values.values() if v is not None), default=0.0) or 1.0
     rows = []
-    for module in effects:
+    for module in measured:
         cells = []
         for target in targets:
             value = values[module, target]
             part = 0.0 if value is None else max(0.0, value) / strongest
             shade = sum(part > limit for limit in SHADES)
-            decides = with_p and target in own[module]
+            decides = with_p and target in own.get(module, ())
             p_holm = _float((effects[module].get(target) or {}).get("p_holm")) if decides else None
             cells.append(Cell(value, shade, p_holm))
         rows.append((module, cells))
-    return Matrix(targets, rows, kind, INTERVENTION_LABELS[kind])
+    of_modules, of_groups = (any((part in own) is module for part in measured) for module in (True, False))
+    parts = "module or group" if of_modules and of_groups else "group" if of_groups else "module"
+    return Matrix(parts, targets, rows, kind, INTERVENTION_LABELS[kind])
 
 
 def metrics(document: Mapping[str, Any], run: Run) -> list[tuple[str, str]]:

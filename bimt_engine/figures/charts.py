@@ -29,17 +29,19 @@ from bimt_engine.figures.style import (
 
 # --- effects --------------------------------------------------------------------------------------
 
-CELL = 0.62  # inches
+CELL, TALLEST = 0.62, 9.0  # inches, of a cell and of all rows
 FEW = 12  # columns; beyond, numbers would not fit their cells
 SIGNIFICANT = 0.05
 MOVES = 1e-3  # of an output's variance, where the document does not say what counts
 GROUND = LinearSegmentedColormap.from_list("effect", ["#ffffff", "#f3c9a8", "#c8501e", "#5c1d06"])
 
 
-def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
+def draw_effects(effects: Mapping[str, Any], *, groups: Sequence[Mapping[str, Any]] = (), title: str = "") -> Figure:
     """One row for each module, one column for each output; dark where switching the module off changes the output.
 
     effects   the evidence's document: modules, outputs, judged_by, matrices {zero, mean, resample}, p_holm, measure.
+    groups    inside the modules: {name, effects of holding it at its mean, as a share of each output's variance}. They
+              have rows below those of the modules; a module that is the whole network has none, for it would be full.
     A cell whose p (Holm) is below 0.05 has a frame, where the module moves the output at all: there p says that hardly
     a random group does as much. Where it does not, p is about leaving alone, and a frame would be misread.
     """
@@ -48,12 +50,17 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
     if not modules or not outputs:
         return _nothing(title)
     moves = float((effects.get("limits") or {}).get("exclusive", MOVES))
-    matrix = _numbers(effects["matrices"][chosen], len(modules), len(outputs))
-    p_values = _numbers(effects.get("p_holm") or [[None] * len(outputs)] * len(modules), len(modules), len(outputs))
+    groups = [group for group in groups if len(group["effects"]) == len(outputs)]  # a long list is stored cut off
+    whole = len(modules) == 1 and bool(groups)
+    rows = [] if whole else effects["matrices"][chosen]
+    tested = [] if whole else effects.get("p_holm") or []
+    modules = ([] if whole else modules) + [group["name"] for group in groups]
+    matrix = _numbers([*rows, *(group["effects"] for group in groups)], len(modules), len(outputs))
+    p_values = _numbers(tested, len(modules), len(outputs))
     with figure_style():
         few = len(outputs) <= FEW
         cell = CELL if few else max(6.5 / len(outputs), 0.11)
-        height = CELL * max(len(modules), 1)
+        height = min(CELL * len(modules), TALLEST)
         figure = Figure(figsize=(max(2.6 + cell * len(outputs), 3.6), 1.75 + height), layout="constrained")
         axes = figure.add_subplot()
         top = max(1.0, float(np.nanmax(matrix, initial=0.0)))
@@ -69,7 +76,7 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
                 axes.add_patch(
                     Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2)
                 )
-        _label(axes, modules, outputs, few=few)
+        _label(axes, "group" if whole else "module", modules, outputs, few=few)
         axes.set_xticks(np.arange(len(outputs) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(len(modules) + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5 if few else 0.4)
@@ -77,7 +84,9 @@ def draw_effects(effects: Mapping[str, Any], *, title: str = "") -> Figure:
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
         did = {"zero": "zero", "mean": "its mean", "resample": "values of other examples"}.get(chosen, chosen)
-        lines = [f"each module set to {did}", str(effects.get("measure", ""))]
+        held = [] if whole else [f"each module set to {did}"]
+        held += ["each group inside held at its mean"] if groups else []
+        lines = [", ".join(held), str(effects.get("measure", ""))]
         if ((p_values < SIGNIFICANT) & (matrix >= moves)).any():
             lines.append("framed: moved more than by random groups, p < 0.05 (Holm)")
         figure.supxlabel("\n".join(line for line in lines if line), fontsize=7.5)
@@ -94,14 +103,14 @@ def _nothing(title: str) -> Figure:
     return figure
 
 
-def _label(axes: Any, modules: Sequence[str], outputs: Sequence[str], *, few: bool) -> None:
+def _label(axes: Any, kind: str, modules: Sequence[str], outputs: Sequence[str], *, few: bool) -> None:
     size = 9 if few else float(np.clip(72 * 6.5 / len(outputs) * 0.75, 4, 8))
     axes.xaxis.set_ticks_position("top")
     axes.set_xticks(range(len(outputs)), [pretty(name) for name in outputs], fontsize=size, rotation=0 if few else 90)
     axes.set_yticks(range(len(modules)), modules, fontsize=10, fontweight="bold")
     for tick, module in zip(axes.get_yticklabels(), modules, strict=True):
         tick.set_color(module_colour(module))
-    axes.set_ylabel("module")
+    axes.set_ylabel(kind)
 
 
 def _numbers(rows: Sequence[Sequence[float | None]], height: int, width: int) -> np.ndarray:

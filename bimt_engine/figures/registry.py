@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from bimt_engine.analysis.report import Evidence
+from bimt_engine.analysis.statements.interior import groups_shown
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.figures.charts import draw_decision, draw_effects, draw_features, draw_fit, draw_weight_ranks
 from bimt_engine.figures.curves import draw_pareto, draw_prune_curve
@@ -47,7 +48,7 @@ def _prune_curve(evidence: Evidence, dataset: Dataset) -> Figure:
 
 
 def _effects(evidence: Evidence, dataset: Dataset) -> Figure | None:
-    return draw_effects(evidence.effects) if evidence.modules else None
+    return draw_effects(evidence.effects, groups=groups_shown(evidence.interior)) if evidence.modules else None
 
 
 def _fit(evidence: Evidence, dataset: Dataset) -> Figure | None:

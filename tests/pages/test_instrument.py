@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.answering import SharedProcess, operations_on, shared_process  # noqa
 from tests.api.makers import now, submit_job, work_on
 from tests.pages.conftest import Site, Visitor
 from tests.pages.test_pages import AUDIT, CONTRAST
-from tests.pages.trained import SPECS, publish_trained
+from tests.pages.trained import SPECS, SUM, publish_trained
 
 Visit = Callable[..., Visitor]
 DESK = {"viewport": {"width": 1280, "height": 900}}
@@ -267,14 +268,26 @@ def test_levels_change_colours_shapes_and_the_list_and_are_kept_in_the_address(v
     assert not page.is_checked("input[name=level][value=trees]")
 
 
-def test_groups_are_shown_first_unless_the_tests_rejected_them(visit: Visit, bench: Bench) -> None:
-    for name, run in bench.runs.items():
+def test_groups_are_shown_first_unless_there_are_none_or_the_tests_rejected_them(
+    visit: Visit, bench: Bench, tmp_path: Path
+) -> None:
+    seen = set()
+    for name in [*SPECS, SUM]:
+        if name == SUM:
+            bench = replace(bench, runs={SUM: publish_trained(bench.site.service, tmp_path, SUM)})
         page = bench.open(visit, name)
-        interior = page.evaluate("async (run) => (await fetch(`/api/v1/runs/${run}/interior`)).json()", run)
-        primary = interior.get("primary")
+        address = f"/api/v1/runs/{bench.runs[name]}/interior"
+        interior = page.evaluate("async (address) => (await (await fetch(address)).json()).interior", address)
+        primary = interior["primary"]
         told = primary is not None and interior["partitions"][primary]["verdict"] != "not supported"
         shown = page.locator("input[name=level]:checked").get_attribute("value")
         assert shown == ("groups" if told else "outputs"), name
+        seen.add(told)
+        if told:  # what the picture shows has rows among the effects, in words and in the small view
+            groups = [of["name"] for of in interior["partitions"][primary]["groups"]]
+            assert page.locator("table.effects").first.locator("tbody th").all_inner_texts() == groups
+            assert page.locator("svg.heat .tick[text-anchor=end]").all_text_contents() == groups
+    assert seen == {True, False}
 
 
 def test_the_threshold_fades_the_lightest_recounts_the_modules_and_computes_its_loss(

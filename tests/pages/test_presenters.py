@@ -156,6 +156,30 @@ def test_names_with_punctuation_stay_whole_in_cards_tables_and_headlines() -> No
     assert headline({"dataset": data}) == ["regression of “x, y” and “a; b”"]
 
 
+def test_effects_of_groups_stand_for_a_module_that_is_the_whole_network_and_below_several() -> None:
+    of = {
+        "y": {"mean": 1.0, "trained": 1.0, "zero": 1.0, "p_holm": 0.01},
+        "z": {"mean": 1.0, "trained": 1.0, "zero": 1.0},
+    }
+    bodies = [{"name": name, "outputs": ["y"], "effects": of} for name in "AB"]
+    inside = [{"name": "A1", "effects": [0.7, 0.2], "trained_effects": [0.6, 0.3]}]
+    whole = effect_matrices(bodies[:1], "mean", inside=inside)
+    assert [(m.kind, m.parts, [name for name, _ in m.rows]) for m in whole] == [
+        ("mean", "group", ["A1"]),
+        ("trained", "group", ["A1"]),
+    ]
+    assert [[cell.value for cell in cells] for m in whole for _, cells in m.rows] == [[0.7, 0.2], [0.6, 0.3]]
+    several = effect_matrices(bodies, "mean", inside=inside)
+    assert [(m.kind, m.parts, [name for name, _ in m.rows]) for m in several] == [
+        ("mean", "module or group", ["A", "B", "A1"]),
+        ("zero", "module", ["A", "B"]),
+        ("trained", "module or group", ["A", "B", "A1"]),
+    ]
+    assert [cell.p_holm for _, cells in several[0].rows for cell in cells] == [0.01, None, 0.01, None, None, None]
+    cut_off = effect_matrices(bodies[:1], "mean", inside=[inside[0] | {"effects": [0.7]}])
+    assert [m.parts for m in cut_off] == ["module"] * 3
+
+
 def test_why_a_module_is_not_supported_is_a_sentence_of_its_own() -> None:
     effects = {"y": {"mean": 0.9, "p_holm": 0.01}, "z": {"mean": 0.0, "p_holm": 1.0}}
     body = {"name": "A", "inputs": ["x"], "outputs": ["y"], "effects": effects, "supported": False}

@@ -32,6 +32,7 @@ from bimt_engine.analysis.statements.interior import (
     EMBEDDING,
     cut_statement,
     group_label,
+    groups_shown,
     interior_statement,
     partition_statement,
     partition_verdict,
@@ -106,10 +107,9 @@ def with_groups(graph: Graph, document: InteriorDocument) -> Graph:
 
     Groups that the tests rejected are left out, so that a picture never shows what the verdict rejects.
     """
-    if document["primary"] is None or document["partitions"][document["primary"]]["verdict"] == "not supported":
+    groups = groups_shown(document)
+    if not groups:
         return graph
-    groups = document["partitions"][document["primary"]]["groups"]
-    groups = [group for group in groups if group["name"] != group["module"]]  # the others are modules as they are
     group_of = {identifier: group["name"] for group in groups for identifier in group["neurons"]}
     readers: dict[str, set[str | None]] = {}
     for connection in graph.connections:

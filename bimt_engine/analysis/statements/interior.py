@@ -190,6 +190,16 @@ def parts_modules(partition: Document) -> bool:
     return len({group["module"] for group in partition["groups"]}) < len(partition["groups"])
 
 
+def groups_shown(document: Document) -> list[Document]:
+    """The groups of the primary partition that pictures show: none that the tests rejected, none that is a module."""
+    if "skipped" in document or document.get("primary") is None:
+        return []
+    partition = document["partitions"][document["primary"]]
+    if partition["verdict"] == "not supported":
+        return []
+    return [group for group in partition["groups"] if group["name"] != group["module"]]
+
+
 def interior_modules(document: Document) -> int:
     """How many groups of the primary partition are supported: all or none."""
     if "skipped" in document or document.get("primary") is None:

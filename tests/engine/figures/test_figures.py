@@ -151,6 +151,21 @@ def test_effects_are_written_into_their_cells_and_framed_where_chance_is_ruled_o
     assert len(axes.patches) == 2
 
 
+def test_groups_have_rows_below_the_modules_and_stand_for_one_that_is_the_whole_network():
+    groups = [{"name": name, "effects": effects} for name, effects in (("A1", [0.7, 0.2]), ("A2", [0.1, 0.9]))]
+    one = {"modules": ["A"], "outputs": ["y1", "y2"], "matrices": {"mean": [[1.0, 1.0]]}, "p_holm": [[0.01, 0.01]]}
+    for effects, given, rows, framed in (
+        (one, groups, ["A1", "A2"], 0),
+        (EFFECTS, groups[:1], ["A", "B", "A1"], 2),
+        (one, [{"name": "A1", "effects": [0.7]}], ["A"], 2),  # a stored list that was cut off is not drawn
+    ):
+        axes = draw_effects(effects, groups=given).axes[0]
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == rows
+        assert len(axes.patches) == framed
+    axes = draw_effects(one, groups=groups).axes[0]
+    assert (axes.get_ylabel(), [text.get_text() for text in axes.texts]) == ("group", ["0.70", "0.20", "0.10", "0.90"])
+
+
 @pytest.mark.parametrize(("modules", "outputs"), [(1, 1), (0, 2), (3, 60), (12, 12)])
 def test_effects_of_any_size_can_be_drawn(modules, outputs):
     matrix = RANDOM.uniform(size=(modules, outputs)).tolist()

@@ -30,7 +30,7 @@ export class Circuit {
     this.name(graph.graph.names ?? {});
     const rejected = interior?.partitions?.[interior.primary]?.verdict === "not supported";
     // The level that is shown first: groups unless the tests rejected them, so that colours and verdict agree.
-    this.first = this.levels.groups.length && !(rejected && this.levels.outputs.length) ? "groups" : "outputs";
+    this.first = this.levels.groups.length && !rejected ? "groups" : "outputs";
   }
 
   /** Takes over what people call the parts, and say of them. @param {Record<string, {name: string, note: string, number?: number}>} names */
