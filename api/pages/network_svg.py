@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from api.evidence import heaviest
 from bimt_engine.analysis.graph import Graph, Neuron
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
 from bimt_engine.analysis.statements.wording import listed, typeset_plainly
@@ -18,7 +19,8 @@ from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_o
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 64.0
-MAX_CONNECTIONS = 4_000  # of a larger network a page becomes slow; it shows the figure of the engine instead
+MAX_CONNECTIONS = 4_000  # drawn on a page, the heaviest; with more it becomes slow
+MAX_IN_A_THUMBNAIL = 1_000
 LETTER = 0.62  # width of a letter, as a share of its size
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
@@ -36,8 +38,9 @@ def network_picture(
     grips: bool = True,
     names: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Markup | None:
-    """The graph drawn in layers, inputs at the bottom; None when it is too large for a page.
+    """The graph drawn in layers, inputs at the bottom; None when it has no neurons.
 
+    max_connections   that are drawn, the heaviest; the words are about all.
     grips   add wide invisible lines, so that connections can be pointed at one by one; without them the picture is a
             small one, whose lightest connections are drawn wider.
     names   what people call its modules and groups: part → {name, …}.
@@ -45,8 +48,9 @@ def network_picture(
     Sheets (neurons with two coordinates) are drawn in perspective, one above the other. What stays within a layer or
     returns to an earlier one is bent and has an arrow.
     """
-    if not graph.neurons or len(graph.connections) > max_connections:
+    if not graph.neurons:
         return None
+    drawn = heaviest(graph, max_connections)
     layers = _layer_order(graph)
     sheet = has_sheets(graph)
     gap = max(96.0, min(230.0 if sheet else 170.0, (500.0 if sheet else 440.0) / max(1, len(layers) - 1)))
@@ -71,7 +75,7 @@ def network_picture(
             f'<text class="row" x="4" y="{bottom - gap * depth + 4:.1f}">{escape(_row_name(layer))}</text>'
             for depth, layer in enumerate(layers)
         ]
-    parts += _connections(graph, place, called, small=not grips, grips=grips and len(graph.connections) <= MAX_GRIPS)
+    parts += _connections(drawn, place, called, small=not grips, grips=grips and len(graph.connections) <= MAX_GRIPS)
     crowded = len(graph.neurons) > 300
     named = [
         n for n in graph.neurons if n.name and n.layer in (layers[0], layers[-1]) and (n.id in wired or not crowded)
@@ -79,8 +83,8 @@ def network_picture(
     if sheet:  # names of a whole sheet would overlap: each is shown when its neuron is pointed at
         count = {layer: sum(n.layer == layer for n in named) for layer in layers}
         named = [n for n in named if count[n.layer] <= MAX_NAMED_ON_A_SHEET]
-    fits = {size: _fitting(named, place, called, wired, size, layers[0]) for size in (PAGE, SMALL)}
     room = _room(graph, place)
+    fits = {size: _fitting(named, place, called, wired, size, layers[0], room) for size in (PAGE, SMALL)}
     for neuron in graph.neurons:
         label = ""
         if neuron.id in fits[PAGE]:
@@ -117,12 +121,16 @@ def _row_name(layer: str) -> str:
 
 
 def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Layer → the radius at which its neurons do not touch where they lie beside one another, 2.4 at least."""
+    """Layer → the radius at which its neurons do not touch, beside one another or on a sheet behind, 2.4 at least."""
     rows: dict[tuple[str, float], list[float]] = {}
+    heights: dict[str, set[float]] = {}
     for neuron in graph.neurons:
         x, y = place[neuron.id]
         rows.setdefault((neuron.layer, round(y, 1)), []).append(x)
-    nearest = dict.fromkeys((layer for layer, _ in rows), 30.0)
+        heights.setdefault(neuron.layer, set()).add(round(y, 1))
+    nearest = {
+        layer: min([30.0, *(b - a for a, b in itertools.pairwise(sorted(ys)))]) for layer, ys in heights.items()
+    }
     for (layer, _), xs in rows.items():
         gaps = [b - a for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
         nearest[layer] = min([nearest[layer], *gaps])
@@ -136,16 +144,17 @@ def _fitting(
     wired: set[str],
     size: float,
     lowest: str,
+    room: Mapping[str, float],
 ) -> set[str]:
     """Ids of the neurons whose names fit at this letter size; connected neurons come first, then left to right.
 
     lowest   the layer whose names stand below its neurons.
     """
-    reach = 8.0  # of a neuron, around its middle
     taken = [(*place[n.id], n.id) for n in named]
     boxes: list[tuple[float, float, float]] = []
     fits = set()
     for neuron in sorted(named, key=lambda n: (n.id not in wired, place[n.id][0])):
+        reach = min(8.0, room[neuron.layer] + 1)  # of a neuron, around its middle
         half = (len(_short(called[neuron.id])) * LETTER * size + 0.4 * size) / 2
         x, y = place[neuron.id]
         middle = y + (LABEL_BELOW if neuron.layer == lowest else -LABEL_ABOVE) - 0.35 * size
@@ -173,15 +182,22 @@ def _layer_order(graph: Graph) -> list[str]:
 def _connections(
     graph: Graph, place: Mapping[str, tuple[float, float]], called: Mapping[str, str], *, small: bool, grips: bool
 ) -> list[str]:
-    heaviest = max((abs(c.weight) for c in graph.connections), default=1.0) or 1.0
     module_of = {n.id: n.module for n in graph.neurons}
     beside: dict[tuple[str, str], list[str]] = {}  # connections between the same two neurons, in their order
     for c in graph.connections:
         beside.setdefault((c.source, c.target), []).append(c.key)
-    least, faint = (2.6, 0.7) if small else (1.2, 0.45)
+    least, faint, most = (2.6, 0.7, 4.4) if small else (1.2, 0.45, 4.4)
+    # Many lines lie over one another: they are thin and faint, and the heavy ones stand out.
+    crowd = min(1.0, math.sqrt(MAX_GRIPS / max(1, len(graph.connections))))
+    least, faint, most = crowd * least, crowd * faint, (0.4 + 0.6 * crowd) * most
+    # What one layer is scaled up by, the next can be scaled down by: in a crowd a layer of small weights would be lost.
+    row_of = {n.id: n.layer if crowd < 1 else "" for n in graph.neurons}
+    greatest = dict.fromkeys(row_of.values(), 0.0)
+    for c in graph.connections:
+        greatest[row_of[c.target]] = max(greatest[row_of[c.target]], abs(c.weight))
     parts = []
     for c in sorted(graph.connections, key=lambda c: abs(c.weight)):
-        share = math.sqrt(abs(c.weight) / heaviest)
+        share = (abs(c.weight) / (greatest[row_of[c.target]] or 1.0)) ** (1 - crowd / 2)
         sign = "plus" if c.weight > 0 else "minus"
         inside = {m for m in (module_of[c.source], module_of[c.target]) if m}
         module = f' data-module="{escape(" ".join(sorted(inside)))}"' if inside else ""
@@ -190,7 +206,7 @@ def _connections(
         key = f' data-connection="{escape(c.key)}"'
         among = beside[c.source, c.target]
         tag, shape = _stroke(place[c.source], place[c.target], among.index(c.key), len(among))
-        width, opacity = least + (4.4 - least) * share, faint + (0.95 - faint) * share
+        width, opacity = least + (most - least) * share, faint + (0.95 - faint) * share
         parts.append(
             f'<{tag} class="connection {sign}"{module}{key} {shape} '
             f'stroke-width="{width:.2f}" stroke-opacity="{opacity:.2f}">{title}</{tag}>'
@@ -307,12 +323,12 @@ _STYLE = """
 
 
 def picture_file(graph: Graph, names: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str | None:
-    """The graph as a stand-alone SVG document for thumbnails, with the names of parts below; None: it is too large."""
-    drawn = network_picture(graph, title="network", max_connections=1_500, grips=False, names=names)
+    """The graph as a stand-alone SVG document for thumbnails, with the names of parts below; None: it has no neurons."""
+    drawn = network_picture(graph, title="network", max_connections=MAX_IN_A_THUMBNAIL, grips=False, names=names)
     if drawn is None:
         return None
     document = (
-        str(drawn)
+        re.sub(r'<title>(?!network<)[^<]*</title>| data-[a-z]+="[^"]*"', "", str(drawn))  # nothing points at an image
         .replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
         .replace("<title>network</title>", f"<style>{_STYLE}</style>", 1)
     )

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from api import shares
 from api.auth import Access, caller, decide, may
-from api.evidence import figure_names, figure_response, heaviest
+from api.evidence import figure_names, heaviest
 from api.models import ModelName, ModelsQuery, VersionWord, reader
 from api.pages import presenters
 from api.pages.filters import (
@@ -37,7 +37,7 @@ from api.pages.filters import (
 )
 from api.pages.instrument import asked_columns, cuts, instrument, preview_of
 from api.pages.interior import interior
-from api.pages.network_svg import module_tones, names_given, network_picture, picture_file
+from api.pages.network_svg import MAX_CONNECTIONS, module_tones, names_given, network_picture, picture_file
 from api.pages.runs import rows_of
 from api.problems import Problem, field_errors
 from api.schemas import RunId
@@ -153,7 +153,7 @@ def evidence(
         "cuts": cuts(documents.get("interior")),
         "asked": asked_columns(run, documents.get("dataset"), preview_of(rows, run)) if own else [],
         "picture": network_picture(graph, title=title, names=names) if graph else None,
-        "left_out": len(whole.connections) - len(graph.connections) if whole and graph else 0,
+        "left_out": len(whole.connections) - min(len(graph.connections), MAX_CONNECTIONS) if whole and graph else 0,
         "in_words": network_statement(graph) if graph else "",
         "switches": switches(graph, names) if graph else [],
         "modules": presenters.modules(found, tones, names),
@@ -211,17 +211,15 @@ def thumbnail(run_id: str) -> Response:
     with services().database.read() as rows:
         run = runs.get(rows, caller().team_id, known(run_id, RunId))
         names = runs.names(rows, run.id)
-        etag = f"thumbnail-9-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
+        etag = f"thumbnail-10-{run.id}-{zlib.crc32(names_given(names).encode()):08x}"
         if etag in request.if_none_match:
             response = Response(status=304)
             response.set_etag(etag)
             return response
         stored = runs.graph(rows, run.id)
-        if stored is None:
-            raise Problem("not-found", "There is no picture of this run yet.")
-        drawn = picture_file(Graph.from_json(stored.body), names)
-        if drawn is None:
-            return figure_response(rows, run.id, "network.png")
+    drawn = None if stored is None else picture_file(Graph.from_json(stored.body), names)
+    if drawn is None:
+        raise Problem("not-found", "There is no picture of this run yet.")
     response = Response(drawn, content_type="image/svg+xml")
     response.set_etag(etag)
     response.headers["Cache-Control"] = "private, no-cache"  # kept, and asked for whether it still is so

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -113,6 +115,28 @@ def test_the_lightest_connection_can_be_seen_in_a_thumbnail() -> None:
     lines = list(drawn.iter("{http://www.w3.org/2000/svg}line"))
     assert min(float(line.get("stroke-width", 0)) for line in lines) >= 2.5  # of 900: a pixel at 350
     assert min(float(line.get("stroke-opacity", 0)) for line in lines) >= 0.65
+
+
+def test_of_a_large_network_the_heaviest_connections_are_drawn_and_its_words_are_about_all() -> None:
+    layers = {"input": 60, "output": 50}
+    ends = [(f"input:{i}", f"output:{j}", (1 + 7 * i + j) / 500) for i in range(60) for j in range(50)]
+    graph = folded(layers, ends)
+    for picture in map(str, (picture_file(graph), network_picture(graph, title="wide", max_connections=1_000))):
+        assert len(re.findall('class="connection', picture)) == 1_000
+        assert 'class="neuron unused' not in picture  # one whose connections are all left out is still in use
+        assert "3000 connections" in picture
+    whole = str(network_picture(graph, title="wide"))
+    widths = [float(width) for width in re.findall('stroke-width="([0-9.]+)"', whole)]
+    assert min(widths) < 0.6 < 2.4 < max(widths)  # where many lie over one another, the lightest hide nothing
+
+
+def test_neurons_of_a_sheet_do_not_touch() -> None:
+    spots = [((i + 0.5) / 10, (j + 0.5) / 10) for j in range(10) for i in range(10)]
+    sheet = tuple(Neuron(f"input:{n}", "input", n, n, position=at) for n, at in enumerate(spots))
+    graph = Graph(sheet, (), {"layers": [{"name": "input", "neurons": 100}]})
+    drawn = ElementTree.fromstring(str(picture_file(graph)))
+    circles = [[float(each.get(name, 0)) for name in ("cx", "cy", "r")] for each in drawn.findall(".//{*}circle")]
+    assert all(math.dist(a[:2], b[:2]) > a[2] + b[2] for a, b in itertools.combinations(circles, 2))
 
 
 def test_sheets_lie_within_the_picture_and_a_wall_of_names_is_left_out() -> None:
