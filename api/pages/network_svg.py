@@ -20,6 +20,7 @@ from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_o
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 64.0
 MAX_CONNECTIONS = 4_000  # drawn on a page, the heaviest; with more it becomes slow
+MAX_ELEMENTS = 1_000  # connections; of more each change of one would draw all of them anew: scripts paint them on a canvas
 MAX_IN_A_THUMBNAIL = 1_000
 LETTER = 0.62  # width of a letter, as a share of its size
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
@@ -64,10 +65,11 @@ def network_picture(
     tones = module_tones(graph)
     height = bottom + lean + MARGIN
     label = f"{title}. {network_statement(graph)}"
+    painted = ' data-painted=""' if grips and len(drawn.connections) > MAX_ELEMENTS else ""
     called = names_apart(graph, layers)
     parts = [
         f'<svg class="network" viewBox="0 0 {WIDTH:.0f} {height:.0f}" data-layout="{MARGIN:g} {bottom:.2f} {gap:.2f} '
-        f'{LEAN if sheet else 0:g} {SHEET_HEIGHT if sheet else 0:g}" role="img" aria-label="{escape(label)}">',
+        f'{LEAN if sheet else 0:g} {SHEET_HEIGHT if sheet else 0:g}"{painted} role="img" aria-label="{escape(label)}">',
         f"<title>{escape(title)}</title>",
     ]
     if grips and not sheet:

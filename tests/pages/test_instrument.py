@@ -413,6 +413,49 @@ def test_a_network_on_sheets_lies_within_its_picture_and_its_names_do_not_overla
             assert right <= a or c <= left or bottom <= b or d <= top
 
 
+def test_many_connections_are_painted_and_answer_as_elements_do(visit: Visit, bench: Bench) -> None:
+    page = (visitor := visit(**DESK)).page
+
+    def as_if_many(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace(" data-layout=", ' data-painted="" data-layout=', 1))
+
+    page.route(f"**/runs/{bench.runs['mlp']}", as_if_many)
+    visitor.go(f"/runs/{bench.runs['mlp']}")
+    drawn = ready(page).locator("svg.network line.connection")
+    assert drawn.evaluate_all("all => all.every(each => getComputedStyle(each).visibility === 'hidden')")
+    count = """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+      .reduce((sum, value, at) => sum + (at % 4 === 3 ? value : 0), 0)"""
+
+    def ink() -> int:
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return int(page.locator("canvas.lines").evaluate(count))
+
+    page.mouse.move(1, 1)
+    whole = ink()
+    assert whole > 0
+    # Where the picture has a line the canvas has it too: ends and middles are under the pointer.
+    x, y = page.locator("svg.network line.connection").last.evaluate(
+        "each => { const p = new DOMPoint(each.x1.baseVal.value * 0.6 + each.x2.baseVal.value * 0.4, "
+        "each.y1.baseVal.value * 0.6 + each.y2.baseVal.value * 0.4).matrixTransform(each.getScreenCTM()); "
+        "return [p.x, p.y]; }"
+    )
+    alpha = page.locator("canvas.lines").evaluate(
+        "(canvas, [x, y]) => { const box = canvas.getBoundingClientRect(); "
+        "return Math.max(...canvas.getContext('2d').getImageData(x - box.x - 3, y - box.y - 3, 7, 7).data.filter("
+        "(_, at) => at % 4 === 3)); }",
+        [x, y],
+    )
+    assert alpha > 100
+    page.mouse.move(x, y)
+    page.wait_for_selector("#hover-card:not([hidden])")
+    assert ink() < whole  # all others are faint
+    page.mouse.move(1, 1)
+    assert ink() == whole
+    page.locator("#threshold").fill("2")
+    assert 0 < ink() < 0.8 * whole
+
+
 def test_a_model_and_a_link_have_the_same_instrument(visit: Visit, bench: Bench) -> None:
     client, headers = bench.site.service.client(), bench.site.service.headers()
     made = client.post("/api/v1/models", json={"run_id": bench.runs["mlp"], "name": "touched"}, headers=headers)

@@ -125,7 +125,9 @@ def test_of_a_large_network_the_heaviest_connections_are_drawn_and_its_words_are
         assert len(re.findall('class="connection', picture)) == 1_000
         assert 'class="neuron unused' not in picture  # one whose connections are all left out is still in use
         assert "3000 connections" in picture
+        assert " data-painted=" not in picture  # few enough for elements
     whole = str(network_picture(graph, title="wide"))
+    assert " data-painted=" in whole
     widths = [float(width) for width in re.findall('stroke-width="([0-9.]+)"', whole)]
     assert min(widths) < 0.6 < 2.4 < max(widths)  # where many lie over one another, the lightest hide nothing
 

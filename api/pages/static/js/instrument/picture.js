@@ -14,6 +14,8 @@ export class Picture {
     this.connections = new Map([...svg.querySelectorAll(".connection")].map((each) => [each.dataset.connection, each]));
     this.grips = new Map([...svg.querySelectorAll(".grip")].map((each) => [each.dataset.connection, each]));
     this.coloured = ""; // by which parts
+    this.tones = new Map(); // neuron → number and name of the part it is coloured by; "": none
+    if ("painted" in svg.dataset) new Lines(svg, [...this.connections.values()]);
   }
 
   /** Marks a neuron and its neighbours, or a connection and its ends, and fades all else; null: nothing is marked. */
@@ -29,13 +31,16 @@ export class Picture {
     const colours = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
     if (colours === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
     this.coloured = colours;
-    for (const each of this.svg.querySelectorAll(".shape, .letter")) each.remove();
     const tones = new Map();
     parts.forEach(({ neurons, name }, number) => neurons.forEach((id) => tones.set(id, { number: number % TONES, name })));
     for (const [id, each] of this.neurons) {
+      const tone = each.classList.contains("unused") ? undefined : tones.get(id);
+      const now = tone ? `${tone.number} ${tone.name}` : "";
+      if (this.tones.get(id) === now) continue;
+      this.tones.set(id, now);
+      for (const old of each.querySelectorAll(".shape, .letter")) old.remove();
       each.classList.remove(...[...each.classList].filter((name) => name.startsWith("module-")), "shaped");
-      const tone = tones.get(id);
-      if (!tone || each.classList.contains("unused")) continue;
+      if (!tone) continue;
       each.classList.add(`module-${tone.number + 1}`, "shaped");
       const circle = each.querySelector("circle");
       const [x, y, r] = ["cx", "cy", "r"].map((name) => Number(circle.getAttribute(name)));
@@ -52,6 +57,72 @@ export class Picture {
   set(kind, id, name, on) {
     (kind === "neuron" ? this.neurons : this.connections).get(id)?.classList.toggle(name, on);
     if (kind === "connection") this.grips.get(id)?.classList.toggle(name, on);
+  }
+}
+
+/**
+ * Connections on a canvas behind the picture. Their elements stay, unseen, for the pointer and for the classes that say
+ * how each looks: as in the style sheet, but for those that are cut, which are not drawn.
+ */
+class Lines {
+  /** @param {SVGSVGElement} svg @param {SVGElement[]} elements the lightest first */
+  constructor(svg, elements) {
+    this.svg = svg;
+    this.canvas = document.createElement("canvas");
+    this.canvas.className = "lines";
+    this.canvas.setAttribute("aria-hidden", "true");
+    this.frame = 0;
+    this.lines = new Map(elements.map((element) => {
+      const of = (/** @type {string} */ name) => element.getAttribute(name);
+      const path = new Path2D(of("d") ?? `M${of("x1")} ${of("y1")}L${of("x2")} ${of("y2")}`);
+      return [element, { path, plus: element.classList.contains("plus"), width: Number(of("stroke-width")), opacity: Number(of("stroke-opacity")), is: new Set(element.classList) }];
+    }));
+    svg.before(this.canvas);
+    svg.classList.add("painted");
+    new MutationObserver((changes) => this.follow(changes)).observe(svg, { attributes: true, attributeFilter: ["class"], subtree: true });
+    new ResizeObserver(() => this.ask()).observe(this.canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.ask());
+  }
+
+  /** @param {MutationRecord[]} changes */
+  follow(changes) {
+    for (const target of new Set(changes.map((each) => /** @type {SVGElement} */ (each.target)))) {
+      const line = this.lines.get(target);
+      if (line) line.is = new Set(target.classList);
+      if (line || target === this.svg) this.ask();
+    }
+  }
+
+  ask() {
+    this.frame ||= requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    this.frame = 0;
+    const { canvas, svg } = this;
+    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    const ratio = Math.min(2, window.devicePixelRatio || 1);
+    const [wide, high] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * ratio));
+    if (canvas.width !== wide || canvas.height !== high) [canvas.width, canvas.height] = [wide, high];
+    const { width, height } = svg.viewBox.baseVal;
+    const zoom = Math.min(wide / width, high / height);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, wide, high);
+    pen.setTransform(zoom, 0, 0, zoom, (wide - width * zoom) / 2, (high - height * zoom) / 2);
+    const style = getComputedStyle(svg);
+    const [plus, minus, quiet] = ["--plus", "--minus", "--quiet"].map((name) => style.getPropertyValue(name).trim());
+    const [looking, focused, dragging] = ["looking", "focused", "dragging"].map((name) => svg.classList.contains(name));
+    for (const { path, plus: positive, width: bold, opacity, is } of this.lines.values()) {
+      if (is.has("cut")) continue;
+      const faded = is.has("dead") ? 0.1 : looking && !is.has("near") ? 0.16 : focused && !is.has("lit") ? 0.13 : 1;
+      const off = is.has("off");
+      pen.globalAlpha = faded * opacity;
+      pen.strokeStyle = off ? quiet : positive ? plus : minus;
+      pen.lineWidth = is.has("selected") ? bold + 3 : bold;
+      // Dashes take most of the time: none while the threshold is dragged, and none where lines are faint anyway.
+      pen.setLineDash(off ? [2, 7] : positive || dragging || faded < 1 ? [] : [7, 4]);
+      pen.stroke(path);
+    }
   }
 }
 
