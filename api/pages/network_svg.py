@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +23,11 @@ MARGIN = 64.0
 MAX_CONNECTIONS = 4_000  # drawn on a page, the heaviest; with more it becomes slow
 MAX_ELEMENTS = 1_000  # connections; of more each change of one would draw all of them anew: scripts paint them on a canvas
 MAX_IN_A_THUMBNAIL = 1_000
-LETTER = 0.62  # width of a letter, as a share of its size
+LETTER, WIDE = 0.62, 1.1  # width of a letter, as a share of its size; of a wide one
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
+LETTERS = 14  # of a line of a name, at least
+LINES = 3  # of a name; a longer one loses its middle, so that a unit at its end stays
 MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
 MAX_GRIPS = 400  # connections; more of them lie too close to be clicked one by one
 MAX_CALLED = 44  # letters of the line with the names of parts, in a small picture
@@ -86,7 +89,13 @@ def network_picture(
         count = {layer: sum(n.layer == layer for n in named) for layer in layers}
         named = [n for n in named if count[n.layer] <= MAX_NAMED_ON_A_SHEET]
     room = _room(graph, place)
-    fits = {size: _fitting(named, place, called, wired, size, layers[0], room) for size in (PAGE, SMALL)}
+    lines = {n.id: [_short(called[n.id])] for n in named}
+    fits = {SMALL: _fitting(named, place, lines, wired, SMALL, layers[0], room)}
+    if grips and not sheet:
+        lines |= {n.id: _lines(called[n.id], letters) for n, letters in _letters(named, place)}
+        several = _fitting(named, place, lines, wired, PAGE, layers[0], room)
+        lines |= {n.id: [_short(called[n.id])] for n in named if n.id not in several}
+    fits[PAGE] = _fitting(named, place, lines, wired, PAGE, layers[0], room)
     for neuron in graph.neurons:
         label = ""
         if neuron.id in fits[PAGE]:
@@ -96,6 +105,7 @@ def network_picture(
                 neuron,
                 place[neuron.id],
                 called[neuron.id],
+                lines=lines.get(neuron.id, []),
                 wired=neuron.id in wired,
                 tone=tones.get(graph.part_of.get(neuron.id, "")),
                 ends=(layers[0], layers[-1]),
@@ -142,7 +152,7 @@ def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> dict[str, f
 def _fitting(
     named: list[Neuron],
     place: Mapping[str, tuple[float, float]],
-    called: Mapping[str, str],
+    lines: Mapping[str, list[str]],
     wired: set[str],
     size: float,
     lowest: str,
@@ -157,7 +167,7 @@ def _fitting(
     fits = set()
     for neuron in sorted(named, key=lambda n: (n.id not in wired, place[n.id][0])):
         reach = min(8.0, room[neuron.layer] + 1)  # of a neuron, around its middle
-        half = (len(_short(called[neuron.id])) * LETTER * size + 0.4 * size) / 2
+        half = (max(map(_width, lines[neuron.id])) + 0.4) * size / 2
         x, y = place[neuron.id]
         middle = y + (LABEL_BELOW if neuron.layer == lowest else -LABEL_ABOVE) - 0.35 * size
         free = all(x + half <= left or x - half >= right or abs(middle - at) >= size for left, right, at in boxes)
@@ -260,6 +270,7 @@ def _neuron(
     place: tuple[float, float],
     called: str,
     *,
+    lines: list[str],
     wired: bool,
     tone: int | None,
     ends: tuple[str, str],
@@ -282,10 +293,20 @@ def _neuron(
     if kind:
         below = neuron.layer == ends[0]
         kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
-        label = (
-            f'<text class="{kind}" x="{x:.1f}" y="{y + (LABEL_BELOW if below else -LABEL_ABOVE):.1f}" '
-            f'text-anchor="middle">{escape(typeset_plainly(_short(called)))}</text>'
-        )
+        above = -LABEL_ABOVE - PAGE * (len(lines) - 1)
+        at = f'x="{x:.1f}" y="{y + (LABEL_BELOW if below else above):.1f}" text-anchor="middle"'
+        if len(lines) == 1:
+            label = f'<text class="{kind}" {at}>{escape(typeset_plainly(lines[0]))}</text>'
+        else:  # on phones, where letters are larger, one line
+            spans = "".join(
+                f'<tspan x="{x:.1f}" dy="{PAGE * (n > 0):g}">{escape(typeset_plainly(line))}</tspan>'
+                for n, line in enumerate(lines)
+            )
+            alone = f'x="{x:.1f}" y="{y + (LABEL_BELOW if below else -LABEL_ABOVE):.1f}" text-anchor="middle"'
+            label = (
+                f'<text class="{kind} lines" {at}>{spans}</text>'
+                f'<text class="{kind} alone" {alone}>{escape(typeset_plainly(_short(called)))}</text>'
+            )
     colour, unused, of_end = (
         f" module-{tone}" if tone else "",
         "" if wired else " unused",
@@ -303,8 +324,33 @@ def _part(letter: str, names: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{letter} ({given})" if given else letter
 
 
+def _width(line: str) -> float:
+    """As a share of the size of its letters."""
+    return sum(WIDE if letter in "MWmw%@" or letter > "\u2e7f" else LETTER for letter in line)
+
+
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+    return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
+
+
+def _letters(named: list[Neuron], place: Mapping[str, tuple[float, float]]) -> list[tuple[Neuron, int]]:
+    """Each with the number of letters that have room between it and its neighbours of the same layer."""
+    across = {n.id: place[n.id][0] for n in named}
+    gaps = {
+        layer: min((b - a for a, b in itertools.pairwise(sorted(across[n.id] for n in of_it))), default=WIDTH / 2)
+        for layer in {n.layer for n in named}
+        if (of_it := [n for n in named if n.layer == layer])
+    }
+    return [(n, max(LETTERS, min(24, int(gaps[n.layer] / (LETTER * PAGE)) - 1))) for n in named]
+
+
+def _lines(name: str, letters: int) -> list[str]:
+    """A name on LINES lines at most. Of a longer one the words in its middle are left out."""
+    lines = textwrap.wrap(name, letters) or [name]
+    if len(lines) <= LINES:
+        return lines
+    last = textwrap.wrap(name[::-1], letters - 2)[0][::-1]
+    return [*lines[: LINES - 1], f"… {last}"]
 
 
 # A thumbnail is a document of its own, so it holds its own colours, for light and for dark.

@@ -132,6 +132,16 @@ def test_of_a_large_network_the_heaviest_connections_are_drawn_and_its_words_are
     assert min(widths) < 0.6 < 2.4 < max(widths)  # where many lie over one another, the lightest hide nothing
 
 
+def test_a_long_name_stands_on_several_lines_and_keeps_its_unit() -> None:
+    long = "Mean outside air temperature at the roof weather station [°C]"
+    graph = folded({"input": 5, "output": 1}, [(f"input:{i}", "output:0", 1.0) for i in range(5)], {"input:0": long})
+    drawn = ElementTree.fromstring(str(network_picture(graph, title="Net")))
+    lines = [span.text for span in drawn.findall(".//{*}tspan")]
+    assert (len(lines), str(lines[0])[:12], lines[2]) == (3, "Mean outside", "… station [°C]")
+    assert long in [title.text for title in drawn.findall(".//{*}circle/{*}title")]
+    assert "tspan" not in str(picture_file(graph))
+
+
 def test_neurons_of_a_sheet_do_not_touch() -> None:
     spots = [((i + 0.5) / 10, (j + 0.5) / 10) for j in range(10) for i in range(10)]
     sheet = tuple(Neuron(f"input:{n}", "input", n, n, position=at) for n, at in enumerate(spots))

@@ -1,7 +1,7 @@
 // The form of a new job: an experiment with its own data, or data and a network. The spec's JSON text is what is submitted;
 // the fields for hidden layers and steps edit it. The page says what the job would do before it is submitted.
 
-import { call, complain, duration, number, numbers, pause, sentence } from "./api.js";
+import { call, complain, counted, duration, number, numbers, pause, sentence } from "./api.js";
 import "./data.js";
 import { svgElement } from "./instrument/plot.js";
 
@@ -325,7 +325,7 @@ function body() {
 
 // Data and network, by which a job is recognised in a list.
 function nameOf() {
-  const of = data().textContent.replace(/ \([\d.·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
+  const of = data().textContent.replace(/ \([\d.,·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
   return `${of}, ${network().closest(".choice").querySelector("strong").textContent.toLowerCase()}`.slice(0, 120);
 }
 
@@ -416,7 +416,7 @@ document.addEventListener("uploaded", (event) => {
 });
 
 function addDataset(dataset) {
-  const option = new Option(`${dataset.name}${dataset.rows ? ` (${dataset.rows} rows)` : ""}`, dataset.id, true, true);
+  const option = new Option(`${dataset.name}${dataset.rows ? ` (${counted(dataset.rows)} rows)` : ""}`, dataset.id, true, true);
   option.dataset.kind = dataset.kind;
   let ours = field("ours");
   if (!ours) {
