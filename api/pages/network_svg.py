@@ -21,12 +21,14 @@ from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_o
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 64.0
 MAX_CONNECTIONS = 4_000  # drawn on a page, the heaviest; with more it becomes slow
-MAX_ELEMENTS = 1_000  # connections; of more each change of one would draw all of them anew: scripts paint them on a canvas
+MAX_ELEMENTS = (
+    1_000  # connections; of more each change of one would draw all of them anew: scripts paint them on a canvas
+)
 MAX_IN_A_THUMBNAIL = 1_000
 LETTER, WIDE = 0.62, 1.1  # width of a letter, as a share of its size; of a wide one
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
-LETTERS = 14  # of a line of a name, at least
+LETTERS = 14  # of a name on one line
 LINES = 3  # of a name; a longer one loses its middle, so that a unit at its end stays
 MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
 MAX_GRIPS = 400  # connections; more of them lie too close to be clicked one by one
@@ -91,11 +93,14 @@ def network_picture(
     room = _room(graph, place)
     lines = {n.id: [_short(called[n.id])] for n in named}
     fits = {SMALL: _fitting(named, place, lines, wired, SMALL, layers[0], room)}
-    if grips and not sheet:
-        lines |= {n.id: _lines(called[n.id], letters) for n, letters in _letters(named, place)}
-        several = _fitting(named, place, lines, wired, PAGE, layers[0], room)
-        lines |= {n.id: [_short(called[n.id])] for n in named if n.id not in several}
     fits[PAGE] = _fitting(named, place, lines, wired, PAGE, layers[0], room)
+    if grips and not sheet:  # on several lines, unless that leaves less room to others
+        for fewer in range(0, 10, 2):
+            several = lines | {n.id: _lines(called[n.id], letters - fewer) for n, letters in _letters(named, place)}
+            fitting = _fitting(named, place, several, wired, PAGE, layers[0], room)
+            if fitting >= fits[PAGE]:
+                lines, fits[PAGE] = several, fitting
+                break
     for neuron in graph.neurons:
         label = ""
         if neuron.id in fits[PAGE]:
@@ -140,9 +145,7 @@ def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> dict[str, f
         x, y = place[neuron.id]
         rows.setdefault((neuron.layer, round(y, 1)), []).append(x)
         heights.setdefault(neuron.layer, set()).add(round(y, 1))
-    nearest = {
-        layer: min([30.0, *(b - a for a, b in itertools.pairwise(sorted(ys)))]) for layer, ys in heights.items()
-    }
+    nearest = {layer: min([30.0, *(b - a for a, b in itertools.pairwise(sorted(ys)))]) for layer, ys in heights.items()}
     for (layer, _), xs in rows.items():
         gaps = [b - a for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
         nearest[layer] = min([nearest[layer], *gaps])
@@ -341,7 +344,7 @@ def _letters(named: list[Neuron], place: Mapping[str, tuple[float, float]]) -> l
         for layer in {n.layer for n in named}
         if (of_it := [n for n in named if n.layer == layer])
     }
-    return [(n, max(LETTERS, min(24, int(gaps[n.layer] / (LETTER * PAGE)) - 1))) for n in named]
+    return [(n, max(18, min(24, int(gaps[n.layer] / (LETTER * PAGE))))) for n in named]
 
 
 def _lines(name: str, letters: int) -> list[str]:
@@ -371,7 +374,7 @@ _STYLE = """
 
 
 def picture_file(graph: Graph, names: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str | None:
-    """The graph as a stand-alone SVG document for thumbnails, with the names of parts below; None: it has no neurons."""
+    """The graph as a stand-alone SVG document for thumbnails, with the names of parts below; None: no neurons."""
     drawn = network_picture(graph, title="network", max_connections=MAX_IN_A_THUMBNAIL, grips=False, names=names)
     if drawn is None:
         return None

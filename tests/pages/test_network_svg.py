@@ -134,10 +134,14 @@ def test_of_a_large_network_the_heaviest_connections_are_drawn_and_its_words_are
 
 def test_a_long_name_stands_on_several_lines_and_keeps_its_unit() -> None:
     long = "Mean outside air temperature at the roof weather station [°C]"
-    graph = folded({"input": 5, "output": 1}, [(f"input:{i}", "output:0", 1.0) for i in range(5)], {"input:0": long})
+    names = {f"input:{i}": long for i in range(5)}  # neither takes the room of another
+    graph = folded({"input": 5, "output": 1}, [(f"input:{i}", "output:0", 1.0) for i in range(5)], names)
     drawn = ElementTree.fromstring(str(network_picture(graph, title="Net")))
-    lines = [span.text for span in drawn.findall(".//{*}tspan")]
-    assert (len(lines), str(lines[0])[:12], lines[2]) == (3, "Mean outside", "… station [°C]")
+    found = [each for each in drawn.iter("text") if each.get("class", "").endswith("lines")]
+    for name in found:
+        lines = [str(span.text) for span in name]
+        assert (len(lines), lines[0][:12], lines[2][:2], lines[2][-4:]) == (3, "Mean outside", "… ", "[°C]")
+    assert len(found) == 5
     assert long in [title.text for title in drawn.findall(".//{*}circle/{*}title")]
     assert "tspan" not in str(picture_file(graph))
 

@@ -140,12 +140,13 @@ def test_a_zip_of_images_is_told_from_a_zip_of_texts_by_what_it_holds(visit: Vis
 def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: Site, tmp_path: Path) -> None:
     table = tmp_path / "two.csv"
     table.write_text(
-        "id,a,b,p,q\n" + "".join(f"{i},{i % 5},{i % 7}.5,{i % 5 * 2}.5,{i % 7 + 1}.5\n" for i in range(60))
+        "id,a,b,p,q\n" + "".join(f"{i},{i % 5},{i % 7}.5,{i % 5 * 2}.5,{i % 7 + 1}.5\n" for i in range(1200))
     )
     page = (visitor := visit("submitter")).page
     visitor.go("/new")
     page.set_input_files("#file", str(table))
     page.wait_for_selector("#first-rows tr")
+    assert page.locator("#dataset option:checked").inner_text() == "two.csv (1,200 rows)"
     head = page.locator("#heads button")
     assert head.evaluate_all("all => all.map((each) => each.dataset.role)") == [
         "not used",
@@ -155,6 +156,9 @@ def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: S
         "target",
     ]
     assert page.inner_text("#roles-words") == "Predict q from a, b, p."
+    name = "Mean outside air temperature at the roof weather station [°C]"
+    wide = "(each, name) => { each.firstChild.textContent = name; return each.getBoundingClientRect().width; }"
+    assert head.nth(1).evaluate(wide, name) <= 240  # it wraps, so that the other columns stay in sight
     head.nth(3).focus()
     page.keyboard.press("Enter")
     assert page.inner_text("#roles-words") == "Predict p, q from a, b."
