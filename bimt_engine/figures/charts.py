@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -162,9 +163,12 @@ def draw_fit(
             axes.set_xlim(low - edge, high + edge)
             axes.set_ylim(low - edge, high + edge)
             axes.set_aspect("equal")
-            axes.set_title(
-                f"{pretty(str(names[number]))}   R² = {r_squared(true[:, number], predicted[:, number]):.4f}"
-            )
+            name = "\n".join(
+                map(pretty, textwrap.wrap(str(names[number]), 24))
+            )  # wider ones would reach into the next panel
+            agreement = f"R² = {r_squared(true[:, number], predicted[:, number]):.4f}"
+            between = "\n" if "\n" in name else "   "
+            axes.set_title(f"{name}{between}{agreement}")
             axes.set_xlabel("true")
             axes.set_ylabel("predicted")
         if title:

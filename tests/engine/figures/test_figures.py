@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from bimt_engine.figures.charts import draw_decision, draw_effects, draw_fit, draw_weight_ranks, r_squared
 from bimt_engine.figures.curves import draw_curves, draw_pareto, draw_prune_curve, phases_of, unbettered
@@ -191,3 +193,16 @@ def test_the_pareto_front_holds_the_runs_that_none_betters():
 def test_true_zeros_have_a_rank_too():
     axes = draw_weight_ranks({"w": np.array([[1.0, 0.0], [0.5, 0.0]])}).axes[0]
     assert axes.lines[0].get_ydata().tolist() == [1.0, 0.5, 1e-8, 1e-8]
+
+
+def test_long_names_of_targets_stay_within_their_panels() -> None:
+    long = "Carbon dioxide concentration in the large lecture hall in ppm"
+    figure = draw_fit(TRUE, TRUE + 0.1, [long, long, "y3"])
+    figure.canvas.draw()
+    titles = [(axes, axes.get_title(loc="left")) for axes in figure.axes[:3]]
+    boxes = [
+        next(each for each in axes.findobj(Text) if each.get_text() == title).get_window_extent()
+        for axes, title in titles
+    ]
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
+    assert ["\n" in title for _, title in titles] == [True, True, False]
