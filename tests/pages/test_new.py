@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import struct
 import zipfile
@@ -187,6 +188,15 @@ def test_built_in_data_are_learnt_by_an_architecture_of_ones_choice(visit: Visit
     job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
     assert (job["spec"]["dataset"]["kind"], job["spec"]["network"]["kind"]) == ("digits", "conv")
     client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
+
+
+def test_steps_are_written_into_a_spec_that_says_nothing_of_its_training(visit: Visit) -> None:
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.click("summary:has-text('The whole spec')")
+    page.fill("#spec", '{"dataset": {"kind": "digits"}}')
+    page.fill("#steps", "300")
+    assert json.loads(page.input_value("#spec")) == {"dataset": {"kind": "digits"}, "training": {"steps": 300}}
 
 
 def test_how_long_a_job_takes_is_told_by_runs_like_it(visit: Visit, site: Site) -> None:

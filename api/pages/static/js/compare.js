@@ -1,24 +1,28 @@
 // Two networks side by side, linked: what is pointed at or selected in one is marked in the other where the same inputs
 // lead to it and it leads to the same outputs.
 
-import { call, sentence, typeset } from "./api.js";
+import { all, around, asProblem, call, field, find, sentence, typeset } from "./api.js";
 import { Circuit, listed } from "./instrument/circuit.js";
-import { Picture, walk } from "./instrument/picture.js";
+import { Picture, idOf, walk } from "./instrument/picture.js";
 
-const words = document.getElementById("linked-words");
+const words = field("linked-words");
+
+/** @typedef {{inputs: string[], outputs: string[], place: string, key: string}} Ends of a neuron: what leads to it, and what it leads to */
 
 /** One of the two: its circuit, its picture, and neuron → what leads to it and what it leads to, as text. */
 class Side {
+  /** @param {HTMLElement} figure @param {GraphOut} graph */
   constructor(figure, graph) {
     this.circuit = new Circuit(graph, null, []);
-    this.picture = new Picture(figure.querySelector("svg.network"));
+    this.picture = new Picture(find(figure, "svg.network", SVGSVGElement));
+    /** @type {Map<string, Ends>} */
     const ends = new Map();
     const [first, last] = [this.circuit.layers[0], this.circuit.layers.at(-1)];
     for (const id of this.circuit.neurons.keys()) {
       if (!this.circuit.isWired(id)) continue;
       const inputs = this.names(id, "into", "source", first);
       const outputs = this.names(id, "outOf", "target", last);
-      const layer = this.circuit.neurons.get(id).layer;
+      const layer = this.circuit.neuron(id).layer;
       const place = layer === first ? "input" : layer === last ? "output" : "hidden";
       const own = place === "hidden" ? "" : this.circuit.called(id);
       ends.set(id, { inputs, outputs, place, key: own ? `${place} ${own}` : JSON.stringify([inputs, outputs]) });
@@ -26,28 +30,30 @@ class Side {
     this.ends = ends;
   }
 
-  /** Names of the neurons of a layer that are reached from a neuron along its connections. */
+  /** Names of the neurons of a layer that are reached from a neuron along its connections. @param {string} id @param {"into"|"outOf"} step @param {"source"|"target"} end @param {string|undefined} layer */
   names(id, step, end, layer) {
     const [seen, left] = [new Set([id]), [id]];
-    while (left.length) {
-      for (const each of this.circuit[step](left.pop())) {
+    for (let here; (here = left.pop()) !== undefined; ) {
+      for (const each of this.circuit[step](here)) {
         if (seen.has(each[end])) continue;
         seen.add(each[end]);
         left.push(each[end]);
       }
     }
-    return [...seen].filter((each) => this.circuit.neurons.get(each).layer === layer).map((each) => this.circuit.called(each)).sort();
+    return [...seen].filter((each) => this.circuit.neuron(each).layer === layer).map((each) => this.circuit.called(each)).sort();
   }
 
+  /** @param {string} key */
   like(key) {
     return [...this.ends].filter(([, each]) => each.key === key).map(([id]) => id);
   }
 
+  /** @param {string} [name] */
   inModule(name) {
     return [...this.circuit.neurons.values()].filter((each) => name && each.module === name).map(({ id }) => id);
   }
 
-  /** Marks neurons with the connections between them; of a single one, with those that touch it. */
+  /** Marks neurons with the connections between them; of a single one, with those that touch it. @param {string[]} ids */
   mark(ids) {
     const inside = new Set(ids);
     const near = this.circuit.connections.filter(({ source, target }) => (ids.length === 1 ? inside.has(source) || inside.has(target) : inside.has(source) && inside.has(target)));
@@ -56,18 +62,20 @@ class Side {
 }
 
 async function begin() {
-  const figures = [...document.querySelectorAll("figure[data-graph]")];
+  const figures = all(document, "figure[data-graph]", HTMLElement);
   if (figures.length !== 2 || figures.some((figure) => !figure.querySelector("svg.network"))) return;
-  const sides = (await Promise.all(figures.map((figure) => call("GET", figure.dataset.graph)))).map((graph, which) => new Side(figures[which], graph));
+  const sides = await Promise.all(figures.map(async (figure) => new Side(figure, await call("GET", figure.dataset.graph ?? ""))));
+  /** @type {?{name: string, show: () => void}} */
   let pinned = null; // what is selected: marks both when nothing is pointed at
 
+  /** @param {string[][]} ids @param {string} said */
   function mark(ids, said) {
     sides.forEach((side, which) => side.mark(ids[which]));
     words.replaceChildren(...typeset(said));
   }
 
-  function ofNeuron(which, id) {
-    const { key, place, inputs, outputs } = sides[which].ends.get(id);
+  /** @param {number} which @param {string} id @param {Ends} ends */
+  function ofNeuron(which, id, { key, place, inputs, outputs }) {
     const other = sides[1 - which].like(key);
     const ids = which ? [other, [id]] : [[id], other];
     const name = sides[which].circuit.called(id);
@@ -76,29 +84,40 @@ async function begin() {
     return () => mark(ids, `${name}: ${role}. In the other: ${found}.`);
   }
 
+  /** @param {?() => void} [show] */
   const look = (show) => (show ?? pinned?.show ?? (() => mark([[], []], "")))();
 
+  /** @param {string} name @param {() => void} [show] null or the selected one again: nothing is selected */
   function select(name, show) {
-    pinned = pinned?.name === name ? null : { name, show };
+    pinned = pinned?.name === name || !show ? null : { name, show };
     history.replaceState(null, "", pinned ? `#${name}` : location.pathname + location.search);
-    for (const button of document.querySelectorAll("button[data-pair]")) button.setAttribute("aria-pressed", String(pinned?.name === button.dataset.pair));
+    for (const button of all(document, "button[data-pair]", HTMLButtonElement)) button.setAttribute("aria-pressed", String(pinned?.name === button.dataset.pair));
     look(null);
   }
 
+  /** @type {Map<string, () => void>} */
   const named = new Map(); // name in the address → what shows it
   sides.forEach((side, which) => {
-    for (const id of side.ends.keys()) named.set(`${"ab"[which]}:${id}`, ofNeuron(which, id));
-    const shown = (id) => named.get(`${"ab"[which]}:${id}`);
+    /** @param {string} id */
+    const name = (id) => `${"ab"[which]}:${id}`;
+    for (const [id, ends] of side.ends) named.set(name(id), ofNeuron(which, id, ends));
     const { svg } = side.picture;
-    const aimed = (event) => event.target.closest(".neuron:not(.unused)")?.dataset.neuron;
+    /** @param {Event} event */
+    const aimed = (event) => {
+      const neuron = around(event, ".neuron:not(.unused)", SVGElement);
+      return neuron && name(idOf(neuron));
+    };
     svg.classList.add("pressable");
-    svg.addEventListener("pointermove", (event) => look(shown(aimed(event))));
+    svg.addEventListener("pointermove", (event) => look(named.get(aimed(event) ?? "")));
     svg.addEventListener("pointerleave", () => look(null));
-    svg.addEventListener("click", (event) => aimed(event) && select(`${"ab"[which]}:${aimed(event)}`, shown(aimed(event))));
-    walk({ circuit: side.circuit, picture: side.picture, look: (kind, id) => look(kind && shown(id)), select: (_, id) => select(`${"ab"[which]}:${id}`, shown(id)), silence: () => {} });
+    svg.addEventListener("click", (event) => {
+      const aim = aimed(event);
+      if (aim) select(aim, named.get(aim));
+    });
+    walk({ circuit: side.circuit, picture: side.picture, look: (kind, id) => look(kind ? named.get(name(id)) : null), select: (_, id) => select(name(id), named.get(name(id))), silence: () => {} });
   });
-  for (const button of document.querySelectorAll("button[data-pair]")) {
-    const { a, b, pair } = button.dataset;
+  for (const button of all(document, "button[data-pair]", HTMLButtonElement)) {
+    const { a, b, pair = "" } = button.dataset;
     const show = () => mark([sides[0].inModule(a), sides[1].inModule(b)], a && b ? `Module ${a} here and module ${b} there.` : `Module ${a || b} has no counterpart.`);
     named.set(pair, show);
     button.addEventListener("click", () => select(pair, show));
@@ -110,7 +129,7 @@ async function begin() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && pinned) select(pinned.name);
   });
-  document.getElementById("sides").dataset.ready = "yes";
+  field("sides").dataset.ready = "yes";
 }
 
-begin().catch((problem) => (words.replaceChildren(sentence(`The two are not linked: ${problem.message}`))));
+begin().catch((problem) => (words.replaceChildren(sentence(`The two are not linked: ${asProblem(problem).message}`))));

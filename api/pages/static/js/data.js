@@ -1,32 +1,45 @@
 // Data sets and networks: the upload of files, with progress and the errors of their check; and the page of one of them.
 // The format of a file is found from its bytes; IDX arrays are collected until images and labels fit together.
 
-import { Problem, attempt, call, complain, counted, csrf, pause } from "./api.js";
+import { Problem, attempt, call, complain, counted, csrf, field, find, maybe, pause } from "./api.js";
 
-const panel = document.getElementById("upload");
-const input = document.getElementById("file");
-const progress = document.getElementById("upload-progress");
-const words = document.getElementById("upload-words");
-const notice = document.getElementById("upload-problem");
-const collecting = document.getElementById("upload-parts");
+/** @typedef {DatasetOut|NetworkOut} Made what the service makes of a file */
+/** @typedef {{file: File, packed: boolean, shape: number[]}} IdxArray */
 
+/** A file was uploaded and checked; what takes it prevents the default, which is to show its page. */
+export class Uploaded extends Event {
+  /** @param {Made} detail @param {string} noun "datasets" or "networks" */
+  constructor(detail, noun) {
+    super("uploaded", { bubbles: true, cancelable: true });
+    this.detail = detail;
+    this.noun = noun;
+  }
+}
+
+const panel = document.getElementById("upload"); // null on the page of a single data set; the other elements are inside it
+
+/** @param {File} file */
 const nounOf = (file) => (/\.(onnx|safetensors)$/i.test(file.name) ? "networks" : "datasets");
 
 // --- what a file is, by its bytes
 
+/** @type {Record<number, number>} */
 const IDX_BYTES = { 0x08: 1, 0x09: 1, 0x0b: 2, 0x0c: 4, 0x0d: 4, 0x0e: 8 }; // type of an IDX array → bytes of a number
 const LIST_BYTES = 16 << 20; // of the list at the end of an archive; 100 000 names take less
 const IMAGES = /\.(png|jpe?g|gif|bmp)$/i;
 const TABLES = /\.(csv|tsv|tab)$/i;
 
+/** @param {Blob} file */
 const isPacked = async (file) => (await bytesOf(file, 0, 2)).join() === "31,139";
+/** @param {Blob} file @param {number} start @param {number} end */
 const bytesOf = async (file, start, end) => new Uint8Array(await file.slice(start, end).arrayBuffer());
+/** @param {Blob} file */
 const unpacked = (file) => file.stream().pipeThrough(new DecompressionStream("gzip"));
 
 /**
  * The single array that a file is in IDX, plain or by gzip; null for every other file, and for several arrays in one.
  * @param {File} file
- * @returns {Promise<?{file: File, packed: boolean, shape: number[]}>}
+ * @returns {Promise<?IdxArray>}
  */
 async function idxArray(file) {
   const packed = await isPacked(file);
@@ -50,7 +63,9 @@ async function idxArray(file) {
   return head.length >= 8 && lengthOf(head) === length ? { file, packed, shape: shapeOf(head) } : null;
 }
 
+/** @param {Uint8Array} head */
 const shapeOf = (head) => Array.from({ length: head[3] }, (_, axis) => new DataView(head.buffer).getUint32(4 + 4 * axis));
+/** @param {Uint8Array} head */
 const lengthOf = (head) => 4 + 4 * head[3] + IDX_BYTES[head[2]] * shapeOf(head).reduce((product, size) => product * size, 1);
 
 /**
@@ -83,14 +98,16 @@ async function formatOfArchive(file) {
 
 // --- IDX arrays that come in files of their own
 
-/** @type {{file: File, packed: boolean, shape: number[]}[]} */
+/** @type {IdxArray[]} */
 let arrays = [];
 
+/** @param {IdxArray} array */
 const isOfTest = ({ file }) => /t10k|test/i.test(file.name);
 
 /** Images with the labels of as many examples: the larger pair first, which is for training. */
 function pairs() {
   const left = arrays.filter(({ shape }) => shape.length === 1);
+  /** @type {{images: IdxArray, labels: IdxArray|undefined}[]} */
   const found = [];
   for (const images of arrays.filter(({ shape }) => shape.length > 1)) {
     const fitting = left.filter(({ shape }) => shape[0] === images.shape[0]);
@@ -98,24 +115,26 @@ function pairs() {
     if (labels) left.splice(left.indexOf(labels), 1);
     found.push({ images, labels });
   }
-  found.sort((a, b) => b.images.shape[0] - a.images.shape[0] || isOfTest(a.images) - isOfTest(b.images));
+  found.sort((a, b) => b.images.shape[0] - a.images.shape[0] || Number(isOfTest(a.images)) - Number(isOfTest(b.images)));
   return { found, alone: left };
 }
 
+/** @param {IdxArray} found */
 function collect(found) {
+  /** @param {IdxArray} each */
   const same = (each) => each.file.name === found.file.name && each.shape.join() === found.shape.join();
   arrays = [...arrays.filter((each) => !same(each)), found];
 }
 
 function forget() {
   arrays = [];
-  collecting.hidden = true;
+  field("upload-parts").hidden = true;
 }
 
-/** Sends the arrays when they are all there; else says which are missing. `some`: what is there is enough. */
+/** Sends the arrays when they are all there; else says which are missing. `some`: what is there is enough. @param {boolean} some */
 async function sendArrays(some) {
   const { found, alone } = pairs();
-  const whole = found.filter(({ labels }) => labels);
+  const whole = found.flatMap(({ images, labels }) => (labels ? [[images, labels]] : []));
   const complete = !alone.length && whole.length === found.length;
   if (!((complete && whole.length === 2) || (some && whole.length))) {
     const received = [
@@ -127,12 +146,12 @@ async function sendArrays(some) {
       ...alone.map(({ shape }) => `the ${counted(shape[0])} images of the labels`),
     ];
     const also = complete ? "Add the images and labels for testing, or use only these: part of them is then held out for testing." : `Still missing: ${missing.join("; ")}.`;
-    document.getElementById("upload-parts-words").textContent = `Received: ${received.join("; ")}. ${also}`;
-    document.getElementById("upload-parts-use").hidden = !whole.length;
-    collecting.hidden = false;
+    field("upload-parts-words").textContent = `Received: ${received.join("; ")}. ${also}`;
+    field("upload-parts-use").hidden = !whole.length;
+    field("upload-parts").hidden = false;
     return "";
   }
-  const parts = whole.slice(0, 2).flatMap(({ images, labels }) => [images, labels]);
+  const parts = whole.slice(0, 2).flat();
   const packed = parts.every((part) => part.packed);
   const contents = packed ? parts.map(({ file }) => file) : await Promise.all(parts.map(({ file, packed: its }) => (its ? new Response(unpacked(file)).blob() : file)));
   const shape = parts[0].shape.join();
@@ -143,17 +162,18 @@ async function sendArrays(some) {
 
 // --- sending
 
+/** @param {File} file @param {string} format @param {string} name @returns {Promise<Made>} */
 function send(file, format, name) {
   return new Promise((done, refuse) => {
     const request = new XMLHttpRequest(); // fetch reports no progress of an upload
     request.open("POST", `/api/v1/${nounOf(file)}`);
     request.setRequestHeader("X-CSRFToken", csrf());
     request.upload.addEventListener("progress", (event) => {
-      progress.querySelector("progress").value = event.loaded / event.total;
-      words.textContent = event.loaded < event.total ? `Uploading ${name}: ${Math.round((100 * event.loaded) / event.total)}%` : `Reading ${name} …`;
+      bar().value = event.loaded / event.total;
+      say(event.loaded < event.total ? `Uploading ${name}: ${Math.round((100 * event.loaded) / event.total)}%` : `Reading ${name} …`);
     });
     request.addEventListener("load", () => {
-      let document = {};
+      let document;
       try {
         document = JSON.parse(request.responseText);
       } catch {
@@ -171,9 +191,14 @@ function send(file, format, name) {
   });
 }
 
+/** @param {string} words */
+const say = (words) => (field("upload-words").textContent = words);
+const bar = () => find(field("upload-progress"), "progress", HTMLProgressElement);
+
+/** @param {Made} made @param {string} noun */
 async function checked(made, noun) {
   while (made.state === "checking") {
-    words.textContent = "The file is large; it is being checked …";
+    say("The file is large; it is being checked …");
     await pause(1500);
     made = await call("GET", `/${noun}/${made.id}`);
   }
@@ -181,20 +206,21 @@ async function checked(made, noun) {
   return made;
 }
 
+/** @param {File} file @param {string} format @param {string} [name] */
 async function upload(file, format, name = file.name.slice(0, 120)) {
-  const limit = Number(panel.dataset.limit);
+  const limit = Number(field("upload").dataset.limit);
   if (file.size > limit) throw new Problem({ detail: `${name} is larger than the ${counted(limit)} bytes that are allowed.` }, 413);
-  progress.hidden = progress.querySelector("progress").hidden = false;
+  field("upload-progress").hidden = bar().hidden = false;
   const noun = nounOf(file);
   const made = await checked(await send(file, format, name), noun);
-  const event = new CustomEvent("uploaded", { detail: { ...made, noun }, bubbles: true, cancelable: true });
-  words.textContent = `${name} is ready.`;
-  progress.querySelector("progress").hidden = true;
-  return panel.dispatchEvent(event) ? `/${noun}/${made.id}` : "";
+  say(`${name} is ready.`);
+  bar().hidden = true;
+  return field("upload").dispatchEvent(new Uploaded(made, noun)) ? `/${noun}/${made.id}` : "";
 }
 
+/** @param {File[]} files */
 async function take(files) {
-  complain(notice, null);
+  complain(field("upload-problem"), null);
   const pages = []; // of what was uploaded, where no form takes it
   try {
     for (const file of files) {
@@ -205,22 +231,23 @@ async function take(files) {
     if (arrays.length) pages.push(await sendArrays(false));
     open(pages);
   } catch (problem) {
-    complain(notice, problem);
-    progress.hidden = true;
+    complain(field("upload-problem"), problem);
+    field("upload-progress").hidden = true;
   } finally {
-    input.value = "";
+    field("file", HTMLInputElement).value = "";
   }
 }
 
-/** Goes to the page of what was uploaded, or to the list of several. */
+/** Goes to the page of what was uploaded, or to the list of several. @param {string[]} pages */
 function open(pages) {
   const there = pages.filter(Boolean);
   if (there.length) location.assign(there.length === 1 ? there[0] : "/datasets");
 }
 
 if (panel) {
-  const drop = panel.querySelector(".drop");
-  input.addEventListener("change", () => take([...input.files]));
+  const drop = find(panel, ".drop", HTMLElement);
+  const input = field("file", HTMLInputElement);
+  input.addEventListener("change", () => take([...(input.files ?? [])]));
   for (const name of ["dragover", "dragenter"]) {
     drop.addEventListener(name, (event) => {
       event.preventDefault();
@@ -231,22 +258,24 @@ if (panel) {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    take([...event.dataTransfer.files]);
+    take([...(event.dataTransfer?.files ?? [])]);
   });
-  document.getElementById("upload-parts-use").addEventListener("click", (event) => attempt(event.target, async () => open([await sendArrays(true)]), notice));
-  document.getElementById("upload-parts-drop").addEventListener("click", forget);
+  const use = field("upload-parts-use", HTMLButtonElement);
+  use.addEventListener("click", () => attempt(use, async () => open([await sendArrays(true)]), field("upload-problem")));
+  field("upload-parts-drop").addEventListener("click", forget);
 }
 
 // --- the page of one data set or network: it appears when its check has ended, and can be deleted
 
 const state = document.getElementById("state");
-const button = document.getElementById("delete");
+const button = maybe(document, "#delete", HTMLButtonElement);
 
 async function watch() {
   while (state?.dataset.state === "checking") {
     await pause(1500);
     try {
-      const now = await call("GET", state.dataset.address);
+      /** @type {Made} */
+      const now = await call("GET", state.dataset.address ?? "");
       if (now.state !== "checking") location.reload();
     } catch {
       // the next poll may succeed
@@ -256,7 +285,7 @@ async function watch() {
 
 button?.addEventListener("click", () => {
   if (!confirm(`Delete ${button.dataset.name}? Jobs that used it keep their results.`)) return;
-  attempt(button, () => call("DELETE", button.dataset.address).then(() => location.assign("/datasets")));
+  attempt(button, () => call("DELETE", button.dataset.address ?? "").then(() => location.assign("/datasets")));
 });
 
 watch();

@@ -1,7 +1,11 @@
 // Definitions of the glossary, opened from the words that they define.
 
+import { around } from "./api.js";
+
+/** @type {?HTMLDialogElement} */
 let dialog = null;
-let words = null; // Promise of the glossary: word → definition
+/** @type {?Promise<Record<string, string>>} */
+let words = null; // the glossary: word → definition
 
 /**
  * A word that opens its definition.
@@ -18,19 +22,20 @@ export function explained(term, label = term) {
   return button;
 }
 
-/** Shows a title and paragraphs in the one dialog of the page. */
+/** Shows a title and paragraphs in the one dialog of the page. @param {string} title @param {Node[]} content */
 export function tell(title, ...content) {
-  dialog ??= document.body.appendChild(document.createElement("dialog"));
+  const shown = (dialog ??= document.body.appendChild(document.createElement("dialog")));
   const [heading, close] = [document.createElement("h2"), document.createElement("button")];
   heading.textContent = title;
   close.textContent = "Close";
-  close.addEventListener("click", () => dialog.close());
-  dialog.className = "definition";
-  dialog.setAttribute("aria-label", title);
-  dialog.replaceChildren(heading, ...content, close);
-  dialog.showModal();
+  close.addEventListener("click", () => shown.close());
+  shown.className = "definition";
+  shown.setAttribute("aria-label", title);
+  shown.replaceChildren(heading, ...content, close);
+  shown.showModal();
 }
 
+/** @param {string} term */
 async function define(term) {
   words ??= fetch("/glossary.json").then((answer) => answer.json());
   const found = await words.catch(() => (words = null));
@@ -42,6 +47,6 @@ async function define(term) {
 }
 
 document.addEventListener("click", (event) => {
-  const word = event.target.closest?.("[data-term]");
-  if (word) define(word.dataset.term);
+  const word = around(event, "[data-term]", HTMLElement);
+  if (word) define(word.dataset.term ?? "");
 });

@@ -1,55 +1,80 @@
 // The interactive view of a network: select and silence parts, and see the effect. One component on the pages of a run, of a version of a
 // model and of a link. The server has drawn everything; this adds the interaction.
 
-import { Problem, attempt, call, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
+import { Problem, all, around, attempt, call, field, find, maybe, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
 import { tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
-import { KEYS, Picture, badge, walk } from "./instrument/picture.js";
+import { KEYS, Picture, badge, idOf, walk } from "./instrument/picture.js";
 import { Sample } from "./instrument/sample.js";
 import { silencing } from "./instrument/silence.js";
 import { stepping } from "./instrument/steps.js";
 import { threshold } from "./instrument/threshold.js";
 import { change, onChange, toggle, view } from "./modules.js";
 
-const panel = document.getElementById("instrument");
-const field = (name) => document.getElementById(name);
+/**
+ * What the parts of the view share: picture null where none is drawn; sampled gives the sample, or null where nothing is
+ * computed here; run "" where the service may not be asked; colour by these parts, null: by the level that is shown.
+ * @typedef {import("./instrument/circuit.js").Part} Part
+ * @typedef {object} Instrument
+ * @property {Circuit} circuit
+ * @property {?Picture} picture
+ * @property {string} run
+ * @property {?Sample} sample
+ * @property {() => ?Sample} sampled
+ * @property {(parts: ?Pick<Part, "name"|"neurons">[]) => void} colour
+ * @property {() => Part[]} parts
+ * @property {import("./instrument/silence.js").Silencing} [silencing]
+ * @property {(isLive: boolean) => void} [thresholdBeside]
+ * @property {() => void} [showPruned]
+ */
+
+const root = document.getElementById("instrument");
+/** @type {import("./instrument/circuit.js").Level[]} */
 const LEVELS = ["outputs", "groups", "trees"];
 
-async function begin() {
-  const { address, run, probe, locality, spacing } = panel.dataset;
+/** @param {HTMLElement} panel */
+async function begin(panel) {
+  const { address, run = "", probe, locality, spacing } = panel.dataset;
+  /** @type {[GraphOut, InteriorOut, ModulesOut]} */
   const [graph, interior, modules] = await Promise.all([call("GET", `${address}/graph`), call("GET", `${address}/interior`).catch(() => ({ interior: null })), call("GET", `${address}/modules`).catch(() => ({ modules: [] }))]);
   const circuit = new Circuit(graph, interior.interior, modules.modules);
-  const svg = panel.querySelector("svg.network");
+  const svg = maybe(panel, "svg.network", SVGSVGElement);
   const picture = svg && new Picture(svg);
   const cost = { locality: Number(locality), spacing: Number(spacing) };
   const card = new Card(field("hover-card"));
+  /** @type {Instrument} */
   const instrument = { circuit, picture, run, sample: null, sampled, colour, parts: () => circuit.levels[level()] };
   const silences = Boolean(run || probe); // whether effects can be computed, here or by the service
+  /** @type {?import("./instrument/worker.js").Loaded} */
   let loaded = null; // what the worker computed first
-  let [pinned, harms] = [null, new Map()]; // what is selected; neuron → what is lost without it
+  /** @type {?[kind: string, id: string]} */
+  let pinned = null; // what is selected
+  /** @type {Map<string, string>} */
+  const harms = new Map(); // neuron → what is lost without it
 
-  function level() {
-    if (circuit.levels[view.level]?.length) return view.level;
-    return circuit.first;
-  }
+  const level = () => LEVELS.find((name) => name === view.level && circuit.levels[name].length) ?? circuit.first;
+  /** @param {string} id */
+  const partOf = (id) => Object.values(circuit.levels).flat().find((each) => each.name === id);
 
-  /** Colours the picture by these parts; null: by the level that is shown. */
+  /** @type {Instrument["colour"]} */
   function colour(parts) {
     picture?.colour(parts ?? instrument.parts());
   }
 
   // --- levels
 
+  /** @type {(() => void)[]} */
   let treeSwitches = []; // what writes on each of their buttons
 
   function showLevels() {
     treeSwitches = [];
     for (const name of LEVELS) {
-      const box = panel.querySelector(`input[name=level][value=${name}]`);
+      const box = find(panel, `input[name=level][value=${name}]`, HTMLInputElement);
+      const label = box.closest("label") ?? box;
       box.checked = name === level();
-      box.closest("label").hidden = circuit.levels[name].length === 0;
-      box.closest("label").querySelector(".count").textContent = circuit.levels[name].length;
+      label.hidden = circuit.levels[name].length === 0;
+      find(label, ".count", HTMLElement).textContent = String(circuit.levels[name].length);
     }
     field("levels").hidden = LEVELS.every((name) => circuit.levels[name].length === 0);
     field("parts").replaceChildren(
@@ -75,6 +100,7 @@ async function begin() {
     );
   }
 
+  /** @param {string} name */
   function silenceButton(name) {
     const button = document.createElement("button");
     button.type = "button";
@@ -83,11 +109,11 @@ async function begin() {
     return button; // silence.js answers to it, as to all of its class
   }
 
-  // A tree is no part that the service knows: its hidden neurons are silenced one by one.
+  /** A tree is no part that the service knows: its hidden neurons are silenced one by one. @param {Part} part */
   function silenceTree(part) {
     const button = document.createElement("button");
     const ends = [circuit.layers[0], circuit.layers.at(-1)];
-    const names = part.neurons.filter((id) => !ends.includes(circuit.neurons.get(id).layer)).map((id) => `neuron:${id}`);
+    const names = part.neurons.filter((id) => !ends.includes(circuit.neuron(id).layer)).map((id) => `neuron:${id}`);
     const areOff = () => names.length > 0 && names.every((name) => view.off.includes(name));
     button.type = "button";
     button.className = "small tree-switch";
@@ -106,6 +132,7 @@ async function begin() {
     return button;
   }
 
+  /** @param {Part} part */
   function lightPart(part) {
     const inside = new Set(part.neurons);
     picture?.light(part.neurons, circuit.connections.filter(({ source, target }) => inside.has(source) && inside.has(target)).map(({ key }) => key));
@@ -113,17 +140,22 @@ async function begin() {
 
   // --- looking and selecting
 
+  /** @param {string} kind @param {string} id @returns {?import("./instrument/card.js").Properties} */
   function properties(kind, id) {
     if (kind === "connection") return ofConnection(circuit, id, cost);
-    if (kind === "neuron") return circuit.neurons.has(id) ? ofNeuron(circuit, id, loaded?.ranges, harms.get(id)) : null;
-    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+    if (kind === "neuron") return circuit.neurons.has(id) ? ofNeuron(circuit, id, loaded?.computed ? loaded.ranges : undefined, harms.get(id)) : null;
+    const part = partOf(id);
     if (!part) return null;
     const inner = new Set(part.neurons);
-    return { title: `${partName(part)}: ${part.role}`, lines: [...(part.note ? [["", "note", part.note]] : []), ["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target)).length)]] };
+    const connections = circuit.connections.filter(({ source, target }) => inner.has(source) && inner.has(target));
+    /** @type {import("./instrument/card.js").Lines} */
+    const lines = [["neuron", "neurons", String(part.neurons.length)], ["connection cost", "connections inside", String(connections.length)]];
+    if (part.note) lines.unshift(["", "note", part.note]);
+    return { title: `${partName(part)}: ${part.role}`, lines };
   }
 
-  /** Highlights something with its neighbours and shows its properties; null: what is selected again. */
-  function look(kind, id, x, y) {
+  /** Highlights something with its neighbours and shows its properties; null: what is selected again. @param {?string} kind @param {string} [id] @param {number} [x] @param {number} [y] */
+  function look(kind, id = "", x = undefined, y = 0) {
     if (!kind) {
       card.show(null);
       if (pinned?.[0] === "part") lightUp(...pinned);
@@ -133,15 +165,16 @@ async function begin() {
     lightUp(kind, id);
     const found = properties(kind, id);
     if (x === undefined) {
-      const place = picture.neurons.get(id)?.getBoundingClientRect();
+      const place = picture?.neurons.get(id)?.getBoundingClientRect();
       if (place) card.show(found, place.x, place.y);
     } else card.show(found, x, y);
   }
 
+  /** @param {string} kind @param {string} id */
   function lightUp(kind, id) {
     if (!picture) return;
     if (kind === "part") {
-      const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+      const part = partOf(id);
       return part && lightPart(part);
     }
     if (kind === "connection") {
@@ -152,6 +185,7 @@ async function begin() {
     picture.light([id, ...near.flatMap(({ source, target }) => [source, target])], near.map(({ key }) => key));
   }
 
+  /** @param {string} kind @param {string} id */
   function select(kind, id) {
     const name = `${kind}:${id}`;
     change({ at: view.at === name ? "" : name });
@@ -172,36 +206,39 @@ async function begin() {
     button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
     button.addEventListener("click", () => toggle(what, id));
     const whole = kind !== "part" || !circuit.levels.trees.some((part) => part.name === id);
-    const mayName = kind === "part" && whole && panel.dataset.mayName;
-    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []), ...(mayName ? [nameForm(id)] : []));
+    const named = kind === "part" && whole && panel.dataset.mayName ? partOf(id) : undefined; // may be named
+    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []), ...(named ? [nameForm(named)] : []));
     look(null);
     if (kind === "neuron") learnHarm(id);
   }
 
-  /** Names a part and says something of it, in place. */
-  function nameForm(id) {
-    const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
+  /** Names a part and says something of it, in place. @param {Part} part */
+  function nameForm(part) {
+    const id = part.name;
     const details = document.createElement("details");
     const form = document.createElement("form");
+    /** @param {string} words @param {HTMLElement} control */
     const label = (words, control) => {
       const each = document.createElement("label");
       each.append(words, control);
       return each;
     };
     const summary = Object.assign(document.createElement("summary"), { textContent: part.given || part.note ? "Rename" : "Name it" });
-    const name = Object.assign(document.createElement("input"), { name: "name", maxLength: 60, value: part.given });
-    const note = Object.assign(document.createElement("textarea"), { name: "note", maxLength: 1000, value: part.note, rows: 2 });
+    const name = Object.assign(document.createElement("input"), { name: "name", maxLength: 60, value: part.given ?? "" });
+    const note = Object.assign(document.createElement("textarea"), { name: "note", maxLength: 1000, value: part.note ?? "", rows: 2 });
     note.className = "short";
     form.className = "naming";
     form.append(label("Name", name), label("Note", note), Object.assign(document.createElement("button"), { textContent: "Save" }));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       attempt(
-        form.querySelector("button"),
+        find(form, "button", HTMLButtonElement),
         async () => {
+          /** @type {NamesOut} */
           const { names } = await call("GET", `/runs/${run}/names`);
           const seen = names[id];
-          if ((seen?.name ?? "") !== part.given || (seen?.note ?? "") !== part.note) throw new Problem({ detail: `Someone else has named ${id} meanwhile: ${seen?.name || "without a name"}. Load the page again.` }, 409);
+          if ((seen?.name ?? "") !== (part.given ?? "") || (seen?.note ?? "") !== (part.note ?? "")) throw new Problem({ detail: `Someone else has named ${id} meanwhile: ${seen?.name || "without a name"}. Load the page again.` }, 409);
+          /** @type {NamesOut} */
           const kept = await call("PUT", `/runs/${run}/names/${id}`, { name: name.value.trim(), note: note.value.trim(), replaces: seen?.number ?? null });
           circuit.name(kept.names);
           showLevels();
@@ -219,9 +256,9 @@ async function begin() {
   // Cards, tables and titles of the report, as the server writes them with the new name.
   async function renewNames() {
     const page = await renderedAnew();
-    for (const title of page.querySelectorAll("svg.network .neuron title")) {
-      const own = picture?.neurons.get(title.closest(".neuron").dataset.neuron)?.querySelector("title");
-      if (own) own.textContent = title.textContent;
+    for (const neuron of all(page, "svg.network .neuron", SVGElement)) {
+      const [title, own] = [neuron, picture?.neurons.get(idOf(neuron))].map((each) => each?.querySelector("title"));
+      if (title && own) own.textContent = title.textContent;
     }
     for (const where of [".modules .light", ".inside th[scope=row]", ".effects th[scope=row]", ".heat text"]) {
       const now = [...page.querySelectorAll(where)];
@@ -229,9 +266,10 @@ async function begin() {
     }
   }
 
+  /** @param {string} id */
   async function learnHarm(id) {
     if (harms.has(id) || !loaded?.computed) return;
-    const found = await sampled().ask("harm", { neurons: [id], connections: [], how: "mean", below: 0 });
+    const found = await sampled()?.ask("harm", { neurons: [id], connections: [], how: "mean", below: 0 });
     if (!found) return;
     const [name] = Object.keys(found.metrics);
     harms.set(id, `${measured(name, loaded.before[name])} → ${measured(name, found.metrics[name])}`);
@@ -239,12 +277,14 @@ async function begin() {
   }
 
   if (picture) {
+    const { svg } = picture;
     let over = ""; // what the pointer is over, as `kind:id`
+    /** @param {Event} event @returns {?[kind: string, id: string]} */
     const aimed = (event) => {
-      const neuron = event.target.closest(".neuron:not(.unused)");
-      if (neuron) return ["neuron", neuron.dataset.neuron];
-      const connection = event.target.closest("[data-connection]");
-      return connection && ["connection", connection.dataset.connection];
+      const neuron = around(event, ".neuron:not(.unused)", SVGElement);
+      if (neuron) return ["neuron", idOf(neuron)];
+      const connection = around(event, "[data-connection]", SVGElement);
+      return connection && ["connection", connection.dataset.connection ?? ""];
     };
     svg.addEventListener("pointermove", (event) => {
       if (event.buttons || event.pointerType === "touch") return;
@@ -262,7 +302,8 @@ async function begin() {
     svg.addEventListener("click", (event) => {
       const found = aimed(event);
       if (!found) return;
-      if (event.shiftKey || event.pointerType === "touch" || !silences) return select(...found);
+      const touched = event instanceof PointerEvent && event.pointerType === "touch";
+      if (event.shiftKey || touched || !silences) return select(...found);
       toggle(...found);
       change({ at: found.join(":") });
     });
@@ -283,7 +324,7 @@ async function begin() {
         field("sample-words").textContent = found.computed ? "" : "This network is not computed in the browser; the service computes effects on all training and validation examples.";
         if (pinned) showSelected();
       },
-      (problem) => {
+      (/** @type {Error} */ problem) => {
         panel.dataset.sample = "none";
         field("sample-words").replaceChildren(sentence(`Nothing is computed in the browser: ${problem.message}`));
       },
@@ -295,9 +336,10 @@ async function begin() {
   const MATTERS = 0.1; // of the largest share in what a neuron receives; what carries less is not lit
 
   onSubmit("row", async () => {
-    const form = field("row");
+    const form = field("row", HTMLFormElement);
     field("predicted").textContent = "A worker is computing it …";
     field("path-words").textContent = "";
+    /** @type {PredictOut} */
     let found;
     try {
       found = await waitFor("POST", `${form.dataset.address}/predict?wait=20`, { inputs: [rowOf(form)], network_inputs: true });
@@ -309,20 +351,21 @@ async function begin() {
     await lightPath(found.network_inputs?.[0]);
   });
 
-  /** Lights the connections that carry this row: from each output back, those with a share in what a neuron receives. */
+  /** Lights the connections that carry this row: from each output back, those with a share in what a neuron receives. @param {number[]} [values] */
   async function lightPath(values) {
     const sample = sampled();
     if (!sample || !values || !picture || !(await sample.ready).computed) return;
-    const { held } = (await sample.ask("row", { values: values.flat(Infinity) })) ?? {};
+    const { held } = (await sample.ask("row", { values: /** @type {number[]} */ (values.flat(Infinity)) })) ?? {};
     if (!held) return;
+    /** @param {Connection} each */
     const carried = (each) => {
-      const { layer, slot } = circuit.neurons.get(each.source);
+      const { layer, slot } = circuit.neuron(each.source);
       return Math.abs(each.weight * (held[layer]?.[slot] ?? 0));
     };
+    /** @type {Set<string>[]} */
     const [neurons, keys] = [new Set(), new Set()];
     const left = [...circuit.neurons.values()].filter(({ id, layer }) => layer === circuit.layers.at(-1) && circuit.isWired(id)).map(({ id }) => id);
-    while (left.length) {
-      const id = left.pop();
+    for (let id; (id = left.pop()) !== undefined; ) {
       if (neurons.has(id)) continue;
       neurons.add(id);
       const into = circuit.into(id);
@@ -337,19 +380,20 @@ async function begin() {
     field("path-words").textContent = `Highlighted: ${keys.size} of ${circuit.connections.length} connections carry this row. Connections that contribute less than a tenth of the largest share to their neuron are left out.`;
   }
 
-  for (const name of ["pointerenter", "focusin"]) for (const each of panel.querySelectorAll(".stage, #parts")) each.addEventListener(name, sampled);
+  for (const name of ["pointerenter", "focusin"]) for (const each of all(panel, ".stage, #parts", HTMLElement)) each.addEventListener(name, sampled);
 
   showLevels();
   const off = (instrument.silencing = silencing(instrument));
   threshold(instrument);
   if (!view.cut) colour(null);
-  let steps = null; // once the step that the address names is shown
+  /** @type {Awaited<ReturnType<typeof stepping>>} */
+  let steps; // once the step that the address names is shown
   const begun = stepping(instrument).then((found) => (steps = found));
   await Promise.race([begun, null]);
-  for (const box of panel.querySelectorAll("input[name=level]")) box.addEventListener("change", () => change({ level: box.value }));
-  for (const button of document.querySelectorAll("button[data-cut]")) {
+  for (const box of all(panel, "input[name=level]", HTMLInputElement)) box.addEventListener("change", () => change({ level: box.value }));
+  for (const button of all(document, "button[data-cut]", HTMLButtonElement)) {
     button.hidden = false;
-    button.addEventListener("click", () => change({ off: [...new Set([...view.off, ...button.dataset.cut.split(" ").map((key) => `connection:${key}`)])] }));
+    button.addEventListener("click", () => change({ off: [...new Set([...view.off, ...(button.dataset.cut ?? "").split(" ").map((key) => `connection:${key}`)])] }));
   }
   onChange((values) => {
     if ("level" in values) {
@@ -362,7 +406,7 @@ async function begin() {
   });
   if (view.at) showSelected();
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || around(event, "input, select, textarea, dialog", HTMLElement)) return;
     if (event.key === "?") showKeys();
     else if (event.key.toLowerCase() === "l") {
       const there = LEVELS.filter((name) => circuit.levels[name].length);
@@ -370,7 +414,7 @@ async function begin() {
     } else if (event.key === "Escape") {
       if (view.at || view.module) change({ at: "", module: "" });
       else if (view.off.length) change({ off: [] });
-    } else if (event.key === " " && steps && (event.target.closest(".neuron") || !event.target.closest("button, a, summary, [tabindex]"))) {
+    } else if (event.key === " " && steps && (around(event, ".neuron", SVGElement) || !around(event, "button, a, summary, [tabindex]", Element))) {
       steps.toggle();
       event.preventDefault();
     }
@@ -379,24 +423,26 @@ async function begin() {
   panel.dataset.ready = "yes";
 }
 
-/** The cells of the form by column: numbers, texts, true or false; an empty one is missing. */
+/** The cells of the form by column: numbers, texts, true or false; an empty one is missing. @param {HTMLFormElement} form */
 function rowOf(form) {
-  const cells = [...form.querySelectorAll("[data-column]")].map(({ dataset, value }) => {
+  const cells = [...form.querySelectorAll("[data-column]")].filter((each) => each instanceof HTMLInputElement || each instanceof HTMLSelectElement).map(({ dataset, value }) => {
     const text = value.trim();
     if (!text) return [dataset.column, null];
     if (dataset.kind === "boolean" && /^(true|false)$/i.test(text)) return [dataset.column, /^true$/i.test(text)];
     const number = Number(text.replace(",", "."));
-    return [dataset.column, ["number", "integer"].includes(dataset.kind) && !Number.isNaN(number) ? number : text];
+    return [dataset.column, ["number", "integer"].includes(dataset.kind ?? "") && !Number.isNaN(number) ? number : text];
   });
   return Object.fromEntries(cells);
 }
 
+/** @param {PredictOut} found */
 function answerOf({ targets, outputs, probabilities, labels }) {
-  if (labels) {
-    const ranked = targets.map((name, at) => [name, probabilities[0][at]]).sort((a, b) => b[1] - a[1]);
-    return `${labels[0]} (${ranked.slice(0, 3).map(([name, share]) => `${name} ${percent(share)}`).join(", ")})`;
+  if (labels && probabilities) {
+    const [shares] = probabilities;
+    const ranked = targets.map((name, at) => ({ name, share: shares[at] })).sort((a, b) => b.share - a.share);
+    return `${labels[0]} (${ranked.slice(0, 3).map(({ name, share }) => `${name} ${percent(share)}`).join(", ")})`;
   }
-  return targets.map((name, at) => `${name} = ${number(outputs[0][at])}`).join(", ");
+  return targets.map((name, at) => `${name} = ${number(outputs?.[0][at])}`).join(", ");
 }
 
 function showKeys() {
@@ -412,8 +458,8 @@ function showKeys() {
   tell("Keys", found);
 }
 
-if (panel) {
-  begin().catch((problem) => {
+if (root) {
+  begin(root).catch((/** @type {Error} */ problem) => {
     field("sample-words").replaceChildren(sentence(`The interactive view could not be loaded: ${problem.message}`));
   });
 }

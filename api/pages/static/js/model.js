@@ -1,26 +1,27 @@
 // One version of a model: verification, notes, fork, links, aliases. Every form sends one request.
 
-import { Problem, attempt, call, copy, numbers, onSubmit, waitFor } from "./api.js";
+import { Problem, all, asProblem, attempt, call, copy, field, maybe, numbers, onSubmit, waitFor } from "./api.js";
 import "./modules.js";
 
-const about = document.getElementById("model").dataset;
+const about = field("model").dataset;
 const version = `/models/${about.model}/versions/${about.version}`;
 const model = `/models/${about.model}`;
-const field = (name) => document.getElementById(name);
 const reload = () => location.assign(`/models/${about.model}?version=${about.version}`);
 
+/** @param {string} text */
 function json(text) {
   try {
     return text.trim() ? JSON.parse(text) : {};
   } catch (error) {
-    throw new Problem({ detail: `The changes are not JSON: ${error.message}` }, 422);
+    throw new Problem({ detail: `The changes are not JSON: ${asProblem(error).message}` }, 422);
   }
 }
 
 // --- verify
 
-field("verify")?.addEventListener("click", (event) =>
-  attempt(event.target, async () => {
+const verify = maybe(document, "#verify", HTMLButtonElement);
+verify?.addEventListener("click", () =>
+  attempt(verify, async () => {
     field("verify-words").textContent = "A worker is recomputing the claims from the stored weights …";
     try {
       await waitFor("POST", `${version}/verify`);
@@ -33,35 +34,40 @@ field("verify")?.addEventListener("click", (event) =>
 
 // --- notes
 
-const note = field("note");
-const target = () => {
-  const whole = note.elements.about.value === "run";
-  note.elements.target.disabled = whole;
-  if (whole) note.elements.target.value = "";
-};
-note?.elements.about.addEventListener("change", target);
+const note = maybe(document, "form#note", HTMLFormElement);
+if (note) {
+  const [kind, which, text] = [field("note-about", HTMLSelectElement), field("note-target", HTMLInputElement), field("note-text", HTMLTextAreaElement)];
+  const target = () => {
+    which.disabled = kind.value === "run";
+    if (which.disabled) which.value = "";
+  };
+  kind.addEventListener("change", target);
+  for (const button of all(document, "button[data-about]", HTMLButtonElement)) {
+    button.addEventListener("click", () => {
+      kind.value = button.dataset.about ?? "";
+      target();
+      which.value = button.dataset.target ?? "";
+      text.value = button.dataset.text ?? "";
+      text.focus();
+    });
+  }
+}
 onSubmit("note", async ({ about: kind, target: which, text }) => {
-  const numbersSeen = JSON.parse(note.dataset.numbers);
+  const numbersSeen = JSON.parse(field("note").dataset.numbers ?? "{}");
   const replaces = numbersSeen[`${kind.value}:${which.value.trim()}`] ?? null;
   await call("POST", `${version}/annotations`, { about: kind.value, target: which.value.trim(), text: text.value, replaces });
   reload();
 });
-for (const button of document.querySelectorAll("button[data-about]")) {
-  button.addEventListener("click", () => {
-    note.elements.about.value = button.dataset.about;
-    target();
-    note.elements.target.value = button.dataset.target;
-    note.elements.text.value = button.dataset.text;
-    note.elements.text.focus();
-  });
-}
 
 // --- fork
 
 onSubmit("fork", async ({ changes, seeds, name }) => {
-  const body = { changes: json(changes.value) };
-  if (seeds.value.trim()) body.seeds = numbers(seeds.value);
-  if (name.value.trim()) body.name = name.value.trim();
+  const body = {
+    changes: json(changes.value),
+    ...(seeds.value.trim() ? { seeds: numbers(seeds.value) } : {}),
+    ...(name.value.trim() ? { name: name.value.trim() } : {}),
+  };
+  /** @type {JobOut} */
   const job = await call("POST", `${version}/fork`, body);
   location.assign(`/jobs/${job.id}`);
 });
@@ -70,13 +76,16 @@ onSubmit("fork", async ({ changes, seeds, name }) => {
 
 onSubmit("share", async ({ module, part, days, note: sentence }) => {
   const view = Object.fromEntries(Object.entries({ module: module.value, part: part.value, note: sentence.value.trim() }).filter(([, value]) => value));
+  /** @type {ShareMinted} */
   const made = await call("POST", `${version}/shares`, { view, expires_in_days: days.value.trim() ? numbers(days.value)[0] : null });
-  field("shared-link").href = field("shared-link").textContent = made.url;
+  const link = field("shared-link", HTMLAnchorElement);
+  link.href = link.textContent = made.url;
   field("shared").hidden = false;
-  field("shared-link").focus();
+  link.focus();
 });
-field("copy")?.addEventListener("click", (event) => copy(event.target, field("shared-link"), field("shared-link").href));
-for (const button of document.querySelectorAll("button[data-revoke]")) {
+const copies = maybe(document, "#copy", HTMLButtonElement);
+copies?.addEventListener("click", () => copy(copies, field("shared-link"), field("shared-link", HTMLAnchorElement).href));
+for (const button of all(document, "button[data-revoke]", HTMLButtonElement)) {
   button.addEventListener("click", () => {
     if (confirm("Revoke this link? It shows nothing from now on.")) attempt(button, () => call("DELETE", `/shares/${button.dataset.revoke}`).then(reload));
   });
@@ -85,11 +94,12 @@ for (const button of document.querySelectorAll("button[data-revoke]")) {
 // --- aliases, card, name
 
 onSubmit("alias", ({ alias }) => call("PUT", `${model}/aliases/${encodeURIComponent(alias.value.trim())}`, { version: Number(about.version) }).then(reload));
-for (const button of document.querySelectorAll("button[data-alias]")) {
+for (const button of all(document, "button[data-alias]", HTMLButtonElement)) {
   button.addEventListener("click", () => attempt(button, () => call("DELETE", `${model}/aliases/${button.dataset.alias}`).then(reload)));
 }
 onSubmit("card", ({ card }) => call("PATCH", version, { card: card.value }).then(reload));
 onSubmit("about-model", ({ name, visibility }) => call("PATCH", model, { visibility: visibility.value, ...(name.value.trim() === about.name ? {} : { name: name.value.trim() }) }).then(reload));
-field("delete")?.addEventListener("click", (event) => {
-  if (confirm(`Delete ${about.name} with its versions, aliases, notes and links?`)) attempt(event.target, () => call("DELETE", model).then(() => location.assign("/models")));
+const deletes = maybe(document, "#delete", HTMLButtonElement);
+deletes?.addEventListener("click", () => {
+  if (confirm(`Delete ${about.name} with its versions, aliases, notes and links?`)) attempt(deletes, () => call("DELETE", model).then(() => location.assign("/models")));
 });

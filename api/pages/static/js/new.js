@@ -1,28 +1,42 @@
 // The form of a new job: an experiment with its own data, or data and a network. The spec's JSON text is what is submitted;
 // the fields for hidden layers and steps edit it. The page says what the job would do before it is submitted.
 
-import { call, complain, counted, duration, number, numbers, pause, sentence } from "./api.js";
-import "./data.js";
+import { Problem, all, around, asProblem, call, complain, counted, duration, field, find, maybe, number, numbers, pause, sentence } from "./api.js";
+import { Uploaded } from "./data.js";
 import { svgElement } from "./instrument/plot.js";
 
-const form = document.getElementById("job");
-const field = (name) => document.getElementById(name);
+/**
+ * @typedef {{dataset?: {kind: string}, network?: {hidden?: number|string|(number|string)[]}, training?: {steps?: number|string}}} Spec
+ * @typedef {{seeds: unknown[], cost_strengths: unknown, priority: number, tags: string[], name?: string, recipe?: string, spec?: Spec, dataset?: string, roles?: Roles, network_id?: string, kind?: string}} Body
+ * @typedef {import("./data.js").Made} Made
+ */
+
+const form = field("job", HTMLFormElement);
 const notice = field("problem");
-const FORMATS = JSON.parse(field("dataset").dataset.formats); // format → what its examples are; the others are tables
+/** @param {string} id */
+const written = (id) => field(id, HTMLInputElement);
+/** @param {string} id */
+const select = (id) => field(id, HTMLSelectElement);
+/** @type {Record<string, string>} */
+const FORMATS = JSON.parse(field("dataset").dataset.formats ?? "{}"); // format → what its examples are; the others are tables
 let asOffered = ""; // the spec as it was offered; unchanged, the name of the experiment is sent instead
 
-const data = () => field("dataset").selectedOptions[0];
+const data = () => select("dataset").selectedOptions[0];
 const isExperiment = () => !data().value;
-const recipe = () => form.querySelector('input[name="recipe"]:checked');
-const network = () => form.querySelector('input[name="network"]:checked');
+const recipe = () => find(form, 'input[name="recipe"]:checked', HTMLInputElement);
+const network = () => maybe(form, 'input[name="network"]:checked', HTMLInputElement);
+/** The label around a radio button. @param {Element} radio */
+const choiceAround = (radio) => radio.closest("label") ?? form;
 const isUploaded = () => !isExperiment() && "uploaded" in (network()?.dataset ?? {});
+/** @param {Spec} spec */
 const pretty = (spec) => JSON.stringify(spec, null, 2);
 
+/** @returns {Spec|Error} */
 function spec() {
   try {
-    return JSON.parse(field("spec").value);
+    return JSON.parse(field("spec", HTMLTextAreaElement).value);
   } catch (error) {
-    return error;
+    return asProblem(error);
   }
 }
 
@@ -32,28 +46,34 @@ function offer() {
   field("networks").hidden = isExperiment();
   field("how-title").textContent = isExperiment() ? "Experiment" : "Network";
   if (!isExperiment()) {
-    const all = [...form.querySelectorAll('input[name="network"]')];
-    for (const each of all) each.closest(".choice").hidden = !("uploaded" in each.dataset) && !specOf(each);
-    if (!network() || network().closest(".choice").hidden) all.find((each) => !each.closest(".choice").hidden).checked = true;
+    const radios = all(form, 'input[name="network"]', HTMLInputElement);
+    for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset) && !specOf(each);
+    const chosen = network();
+    const fitting = radios.find((each) => !choiceAround(each).hidden);
+    if (fitting && (!chosen || choiceAround(chosen).hidden)) fitting.checked = true;
   }
   choose();
 }
 
-const specOf = (choice) => JSON.parse(choice.dataset.specs)[data().dataset.examples];
+/** The spec of a network on the chosen data; undefined where it does not fit them. @param {HTMLElement} choice @returns {Spec|undefined} */
+const specOf = (choice) => JSON.parse(choice.dataset.specs ?? "{}")[data().dataset.examples ?? ""];
 
 function choose() {
+  const chosenNetwork = network();
+  /** @type {Spec} */
   let chosen;
-  if (isExperiment()) chosen = JSON.parse(recipe().dataset.spec);
-  else if (!isUploaded()) chosen = structuredClone(specOf(network()));
+  if (isExperiment()) chosen = JSON.parse(recipe().dataset.spec ?? "{}");
+  else if (!isUploaded()) chosen = structuredClone((chosenNetwork && specOf(chosenNetwork)) ?? {});
   else {
-    const like = [...form.querySelectorAll('input[name="network"][data-specs]')].find(specOf);
-    chosen = structuredClone(specOf(like)); // how networks on such data are trained; the uploaded one takes its place
+    // How networks on such data are trained; the uploaded one takes its place.
+    const like = all(form, 'input[name="network"][data-specs]', HTMLInputElement).map(specOf).find(Boolean);
+    chosen = structuredClone(like ?? {});
     delete chosen.network;
-    if (field("kind").value === "analyse") chosen.training.steps = 0;
+    if (select("kind").value === "analyse") chosen.training = { ...chosen.training, steps: 0 };
   }
   if (data().dataset.kind === "built-in") chosen = { dataset: { kind: data().value }, ...chosen };
   field("begin").hidden = !isUploaded();
-  field("spec").value = asOffered = pretty(chosen);
+  field("spec", HTMLTextAreaElement).value = asOffered = pretty(chosen);
   showSpec();
   foresee();
 }
@@ -62,20 +82,21 @@ function showSpec() {
   const now = spec();
   if (now instanceof Error) return;
   const hidden = now.network?.hidden;
-  field("hidden").disabled = hidden === undefined;
-  field("hidden").value = Array.isArray(hidden) ? hidden.join(", ") : (hidden ?? "");
-  field("steps").value = now.training?.steps ?? "";
+  written("hidden").disabled = hidden === undefined;
+  written("hidden").value = Array.isArray(hidden) ? hidden.join(", ") : String(hidden ?? "");
+  written("steps").value = String(now.training?.steps ?? "");
 }
 
+/** @param {(now: Spec) => void} apply */
 function edit(apply) {
   const now = spec();
   if (now instanceof Error) return;
   apply(now);
-  field("spec").value = pretty(now);
+  field("spec", HTMLTextAreaElement).value = pretty(now);
 }
 
 function seeds() {
-  return field("seeds")
+  return written("seeds")
     .value.split(/[\s,;]+/)
     .filter(Boolean)
     .flatMap((word) => {
@@ -86,8 +107,8 @@ function seeds() {
 }
 
 function strengths() {
-  const written = field("strengths").value.trim();
-  return written.toLowerCase() === "auto" ? "auto" : numbers(written);
+  const text = written("strengths").value.trim();
+  return text.toLowerCase() === "auto" ? "auto" : numbers(text);
 }
 
 function countNetworks() {
@@ -111,18 +132,20 @@ async function chooseDataset() {
   if (described === option.value) offer();
 }
 
+/** @param {HTMLOptionElement} option */
 async function describe(option) {
+  /** @type {[DatasetOut, PreviewOut]} */
   const [dataset, preview] = await Promise.all([call("GET", `/datasets/${option.value}`), call("GET", `/datasets/${option.value}/preview`)]);
   if (described !== option.value) return; // another was chosen meanwhile
-  option.dataset.examples = preview.columns.some((column) => column.shape?.length > 1) ? "images" : (FORMATS[dataset.format] ?? "table");
+  option.dataset.examples = preview.columns.some(({ shape }) => shape && shape.length > 1) ? "images" : (FORMATS[dataset.format ?? ""] ?? "table");
   if (preview.columns.length > 300) return; // too many for a form; a script can name them
   const known = dataset.roles || {};
   field("columns").append(...preview.columns.map((column) => columnRow(column, known)));
-  if (known.task) field("task").value = known.task;
-  field("standardise").checked = known.standardise !== false;
+  if (known.task) select("task").value = known.task;
+  written("standardise").checked = known.standardise !== false;
   field("notes").replaceChildren(
     // What becomes of missing cells depends on the roles that are chosen: the plan says it.
-    ...dataset.notes.filter((note) => !preview.missing_notes.includes(note)).map((note) => {
+    ...(dataset.notes ?? []).filter((note) => !preview.missing_notes.includes(note)).map((note) => {
       const line = document.createElement("p");
       line.className = "hint";
       line.append(sentence(note));
@@ -131,10 +154,10 @@ async function describe(option) {
   );
   showPreview(preview);
   field("roles").dataset.before = JSON.stringify(chosenRoles());
-  field("roles").hidden = ["text", "group"].includes(option.dataset.examples); // theirs are what they are
+  field("roles").hidden = ["text", "group"].includes(option.dataset.examples ?? ""); // theirs are what they are
 }
 
-/** The first rows; the head of each column says its role, and changes it. */
+/** The first rows; the head of each column says its role, and changes it. @param {PreviewOut} preview */
 function showPreview(preview) {
   const columns = preview.columns.slice(0, SHOWN);
   field("heads").replaceChildren(
@@ -174,21 +197,23 @@ function showPreview(preview) {
       return line;
     }),
   );
-  field("types").open = preview.columns.length > SHOWN;
+  field("types", HTMLDetailsElement).open = preview.columns.length > SHOWN;
   showRoles();
 }
 
 const BARS = [120, 26]; // as in api/pages/charts.py
 
-/** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. */
+/** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. @param {PreviewColumn} column @param {?number} [rows] */
 function bars(column, rows) {
+  /** @type {[count: number, word: string][]} */
   let shown;
   let words;
   if (column.bins) {
     shown = column.bins.map((count) => [count, ""]);
     words = `${shown.length} parts from ${column.earliest ?? number(column.min)} to ${column.latest ?? number(column.max)}`;
   } else if (column.counts && column.most) {
-    shown = column.counts.map((count, at) => [count, column.most[at].slice(0, 40)]);
+    const { most } = column;
+    shown = column.counts.map((count, at) => [count, most[at].slice(0, 40)]);
     const left = (rows ?? 0) - (column.missing ?? 0) - column.counts.reduce((sum, count) => sum + count, 0);
     if (left > 0) shown.push([left, "others"]);
     words = shown.map(([count, word]) => `${word} ${count}`).join(", ");
@@ -200,34 +225,42 @@ function bars(column, rows) {
       const height = (BARS[1] * count) / most;
       const bar = svgElement("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
       if (at === shown.length - 1 && word === "others") bar.setAttribute("class", "others");
-      bar.append(svgElement("title", {}));
-      bar.firstChild.textContent = word ? `${word}: ${count}` : String(count);
+      const title = svgElement("title", {});
+      title.textContent = word ? `${word}: ${count}` : String(count);
+      bar.append(title);
       return bar;
     }),
   );
   return svg;
 }
 
-const choiceOf = (name) => [...field("columns").querySelectorAll("select[data-column]")].find((choice) => choice.dataset.column === name);
+/** The select of a column's role. @param {string|undefined} name */
+function choiceOf(name) {
+  const found = all(field("columns"), "select[data-column]", HTMLSelectElement).find((choice) => choice.dataset.column === name);
+  if (!found) throw new RangeError(`There is no column ${name}.`);
+  return found;
+}
 
 function showRoles() {
   for (const button of field("heads").querySelectorAll("button")) {
     const [role, name] = [document.createElement("span"), document.createElement("span")];
     const now = choiceOf(button.dataset.head).value;
-    [name.textContent, role.textContent] = [button.dataset.head, now];
+    [name.textContent, role.textContent] = [button.dataset.head ?? "", now];
     role.className = "role";
     button.dataset.role = now;
     button.replaceChildren(name, role);
   }
-  for (const row of field("first-rows").rows) {
+  for (const row of field("first-rows", HTMLTableSectionElement).rows) {
     row.querySelectorAll("td").forEach((cell, at) => (cell.dataset.role = choiceOf(field("heads").querySelectorAll("button")[at].dataset.head).value));
   }
   const { inputs, targets } = chosenRoles();
   field("roles-words").textContent = targets.length ? `Predict ${some(targets)} from ${some(inputs)}.` : "Which column is to be predicted? Make one a target.";
 }
 
+/** @param {string[]} names */
 const some = (names) => (names.length ? names.slice(0, 4).join(", ") + (names.length > 4 ? ` and ${names.length - 4} more` : "") : "nothing");
 
+/** @param {PreviewColumn} column @param {Roles} known */
 function columnRow(column, known) {
   const row = document.createElement("tr");
   const name = document.createElement("th");
@@ -235,7 +268,7 @@ function columnRow(column, known) {
   name.textContent = column.name;
   const cells = [column.missing ?? "", number(column.min), number(column.max)].map((text) => {
     const cell = document.createElement("td");
-    cell.textContent = text;
+    cell.textContent = String(text);
     cell.className = "number";
     return cell;
   });
@@ -254,8 +287,9 @@ function columnRow(column, known) {
   last.append(choice);
   row.append(name, type, ...cells, last);
   choice.addEventListener("change", showRoles);
-  type.querySelector("select")?.addEventListener("change", (event) => {
-    const unread = ["text", "index"].includes(event.target.value.split("|")[0]);
+  const ofType = type.querySelector("select");
+  ofType?.addEventListener("change", () => {
+    const unread = ["text", "index"].includes(ofType.value.split("|")[0]);
     if (unread && choice.value === "input") choice.value = "not used";
     if (!unread && choice.value === "not used") choice.value = "input";
     showRoles();
@@ -264,6 +298,7 @@ function columnRow(column, known) {
 }
 
 // What a column is and, where that can be either, how its numbers or dates are written.
+/** @type {Record<string, string>} */
 const TYPES = {
   number: "number",
   "number|1,234.5": "number, such as 1,234.5",
@@ -278,37 +313,43 @@ const TYPES = {
   index: "index",
 };
 
+/** @param {PreviewColumn} column @param {Roles} known */
 function typeChoice(column, known) {
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", `Type of ${column.name}`);
   choice.dataset.typeOf = column.name;
   for (const [value, words] of Object.entries(TYPES)) choice.append(new Option(words, value));
   const now = known.columns?.[column.name] || column;
-  choice.value = [`${now.type}|${now.notation}`, now.type].find((value) => value in TYPES) ?? "text";
+  choice.value = [`${now.type}|${now.notation}`, now.type ?? ""].find((value) => value in TYPES) ?? "text";
   choice.dataset.before = choice.value;
   return choice;
 }
 
 function chosenRoles() {
-  const chosen = [...field("columns").querySelectorAll("select[data-column]")];
-  const named = (role) => chosen.filter((choice) => choice.value === role).map((choice) => choice.dataset.column);
-  const types = [...field("columns").querySelectorAll("select[data-type-of]")].filter((choice) => choice.value !== choice.dataset.before);
+  const chosen = all(field("columns"), "select[data-column]", HTMLSelectElement);
+  /** @param {string} role */
+  const named = (role) => chosen.filter((choice) => choice.value === role).map((choice) => choice.dataset.column ?? "");
+  const types = all(field("columns"), "select[data-type-of]", HTMLSelectElement).filter((choice) => choice.value !== choice.dataset.before);
   const columns = types.map((choice) => {
     const [type, notation] = choice.value.split("|");
     return [choice.dataset.typeOf, notation ? { type, notation } : { type }];
   });
-  const roles = { inputs: named("input"), targets: named("target"), task: field("task").value, standardise: field("standardise").checked };
+  const roles = { inputs: named("input"), targets: named("target"), task: select("task").value, standardise: written("standardise").checked };
   return columns.length ? { ...roles, columns: Object.fromEntries(columns) } : roles;
 }
 
 // --- sending
 
+/** @returns {Body} */
 function body() {
-  const job = { seeds: seeds(), cost_strengths: strengths(), priority: Number(field("priority").value) };
-  if (field("name").value.trim()) job.name = field("name").value.trim();
-  job.tags = field("tags").value.split(/[\s,;]+/).filter(Boolean);
-  if (isExperiment() && field("spec").value === asOffered) return { ...job, recipe: recipe().value };
-  job.spec = spec();
+  const name = written("name").value.trim();
+  const tags = written("tags").value.split(/[\s,;]+/).filter(Boolean);
+  /** @type {Body} */
+  const job = { seeds: seeds(), cost_strengths: strengths(), priority: Number(select("priority").value), ...(name ? { name } : {}), tags };
+  if (isExperiment() && field("spec", HTMLTextAreaElement).value === asOffered) return { ...job, recipe: recipe().value };
+  const edited = spec();
+  if (edited instanceof Error) throw edited;
+  job.spec = edited;
   job.name ??= isExperiment() ? recipe().value : nameOf();
   if (isExperiment()) return job;
   if (data().dataset.kind !== "built-in") {
@@ -318,7 +359,7 @@ function body() {
   }
   if (isUploaded()) {
     delete job.spec.network;
-    Object.assign(job, { network_id: network().value, kind: field("kind").value });
+    Object.assign(job, { network_id: network()?.value, kind: select("kind").value });
   }
   return job;
 }
@@ -326,7 +367,9 @@ function body() {
 // Data and network, by which a job is recognised in a list.
 function nameOf() {
   const of = data().textContent.replace(/ \([\d.,·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
-  return `${of}, ${network().closest(".choice").querySelector("strong").textContent.toLowerCase()}`.slice(0, 120);
+  const chosen = network();
+  const title = chosen && choiceAround(chosen).querySelector("strong")?.textContent;
+  return `${of}, ${(title ?? "").toLowerCase()}`.slice(0, 120);
 }
 
 // --- what would happen
@@ -342,26 +385,27 @@ async function foresee() {
   const asked = body();
   let words;
   try {
-    const { runs, steps, seconds, like, memory_bytes: memory, notes } = await call("POST", "/jobs/plan", asked);
+    /** @type {PlanOut} */
+    const { runs, steps, seconds, like, memory_bytes: memory, notes = [] } = await call("POST", "/jobs/plan", asked);
     const each = steps / runs;
     const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Analyses the network as it is: relocates its neurons, prunes it and tests its modules.";
     const long = seconds === null ? "How long that takes is not known yet: no similar run has ended." : `About ${duration(Math.max(1, seconds))} of one worker, judged by ${like === 1 ? "a similar run" : `${like} similar runs`}.`;
     words = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
-    words = problem.status === 422 || problem.status === 409 ? problem.message : "";
+    words = problem instanceof Problem && (problem.status === 422 || problem.status === 409) ? problem.message : "";
   }
   if (mine === foreseen) place.replaceChildren(sentence(words));
 }
 
+/** @param {Problem} problem */
 function showProblem(problem) {
   for (const old of form.querySelectorAll(".wrong")) old.remove();
   for (const old of form.querySelectorAll("[aria-invalid]")) old.removeAttribute("aria-invalid");
   complain(notice, problem);
-  if (!problem) return;
-  const places = [...form.querySelectorAll("[data-pointer]")];
-  for (const error of problem.errors || []) {
-    const fitting = places.filter((place) => error.pointer === place.dataset.pointer || error.pointer.startsWith(`${place.dataset.pointer}/`));
-    const place = fitting.sort((a, b) => b.dataset.pointer.length - a.dataset.pointer.length)[0];
+  const places = all(form, "[data-pointer]", HTMLElement);
+  for (const error of problem.errors) {
+    const fitting = places.filter(({ dataset }) => error.pointer === dataset.pointer || error.pointer.startsWith(`${dataset.pointer}/`));
+    const place = fitting.sort((a, b) => (b.dataset.pointer ?? "").length - (a.dataset.pointer ?? "").length)[0];
     if (!place) continue;
     place.setAttribute("aria-invalid", "true");
     place.closest("details")?.setAttribute("open", "");
@@ -378,16 +422,17 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const edited = spec();
   if (edited instanceof Error) {
-    showProblem({ message: `The spec is not JSON: ${edited.message}`, errors: [{ pointer: "/spec", detail: edited.message }] });
+    showProblem(new Problem({ detail: `The spec is not JSON: ${edited.message}`, errors: [{ pointer: "/spec", detail: edited.message }] }, 422));
     return;
   }
-  const button = field("submit");
+  const button = field("submit", HTMLButtonElement);
   button.disabled = true;
   try {
+    /** @type {JobOut} */
     const job = await call("POST", "/jobs", body());
     location.assign(`/jobs/${job.id}`);
   } catch (problem) {
-    showProblem(problem);
+    showProblem(asProblem(problem));
     button.disabled = false;
   }
 });
@@ -395,56 +440,61 @@ form.addEventListener("submit", async (event) => {
 for (const choice of form.querySelectorAll('input[name="recipe"]')) choice.addEventListener("change", choose);
 field("networks").addEventListener("change", choose); // those that are uploaded here come later
 field("dataset").addEventListener("change", chooseDataset);
-field("first-rows").addEventListener("click", ({ target }) => {
-  const at = target.closest("td")?.cellIndex;
+field("first-rows").addEventListener("click", (event) => {
+  const at = around(event, "td", HTMLTableCellElement)?.cellIndex;
   if (at !== undefined) field("heads").querySelectorAll("button")[at].click(); // a column is chosen anywhere in it
 });
 field("spec").addEventListener("input", showSpec);
 field("hidden").addEventListener("input", () => edit((now) => {
-  const widths = numbers(field("hidden").value);
-  now.network.hidden = Array.isArray(now.network.hidden) ? widths : widths[0];
+  const widths = numbers(written("hidden").value);
+  now.network = { ...now.network, hidden: Array.isArray(now.network?.hidden) ? widths : widths[0] };
 }));
-field("steps").addEventListener("input", () => edit((now) => (now.training.steps = numbers(field("steps").value)[0])));
+field("steps").addEventListener("input", () => edit((now) => (now.training = { ...now.training, steps: numbers(written("steps").value)[0] })));
 for (const name of ["seeds", "strengths"]) field(name).addEventListener("input", countNetworks);
 for (const name of ["input", "change"]) form.addEventListener(name, foresee);
 
 document.addEventListener("uploaded", (event) => {
+  if (!(event instanceof Uploaded)) return;
   event.preventDefault();
-  const { noun, ...made } = event.detail;
-  if (noun === "networks") addNetwork(made);
-  else addDataset(made);
+  if (event.noun === "networks") addNetwork(event.detail);
+  else addDataset(/** @type {DatasetOut} */ (event.detail));
 });
 
+/** @param {DatasetOut} dataset */
 function addDataset(dataset) {
   const option = new Option(`${dataset.name}${dataset.rows ? ` (${counted(dataset.rows)} rows)` : ""}`, dataset.id, true, true);
   option.dataset.kind = dataset.kind;
-  let ours = field("ours");
+  let ours = ownData();
   if (!ours) {
     ours = document.createElement("optgroup");
     [ours.id, ours.label] = ["ours", "Your team’s"];
-    field("dataset").options[0].after(ours);
+    select("dataset").options[0].after(ours);
   }
   ours.prepend(option);
-  field("dataset").value = dataset.id;
+  select("dataset").value = dataset.id;
   chooseDataset();
 }
 
+const ownData = () => maybe(form, "#ours", HTMLOptGroupElement);
+
+/** @param {Made} network */
 function addNetwork({ id, name, format }) {
-  const choice = field("networks").querySelector(".choice").cloneNode(true);
-  const radio = choice.querySelector("input");
+  const choice = /** @type {HTMLElement} */ (find(field("networks"), ".choice", HTMLElement).cloneNode(true));
+  const radio = find(choice, "input", HTMLInputElement);
   delete radio.dataset.specs;
   Object.assign(radio.dataset, { uploaded: "" });
   radio.value = id;
   radio.checked = true;
-  [choice.querySelector("strong").textContent, choice.querySelector(".quiet").textContent] = [name, `Uploaded: ${format}.`];
+  find(choice, "strong", HTMLElement).textContent = name;
+  find(choice, ".quiet", HTMLElement).textContent = `Uploaded: ${format}.`;
   choice.hidden = false;
-  field("networks").querySelector(".choices").append(choice);
+  find(field("networks"), ".choices", HTMLElement).append(choice);
   if (isExperiment()) field("plan").textContent = `${name} is ready. Choose the data that it reads.`;
   else choose();
 }
 
 // A link from the page of a network: with data that it may read.
-if (isExperiment() && network() && "uploaded" in network().dataset) field("dataset").value = field("ours")?.querySelector("option")?.value ?? "";
+if (isExperiment() && "uploaded" in (network()?.dataset ?? {})) select("dataset").value = ownData()?.querySelector("option")?.value ?? "";
 
 chooseDataset();
 countNetworks();

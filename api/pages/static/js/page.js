@@ -1,9 +1,9 @@
 // Every page: local times; in lists of jobs, the progress of those that are not finished; and in lists of runs, jobs and
 // models, what is done with those that are selected.
 
-import { attempt, call, pause, reachable, turn } from "./api.js";
+import { all, attempt, call, field, find, maybe, pause, reachable, turn } from "./api.js";
 
-for (const time of document.querySelectorAll("time[datetime]")) {
+for (const time of all(document, "time[datetime]", HTMLTimeElement)) {
   const date = new Date(time.dateTime);
   if (!Number.isNaN(date.valueOf())) time.title = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
@@ -12,12 +12,13 @@ reachable();
 addEventListener("resize", reachable);
 document.addEventListener("toggle", reachable, true); // of details
 
-const rows = new Map([...document.querySelectorAll("tr[data-job]")].map((row) => [row.dataset.job, row]));
+const rows = new Map(all(document, "tr[data-job]", HTMLTableRowElement).map((row) => [row.dataset.job ?? "", row]));
 
 async function watchJobs() {
   while (rows.size) {
     await pause(2500);
     if (document.hidden) continue;
+    /** @type {JobPage} */
     let page;
     try {
       page = await call("GET", "/jobs?limit=100");
@@ -27,9 +28,9 @@ async function watchJobs() {
     for (const job of page.items) {
       const row = rows.get(job.id);
       if (!row) continue;
-      row.querySelector("progress").value = job.progress;
-      row.querySelector("[data-show=turn]").textContent = turn(job);
-      const state = row.querySelector(".state");
+      find(row, "progress", HTMLProgressElement).value = job.progress;
+      find(row, "[data-show=turn]", HTMLElement).textContent = turn(job);
+      const state = find(row, ".state", HTMLElement);
       if (state.textContent !== job.state) {
         state.textContent = job.state;
         state.className = `state ${job.state}`;
@@ -47,46 +48,52 @@ watchJobs();
 // --- lists of which a selection can be compared, shown alone, tagged or deleted
 
 const bar = document.getElementById("selection");
-const boxes = [...document.querySelectorAll("input[data-pick]")];
+const boxes = all(document, "input[data-pick]", HTMLInputElement);
+/** @type {Record<string, string[]>} */
 const NOUNS = { run: ["run", "runs"], job: ["job", "jobs"], model: ["model", "models"] };
 
 const picked = () => boxes.filter((box) => box.checked);
+/** @param {number} count @param {string[]} noun */
 const counted = (count, [one, several]) => `${count} ${count === 1 ? one : several}`;
+/** @param {HTMLInputElement[]} some */
 const jobsOf = (some) => [...new Set(some.map((box) => box.dataset.job))];
+
+const what = bar?.dataset.what ?? ""; // run, job or model
 
 function showSelection() {
   const count = picked().length;
-  bar.hidden = !count;
-  document.getElementById("selection-words").textContent = `${counted(count, NOUNS[bar.dataset.what])} selected`;
-  const compare = bar.querySelector("[data-act=compare]");
+  field("selection").hidden = !count;
+  field("selection-words").textContent = `${counted(count, NOUNS[what])} selected`;
+  const compare = maybe(document, "#selection [data-act=compare]", HTMLButtonElement);
   if (compare) {
     compare.disabled = count !== 2;
     compare.title = count === 2 ? "" : "Select two to compare them";
   }
 }
 
+/** @type {Record<string, (some: HTMLInputElement[]) => unknown>} */
 const ACTS = {
   compare(some) {
-    const [a, b] = some.map((box) => box.dataset.compare ?? box.dataset.pick);
+    const [a, b] = some.map((box) => box.dataset.compare ?? box.dataset.pick ?? "");
     location.assign(`/compare?${new URLSearchParams({ a, b })}`);
   },
   show(some) {
     const view = new URLSearchParams(location.search);
-    const kept = ["show", "x", "y", "sort", "falling"].filter((name) => view.has(name)).map((name) => [name, view.get(name)]);
-    location.assign(`/?${new URLSearchParams([...kept, ...some.map((box) => ["run", box.dataset.pick]), ["group", view.get("group") ?? "job"]])}`);
+    const kept = ["show", "x", "y", "sort", "falling"].filter((name) => view.has(name)).map((name) => [name, view.get(name) ?? ""]);
+    location.assign(`/?${new URLSearchParams([...kept, ...some.map((box) => ["run", box.dataset.pick ?? ""]), ["group", view.get("group") ?? "job"]])}`);
   },
   async tag(some) {
     const jobs = jobsOf(some);
     const tag = prompt(`A tag for ${counted(jobs.length, NOUNS.job)}:`)?.trim();
     if (!tag) return;
     for (const id of jobs) {
+      /** @type {JobOut} */
       const { tags } = await call("GET", `/jobs/${id}`);
       if (!tags.includes(tag)) await call("PATCH", `/jobs/${id}`, { tags: [...tags, tag] });
     }
     location.reload();
   },
   async delete(some) {
-    const what = bar.dataset.what;
     const ids = what === "model" ? some.map((box) => box.dataset.pick) : jobsOf(some);
     const whole = what === "run" ? `${counted(ids.length, NOUNS.job)} with all runs of ${ids.length === 1 ? "it" : "them"}, not only those that are selected` : counted(ids.length, NOUNS[what]);
     if (!confirm(`Delete ${whole}? This cannot be undone.`)) return;
@@ -101,15 +108,15 @@ const ACTS = {
 
 if (bar) {
   for (const box of boxes) box.addEventListener("change", showSelection);
-  for (const button of bar.querySelectorAll("[data-act]")) {
-    button.addEventListener("click", () => attempt(button, async () => ACTS[button.dataset.act](picked())).then(showSelection));
+  for (const button of all(bar, "[data-act]", HTMLButtonElement)) {
+    button.addEventListener("click", () => attempt(button, async () => ACTS[button.dataset.act ?? ""](picked())).then(showSelection));
   }
   showSelection();
 }
 
 // --- filters of a list: a choice is asked for at once, and an address is without what is not asked
 
-for (const filters of document.querySelectorAll("form.filters[role=search]")) {
+for (const filters of all(document, "form.filters[role=search]", HTMLFormElement)) {
   for (const choice of filters.querySelectorAll("select, input[type=checkbox]")) choice.addEventListener("change", () => filters.requestSubmit());
   filters.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) if (!value) formData.delete(name);

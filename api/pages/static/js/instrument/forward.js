@@ -9,13 +9,25 @@
  * @param {number} places
  */
 
+/**
+ * Outputs in slot order, one row of the last layer's neurons after another.
+ * @callback Forward
+ * @param {Network} network
+ * @param {ArrayLike<number>} inputs
+ * @param {Hook} hook
+ * @returns {Float64Array}
+ */
+
 /** Weights of exactly 0 are left out, so that a pruned network is computed as fast as it is small. */
 class Matrix {
-  /** @param {{shape: number[], values: number[]}} array one row for each target, one column for each source */
+  /** @param {Numbers} array one row for each target, one column for each source */
   constructor({ shape: [rows, columns], values }) {
-    [this.rows, this.columns, this.starts] = [rows, columns, new Int32Array(rows + 1)];
-    const count = values.reduce((sum, value) => sum + (value !== 0), 0);
-    [this.at, this.weights] = [new Int32Array(count), new Float64Array(count)];
+    this.rows = rows;
+    this.columns = columns;
+    this.starts = new Int32Array(rows + 1);
+    const count = values.reduce((sum, value) => sum + Number(value !== 0), 0);
+    this.at = new Int32Array(count);
+    this.weights = new Float64Array(count);
     for (let row = 0, kept = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
         const value = values[row * columns + column];
@@ -28,10 +40,13 @@ class Matrix {
   /**
    * The same matrix without some of its weights.
    * @param {(row: number, column: number, weight: number) => boolean} kept
+   * @returns {Matrix}
    */
   filtered(kept) {
     const other = Object.create(Matrix.prototype);
-    const [at, weights, starts] = [[], [], new Int32Array(this.rows + 1)];
+    /** @type {number[][]} */
+    const [at, weights] = [[], []];
+    const starts = new Int32Array(this.rows + 1);
     for (let row = 0; row < this.rows; row++) {
       for (let i = this.starts[row]; i < this.starts[row + 1]; i++) {
         if (!kept(row, this.at[i], this.weights[i])) continue;
@@ -43,15 +58,15 @@ class Matrix {
     return Object.assign(other, { rows: this.rows, columns: this.columns, starts, at: Int32Array.from(at), weights: Float64Array.from(weights) });
   }
 
-  /** Writes a row into `out`, which holds zeros there. */
+  /** Writes a row into `out`, which holds zeros there. @param {number} row @param {Float64Array} out @param {number} to */
   copyRow(row, out, to) {
     for (let i = this.starts[row]; i < this.starts[row + 1]; i++) out[to + this.at[i]] = this.weights[i];
   }
 
   /**
    * x · Wᵀ + bias for each row of x.
-   * @param {Float64Array} x
-   * @param {?ArrayLike<number>} bias
+   * @param {ArrayLike<number>} x
+   * @param {?ArrayLike<number>} [bias]
    */
   times(x, bias) {
     const { rows, columns, starts, at, weights } = this;
@@ -70,9 +85,10 @@ class Matrix {
 
 // --- functions of one number
 
+/** @param {number} z */
 const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
-/** The error function, to 1.2e-7 (Numerical Recipes, section 6.2). */
+/** The error function, to 1.2e-7 (Numerical Recipes, section 6.2). @param {number} x */
 function erf(x) {
   const z = Math.abs(x);
   const t = 1 / (1 + z / 2);
@@ -81,6 +97,7 @@ function erf(x) {
   return x >= 0 ? 1 - rest : rest - 1;
 }
 
+/** @type {Record<string, (z: number) => number>} */
 const ACTIVATIONS = {
   silu: (z) => z * sigmoid(z),
   relu: (z) => Math.max(z, 0),
@@ -89,29 +106,33 @@ const ACTIVATIONS = {
   gelu_tanh: (z) => 0.5 * z * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (z + 0.044715 * z * z * z))),
 };
 
+/** @param {Float64Array} values @param {string} name */
 function apply(values, name) {
   const act = ACTIVATIONS[name];
   for (let i = 0; i < values.length; i++) values[i] = act(values[i]);
   return values;
 }
 
-// --- architectures: (network, inputs, hook) → outputs in slot order, one row of the last layer's neurons after another
+// --- architectures
 
+/** @type {Forward} */
 function perceptron({ spec, probe, matrices, values, sizes, layers }, inputs, hook) {
-  let here = inputs;
+  /** @type {Float64Array} */
+  let here;
   if (values.embedding) {
     const width = sizes.input;
     here = new Float64Array(inputs.length * width);
-    inputs.forEach((token, i) => here.set(values.embedding.subarray(token * width, (token + 1) * width), i * width));
+    for (let i = 0; i < inputs.length; i++) here.set(values.embedding.subarray(inputs[i] * width, (inputs[i] + 1) * width), i * width);
   } else here = permuted(inputs, probe.orders.input);
   layers.forEach((layer, number) => {
     if (number > 0) here = matrices[`weights.${number - 1}`].times(here, values[`biases.${number - 1}`]);
     if (number > 0 && number < layers.length - 1) apply(here, spec.activation);
-    hook(layer.name, here, layer.neurons * layer.copies);
+    hook(layer.name, here, layer.neurons * (layer.copies ?? 1));
   });
   return here;
 }
 
+/** @type {Forward} */
 function recurrent(network, inputs, hook) {
   const { spec, probe, matrices, values, sizes, steps } = network;
   const read = permuted(inputs, probe.orders.input);
@@ -146,22 +167,25 @@ function recurrent(network, inputs, hook) {
   return outputs;
 }
 
+/** @type {Forward} */
 function transformer(network, inputs, hook) {
   const { spec, probe, matrices, values, sizes, steps } = network;
   const residual = spec.tied ? "input" : "residual"; // tied, tokens are looked up in the read-out
   const width = sizes[residual];
+  /** @param {string} name @param {Float64Array} x */
   const part = (name, x) => matrices[`${name}.weight`].times(x, values[`${name}.bias`]);
+  /** @type {Float64Array} */
   let stream;
   if (spec.tied) {
     stream = new Float64Array(inputs.length * width);
     const slots = inverse(probe.orders.output);
-    inputs.forEach((token, i) => matrices["read_out.weight"].copyRow(slots[token], stream, i * width));
+    for (let i = 0; i < inputs.length; i++) matrices["read_out.weight"].copyRow(slots[inputs[i]], stream, i * width);
   } else {
     let read;
     if (probe.tokens !== null) {
       read = new Float64Array(inputs.length * sizes.input); // 1 where the token stands
       const slots = inverse(probe.orders.input);
-      inputs.forEach((token, i) => (read[i * sizes.input + slots[token]] = 1));
+      for (let i = 0; i < inputs.length; i++) read[i * sizes.input + slots[inputs[i]]] = 1;
     } else read = permuted(inputs, probe.orders.input);
     hook("input", read, sizes.input);
     stream = part("read_in", read);
@@ -169,7 +193,9 @@ function transformer(network, inputs, hook) {
   if (values.positions) stream.forEach((_, i) => (stream[i] += values.positions[i % (steps * width)]));
   hook(residual, stream, width);
   const epsilon = spec.norm_epsilon ?? 1e-5;
+  /** @param {number} number */
   const normed = (number) => (spec.layer_norm ? norm(stream, width, spec.norm ?? "layer", epsilon, values[`norms.${number}.weight`], values[`norms.${number}.bias`]) : stream);
+  /** @param {Float64Array} change */
   const add = (change) => {
     stream = stream.map((value, i) => value + change[i]);
     hook(residual, stream, width);
@@ -191,7 +217,7 @@ function transformer(network, inputs, hook) {
   return outputs;
 }
 
-/** activation(gate) · up of each neuron; a row holds the gates of all, then what goes up. */
+/** activation(gate) · up of each neuron; a row holds the gates of all, then what goes up. @param {Float64Array} rows @param {number} many @param {string} activation */
 function gated(rows, many, activation) {
   const out = new Float64Array(rows.length / 2);
   const act = ACTIVATIONS[activation];
@@ -202,6 +228,7 @@ function gated(rows, many, activation) {
   return out;
 }
 
+/** @param {Float64Array} x @param {number} width @param {string} kind @param {number} epsilon @param {Float64Array} gain @param {Float64Array} [shift] */
 function norm(x, width, kind, epsilon, gain, shift) {
   const out = new Float64Array(x.length);
   for (let from = 0; from < x.length; from += width) {
@@ -217,6 +244,7 @@ function norm(x, width, kind, epsilon, gain, shift) {
 /**
  * Causal attention. A row holds the queries, one set of all heads after another, then keys, then values of all heads;
  * a row of the result holds what each set of queries reads, one after another.
+ * @param {Float64Array} rows
  * @param {{queries: number, heads: number, size: number, steps: number, base: ?number}} shape queries: sets; base of
  *   rotary positions, null: none
  */
@@ -252,7 +280,7 @@ function attention(rows, { queries, heads, size, steps, base }) {
   return out;
 }
 
-/** Turns each pair (i, i + size/2) of a head by time · base^(-2i/size), in place; `turned`: queries and keys of a row. */
+/** Turns each pair (i, i + size/2) of a head by time · base^(-2i/size), in place; `turned`: queries and keys of a row. @param {Float64Array} rows @param {{row: number, turned: number, size: number, steps: number, base: number}} shape */
 function turn(rows, { row, turned, size, steps, base }) {
   const half = size / 2;
   for (let at = 0; at < rows.length; at += row) {
@@ -269,17 +297,19 @@ function turn(rows, { row, turned, size, steps, base }) {
   }
 }
 
-// Images lie as one row of channels for each pixel.
+/** Images lie as one row of channels for each pixel. @type {Forward} */
 function convolutional(network, inputs, hook) {
   const { spec, probe, matrices, values, sizes, count } = network;
   const colours = sizes.input;
   let size = Math.round(Math.sqrt(inputs.length / count(inputs) / colours));
+  /** @type {Float64Array} */
   let here = new Float64Array(inputs.length);
   const pixels = size * size;
   for (let example = 0, to = 0; example < inputs.length; example += pixels * colours) {
     for (let pixel = 0; pixel < pixels; pixel++) for (let channel = 0; channel < colours; channel++) here[to++] = inputs[example + probe.orders.input[channel] * pixels + pixel];
   }
   hook("input", here, colours);
+  /** @param {string} name @param {Float64Array} x */
   const convolved = (name, x) => {
     const bias = values[`${name}.bias`];
     const made = convolution(matrices[`${name}.weight`], x, size, spec.kernel, spec.batch_norm ? null : bias);
@@ -307,6 +337,7 @@ function convolutional(network, inputs, hook) {
   return outputs;
 }
 
+/** @param {Matrix} matrix @param {Float64Array} x @param {number} size @param {number} kernel @param {?Float64Array} bias */
 function convolution({ rows, columns, starts, at, weights }, x, size, kernel, bias) {
   const [channels, edge, pixels] = [columns / kernel ** 2, kernel >> 1, size * size];
   const count = x.length / (pixels * channels);
@@ -328,6 +359,7 @@ function convolution({ rows, columns, starts, at, weights }, x, size, kernel, bi
   return out;
 }
 
+/** @param {Float64Array} x @param {number} size @param {number} channels @param {string} how */
 function pooled(x, size, channels, how) {
   const [half, pixels] = [Math.floor(size / 2), size * size];
   const count = x.length / (pixels * channels);
@@ -345,17 +377,19 @@ function pooled(x, size, channels, how) {
   return out;
 }
 
+/** @type {Record<string, Forward>} */
 const COMPUTED = { mlp: perceptron, grid_mlp: perceptron, recurrent, gru: recurrent, transformer, conv: convolutional };
 
 // --- orders
 
-/** Numbers in the order of the data → in slot order, row by row. */
+/** Numbers in the order of the data → in slot order, row by row. @param {ArrayLike<number>} x @param {number[]} order */
 function permuted(x, order) {
   const [out, width] = [new Float64Array(x.length), order.length];
   for (let from = 0; from < x.length; from += width) for (let slot = 0; slot < width; slot++) out[from + slot] = x[from + order[slot]];
   return out;
 }
 
+/** @param {number[]} order */
 function inverse(order) {
   const slots = new Int32Array(order.length);
   order.forEach((neuron, slot) => (slots[neuron] = slot));
@@ -364,17 +398,22 @@ function inverse(order) {
 
 // --- a network
 
-/** @returns {boolean} whether this network can be computed here; others are asked of a worker of the service */
+/** Whether this network can be computed here; others are asked of a worker of the service. @param {ProbeOut} probe */
 export const isComputedHere = (probe) => probe.network.kind in COMPUTED && Boolean(probe.means);
 
 /** A network out of a probe. */
 export class Network {
-  /** @param {object} probe for which `isComputedHere` holds */
+  /** @param {ProbeOut} probe for which `isComputedHere` holds */
   constructor(probe) {
-    [this.probe, this.spec, this.layers] = [probe, probe.network, probe.layers];
+    this.probe = probe;
+    this.spec = probe.network;
+    this.layers = probe.layers;
     this.sizes = Object.fromEntries(probe.layers.map((layer) => [layer.name, layer.neurons]));
     const weights = new Set(probe.connections.map((each) => each.parameter));
-    [this.matrices, this.values] = [{}, {}];
+    /** @type {Record<string, Matrix>} */
+    this.matrices = {};
+    /** @type {Record<string, Float64Array>} */
+    this.values = {};
     for (const [name, array] of Object.entries(probe.parameters)) {
       if (weights.has(name)) this.matrices[name] = new Matrix(array);
       else this.values[name] = Float64Array.from(array.values);
@@ -382,6 +421,7 @@ export class Network {
     const { shape } = probe.examples.inputs;
     this.each = shape.slice(1).reduce((product, length) => product * length, 1); // numbers of one example
     this.steps = shape.length > 1 ? shape[1] : 1;
+    /** @param {ArrayLike<number>} inputs */
     this.count = (inputs) => inputs.length / this.each;
   }
 
@@ -422,25 +462,29 @@ export class Network {
 
 /**
  * A hook that holds places at their means, or at zero, as an intervention of the service does.
- * @param {object} probe
+ * @param {ProbeOut} probe
  * @param {Iterable<string>} neurons ids `layer:place`
- * @param {"mean"|"zero"} how
+ * @param {string} how "mean" or "zero"
  * @returns {Hook}
  */
 export function holding(probe, neurons, how) {
+  /** @type {Map<string, number[]>} */
   const held = new Map();
   for (const id of neurons) {
     const cut = id.lastIndexOf(":");
     const layer = id.slice(0, cut);
     held.set(layer, [...(held.get(layer) ?? []), Number(id.slice(cut + 1))]);
   }
+  /** @type {Record<string, number>} */
   const calls = {}; // how often each layer was seen: its means differ from one time step to the next
+  const { means } = probe;
+  if (!means) throw new TypeError("The probe holds no means.");
   return (layer, values, places) => {
-    if (!held.has(layer)) return;
+    const its = held.get(layer);
+    if (!its) return;
     const call = (calls[layer] = (calls[layer] ?? -1) + 1);
-    const means = probe.means[layer][call];
-    for (const place of held.get(layer)) {
-      const value = how === "zero" ? 0 : means[place];
+    for (const place of its) {
+      const value = how === "zero" ? 0 : means[layer][call][place];
       for (let at = place; at < values.length; at += places) values[at] = value;
     }
   };

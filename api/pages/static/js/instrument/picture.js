@@ -1,6 +1,9 @@
 // The drawn network: its neurons and connections as elements, what is lit and faded, and the keys that go through it.
 
+import { all, around, find } from "../api.js";
 import { svgElement } from "./plot.js";
+
+/** @typedef {import("./circuit.js").Part} Part */
 
 const SHAPES = ["circle", "square", "diamond", "triangle", "hexagon", "cross", "star", "drop"];
 export const TONES = 8; // colours and shapes; the ninth part has the first again
@@ -10,23 +13,26 @@ export class Picture {
   /** @param {SVGSVGElement} svg */
   constructor(svg) {
     this.svg = svg;
-    this.neurons = new Map([...svg.querySelectorAll(".neuron")].map((each) => [each.dataset.neuron, each]));
-    this.connections = new Map([...svg.querySelectorAll(".connection")].map((each) => [each.dataset.connection, each]));
-    this.grips = new Map([...svg.querySelectorAll(".grip")].map((each) => [each.dataset.connection, each]));
+    this.neurons = byData(svg, ".neuron", "neuron");
+    this.connections = byData(svg, ".connection", "connection");
+    this.grips = byData(svg, ".grip", "connection");
     this.coloured = ""; // by which parts
+    /** @type {Map<string, string>} */
     this.tones = new Map(); // neuron → number and name of the part it is coloured by; "": none
+    /** @type {SVGElement[]} */
+    this.marked = [];
     if ("painted" in svg.dataset) new Lines(svg, [...this.connections.values()]);
   }
 
-  /** Marks a neuron and its neighbours, or a connection and its ends, and fades all else; null: nothing is marked. */
+  /** Marks a neuron and its neighbours, or a connection and its ends, and fades all else; empty: nothing is marked. @param {Iterable<string>} neurons @param {Iterable<string>} connections */
   light(neurons, connections) {
-    for (const each of this.marked ?? []) each.classList.remove("near");
-    this.marked = [...neurons].map((id) => this.neurons.get(id)).concat([...connections].map((key) => this.connections.get(key))).filter(Boolean);
+    for (const each of this.marked) each.classList.remove("near");
+    this.marked = [...neurons].map((id) => this.neurons.get(id)).concat([...connections].map((key) => this.connections.get(key))).filter((each) => each !== undefined);
     for (const each of this.marked) each.classList.add("near");
     this.svg.classList.toggle("looking", this.marked.length > 0);
   }
 
-  /** Colours neurons by part, with a shape for each; ids of no part are left plain. */
+  /** Colours neurons by part, with a shape for each; ids of no part are left plain. @param {Pick<Part, "name"|"neurons">[]} parts */
   colour(parts) {
     const colours = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
     if (colours === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
@@ -42,7 +48,7 @@ export class Picture {
       each.classList.remove(...[...each.classList].filter((name) => name.startsWith("module-")), "shaped");
       if (!tone) continue;
       each.classList.add(`module-${tone.number + 1}`, "shaped");
-      const circle = each.querySelector("circle");
+      const circle = find(each, "circle", SVGCircleElement);
       const [x, y, r] = ["cx", "cy", "r"].map((name) => Number(circle.getAttribute(name)));
       const shape = svgElement("path", { class: "shape", d: outline(SHAPES[tone.number], x, y, r) });
       circle.after(shape);
@@ -53,12 +59,15 @@ export class Picture {
     }
   }
 
-  /** Fades a connection or neuron, or not. */
+  /** Fades a connection or neuron, or not. @param {string} kind @param {string} id @param {string} name @param {boolean} on */
   set(kind, id, name, on) {
     (kind === "neuron" ? this.neurons : this.connections).get(id)?.classList.toggle(name, on);
     if (kind === "connection") this.grips.get(id)?.classList.toggle(name, on);
   }
 }
+
+/** The elements that a selector matches, by what their data attribute holds. @param {SVGSVGElement} svg @param {string} selector @param {string} name */
+const byData = (svg, selector, name) => new Map(all(svg, selector, SVGElement).map((each) => [each.dataset[name] ?? "", each]));
 
 /**
  * Connections on a canvas behind the picture. Their elements stay, unseen, for the pointer and for the classes that say
@@ -126,9 +135,11 @@ class Lines {
   }
 }
 
-/** The outline of a shape around a point, as large as a circle of radius r. */
+/** The outline of a shape around a point, as large as a circle of radius r. @param {string} shape @param {number} x @param {number} y @param {number} r */
 function outline(shape, x, y, r) {
+  /** @param {number} value */
   const round = (value) => Math.round(value * 10) / 10;
+  /** @param {number} count @param {number} start @param {(i: number) => number} radius */
   const corners = (count, start, radius = () => 1.2) => `M${Array.from({ length: count }, (_, i) => [x + r * radius(i) * Math.cos(start + (2 * Math.PI * i) / count), y + r * radius(i) * Math.sin(start + (2 * Math.PI * i) / count)].map(round).join(" ")).join("L")}Z`;
   const up = -Math.PI / 2;
   if (shape === "square") return corners(4, Math.PI / 4);
@@ -141,12 +152,15 @@ function outline(shape, x, y, r) {
   return `M${round(x - r)} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
 }
 
-/** A part's shape alone, for lists. */
+/** A part's shape alone, for lists. @param {number} number */
 export function badge(number) {
   const svg = svgElement("svg", { class: `badge tone-m${(number % TONES) + 1}`, viewBox: "0 0 20 20", "aria-hidden": "true" });
   svg.append(svgElement("path", { d: outline(SHAPES[number % TONES], 10, 10, 7) }));
   return svg;
 }
+
+/** The id of a drawn neuron. @param {SVGElement} neuron */
+export const idOf = (neuron) => neuron.dataset.neuron ?? "";
 
 // Neurons by keyboard: one stop for Tab, arrows from neuron to neuron, Enter selects, X silences, Escape lets go.
 
@@ -162,21 +176,27 @@ export const KEYS = [
   ["?", "these keys"],
 ];
 
-/** @param {{circuit: import("./circuit.js").Circuit, picture: Picture, look: Function, select: Function, silence: Function}} instrument */
+/**
+ * @typedef {(kind: string, id: string) => unknown} Act on a neuron
+ * @param {{circuit: import("./circuit.js").Circuit, picture: Picture, look: (kind: ?string, id: string) => unknown, select: Act, silence: Act}} instrument
+ */
 export function walk({ circuit, picture, look, select, silence }) {
-  const stops = [...picture.neurons.values()].filter((each) => circuit.isWired(each.dataset.neuron));
+  const stops = [...picture.neurons.values()].filter((each) => circuit.isWired(idOf(each)));
   if (!stops.length) return;
-  const x = (each) => Number(each.querySelector("circle").getAttribute("cx"));
-  const layerOf = (each) => circuit.neurons.get(each.dataset.neuron).layer;
+  /** @param {SVGElement} each */
+  const x = (each) => Number(find(each, "circle", SVGCircleElement).getAttribute("cx"));
+  /** @param {SVGElement} each */
+  const layerOf = (each) => circuit.neuron(idOf(each)).layer;
   const rows = new Map(circuit.layers.map((layer) => [layer, stops.filter((each) => layerOf(each) === layer).sort((a, b) => x(a) - x(b))]));
   let here = stops.find((each) => layerOf(each) === circuit.layers.at(-1)) ?? stops[0];
   picture.svg.setAttribute("role", "group");
   for (const each of stops) {
     each.setAttribute("role", "button");
-    each.setAttribute("aria-label", each.querySelector("title").textContent);
+    each.setAttribute("aria-label", find(each, "title", SVGTitleElement).textContent ?? "");
     each.setAttribute("tabindex", each === here ? "0" : "-1");
   }
 
+  /** @param {SVGElement} [next] */
   function go(next) {
     if (!next) return;
     here.setAttribute("tabindex", "-1");
@@ -184,7 +204,9 @@ export function walk({ circuit, picture, look, select, silence }) {
     here.setAttribute("tabindex", "0");
     here.focus();
   }
-  const along = (connections, end) => picture.neurons.get(connections.find((each) => each.source !== each.target)?.[end]);
+  /** @param {Connection[]} connections @param {"source"|"target"} end */
+  const along = (connections, end) => picture.neurons.get(connections.find((each) => each.source !== each.target)?.[end] ?? "");
+  /** @type {Record<string, (id: string, row: SVGElement[], at: number) => SVGElement|undefined>} */
   const moves = {
     ArrowLeft: (id, row, at) => row[at - 1],
     ArrowRight: (id, row, at) => row[at + 1],
@@ -193,18 +215,18 @@ export function walk({ circuit, picture, look, select, silence }) {
     Home: (id, row) => row[0],
     End: (id, row) => row.at(-1),
   };
-  picture.svg.addEventListener("focusin", ({ target }) => {
-    const neuron = target.closest(".neuron");
+  picture.svg.addEventListener("focusin", (event) => {
+    const neuron = around(event, ".neuron", SVGElement);
     if (!neuron || !neuron.matches(":focus-visible")) return;
-    look("neuron", neuron.dataset.neuron);
+    look("neuron", idOf(neuron));
   });
-  picture.svg.addEventListener("focusout", () => look(null));
+  picture.svg.addEventListener("focusout", () => look(null, ""));
   picture.svg.addEventListener("keydown", (event) => {
-    const neuron = event.target.closest(".neuron");
+    const neuron = around(event, ".neuron", SVGElement);
     if (!neuron || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === " ") return event.preventDefault(); // the page would scroll; instrument.js plays the training
-    const id = neuron.dataset.neuron;
-    const row = rows.get(layerOf(neuron));
+    const id = idOf(neuron);
+    const row = rows.get(layerOf(neuron)) ?? [];
     if (event.key in moves) go(moves[event.key](id, row, row.indexOf(neuron)));
     else if (event.key === "Enter") select("neuron", id);
     else if (event.key.toLowerCase() === "x") silence("neuron", id);

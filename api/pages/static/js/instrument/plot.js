@@ -6,12 +6,16 @@
  */
 export function scaled(scale) {
   const [low, high, start, end, log] = scale.split(" ");
+  /** @type {((value: number) => number)[]} */
   const [warp, back] = log ? [Math.log10, (value) => 10 ** value] : [(value) => value, (value) => value];
   const [a, b] = [warp(Number(low)), warp(Number(high))];
+  /** @param {number} value */
   const place = (value) => Number(start) + ((warp(value) - a) * (Number(end) - Number(start))) / (b - a || 1);
   place.start = Number(start);
   place.end = Number(end);
+  /** @param {number} value */
   place.drawable = (value) => Number.isFinite(value) && (!log || value > 0);
+  /** @param {number} at */
   place.back = (at) => back(a + ((at - place.start) * (b - a)) / (place.end - place.start));
   return place;
 }
@@ -21,36 +25,46 @@ export class Plot {
   /** @param {SVGSVGElement} svg */
   constructor(svg) {
     this.svg = svg;
-    [this.x, this.y] = [svg.dataset.x, svg.dataset.y].map(scaled);
+    this.x = scaled(svg.dataset.x ?? "");
+    this.y = scaled(svg.dataset.y ?? "");
+    /** @type {?SVGLineElement} */
+    this.line = null;
+    /** @type {Record<string, SVGPathElement>} */
+    this.paths = {};
   }
 
-  /** Moves the one cursor of the chart to a value. */
+  /** Moves the one cursor of the chart to a value. @param {number} value */
   cursor(value) {
     this.line ??= this.svg.appendChild(svgElement("line", { class: "cursor", y1: this.y.start, y2: this.y.end }));
-    const x = Math.max(this.x.start, Math.min(this.x.end, this.x(Math.max(value, 1e-12))));
+    const x = String(Math.max(this.x.start, Math.min(this.x.end, this.x(Math.max(value, 1e-12)))));
     this.line.setAttribute("x1", x);
     this.line.setAttribute("x2", x);
   }
 
-  /** Draws a further line through points, in place of the one of this name; the legend says `label`. */
+  /** Draws a further line through points, in place of the one of this name; the legend says `label`. @param {string} name @param {string} label @param {number[][]} points */
   path(name, label, points) {
-    this.paths ??= {};
     if (!this.paths[name]) {
       this.paths[name] = this.svg.appendChild(svgElement("path", { class: `line own ${name}` }));
       const [item, swatch] = [document.createElement("li"), document.createElement("span")];
       swatch.className = "swatch dashed own";
       item.append(swatch, label);
-      this.svg.parentElement.querySelector(".legend")?.append(item);
+      this.svg.parentElement?.querySelector(".legend")?.append(item);
     }
+    /** @param {number} y */
     const inside = (y) => Math.min(this.y.start, Math.max(this.y.end, y));
     const drawn = points.filter(([x, y]) => this.x.drawable(x) && this.y.drawable(y) && this.x(x) >= this.x.start - 0.5 && this.x(x) <= this.x.end + 0.5).map(([x, y]) => `${this.x(x).toFixed(1)} ${inside(this.y(y)).toFixed(1)}`);
     this.paths[name].setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
   }
 }
 
-/** An element of SVG with these attributes. */
+/**
+ * An element of SVG with these attributes.
+ * @template {keyof SVGElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, string|number>} attributes
+ */
 export function svgElement(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
   return made;
 }

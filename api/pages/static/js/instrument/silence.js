@@ -1,10 +1,13 @@
 // What is silenced, and how the metrics change: at once on the examples here, then exactly by the service.
 
-import { complain, measured, metricName, number, percent, typeset, waitFor } from "../api.js";
+import { all, around, complain, field, measured, metricName, number, percent, typeset, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
 import { partName } from "./circuit.js";
 
-const field = (name) => document.getElementById(name);
+/** @typedef {Record<string, ?number>} Values of metrics, or effects on outputs, by name */
+/** @typedef {(before: Values, metrics: Values, note: string, by: string) => void} Headline says how the first metric changes, and who computed it: "sample" or "service" */
+/** @typedef {{render: () => void, headline: Headline, restore: () => void}} Silencing */
+
 const MAX_OUTPUTS = 12; // rows; the outputs with the largest effects
 
 /** The changes as the service takes them. */
@@ -14,6 +17,7 @@ const changes = () =>
     return { kind, id, do: kind === "connection" ? "zero" : view.how };
   });
 
+/** @param {?number} effect */
 function inWords(effect) {
   if (effect === null || Number.isNaN(effect)) return "is not a number";
   if (effect < 1e-6) return "does not change";
@@ -22,34 +26,39 @@ function inWords(effect) {
 }
 
 /**
- * @param {object} instrument circuit, picture (null where there is none), sampled (gives the sample, or null: nothing is computed here), run (""
- *   where the service may not be asked)
+ * @param {import("../instrument.js").Instrument} instrument
+ * @returns {Silencing}
  */
 export function silencing(instrument) {
   const { circuit, picture, run } = instrument;
   const at = { metric: field("metric"), label: field("metric-label").firstElementChild ?? field("metric-label"), note: field("metric-note") };
   const published = { metric: at.metric.textContent, label: at.label.textContent, note: at.note.textContent };
-  const boxes = [...document.querySelectorAll("input[data-connection]")];
+  const boxes = all(document, "input[data-connection]", HTMLInputElement);
   let newest = 0; // number of the newest question; answers to older ones are ignored
   let shownBy = ""; // who computed what is shown: "sample" or "service"
 
+  /** @param {string} each */
   const called = (each) => {
     const [kind, id] = [each.slice(0, each.indexOf(":")), each.slice(each.indexOf(":") + 1)];
     if (kind === "neuron") return circuit.neurons.has(id) ? circuit.called(id) : id;
-    if (kind === "connection") return circuit.byKey.has(id) ? `${circuit.called(circuit.byKey.get(id).source)} → ${circuit.called(circuit.byKey.get(id).target)}` : id;
+    if (kind === "connection") {
+      const ends = circuit.byKey.get(id);
+      return ends ? `${circuit.called(ends.source)} → ${circuit.called(ends.target)}` : id;
+    }
     const part = Object.values(circuit.levels).flat().find((each) => each.name === id);
     return `${circuit.levels.outputs.some((each) => each.name === id) ? "module" : "group"} ${part ? partName(part) : id}`;
   };
 
-  // The neurons that switch a part off: those in hidden layers, as the service has it.
+  /** The neurons that switch a part off: those in hidden layers, as the service has it. @param {string} name */
   function inside(name) {
-    const ends = new Set([circuit.layers[0], circuit.layers.at(-1)]);
+    const ends = [circuit.layers[0], circuit.layers.at(-1)];
     const part = [...circuit.levels.outputs, ...circuit.levels.groups].find((each) => each.name === name);
-    return (part?.neurons ?? []).filter((id) => !ends.has(circuit.neurons.get(id)?.layer));
+    return (part?.neurons ?? []).filter((id) => !ends.includes(circuit.neurons.get(id)?.layer));
   }
 
   /** Ids of all neurons and keys of all connections that are off. */
   function off() {
+    /** @type {Set<string>[]} */
     const [neurons, connections] = [new Set(), new Set()];
     for (const { kind, id } of changes()) {
       if (kind === "connection") connections.add(id);
@@ -61,7 +70,7 @@ export function silencing(instrument) {
   function render() {
     const dark = off();
     for (const box of boxes) box.checked = !view.off.includes(`connection:${box.dataset.connection}`);
-    for (const button of document.querySelectorAll("button.switch")) {
+    for (const button of all(document, "button.switch", HTMLButtonElement)) {
       const isOff = view.off.includes(`module:${button.dataset.module}`);
       button.setAttribute("aria-pressed", String(isOff));
       button.textContent = isOff ? "Restore" : "Silence";
@@ -74,12 +83,12 @@ export function silencing(instrument) {
         if (each.hasAttribute("role")) each.setAttribute("aria-pressed", String(isOff));
       }
       for (const [key, each] of picture.connections) {
-        const { source, target } = circuit.byKey.get(key) ?? {};
+        const ends = circuit.byKey.get(key);
         each.classList.toggle("off", dark.connections.has(key));
-        each.classList.toggle("dead", dark.neurons.has(source) || dark.neurons.has(target));
+        each.classList.toggle("dead", ends !== undefined && (dark.neurons.has(ends.source) || dark.neurons.has(ends.target)));
       }
     }
-    field("how").value = view.how;
+    field("how", HTMLSelectElement).value = view.how;
     field("silenced").hidden = view.off.length === 0;
     field("off").replaceChildren(
       ...view.off.map((each) => {
@@ -95,6 +104,7 @@ export function silencing(instrument) {
     );
   }
 
+  /** @type {Headline} */
   function headline(before, metrics, note, by) {
     const name = Object.keys(metrics)[0];
     at.label.textContent = metricName(name);
@@ -103,15 +113,16 @@ export function silencing(instrument) {
     at.metric.dataset.by = shownBy = by;
   }
 
+  /** @param {{before: Values, metrics: Values, effects: Values}} found @param {string} note @param {string} by */
   function show({ before, metrics, effects }, note, by) {
     const order = ["validation_accuracy", "validation_prediction_loss"].filter((name) => name in metrics);
     const shownMetrics = Object.fromEntries([...order, ...Object.keys(metrics).filter((name) => !order.includes(name))].map((name) => [name, metrics[name]]));
     headline(before, shownMetrics, note, by);
     const rows = Object.entries(effects);
-    const shown = rows.length > MAX_OUTPUTS ? rows.sort((a, b) => b[1] - a[1]).slice(0, MAX_OUTPUTS) : rows;
+    const shown = rows.length > MAX_OUTPUTS ? rows.sort((a, b) => (b[1] ?? 0) - (a[1] ?? 0)).slice(0, MAX_OUTPUTS) : rows;
     field("moved").replaceChildren(
       ...shown.map(([output, effect]) => {
-        const [row, name, bar] = ["tr", "th", "progress"].map((tag) => document.createElement(tag));
+        const [row, name, bar] = [document.createElement("tr"), document.createElement("th"), document.createElement("progress")];
         name.scope = "row";
         name.append(...typeset(output));
         bar.max = 1;
@@ -146,11 +157,12 @@ export function silencing(instrument) {
     shownBy = "";
   }
 
+  /** @param {number} mine */
   async function bySample(mine) {
     const sample = instrument.sampled();
     if (!sample || view.how === "resample") return;
     const loaded = await sample.ready;
-    if (!loaded?.computed || mine !== newest) return;
+    if (!loaded.computed || mine !== newest) return;
     const { neurons, connections } = off();
     const found = await sample.ask("trial", { neurons: [...neurons], connections: [...connections], how: view.how, below: 0 });
     if (!found || mine !== newest || shownBy === "service") return;
@@ -158,8 +170,10 @@ export function silencing(instrument) {
     show({ ...found, before: loaded.before }, `computed here on ${all} ${loaded.ofHeldOut} validation examples`, "sample");
   }
 
+  /** @param {number} mine */
   async function byService(mine) {
     if (!run) return;
+    /** @type {InterventionOut} */
     const answer = await waitFor("POST", `/runs/${run}/interventions`, { trials: [changes()] });
     if (mine !== newest) return;
     const { metrics, effects } = answer.trials[0];
@@ -182,14 +196,14 @@ export function silencing(instrument) {
     }
   }
 
-  for (const button of document.querySelectorAll("button.switch")) button.hidden = false;
-  document.addEventListener("click", ({ target }) => {
-    const button = target.closest?.("button.switch");
-    if (button) toggle("module", button.dataset.module);
+  for (const button of all(document, "button.switch", HTMLButtonElement)) button.hidden = false;
+  document.addEventListener("click", (event) => {
+    const button = around(event, "button.switch", HTMLButtonElement);
+    if (button) toggle("module", button.dataset.module ?? "");
   });
-  document.addEventListener("change", (event) => {
-    if (event.target.dataset.connection) toggle("connection", event.target.dataset.connection);
-    if (event.target.id === "how") change({ how: event.target.value });
+  document.addEventListener("change", ({ target }) => {
+    if (target instanceof HTMLInputElement && target.dataset.connection) toggle("connection", target.dataset.connection);
+    if (target instanceof HTMLSelectElement && target.id === "how") change({ how: target.value });
   });
   field("all-on").addEventListener("click", () => change({ off: [] }));
   onChange((values) => {

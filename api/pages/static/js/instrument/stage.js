@@ -10,16 +10,19 @@ const [WIDTH, MARGIN, LEAN, SHEET_HEIGHT, FILLED] = [900, 64, 0.22, 0.5, 0.92];
 /**
  * @typedef {{margin: number, bottom: number, gap: number, lean: number, sheet: number, width: number, height: number}} Plan
  * what the places of a picture are computed from
+ * @typedef {[number, number]} Spot
+ * @typedef {import("./frames.js").Frame} Frame
+ * @typedef {import("./frames.js").Matrices} Matrices
  */
 
-/** @returns {Plan} that of a drawn picture */
+/** That of a drawn picture. @param {SVGSVGElement} svg @returns {Plan} */
 export function planOf(svg) {
-  const [margin, bottom, gap, lean, sheet] = svg.dataset.layout.split(" ").map(Number);
-  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  const [margin, bottom, gap, lean, sheet] = (svg.dataset.layout ?? "").split(" ").map(Number);
+  const [, , width, height] = (svg.getAttribute("viewBox") ?? "").split(" ").map(Number);
   return { margin, bottom, gap, lean, sheet, width, height };
 }
 
-/** @returns {Plan} that of a network that was not drawn yet */
+/** That of a network that was not drawn yet. @param {{layers: Layer[]}} geometry @returns {Plan} */
 export function newPlan({ layers }) {
   const sheets = layers.some(({ positions }) => positions.some(([, deep]) => deep !== undefined && Math.abs(deep - 0.5) > 1e-9));
   const gap = Math.max(96, Math.min(sheets ? 230 : 170, (sheets ? 500 : 440) / Math.max(1, layers.length - 1)));
@@ -28,10 +31,11 @@ export function newPlan({ layers }) {
   return { margin: MARGIN, bottom, gap, lean: sheets ? LEAN : 0, sheet: sheets ? SHEET_HEIGHT : 0, width: WIDTH, height: bottom + reach + MARGIN };
 }
 
-/** Layer → its places as [x, y], those of pruned neurons too. */
+/** Layer → its places as [x, y], those of pruned neurons too. @param {{layers: Layer[]}} geometry @param {string[]} order @param {Plan} plan @returns {Record<string, Spot[]>} */
 export function spotsOf({ layers }, order, { margin, bottom, gap, lean, sheet, width }) {
   return Object.fromEntries(
     layers.map(({ name, neurons, copies = 1, positions }) => {
+      /** @type {Spot[]} */
       const places = Array.from({ length: neurons * copies }, (_, place) => {
         const [x, deep = 0.5] = positions[place % neurons];
         const across = copies > 1 ? (Math.floor(place / neurons) + 0.5 + FILLED * (x - 0.5)) / copies : x;
@@ -48,36 +52,44 @@ export class Stage {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {Plan} plan
-   * @param {object} matrices as `matricesOf` gives them
-   * @param {Record<string, number[][]>} spots
+   * @param {Matrices} matrices as `matricesOf` gives them
+   * @param {Record<string, Spot[]>} spots
    * @param {number} scale the |weight| that is drawn boldest
    */
   constructor(canvas, plan, matrices, spots, scale) {
-    Object.assign(this, { canvas, plan, matrices, spots, scale });
+    this.canvas = canvas;
+    this.plan = plan;
+    this.matrices = matrices;
+    this.spots = spots;
+    this.scale = scale;
     const closest = Math.min(...Object.values(spots).map((places) => (places.length > 1 ? Math.abs(places[1][0] - places[0][0]) : 40)));
     this.radius = Math.max(2, Math.min(8, 0.4 * closest));
   }
 
   /**
    * The network `share` of the way from frame a to frame b.
+   * @param {Frame} a @param {Frame} b @param {number} share
    * @param {(layer: string, neuron: number) => ?string} tone the colour of a neuron as the style sheet names it; null: none
    */
   paint(a, b, share, tone) {
     const { canvas, plan, matrices, spots, radius } = this;
     const pen = canvas.getContext("2d");
-    const size = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * RATIO()));
-    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
-    const zoom = Math.min(size[0] / plan.width, size[1] / plan.height);
+    if (!pen) return;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * RATIO()));
+    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    const zoom = Math.min(width / plan.width, height / plan.height);
     pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, ...size);
-    pen.setTransform(zoom, 0, 0, zoom, (size[0] - plan.width * zoom) / 2, (size[1] - plan.height * zoom) / 2);
+    pen.clearRect(0, 0, width, height);
+    pen.setTransform(zoom, 0, 0, zoom, (width - plan.width * zoom) / 2, (height - plan.height * zoom) / 2);
     pen.lineCap = "round";
     const style = getComputedStyle(document.documentElement);
+    /** @param {string} name */
     const colour = (name) => style.getPropertyValue(name).trim();
     const [plus, minus] = [colour("--plus"), colour("--minus")];
+    /** @param {string} layer @param {number} neuron @returns {Spot} */
     const spot = (layer, neuron) => {
       const [from, to] = [a, b].map((each) => spots[layer][each.slots[layer][neuron]]);
-      return from.map((value, axis) => value + (to[axis] - value) * share);
+      return [from[0] + (to[0] - from[0]) * share, from[1] + (to[1] - from[1]) * share];
     };
     for (const [matrix, source, target, weight] of connections(matrices, a, b, share, MAX_LINES)) {
       const strength = Math.sqrt(Math.min(1, Math.abs(weight) / this.scale));
@@ -103,7 +115,7 @@ export class Stage {
   }
 }
 
-// As api/pages/network_svg.py bends them: straight upwards, an arc within a row or downwards, a loop to itself.
+/** As api/pages/network_svg.py bends them: straight upwards, an arc within a row or downwards, a loop to itself. @param {CanvasRenderingContext2D} pen @param {Spot} from @param {Spot} to */
 function bend(pen, [x1, y1], [x2, y2]) {
   pen.moveTo(x1, y1);
   const length = Math.hypot(x2 - x1, y2 - y1);

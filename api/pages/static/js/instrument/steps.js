@@ -1,42 +1,60 @@
 // The training step by step in the place of the picture: a slider over the snapshots, drawn on a canvas where the slots
 // of the picture lie.
 
-import { call, complain, number } from "../api.js";
+import { call, complain, field, maybe, number } from "../api.js";
 import { change, onChange, view } from "../modules.js";
 import { frameOf, heaviest, matricesOf, moved } from "./frames.js";
 import { TONES } from "./picture.js";
 import { Plot } from "./plot.js";
 import { Stage, planOf, spotsOf } from "./stage.js";
 
-const field = (name) => document.getElementById(name);
+/** @typedef {import("./frames.js").Frame} Frame */
+
 const MAX_FRAMES = 120; // of more snapshots every n-th is shown
 const MAX_NUMBERS = 4e6; // of all frames together
 const FRAME_MILLISECONDS = 160;
 
-/** @param {object} instrument */
+/** @param {import("../instrument.js").Instrument} instrument */
 export async function stepping(instrument) {
-  const { circuit, picture, run } = instrument;
-  const [slider, play, canvas] = [field("step"), field("play"), field("step-canvas")];
-  if (!slider || !picture || !run) return;
+  const { circuit, run } = instrument;
+  const control = maybe(document, "#step", HTMLInputElement);
+  if (!control || !instrument.picture || !run) return;
+  const [slider, picture] = [control, instrument.picture];
+  const [play, canvas] = [field("play"), field("step-canvas", HTMLCanvasElement)];
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  let [matrices, steps, rows, stage] = [null, [], [], null];
-  let [at, playing, begun] = [0, false, null]; // the last position is the pruned network, which the picture shows
-  const frames = new Map(); // index → Promise of the frame
-  const chart = slider.closest(".view").querySelector("svg.chart[data-x]");
+  /** @type {number[]} */
+  let steps = [];
+  /** @type {HistoryOut["rows"]} */
+  let rows = [];
+  let [at, playing] = [0, false]; // the last position is the pruned network, which the picture shows
+  /** @type {import("./frames.js").Matrices} */
+  let matrices;
+  /** @type {Stage} */
+  let stage;
+  /** @type {?Promise<void>} */
+  let begun = null; // from then on there are steps, matrices and a stage
+  /** @type {Map<number, Promise<Frame>>} */
+  const frames = new Map(); // by index
+  const chart = maybe(slider.closest(".view") ?? document, "svg.chart[data-x]", SVGSVGElement);
   const plot = chart && new Plot(chart);
 
   const begin = () =>
     (begun ??= (async () => {
+      /** @type {[HistoryOut, number[]]} */
       const [history, found] = await Promise.all([call("GET", `/runs/${run}/history`), everyStep()]);
+      /** @type {SnapshotWeights} */
       const last = await call("GET", `/runs/${run}/snapshots/${found.at(-1)}`);
-      const geometry = last.layers ? last : (await instrument.sampled().ready).geometry; // older snapshots hold no layout
+      const { layers, connections } = last;
+      const geometry = layers && connections ? { layers, connections } : (await instrument.sampled()?.ready)?.geometry; // older snapshots hold no layout
+      if (!geometry) throw new Error("The snapshots hold no layout.");
       matrices = matricesOf(geometry);
       const numbers = matrices.reduce((sum, { from, to }) => sum + from.places * to.places, 0);
       const most = Math.max(2, Math.min(MAX_FRAMES, Math.floor(MAX_NUMBERS / numbers)));
       const stride = Math.ceil(found.length / most);
       steps = found.filter((_, index) => index % stride === 0 || index === found.length - 1);
       rows = history.rows;
-      slider.max = at = steps.length;
+      at = steps.length;
+      slider.max = String(at);
       const ended = frameOf(matrices, last);
       frames.set(steps.length - 1, Promise.resolve(ended));
       const plan = planOf(picture.svg);
@@ -45,36 +63,45 @@ export async function stepping(instrument) {
 
   async function everyStep() {
     const found = [];
-    for (let after = null; ; ) {
-      const page = await call("GET", `/runs/${run}/snapshots?limit=1000${after === null ? "" : `&after=${after}`}`);
+    for (let after = ""; ; ) {
+      /** @type {SnapshotsOut} */
+      const page = await call("GET", `/runs/${run}/snapshots?limit=1000${after}`);
       found.push(...page.items.map((item) => item.step));
       if (page.next === null) return found;
-      after = page.next;
+      after = `&after=${page.next}`;
     }
   }
 
+  /** @param {number} index */
   function frame(index) {
-    if (!frames.has(index)) {
-      const made = call("GET", `/runs/${run}/snapshots/${steps[index]}`).then((snapshot) => frameOf(matrices, snapshot));
-      made.catch(() => frames.delete(index));
-      frames.set(index, made);
-    }
-    return frames.get(index);
+    const there = frames.get(index);
+    if (there) return there;
+    const made = fetched(index);
+    made.catch(() => frames.delete(index));
+    frames.set(index, made);
+    return made;
   }
+
+  /** @param {number} index @returns {Promise<Frame>} */
+  const fetched = async (index) => frameOf(matrices, await call("GET", `/runs/${run}/snapshots/${steps[index]}`));
 
   /** Neuron, as `layer:index before any relocation`, copy by copy → number of its part at the level that is shown. */
   function tones() {
     const found = new Map();
     instrument.parts().forEach(({ neurons }, part) => {
       for (const id of neurons) {
-        const { layer, neuron, copy, slot } = circuit.neurons.get(id) ?? {};
-        if (layer) found.set(`${layer}:${copy ? slot - (slot % sizeOf(layer)) + neuron : neuron}`, part);
+        const its = circuit.neurons.get(id);
+        if (!its) continue;
+        const { layer, neuron, copy, slot } = its;
+        found.set(`${layer}:${copy ? slot - (slot % sizeOf(layer)) + neuron : neuron}`, part);
       }
     });
     return found;
   }
-  const sizeOf = (layer) => matrices.flatMap((each) => [[each.source, each.from], [each.target, each.to]]).find(([name]) => name === layer)[1].neurons;
+  /** @param {string} layer */
+  const sizeOf = (layer) => matrices.flatMap((each) => [{ name: each.source, size: each.from }, { name: each.target, size: each.to }]).find(({ name }) => name === layer)?.size.neurons ?? 1;
 
+  /** @param {Frame} a @param {Frame} b @param {number} share */
   function paint(a, b, share) {
     const parts = tones();
     stage.paint(a, b, share, (layer, neuron) => {
@@ -83,28 +110,30 @@ export async function stepping(instrument) {
     });
   }
 
+  /** @param {number} index @param {?Frame} [before] @param {Frame} [now] */
   function describe(index, before, now) {
     if (index >= steps.length) {
       field("step-words").textContent = "After training, pruned and refitted";
       slider.setAttribute("aria-valuetext", "pruned and refitted");
-      plot?.cursor(steps.at(-1));
+      plot?.cursor(steps[steps.length - 1]);
       return;
     }
     const row = rows.findLast((each) => each.step <= steps[index]);
     const words = [`Step ${number(steps[index])} of ${number(steps.at(-1))}`];
     if (row?.cost_strength !== undefined) words.push(`λ ${number(row.cost_strength)}`);
     if (row?.prediction_loss !== undefined) words.push(`train loss ${number(row.prediction_loss)}`);
-    const parts = before ? tones() : null;
-    const count = before ? moved(before, now, (layer, neuron) => parts.has(`${layer}:${neuron}`)) : 0;
+    const parts = tones();
+    const count = before && now ? moved(before, now, (layer, neuron) => parts.has(`${layer}:${neuron}`)) : 0;
     if (count) words.push(`${count} exchanged`);
     field("step-words").textContent = words.join(" · ");
     slider.setAttribute("aria-valuetext", words.join(", "));
     plot?.cursor(steps[index]);
   }
 
+  /** @param {number} index */
   async function show(index) {
     at = index;
-    slider.value = index;
+    slider.value = String(index);
     const live = index >= steps.length;
     canvas.hidden = live;
     picture.svg.classList.toggle("behind", !live);
@@ -116,6 +145,7 @@ export async function stepping(instrument) {
     describe(index, before, now);
   }
 
+  /** @param {number} from */
   async function advance(from) {
     if (from >= steps.length - 1) {
       await show(steps.length);
@@ -123,13 +153,14 @@ export async function stepping(instrument) {
     }
     const [a, b] = await Promise.all([frame(from), frame(from + 1)]);
     const began = performance.now();
+    /** @param {number} time */
     const tick = (time) => {
       if (!playing) return;
       const share = Math.min(1, Math.max(0, (time - began) / FRAME_MILLISECONDS));
       paint(a, b, still.matches ? Math.round(share) : share * share * (3 - 2 * share));
-      if (share < 1) return requestAnimationFrame(tick);
+      if (share < 1) return void requestAnimationFrame(tick);
       at = from + 1;
-      slider.value = at;
+      slider.value = String(at);
       describe(at, a, b);
       advance(at).catch(failed);
     };
@@ -141,6 +172,8 @@ export async function stepping(instrument) {
     play.textContent = "Play";
     change({ step: at >= steps.length ? "" : String(steps[at]) });
   }
+
+  /** @param {unknown} problem */
   function failed(problem) {
     playing = false;
     play.textContent = "Play";
@@ -169,7 +202,7 @@ export async function stepping(instrument) {
   slider.addEventListener("input", async () => {
     playing = false;
     play.textContent = "Play";
-    const share = slider.value / slider.max; // of more snapshots than are shown, until it is known how many those are
+    const share = Number(slider.value) / Number(slider.max); // of more snapshots than are shown, until it is known how many those are
     try {
       await begin();
       const index = Math.round(share * steps.length);
@@ -194,3 +227,4 @@ export async function stepping(instrument) {
   }
   return { toggle };
 }
+

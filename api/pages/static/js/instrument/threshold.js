@@ -1,36 +1,40 @@
 // The threshold: the lightest connections fade, the modules are counted anew, and the loss is computed on the examples
 // here, without the refitting that the published curve had.
 
-import { number } from "../api.js";
+import { field, maybe, number } from "../api.js";
 import { change, onChange, view } from "../modules.js";
 import { Plot } from "./plot.js";
 
-const field = (name) => document.getElementById(name);
 const POINTS = 24; // of the curve that is computed here
 
-/** @param {object} instrument */
+/** @param {import("../instrument.js").Instrument} instrument */
 export function threshold(instrument) {
-  const { circuit, picture } = instrument;
-  const slider = field("threshold");
+  const { circuit } = instrument;
+  const control = maybe(document, "#threshold", HTMLInputElement);
   const all = circuit.connections.length;
-  if (!slider || !picture || all < 2) return;
-  const chart = slider.closest(".view").querySelector("svg.chart[data-x]");
+  if (!control || !instrument.picture || all < 2) return;
+  const [slider, picture] = [control, instrument.picture];
+  const chart = maybe(slider.closest(".view") ?? document, "svg.chart[data-x]", SVGSVGElement);
   const plot = chart && new Plot(chart);
   field("threshold-controls").hidden = false;
-  slider.max = all;
-  let [kept, frame, curve] = [all, 0, null];
+  slider.max = String(all);
+  let [kept, frame] = [all, 0];
+  let curved = false; // whether the curve was asked for
+  /** @type {?{count: number, loss: number}} */
   let before = null; // result of the last trial
   let [live, counted] = [true, circuit.components(all).count]; // whether the picture shows the pruned network; its modules
 
+  /** @param {number} count */
   const weightAt = (count) => (count >= all ? 0 : Math.abs(circuit.connections[all - count]?.weight ?? Infinity));
 
+  /** @param {number} count */
   function draw(count) {
     const [from, to] = [Math.min(kept, count), Math.max(kept, count)];
     for (let i = all - to; i < all - from; i++) picture.set("connection", circuit.connections[i].key, "cut", count < kept);
     kept = count;
     const { count: modules, of } = circuit.components(count);
     if (count < all) {
-      const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: [] }));
+      const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: /** @type {string[]} */ ([]) }));
       for (const [id, number_] of of) parts[number_].neurons.push(id);
       instrument.colour(parts);
       for (const [id, each] of picture.neurons) {
@@ -46,6 +50,7 @@ export function threshold(instrument) {
     ask(count, modules);
   }
 
+  /** @param {number} count @param {number} modules */
   function tell(count, modules) {
     counted = modules;
     const words = [`${count} of ${all} connections`, `${modules} module${modules === 1 ? "" : "s"}`];
@@ -55,19 +60,22 @@ export function threshold(instrument) {
     slider.setAttribute("aria-valuetext", words.join(", "));
   }
 
+  /** @param {number} count @param {number} modules */
   async function ask(count, modules) {
-    const loaded = await instrument.sampled()?.ready.catch(() => null);
-    if (!loaded?.computed) return;
-    const found = await instrument.sample.ask("cut", { neurons: [], connections: [], how: "mean", below: weightAt(count) });
+    const sample = instrument.sampled();
+    const loaded = await sample?.ready.catch(() => null);
+    if (!sample || !loaded?.computed) return;
+    const found = await sample.ask("cut", { neurons: [], connections: [], how: "mean", below: weightAt(count) });
     if (!found || count !== kept) return;
     before = { count, loss: found.metrics.validation_prediction_loss };
     tell(count, modules);
-    if (count === all) instrument.silencing.restore();
-    else instrument.silencing.headline(loaded.before, found.metrics, `here, on ${loaded.heldOut} validation examples, without refitting`, "sample");
-    if (curve || !plot) return;
-    curve = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
-    const unrefitted = await instrument.sample.ask("curve", { thresholds: curve.map(weightAt) });
-    if (unrefitted) plot.path("here", "not refitted", curve.map((size, i) => [size, unrefitted.losses[i]]));
+    if (count === all) instrument.silencing?.restore();
+    else instrument.silencing?.headline(loaded.before, found.metrics, `here, on ${loaded.heldOut} validation examples, without refitting`, "sample");
+    if (curved || !plot) return;
+    curved = true;
+    const sizes = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
+    const unrefitted = await sample.ask("curve", { thresholds: sizes.map(weightAt) });
+    if (unrefitted) plot.path("here", "not refitted", sizes.map((size, i) => [size, unrefitted.losses[i]]));
   }
 
   /** Called when a step of the training takes the place of the pruned network (false), and when that is back (true). */
@@ -76,7 +84,7 @@ export function threshold(instrument) {
     live = isLive;
     if (live || kept === all) return tell(kept, counted);
     cancelAnimationFrame(frame);
-    slider.value = all;
+    slider.value = String(all);
     draw(all);
     change({ cut: "" });
   };
@@ -97,12 +105,12 @@ export function threshold(instrument) {
     if (!("cut" in values)) return;
     const count = values.cut === "" ? all : Math.max(0, Math.min(all, Number(values.cut)));
     if (Number.isNaN(count) || count === kept) return;
-    slider.value = count;
+    slider.value = String(count);
     draw(count);
   });
-  slider.value = all;
+  slider.value = String(all);
   if (view.cut) {
-    slider.value = Math.max(0, Math.min(all, Number(view.cut) || 0));
+    slider.value = String(Math.max(0, Math.min(all, Number(view.cut) || 0)));
     draw(Number(slider.value));
   } else {
     plot?.cursor(all);
