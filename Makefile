@@ -31,17 +31,17 @@ up: env  ## serve until Ctrl-C; prints the address and the first admin token
 	@$(PY) -m standalone up
 
 test: env-dev  ## every test but the slow ones
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 3 --dist loadfile
 
 test-fast: env-dev  ## the quick tests of engine, store and API, without processes: about two minutes
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not paper and not processes and not long" tests/engine tests/store tests/api
 
 test-all: env-dev  ## the slow tests too; `make test-all MARK=paper` only those
-	@$(PY) -m pytest -n 2 --dist loadfile -m "$(or $(MARK),slow or not slow)"
+	@$(PY) -m pytest -n 3 --dist loadfile -m "$(or $(MARK),slow or not slow)"
 
 STORES = tests/store tests/worker tests/api tests/attacks tests/faults tests/end_to_end
 test-stores: env-dev  ## the tests of the service once more, all of them on PostgreSQL and S3
-	@TESTS_ON=postgres+s3 $(PY) -m pytest -n 2 --dist loadfile $(STORES)
+	@TESTS_ON=postgres+s3 $(PY) -m pytest -n 3 --dist loadfile $(STORES)
 
 check: env-dev  ## lint, types, imports, migrations, OpenAPI, compose file, no hosts or paths
 	@$(PY) .ci/check.py

@@ -86,7 +86,7 @@ def run_page(run_id: str) -> str:
     with services().database.read() as rows:
         run = runs.get(rows, team_id, known(run_id, RunId))
         job = jobs.get(rows, team_id, run.job_id)
-        siblings = [(other.id, other.number) for other in runs.of_job(rows, team_id, job.id)]
+        siblings = runs.of_job(rows, team_id, job.id)
         shown_as = models.showing(rows, reader(), run.id)
         found = evidence(
             rows,

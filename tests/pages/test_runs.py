@@ -17,7 +17,7 @@ from api.pages.filters import View
 from api.pages.jobs import JobList
 from api.pages.networks import ModelList
 from api.pages.runs import QUANTITIES, SORTS, RunList
-from store import jobs, models
+from store import jobs, models, runs
 from store.runs.search import SORTED_BY
 from tests.api.makers import now, publish_runs, submit_job, work_on
 from tests.pages.conftest import Site, Visitor
@@ -304,6 +304,14 @@ def test_a_view_is_downloaded_as_csv_with_names_that_no_spreadsheet_computes(sit
     ]
     (model,) = rows_of(f"/models.csv?q={site.model}")
     assert (model["model"], model["version"], int(model["modules"]) > 0) == (site.model, "2", True)
+
+
+def test_the_runs_of_a_job_are_called_by_their_seeds(site: Site) -> None:
+    job = submit_job(site.service, seeds=(4, 5))
+    with site.service.database.read() as rows:
+        first, _ = runs.of_job(rows, site.service.teams["ours"], job)
+    answer = site.service.client().get(f"/runs/{first.id}", headers=site.service.headers("reader"))
+    assert re.findall(r'class="pill" href="/runs/\w+"[^>]*>([^<]*)</a>', answer.text) == ["4", "5"]
 
 
 def test_the_pictures_of_a_comparison_have_the_colours_of_the_modules_that_its_table_tells(
