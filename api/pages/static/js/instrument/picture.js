@@ -66,6 +66,11 @@ export class Picture {
   }
 }
 
+/** Gives a class to an element or takes it away, and touches no other: each change of one is drawn anew. @param {Element} each @param {string} name @param {boolean} on */
+export function mark(each, name, on) {
+  if (each.classList.contains(name) !== on) each.classList.toggle(name, on);
+}
+
 /** The elements that a selector matches, by what their data attribute holds. @param {SVGSVGElement} svg @param {string} selector @param {string} name */
 const byData = (svg, selector, name) => new Map(all(svg, selector, SVGElement).map((each) => [each.dataset[name] ?? "", each]));
 

@@ -3,6 +3,7 @@
 import { all, around, complain, field, measured, metricName, number, percent, typeset, waitFor } from "../api.js";
 import { change, onChange, toggle, view } from "../modules.js";
 import { partName } from "./circuit.js";
+import { mark } from "./picture.js";
 
 /** @typedef {Record<string, ?number>} Values of metrics, or effects on outputs, by name */
 /** @typedef {(before: Values, metrics: Values, note: string, by: string) => void} Headline says how the first metric changes, and who computed it: "sample" or "service" */
@@ -79,13 +80,13 @@ export function silencing(instrument) {
     if (picture) {
       for (const [id, each] of picture.neurons) {
         const isOff = dark.neurons.has(id);
-        each.classList.toggle("off", isOff);
-        if (each.hasAttribute("role")) each.setAttribute("aria-pressed", String(isOff));
+        mark(each, "off", isOff);
+        if (each.hasAttribute("role") && each.getAttribute("aria-pressed") !== String(isOff)) each.setAttribute("aria-pressed", String(isOff));
       }
       for (const [key, each] of picture.connections) {
         const ends = circuit.byKey.get(key);
-        each.classList.toggle("off", dark.connections.has(key));
-        each.classList.toggle("dead", ends !== undefined && (dark.neurons.has(ends.source) || dark.neurons.has(ends.target)));
+        mark(each, "off", dark.connections.has(key));
+        mark(each, "dead", ends !== undefined && (dark.neurons.has(ends.source) || dark.neurons.has(ends.target)));
       }
     }
     field("how", HTMLSelectElement).value = view.how;

@@ -3,6 +3,7 @@
 
 import { field, maybe, number } from "../api.js";
 import { change, onChange, view } from "../modules.js";
+import { mark } from "./picture.js";
 import { Plot } from "./plot.js";
 
 const POINTS = 24; // of the curve that is computed here
@@ -37,10 +38,7 @@ export function threshold(instrument) {
       const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: /** @type {string[]} */ ([]) }));
       for (const [id, number_] of of) parts[number_].neurons.push(id);
       instrument.colour(parts);
-      for (const [id, each] of picture.neurons) {
-        const gone = circuit.isWired(id) && !of.has(id);
-        if (each.classList.contains("cut") !== gone) each.classList.toggle("cut", gone);
-      }
+      for (const [id, each] of picture.neurons) mark(each, "cut", circuit.isWired(id) && !of.has(id));
     } else {
       instrument.colour(null);
       for (const each of picture.neurons.values()) each.classList.remove("cut");
