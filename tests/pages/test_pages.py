@@ -138,11 +138,12 @@ def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Vi
         visitor.go(path)
         assert "2 separate groups; what they compute is added up." in page.inner_text(".inside"), path
         assert page.locator(".inside th[scope=row] .dot").count() == 2
-        dot, circle = (
+        page.wait_for_selector("#instrument[data-ready]")  # shapes take the place of circles
+        dot, shape = (
             page.locator(where).first.evaluate(f"each => getComputedStyle(each).{style}")
-            for where, style in ((".inside .dot", "backgroundColor"), ("svg.network .neuron.module-1 circle", "fill"))
+            for where, style in ((".inside .dot", "backgroundColor"), ("svg.network .neuron.module-1 .shape", "fill"))
         )
-        assert dot == circle
+        assert dot == shape
         assert page.locator(".inside table.matrix").count() == 2
 
 
