@@ -147,7 +147,7 @@ def test_groups_inside_a_module_have_its_colour_and_their_interactions(visit: Vi
         assert page.locator(".inside table.matrix").count() == 2
 
 
-def test_a_long_expression_does_not_widen_the_page(visit: Visit, site: Site) -> None:
+def test_a_long_expression_does_not_widen_the_page_nor_a_long_role_the_panel(visit: Visit, site: Site) -> None:
     page = (visitor := visit("reader")).page
     visitor.go(f"/runs/{site.runs[0]}")
     page.locator(".formulas summary").first.click()
@@ -156,6 +156,12 @@ def test_a_long_expression_does_not_widen_the_page(visit: Visit, site: Site) -> 
         "return page.scrollWidth - page.clientWidth; }"
     )
     assert wide <= 0
+    page.wait_for_selector("#instrument[data-ready]")
+    lines = page.locator("#parts .part .quiet").first.evaluate(
+        "(role) => { role.textContent = 'a long name '.repeat(90);"
+        "return role.getBoundingClientRect().height / parseFloat(getComputedStyle(role).lineHeight); }"
+    )
+    assert lines < 3.5, "the verdict below it stays in sight"
 
 
 def test_everything_can_be_reached_by_keyboard(visit: Visit, site: Site) -> None:

@@ -87,6 +87,7 @@ async function begin(panel) {
         name.append(...typeset(partName(part)));
         const role = document.createElement("span");
         role.className = "quiet";
+        role.title = part.role;
         role.append(...typeset(part.role));
         light.append(badge(index), name, role);
         light.addEventListener("pointerenter", () => lightPart(part));
