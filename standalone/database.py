@@ -13,8 +13,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from standalone.parent_death_signal import die_with_parent
 
@@ -91,9 +94,14 @@ class PostgresServer:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
     def kill(self) -> None:
-        """End it as a crash would, its children included."""
+        """End it as a crash would, its children included: they lead sessions of their own, and may answer once more."""
         if self._popen is not None and self._popen.poll() is None:
-            os.killpg(self._popen.pid, signal.SIGKILL)
+            children = psutil.Process(self._popen.pid).children(recursive=True)
+            self._popen.kill()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            psutil.wait_procs(children, timeout=STOP_SECONDS)
             self._popen.wait()
 
     @property

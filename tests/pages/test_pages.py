@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from store import jobs, runs
 from store.tables import Run
@@ -229,7 +230,7 @@ def test_a_recipe_is_submitted_with_two_clicks(visit: Visit, site: Site) -> None
     visitor.go("/")
     visitor.page.click("text=New job")
     visitor.page.check("input[value=independence]")
-    assert visitor.page.input_value("#hidden") == "20, 20"
+    expect(visitor.page.locator("#hidden")).to_have_value("20, 20")  # once the script of the page has begun
     visitor.page.click("#submit")
     visitor.page.wait_for_url(re.compile("/jobs/job_"))
     assert visitor.page.inner_text("h1") == "independence"
