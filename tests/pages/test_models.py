@@ -33,7 +33,8 @@ def test_a_run_is_published_and_its_model_found_by_its_evidence(visit: Visit, si
     page.click("form button:has-text('Show')")
     assert "min modules: Input should be a valid integer" in page.inner_text(".notice")
     visitor.go(f"/runs/{site.runs[2]}")
-    page.click("text=found-by-hand, version 1")
+    with page.expect_navigation():  # until its scripts have begun
+        page.click("text=found-by-hand, version 1")
     page.click("text=Change it")
     page.on("dialog", lambda dialog: dialog.accept())
     page.click("#delete")
@@ -49,7 +50,8 @@ def test_a_model_shows_its_card_its_aliases_and_its_versions(visit: Visit, site:
     assert page.inner_text(".written em") == "share nothing"
     assert page.get_attribute(".written a", "rel") == "noopener noreferrer nofollow"
     assert page.locator("#note, #share, #fork, #delete").count() == 0  # a reader only reads
-    page.click("text=version 2")
+    with page.expect_navigation():  # until its scripts have begun
+        page.click("text=version 2")
     assert "The cube." in page.inner_text(".note")
     assert page.locator(f"a[href$='/models/{site.model}?version=best']").count() == 0
 

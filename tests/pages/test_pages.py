@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
 
 from store import jobs, runs
 from store.tables import Run
@@ -228,9 +227,10 @@ def test_a_table_is_uploaded_its_columns_chosen_and_a_job_submitted(visit: Visit
 def test_a_recipe_is_submitted_with_two_clicks(visit: Visit, site: Site) -> None:
     visitor = visit("submitter")
     visitor.go("/")
-    visitor.page.click("text=New job")
+    with visitor.page.expect_navigation():  # until its scripts have begun
+        visitor.page.click("text=New job")
     visitor.page.check("input[value=independence]")
-    expect(visitor.page.locator("#hidden")).to_have_value("20, 20")  # once the script of the page has begun
+    assert visitor.page.input_value("#hidden") == "20, 20"
     visitor.page.click("#submit")
     visitor.page.wait_for_url(re.compile("/jobs/job_"))
     assert visitor.page.inner_text("h1") == "independence"
