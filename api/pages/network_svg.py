@@ -16,14 +16,12 @@ from api.evidence import heaviest
 from bimt_engine.analysis.graph import Graph, Neuron
 from bimt_engine.analysis.statements.network import network_statement, neuron_label
 from bimt_engine.analysis.statements.wording import listed, typeset_plainly
-from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once
+from bimt_engine.figures.layout import LEAN, SHEET_HEIGHT, has_sheets, lay_out_once, nearest
 
 WIDTH = 900.0  # user units of the viewBox; the page scales them
 MARGIN = 64.0
 MAX_CONNECTIONS = 4_000  # drawn on a page, the heaviest; with more it becomes slow
-MAX_ELEMENTS = (
-    1_000  # connections; of more each change of one would draw all of them anew: scripts paint them on a canvas
-)
+MAX_ELEMENTS = 1_000  # connections; of more, scripts paint them on a canvas: a change of one draws all elements anew
 MAX_IN_A_THUMBNAIL = 1_000
 LETTER, WIDE = 0.62, 1.1  # width of a letter, as a share of its size; of a wide one
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
@@ -139,17 +137,14 @@ def _row_name(layer: str) -> str:
 
 def _room(graph: Graph, place: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Layer → the radius at which its neurons do not touch, beside one another or on a sheet behind, 2.4 at least."""
-    rows: dict[tuple[str, float], list[float]] = {}
     heights: dict[str, set[float]] = {}
     for neuron in graph.neurons:
-        x, y = place[neuron.id]
-        rows.setdefault((neuron.layer, round(y, 1)), []).append(x)
-        heights.setdefault(neuron.layer, set()).add(round(y, 1))
-    nearest = {layer: min([30.0, *(b - a for a, b in itertools.pairwise(sorted(ys)))]) for layer, ys in heights.items()}
-    for (layer, _), xs in rows.items():
-        gaps = [b - a for a, b in itertools.pairwise(sorted(xs)) if b - a > 1e-6]
-        nearest[layer] = min([nearest[layer], *gaps])
-    return {layer: min(10.0, max(2.4, 0.4 * gap)) for layer, gap in nearest.items()}
+        heights.setdefault(neuron.layer, set()).add(round(place[neuron.id][1], 1))
+    room = {layer: min([30.0, *(b - a for a, b in itertools.pairwise(sorted(ys)))]) for layer, ys in heights.items()}
+    beside = nearest({n.id: (place[n.id][0], (n.layer, round(place[n.id][1], 1))) for n in graph.neurons}, most=30.0)
+    for neuron in graph.neurons:
+        room[neuron.layer] = min(room[neuron.layer], beside[neuron.id])
+    return {layer: min(10.0, max(2.4, 0.4 * gap)) for layer, gap in room.items()}
 
 
 def _fitting(

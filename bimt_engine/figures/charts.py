@@ -163,9 +163,8 @@ def draw_fit(
             axes.set_xlim(low - edge, high + edge)
             axes.set_ylim(low - edge, high + edge)
             axes.set_aspect("equal")
-            name = "\n".join(
-                map(pretty, textwrap.wrap(str(names[number]), 24))
-            )  # wider ones would reach into the next panel
+            lines = textwrap.wrap(str(names[number]), 24)  # wider ones would reach into the next panel
+            name = "\n".join(map(pretty, lines))
             agreement = f"R² = {r_squared(true[:, number], predicted[:, number]):.4f}"
             between = "\n" if "\n" in name else "   "
             axes.set_title(f"{name}{between}{agreement}")

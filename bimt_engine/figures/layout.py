@@ -9,10 +9,10 @@ All pictures of networks take their layout from here, those of the web pages too
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bimt_engine.analysis.graph import Connection, Graph, Neuron
 
@@ -26,6 +26,7 @@ ROLE_STEP = 0.13  # rows between the lines of a layer whose neurons have several
 ATTENTION_ROLES = ("query", "key", "value")  # of graphs that do not name the roles themselves
 FILLED = 0.92  # of the width of a panel that its neurons take up
 
+Point = TypeVar("Point", bound=Hashable)
 Spot = tuple[str, int, int]
 """A neuron as it is drawn once: its id, the row, the copy or role."""
 
@@ -88,15 +89,7 @@ class Layout:
 
     def room(self) -> dict[Spot, float]:
         """Connected spot -> how far away the next one on its line is, in widths of the picture; 1 at most."""
-        lines: dict[tuple[int, float], list[Spot]] = defaultdict(list)
-        for spot in sorted(self.touched(), key=lambda spot: self.spots[spot].x):
-            lines[spot[1], self.spots[spot].y].append(spot)
-        found = dict.fromkeys(self.touched(), 1.0)
-        for line in lines.values():
-            for left, right in pairwise(line):
-                gap = self.spots[right].x - self.spots[left].x
-                found[left], found[right] = min(found[left], gap), min(found[right], gap)
-        return found
+        return nearest({spot: (self.spots[spot].x, (spot[1], self.spots[spot].y)) for spot in self.touched()}, most=1.0)
 
     def touched(self) -> set[Spot]:
         """The spots that a connection leaves or enters."""
@@ -132,6 +125,22 @@ def lay_out_once(graph: Graph, layers: Sequence[str]) -> dict[str, Place]:
     copies, sheets = _copies(graph), has_sheets(graph)
     rows = {name: (number, Row(name, copies[name])) for number, name in enumerate(layers)}
     return {n.id: place(n.position, rows[n.layer][1], rows[n.layer][0], n.copy, sheets=sheets) for n in graph.neurons}
+
+
+def nearest(points: Mapping[Point, tuple[float, Hashable]], *, most: float) -> dict[Point, float]:
+    """Point -> (x, the line it lies on); how far away the next one of its line is, `most` where none is nearer.
+
+    Points that coincide count as one: no circle could be small enough for both.
+    """
+    lines: dict[Hashable, list[tuple[float, Point]]] = defaultdict(list)
+    for point, (x, line) in points.items():
+        lines[line].append((x, point))
+    found = dict.fromkeys(points, most)
+    for beside in lines.values():
+        for (left, one), (right, other) in pairwise(sorted(beside, key=lambda each: each[0])):
+            if right - left > 1e-6:
+                found[one], found[other] = min(found[one], right - left), min(found[other], right - left)
+    return found
 
 
 def place(position: tuple[float, ...], row: Row, number: int, which: int, *, sheets: bool) -> Place:

@@ -159,11 +159,9 @@ def draw_strands(axes: Axes, layout: Layout) -> None:
         colours.append((*to_rgb(POSITIVE if positive else NEGATIVE), 0.92 * (crowd + (1 - crowd) * share**0.75)))
         widths.append(0.25 + 0.45 * crowd + (1.8 + 1.6 * crowd) * share)
         dashes.append("solid" if positive else DASH)
-    axes.add_collection(
-        LineCollection(
-            lines, colors=colours, linewidths=widths, linestyles=dashes, capstyle="butt", zorder=2, clip_on=False
-        )  # a clip path for each line makes a large SVG ten times slower to convert
-    )
+    look: dict[str, Any] = {"colors": colours, "linewidths": widths, "linestyles": dashes, "capstyle": "butt"}
+    # A clip path for each line would make a large SVG ten times slower to convert.
+    axes.add_collection(LineCollection(lines, **look, zorder=2, clip_on=False))
 
 
 def draw_neurons(axes: Axes, layout: Layout, *, width: float) -> None:
