@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +19,6 @@ from store import datasets, jobs, operations
 from store.settings import OPERATION_QUEUES
 from tests.worker.conftest import in_the_background, wait_for
 from worker import upload_check
-from worker.operation_queue import OperationQueue
 from worker.operations import OPERATIONS
 from worker.upload_check import CHECKER, KILLED_FIRST, check_upload
 
@@ -132,13 +132,31 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def suspended_check(operation_queue: OperationQueue):
-    """A check that is running and gets no further; (thread of the worker, child)."""
-    work = in_the_background(lambda: operation_queue.serve(INTERACTIVE))
-    wait_for(children)
-    [child] = children()
-    child.suspend()
-    return work, child
+def python_that_stops(folder: Path) -> str:
+    """A Python that stops before it runs anything, so that no check ends before the test has found it."""
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nkill -STOP $$\nexec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def stopped_child(parent: psutil.Process | None = None) -> psutil.Process:
+    """The process below one that checks a file and has stopped."""
+    wait_for(lambda: any(one.status() == psutil.STATUS_STOPPED for one in children(parent)))
+    [child] = children(parent)
+    return child
+
+
+@pytest.fixture
+def suspended_check(operation_queue, monkeypatch, tmp_path):
+    """Start a check that gets no further; (thread of the worker, child)."""
+
+    def start() -> tuple[threading.Thread, psutil.Process]:
+        monkeypatch.setattr(sys, "executable", python_that_stops(tmp_path))
+        work = in_the_background(lambda: operation_queue.serve(INTERACTIVE))
+        return work, stopped_child()
+
+    return start
 
 
 def test_the_result_is_written_with_the_end_of_the_operation(operation_queue, uploaded, shown, database, people):
@@ -154,17 +172,17 @@ def test_the_result_is_written_with_the_end_of_the_operation(operation_queue, up
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux only")
-def test_the_child_is_the_first_to_be_killed_when_memory_runs_out(operation_queue, uploaded):
+def test_the_child_is_the_first_to_be_killed_when_memory_runs_out(suspended_check, uploaded):
     uploaded()
-    work, child = suspended_check(operation_queue)
+    work, child = suspended_check()
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == KILLED_FIRST
     child.resume()
     work.join()
 
 
-def test_a_cancelled_check_ends_its_child_and_refuses_the_data_set(operation_queue, uploaded, shown, database, people):
+def test_a_cancelled_check_ends_its_child_and_refuses_the_data_set(suspended_check, uploaded, shown, database, people):
     dataset, operation = uploaded()
-    work, child = suspended_check(operation_queue)
+    work, child = suspended_check()
     with database.write() as session:
         jobs.request_cancel(session, people.team, operation, datetime.now(UTC))
     work.join()
@@ -173,28 +191,28 @@ def test_a_cancelled_check_ends_its_child_and_refuses_the_data_set(operation_que
 
 
 def test_a_check_that_takes_too_long_ends_its_child_and_refuses_the_data_set(
-    operation_queue, uploaded, shown, monkeypatch
+    suspended_check, uploaded, shown, monkeypatch
 ):
     monkeypatch.setitem(OPERATIONS, "check_upload", replace(OPERATIONS["check_upload"], seconds=1.0))
     dataset, _ = uploaded()
-    work, child = suspended_check(operation_queue)
+    work, child = suspended_check()
     work.join()
     assert gone(child)
     assert "longer than 1 s" in shown(dataset).errors[0]["detail"]
 
 
-def test_a_child_that_is_killed_refuses_the_data_set(operation_queue, uploaded, shown):
+def test_a_child_that_is_killed_refuses_the_data_set(suspended_check, uploaded, shown):
     dataset, _ = uploaded()
-    work, child = suspended_check(operation_queue)
+    work, child = suspended_check()
     child.kill()
     work.join()
     assert "more memory or time than is granted" in shown(dataset).errors[0]["detail"]
 
 
-def test_a_worker_that_shuts_down_releases_the_check(operation_queue, uploaded, shown, database, context, monkeypatch):
+def test_a_worker_that_shuts_down_releases_the_check(suspended_check, uploaded, shown, database, context, monkeypatch):
     monkeypatch.setattr("worker.operation_queue.DRAIN_SECONDS", 0.1)
     dataset, operation = uploaded()
-    work, child = suspended_check(operation_queue)
+    work, child = suspended_check()
     context.shutting_down.set()
     work.join()
     assert gone(child)
@@ -206,13 +224,11 @@ def test_a_worker_that_shuts_down_releases_the_check(operation_queue, uploaded, 
 def test_a_child_ends_with_a_worker_that_is_killed(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(TABLE)
-    code = "import sys, pathlib; from worker.upload_check import check_upload; "
+    code = f"import sys, pathlib; sys.executable = {python_that_stops(tmp_path)!r}; "
+    code += "from worker.upload_check import check_upload; "
     code += "check_upload(pathlib.Path(sys.argv[1]), form='csv', roles={}, memory_bytes=1 << 32, seconds=60)"
     with subprocess.Popen([sys.executable, "-c", code, str(path)]) as worker:
-        us = psutil.Process(worker.pid)
-        wait_for(lambda: children(us))
-        [child] = children(us)
-        child.suspend()
+        child = stopped_child(psutil.Process(worker.pid))
         worker.kill()
-    child.resume()  # a suspended process reads nothing, so it does not see that its input has ended
+    child.resume()  # a stopped process reads nothing, so it does not see that its input has ended
     wait_for(lambda: gone(child))
