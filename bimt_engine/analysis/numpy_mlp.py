@@ -120,7 +120,13 @@ class NumpyMlp:
 
     def outputs(self, values: Mapping[str, Array], inputs: Inputs) -> Outputs:
         """The outputs of the network with these parameters."""
-        return self._activations(values, inputs)[-1][:, np.argsort(self.output_order)]
+        to_data = np.argsort(self.output_order)
+        if self.chain.copies > 1 or self.chain.embedding is not None:
+            return self._activations(values, inputs)[-1][:, to_data]
+        (first, *others), biases = split(values)
+        read = np.flatnonzero(first.any(axis=0))  # of a pruned image few pixels are left
+        here = inputs[:, self.input_order[read]]
+        return forward([first[:, read], *others], biases, here, self.activation, slopes=False)[0][-1][:, to_data]
 
     def activation_statistics(
         self, values: Mapping[str, Array], inputs: Inputs
@@ -132,22 +138,39 @@ class NumpyMlp:
     def without_each(
         self, values: Mapping[str, Array], connections: Sequence[Connection], inputs: Inputs
     ) -> Iterator[tuple[Sequence[Connection], Float[np.ndarray, "connections N outputs"]]]:
-        """Outputs with one connection at zero, for each of them; only the layers behind it are computed again."""
+        """Outputs with one connection at zero, for each of them; only neurons that depend on it are computed again."""
         weights, biases = split(values)
-        before = self._activations(values, inputs)
+        seen = self._activations(values, inputs)
+        sums = [a @ w.T + b for a, w, b in zip(seen, weights, biases, strict=False)]
         to_data = np.argsort(self.output_order)
+        by_target: dict[tuple[int, int], list[Connection]] = {}
+        for name, row, column in connections:
+            by_target.setdefault((self.weights.index(name), row), []).append((name, row, column))
         per_pass = max(1, int(ABLATED_AT_ONCE / (len(inputs) * max(w.shape[0] for w in weights))))
-        for start in range(0, len(connections), per_pass):
-            for number, name in enumerate(self.chain.weights):
-                here = [c for c in connections[start : start + per_pass] if c[0] == name]
-                if not here:
-                    continue
-                changed = np.repeat(weights[number][None], len(here), axis=0)
-                for i, (_, row, column) in enumerate(here):
-                    changed[i, row, column] = 0.0
-                onward = [changed, *weights[number + 1 :]]
-                after, _ = forward(onward, biases[number:], before[number], self.activation, slopes=False)
-                yield here, after[-1][..., to_data]
+        for (number, row), into in by_target.items():
+            for here in (into[start : start + per_pass] for start in range(0, len(into), per_pass)):
+                columns = [column for _, _, column in here]
+                lost = (seen[number][:, columns] * -weights[number][row, columns]).T
+                yield here, self._after_change(number, row, lost, weights, seen, sums)[..., to_data]
+
+    def _after_change(
+        self, number: int, row: int, change: Array, weights: list[Array], seen: list[Array], sums: list[Array]
+    ) -> Float[np.ndarray, "trials N slots"]:
+        """Outputs in slot order where the sum that enters one neuron behind weight layer `number` is changed.
+
+        change   what is added to it, (trials, N).
+        seen     activations of every neuron layer without the change.
+        sums     what enters the neurons of every layer but the first, without the change.
+        """
+        act = ACTIVATIONS[self.activation]
+        rows, change = np.array([row]), change[..., None]
+        for onward, after, entering in zip(weights[number + 1 :], seen[number + 1 :], sums[number:], strict=False):
+            change = act(entering[:, rows] + change, False)[0] - after[:, rows]
+            reached = np.flatnonzero(onward[:, rows].any(axis=1))
+            rows, change = reached, change @ onward[np.ix_(reached, rows)].T
+        outputs = np.repeat(sums[-1][None], len(change), axis=0)
+        outputs[..., rows] += change
+        return outputs
 
     def intervened(
         self, values: Mapping[str, Array], trials: Sequence[Trial], inputs: Inputs, partner: Shaped[np.ndarray, " N"]

@@ -9,7 +9,7 @@ examples of each class stand beside it. All groups are run side by side along th
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -209,19 +209,25 @@ def interaction(
     return found
 
 
-def upstream_effects(ablator: Ablator, groups: Sequence[Group]) -> Float[np.ndarray, "inputs groups"]:
+def upstream_effects(
+    ablator: Ablator, groups: Sequence[Group], read: Container[int] | None = None
+) -> Float[np.ndarray, "inputs groups"]:
     """How much each group depends on each input: the change of its activations when that input is permuted.
 
     All inputs that a column of a table became are permuted together, so that every row stays possible.
 
     E[(a - a^permuted)²] / (2 Var a), the mean over the group's neurons that vary: 1 when the input is all that
     the group depends on, 0 when it does not depend on it. The input layer itself is left out.
+
+    read   the inputs that can change anything, where that is known; None: any can.
     """
     own = ablator.context.wiring.input_layer.name
     dataset = ablator.context.dataset
     inputs = ablator.inputs.shape[-1] if dataset.encoding is None else len(dataset.column_names)
     found = np.zeros((inputs, len(groups)))
     for number in range(inputs):
+        if read is not None and number not in read:
+            continue
         own_columns = np.flatnonzero(dataset.column_of == number) if dataset.encoding is not None else number
         changed = ablator.inputs.clone()
         changed[..., own_columns] = ablator.inputs[ablator.partner][..., own_columns]

@@ -194,7 +194,9 @@ def examine_modules(
     if subject.dataset.is_text:
         reduced["upstream"] = "tokens exclude one another, so that none can be permuted alone"
     elif pruned.inputs.shape[-1] <= MAX_PERMUTED_INPUTS:
-        upstream = upstream_effects(pruned, groups)
+        # Elsewhere an input may reach neurons by parameters that the wiring does not list.
+        read = None if subject.plain is None else {number for module in modules for number in module.inputs}
+        upstream = upstream_effects(pruned, groups, read)
     else:
         reduced["upstream"] = too_large("the number of inputs", pruned.inputs.shape[-1], MAX_PERMUTED_INPUTS)
     in_trained = trained.effects(groups, JUDGED_BY).matrix

@@ -166,9 +166,14 @@ class PruningEngine:
             masks[name][row, column] = False
         return self.without_dead_ends(state.values, masks)
 
-    def keep_strongest(self, state: State, count: int) -> tuple[Values, Masks]:
-        """The state with its `count` strongest connections by |w| · std of the source."""
-        strength = self.strengths(state)
+    def keep_strongest(
+        self, state: State, count: int, strength: dict[str, Array] | None = None
+    ) -> tuple[Values, Masks]:
+        """The state with its `count` strongest connections by |w| · std of the source.
+
+        strength   of the state, where it is known already.
+        """
+        strength = strength or self.strengths(state)
         ranked = np.sort(np.concatenate([s[s > 0] for s in strength.values()]))[::-1]
         least = ranked[min(count, ranked.size) - 1] if ranked.size and count > 0 else np.inf
         masks = dict(state.masks)
@@ -192,11 +197,11 @@ class PruningEngine:
 
     def without_idle_weights(self, state: State, *, allowed: float) -> tuple[Values, Masks]:
         """As few of the strongest weights as keep the training loss within what is allowed, with no refit at all."""
-        best = (state.values, state.masks)
+        best, strength = (state.values, state.masks), self.strengths(state)
         k = state.step.connections
         while k > 1:
             k = int(0.9 * k)
-            cut = self.keep_strongest(state, k)
+            cut = self.keep_strongest(state, k, strength)
             outputs = self.context.outputs(cut[0], self.context.train)
             if float(self.context.losses(outputs, self.context.train).mean()) > allowed:
                 break

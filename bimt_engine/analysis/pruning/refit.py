@@ -279,11 +279,11 @@ class GradientProblem:
         self.weights = weights
         self.counted = counted
 
-    def of(self, network: nn.Module) -> GradientProblem:
-        """The same examples for another network."""
+    def of(self, network: nn.Module, inputs: Tensor) -> GradientProblem:
+        """The same examples for another network, which takes them in another form."""
         return GradientProblem(
             network,
-            self.inputs,
+            inputs,
             self.targets,
             loss=self.loss,
             ridge=self.ridge,
@@ -401,12 +401,16 @@ class CompactMlp(nn.Module):
         self.biases = nn.ParameterList([torch.empty(shapes[f"biases.{i}"], dtype=dtype) for i in range(layers)])
         self.embedding = nn.Parameter(torch.empty(shapes["embedding"], dtype=dtype)) if embedded else None
         self.activation = ACTIVATIONS[chain.activation]
-        self.read = whole.input_order[torch.from_numpy(live[0])]  # for plain numbers; vectors lie in slot order already
+        self.read = None if embedded else whole.input_order[torch.from_numpy(live[0])]
         self.leave = torch.argsort(whole.output_order)
 
+    def inputs_of(self, x: Tensor) -> Tensor:
+        """What it takes of the inputs of the whole network: those of its neurons, or all tokens."""
+        return x if self.read is None else x.index_select(-1, self.read)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs in the order of the data's targets."""
-        here = self.embedding[x].flatten(1) if self.embedding is not None else x.index_select(-1, self.read)
+        """Outputs in the order of the data's targets, of what `inputs_of` gives."""
+        here = self.embedding[x].flatten(1) if self.embedding is not None else x
         last = len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             here = nn.functional.linear(here, weight, bias)
@@ -423,7 +427,7 @@ def refit_compact(problem: GradientProblem, values: Mapping[str, Array], masks: 
         return refit_by_gradient(problem, values, masks, steps=steps)
     assert isinstance(whole, Network)
     compact = CompactMlp(whole, chain, masks)
-    part = problem.of(compact)
+    part = problem.of(compact, compact.inputs_of(problem.inputs))
     small = {name: values[name][place] for name, place in compact.places.items()}
     small_masks = {name: masks[name][place] for name, place in compact.places.items() if name in masks}
     found = refit_by_gradient(part, small, small_masks, steps=steps)

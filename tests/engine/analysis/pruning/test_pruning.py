@@ -211,7 +211,8 @@ def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str)
     problem = GradientProblem(
         subject.general.with_values(values), subject.train.inputs, subject.train.targets, loss=subject.loss, ridge=1e-4
     )
-    narrow = problem.of(CompactMlp(problem.network, network.wiring.chain, masks))
+    compact = CompactMlp(problem.network, network.wiring.chain, masks)
+    narrow = problem.of(compact, compact.inputs_of(problem.inputs))
     assert narrow.losses({n: values[n][p] for n, p in narrow.network.places.items()}) == pytest.approx(
         problem.losses(values), rel=1e-12
     )
@@ -221,12 +222,19 @@ def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str)
     assert all((two.values[n][~m] == 0).all() for n, m in masks.items())
 
 
-def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_ablation_is_what_setting_the_weight_to_zero_does(architecture: str, share: float) -> None:
     network, data = build(architecture)
+    draw = np.random.default_rng(0)
+    parameters = {w.parameter: network.get_parameter(w.parameter) for w in network.wiring.weight_layers}
+    masks = {name: draw.random(tuple(p.shape)) < share for name, p in parameters.items()}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(torch.from_numpy(mask))
     subject = AnalysisContext.of(network, data)
     values = subject.values()
-    effects = ablation_effects(subject, values, full_masks(subject.wiring, values))
-    assert len(effects) == sum(values[w.parameter].size for w in subject.wiring.weight_layers)
+    effects = ablation_effects(subject, values, masks)
+    assert len(effects) == sum(int(mask.sum()) for mask in masks.values())
     base = subject.losses(subject.outputs(values, subject.train), subject.train).mean()
     some = list(effects)[:: max(1, len(effects) // 15)]
     for name, row, column in some:
