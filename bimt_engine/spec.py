@@ -197,9 +197,10 @@ class EvidenceSpec(Part):
         le=64,
         description="Genetic searches for formulas of the outputs that the library has none for: seconds each.",
     )
-    evidence_version: Literal[1, 2, 3] = Field(
-        default=3,
-        description="3: over an embedding, neurons are grouped by the functions of the token that they have in common. "
+    evidence_version: Literal[1, 2, 3, 4] = Field(
+        default=4,
+        description="4: groups inside a module that is not supported are not supported either. 3: they are tested by "
+        "themselves; over an embedding, neurons are grouped by the functions of the token that they have in common. "
         "2: by any two reading the same function. 1: so, and pruned as before 2, from which on a constant answer is "
         "kept unless the network is clearly better.",
     )

@@ -137,6 +137,7 @@ def _gather(
             module_of=report.module_of,
             representations=representations,
             costs=ablations,
+            rejected=report.rejected if asked.evidence_version >= 4 else None,
             tied_by="functions" if asked.evidence_version < 3 else "common_functions",
             random_partitions=asked.random_groups,
             seed=seed,

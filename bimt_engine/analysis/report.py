@@ -197,11 +197,14 @@ class PartitionDocument(TypedDict):
     interaction   of every two groups, the largest over the outputs, as a share of its variance.
     leak          share of what moves the neurons that crosses between groups.
     p             among random partitions of the same sizes.
+    rejected_modules   names of the modules that the groups lie in and that are not supported; absent up to
+                  evidence_version 3, where it made no difference.
     """
 
     layer: str
     kind: str
     groups: list[InteriorGroup]
+    rejected_modules: NotRequired[list[str]]
     interaction: list[list[float]]
     trained_interaction: list[list[float]]
     largest_interaction: float

@@ -189,6 +189,7 @@ def _interior_checks(
         {w.parameter: saved.masks[w.parameter].numpy() for w in subject.wiring.weight_layers},
         module_of=report.module_of,
         costs={},
+        rejected=report.rejected if saved.spec.evidence.evidence_version >= 4 else None,
         tied_by=claimed.get("tied_by", "dimensions"),
         random_partitions=saved.spec.evidence.random_groups,
         seed=saved.seed,

@@ -120,9 +120,9 @@ def test_a_stored_spec_without_versions_means_the_old_ones_and_a_new_one_gets_to
     stored = Spec.from_stored(OLD)
     assert (stored.dataset.split_version, stored.evidence.evidence_version) == (1, 1)
     new = Spec.model_validate(OLD)
-    assert (new.dataset.split_version, new.evidence.evidence_version) == (2, 3)
+    assert (new.dataset.split_version, new.evidence.evidence_version) == (2, 4)
     written = new.expanded().model_dump(mode="json")
-    assert (written["dataset"]["split_version"], written["evidence"]["evidence_version"]) == (2, 3)
+    assert (written["dataset"]["split_version"], written["evidence"]["evidence_version"]) == (2, 4)
     assert Spec.from_stored(written) == new.expanded()
     assert Spec.from_stored(stored.model_dump(mode="json")) == stored
 

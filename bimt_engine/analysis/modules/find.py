@@ -93,6 +93,11 @@ class ModuleReport:
         """How many modules passed both tests."""
         return sum(bool(module["supported"]) for module in self.modules)
 
+    @property
+    def rejected(self) -> list[str]:
+        """The names of those that could be tested and did not pass."""
+        return [module["name"] for module in self.modules if module["verdict"] == "not supported"]
+
 
 def letter(number: int) -> str:
     """0 → A, 25 → Z, 26 → AA."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ def examine_interior(
     module_of: Mapping[str, str],
     costs: Mapping[Connection, float],
     representations: RepresentationsDocument | None = None,
+    rejected: Collection[str] | None = (),
     tied_by: TiedBy = "common_functions",
     random_partitions: int = RANDOM_PARTITIONS,
     seed: int = 0,
@@ -68,13 +69,16 @@ def examine_interior(
     module_of   neuron id -> letter of its module.
     costs       what the training loss gains without each connection, for cuts; {}: not known.
     representations   where the data are the products of a group: those in which neurons lie say what they compute.
+    rejected  letters of modules that are not supported: then no group in them is. None: by specs of earlier versions,
+              which did not ask.
     tied_by   as in the document; an earlier method for specs of earlier versions, and to verify their documents.
     """
     count = min(random_partitions, RANDOM_PARTITIONS)
     proposed = depths(context.wiring, masks)
     at, partitions = partitions_of(pruned, trained, proposed, tied_by=tied_by, random_partitions=count, seed=seed)
     documents = [
-        _partition_document(context, pruned, masks, partition, module_of, representations) for partition in partitions
+        _partition_document(context, pruned, masks, partition, module_of, rejected, representations)
+        for partition in partitions
     ]
     documents = [document for document in documents if parts_modules(document)]
     document: InteriorDocument = {
@@ -131,6 +135,7 @@ def _partition_document(
     masks: Masks,
     partition: Partition,
     module_of: Mapping[str, str],
+    rejected: Collection[str] | None,
     representations: RepresentationsDocument | None,
 ) -> PartitionDocument:
     # Trees are those of the layers that the partition has: of a sum at layer 1, connections into layer 2 do not count.
@@ -168,6 +173,8 @@ def _partition_document(
         "why_not": None,
         "reading": "",
     }
+    if rejected is not None:
+        document["rejected_modules"] = sorted(set(modules) & set(rejected))
     verdict, reason = partition_verdict(document)
     document = document | {"verdict": verdict, "why_not": reason}
     return document | {"reading": partition_statement(document).text}

@@ -50,6 +50,12 @@ class PartitionStatement:
 
 def partition_verdict(partition: Document) -> tuple[str, str | None]:
     """(supported | not supported | not testable, why it is not)."""
+    if rejected := partition.get("rejected_modules"):
+        lie = f"module {rejected[0]}" if len(rejected) == 1 else f"modules {listed(rejected)}"
+        return (
+            "not supported",
+            f"the groups lie in {lie}, not supported {'itself' if len(rejected) == 1 else 'themselves'}",
+        )
     worst, trained = partition["largest_interaction"], partition["trained_largest_interaction"]
     if partition["kind"] == "sum" and worst > INTERACTS:
         return "not supported", f"two groups interact by {number(worst)} of an output’s variance"

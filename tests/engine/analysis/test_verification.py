@@ -14,10 +14,13 @@ from bimt_engine.analysis.report import Evidence
 from bimt_engine.analysis.verification import verify
 from bimt_engine.data.dataset import Dataset
 from bimt_engine.data.kinds.synthetic import FormulaData
+from bimt_engine.data.registry import make_dataset
 from bimt_engine.exports.weights import SavedNetwork, load_weights, weights_file
 from bimt_engine.networks.mlp import MlpNetwork
 from bimt_engine.networks.network import Network
+from bimt_engine.recipes import load_recipe
 from bimt_engine.spec import Spec
+from bimt_engine.training.loop import Training
 from tests.engine.analysis.teachers import TWO_MODULES, data_of, student_and_data
 
 
@@ -115,6 +118,27 @@ def test_an_altered_claim_about_groups_is_found_out(one_piece, tamper, found_out
     tamper(claims["interior"]["partitions"][0])
     found = verify(saved, data, claims, again=False)
     assert found_out in disagreeing(found)
+
+
+@pytest.mark.parametrize(("version", "asked"), [(3, False), (4, True)])
+def test_without_connection_cost_no_group_is_supported_and_earlier_rules_are_checked_as_they_were(
+    version, asked
+) -> None:
+    recipe = load_recipe("independence").spec.model_dump(mode="json")
+    recipe["training"]["method"], recipe["evidence"]["evidence_version"] = "vanilla", version
+    spec = Spec.model_validate(recipe)
+    data = make_dataset(spec.dataset, seed=2)
+    training = Training.begin(spec, data, seed=2)
+    for _ in training.updates():
+        pass
+    evidence = gather_evidence(training.network, data, spec, seed=2)
+    claims = json.loads(json.dumps(evidence.document()))
+    assert claims["metrics"]["supported_modules"] == 0
+    assert {"rejected_modules" in p for p in claims["interior"]["partitions"]} == {asked}
+    if asked:
+        assert claims["metrics"]["interior_modules"] == 0
+    saved = load_weights(weights_file(training.network, evidence.network, spec=spec, seed=2, dataset=data))
+    assert verify(saved, data, claims, again=False)["agrees"]
 
 
 def test_altered_weights_are_found_out(run, saved, claims) -> None:

@@ -20,7 +20,14 @@ from bimt_engine.analysis.modules.nested import (
     random_partitions,
 )
 from bimt_engine.analysis.modules.structure import TieGraph, cheapest_cut, depths
-from bimt_engine.analysis.statements.interior import cut_statement, partition_statement, run_verdict
+from bimt_engine.analysis.statements.interior import (
+    cut_statement,
+    groups_shown,
+    interior_modules,
+    partition_statement,
+    partition_verdict,
+    run_verdict,
+)
 from bimt_engine.networks.network import build_network
 from bimt_engine.networks.transformer import TransformerNetwork
 from tests.engine.analysis.teachers import RESIDUE, TWO_MODULES, data_of, teacher
@@ -71,6 +78,26 @@ def test_trees_and_groups_at_every_depth():
     ]
     assert [read(g) for g in second.groups] == [{0, 2}, {1, 3}]
     assert len(second.trees) == 2
+
+
+@pytest.mark.parametrize(
+    ("rejected", "named", "verdict"), [(None, None, "supported"), (["B"], [], "supported"), (["A", "B"], ["A"], "not")]
+)
+def test_groups_in_a_module_that_is_not_supported_are_not_supported_either(rejected, named, verdict):
+    context, values, masks, ablators = subject(SUM, residue=RESIDUE)
+    module_of = {"hidden1:0": "A", "hidden1:4": "A"}
+    document = examine_interior(context, *ablators, values, masks, module_of=module_of, costs={}, rejected=rejected)
+    [partition] = document["partitions"]
+    assert partition.get("rejected_modules") == named
+    partition |= {"p": 0.01, "random_partitions": 99}  # so few neurons leave no others to compare with
+    said, reason = partition_verdict(partition)
+    if verdict == "supported":
+        assert (said, reason) == ("supported", None)
+        assert (len(groups_shown(document)), interior_modules(document)) == (2, 2)
+    else:
+        assert (said, reason) == ("not supported", "the groups lie in module A, not supported itself")
+        assert (groups_shown(document), interior_modules(document)) == ([], 0)
+        assert reason in run_verdict("No module is supported.", document, modules=2)
 
 
 def test_groups_that_are_added_up_are_found_inside_one_piece():
