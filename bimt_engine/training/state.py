@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
@@ -97,6 +98,11 @@ class TrainingState:
         state = cls(replicas[0], layout, theta, torch.zeros_like(theta), torch.zeros_like(theta), orders)
         state.bind()
         return state
+
+    @cached_property
+    def geometry(self) -> dict[str, Any]:
+        """Where the slots are and which are connected; training changes neither."""
+        return geometry_of(self.network.wiring)
 
     @property
     def replicas(self) -> int:
@@ -264,7 +270,7 @@ class Snapshot:
         flat = state.theta[replica].detach().to("cpu").float().numpy().copy()
         weights = {place.name: flat[place.slice].reshape(place.shape) for place in state.layout}
         orders = {name: order[replica].cpu().numpy().copy() for name, order in state.orders.items()}
-        return cls(state.step, weights, orders, geometry_of(state.network.wiring))
+        return cls(state.step, weights, orders, state.geometry)
 
     def to_bytes(self) -> bytes:
         """safetensors; the same snapshot gives the same bytes."""
@@ -293,7 +299,7 @@ def geometry_of(wiring: Wiring) -> dict[str, Any]:
                 "name": layer.name,
                 "neurons": layer.neurons,
                 "copies": layer.copies,
-                "positions": [[round(float(x), 6) for x in place] for place in layer.positions],
+                "positions": [[round(x, 6) for x in place] for place in layer.positions.tolist()],
             }
             for layer in wiring.neuron_layers
         ],
