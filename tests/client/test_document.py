@@ -68,7 +68,8 @@ def test_the_example_of_the_readme_runs(service, capsys):
     exec(compile(example, "README.md", "exec"), names)
     names["client"].close()
     assert "module A reads x1 and x3, decides y1" in capsys.readouterr().out
-    assert names["network"].target_names == ["y1", "y2"]
+    assert {"input:0", "output:0"} <= set(names["graph"].nodes)
+    assert names["curve"].index[-1] == 20_000
 
 
 def test_the_commands_of_the_document_are_parsed_without_a_deprecated_spelling(capsys):

@@ -40,7 +40,7 @@ from bimt_engine.analysis.statements.interior import (
 )
 from bimt_engine.analysis.statements.representations import group_representations
 
-MAX_OUTPUTS = 64  # whose effects are listed one by one
+MAX_OUTPUTS = 128  # whose effects are listed one by one
 MAX_READS = 32  # terminals that are listed of one group, those read most first
 MAX_DIRECTIONS = 3  # of the outputs, in which a group moves them
 LEAST_DIRECTION = 0.02  # of a group's contribution: directions that carry less are left out
