@@ -14,12 +14,14 @@ def test_a_run_is_published_and_its_model_found_by_its_evidence(visit: Visit, si
     visitor = visit()
     page = visitor.page
     visitor.go(f"/runs/{site.runs[2]}")
-    page.click("text=Publish it as a model")
+    page.click(".headline >> text=Publish and share")
     page.fill("#publish-name", "found-by-hand")
     page.fill("#publish-card", "From the page.")
     page.click("#publish button")
     page.wait_for_url(re.compile("/models/model_"))
     assert page.inner_text("h1") == "found-by-hand, version 1"
+    page.click(".headline >> text=Share")
+    page.wait_for_function("document.getElementById('share').getBoundingClientRect().top < innerHeight")
     visitor.go("/models")
     page.click("text=By what was found")
     page.fill("#min_modules", "2")
@@ -33,6 +35,7 @@ def test_a_run_is_published_and_its_model_found_by_its_evidence(visit: Visit, si
     page.click("form button:has-text('Show')")
     assert "min modules: Input should be a valid integer" in page.inner_text(".notice")
     visitor.go(f"/runs/{site.runs[2]}")
+    assert page.get_attribute(".headline .actions a", "href") == "/models/found-by-hand?version=1#share"
     with page.expect_navigation():  # until its scripts have begun
         page.click("text=found-by-hand, version 1")
     page.click("text=Change it")

@@ -134,6 +134,11 @@ filmMake?.addEventListener("click", async () => {
 
 // --- publish
 
+// Not every browser opens what a link leads into.
+for (const link of all(document, "a[data-opens]", HTMLAnchorElement)) {
+  link.addEventListener("click", () => (field(link.dataset.opens ?? "", HTMLDetailsElement).open = true));
+}
+
 onSubmit("publish", async ({ name, card, visibility }) => {
   const { run } = field("publish").dataset;
   /** @type {VersionOut} */
