@@ -27,7 +27,7 @@ Do = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Do, ...] = ("zero", "mean", "resample")
 MAX_ABLATED_EXAMPLES = 512  # examples that groups are ablated on; for text, predicted steps
 ABLATION_WORK = (
-    1e12  # multiplications of all ablations of a network whose layers do not form a chain: some minutes of one core
+    2e10  # multiplications of all ablations of a network whose layers do not form a chain: seconds of one core
 )
 
 Group = Mapping[str, Array]

@@ -22,6 +22,8 @@ from bimt_engine.analysis.reachability import by_column, count_modules
 
 LEAST_SQUARES_WORK = 2e8  # multiplications in one JᵀJ; more is left to gradients
 CONSTANT_STEPS = 60  # evaluations for a few biases, with nothing else that moves the outputs
+REFIT_WORK = 5e7  # multiplications in one pass of a network that is no chain; beyond, it is refitted on fewer examples,
+PER_UNKNOWN = 4  # but on so many predicted numbers for each parameter kept
 LEAST_SQUARES_STEPS = 30  # trial steps of Levenberg-Marquardt in one refit, at most; it has converged long before
 
 
@@ -128,8 +130,19 @@ class PruningEngine:
             steps = min(self.refit_evaluations, LEAST_SQUARES_STEPS)
             found = refit_least_squares(self.least_squares, values, masks, steps=steps)
             return self.state(found.values, masks, curvature=found.curvature)
-        found = refit_compact(self.gradient_problem(), values, masks, steps=self.refit_evaluations)
+        problem = self.gradient_problem()
+        if self.context.wiring.chain is None:
+            problem = problem.every(self.thinning(masks))
+        found = refit_compact(problem, values, masks, steps=self.refit_evaluations)
         return self.state(found.values, masks)
+
+    def thinning(self, masks: Masks) -> int:
+        """Every how many-th training example a refit under these masks uses. States are measured on all of them."""
+        context = self.context
+        examples, predicted = len(context.train.inputs), context.train.targets.size
+        enough = PER_UNKNOWN * unknowns(masks) * examples / predicted
+        affordable = REFIT_WORK / context.general.work
+        return max(1, int(examples / max(enough, affordable)))
 
     def gradient_problem(self) -> GradientProblem:
         """The examples of refits by gradient, made when they are first needed."""

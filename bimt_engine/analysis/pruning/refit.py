@@ -8,6 +8,7 @@ goes the same way with the Gauss-Newton (Fisher) matrix in place of JᵀJ.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -291,6 +292,16 @@ class GradientProblem:
             weights=self.weights,
             counted=self.counted,
         )
+
+    def every(self, step: int) -> GradientProblem:
+        """The same network on evenly spaced examples; this problem itself for a step of 1."""
+        if step == 1:
+            return self
+        thinned = copy.copy(self)
+        thinned.inputs, thinned.targets = self.inputs[::step], self.targets[::step]
+        if self.counted is not None:
+            thinned.counted = self.counted[::step] / self.counted[::step].mean()
+        return thinned
 
     def load(self, values: Mapping[str, Array]) -> None:
         """Give the network these parameters."""

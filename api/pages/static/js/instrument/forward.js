@@ -116,14 +116,15 @@ function apply(values, name) {
 // --- architectures
 
 /** @type {Forward} */
-function perceptron({ spec, probe, matrices, values, sizes, layers }, inputs, hook) {
+function perceptron(network, inputs, hook) {
+  const { spec, matrices, values, sizes, layers } = network;
   /** @type {Float64Array} */
   let here;
   if (values.embedding) {
     const width = sizes.input;
     here = new Float64Array(inputs.length * width);
     for (let i = 0; i < inputs.length; i++) here.set(values.embedding.subarray(inputs[i] * width, (inputs[i] + 1) * width), i * width);
-  } else here = permuted(inputs, probe.orders.input);
+  } else here = network.inSlots(inputs);
   layers.forEach((layer, number) => {
     if (number > 0) here = matrices[`weights.${number - 1}`].times(here, values[`biases.${number - 1}`]);
     if (number > 0 && number < layers.length - 1) apply(here, spec.activation);
@@ -135,7 +136,7 @@ function perceptron({ spec, probe, matrices, values, sizes, layers }, inputs, ho
 /** @type {Forward} */
 function recurrent(network, inputs, hook) {
   const { spec, probe, matrices, values, sizes, steps } = network;
-  const read = permuted(inputs, probe.orders.input);
+  const read = network.inSlots(inputs);
   hook("input", read, sizes.input);
   const driven = matrices.read_in.times(read, values.hidden_bias);
   const [hidden, gates] = [sizes.hidden1, spec.kind === "gru" ? 3 : 1];
@@ -186,7 +187,7 @@ function transformer(network, inputs, hook) {
       read = new Float64Array(inputs.length * sizes.input); // 1 where the token stands
       const slots = inverse(probe.orders.input);
       for (let i = 0; i < inputs.length; i++) read[i * sizes.input + slots[inputs[i]]] = 1;
-    } else read = permuted(inputs, probe.orders.input);
+    } else read = network.inSlots(inputs);
     hook("input", read, sizes.input);
     stream = part("read_in", read);
   }
@@ -423,6 +424,15 @@ export class Network {
     this.steps = shape.length > 1 ? shape[1] : 1;
     /** @param {ArrayLike<number>} inputs */
     this.count = (inputs) => inputs.length / this.each;
+    /** @type {WeakMap<object, Float64Array>} */
+    this.slotted = new WeakMap(); // inputs that were asked for before: the examples, again and again
+  }
+
+  /** Numbers in the order of the data → in slot order, in an array that may be changed. @param {ArrayLike<number>} inputs */
+  inSlots(inputs) {
+    let found = this.slotted.get(inputs);
+    if (!found) this.slotted.set(inputs, (found = permuted(inputs, this.probe.orders.input)));
+    return found.slice();
   }
 
   /**

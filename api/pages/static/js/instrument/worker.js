@@ -7,12 +7,14 @@ import { effects, metrics } from "./metrics.js";
 /** @typedef {Record<string, {least: Float64Array, most: Float64Array}>} Ranges of the activation of each place, by layer */
 /** @typedef {{neurons: string[], connections: string[], how: string, below: number}} Asked what is off; connections lighter than `below`, too */
 /** @typedef {{computed: false, geometry: Geometry} | {computed: true, geometry: Geometry, before: Record<string, number>, ranges: Ranges, heldOut: number, ofHeldOut: number}} Loaded */
+/** @typedef {{metrics: Record<string, number>, effects: Record<string, number>}} Tried */
 /** @typedef {typeof ANSWERS} Answers */
 
 /** @type {{probe: ProbeOut, network: Network, before: Float64Array}} */
 let loaded; // the first question loads it
 /** @type {Ranges} */
 const ranges = {};
+let last = { question: "", answer: /** @type {?Tried} */ (null) }; // silencing a neuron asks for its harm as well
 
 const ANSWERS = {
   /** Loads the probe and computes what nothing is changed in. */
@@ -29,9 +31,13 @@ const ANSWERS = {
   },
   /** Metrics and effects while neurons are held, connections gone, and those lighter than a threshold gone as well. @param {Asked} asked */
   trial({ neurons, connections, how, below }) {
+    const question = JSON.stringify([neurons, connections, how, below]);
+    if (last.answer && last.question === question) return last.answer;
     const { probe, before } = loaded;
     const after = changed(connections, below).outputs(probe.examples.inputs.values, holding(probe, neurons, how));
-    return { metrics: metrics(probe, after), effects: effects(probe.targets, probe.examples.count, before, after) };
+    const answer = { metrics: metrics(probe, after), effects: effects(probe.targets, probe.examples.count, before, after) };
+    last = { question, answer };
+    return answer;
   },
   /** What is lost without a single neuron that was selected. @param {Asked} asked */
   harm: (asked) => ANSWERS.trial(asked),
