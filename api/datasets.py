@@ -311,7 +311,10 @@ def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
 
 @api.route("delete", "/datasets/<string:dataset_id>", requires=Access.SUBMIT, answers={204: None}, problems=(409,))
 def delete_dataset(path: DatasetPath) -> Response:
-    """Delete it. Jobs that used it keep their results; bytes that nothing else needs are freed."""
+    """Delete it. Jobs and models that used it keep their results.
+
+    What needs the data again, such as verifying them, is then answered with 409. Bytes that nothing else needs are freed.
+    """
     here = services()
     with here.database.write() as rows:
         sha256 = datasets.delete(rows, caller().team_id, path.dataset_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -30,6 +31,10 @@ def main(arguments: list[str]) -> int:
         for name, meaning in VERBS.items():
             print(f"  {name:10} {meaning}")
         return 0 if known else 2
+    if importlib.util.find_spec("sqlalchemy") is None:
+        print("This Python lacks the packages of the service. `make env` puts them into .venv; then:", file=sys.stderr)
+        print(f"  .venv/bin/python -m standalone {' '.join(arguments)}", file=sys.stderr)
+        return 2
     if verb == "up":
         return up(rest)
     # While modules are imported nothing is running yet, and a KeyboardInterrupt may be swallowed by one of them.

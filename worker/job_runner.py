@@ -369,7 +369,7 @@ class JobRunner:
         """Resume from the newest checkpoint, unless these runs have crashed too many processes."""
         self.recorder.flush()
         if not self.left:
-            self.recorder.log("warning", f"{how} All its runs had been published.")
+            self.recorder.log("warning", f"{how} All its results had been stored.")
             return
         run_ids = [run for run in self.active if run in self.left] or [next(iter(self.left))]
         for run_id in run_ids:
@@ -400,7 +400,7 @@ class JobRunner:
         now = self.context.now()
         self.recorder.commit_with_retry(lambda session: runs.publish(session, self.claim, run_id, result, now))
         found = f"{_counted(result, 'module')}, {_counted(result, 'connection')}"
-        self.recorder.log("info", f"{self._label([run_id])} is published: {found}", run_id)
+        self.recorder.log("info", f"{self._label([run_id])} is done: {found}", run_id)
         del self.left[run_id]
         for kept in self.folder.glob(f"{run_id}-*"):
             kept.unlink()

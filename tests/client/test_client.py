@@ -160,7 +160,7 @@ def test_a_job_is_waited_for_and_gives_its_runs(trained):
     runs = trained.runs()
     assert [run.seed for run in runs] == [0, 1]
     assert all(run.state == "succeeded" for run in runs)
-    assert any("is published" in line["text"] for line in trained.logs())
+    assert any("is done" in line["text"] for line in trained.logs())
     assert repr(trained) == f"<Job {trained.id} · trained · succeeded>"
 
 

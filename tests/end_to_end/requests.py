@@ -67,7 +67,7 @@ def use_everything(address: str, token: str) -> dict[str, Any]:
         assert job["state"] == "succeeded", job["reason"]
         assert job["progress"] == 1.0
         assert [attempt["ended_how"] for attempt in job["tries"]] == ["succeeded"]
-        assert any("is published" in line["text"] for line in get(f"{job_address}/logs").json()["items"])
+        assert any("is done" in line["text"] for line in get(f"{job_address}/logs").json()["items"])
 
         runs = get(f"{job_address}/runs").json()["items"]
         assert [(run["seed"], run["state"]) for run in runs] == [(0, "succeeded"), (1, "succeeded")]

@@ -43,3 +43,10 @@ def test_the_measurements_that_stood_here_still_run_and_say_where_they_are_now()
     assert asked.returncode == 0
     assert "is now `python -m measurements bench`" in asked.stderr
     assert asked.stdout.startswith("usage: python -m measurements bench")
+
+
+@pytest.mark.parametrize("verb", ["up", "demo"])
+def test_a_python_without_the_packages_is_told_which_one_has_them(verb):
+    asked = subprocess.run([sys.executable, "-S", "-m", "standalone", verb], capture_output=True, text=True)
+    assert asked.returncode == 2
+    assert asked.stderr.endswith(f"  .venv/bin/python -m standalone {verb}\n")

@@ -135,7 +135,7 @@ def test_everything_that_a_run_reports_is_stored(context, training_does, databas
         "the engine starts",
         "seed 0 begins, stepper kernel",
     ]
-    assert lines[-1] == "seed 1 is published: 1 module, 1 connection"
+    assert lines[-1] == "seed 1 is done: 1 module, 1 connection"
 
 
 def test_runs_of_several_cost_strengths_are_told_apart(context, training_does, database, people):
@@ -147,7 +147,7 @@ def test_runs_of_several_cost_strengths_are_told_apart(context, training_does, d
     run_next_job(context)
     said = log_of(database, people, job_id)
     assert "seed 0 at λ = 0.001 begins, stepper kernel" in said
-    assert "seed 0 at λ = 0.001 is published: 1 module, 1 connection" in said
+    assert "seed 0 at λ = 0.001 is done: 1 module, 1 connection" in said
     assert job_of(database, people, job_id).reason == "1 of 2 runs failed: seed 0 at λ = 0.02: It diverged."
 
 
@@ -287,7 +287,7 @@ def test_a_training_that_dies_after_its_last_run_has_done_its_job(context, train
     training_does(WHOLE_RUN.replace('send("job_done")', "os.kill(os.getpid(), signal.SIGKILL)"))
     assert run_next_job(context) is JobOutcome.DONE
     assert job_of(database, people, job_id).state == "succeeded"
-    assert "All its runs had been published." in log_of(database, people, job_id)
+    assert "All its results had been stored." in log_of(database, people, job_id)
 
 
 def test_a_training_that_always_dies_fails_its_run_and_spares_the_next(

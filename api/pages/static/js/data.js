@@ -284,7 +284,7 @@ async function watch() {
 }
 
 button?.addEventListener("click", () => {
-  if (!confirm(`Delete ${button.dataset.name}? Jobs that used it keep their results.`)) return;
+  if (!confirm(`Delete ${button.dataset.name}? Jobs and models that used it keep their results, but can no longer be verified, and the service computes no more effects for them.`)) return;
   attempt(button, () => call("DELETE", button.dataset.address ?? "").then(() => location.assign("/datasets")));
 });
 
