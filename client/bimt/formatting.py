@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from rich.console import Console
@@ -114,9 +116,9 @@ def interior(args: Args, found: dict[str, Any] | None) -> None:
             )
             for group in partition["groups"]
         ]
-        table(
-            args, ("group", "neurons", "reads", "moves", "by", "as trained", "lies in", "adds, up to a constant"), rows
-        )
+        head = ("group", "neurons", "reads", "moves most", "by", "as trained", "lies in", "adds, up to a constant")
+        told = [any(row[column] for row in rows) for column in range(len(head))]  # not all networks have the last two
+        table(args, list(compress(head, told)), [list(compress(row, told)) for row in rows])
     for cut in found.get("cuts") or ():
         say(args, "")
         say(args, str(cut["reading"]))
@@ -182,10 +184,10 @@ def _print_effects(console: Console, modules: Sequence[Module], kind: str, title
 def predicted(output: dict[str, Any]) -> str:
     """How well one target is predicted, in a line."""
     measure = str(output["measure"])
-    shares = [number((output.get(which) or {}).get(measure)) or "–" for which in ("pruned", "trained")]
+    shares = [_below_one((output.get(which) or {}).get(measure)) or "–" for which in ("pruned", "trained")]
     learnt = {True: "", False: ", NOT LEARNT", None: ", too few rows to tell"}[output.get("learnt")]
     name = {"r2": "R²", "recall": "recall"}.get(measure, measure)
-    tested = number((output.get("test") or {}).get(measure))
+    tested = _below_one((output.get("test") or {}).get(measure))
     rows = "held out" if not tested else f"on validation rows, {tested} on test rows"
     return f"{output['output']:22} {name} {shares[0]} {rows} ({shares[1]} before pruning){learnt}"
 
@@ -231,6 +233,12 @@ def cell(value: float | None) -> Text:
 def number(value: float | None, *, digits: int = 3) -> str:
     """A number to some significant digits."""
     return "" if value is None else f"{value:.{digits}g}"
+
+
+def _below_one(value: float | None) -> str:
+    """A score whose best value is 1: 0.9996 is not rounded to it."""
+    said = number(value)
+    return f"{math.floor(1e4 * value) / 1e4:.4f}" if value is not None and said == "1" and value < 1 else said
 
 
 def share(value: float | None) -> str:

@@ -101,6 +101,14 @@ def said(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.parametrize(
+    ("score", "said"), [(0.98449, "0.984"), (0.99962, "0.9996"), (0.999996, "0.9999"), (1.0, "1"), (-0.2, "-0.2")]
+)
+def test_a_score_below_one_is_not_rounded_to_one(score, said):
+    output = {"output": "y", "measure": "r2", "learnt": True, "pruned": {"r2": score}, "trained": {"r2": 0.5}}
+    assert formatting.predicted(output).split(maxsplit=1)[1] == f"R² {said} held out (0.5 before pruning)"
+
+
 def test_a_script_goes_from_a_file_to_pictures(bimt, table, tmp_path):
     dataset = json.loads(said(bimt("upload", str(table), "--targets", "price", "--task", "regression", "--json")))
     assert dataset["rows"] == 40

@@ -424,15 +424,14 @@ export class Network {
     this.steps = shape.length > 1 ? shape[1] : 1;
     /** @param {ArrayLike<number>} inputs */
     this.count = (inputs) => inputs.length / this.each;
-    /** @type {WeakMap<object, Float64Array>} */
-    this.slotted = new WeakMap(); // inputs that were asked for before: the examples, again and again
+    /** @type {WeakMap<object, Float64Array>} inputs that were asked for before: the examples, again and again */
+    this.slotted = new WeakMap();
   }
 
   /** Numbers in the order of the data → in slot order, in an array that may be changed. @param {ArrayLike<number>} inputs */
   inSlots(inputs) {
-    let found = this.slotted.get(inputs);
-    if (!found) this.slotted.set(inputs, (found = permuted(inputs, this.probe.orders.input)));
-    return found.slice();
+    if (!this.slotted.has(inputs)) this.slotted.set(inputs, permuted(inputs, this.probe.orders.input));
+    return /** @type {Float64Array} */ (this.slotted.get(inputs)).slice();
   }
 
   /**
