@@ -313,7 +313,8 @@ def change_dataset(path: DatasetPath, body: DatasetChange) -> Response:
 def delete_dataset(path: DatasetPath) -> Response:
     """Delete it. Jobs and models that used it keep their results.
 
-    What needs the data again, such as verifying them, is then answered with 409. Bytes that nothing else needs are freed.
+    What needs the data again, such as verifying them, is then answered with 409. Bytes that nothing else
+    needs are freed.
     """
     here = services()
     with here.database.write() as rows:

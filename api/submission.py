@@ -21,12 +21,14 @@ from api.problems import Problem, field_errors, fields_problem, invalid, wrong
 from api.recipes import known_recipe
 from api.schemas import Body, DatasetId, Label, NetworkId, Tag
 from api.services import services
+from bimt_engine.analysis.statements.wording import counted
 from bimt_engine.data.roles import resolve_roles, role_notes, updated_roles
 from bimt_engine.recipes import Recipe
 from bimt_engine.spec import (
     LADDER,
     DatasetSpec,
     Spec,
+    TrainingSpec,
     UploadedData,
     UploadedNetwork,
     about_bytes,
@@ -42,6 +44,7 @@ from store.tables import Dataset, Network, Run
 from store.teams import Caller
 
 MOST_SEEDS_LOOKED_AT = 100  # a split of 400 000 rows takes 10 ms each
+MAX_NAMED = 8  # columns in a sentence
 MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
 
 
@@ -63,6 +66,12 @@ class JobSpec(Spec):
     """A spec whose data may be named by the job instead."""
 
     dataset: DatasetSpec | None = None  # type: ignore[assignment]
+
+    @field_validator("training")
+    @classmethod
+    def _trains_what_is_drawn(cls, training: TrainingSpec, info: Any) -> TrainingSpec:
+        """The network may be named beside the spec; the complete spec is asked."""
+        return training
 
 
 class JobIn(Body):
@@ -328,8 +337,11 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
         spec = Spec.model_validate(fields)
     except ValidationError as error:
         raise fields_problem(field_errors(error, fields, under="/spec")) from None
-    if misfits := spec.misfits():
-        raise fields_problem([wrong("/spec" + pointer, sentence) for pointer, sentence in misfits])
+    misfits = [wrong("/spec" + pointer, sentence) for pointer, sentence in spec.misfits()]
+    if body.network_id is not None and isinstance(spec.dataset, UploadedData):
+        misfits += _network_misfits(networks.get(rows, team_id, body.network_id), spec.dataset)
+    if misfits:
+        raise fields_problem(misfits)
     if dataset_id is None and isinstance(spec.dataset, UploadedData):
         dataset_id = _own_upload(rows, team_id, spec.dataset)
     return spec, dataset_id
@@ -492,6 +504,32 @@ def _network_part(row: Network) -> dict[str, Any]:
         why = "is still being checked; wait until it is ready" if row.state == "checking" else "was refused"
         raise Problem("conflict", f"The network `{row.name}` {why}.")
     return {"kind": "uploaded", "network": row.id, "sha256": row.sha256, "format": row.format, "config": row.config}
+
+
+def _network_misfits(row: Network, data: UploadedData) -> list[dict[str, Any]]:
+    """What is wrong where the header of an uploaded network asks for another number of columns than the roles name.
+
+    Only for columns of numbers without gaps: how many numbers others become is known when they are read.
+    """
+    header = row.header or {}
+    reads, gives = ((header.get(end) or {}).get("shape") or [] for end in ("input", "output"))
+    if layers := header.get("layers"):
+        reads, gives = [None, layers[0][1]], [None, layers[-1][1]]
+    whole = {name for name, of in data.columns.items() if of.type in ("number", "integer") and of.missing == "refuse"}
+    found = []
+    for shape, names, what, role in (
+        (reads, data.inputs or [], "reads", "inputs"),
+        (gives, data.targets if data.task == "regression" else [], "gives", "targets"),
+    ):
+        told = len(shape) == 2 and isinstance(shape[1], int) and names and whole.issuperset(names)
+        if told and shape[1] != len(names):
+            columns = ", ".join(f"`{name}`" for name in names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
+            sentence = (
+                f"The network `{row.name}` {what} {counted(shape[1], 'number')} for each row, and of {role} there are "
+                f"{len(names)}: {columns}. Choose those that it was trained on, in its order."
+            )
+            found.append(wrong(f"/roles/{role}", sentence))
+    return found
 
 
 def _own_network(rows: Session, team_id: str, spec: Spec) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from safetensors.torch import save
 from werkzeug.test import TestResponse
@@ -200,3 +201,54 @@ def test_networks_count_against_the_quota(house: House) -> None:
     assert again.status_code in (403, 429, 507)
     assert "more do not fit" in again.json["detail"]
     assert len(ask(house, "/networks").json["items"]) == 1
+
+
+@pytest.fixture
+def perceptron_and_table(house: House) -> dict[str, str]:
+    """An uploaded network that reads four numbers and gives two, and a table of seven columns of numbers."""
+    network = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    made = send(house, exported(network, torch.zeros(2, 4)), "mine.onnx")
+    table = "a,b,c,d,e,p,q\n" + "".join(
+        ",".join(str((3 * i + 7 * j) % 11 + 0.5) for j in range(7)) + "\n" for i in range(60)
+    )
+    data = {"file": (io.BytesIO(table.encode()), "seven.csv")}
+    loaded = house.client().post("/api/v1/datasets", data=data, headers=house.headers("admin"))
+    return {"network_id": made.json["id"], "dataset": loaded.json["id"]}
+
+
+def test_a_network_is_analysed_whatever_the_spec_leaves_open(
+    house: House, perceptron_and_table: dict[str, str]
+) -> None:
+    roles = {"inputs": ["a", "b", "c", "d"], "targets": ["p", "q"], "task": "regression"}
+    asked = perceptron_and_table | {"kind": "analyse", "roles": roles, "spec": {"training": {"steps": 0}}}
+    planned = ask(house, "/jobs/plan", "POST", json=asked)
+    assert (planned.status_code, planned.json["steps"]) == (200, 0)
+    made = ask(house, "/jobs", "POST", json=asked)
+    assert (made.status_code, made.json["spec"]["network"]["kind"]) == (202, "uploaded")
+    without = {name: value for name, value in asked.items() if name not in ("network_id", "kind")}
+    [error] = ask(house, "/jobs", "POST", json=without).json["errors"]
+    assert (error["pointer"], "Only an uploaded network" in error["detail"]) == ("/spec/training", True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "pointer", "said"),
+    [
+        (
+            "abcde",
+            "pq",
+            "/roles/inputs",
+            "reads 4 numbers for each row, and of inputs there are 5: `a`, `b`, `c`, `d`, `e`.",
+        ),
+        ("abcd", "p", "/roles/targets", "gives 2 numbers for each row, and of targets there are 1: `p`."),
+    ],
+)
+def test_a_network_that_does_not_fit_the_columns_is_refused_before_it_is_queued(
+    house: House, perceptron_and_table: dict[str, str], inputs: str, targets: str, pointer: str, said: str
+) -> None:
+    roles = {"inputs": list(inputs), "targets": list(targets), "task": "regression"}
+    for path in ("/jobs/plan", "/jobs"):
+        refused = ask(house, path, "POST", json=perceptron_and_table | {"roles": roles})
+        assert refused.status_code == 422
+        [error] = refused.json["errors"]
+        assert error["pointer"] == pointer
+        assert said in error["detail"]

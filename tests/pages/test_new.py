@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -25,6 +26,7 @@ from bimt_engine.spec import Spec
 from bimt_engine.training.loop import Training
 from store import datasets
 from tests.api.makers import now, publish_runs
+from tests.engine.networks.files.makers import exported
 from tests.pages.conftest import Site, Visitor
 
 Visit = Callable[..., Visitor]
@@ -172,6 +174,38 @@ def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: S
     client, headers = site.service.client(), site.service.headers()
     job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
     assert (job["spec"]["dataset"]["inputs"], job["spec"]["dataset"]["targets"]) == (["a", "b"], ["p", "q"])
+    client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
+
+
+def test_an_uploaded_network_waits_for_its_data_and_is_analysed(visit: Visit, site: Site, tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    (tmp_path / "mine.onnx").write_bytes(exported(network, torch.zeros(2, 4)))
+    table = tmp_path / "six.csv"
+    table.write_text(
+        "a,b,c,d,p,q\n" + "".join(f"{i % 5}.5,{i % 7}.5,{i % 3}.5,{i}.5,{i % 4}.5,{i % 6}.5\n" for i in range(90))
+    )
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", str(tmp_path / "mine.onnx"))
+    page.wait_for_selector("#plan:has-text('mine.onnx is ready. Choose the data that it reads, above.')")
+    assert offered(page) == ["network.onnx", "mine.onnx"]
+    assert page.locator("#experiments").is_hidden()
+    assert page.locator("#submit").is_disabled()
+    page.set_input_files("#file", str(table))
+    page.wait_for_selector("#first-rows tr")
+    page.check("#networks .choice:has-text('mine.onnx') input")
+    page.wait_for_selector("#plan:has-text('reads 4 numbers for each row, and of inputs there are 5')")
+    page.wait_for_selector("#plan:has-text('gives 2 numbers for each row, and of targets there are 1')")
+    page.click("#heads button[data-head=p]")
+    page.select_option("#kind", "analyse")
+    page.wait_for_selector("#plan:has-text('Analyses the network as it is')")
+    assert page.inner_text("#submit").split() == ["Analyse", "1", "network"]
+    page.click("#submit")
+    page.wait_for_url(re.compile("/jobs/job_"))
+    client, headers = site.service.client(), site.service.headers()
+    job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
+    assert (job["spec"]["network"]["kind"], job["spec"]["training"]["steps"]) == ("uploaded", 0)
+    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser logs refused plans
     client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
 
 

@@ -19,6 +19,7 @@ const written = (id) => field(id, HTMLInputElement);
 const select = (id) => field(id, HTMLSelectElement);
 /** @type {Record<string, string>} */
 const FORMATS = JSON.parse(field("dataset").dataset.formats ?? "{}"); // format → what its examples are; the others are tables
+let waiting = ""; // the name of a network that was uploaded before its data were chosen
 let asOffered = ""; // the spec as it was offered; unchanged, the name of the experiment is sent instead
 
 const data = () => select("dataset").selectedOptions[0];
@@ -42,11 +43,13 @@ function spec() {
 
 /** Offers the networks that fit the examples of the chosen data; without data, the experiments. */
 function offer() {
-  field("experiments").hidden = !isExperiment();
-  field("networks").hidden = isExperiment();
-  field("how-title").textContent = isExperiment() ? "Experiment" : "Network";
+  field("experiments").hidden = !isExperiment() || Boolean(waiting);
+  field("networks").hidden = isExperiment() && !waiting;
+  field("how-title").textContent = isExperiment() && !waiting ? "Experiment" : "Network";
+  field("submit", HTMLButtonElement).disabled = Boolean(waiting);
+  const radios = all(form, 'input[name="network"]', HTMLInputElement);
+  if (waiting) for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset);
   if (!isExperiment()) {
-    const radios = all(form, 'input[name="network"]', HTMLInputElement);
     for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset) && !specOf(each);
     const chosen = network();
     const fitting = radios.find((each) => !choiceAround(each).hidden);
@@ -73,6 +76,7 @@ function choose() {
   }
   if (data().dataset.kind === "built-in") chosen = { dataset: { kind: data().value }, ...chosen };
   field("begin").hidden = !isUploaded();
+  field("verb").textContent = isUploaded() && select("kind").value === "analyse" ? "Analyse" : "Train";
   field("spec", HTMLTextAreaElement).value = asOffered = pretty(chosen);
   showSpec();
   foresee();
@@ -125,6 +129,7 @@ let described = ""; // the data whose columns are on the page
 
 async function chooseDataset() {
   const option = data();
+  waiting = "";
   described = option.value;
   field("roles").hidden = true;
   field("columns").replaceChildren();
@@ -146,8 +151,7 @@ async function describe(option) {
   field("notes").replaceChildren(
     // What becomes of missing cells depends on the roles that are chosen: the plan says it.
     ...(dataset.notes ?? []).filter((note) => !preview.missing_notes.includes(note)).map((note) => {
-      const line = document.createElement("p");
-      line.className = "hint";
+      const line = Object.assign(document.createElement("p"), { className: "hint" });
       line.append(sentence(note));
       return line;
     }),
@@ -174,10 +178,8 @@ function showPreview(preview) {
       });
       head.append(button, bars(column, preview.rows) ?? "");
       if (column.missing && preview.rows) {
-        const share = document.createElement("span");
-        share.className = "range";
-        share.textContent = `${Math.max(1, Math.round((100 * column.missing) / preview.rows))}% missing`;
-        head.append(share);
+        const textContent = `${Math.max(1, Math.round((100 * column.missing) / preview.rows))}% missing`;
+        head.append(Object.assign(document.createElement("span"), { className: "range", textContent }));
       }
       return head;
     }),
@@ -267,10 +269,7 @@ function columnRow(column, known) {
   name.scope = "row";
   name.textContent = column.name;
   const cells = [column.missing ?? "", number(column.min), number(column.max)].map((text) => {
-    const cell = document.createElement("td");
-    cell.textContent = String(text);
-    cell.className = "number";
-    return cell;
+    return Object.assign(document.createElement("td"), { textContent: String(text), className: "number" });
   });
   const type = document.createElement("td");
   type.textContent = column.type;
@@ -381,6 +380,7 @@ async function foresee() {
   await pause(300); // while someone types, only the last of what is typed is asked about
   if (mine !== foreseen) return;
   const place = field("plan");
+  if (waiting) return place.replaceChildren(sentence(`\`${waiting}\` is ready. Choose the data that it reads, above.`));
   if (spec() instanceof Error || (!field("roles").hidden && !chosenRoles().targets.length)) return (place.textContent = "");
   const asked = body();
   let words;
@@ -390,9 +390,10 @@ async function foresee() {
     const each = steps / runs;
     const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Analyses the network as it is: relocates its neurons, prunes it and tests its modules.";
     const long = seconds === null ? "How long that takes is not known yet: no similar run has ended." : `About ${duration(Math.max(1, seconds))} of one worker, judged by ${like === 1 ? "a similar run" : `${like} similar runs`}.`;
-    words = [what, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
+    const title = isExperiment() ? `“${choiceAround(recipe()).querySelector("strong")?.textContent}”: ` : "";
+    words = [`${title}${what}`, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
-    words = problem instanceof Problem && (problem.status === 422 || problem.status === 409) ? problem.message : "";
+    words = problem instanceof Problem && [409, 422].includes(problem.status) ? problem.errors.map(({ detail }) => detail).join(" ") || problem.message : "";
   }
   if (mine === foreseen) place.replaceChildren(sentence(words));
 }
@@ -409,8 +410,7 @@ function showProblem(problem) {
     if (!place) continue;
     place.setAttribute("aria-invalid", "true");
     place.closest("details")?.setAttribute("open", "");
-    const line = document.createElement("p");
-    line.className = "wrong";
+    const line = Object.assign(document.createElement("p"), { className: "wrong" });
     line.append(sentence(error.detail));
     (place.closest(".field") || place).append(line);
   }
@@ -489,8 +489,8 @@ function addNetwork({ id, name, format }) {
   find(choice, ".quiet", HTMLElement).textContent = `Uploaded: ${format}.`;
   choice.hidden = false;
   find(field("networks"), ".choices", HTMLElement).append(choice);
-  if (isExperiment()) field("plan").textContent = `${name} is ready. Choose the data that it reads.`;
-  else choose();
+  if (isExperiment()) waiting = name;
+  offer();
 }
 
 // A link from the page of a network: with data that it may read.
