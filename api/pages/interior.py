@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from api.pages import presenters
 from api.pages.filters import mathematics, typeset
+from api.pages.network_svg import TONES
+from bimt_engine.analysis.graph import part_numbers
 from bimt_engine.analysis.statements.interior import (
     INTERACTS,
     TRAINED_LIMIT,
@@ -32,7 +34,7 @@ SHADES = (0.1, 1.0, 10.0, 100.0)  # of the limit; where the shades of the matrix
 class GroupRow:
     """A group of neurons as a row.
 
-    tone     number of its colour in the picture, 1 … 8; None where the picture does not show it.
+    tone     number of its colour and shape in the picture, 1 … 8; None where the picture does not show it.
     reads, moves, lies_in   names, most first; beyond some they are counted.
     called   with the name that people gave it.
     effect, trained   on the output that it moves most, in the pruned network and as trained.
@@ -65,7 +67,7 @@ class InteractionMatrix:
 class PartitionShown:
     """One partition.
 
-    is_drawn          whether the colours of the picture are its groups.
+    is_drawn          whether the picture shows its groups, at that level.
     representations   whether its groups lie in irreducible representations.
     formulas          whether some group has an accepted formula.
     """
@@ -94,14 +96,14 @@ class InteriorShown:
 
 
 def interior(
-    document: Mapping[str, Any] | None, tones: Mapping[str, int], names: presenters.Names = MappingProxyType({})
+    document: Mapping[str, Any] | None, modules: Sequence[str], names: presenters.Names = MappingProxyType({})
 ) -> InteriorShown | None:
-    """What is shown of a stored document; None where a run has none. `tones`: colours of parts in the picture."""
+    """What is shown of a stored document; None where a run has none. `modules`: of the picture, if any."""
     if not document:
         return None
     partitions, primary = document["partitions"], document["primary"]
     order = sorted(range(len(partitions)), key=lambda which: which != primary)
-    shown = [_partition(partitions[which], tones if which == primary else {}, names) for which in order]
+    shown = [_partition(partitions[which], modules if which == primary else [], names) for which in order]
     alone = []
     if primary is not None:
         first, last = partitions[primary], document["layers"][-1]["layer"]
@@ -110,11 +112,12 @@ def interior(
     return InteriorShown(shown, reading, [cut_statement(cut) for cut in document["cuts"]], alone)
 
 
-def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: presenters.Names) -> PartitionShown:
+def _partition(partition: Mapping[str, Any], modules: Sequence[str], given: presenters.Names) -> PartitionShown:
     groups = partition["groups"]
-    # A group that is a whole module has the colour of that module.
-    rows = [_row(group, tones.get(group["name"], tones.get(group["module"])), given) for group in groups]
     names = [group["name"] for group in groups]
+    numbers = part_numbers([*modules, *names]) if modules else {}
+    tones = {name: number % TONES + 1 for name, number in numbers.items()}
+    rows = [_row(group, tones.get(group["name"]), given) for group in groups]
     matrices = []
     if len(groups) <= MAX_MATRIX:
         for which, network, limit in (
@@ -129,7 +132,7 @@ def _partition(partition: Mapping[str, Any], tones: Mapping[str, int], given: pr
             matrices.append(InteractionMatrix(caption, names, _cells(names, partition[which], limit)))
     said = partition_statement(partition)
     representations, formulas = any(row.lies_in for row in rows), any(row.computes for row in rows)
-    return PartitionShown(said, bool(tones), rows, representations, formulas, matrices)
+    return PartitionShown(said, bool(modules), rows, representations, formulas, matrices)
 
 
 def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) -> GroupRow:

@@ -181,7 +181,7 @@ def _fitting(
 
 def module_tones(graph: Graph) -> dict[str, int]:
     """Name of a part (a group inside a module, or a module without groups) → number of its colour, 1 … 8."""
-    return {part: i % TONES + 1 for i, part in enumerate(graph.parts)}
+    return {part: graph.part_numbers[part] % TONES + 1 for part in graph.parts}
 
 
 def _layer_order(graph: Graph) -> list[str]:

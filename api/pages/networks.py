@@ -157,7 +157,9 @@ def evidence(
         "in_words": network_statement(graph) if graph else "",
         "switches": switches(graph, names) if graph else [],
         "modules": presenters.modules(found, tones, names),
-        "inside": interior(documents.get("interior"), tones, names),
+        "inside": interior(
+            documents.get("interior"), sorted({n.module for n in whole.neurons if n.module}) if whole else [], names
+        ),
         "called_so": names_given(names),
         "verdict": metrics.get("verdict"),
         "baselines": presenters.baselines(metrics.get("baselines")),

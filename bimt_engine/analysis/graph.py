@@ -6,7 +6,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -73,6 +73,35 @@ class Connection:
         return f"{self.parameter}[{self.row},{self.column}]"
 
 
+def part_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Name of a module or group → number of its colour and shape, from 0, the same in every picture, list and table.
+
+    A module has that of its letter, whether groups are shown or not. The first group inside it takes over its number,
+    the others follow after all modules, so that no two parts that are shown together have the same.
+    (`partNumbers` in api/pages/static/js/instrument/circuit.js gives the same.)
+    """
+    letters = {name: name.rstrip("0123456789") for name in names}
+    found = {module: _place_of(module) for module in letters.values()}
+    further = []
+    for name, module in letters.items():
+        if name == module:
+            continue
+        if name == f"{module}1":
+            found[name] = found[module]
+        else:
+            further.append((found[module], int(name[len(module) :]), name))
+    after = max(found.values(), default=-1) + 1
+    return found | {name: after + i for i, (*_, name) in enumerate(sorted(further))}
+
+
+def _place_of(letters: str) -> int:
+    """A is 0, Z is 25, AA is 26."""
+    number = 0
+    for letter in letters:
+        number = 26 * number + ord(letter) - ord("A") + 1
+    return number - 1
+
+
 @dataclass(frozen=True)
 class Graph:
     """Neurons and connections of one network, and what there is to say about the whole.
@@ -127,6 +156,11 @@ class Graph:
     def parts(self) -> list[str]:
         """The names of all parts: A, B …, or A1, A2 …"""
         return sorted(set(self.part_of.values()), key=lambda name: (len(name), name))
+
+    @cached_property
+    def part_numbers(self) -> dict[str, int]:
+        """`part_numbers` of its modules and of the groups inside them."""
+        return part_numbers({part for n in self.neurons for part in (n.module, n.group) if part})
 
     # --- node-link JSON ---------------------------------------------------------------------------
 

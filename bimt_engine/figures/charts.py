@@ -13,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from bimt_engine.analysis.graph import part_numbers
 from bimt_engine.figures.style import (
     FAINT,
     INK,
@@ -109,8 +110,9 @@ def _label(axes: Any, kind: str, modules: Sequence[str], outputs: Sequence[str],
     axes.xaxis.set_ticks_position("top")
     axes.set_xticks(range(len(outputs)), [pretty(name) for name in outputs], fontsize=size, rotation=0 if few else 90)
     axes.set_yticks(range(len(modules)), modules, fontsize=10, fontweight="bold")
+    numbers = part_numbers(modules)
     for tick, module in zip(axes.get_yticklabels(), modules, strict=True):
-        tick.set_color(module_colour(module))
+        tick.set_color(module_colour(numbers[module]))
     axes.set_ylabel(kind)
 
 

@@ -207,7 +207,10 @@ class _Canvas:
         for lines in (self.solid, self.dashed):
             self.axes.add_collection(lines)
         self.spots = [(row, number, which) for number, row in enumerate(self.layout.rows) for which in _copies(row)]
-        parts = {(n.layer, n.neuron): graph.part_of.get(n.id) for n in graph.neurons} if graph is not None else {}
+        parts: dict[tuple[str, int], int | None] = {}
+        if graph is not None:
+            numbers, part_of = graph.part_numbers, graph.part_of
+            parts = {(n.layer, n.neuron): numbers.get(part_of.get(n.id, "")) for n in graph.neurons}
         self.colours = [
             module_colour(parts.get((row.layer, i))) if parts else QUIET
             for row, _, _ in self.spots

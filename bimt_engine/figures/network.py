@@ -110,7 +110,7 @@ def _on_a_line(graph: Graph, layer: str, count: int) -> bool:
 
 def _draw_bands(axes: Axes, layout: Layout) -> None:
     """A pale band in the module's colour under each of its connections."""
-    part_of = layout.graph.part_of
+    part_of, numbers = layout.graph.part_of, layout.graph.part_numbers
     if len(layout.graph.parts) < 2:
         return
     lines, colours = [], []
@@ -118,7 +118,7 @@ def _draw_bands(axes: Axes, layout: Layout) -> None:
         part = part_of.get(strand.source[0])
         if part and part == part_of.get(strand.target[0]):
             lines.append(layout.line(strand))
-            colours.append(pale(module_colour(part)))
+            colours.append(pale(module_colour(numbers[part])))
     if len(lines) <= 2 * MANY:  # with more they cover one another
         axes.add_collection(LineCollection(lines, colors=colours, linewidths=9, capstyle="round", zorder=1))
 
@@ -171,6 +171,7 @@ def draw_neurons(axes: Axes, layout: Layout, *, width: float) -> None:
     """
     touched, spots = layout.touched(), layout.spots
     part_of, has_parts = layout.graph.part_of, len(layout.graph.parts) > 1
+    numbers = layout.graph.part_numbers
     lettered = has_parts and sum(spot[0] in part_of for spot in touched) <= MANY_LETTERS
     size = 105.0 if lettered else float(np.clip(4_500 / max(len(spots), 1), 9, 70))
     idle = [at for spot, at in spots.items() if spot not in touched]
@@ -193,14 +194,16 @@ def draw_neurons(axes: Axes, layout: Layout, *, width: float) -> None:
         [at.x for _, _, at in alive],
         [at.y for _, _, at in alive],
         s=[sizes[spot] if neuron in part_of or not has_parts else 0.4 * sizes[spot] for neuron, spot, _ in alive],
-        facecolor=[module_colour(part_of.get(neuron)) if has_parts else QUIET for neuron, _, _ in alive],
+        facecolor=[
+            module_colour(numbers.get(part_of.get(neuron, ""))) if has_parts else QUIET for neuron, _, _ in alive
+        ],
         edgecolor="white",
         linewidth=0.8 if size > 20 else 0.3,
         zorder=3,
     )
     for neuron, spot, at in alive if lettered else []:
         if (part := part_of.get(neuron)) and sizes[spot] >= SMALLEST_LETTERED:
-            colour = letter_colour(module_colour(part))
+            colour = letter_colour(module_colour(numbers[part]))
             text: dict[str, Any] = {
                 "ha": "center",
                 "va": "center_baseline",
@@ -286,7 +289,12 @@ def _draw_legend(figure: Figure, graph: Graph) -> None:
     ]
     groups = graph.meta.get("groups", {})
     for part in graph.parts[:8] if len(graph.parts) > 1 else []:
-        style: dict[str, Any] = {"color": module_colour(part), "marker": "o", "lw": 0, "markersize": 7}
+        style: dict[str, Any] = {
+            "color": module_colour(graph.part_numbers[part]),
+            "marker": "o",
+            "lw": 0,
+            "markersize": 7,
+        }
         label = f"{part}: {pretty_words(groups[part])}" if part in groups else _reading(graph, part)
         handles.append(Line2D([], [], label=label, **style))
     if len(graph.connections) > MOST:

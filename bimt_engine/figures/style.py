@@ -68,19 +68,9 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def module_colour(module: str | None) -> str:
-    """The colour of a module's letter, or of a group inside a module: A2 has the colour after that of A.
-
-    Past the palette it starts again with the first. None is grey.
-    """
-    if not module:
-        return UNUSED
-    letters = module.rstrip("0123456789")
-    number = 0
-    for letter in letters:
-        number = 26 * number + ord(letter) - ord("A") + 1
-    number += max(0, int(module[len(letters) :] or 1) - 1)
-    return MODULE_COLOURS[(number - 1) % len(MODULE_COLOURS)]
+def module_colour(number: int | None) -> str:
+    """The colour of a module or group by its number (`part_numbers`), which repeats. None is grey."""
+    return UNUSED if number is None else MODULE_COLOURS[number % len(MODULE_COLOURS)]
 
 
 def letter_colour(background: str) -> str:

@@ -290,6 +290,35 @@ def test_groups_are_shown_first_unless_there_are_none_or_the_tests_rejected_them
     assert seen == {True, False}
 
 
+def test_a_part_has_one_colour_and_one_shape_in_picture_list_and_table(visit: Visit, site: Site) -> None:
+    page = (visitor := visit(**DESK)).page
+    visitor.go(f"/runs/{site.runs[0]}")
+    page.wait_for_selector("#instrument[data-ready]")
+    seen: dict[str, set[str]] = {}
+    for level, heading in (("groups", "Groups"), ("outputs", "Modules"), ("trees", "Trees")):
+        page.check(f"input[name=level][value={level}]")
+        assert page.inner_text("#parts-title") == heading
+        if level == "trees":
+            continue
+        for name, tone in page.locator("#parts .part").evaluate_all(
+            "all => all.map((e) => [e.querySelector('strong').textContent, e.querySelector('svg').classList[1]])"
+        ):
+            seen.setdefault(name, set()).add(tone[-1])
+        for name, tone in page.locator("svg.network .neuron:has(.letter)").evaluate_all(
+            "all => all.map((e) => [e.querySelector('.letter').textContent, /module-(.)/.exec(e.classList)[1]])"
+        ):
+            seen.setdefault(name, set()).add(tone)
+    for name, tone in page.locator(".inside th[data-tone]").evaluate_all(
+        "all => all.map((e) => [e.dataset.part, e.querySelector('.dot').className.slice(-1)])"
+    ):
+        seen.setdefault(name, set()).add(tone)
+    assert seen == {"A": {"1"}, "B": {"2"}, "A1": {"1"}, "A2": {"3"}}
+    shapes = page.locator(".inside .dot").evaluate_all(
+        "all => all.map((e) => getComputedStyle(e).clipPath.slice(0, 7))"
+    )
+    assert shapes == ["circle(", "polygon"]
+
+
 def test_the_threshold_fades_the_lightest_recounts_the_modules_and_computes_its_loss(
     visit: Visit, bench: Bench
 ) -> None:

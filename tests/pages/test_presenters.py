@@ -190,12 +190,12 @@ def test_why_a_module_is_not_supported_is_a_sentence_of_its_own() -> None:
 
 def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_document() -> None:
     document = interior_document()
-    shown = interior(document, {"A1": 4, "A2": 5})
+    shown = interior(document, ["A", "B"])
     assert shown is not None
     [partition] = shown.partitions
     assert [(row.name, row.tone, row.reads, row.moves) for row in partition.rows] == [
-        ("A1", 4, "x1", "y1"),
-        ("A2", 5, "x3", "y1"),
+        ("A1", 1, "x1", "y1"),
+        ("A2", 3, "x3", "y1"),  # 2 is that of B
     ]
     assert (partition.is_drawn, partition.statement.verdict, partition.representations) == (True, "supported", False)
     pruned, trained = partition.matrices
@@ -203,17 +203,16 @@ def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_docum
     assert trained.rows[0][1][1] == ("0.002", 0)
     assert shown.cuts == [cut_statement(document["cuts"][0])]
     assert shown.alone == ["A1", "A2"]
-    # Where the picture has the colour of a module that is one group, so has the group.
-    whole = interior(document, {"A": 3})
-    assert whole is not None
-    assert {row.tone for row in whole.partitions[0].rows} == {3}
-    assert interior(None, {}) is None
+    without_picture = interior(document, [])
+    assert without_picture is not None
+    assert {row.tone for row in without_picture.partitions[0].rows} == {None}
+    assert interior(None, []) is None
     for layers, reading in (
         ([{"layer": "hidden 1", "groups": 1, "trees": 1}], "There are no separate groups inside"),
         ([{"layer": "hidden 1", "groups": 0, "trees": 0}], "There is nothing inside"),
         ([], "There is nothing inside"),
     ):
-        empty = interior({"layers": layers, "partitions": [], "primary": None, "cuts": []}, {})
+        empty = interior({"layers": layers, "partitions": [], "primary": None, "cuts": []}, [])
         assert empty is not None
         assert empty.reading.startswith(reading)
 

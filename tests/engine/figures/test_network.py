@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from bimt_engine.analysis.context import AnalysisContext
 from bimt_engine.analysis.extraction import extract_graph
-from bimt_engine.analysis.graph import Connection, Graph, Neuron
+from bimt_engine.analysis.graph import Connection, Graph, Neuron, part_numbers
 from bimt_engine.figures.layout import lay_out, lay_out_wiring
 from bimt_engine.figures.network import MOST, draw_network
 from bimt_engine.figures.style import MODULE_COLOURS, NEGATIVE, POSITIVE, letter_colour, module_colour, to_png, to_svg
@@ -203,10 +203,20 @@ def test_of_too_many_connections_the_heaviest_are_drawn_and_that_is_said():
 
 @pytest.mark.parametrize("module", [*"ABCDEFGHIJZ", "AA", "AZ"])
 def test_every_module_has_a_colour_that_its_letter_can_be_read_on(module):
-    colour = module_colour(module)
+    colour = module_colour(part_numbers([module])[module])
     assert colour in MODULE_COLOURS
     assert letter_colour(colour) != colour
     assert module_colour(None) not in MODULE_COLOURS
+
+
+def test_no_two_parts_that_are_shown_together_have_one_colour_and_a_whole_module_keeps_its_own():
+    modules = part_numbers(["A", "B", "C"])
+    assert modules == {"A": 0, "B": 1, "C": 2}
+    shown = part_numbers(["A1", "A2", "B", "C1", "C2", "A10", "A3"])
+    assert shown["B"] == modules["B"]
+    names = ["A1", "B", "C1", "A2", "A3", "A10", "C2"]
+    assert [shown[name] for name in names] == [0, 1, 2, 3, 4, 5, 6]
+    assert part_numbers(["A1", "A2", "A3"]) == {"A": 0, "A1": 0, "A2": 1, "A3": 2}
 
 
 @st.composite

@@ -2,7 +2,7 @@
 // model and of a link. The server has drawn everything; this adds the interaction.
 
 import { Problem, all, around, attempt, call, field, find, maybe, measured, number, onSubmit, percent, renderedAnew, sentence, typeset, waitFor } from "./api.js";
-import { tell } from "./glossary.js";
+import { explained, tell } from "./glossary.js";
 import { Card, list, ofConnection, ofNeuron } from "./instrument/card.js";
 import { Circuit, partName } from "./instrument/circuit.js";
 import { KEYS, Picture, badge, idOf, walk } from "./instrument/picture.js";
@@ -22,7 +22,7 @@ import { change, onChange, toggle, view } from "./modules.js";
  * @property {string} run
  * @property {?Sample} sample
  * @property {() => ?Sample} sampled
- * @property {(parts: ?Pick<Part, "name"|"neurons">[]) => void} colour
+ * @property {(parts: ?Pick<Part, "name"|"neurons"|"number">[]) => void} colour
  * @property {() => Part[]} parts
  * @property {import("./instrument/silence.js").Silencing} [silencing]
  * @property {(isLive: boolean) => void} [thresholdBeside]
@@ -32,6 +32,8 @@ import { change, onChange, toggle, view } from "./modules.js";
 const root = document.getElementById("instrument");
 /** @type {import("./instrument/circuit.js").Level[]} */
 const LEVELS = ["outputs", "groups", "trees"];
+/** @type {Record<import("./instrument/circuit.js").Level, [term: string, heading: string]>} */
+const HEADINGS = { outputs: ["module", "Modules"], groups: ["group", "Groups"], trees: ["tree", "Trees"] };
 
 /** @param {HTMLElement} panel */
 async function begin(panel) {
@@ -77,8 +79,9 @@ async function begin(panel) {
       find(label, ".count", HTMLElement).textContent = String(circuit.levels[name].length);
     }
     field("levels").hidden = LEVELS.every((name) => circuit.levels[name].length === 0);
+    field("parts-title").replaceChildren(explained(...HEADINGS[level()]));
     field("parts").replaceChildren(
-      ...instrument.parts().map((part, index) => {
+      ...instrument.parts().map((part) => {
         const item = document.createElement("li");
         const light = document.createElement("button");
         light.type = "button";
@@ -89,7 +92,7 @@ async function begin(panel) {
         role.className = "quiet";
         role.title = part.role;
         role.append(...typeset(part.role));
-        light.append(badge(index), name, role);
+        light.append(badge(part.number), name, role);
         light.addEventListener("pointerenter", () => lightPart(part));
         light.addEventListener("focus", () => lightPart(part));
         for (const name_ of ["pointerleave", "blur"]) light.addEventListener(name_, () => look(null));

@@ -1,8 +1,8 @@
 // The pruned network as a graph: its connections, and the parts it consists of. Nothing here reads the page.
 
 /**
- * A cluster of neurons at one level; given and note: what people call it and say of it.
- * @typedef {{name: string, role: string, neurons: string[], given?: string, note?: string}} Part
+ * A cluster of neurons at one level; number: of its colour and shape; given and note: what people call it and say of it.
+ * @typedef {{name: string, role: string, neurons: string[], number?: number, given?: string, note?: string}} Part
  * @typedef {"outputs"|"groups"|"trees"} Level
  */
 
@@ -28,6 +28,9 @@ export class Circuit {
     this.layers = graph.graph.layers?.map((layer) => layer.name) ?? [...new Set(graph.nodes.map((neuron) => neuron.layer))];
     /** @type {Record<Level, Part[]>} */
     this.levels = { outputs: ofModules(modules), groups: ofGroups(graph, interior, modules), trees: this.ofTrees(interior) };
+    const numbers = partNumbers([...this.levels.outputs, ...this.levels.groups].map(({ name }) => name));
+    for (const part of [...this.levels.outputs, ...this.levels.groups]) part.number = numbers.get(part.name);
+    this.levels.trees.forEach((part, number) => (part.number = number));
     this.name(graph.graph.names ?? {});
     /** @type {?number} */
     this.cost = null; // of all connections, once it is asked for
@@ -171,6 +174,22 @@ function ofGroups(graph, interior, modules) {
 
 /** @param {Group} [group] */
 const readsOf = (group) => (group ? `reads ${listed(group.reads.map((read) => read.name))}` : "");
+
+/** Name → number of its colour and shape, as `part_numbers` in bimt_engine/analysis/graph.py gives them. @param {string[]} names */
+function partNumbers(names) {
+  /** @type {Map<string, number>} */
+  const found = new Map();
+  const moduleOf = (/** @type {string} */ name) => name.replace(/\d+$/, "");
+  for (const name of names) found.set(moduleOf(name), [...moduleOf(name)].reduce((number, letter) => 26 * number + letter.charCodeAt(0) - 64, 0) - 1);
+  const after = Math.max(-1, ...found.values()) + 1;
+  /** @param {string} name */
+  const place = (name) => [found.get(moduleOf(name)) ?? 0, Number(name.slice(moduleOf(name).length))];
+  const groups = [...new Set(names)].filter((name) => name !== moduleOf(name));
+  for (const name of groups) if (name === `${moduleOf(name)}1`) found.set(name, place(name)[0]);
+  const further = groups.filter((name) => !found.has(name)).map((name) => ({ name, at: place(name) }));
+  further.sort((a, b) => a.at[0] - b.at[0] || a.at[1] - b.at[1]).forEach(({ name }, index) => found.set(name, after + index));
+  return found;
+}
 
 /** A part by its letter and by the name that people gave it: `A · adder`. @param {Part} part */
 export const partName = ({ name, given }) => (given ? `${name} · ${given}` : name);

@@ -32,13 +32,13 @@ export class Picture {
     this.svg.classList.toggle("looking", this.marked.length > 0);
   }
 
-  /** Colours neurons by part, with a shape for each; ids of no part are left plain. @param {Pick<Part, "name"|"neurons">[]} parts */
+  /** Colours neurons by part, with a shape for each; ids of no part are left plain. @param {Pick<Part, "name"|"neurons"|"number">[]} parts */
   colour(parts) {
-    const colours = parts.map(({ name, neurons }) => `${name} ${neurons.join()}`).join(";");
+    const colours = parts.map(({ name, neurons, number }) => `${number} ${name} ${neurons.join()}`).join(";");
     if (colours === this.coloured) return; // while a threshold is dragged most steps leave the parts as they are
     this.coloured = colours;
     const tones = new Map();
-    parts.forEach(({ neurons, name }, number) => neurons.forEach((id) => tones.set(id, { number: number % TONES, name })));
+    for (const { neurons, name, number = 0 } of parts) for (const id of neurons) tones.set(id, { number: number % TONES, name });
     for (const [id, each] of this.neurons) {
       const tone = each.classList.contains("unused") ? undefined : tones.get(id);
       const now = tone ? `${tone.number} ${tone.name}` : "";
@@ -157,8 +157,8 @@ function outline(shape, x, y, r) {
   return `M${round(x - r)} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
 }
 
-/** A part's shape alone, for lists. @param {number} number */
-export function badge(number) {
+/** A part's shape alone, for lists. @param {number} [number] */
+export function badge(number = 0) {
   const svg = svgElement("svg", { class: `badge tone-m${(number % TONES) + 1}`, viewBox: "0 0 20 20", "aria-hidden": "true" });
   svg.append(svgElement("path", { d: outline(SHAPES[number % TONES], 10, 10, 7) }));
   return svg;

@@ -88,14 +88,14 @@ export async function stepping(instrument) {
   /** Neuron, as `layer:index before any relocation`, copy by copy → number of its part at the level that is shown. */
   function tones() {
     const found = new Map();
-    instrument.parts().forEach(({ neurons }, part) => {
+    for (const { neurons, number = 0 } of instrument.parts()) {
       for (const id of neurons) {
         const its = circuit.neurons.get(id);
         if (!its) continue;
         const { layer, neuron, copy, slot } = its;
-        found.set(`${layer}:${copy ? slot - (slot % sizeOf(layer)) + neuron : neuron}`, part);
+        found.set(`${layer}:${copy ? slot - (slot % sizeOf(layer)) + neuron : neuron}`, number);
       }
-    });
+    }
     return found;
   }
   /** @param {string} layer */

@@ -35,7 +35,7 @@ export function threshold(instrument) {
     kept = count;
     const { count: modules, of } = circuit.components(count);
     if (count < all) {
-      const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), neurons: /** @type {string[]} */ ([]) }));
+      const parts = Array.from({ length: modules }, (_, number_) => ({ name: String.fromCharCode(65 + (number_ % 26)), number: number_, neurons: /** @type {string[]} */ ([]) }));
       for (const [id, number_] of of) parts[number_].neurons.push(id);
       instrument.colour(parts);
       for (const [id, each] of picture.neurons) mark(each, "cut", circuit.isWired(id) && !of.has(id));
