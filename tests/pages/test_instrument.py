@@ -531,10 +531,12 @@ def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit:
     page = bench.open(visit)
     page.click("#parts .part >> nth=0")
     letter = re.match(r"\w+", page.inner_text("#selected h3"))[0]
-    page.click("#selected details summary")
-    page.fill("#selected input[name=name]", "square <b>")
-    page.fill("#selected textarea", "Only x1 leads to it.")
-    page.click("#selected form button")
+    page.click("#parts details summary")  # above the fold, beside the name
+    panel, summary = (page.locator(name).bounding_box() for name in (".panel", "#parts details summary"))
+    assert summary["y"] + summary["height"] <= panel["y"] + panel["height"]
+    page.fill("#parts input[name=name]", "square <b>")
+    page.fill("#parts textarea", "Only x1 leads to it.")
+    page.click("#parts form button")
     page.wait_for_selector("#parts .part:has-text('square <b>')")
     assert page.inner_text("#selected h3").startswith(f"{letter} · square <b>:")
     assert "Only x1 leads to it." in page.inner_text("#selected")
@@ -551,6 +553,25 @@ def test_a_module_is_named_in_place_and_is_called_so_wherever_it_is_shown(visit:
     for name in ("graph", "graph?format=graphml", "card.md"):
         text = client.get(f"{address}/{name}", headers=headers).text
         assert re.search("square (<b>|&lt;b|&amp;lt;b|\\\\<b)", text), name
+    # A longer name stands on a line of its own, and on several where it must; all buttons stay in sight.
+    longer = "product of two inputs, and Donaudampfschifffahrtsgesellschaft"
+    for name in ("product of two inputs", longer[:60]):
+        page.click(".modules .light >> nth=0")  # the heading of a card offers it, too
+        page.click(".modules details summary")
+        page.fill(".modules input[name=name]", name)
+        page.click(".modules form button")
+        page.wait_for_selector(f"#parts .part:has-text('{name}')")
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            edge = page.locator(".panel").evaluate("e => e.getBoundingClientRect().left + e.clientWidth")
+            for box in page.locator("#parts button").evaluate_all(
+                "all => all.map((e) => e.getBoundingClientRect().right)"
+            ):
+                assert box <= edge, (name, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
+            assert min(page.locator("#parts .quiet").evaluate_all("all => all.map((e) => e.clientWidth)")) > 80
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.click(".modules .light >> nth=0")
     # Another has named it meanwhile: nothing is overwritten unseen.
     seen = client.get(f"{address}/names", headers=headers).json["names"][letter]
     late = {"name": "mine", "replaces": None}

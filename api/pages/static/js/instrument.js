@@ -83,6 +83,7 @@ async function begin(panel) {
     field("parts").replaceChildren(
       ...instrument.parts().map((part) => {
         const item = document.createElement("li");
+        item.dataset.part = part.name;
         const light = document.createElement("button");
         light.type = "button";
         light.className = "part";
@@ -92,7 +93,10 @@ async function begin(panel) {
         role.className = "quiet";
         role.title = part.role;
         role.append(...typeset(part.role));
-        light.append(badge(part.number), name, role);
+        const words = document.createElement("span");
+        words.className = "words";
+        words.append(name, role);
+        light.append(badge(part.number), words);
         light.addEventListener("pointerenter", () => lightPart(part));
         light.addEventListener("focus", () => lightPart(part));
         for (const name_ of ["pointerleave", "blur"]) light.addEventListener(name_, () => look(null));
@@ -202,6 +206,7 @@ async function begin(panel) {
     if (found && kind !== "part") picture?.set(kind, id, "selected", true);
     pinned = found ? [kind, id] : null;
     field("selected").hidden = !found;
+    offerNaming();
     if (!found) return look(null);
     const [title, button] = [document.createElement("h3"), document.createElement("button")];
     title.append(...typeset(found.title));
@@ -210,16 +215,30 @@ async function begin(panel) {
     button.textContent = view.off.includes(`${what}:${id}`) ? "Restore" : "Silence";
     button.addEventListener("click", () => toggle(what, id));
     const whole = kind !== "part" || !circuit.levels.trees.some((part) => part.name === id);
-    const named = kind === "part" && whole && panel.dataset.mayName ? partOf(id) : undefined; // may be named
-    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []), ...(named ? [nameForm(named)] : []));
+    field("selected").replaceChildren(title, list(found.lines), ...(whole && silences ? [button] : []));
     look(null);
     if (kind === "neuron") learnHarm(id);
+  }
+
+  /** Where a module or group is selected, in the list and on the cards, it can be named. */
+  function offerNaming() {
+    for (const old of all(document, "details.to-name", HTMLDetailsElement)) old.remove();
+    if (!panel.dataset.mayName) return;
+    const offered = [pinned?.[0] === "part" && [pinned[1], "#parts > li", "part"], view.module && [view.module, ".modules > li", "module"]];
+    for (const each of offered) {
+      if (!each) continue;
+      const [name, where, key] = each;
+      const part = [...circuit.levels.outputs, ...circuit.levels.groups].find((one) => one.name === name);
+      const item = all(document, where, HTMLElement).find((one) => one.dataset[key] === name);
+      if (part && item) item.append(nameForm(part));
+    }
   }
 
   /** Names a part and says something of it, in place. @param {Part} part */
   function nameForm(part) {
     const id = part.name;
     const details = document.createElement("details");
+    details.className = "to-name";
     const form = document.createElement("form");
     /** @param {string} words @param {HTMLElement} control */
     const label = (words, control) => {
@@ -404,11 +423,13 @@ async function begin(panel) {
       showLevels();
       if (!view.cut) colour(null);
       off.render();
-    }
+      showSelected();
+    } else if ("module" in values) offerNaming();
     if ("off" in values) for (const say of treeSwitches) say();
     if ("at" in values || "off" in values) showSelected();
   });
   if (view.at) showSelected();
+  else offerNaming();
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || around(event, "input, select, textarea, dialog", HTMLElement)) return;
     if (event.key === "?") showKeys();
