@@ -12,7 +12,7 @@ from api.auth import Access, Caller, may, signed_in
 from api.pages import filters, jobs, networks, runs, site
 from api.problems import Problem
 from api.services import services
-from bimt_engine.analysis.statements import network, wording
+from bimt_engine.analysis.statements import interior, network, wording
 from store import teams
 
 
@@ -42,6 +42,8 @@ def install(app: Flask) -> None:
         typeset=filters.typeset,
     )
     app.jinja_env.globals["supported_means"] = network.SUPPORTED_MEANS
+    app.jinja_env.globals["supported_groups_mean"] = interior.SUPPORTED_GROUPS_MEAN
+    app.jinja_env.globals["ablated_on"] = network.ABLATED_ON
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
 

@@ -26,6 +26,7 @@ from bimt_engine.analysis.statements.interior import (
 from bimt_engine.analysis.statements.wording import number, percent
 
 MAX_MATRIX = 12  # groups of which the interactions of every two are shown
+MOVES = 0.01  # of an output's variance; outputs that a group changes less are not counted
 MAX_NAMES = 6  # outputs or representations of a group in a cell
 SHADES = (0.1, 1.0, 10.0, 100.0)  # of the limit; where the shades of the matrix begin
 
@@ -126,10 +127,12 @@ def _partition(partition: Mapping[str, Any], modules: Sequence[str], given: pres
         ):
             caption = f"Interaction of every two groups in the {network}, as a share of an output’s variance. "
             if partition["kind"] == "sum":
-                caption += f"In a sum it may be up to {number(limit)}; darker is more."
+                caption += f"In a sum it may be up to {number(limit)}"
             else:
-                caption += "Groups whose work is combined interact; darker is more."
-            matrices.append(InteractionMatrix(caption, names, _cells(names, partition[which], limit)))
+                caption += "Groups whose work is combined interact"
+            cells = _cells(names, partition[which], limit)
+            shaded = any(shade for _, of in cells for _, shade in of)
+            matrices.append(InteractionMatrix(f"{caption}{'; darker is more' if shaded else ''}.", names, cells))
     said = partition_statement(partition)
     representations, formulas = any(row.lies_in for row in rows), any(row.computes for row in rows)
     return PartitionShown(said, bool(modules), rows, representations, formulas, matrices)
@@ -137,6 +140,8 @@ def _partition(partition: Mapping[str, Any], modules: Sequence[str], given: pres
 
 def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) -> GroupRow:
     strongest = group["strongest"]
+    shown = _named([moved["output"] for moved in strongest])
+    moved = sum(effect >= MOVES for effect in group["effects"])
     return GroupRow(
         name=group["name"],
         called=presenters.called(group["name"], names),
@@ -144,7 +149,7 @@ def _row(group: Mapping[str, Any], tone: int | None, names: presenters.Names) ->
         neurons=len(group["neurons"]),
         trees=group["trees"],
         reads=terminals(group) or "nothing",
-        moves=_named([moved["output"] for moved in strongest]) or "no output by 1%",
+        moves=f"most of all {shown}" if moved > len(strongest) else shown or "no output by 1%",
         effect=number(strongest[0]["effect"]) if strongest else "–",
         trained=number(strongest[0]["trained"]) if strongest else "–",
         lies_in=_named([f"{part['name']} {percent(part['share'])}" for part in group.get("lies_in") or ()]),

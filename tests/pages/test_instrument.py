@@ -147,6 +147,8 @@ def test_on_a_phone_it_is_one_column_and_no_wider(visit: Visit, bench: Bench) ->
         page = bench.open(visit, name, viewport={"width": 390, "height": 844})
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{name} is {wide} pixels too wide"
+        ends = page.locator("caption").evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().right)")
+        assert max(ends) <= 390, f"a caption of {name} is cut off"
         left = page.locator(".instrument > *").evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().x)")
         assert len(set(left)) == 1
 
@@ -197,6 +199,14 @@ def test_silencing_answers_at_once_in_place_several_add_up_and_the_service_confi
     assert page.url == address  # the whole view is in the address
     assert page.inner_text("#metric") == here
     assert "train loss" in page.inner_text("#what-if-words")
+    page.click("#all-on")
+    trial = {"metrics": {"validation_prediction_loss": 2.0}, "effects": {"y1": 0.961, "y2": 1.2}}
+    answer = {"before": {"validation_prediction_loss": 1.0}, "trials": [trial]}
+    page.route(NO_SERVICE, lambda route: route.fulfill(status=200, json=answer))
+    page.locator("#parts .switch").first.click()
+    page.wait_for_selector("#moved:has-text('0.961')")
+    words = page.locator("#moved td:last-child").all_inner_texts()
+    assert [said.split(":")[0] for said in words] == ["loses most of its variation", "is lost"]
     page.click("#all-on")
     assert page.inner_text("#metric") == published
     assert page.locator("svg.network .off, svg.network .dead").count() == 0

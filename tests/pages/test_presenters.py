@@ -201,6 +201,16 @@ def test_groups_have_the_colours_of_the_picture_and_the_sentences_of_their_docum
     pruned, trained = partition.matrices
     assert pruned.rows == [("A1", [("", 0), ("10⁻⁹", 0)]), ("A2", [("10⁻⁹", 0), ("", 0)])]
     assert trained.rows[0][1][1] == ("0.002", 0)
+    assert [matrix.caption.endswith("darker is more.") for matrix in (pruned, trained)] == [
+        False,
+        False,
+    ]  # none is dark
+    document["partitions"][0]["interaction"] = [[0.0, 0.02], [0.02, 0.0]]
+    document["partitions"][0]["groups"][0]["effects"] = [0.5, 0.2, 0.3]  # more outputs than are named
+    changed = interior(document, ["A", "B"])
+    assert changed is not None
+    assert [row.moves for row in changed.partitions[0].rows] == ["most of all y1", "y1"]
+    assert changed.partitions[0].matrices[0].caption.endswith("darker is more.")
     assert shown.cuts == [cut_statement(document["cuts"][0])]
     assert shown.alone == ["A1", "A2"]
     without_picture = interior(document, [])

@@ -21,11 +21,11 @@ from torch import Tensor
 from bimt_engine.analysis.context import AnalysisContext, Examples, loss_per_example
 from bimt_engine.analysis.evaluator import Array, Connection, Masks, Values
 from bimt_engine.analysis.hooked_network import as_tensor, every_activation
+from bimt_engine.analysis.statements.network import MAX_ABLATED_EXAMPLES
 from bimt_engine.networks.network import ActivationHook, Network
 
 Do = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Do, ...] = ("zero", "mean", "resample")
-MAX_ABLATED_EXAMPLES = 512  # examples that groups are ablated on; for text, predicted steps
 ABLATION_WORK = (
     2e10  # multiplications of all ablations of a network whose layers do not form a chain: seconds of one core
 )

@@ -17,6 +17,12 @@ MAX_FORMULA = 28  # characters of a formula that stands in a legend
 PURE = 0.9  # of a group's variance in one representation: then it is named after it
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
+SUPPORTED_GROUPS_MEAN = (
+    "A supported group changes some output by 0.01 of its variance at least, and may change any of them. Where groups "
+    f"are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as trained by "
+    f"{TRAINED_LIMIT:g}."
+)
+
 RELATION_OF_GROUPS = {
     "sum": "what they compute is added up",
     "composition": "later layers combine what they compute",

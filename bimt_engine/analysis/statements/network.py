@@ -53,6 +53,9 @@ CAUTION = (
     "ones, or that they do anything: that is what the effects of the modules are for."
 )
 
+MAX_ABLATED_EXAMPLES = 512  # examples that groups are ablated on; for text, predicted steps
+ABLATED_ON = f"computed on {MAX_ABLATED_EXAMPLES} training and validation examples at most"
+
 SUPPORTED_MEANS = (
     f"A supported module moves its own outputs by {CARRIES:g} at least, and all others by less than {LEAK:g}."
 )

@@ -23,7 +23,7 @@ function inWords(effect) {
   if (effect === null || Number.isNaN(effect)) return "is not a number";
   if (effect < 1e-6) return "does not change";
   if (effect < 0.5) return `changes by ${percent(effect)} of its variance`;
-  return effect < 0.95 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance";
+  return effect < 0.9995 ? `loses most of its variation: ${percent(effect)} of its variance` : "is lost: its error is as large as its variance, or larger";
 }
 
 /**
