@@ -69,10 +69,11 @@ class Dot:
 
 @dataclass(frozen=True)
 class Axis:
-    """The label of an axis, and whether it is logarithmic."""
+    """The label of an axis, whether it is logarithmic, and a value to which it reaches in any case."""
 
     label: str
     log: bool = False
+    to: float | None = None
 
 
 def line_chart(
@@ -103,7 +104,8 @@ def line_chart(
     if not points:
         return Markup('<p class="quiet">There is nothing to draw yet.</p>')
     left, right, top, bottom = frame.left, frame.width - frame.right, frame.top, frame.height - frame.bottom
-    across = _scale([p[0] for p in points], x.log, left, right, frame.ticks, letter=frame.letter)
+    reach = [] if x.to is None else [x.to]
+    across = _scale([*(p[0] for p in points), *reach], x.log, left, right, frame.ticks, letter=frame.letter)
     up = _scale([p[1] for p in points], y.log, bottom, top, frame.ticks)
     role = "group" if seen or any(line.address for line in series) else "img"  # an image can hold no links
     parts = [

@@ -379,23 +379,25 @@ def learning_chart(
         Series("train", _column(history, "prediction_loss"), tone=1),
         Series(part, _column(history, f"{part}_prediction_loss"), tone=2),
     ]
-    return _chart("Prediction loss over training", lines, "prediction loss", log=True, marks=_phases(spec), frame=frame)
+    steps = (spec.get("training") or {}).get("steps")  # while it trains there is room for the phases to come
+    title, marks = "Prediction loss over training", _phases(spec)
+    return _chart(title, lines, "prediction loss", log=True, marks=marks, frame=frame, steps=steps)
 
 
-def accuracy_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Accuracy over the steps, where the task is a classification."""
+def accuracy_chart(history: Sequence[Mapping[str, Any]], steps: int | None = None) -> Markup | None:
+    """Accuracy over the steps, all `steps` of the training, where the task is a classification."""
     part = held_out_part(history, "accuracy")
     lines = [
         Series("train", _column(history, "train_accuracy"), tone=1),
         Series(part, _column(history, f"{part}_accuracy"), tone=2),
     ]
-    return _chart("Accuracy over training", lines, "accuracy")
+    return _chart("Accuracy over training", lines, "accuracy", steps=steps)
 
 
-def cost_chart(history: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Connection cost over the steps."""
+def cost_chart(history: Sequence[Mapping[str, Any]], steps: int | None = None) -> Markup | None:
+    """Connection cost over the steps, all `steps` of the training."""
     lines = [Series("connection cost", _column(history, "connection_cost"), tone=3)]
-    return _chart("Connection cost over training", lines, "connection cost", log=True)
+    return _chart("Connection cost over training", lines, "connection cost", log=True, steps=steps)
 
 
 def prune_chart(curve: Sequence[Mapping[str, Any]], kept: int | None, *, frame: Frame = WIDE) -> Markup | None:
@@ -427,11 +429,12 @@ def _chart(
     log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     frame: Frame = WIDE,
+    steps: int | None = None,
 ) -> Markup | None:
     lines = [line for line in lines if line.points]
     if not lines:
         return None
-    return line_chart(title, lines, x=Axis("step"), y=Axis(label, log=log), marks=marks, frame=frame)
+    return line_chart(title, lines, x=Axis("step", to=steps), y=Axis(label, log=log), marks=marks, frame=frame)
 
 
 def _phases(spec: Mapping[str, Any]) -> list[tuple[float, str]]:

@@ -392,8 +392,19 @@ def test_a_run_that_trains_shows_its_network_at_the_newest_snapshot(visit: Visit
 
     with service.database.write() as rows:
         runs.start(rows, claim, run.id, now())
-    append(0)
+        history = [
+            {"step": step, "prediction_loss": 1.0 / (1 + step), "connection_cost": 2.0} for step in (0, 100, 150)
+        ]
+        runs.append_history(rows, claim, run.id, history)
     page = (visitor := visit("reader")).page
+    visitor.go(f"/runs/{run.id}")
+    assert "appears here with its first snapshot" in page.inner_text("#live-step")
+    sizes = page.locator("figure svg.chart .axis").evaluate_all(
+        "(all) => all.map((e) => e.getBoundingClientRect().height)"
+    )
+    assert len(sizes) == 4
+    assert max(sizes) - min(sizes) < 2  # letters of charts beside one another are alike
+    append(0)
     visitor.go(f"/runs/{run.id}")
     page.wait_for_selector("#live-canvas:not([hidden])")
     assert "at step 0" in page.inner_text("#live-step")

@@ -18,7 +18,7 @@ from api.pages.charts import LETTER, SMALL, WIDE, Axis, Frame, Series, Trace, li
 from api.pages.filters import code, mathematics, said, typeset
 from api.pages.interior import interior
 from api.pages.network_svg import names_given
-from api.pages.presenters import effect_matrices, formulas, headline, metrics, modules, outputs
+from api.pages.presenters import effect_matrices, formulas, headline, learning_chart, metrics, modules, outputs
 from api.pages.runs import CHART, quantity
 from bimt_engine.analysis.statements import wording
 from bimt_engine.analysis.statements.interior import cut_statement
@@ -238,6 +238,13 @@ def test_a_loss_by_which_runs_are_tested_has_a_logarithmic_axis_and_its_name() -
         ("test accuracy", False),
         ("test metric", False),
     ]
+
+
+def test_while_a_network_trains_its_phases_are_named_where_they_begin() -> None:
+    phases = [{"until": 0.5, "cost_strength": 0.001}, {"until": 1.0, "cost_strength": 0.1}]
+    history = [{"step": step, "prediction_loss": 1.0} for step in (0, 500)]
+    chart = str(learning_chart(history, {"training": {"steps": 1000, "phases": phases}}))
+    assert re.search(r'text-anchor="(\w+)">λ 0.1<', chart)[1] == "start"  # type: ignore[index]
 
 
 def test_a_name_that_several_parts_have_is_said_once() -> None:

@@ -18,8 +18,8 @@ PURE = 0.9  # of a group's variance in one representation: then it is named afte
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
 SUPPORTED_GROUPS_MEAN = (
-    "A supported group changes some output by 0.01 of its variance at least, and may change any of them. Where groups "
-    f"are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as trained by "
+    "A supported group changes some output by 0.01 of its variance at least, and may change any. Where "
+    f"groups are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as trained by "
     f"{TRAINED_LIMIT:g}."
 )
 

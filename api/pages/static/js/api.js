@@ -254,7 +254,7 @@ const METRIC_NAMES = {
   train_accuracy: "train accuracy",
   test_accuracy: "test accuracy",
   validation_accuracy: "validation accuracy",
-  cost_strength: "λ",
+  cost_strength: "cost strength λ",
 };
 
 /** The label of a metric. @param {string} metric */
