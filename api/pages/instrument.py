@@ -104,11 +104,15 @@ def preview_of(rows: Session, run: Run) -> dict[str, Any] | None:
         return None
 
 
+PARTED = {"outputs": "between outputs", "inside": "between hidden neurons"}
+"""Level of a cut → what it parts."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """The keys of the cheapest connections without which one module becomes several parts.
 
-    between         what they part: outputs, groups, or both.
+    between         what they part, in words: outputs, or hidden neurons alone.
     before, after   the held-out loss, with them and without.
     """
 
@@ -171,9 +175,9 @@ def cuts(interior: Mapping[str, Any] | None) -> list[Cut]:
     found: dict[str, Cut] = {}
     for cut in (interior or {}).get("cuts") or ():
         keys = " ".join(sorted(connection["key"] for connection in cut["connections"]))
-        between, after = {"outputs": "outputs", "inside": "groups"}[cut["level"]], float(cut["loss"])
+        between, after = PARTED[cut["level"]], float(cut["loss"])
         if keys in found:
-            between = listed(list(dict.fromkeys((found[keys].between, between))))
+            between = PARTED["outputs"]  # where those are parted, the hidden neurons are, too
         found[keys] = Cut(keys, between, after / (1 + float(cut["loss_change"])), after)
     return list(found.values())
 
