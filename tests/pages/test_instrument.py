@@ -346,7 +346,17 @@ def test_the_threshold_fades_the_lightest_recounts_the_modules_and_computes_its_
     )
     assert set(cut) == {each["key"] for each in sorted(edges, key=lambda each: abs(each["weight"]))[:2]}
     assert "without refitting" in page.inner_text("#metric-note")
-    page.wait_for_selector(".chart .own", state="attached")  # the loss of every threshold
+    page.wait_for_selector("#threshold-words:has-text('dashed: not refitted')")  # the loss of every threshold
+    assert page.locator(".chart .own").count() == 1
+    view = page.locator(".view:has(#threshold)")
+    legend = view.locator("> .legend").bounding_box()
+    assert view.locator("figcaption button").evaluate("e => e.getBoundingClientRect().right") <= legend["x"] + 1
+    assert view.locator(".legend").evaluate("e => e.scrollWidth <= e.clientWidth")
+    edge, least = view.locator("svg.chart").evaluate(
+        "e => [Number(e.dataset.y.split(' ')[3]), "
+        "Math.min(...e.querySelector('.own').getAttribute('d').match(/ [\\d.]+/g).map(Number))]"
+    )
+    assert (view.locator(".beyond").count() == 1) == (least <= edge)  # where it is cut off, a sign says so
     assert f"cut={total - 2}" in page.url
     page.keyboard.press("Home")
     page.wait_for_selector(f"#threshold-words:has-text('0 of {total} connections · no module')")
@@ -364,6 +374,8 @@ def test_the_training_of_every_architecture_is_gone_through_step_by_step_and_pla
     page.keyboard.press("Home")
     page.wait_for_selector("#step-words:has-text('Step 0 of')")
     page.wait_for_selector("#step-canvas:not([hidden])")
+    rows = page.locator("svg.network .row").evaluate_all("all => all.map((e) => getComputedStyle(e).visibility)")
+    assert set(rows) <= {"visible"}  # layers keep their names
     drawn = "document.getElementById('step-canvas').toDataURL().length"
     first = page.evaluate(drawn)
     assert page.url.endswith("step=0")
@@ -522,6 +534,10 @@ def test_a_model_and_a_link_have_the_same_instrument(visit: Visit, bench: Bench)
     assert "reads" in guest.page.inner_text("#hover-card")
     hidden(guest.page).click()
     assert guest.page.locator("#selected").is_visible()
+    guest.page.click("#keys")  # lists what works here
+    assert set(guest.page.locator("dialog kbd").all_inner_texts()).isdisjoint({"X", "Space"})
+    assert "silence" not in guest.page.inner_text("dialog")
+    guest.page.keyboard.press("Escape")
     assert "Nothing can be silenced here" in guest.page.inner_text("#sample-words")
 
 

@@ -19,8 +19,8 @@ EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is 
 
 SUPPORTED_GROUPS_MEAN = (
     "A supported group changes some output by 0.01 of its variance at least, and may change any. Where "
-    f"groups are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as trained by "
-    f"{TRAINED_LIMIT:g}."
+    f"groups are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as "
+    f"trained by {TRAINED_LIMIT:g}."
 )
 
 RELATION_OF_GROUPS = {

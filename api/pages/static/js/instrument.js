@@ -430,9 +430,16 @@ async function begin(panel) {
   });
   if (view.at) showSelected();
   else offerNaming();
+  /** Whether a key does something here. @param {string} key */
+  const works = (key) => {
+    if (key === "X") return silences;
+    if (key === " " || key === "Space") return Boolean(steps);
+    if (key === "L") return LEVELS.filter((name) => circuit.levels[name].length).length > 1;
+    return picture !== null || key === "?" || key === "Escape";
+  };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || around(event, "input, select, textarea, dialog", HTMLElement)) return;
-    if (event.key === "?") showKeys();
+    if (event.key === "?") showKeys(works);
     else if (event.key.toLowerCase() === "l") {
       const there = LEVELS.filter((name) => circuit.levels[name].length);
       if (there.length) change({ level: there[(there.indexOf(level()) + 1) % there.length] });
@@ -444,7 +451,7 @@ async function begin(panel) {
       event.preventDefault();
     }
   });
-  field("keys").addEventListener("click", showKeys);
+  field("keys").addEventListener("click", () => showKeys(works));
   panel.dataset.ready = "yes";
 }
 
@@ -470,13 +477,14 @@ function answerOf({ targets, outputs, probabilities, labels }) {
   return targets.map((name, at) => `${name} = ${number(outputs?.[0][at])}`).join(", ");
 }
 
-function showKeys() {
+/** @param {(key: string) => boolean} works */
+function showKeys(works) {
   const found = document.createElement("dl");
   found.className = "keys";
-  for (const [key, words] of KEYS) {
+  for (const [key, words] of KEYS.filter(([key]) => works(key))) {
     const [row, name, said] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
     name.append(...key.split(" ").flatMap((each) => [Object.assign(document.createElement("kbd"), { textContent: each }), " "]));
-    said.textContent = words;
+    said.textContent = key === "Escape" && !works("X") ? "clear the selection" : words;
     row.append(name, said);
     found.append(row);
   }

@@ -1,5 +1,7 @@
 // A chart that the server has drawn (charts.py), as something to draw a cursor and further lines into.
 
+import { number } from "../api.js";
+
 /**
  * Where a value lies on an axis as charts.py writes it: "low high start end" and "log" where it is logarithmic.
  * @param {string} scale
@@ -29,8 +31,6 @@ export class Plot {
     this.y = scaled(svg.dataset.y ?? "");
     /** @type {?SVGLineElement} */
     this.line = null;
-    /** @type {Record<string, SVGPathElement>} */
-    this.paths = {};
   }
 
   /** Moves the one cursor of the chart to a value. @param {number} value */
@@ -41,19 +41,19 @@ export class Plot {
     this.line.setAttribute("x2", x);
   }
 
-  /** Draws a further line through points, in place of the one of this name; the legend says `label`. @param {string} name @param {string} label @param {number[][]} points */
-  path(name, label, points) {
-    if (!this.paths[name]) {
-      this.paths[name] = this.svg.appendChild(svgElement("path", { class: `line own ${name}` }));
-      const [item, swatch] = [document.createElement("li"), document.createElement("span")];
-      swatch.className = "swatch dashed own";
-      item.append(swatch, label);
-      this.svg.parentElement?.querySelector(".legend")?.append(item);
-    }
+  /** Draws a further line through points, once; where it leaves the chart at the top, a number says how far it goes. @param {number[][]} points */
+  path(points) {
+    const path = this.svg.appendChild(svgElement("path", { class: "line own" }));
     /** @param {number} y */
     const inside = (y) => Math.min(this.y.start, Math.max(this.y.end, y));
     const drawn = points.filter(([x, y]) => this.x.drawable(x) && this.y.drawable(y) && this.x(x) >= this.x.start - 0.5 && this.x(x) <= this.x.end + 0.5).map(([x, y]) => `${this.x(x).toFixed(1)} ${inside(this.y(y)).toFixed(1)}`);
-    this.paths[name].setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
+    path.setAttribute("d", drawn.length ? `M${drawn.join("L")}` : "");
+    const [at, most] = points.reduce((a, b) => (b[1] > a[1] ? b : a), [0, 0]);
+    if (!this.y.drawable(most) || this.y(most) >= this.y.end - 0.5) return;
+    const x = Math.max(this.x.start + 24, Math.min(this.x.end, this.x(at)));
+    const sign = svgElement("text", { class: "tick beyond", x, y: this.y.end - 3, "text-anchor": x > (this.x.start + this.x.end) / 2 ? "end" : "start" });
+    sign.textContent = `↑ ${number(most)}`;
+    this.svg.append(sign);
   }
 }
 

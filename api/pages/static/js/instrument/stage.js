@@ -6,11 +6,13 @@ const MAX_LINES = 700; // connections drawn at once, the heaviest
 const RATIO = () => Math.min(2, window.devicePixelRatio || 1);
 // As api/pages/network_svg.py and bimt_engine/figures/layout.py have them.
 const [WIDTH, MARGIN, LEAN, SHEET_HEIGHT, FILLED] = [900, 64, 0.22, 0.5, 0.92];
+const [LABEL_ABOVE, LABEL_BELOW] = [16, 28];
 
 /**
  * @typedef {{margin: number, bottom: number, gap: number, lean: number, sheet: number, width: number, height: number}} Plan
  * what the places of a picture are computed from
  * @typedef {[number, number]} Spot
+ * @typedef {{layer: string, neuron: number, lines: string[], below: boolean, size: number, bold: boolean}} Name
  * @typedef {import("./frames.js").Frame} Frame
  * @typedef {import("./frames.js").Matrices} Matrices
  */
@@ -70,8 +72,9 @@ export class Stage {
    * The network `share` of the way from frame a to frame b.
    * @param {Frame} a @param {Frame} b @param {number} share
    * @param {(layer: string, neuron: number) => ?string} tone the colour of a neuron as the style sheet names it; null: none
+   * @param {Name[]} [names] of neurons, which move with them
    */
-  paint(a, b, share, tone) {
+  paint(a, b, share, tone, names = []) {
     const { canvas, plan, matrices, spots, radius } = this;
     const pen = canvas.getContext("2d");
     if (!pen) return;
@@ -111,6 +114,18 @@ export class Stage {
         pen.arc(...spot(layer, neuron), its ? radius : radius / 2, 0, 2 * Math.PI);
         pen.fill();
       });
+    }
+    pen.textAlign = "center";
+    /** @type {Record<string, [from: number, to: number][]>} */
+    const taken = {}; // by layer; a name that would lie over one before it is left out
+    for (const { layer, neuron, lines, below, size, bold } of names) {
+      const [x, y] = spot(layer, neuron);
+      pen.font = `${bold ? 600 : 400} ${size}px ${colour("--sans")}`;
+      const half = Math.max(...lines.map((line) => pen.measureText(line).width)) / 2;
+      if ((taken[layer] ??= []).some(([from, to]) => x - half < to && x + half > from)) continue;
+      taken[layer].push([x - half, x + half]);
+      pen.fillStyle = colour(bold ? "--ink" : "--quiet");
+      lines.forEach((line, at) => pen.fillText(line, x, below ? y + LABEL_BELOW + at * size : y - LABEL_ABOVE - (lines.length - 1 - at) * size));
     }
   }
 }

@@ -1,7 +1,7 @@
 // The training step by step in the place of the picture: a slider over the snapshots, drawn on a canvas where the slots
 // of the picture lie.
 
-import { call, complain, field, maybe, number } from "../api.js";
+import { all, call, complain, field, maybe, number } from "../api.js";
 import { change, onChange, view } from "../modules.js";
 import { frameOf, heaviest, matricesOf, moved } from "./frames.js";
 import { TONES } from "./picture.js";
@@ -31,6 +31,8 @@ export async function stepping(instrument) {
   let matrices;
   /** @type {Stage} */
   let stage;
+  /** @type {?import("./stage.js").Name[]} */
+  let names = null; // as the picture has them
   /** @type {?Promise<void>} */
   let begun = null; // from then on there are steps, matrices and a stage
   /** @type {Map<number, Promise<Frame>>} */
@@ -101,13 +103,26 @@ export async function stepping(instrument) {
   /** @param {string} layer */
   const sizeOf = (layer) => matrices.flatMap((each) => [{ name: each.source, size: each.from }, { name: each.target, size: each.to }]).find(({ name }) => name === layer)?.size.neurons ?? 1;
 
+  /** Those that the picture has. @returns {import("./stage.js").Name[]} */
+  function namesShown() {
+    return [...picture.neurons].flatMap(([id, each]) => {
+      const label = all(each, ".label", SVGElement).find((one) => getComputedStyle(one).display !== "none");
+      if (!label) return [];
+      const { layer, neuron, copy, slot } = circuit.neuron(id);
+      const lines = label.children.length ? [...label.children].map(({ textContent }) => textContent ?? "") : [label.textContent ?? ""];
+      const size = parseFloat(getComputedStyle(label).fontSize);
+      return [{ layer, neuron: copy ? slot - (slot % sizeOf(layer)) + neuron : neuron, lines, size, below: label.classList.contains("below"), bold: !label.classList.contains("unused") }];
+    }).sort((a, b) => Number(b.bold) - Number(a.bold));
+  }
+
   /** @param {Frame} a @param {Frame} b @param {number} share */
   function paint(a, b, share) {
     const parts = tones();
+    if (!share || !names) names = namesShown();
     stage.paint(a, b, share, (layer, neuron) => {
       const part = parts.get(`${layer}:${neuron}`);
       return part === undefined ? null : `--m${(part % TONES) + 1}`;
-    });
+    }, names);
   }
 
   /** @param {number} index @param {?Frame} [before] @param {Frame} [now] */

@@ -20,7 +20,7 @@ export function threshold(instrument) {
   field("threshold-controls").hidden = false;
   slider.max = String(all);
   let [kept, frame] = [all, 0];
-  let curved = false; // whether the curve was asked for
+  let [asked, curved] = [false, false]; // whether the curve was asked for, and is drawn
   /** @type {?{count: number, loss: number}} */
   let before = null; // result of the last trial
   let [live, counted] = [true, circuit.components(all).count]; // whether the picture shows the pruned network; its modules
@@ -54,6 +54,7 @@ export function threshold(instrument) {
     const words = [`${count} of ${all} connections`, `${modules} module${modules === 1 ? "" : "s"}`];
     if (count === 0) words[1] = "no module";
     if (before?.count === count) words.push(`loss ${number(before.loss)} here`);
+    if (curved) words.push("dashed: not refitted");
     field("threshold-words").textContent = live ? words.join(" · ") : ""; // of a step of the training it would be wrong
     slider.setAttribute("aria-valuetext", words.join(", "));
   }
@@ -69,11 +70,14 @@ export function threshold(instrument) {
     tell(count, modules);
     if (count === all) instrument.silencing?.restore();
     else instrument.silencing?.headline(loaded.before, found.metrics, `here, on ${loaded.heldOut} validation examples, without refitting`, "sample");
-    if (curved || !plot) return;
-    curved = true;
+    if (asked || !plot) return;
+    asked = true;
     const sizes = [...new Set(Array.from({ length: POINTS }, (_, i) => Math.max(1, Math.round(all ** (1 - i / (POINTS - 1))))))];
     const unrefitted = await sample.ask("curve", { thresholds: sizes.map(weightAt) });
-    if (unrefitted) plot.path("here", "not refitted", sizes.map((size, i) => [size, unrefitted.losses[i]]));
+    if (!unrefitted) return;
+    plot.path(sizes.map((size, i) => [size, unrefitted.losses[i]]));
+    curved = true;
+    tell(kept, counted);
   }
 
   /** Called when a step of the training takes the place of the pruned network (false), and when that is back (true). */
