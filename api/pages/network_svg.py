@@ -26,6 +26,7 @@ MAX_IN_A_THUMBNAIL = 1_000
 LETTER, WIDE = 0.62, 1.1  # width of a letter, as a share of its size; of a wide one
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
+FURTHEST = 2  # lines
 LETTERS = 14  # of a name on one line
 LINES = 3  # of a name; a longer one loses its middle, so that a unit at its end stays
 MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
@@ -96,13 +97,14 @@ def network_picture(
         for fewer in range(0, 10, 2):
             several = lines | {n.id: _lines(called[n.id], letters - fewer) for n, letters in _letters(named, place)}
             fitting = _fitting(named, place, several, wired, PAGE, layers[0], room)
-            if fitting >= fits[PAGE]:
+            if fitting.keys() >= fits[PAGE].keys() and sum(fitting.values()) <= sum(fits[PAGE].values()):
                 lines, fits[PAGE] = several, fitting
                 break
     for neuron in graph.neurons:
         label = ""
         if neuron.id in fits[PAGE]:
-            label = "label" if neuron.id in fits[SMALL] else "label tight"
+            is_small = neuron.id in fits[SMALL] and not fits[PAGE][neuron.id]
+            label = "label" if is_small else "label tight"
         parts.append(
             _neuron(
                 neuron,
@@ -114,6 +116,7 @@ def network_picture(
                 ends=(layers[0], layers[-1]),
                 room=room[neuron.layer],
                 kind=label,
+                aside=fits[PAGE].get(neuron.id, 0),
                 names=names,
             )
         )
@@ -155,27 +158,41 @@ def _fitting(
     size: float,
     lowest: str,
     room: Mapping[str, float],
-) -> set[str]:
-    """Ids of the neurons whose names fit at this letter size; connected neurons come first, then left to right.
+) -> dict[str, int]:
+    """Ids of the neurons whose names fit at this letter size, and how many lines further out they stand than others.
+
+    Connected neurons come first, then left to right. On a page a name of one that has no room beside its neighbour
+    stands up to FURTHEST lines further out.
 
     lowest   the layer whose names stand below its neurons.
     """
     taken = [(*place[n.id], n.id) for n in named]
-    boxes: list[tuple[float, float, float]] = []
-    fits = set()
+    boxes: list[tuple[float, float, float, float]] = []
+    fits: dict[str, int] = {}
+    crowded: set[str] = set()  # layers in which a connected neuron has no room for its name: no other has one
     for neuron in sorted(named, key=lambda n: (n.id not in wired, place[n.id][0])):
         reach = min(8.0, room[neuron.layer] + 1)  # of a neuron, around its middle
         half = (max(map(_width, lines[neuron.id])) + 0.4) * size / 2
         x, y = place[neuron.id]
-        middle = y + (LABEL_BELOW if neuron.layer == lowest else -LABEL_ABOVE) - 0.35 * size
-        free = all(x + half <= left or x - half >= right or abs(middle - at) >= size for left, right, at in boxes)
-        clear = all(
-            other == neuron.id or abs(a - x) >= half + reach or abs(b - middle) >= size / 2 + reach
-            for a, b, other in taken
-        )
-        if free and (clear or size != PAGE):
-            boxes.append((x - half, x + half, middle))
-            fits.add(neuron.id)
+        more = (len(lines[neuron.id]) - 1) * size
+        outer = neuron.id in wired and size == PAGE and not more
+        if neuron.id not in wired and neuron.layer in crowded:
+            continue
+        for aside in range(FURTHEST + 1) if outer else (0,):
+            line = y + LABEL_BELOW + aside * size if neuron.layer == lowest else y - LABEL_ABOVE - aside * size
+            top = line - 0.85 * size - (0 if neuron.layer == lowest else more)
+            low = top + size + more
+            free = all(x + half <= a or x - half >= b or low <= c + 1e-6 or top >= d - 1e-6 for a, b, c, d in boxes)
+            clear = all(
+                other == neuron.id or abs(a - x) >= half + reach or b + reach <= top or b - reach >= low
+                for a, b, other in taken
+            )
+            if free and (clear or size != PAGE):
+                boxes.append((x - half, x + half, top, low))
+                fits[neuron.id] = aside
+                break
+        else:
+            crowded.add(neuron.layer)
     return fits
 
 
@@ -274,6 +291,7 @@ def _neuron(
     ends: tuple[str, str],
     room: float,
     kind: str,
+    aside: int,
     names: Mapping[str, Mapping[str, Any]],
 ) -> str:
     x, y = place
@@ -292,7 +310,8 @@ def _neuron(
         below = neuron.layer == ends[0]
         kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
         above = -LABEL_ABOVE - PAGE * (len(lines) - 1)
-        at = f'x="{x:.1f}" y="{y + (LABEL_BELOW if below else above):.1f}" text-anchor="middle"'
+        line = y + (LABEL_BELOW if below else above) + (aside if below else -aside) * PAGE
+        at = f'x="{x:.1f}" y="{line:.1f}" text-anchor="middle"'
         if len(lines) == 1:
             label = f'<text class="{kind}" {at}>{escape(typeset_plainly(lines[0]))}</text>'
         else:  # on phones, where letters are larger, one line

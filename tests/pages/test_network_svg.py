@@ -214,6 +214,16 @@ def test_no_name_lies_over_another_however_long_they_are(
         assert across <= 0.5 or down <= 2, f"{one} lies over {other}"
 
 
+def test_used_inputs_and_outputs_have_names_before_unused_inputs() -> None:
+    used = (18, 19, 20, 41)
+    names = {f"input:{i}": f"column {i}" for i in range(49)} | {f"output:{i}": f"class {i}" for i in range(10)}
+    ends = [(f"input:{i}", f"output:{n}", 1.0) for i in used for n in range(10)]
+    drawn = ElementTree.fromstring(str(network_picture(folded({"input": 49, "output": 10}, ends, names), title="Net")))
+    shown = {each.text for each in drawn.iter("text") if each.get("class", "").startswith("label")}
+    assert {f"column {i}" for i in used} <= shown
+    assert {f"class {i}" for i in range(10)} <= shown
+
+
 def test_a_thumbnail_tells_what_people_call_its_parts() -> None:
     names = {"B": {"name": "sine of x4"}, "A": {"name": "cube <b>"}, "A1": {"name": ""}}
     plain, named = (ElementTree.fromstring(str(picture_file(two_modules(), given))) for given in ({}, names))
