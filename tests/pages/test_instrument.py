@@ -374,8 +374,9 @@ def test_the_training_of_every_architecture_is_gone_through_step_by_step_and_pla
     page.keyboard.press("Home")
     page.wait_for_selector("#step-words:has-text('Step 0 of')")
     page.wait_for_selector("#step-canvas:not([hidden])")
-    rows = page.locator("svg.network .row").evaluate_all("all => all.map((e) => getComputedStyle(e).visibility)")
-    assert set(rows) <= {"visible"}  # layers keep their names
+    rows = page.locator("svg.network .row").evaluate_all("all => all.map((e) => getComputedStyle(e).opacity)")
+    assert set(rows) <= {"1"}  # layers keep their names
+    assert page.locator("svg.network .neuron").first.evaluate("e => getComputedStyle(e).opacity") == "0"
     drawn = "document.getElementById('step-canvas').toDataURL().length"
     first = page.evaluate(drawn)
     assert page.url.endswith("step=0")
@@ -552,6 +553,7 @@ def test_space_on_a_neuron_plays_and_a_step_does_away_with_the_threshold(visit: 
     page.keyboard.press(" ")
     page.wait_for_selector("#step-canvas:not([hidden])")
     page.wait_for_selector("#play:has-text('Pause')")
+    assert page.evaluate("document.activeElement.matches('.neuron')")
     assert page.inner_text("#threshold-words") == ""
     assert "cut=" not in page.url
     assert page.evaluate("scrollY") == top

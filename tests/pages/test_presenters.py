@@ -144,7 +144,7 @@ def test_names_with_punctuation_stay_whole_in_cards_tables_and_headlines() -> No
     card, _ = modules([body, {"name": "B"}], {})
     assert (card.inputs, card.outputs) == (list(AWKWARD[:4]), [AWKWARD[4]])
     assert card.statements == [
-        "Effect 0.90, others < 1e-12, p = 0.01 (Holm) in the pruned network, where it is separate by construction.",
+        "Effect 0.90, others < 10⁻¹², p = 0.01 (Holm) in the pruned network, where it is separate by construction.",
         "In the network as trained its neurons move <b> by 0.80 of its variance, others by 0.001 at most.",
     ]
     (matrix,) = effect_matrices([body], "mean")

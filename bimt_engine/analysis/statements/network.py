@@ -13,6 +13,8 @@ from bimt_engine.analysis.statements.wording import (
     every,
     listed,
     names_in,
+    number,
+    short,
     skipped_statement,
     stored,
 )
@@ -111,9 +113,13 @@ def module_statement(module: Document, modules: int) -> ModuleStatement:
         return ModuleStatement((one,), None, f"module {name} {what}: {one}", "one piece")
     leak = module["trained_leak"]
     apart = "there are no others" if leak is None else f"others {_below(worst)}"
-    end = ", nothing else" if worst < EXCLUSIVE else f", and moves other outputs by up to {worst:.2g} of their variance"
+    end = (
+        ", nothing else"
+        if worst < EXCLUSIVE
+        else f", and moves other outputs by up to {short(worst)} of their variance"
+    )
     p_holm = max(stored(effects[output].get("p_holm")) for output in outputs)
-    beside = "" if leak is None else f", others by {leak:.2g} at most"
+    beside = "" if leak is None else f", others by {short(leak)} at most"
     evidence = (
         f"{strength}, {apart}, p = {p_holm:.3g} (Holm) in the pruned network, where it is separate by construction",
         f"in the network as trained its neurons move {listed(outputs)} by {stored(module['trained_effect']):.2f} of "
@@ -134,12 +140,12 @@ def not_supported(module: Document, modules: int) -> tuple[str, str]:
     )
     if leak >= LEAK:
         return "not supported", (
-            f"in the network as trained, the neurons of {name} also move other outputs (by {leak:.2g} of "
+            f"in the network as trained, the neurons of {name} also move other outputs (by {short(leak)} of "
             "their variance): pruning made this separation, training did not"
         )
     if carries < CARRIES:
         return "not supported", (
-            f"in the network as trained, the neurons of {name} carry only {carries:.2g} of the variance of "
+            f"in the network as trained, the neurons of {name} carry only {short(carries)} of the variance of "
             f"{listed(names_in(module, 'outputs'))}, where {CARRIES:g} is asked for: other neurons carry the rest"
         )
     if module["all_groups_tried"] and module["random_groups"] < 1 / SIGNIFICANT * modules:
@@ -169,8 +175,8 @@ def verdict(modules: Sequence[Document]) -> str:
 def _below(value: float) -> str:
     """A small number as the power of ten it stays below."""
     if value <= 1e-12:
-        return "< 1e-12"
-    return f"< 1e{math.floor(math.log10(value)) + 1}" if value < EXCLUSIVE else f"{value:.2g}"
+        return "< 10⁻¹²"
+    return f"< {number(10.0 ** (math.floor(math.log10(value)) + 1))}" if value < EXCLUSIVE else short(value)
 
 
 def network_statement(graph: Graph) -> str:

@@ -102,6 +102,12 @@ def number(value: float | int | None) -> str:
     return shown.replace("-", "−")
 
 
+def short(value: float) -> str:
+    """A number of two digits, written as `number` writes it."""
+    said = f"{value:.2g}"
+    return number(float(said)) if "e" in said else said
+
+
 def metric_label(name: str | None) -> str:
     """The short label of a metric; of one that has none, its name with spaces."""
     return METRIC_LABELS.get(name or "", (name or "metric").replace("_", " "))
