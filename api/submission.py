@@ -338,8 +338,11 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
     except ValidationError as error:
         raise fields_problem(field_errors(error, fields, under="/spec")) from None
     misfits = [wrong("/spec" + pointer, sentence) for pointer, sentence in spec.misfits()]
-    if body.network_id is not None and isinstance(spec.dataset, UploadedData):
-        misfits += _network_misfits(networks.get(rows, team_id, body.network_id), spec.dataset)
+    if isinstance(spec.network, UploadedNetwork) and isinstance(spec.dataset, UploadedData):
+        network = networks.get(rows, team_id, spec.network.network)
+        preview = datasets.get(rows, team_id, spec.dataset.dataset_id).preview or {}
+        under = "/spec/dataset" if body.dataset is None else "/roles"
+        misfits += _network_misfits(network, preview, spec.dataset, under)
     if misfits:
         raise fields_problem(misfits)
     if dataset_id is None and isinstance(spec.dataset, UploadedData):
@@ -506,30 +509,71 @@ def _network_part(row: Network) -> dict[str, Any]:
     return {"kind": "uploaded", "network": row.id, "sha256": row.sha256, "format": row.format, "config": row.config}
 
 
-def _network_misfits(row: Network, data: UploadedData) -> list[dict[str, Any]]:
-    """What is wrong where the header of an uploaded network asks for another number of columns than the roles name.
+def _network_misfits(row: Network, preview: Mapping[str, Any], data: UploadedData, under: str) -> list[dict[str, Any]]:
+    """What is wrong where an uploaded network reads or gives other numbers than columns of a table have.
 
-    Only for columns of numbers without gaps: how many numbers others become is known when they are read.
+    Where how many numbers a column becomes is known only when it is read, nothing is said: the training says it.
+
+    under   where the roles stand in the request
     """
-    header = row.header or {}
-    reads, gives = ((header.get(end) or {}).get("shape") or [] for end in ("input", "output"))
-    if layers := header.get("layers"):
-        reads, gives = [None, layers[0][1]], [None, layers[-1][1]]
-    whole = {name for name, of in data.columns.items() if of.type in ("number", "integer") and of.missing == "refuse"}
-    found = []
-    for shape, names, what, role in (
-        (reads, data.inputs or [], "reads", "inputs"),
-        (gives, data.targets if data.task == "regression" else [], "gives", "targets"),
-    ):
-        told = len(shape) == 2 and isinstance(shape[1], int) and names and whole.issuperset(names)
-        if told and shape[1] != len(names):
-            columns = ", ".join(f"`{name}`" for name in names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
-            sentence = (
-                f"The network `{row.name}` {what} {counted(shape[1], 'number')} for each row, and of {role} there are "
-                f"{len(names)}: {columns}. Choose those that it was trained on, in its order."
-            )
-            found.append(wrong(f"/roles/{role}", sentence))
+    header, found = row.header or {}, []
+    reads, gives = (((header.get(end) or {}).get("shape") or [None])[1:] for end in ("input", "output"))
+    if str((header.get("input") or {}).get("type")).startswith("int"):  # tokens
+        return []
+    columns = {column["name"]: column for column in preview.get("columns", ())}
+    widths = [_width(name, columns, data) for name in data.inputs or []]
+    if widths and None not in widths and reads and None not in reads and math.prod(reads) != sum(map(int, widths)):
+        sentence = _other_numbers(row, "reads", math.prod(reads), list(data.inputs or []), widths)
+        found.append(wrong(f"{under}/inputs", sentence))
+    if len(gives) != 1 or gives[0] is None:
+        return found
+    widths = [_width(name, columns, data) for name in data.targets]
+    if data.task == "regression":
+        if None not in widths and gives[0] != sum(map(int, widths)):
+            found.append(wrong(f"{under}/targets", _other_numbers(row, "gives", gives[0], data.targets, widths)))
+        return found
+    classes = columns.get(data.targets[0], {}).get("distinct")
+    every_row_is_kept = all(of.missing != "drop" for of in data.columns.values())
+    if classes and every_row_is_kept and gives[0] != classes and (gives[0], classes) != (1, 2):
+        sentence = (
+            f"The network `{row.name}` gives {counted(gives[0], 'number')}, one for each class, and "
+            f"`{data.targets[0]}` has {classes} classes: choose the target that it was trained on."
+        )
+        found.append(wrong(f"{under}/targets", sentence))
     return found
+
+
+def _width(name: str, columns: Mapping[str, Mapping[str, Any]], data: UploadedData) -> int | None:
+    """How many numbers a column of a table becomes; None: that is known when it is read."""
+    column = columns.get(name)
+    if column is None:
+        return 1 if columns.get(name.partition("[")[0], {}).get("shape") else None  # one number of an array
+    if column.get("shape"):
+        return math.prod(column["shape"])
+    if not data.columns:
+        return 1
+    of = data.columns.get(name)
+    has_indicator = of is not None and of.missing not in ("drop", "refuse") and column.get("missing")
+    return 1 if of is not None and of.type in ("number", "integer", "boolean") and not has_indicator else None
+
+
+def _other_numbers(row: Network, does: str, asked: int, names: Sequence[str], widths: Sequence[int | None]) -> str:
+    """The sentence of a network that reads or gives so many numbers, and columns that have others."""
+    there = sum(width or 0 for width in widths)
+    role, one = {"reads": ("input", "an input"), "gives": ("target", "a target")}[does]
+    shown = ", ".join(f"`{name}`" for name in names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
+    more = abs(there - asked)
+    if there != len(names):
+        advice = "choose the columns that it was trained on"
+    elif there > asked:
+        advice = f"take {'a column' if more == 1 else f'{more} columns'} out of the {role}s"
+    else:
+        advice = f"make another column {one}" if more == 1 else f"make {more} more columns {role}s"
+    are = f"{role} is" if there == 1 else f"{role}s are"
+    return (
+        f"The network `{row.name}` {does} {counted(asked, 'number')} of a row, and the {are} {counted(there, 'number')} "
+        f"({shown}): {advice}, in the order of its training."
+    )
 
 
 def _own_network(rows: Session, team_id: str, spec: Spec) -> str | None:

@@ -134,11 +134,14 @@ def page(
     state: str | None = None,
     q: str | None = None,
     explained: bool = False,
+    with_headers: bool = False,
     after: str | None = None,
     limit: int = 50,
 ) -> Page[Network]:
-    """The team's networks, newest first, without headers; `explained`: with why one was refused."""
+    """The team's networks, newest first; `explained`: with why one was refused."""
     query = select(Network).where(Network.team_id == team_id)
+    if with_headers:
+        query = query.options(undefer(Network.header))
     if explained:
         query = query.options(undefer(Network.errors))
     if state is not None:

@@ -237,9 +237,10 @@ def test_a_network_is_analysed_whatever_the_spec_leaves_open(
             "abcde",
             "pq",
             "/roles/inputs",
-            "reads 4 numbers for each row, and of inputs there are 5: `a`, `b`, `c`, `d`, `e`.",
+            "reads 4 numbers of a row, and the inputs are 5 numbers (`a`, `b`, `c`, `d`, `e`): take a column out of",
         ),
-        ("abcd", "p", "/roles/targets", "gives 2 numbers for each row, and of targets there are 1: `p`."),
+        ("abc", "pq", "/roles/inputs", "the inputs are 3 numbers (`a`, `b`, `c`): make another column an input,"),
+        ("abcd", "p", "/roles/targets", "gives 2 numbers of a row, and the target is 1 number (`p`): make another"),
     ],
 )
 def test_a_network_that_does_not_fit_the_columns_is_refused_before_it_is_queued(
@@ -251,4 +252,23 @@ def test_a_network_that_does_not_fit_the_columns_is_refused_before_it_is_queued(
         assert refused.status_code == 422
         [error] = refused.json["errors"]
         assert error["pointer"] == pointer
-        assert said in error["detail"]
+        assert said in error["detail"], error
+
+
+def test_a_network_that_does_not_fit_the_classes_of_a_table_is_refused(
+    house: House, perceptron_and_table: dict[str, str]
+) -> None:
+    rows = "a,b,c,d,kind\n" + "".join(f"{i}.5,{i % 5}.5,{i % 7}.5,1.{i},{'uvw'[i % 3]}\n" for i in range(60))
+    data = {"file": (io.BytesIO(rows.encode()), "kinds.csv")}
+    loaded = house.client().post("/api/v1/datasets", data=data, headers=house.headers("admin"))
+    refused = ask(house, "/jobs", "POST", json=perceptron_and_table | {"dataset": loaded.json["id"]})
+    [error] = refused.json["errors"]
+    assert (refused.status_code, error["pointer"]) == (422, "/roles/targets")
+    assert "gives 2 numbers, one for each class, and `kind` has 3 classes" in error["detail"]
+
+
+def test_weights_with_a_config_say_what_they_read_and_give(house: House) -> None:
+    content, config, _ = content_of("mlp")
+    made = send(house, content, "weights.safetensors", config=json.dumps(config)).json
+    assert made["input"]["shape"] == [None, config["inputs"]]
+    assert made["output"]["shape"] == [None, config["targets"]]

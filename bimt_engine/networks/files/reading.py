@@ -63,10 +63,14 @@ def header_of(network: OnnxNetwork | Network) -> dict[str, Any]:
     if isinstance(network, OnnxNetwork):
         return network.header()
     parameters = {name: list(value.shape) for name, value in network.named_parameters()}
+    shape, tokens = network.declared_inputs
+    times = [None] * (len(shape) > 1 and shape[0] is None)  # a sequence, which is answered at every step
     return {
         "kind": network.kind,
         "parameters": sum(value.numel() for value in network.parameters()),
         "tensors": [[name, shape] for name, shape in parameters.items()][:MAX_TENSORS],
+        "input": {"name": "x", "type": "float64" if tokens is None else "int64", "shape": [None, *shape]},
+        "output": {"name": "y", "shape": [None, *times, network.wiring.output_layer.neurons]},
         "layers": [[layer.name, layer.neurons] for layer in network.wiring.neuron_layers],
         "notes": [],
     }
