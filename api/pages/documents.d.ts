@@ -258,6 +258,9 @@ interface NetworkOut {
   name: string;
   state: "checking" | "ready" | "refused";
   format: string;
+  parameters?: number | null;
+  input?: { shape: (number | null)[] } | null;
+  output?: { shape: (number | null)[] } | null;
   errors?: WrongField[];
 }
 

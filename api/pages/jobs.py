@@ -47,7 +47,7 @@ from store.columns import is_id
 from store.database import Page
 from store.datasets import DATASET_STATES
 from store.jobs.tables import STATES, JobView
-from store.tables import Dataset, Job, Run
+from store.tables import Dataset, Job, Network, Run
 
 MAX_PICTURES = 24  # networks that the page of a job shows beside one another
 MAX_LOG_LINES = 200  # of a job's log that its page shows, the newest
@@ -353,7 +353,9 @@ def network_page(network_id: str) -> str:
     with services().database.read() as rows:
         network = networks.get(rows, team_id, known(network_id, NetworkId))
         owner = teams.get_member(rows, team_id, network.member_id).name
-        return render_template("network.html", network=network, owner=owner, header=network.header or {})
+        return render_template(
+            "network.html", network=network, owner=owner, header=network.header or {}, ends=ends_of(network)
+        )
 
 
 @pages.get("/new")
@@ -366,19 +368,31 @@ def new_job() -> str:
     team_id = caller().team_id
     with services().database.read() as rows:
         ready = datasets.page(rows, team_id, state="ready", limit=100).rows
-        brought = networks.page(rows, team_id, state="ready", limit=100).rows
+        brought = networks.page(rows, team_id, state="ready", with_headers=True, limit=100).rows
     return render_template(
         "new.html",
         recipes=[(recipe, json.dumps(complete_spec(recipe))) for recipe in experiments],
         choices=[(choice, json.dumps(specs_of(choice))) for choice in CHOICES],
         built_in=[(kind, KINDS[kind].label, examples) for kind, examples in EXAMPLES.items()],
         datasets=[(dataset, examples_of(dataset)) for dataset in ready],
-        networks=brought,
+        networks=[(network, ends_of(network)) for network in brought],
         chosen={name: request.args.get(name, "") for name in ("dataset", "network")},
         ladder=len(LADDER),
         limit_bytes=services().settings.max_upload_bytes,
         formats=json.dumps(EXAMPLES_OF_FORMATS),
     )
+
+
+def ends_of(network: Network) -> str:
+    """How many numbers of an example an uploaded network reads and gives, as the script of the form writes it."""
+    ends = []
+    for end in ("input", "output"):
+        shape = ((network.header or {}).get(end) or {}).get("shape")
+        if not shape:
+            return ""
+        lengths = " × ".join("any" if length is None else f"{length:,}" for length in shape[1:]) or "1"
+        ends.append(f"{lengths} {end}s")
+    return " → ".join(ends)
 
 
 def examples_of(dataset: Dataset) -> str:

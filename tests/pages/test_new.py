@@ -188,25 +188,53 @@ def test_an_uploaded_network_waits_for_its_data_and_is_analysed(visit: Visit, si
     visitor.go("/new")
     page.set_input_files("#file", str(tmp_path / "mine.onnx"))
     page.wait_for_selector("#plan:has-text('mine.onnx is ready. Choose the data that it reads, above.')")
+    card = page.inner_text("#networks .choice:has(input:checked)")
+    assert "Uploaded: onnx, 37 parameters, 4 inputs → 2 outputs." in card
     assert offered(page) == ["network.onnx", "mine.onnx"]
     assert page.locator("#experiments").is_hidden()
     assert page.locator("#submit").is_disabled()
     page.set_input_files("#file", str(table))
     page.wait_for_selector("#first-rows tr")
-    page.check("#networks .choice:has-text('mine.onnx') input")
-    page.wait_for_selector("#plan:has-text('reads 4 numbers for each row, and of inputs there are 5')")
-    page.wait_for_selector("#plan:has-text('gives 2 numbers for each row, and of targets there are 1')")
+    assert page.locator("#networks .choice:has-text('mine.onnx') input").is_checked()
+    page.wait_for_selector("#plan:has-text('reads 4 numbers of a row, and the inputs are 5 numbers')")
+    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser logs the status
     page.click("#heads button[data-head=p]")
     page.select_option("#kind", "analyse")
     page.wait_for_selector("#plan:has-text('Analyses the network as it is')")
     assert page.inner_text("#submit").split() == ["Analyse", "1", "network"]
+    assert page.locator("#steps").is_disabled()
     page.click("#submit")
     page.wait_for_url(re.compile("/jobs/job_"))
     client, headers = site.service.client(), site.service.headers()
     job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
     assert (job["spec"]["network"]["kind"], job["spec"]["training"]["steps"]) == ("uploaded", 0)
-    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser logs refused plans
     client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
+    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]
+
+
+def test_after_a_refused_file_nothing_is_trained_that_was_not_chosen_since(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("a,a\n1,2\n3,4\n")
+    (tmp_path / "bad.onnx").write_bytes(b"no network at all")
+    (tmp_path / "good.csv").write_text("a,b\n" + "".join(f"{i % 5}.5,{i % 7}.5\n" for i in range(60)))
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    train = page.locator("#submit")
+    page.set_input_files("#file", str(tmp_path / "bad.csv"))
+    page.wait_for_selector("#plan:has-text('bad.csv cannot be used. Send it again, or choose data or an experiment')")
+    assert train.is_disabled()
+    page.check("#experiments input >> nth=0")
+    page.wait_for_selector("#plan:has-text('“Two formulas that share no input”: Trains one network')")
+    assert train.is_enabled()
+    page.set_input_files("#file", str(tmp_path / "good.csv"))
+    page.wait_for_selector("#first-rows tr")
+    expect(train).to_be_enabled()
+    page.set_input_files("#file", str(tmp_path / "bad.onnx"))
+    page.wait_for_selector("#plan:has-text('bad.onnx cannot be used. Send it again, or choose a network above.')")
+    assert train.is_disabled()
+    page.check("#networks .choice:visible input >> nth=0")
+    page.wait_for_selector("#plan:has-text('Trains one network')")
+    assert train.is_enabled()
+    visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser logs the status
 
 
 def test_built_in_data_are_learnt_by_an_architecture_of_ones_choice(visit: Visit, site: Site) -> None:

@@ -1,7 +1,8 @@
 // Data sets and networks: the upload of files, with progress and the errors of their check; and the page of one of them.
 // The format of a file is found from its bytes; IDX arrays are collected until images and labels fit together.
 
-import { Problem, attempt, call, complain, counted, csrf, field, find, maybe, pause } from "./api.js";
+import { Problem, attempt, call, complain, counted, csrf, field, find, maybe, number, pause } from "./api.js";
+import { svgElement } from "./instrument/plot.js";
 
 /** @typedef {DatasetOut|NetworkOut} Made what the service makes of a file */
 /** @typedef {{file: File, packed: boolean, shape: number[]}} IdxArray */
@@ -198,7 +199,7 @@ const bar = () => find(field("upload-progress"), "progress", HTMLProgressElement
 /** @param {Made} made @param {string} noun */
 async function checked(made, noun) {
   while (made.state === "checking") {
-    say("The file is large; it is being checked …");
+    say("It is being checked …");
     await pause(1500);
     made = await call("GET", `/${noun}/${made.id}`);
   }
@@ -222,8 +223,10 @@ async function upload(file, format, name = file.name.slice(0, 120)) {
 async function take(files) {
   complain(field("upload-problem"), null);
   const pages = []; // of what was uploaded, where no form takes it
+  let sent = files[0]; // the one that a problem is about
   try {
     for (const file of files) {
+      sent = file;
       const array = nounOf(file) === "datasets" ? await idxArray(file) : null;
       if (array) collect(array);
       else pages.push(await upload(file, nounOf(file) === "datasets" ? await formatOfArchive(file) : ""));
@@ -233,6 +236,7 @@ async function take(files) {
   } catch (problem) {
     complain(field("upload-problem"), problem);
     field("upload-progress").hidden = true;
+    field("upload").dispatchEvent(new CustomEvent("refused", { bubbles: true, detail: { name: sent.name, noun: nounOf(sent) } }));
   } finally {
     field("file", HTMLInputElement).value = "";
   }
@@ -263,6 +267,41 @@ if (panel) {
   const use = field("upload-parts-use", HTMLButtonElement);
   use.addEventListener("click", () => attempt(use, async () => open([await sendArrays(true)]), field("upload-problem")));
   field("upload-parts-drop").addEventListener("click", forget);
+}
+
+// --- how the values of a column are distributed
+
+const BARS = [120, 26]; // as in api/pages/charts.py
+
+/** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. @param {PreviewColumn} column @param {?number} [rows] */
+export function bars(column, rows) {
+  /** @type {[count: number, word: string][]} */
+  let shown;
+  let words;
+  if (column.bins) {
+    shown = column.bins.map((count) => [count, ""]);
+    words = `${shown.length} parts from ${column.earliest ?? number(column.min)} to ${column.latest ?? number(column.max)}`;
+  } else if (column.counts && column.most) {
+    const { most } = column;
+    shown = column.counts.map((count, at) => [count, most[at].slice(0, 40)]);
+    const left = (rows ?? 0) - (column.missing ?? 0) - column.counts.reduce((sum, count) => sum + count, 0);
+    if (left > 0) shown.push([left, "others"]);
+    words = shown.map(([count, word]) => `${word} ${count}`).join(", ");
+  } else return null;
+  const [width, most] = [BARS[0] / shown.length, Math.max(1, ...shown.map(([count]) => count))];
+  const svg = svgElement("svg", { class: "bars", viewBox: `0 0 ${BARS.join(" ")}`, role: "img", "aria-label": `${column.name}: ${words}` });
+  svg.append(
+    ...shown.map(([count, word], at) => {
+      const height = (BARS[1] * count) / most;
+      const bar = svgElement("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
+      if (at === shown.length - 1 && word === "others") bar.setAttribute("class", "others");
+      const title = svgElement("title", {});
+      title.textContent = word ? `${word}: ${count}` : String(count);
+      bar.append(title);
+      return bar;
+    }),
+  );
+  return svg;
 }
 
 // --- the page of one data set or network: it appears when its check has ended, and can be deleted

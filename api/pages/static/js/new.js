@@ -2,8 +2,7 @@
 // the fields for hidden layers and steps edit it. The page says what the job would do before it is submitted.
 
 import { Problem, all, around, asProblem, call, complain, counted, duration, field, find, maybe, number, numbers, pause, sentence } from "./api.js";
-import { Uploaded } from "./data.js";
-import { svgElement } from "./instrument/plot.js";
+import { Uploaded, bars } from "./data.js";
 
 /**
  * @typedef {{dataset?: {kind: string}, network?: {hidden?: number|string|(number|string)[]}, training?: {steps?: number|string}}} Spec
@@ -19,16 +18,20 @@ const written = (id) => field(id, HTMLInputElement);
 const select = (id) => field(id, HTMLSelectElement);
 /** @type {Record<string, string>} */
 const FORMATS = JSON.parse(field("dataset").dataset.formats ?? "{}"); // format → what its examples are; the others are tables
-let waiting = ""; // the name of a network that was uploaded before its data were chosen
+let waiting = ""; // what is to be chosen before anything can be trained, a sentence; empty: nothing
 let asOffered = ""; // the spec as it was offered; unchanged, the name of the experiment is sent instead
 
 const data = () => select("dataset").selectedOptions[0];
 const isExperiment = () => !data().value;
-const recipe = () => find(form, 'input[name="recipe"]:checked', HTMLInputElement);
+const recipe = () => maybe(form, 'input[name="recipe"]:checked', HTMLInputElement); // null where nothing is chosen, see refuse()
 const network = () => maybe(form, 'input[name="network"]:checked', HTMLInputElement);
 /** The label around a radio button. @param {Element} radio */
 const choiceAround = (radio) => radio.closest("label") ?? form;
-const isUploaded = () => !isExperiment() && "uploaded" in (network()?.dataset ?? {});
+const isBrought = () => "uploaded" in (network()?.dataset ?? {});
+const isUploaded = () => !isExperiment() && isBrought();
+const isAnalysed = () => isUploaded() && select("kind").value === "analyse";
+/** @param {Element|null} radio */
+const titleOf = (radio) => (radio && choiceAround(radio).querySelector("strong")?.textContent) ?? "";
 /** @param {Spec} spec */
 const pretty = (spec) => JSON.stringify(spec, null, 2);
 
@@ -43,14 +46,14 @@ function spec() {
 
 /** Offers the networks that fit the examples of the chosen data; without data, the experiments. */
 function offer() {
-  field("experiments").hidden = !isExperiment() || Boolean(waiting);
-  field("networks").hidden = isExperiment() && !waiting;
-  field("how-title").textContent = isExperiment() && !waiting ? "Experiment" : "Network";
+  const isNetwork = !isExperiment() || (Boolean(waiting) && isBrought());
+  field("experiments").hidden = isNetwork;
+  field("networks").hidden = !isNetwork;
+  field("how-title").textContent = isNetwork ? "Network" : "Experiment";
   field("submit", HTMLButtonElement).disabled = Boolean(waiting);
   const radios = all(form, 'input[name="network"]', HTMLInputElement);
-  if (waiting) for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset);
-  if (!isExperiment()) {
-    for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset) && !specOf(each);
+  for (const each of radios) choiceAround(each).hidden = !("uploaded" in each.dataset) && (isExperiment() || !specOf(each));
+  if (!isExperiment() && !waiting) {
     const chosen = network();
     const fitting = radios.find((each) => !choiceAround(each).hidden);
     if (fitting && (!chosen || choiceAround(chosen).hidden)) fitting.checked = true;
@@ -65,18 +68,19 @@ function choose() {
   const chosenNetwork = network();
   /** @type {Spec} */
   let chosen;
-  if (isExperiment()) chosen = JSON.parse(recipe().dataset.spec ?? "{}");
+  if (waiting) chosen = {};
+  else if (isExperiment()) chosen = JSON.parse(recipe()?.dataset.spec ?? "{}");
   else if (!isUploaded()) chosen = structuredClone((chosenNetwork && specOf(chosenNetwork)) ?? {});
   else {
     // How networks on such data are trained; the uploaded one takes its place.
     const like = all(form, 'input[name="network"][data-specs]', HTMLInputElement).map(specOf).find(Boolean);
     chosen = structuredClone(like ?? {});
     delete chosen.network;
-    if (select("kind").value === "analyse") chosen.training = { ...chosen.training, steps: 0 };
+    if (isAnalysed()) chosen.training = { ...chosen.training, steps: 0 };
   }
-  if (data().dataset.kind === "built-in") chosen = { dataset: { kind: data().value }, ...chosen };
+  if (data().dataset.kind === "built-in" && !waiting) chosen = { dataset: { kind: data().value }, ...chosen };
   field("begin").hidden = !isUploaded();
-  field("verb").textContent = isUploaded() && select("kind").value === "analyse" ? "Analyse" : "Train";
+  field("verb").textContent = isAnalysed() ? "Analyse" : "Train";
   field("spec", HTMLTextAreaElement).value = asOffered = pretty(chosen);
   showSpec();
   foresee();
@@ -88,6 +92,7 @@ function showSpec() {
   const hidden = now.network?.hidden;
   written("hidden").disabled = hidden === undefined;
   written("hidden").value = Array.isArray(hidden) ? hidden.join(", ") : String(hidden ?? "");
+  written("steps").disabled = isAnalysed();
   written("steps").value = String(now.training?.steps ?? "");
 }
 
@@ -127,9 +132,10 @@ const ROLES = ["input", "target", "not used"];
 const SHOWN = 40; // columns whose first values are shown
 let described = ""; // the data whose columns are on the page
 
-async function chooseDataset() {
+/** @param {string} [waits] what is still to be chosen */
+async function chooseDataset(waits = "") {
   const option = data();
-  waiting = "";
+  waiting = waits;
   described = option.value;
   field("roles").hidden = true;
   field("columns").replaceChildren();
@@ -201,39 +207,6 @@ function showPreview(preview) {
   );
   field("types", HTMLDetailsElement).open = preview.columns.length > SHOWN;
   showRoles();
-}
-
-const BARS = [120, 26]; // as in api/pages/charts.py
-
-/** The values of a column as bars, as `histogram` in api/pages/charts.py draws them; null where the preview has no counts. @param {PreviewColumn} column @param {?number} [rows] */
-function bars(column, rows) {
-  /** @type {[count: number, word: string][]} */
-  let shown;
-  let words;
-  if (column.bins) {
-    shown = column.bins.map((count) => [count, ""]);
-    words = `${shown.length} parts from ${column.earliest ?? number(column.min)} to ${column.latest ?? number(column.max)}`;
-  } else if (column.counts && column.most) {
-    const { most } = column;
-    shown = column.counts.map((count, at) => [count, most[at].slice(0, 40)]);
-    const left = (rows ?? 0) - (column.missing ?? 0) - column.counts.reduce((sum, count) => sum + count, 0);
-    if (left > 0) shown.push([left, "others"]);
-    words = shown.map(([count, word]) => `${word} ${count}`).join(", ");
-  } else return null;
-  const [width, most] = [BARS[0] / shown.length, Math.max(1, ...shown.map(([count]) => count))];
-  const svg = svgElement("svg", { class: "bars", viewBox: `0 0 ${BARS.join(" ")}`, role: "img", "aria-label": `${column.name}: ${words}` });
-  svg.append(
-    ...shown.map(([count, word], at) => {
-      const height = (BARS[1] * count) / most;
-      const bar = svgElement("rect", { x: at * width, y: BARS[1] - height, width: Math.max(0.5, width - 1), height });
-      if (at === shown.length - 1 && word === "others") bar.setAttribute("class", "others");
-      const title = svgElement("title", {});
-      title.textContent = word ? `${word}: ${count}` : String(count);
-      bar.append(title);
-      return bar;
-    }),
-  );
-  return svg;
 }
 
 /** The select of a column's role. @param {string|undefined} name */
@@ -345,11 +318,11 @@ function body() {
   const tags = written("tags").value.split(/[\s,;]+/).filter(Boolean);
   /** @type {Body} */
   const job = { seeds: seeds(), cost_strengths: strengths(), priority: Number(select("priority").value), ...(name ? { name } : {}), tags };
-  if (isExperiment() && field("spec", HTMLTextAreaElement).value === asOffered) return { ...job, recipe: recipe().value };
+  if (isExperiment() && field("spec", HTMLTextAreaElement).value === asOffered) return { ...job, recipe: recipe()?.value };
   const edited = spec();
   if (edited instanceof Error) throw edited;
   job.spec = edited;
-  job.name ??= isExperiment() ? recipe().value : nameOf();
+  job.name ??= isExperiment() ? recipe()?.value : nameOf();
   if (isExperiment()) return job;
   if (data().dataset.kind !== "built-in") {
     delete job.spec.dataset;
@@ -366,9 +339,7 @@ function body() {
 // Data and network, by which a job is recognised in a list.
 function nameOf() {
   const of = data().textContent.replace(/ \([\d.,·⁰-⁹\s]+ rows\)$/, "").replace(/\.(csv|tsv|xlsx|parquet|npz|zip|gz)$/i, "");
-  const chosen = network();
-  const title = chosen && choiceAround(chosen).querySelector("strong")?.textContent;
-  return `${of}, ${(title ?? "").toLowerCase()}`.slice(0, 120);
+  return `${of}, ${titleOf(network()).toLowerCase()}`.slice(0, 120);
 }
 
 // --- what would happen
@@ -380,7 +351,7 @@ async function foresee() {
   await pause(300); // while someone types, only the last of what is typed is asked about
   if (mine !== foreseen) return;
   const place = field("plan");
-  if (waiting) return place.replaceChildren(sentence(`\`${waiting}\` is ready. Choose the data that it reads, above.`));
+  if (waiting) return place.replaceChildren(sentence(waiting));
   if (spec() instanceof Error || (!field("roles").hidden && !chosenRoles().targets.length)) return (place.textContent = "");
   const asked = body();
   let words;
@@ -390,10 +361,11 @@ async function foresee() {
     const each = steps / runs;
     const what = each ? `Trains ${runs === 1 ? "one network" : `${runs} networks`} for ${number(each)} steps${runs === 1 ? "" : " each"}, prunes ${runs === 1 ? "it" : "them"} and looks for modules.` : "Analyses the network as it is: relocates its neurons, prunes it and tests its modules.";
     const long = seconds === null ? "How long that takes is not known yet: no similar run has ended." : `About ${duration(Math.max(1, seconds))} of one worker, judged by ${like === 1 ? "a similar run" : `${like} similar runs`}.`;
-    const title = isExperiment() ? `“${choiceAround(recipe()).querySelector("strong")?.textContent}”: ` : "";
+    const title = isExperiment() ? `“${titleOf(recipe())}”: ` : "";
     words = [`${title}${what}`, long, memory ? `About ${(memory / 1e9).toFixed(1)} GB of memory.` : "", ...notes].filter(Boolean).join(" ");
   } catch (problem) {
-    words = problem instanceof Problem && [409, 422].includes(problem.status) ? problem.errors.map(({ detail }) => detail).join(" ") || problem.message : "";
+    const isTold = problem instanceof Problem && (problem.status === 422 || problem.status === 409);
+    words = !isTold ? "" : problem.errors.length > 1 ? problem.errors.map(({ detail }) => detail).join(" ") : problem.message;
   }
   if (mine === foreseen) place.replaceChildren(sentence(words));
 }
@@ -437,9 +409,15 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-for (const choice of form.querySelectorAll('input[name="recipe"]')) choice.addEventListener("change", choose);
-field("networks").addEventListener("change", choose); // those that are uploaded here come later
-field("dataset").addEventListener("change", chooseDataset);
+field("experiments").addEventListener("change", () => {
+  waiting = "";
+  offer();
+});
+field("networks").addEventListener("change", () => {
+  waiting = isExperiment() ? awaited() : network() ? "" : waiting;
+  offer();
+});
+field("dataset").addEventListener("change", () => chooseDataset());
 field("first-rows").addEventListener("click", (event) => {
   const at = around(event, "td", HTMLTableCellElement)?.cellIndex;
   if (at !== undefined) field("heads").querySelectorAll("button")[at].click(); // a column is chosen anywhere in it
@@ -456,9 +434,27 @@ for (const name of ["input", "change"]) form.addEventListener(name, foresee);
 document.addEventListener("uploaded", (event) => {
   if (!(event instanceof Uploaded)) return;
   event.preventDefault();
-  if (event.noun === "networks") addNetwork(event.detail);
+  if (event.noun === "networks") addNetwork(/** @type {NetworkOut} */ (event.detail));
   else addDataset(/** @type {DatasetOut} */ (event.detail));
 });
+document.addEventListener("refused", (event) => refuse(/** @type {CustomEvent<{name: string, noun: string}>} */ (event).detail));
+
+/** Nothing but what is then chosen is trained: someone who sent a file means that one. @param {{name: string, noun: string}} file */
+function refuse({ name, noun }) {
+  const kept = isExperiment() && waiting && isBrought(); // a network, which waits for other data
+  const radio = noun === "networks" && !isExperiment() ? network() : kept ? null : recipe();
+  if (radio) radio.checked = false;
+  const sentence = `\`${name}\` cannot be used. `;
+  if (noun === "networks" && !isExperiment()) {
+    waiting = `${sentence}Send it again, or choose a network above.`;
+    offer();
+  } else {
+    select("dataset").value = "";
+    chooseDataset(sentence + (kept ? awaited() : "Send it again, or choose data or an experiment above."));
+  }
+}
+
+const awaited = () => `\`${titleOf(network())}\` is ready. Choose the data that it reads, above.`;
 
 /** @param {DatasetOut} dataset */
 function addDataset(dataset) {
@@ -477,8 +473,8 @@ function addDataset(dataset) {
 
 const ownData = () => maybe(form, "#ours", HTMLOptGroupElement);
 
-/** @param {Made} network */
-function addNetwork({ id, name, format }) {
+/** @param {NetworkOut} network */
+function addNetwork({ id, name, format, parameters, input, output }) {
   const choice = /** @type {HTMLElement} */ (find(field("networks"), ".choice", HTMLElement).cloneNode(true));
   const radio = find(choice, "input", HTMLInputElement);
   delete radio.dataset.specs;
@@ -486,15 +482,18 @@ function addNetwork({ id, name, format }) {
   radio.value = id;
   radio.checked = true;
   find(choice, "strong", HTMLElement).textContent = name;
-  find(choice, ".quiet", HTMLElement).textContent = `Uploaded: ${format}.`;
-  choice.hidden = false;
+  const ends = input && output ? `${lengths(input)} inputs → ${lengths(output)} outputs` : "";
+  find(choice, ".quiet", HTMLElement).textContent = `Uploaded: ${[format, parameters ? `${counted(parameters)} parameters` : "", ends].filter(Boolean).join(", ")}.`;
   find(field("networks"), ".choices", HTMLElement).append(choice);
-  if (isExperiment()) waiting = name;
+  waiting = isExperiment() ? awaited() : "";
   offer();
 }
 
-// A link from the page of a network: with data that it may read.
-if (isExperiment() && "uploaded" in (network()?.dataset ?? {})) select("dataset").value = ownData()?.querySelector("option")?.value ?? "";
+/** Of one example, as the page itself writes them. @param {{shape: (?number)[]}} end */
+const lengths = ({ shape }) => shape.slice(1).map((length) => (length === null ? "any" : counted(length))).join(" × ") || "1";
 
-chooseDataset();
+// A link from the page of a network: with data that it may read.
+if (isExperiment() && isBrought()) select("dataset").value = ownData()?.querySelector("option")?.value ?? "";
+
+chooseDataset(isExperiment() && isBrought() ? awaited() : "");
 countNetworks();
