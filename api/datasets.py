@@ -83,7 +83,11 @@ class Roles(RequestModel):
     test_fraction: float = Field(
         default=0.15, gt=0, lt=1, description="Share of the rows that is kept for the test, and only measured."
     )
-    standardise: bool = Field(default=True, description="Scale inputs and regression targets to mean 0, variance 1.")
+    standardise: bool = Field(
+        default=True,
+        description="Scale inputs and regression targets to mean 0, variance 1. Left out: yes, but not for an uploaded "
+        "network, which reads the numbers as they are.",
+    )
     context: int | None = Field(
         default=None, ge=2, le=MAX_CONTEXT, description=f"For text: bytes of one example; null: {CONTEXT}."
     )

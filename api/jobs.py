@@ -115,7 +115,11 @@ class PlanOut(ResponseModel):
         description="About how much memory the training process needs at most; null: not known before the rows are "
         "made."
     )
-    notes: list[str] = Field(default=[], description="What becomes of the table's cells that have no value.")
+    notes: list[str] = Field(
+        default=[],
+        description="What becomes of the table's cells that have no value; whether its columns are scaled for an "
+        "uploaded network.",
+    )
 
 
 class AttemptOut(ResponseModel):

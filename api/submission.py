@@ -45,6 +45,7 @@ from store.teams import Caller
 
 MOST_SEEDS_LOOKED_AT = 100  # a split of 400 000 rows takes 10 ms each
 MAX_NAMED = 8  # columns in a sentence
+NOT_SCALED = ("cayley", "text", "images", "idx")  # formats whose examples are tokens, or bytes that become 0 … 1
 MAX_VALUES = 10_000  # seeds, or cost strengths; how many runs they may make together is BIMT_MAX_RUNS
 
 
@@ -333,6 +334,8 @@ def complete(rows: Session, team_id: str, body: JobIn) -> tuple[Spec, str | None
         fields["dataset"] = _dataset_part(datasets.get(rows, team_id, dataset_id), body.roles)
     if fields.get("dataset") is None:
         raise invalid("/dataset", "Say what to learn from: the id of a data set here, or a maker in `spec/dataset`.")
+    if (fields.get("network") or {}).get("kind") == "uploaded" and fields["dataset"].get("kind") == "uploaded":
+        fields["dataset"].setdefault("standardise", False)  # its weights belong to the numbers that it was trained on
     try:
         spec = Spec.model_validate(fields)
     except ValidationError as error:
@@ -358,7 +361,7 @@ class Plan:
     like           how many such runs there are.
     memory_bytes   of the training process at most, about; None: how many rows there are is not known before they are
                    made.
-    notes          what becomes of the table's cells that have no value.
+    notes          what becomes of the table's cells that have no value, and in what units an uploaded network reads it.
     """
 
     runs: int
@@ -386,8 +389,21 @@ def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan
         preview = row.preview or {}
         numbers = sum(math.prod(column.get("shape") or [1]) for column in preview.get("columns", ()))
         memory = about_bytes(spec, numbers=row.rows * numbers)
-        notes = role_notes(preview, spec.dataset.model_dump(mode="json"))
+        notes = [*_unit_notes(spec), *role_notes(preview, spec.dataset.model_dump(mode="json"))]
     return Plan(len(written_out), steps, seconds, len(like), memory, notes)
+
+
+def _unit_notes(spec: Spec) -> list[str]:
+    """Whether an uploaded network sees the columns of a table as they are: nobody else knows what it was trained on."""
+    data = spec.dataset
+    if not (isinstance(spec.network, UploadedNetwork) and isinstance(data, UploadedData)) or data.format in NOT_SCALED:
+        return []
+    if data.standardise:
+        return [
+            "The network will see columns scaled to mean 0 and variance 1: untick “scale to mean 0, variance 1” "
+            "(`standardise: false`) if it was trained on raw ones."
+        ]
+    return ["The network will see the columns as they are: scale them (`standardise: true`) if it was trained so."]
 
 
 def _what_takes_time(spec: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -571,8 +587,8 @@ def _other_numbers(row: Network, does: str, asked: int, names: Sequence[str], wi
         advice = f"make another column {one}" if more == 1 else f"make {more} more columns {role}s"
     are = f"{role} is" if there == 1 else f"{role}s are"
     return (
-        f"The network `{row.name}` {does} {counted(asked, 'number')} of a row, and the {are} {counted(there, 'number')} "
-        f"({shown}): {advice}, in the order of its training."
+        f"The network `{row.name}` {does} {counted(asked, 'number')} of a row, and the {are} "
+        f"{counted(there, 'number')} ({shown}): {advice}, in the order of its training."
     )
 
 

@@ -25,7 +25,7 @@ FEW_DISTINCT = 20  # whole numbers with at most so many values are taken for cla
 LARGEST = 1e100  # magnitude of a number; the square of a larger one may not be finite
 TEXT_COLUMNS = ("byte", "next byte")
 GROUP_COLUMNS = ("a", "b", "product")
-REST = {"validation_fraction": 0.15, "test_fraction": 0.15, "standardise": True}  # roles that the file says nothing of
+REST = {"validation_fraction": 0.15, "test_fraction": 0.15}  # roles that the file says nothing of
 PARTS = 3  # of the rows: for training, validation and testing
 UNREAD = ("text", "index")  # types of columns that are no inputs until the user says so
 WORDS = ("text", "category", "boolean")  # types whose values are classes
@@ -330,7 +330,8 @@ def resolve_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: s
     if not inputs:
         errors.append(_wrong(f"{under}/inputs", "No column that can be read is left beside the targets."))
     rest = {name: declared.get(name, default) for name, default in REST.items()}
-    rest |= {name: declared[name] for name in ("split", "weight") if declared.get(name) is not None}
+    # Whether to standardise depends on the network where nobody said it.
+    rest |= {name: declared[name] for name in ("standardise", "split", "weight") if declared.get(name) is not None}
     if declared.get("context") is not None:
         if set(columns) != set(TEXT_COLUMNS):
             raise ImpossibleRoles([_wrong(f"{under}/context", "Only text is read in windows: leave `context` out.")])

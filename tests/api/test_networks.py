@@ -230,6 +230,28 @@ def test_a_network_is_analysed_whatever_the_spec_leaves_open(
     assert (error["pointer"], "Only an uploaded network" in error["detail"]) == ("/spec/training", True)
 
 
+def test_an_uploaded_network_reads_columns_as_they_are_unless_they_are_to_be_scaled(
+    house: House, perceptron_and_table: dict[str, str]
+) -> None:
+    roles = {"inputs": ["a", "b", "c", "d"], "targets": ["p", "q"], "task": "regression"}
+    for said, scaled, told in (
+        ({}, False, "will see the columns as they are"),
+        ({"standardise": True}, True, "will see columns scaled to mean 0 and variance 1: untick"),
+        ({"standardise": False}, False, "will see the columns as they are"),
+    ):
+        asked = perceptron_and_table | {"roles": roles | said}
+        assert told in ask(house, "/jobs/plan", "POST", json=asked).json["notes"][0]
+        assert ask(house, "/jobs", "POST", json=asked).json["spec"]["dataset"]["standardise"] is scaled
+    address = f"/datasets/{perceptron_and_table['dataset']}"
+    assert "standardise" not in ask(house, address).json["roles"]
+    assert ask(house, address, "PATCH", json={"standardise": True}).json["roles"]["standardise"] is True
+    kept = ask(house, "/jobs", "POST", json=perceptron_and_table | {"roles": roles})
+    assert kept.json["spec"]["dataset"]["standardise"] is True
+    without = {"dataset": perceptron_and_table["dataset"]}
+    assert ask(house, "/jobs", "POST", json=without).json["spec"]["dataset"]["standardise"] is True
+    assert ask(house, "/jobs/plan", "POST", json=without).json["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("inputs", "targets", "pointer", "said"),
     [

@@ -41,7 +41,7 @@ def test_new_targets_count_for_jobs_from_then_on(any_house: House) -> None:
     assert {name: column["type"] for name, column in columns.items()} == dict.fromkeys("aby", "integer")
     assert roles == {
         "inputs": ["a", "y"], "targets": ["b"], "task": "regression",
-        "validation_fraction": 0.15, "test_fraction": 0.5, "standardise": True,
+        "validation_fraction": 0.15, "test_fraction": 0.5,
     }  # fmt: skip
     assert changed.json["task"] == "regression"
     assert submit(any_house, dataset)["targets"] == ["b"]

@@ -201,6 +201,11 @@ def test_an_uploaded_network_waits_for_its_data_and_is_analysed(visit: Visit, si
     page.click("#heads button[data-head=p]")
     page.select_option("#kind", "analyse")
     page.wait_for_selector("#plan:has-text('Analyses the network as it is')")
+    assert not page.is_checked("#standardise")
+    page.check("#standardise")
+    page.wait_for_selector("#plan:has-text('will see columns scaled to mean 0 and variance 1')")
+    page.uncheck("#standardise")
+    page.wait_for_selector("#plan:has-text('will see the columns as they are')")
     assert page.inner_text("#submit").split() == ["Analyse", "1", "network"]
     assert page.locator("#steps").is_disabled()
     page.click("#submit")
@@ -208,6 +213,7 @@ def test_an_uploaded_network_waits_for_its_data_and_is_analysed(visit: Visit, si
     client, headers = site.service.client(), site.service.headers()
     job = client.get(f"/api/v1/jobs/{page.url.rsplit('/', 1)[-1]}", headers=headers).json
     assert (job["spec"]["network"]["kind"], job["spec"]["training"]["steps"]) == ("uploaded", 0)
+    assert job["spec"]["dataset"]["standardise"] is False
     client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=headers)
     visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]
 

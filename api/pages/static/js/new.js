@@ -19,6 +19,8 @@ const select = (id) => field(id, HTMLSelectElement);
 /** @type {Record<string, string>} */
 const FORMATS = JSON.parse(field("dataset").dataset.formats ?? "{}"); // format → what its examples are; the others are tables
 let waiting = ""; // what is to be chosen before anything can be trained, a sentence; empty: nothing
+/** @type {boolean|undefined} */
+let scaled; // whether columns are scaled, as the data set or the user says; undefined: not for an uploaded network
 let asOffered = ""; // the spec as it was offered; unchanged, the name of the experiment is sent instead
 
 const data = () => select("dataset").selectedOptions[0];
@@ -80,6 +82,7 @@ function choose() {
   }
   if (data().dataset.kind === "built-in" && !waiting) chosen = { dataset: { kind: data().value }, ...chosen };
   field("begin").hidden = !isUploaded();
+  written("standardise").checked = scaled ?? !isUploaded();
   field("verb").textContent = isAnalysed() ? "Analyse" : "Train";
   field("spec", HTMLTextAreaElement).value = asOffered = pretty(chosen);
   showSpec();
@@ -153,7 +156,7 @@ async function describe(option) {
   const known = dataset.roles || {};
   field("columns").append(...preview.columns.map((column) => columnRow(column, known)));
   if (known.task) select("task").value = known.task;
-  written("standardise").checked = known.standardise !== false;
+  scaled = known.standardise;
   field("notes").replaceChildren(
     // What becomes of missing cells depends on the roles that are chosen: the plan says it.
     ...(dataset.notes ?? []).filter((note) => !preview.missing_notes.includes(note)).map((note) => {
@@ -306,7 +309,7 @@ function chosenRoles() {
     const [type, notation] = choice.value.split("|");
     return [choice.dataset.typeOf, notation ? { type, notation } : { type }];
   });
-  const roles = { inputs: named("input"), targets: named("target"), task: select("task").value, standardise: written("standardise").checked };
+  const roles = { inputs: named("input"), targets: named("target"), task: select("task").value, ...(scaled === undefined ? {} : { standardise: scaled }) };
   return columns.length ? { ...roles, columns: Object.fromEntries(columns) } : roles;
 }
 
@@ -422,6 +425,7 @@ field("first-rows").addEventListener("click", (event) => {
   const at = around(event, "td", HTMLTableCellElement)?.cellIndex;
   if (at !== undefined) field("heads").querySelectorAll("button")[at].click(); // a column is chosen anywhere in it
 });
+field("standardise").addEventListener("change", () => (scaled = written("standardise").checked));
 field("spec").addEventListener("input", showSpec);
 field("hidden").addEventListener("input", () => edit((now) => {
   const widths = numbers(written("hidden").value);
