@@ -26,7 +26,7 @@ MAX_IN_A_THUMBNAIL = 1_000
 LETTER, WIDE = 0.62, 1.1  # width of a letter, as a share of its size; of a wide one
 PAGE, SMALL = 15.0, 30.0  # size of letters on a page, and in small pictures and on phones; user units
 LABEL_ABOVE, LABEL_BELOW = 16.0, 28.0  # from the middle of a neuron to the line on which its name stands
-FURTHEST = 2  # lines
+FURTHEST, LEADING = 2, 1.1  # lines; from one to the next, in sizes of a letter
 LETTERS = 14  # of a name on one line
 LINES = 3  # of a name; a longer one loses its middle, so that a unit at its end stays
 MAX_NAMED_ON_A_SHEET = 20  # neurons of a layer
@@ -179,7 +179,11 @@ def _fitting(
         if neuron.id not in wired and neuron.layer in crowded:
             continue
         for aside in range(FURTHEST + 1) if outer else (0,):
-            line = y + LABEL_BELOW + aside * size if neuron.layer == lowest else y - LABEL_ABOVE - aside * size
+            line = (
+                y + LABEL_BELOW + aside * LEADING * size
+                if neuron.layer == lowest
+                else y - LABEL_ABOVE - aside * LEADING * size
+            )
             top = line - 0.85 * size - (0 if neuron.layer == lowest else more)
             low = top + size + more
             free = all(x + half <= a or x - half >= b or low <= c + 1e-6 or top >= d - 1e-6 for a, b, c, d in boxes)
@@ -310,7 +314,7 @@ def _neuron(
         below = neuron.layer == ends[0]
         kind += f"{' below' if below else ''}{'' if wired else ' unused'}"
         above = -LABEL_ABOVE - PAGE * (len(lines) - 1)
-        line = y + (LABEL_BELOW if below else above) + (aside if below else -aside) * PAGE
+        line = y + (LABEL_BELOW if below else above) + (aside if below else -aside) * LEADING * PAGE
         at = f'x="{x:.1f}" y="{line:.1f}" text-anchor="middle"'
         if len(lines) == 1:
             label = f'<text class="{kind}" {at}>{escape(typeset_plainly(lines[0]))}</text>'
