@@ -87,7 +87,7 @@ def understand(content: bytes | Path, format: Format, roles: Roles | Mapping[str
             "targets": list(complete.targets),
             "task": complete.task,
         },
-        "first_rows": _first_rows(table),
+        "first_rows": _first_rows(table, complete.targets),
     }
     try:
         resolved = resolve_roles(preview, declared | preview["suggested"])
@@ -133,8 +133,9 @@ def _target(table: Table) -> str:
     """The column that is called like a target, or else the last one, or else the last one that has classes."""
     if len(table.columns) < 2:
         raise refuse(
-            f"The data have one column, {table.names()[0]!r}; at least two are needed, one to read and one to predict. "
-            "In CSV, cells are separated by commas, semicolons or tabs."
+            f"The data have one column, {table.names()[0][:60]!r}; at least two are needed, one to read and one to "
+            "predict. In CSV, cells are separated by commas, semicolons or tabs; texts to learn from are UTF-8 files "
+            "in a ZIP."
         )
     named = [column for column in table.columns if column.name.lower() in LIKELY_TARGETS]
     able = [column for column in table.columns if _can_be_target(column)]
@@ -146,7 +147,7 @@ def _target(table: Table) -> str:
     if able:
         found = last if last in able else next((c for c in reversed(able) if _has_classes(c, table.rows)), able[-1])
         others = [column for column in table.columns if column is not found and column.type not in UNREAD]
-        if meant is None or (meant not in named and not all(map(is_constant, others))):
+        if meant is None or not all(map(is_constant, others)):
             return found.name
     if meant is None:
         raise refuse(
@@ -154,8 +155,8 @@ def _target(table: Table) -> str:
             "values. Name the column in `targets`, or add one."
         )
     raise refuse(
-        f"The target {meant.name!r} has the same value in every row, so there is nothing to learn; name another column "
-        "in `targets`, or send a target that varies."
+        f"The target {meant.name!r} has the same value in every row, so there is nothing to learn, and the other "
+        "columns do not offer both a target and something to read: send columns that vary."
     )
 
 
@@ -187,6 +188,9 @@ def _has_classes(column: Column, rows: int) -> bool:
 def _why(table: Table, target: str) -> list[str]:
     """Why the target that was chosen is not the last column, where it is not."""
     last = table.columns[-1]
+    same = [c.name for c in table.columns if c.name.lower() in LIKELY_TARGETS and not c.shape and is_constant(c)]
+    if same:
+        return [f"{same[-1]!r} has the same value in every row, so it is not the target: {target!r} is."]
     if target == last.name:
         return []
     if target.lower() in LIKELY_TARGETS:
@@ -263,8 +267,9 @@ def _spread(column: Column, at: int) -> dict[str, Any]:
     return {"bins": np.bincount(places, minlength=bins).tolist()}
 
 
-def _first_rows(table: Table) -> list[dict[str, Any]]:
-    shown = [column for column in table.columns if not column.shape][:PREVIEW_COLUMNS]
+def _first_rows(table: Table, targets: tuple[str, ...]) -> list[dict[str, Any]]:
+    plain = [column for column in table.columns if not column.shape]
+    shown = [column for at, column in enumerate(plain) if at < PREVIEW_COLUMNS or column.name in targets]
     return [
         {column.name: _plain(column.values[row]) for column in shown} for row in range(min(PREVIEW_ROWS, table.rows))
     ]
@@ -298,12 +303,14 @@ def _notes(table: Table, roles: Roles, apart: list[str]) -> list[str]:
         notes.append(f"Text with many different values is not read, so it is left out: {', '.join(samples)}{more}.")
     if empty:
         notes.append(f"Left out, because no row has a value: {_names(empty)}.")
-    of_columns = [
-        note
-        for column in table.columns
-        for note in column.notes
-        if column.type != "index" and not (column.type == "boolean" and column.name in roles.targets)
-    ]
+    of_columns = _joined(
+        [
+            (column.name, note)
+            for column in table.columns
+            for note in column.notes
+            if column.type != "index" and not (column.type == "boolean" and column.name in roles.targets)
+        ]
+    )
     notes += of_columns[:MANY] + (
         [f"{len(of_columns) - MANY} more columns were read in such ways."] if len(of_columns) > MANY else []
     )
@@ -316,6 +323,24 @@ def _notes(table: Table, roles: Roles, apart: list[str]) -> list[str]:
     if table.train_rows is not None:
         notes.append(f"The upload says itself which rows are for training: the first {table.train_rows:,}.")
     return notes
+
+
+def _joined(notes: list[tuple[str, str]]) -> list[str]:
+    """Notes on columns, one for all that were read alike; the example is of the first."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, note in notes:
+        said = note.removeprefix(f"{name!r} is read as ")
+        kind = said.partition(", ")[0]  # such as `numbers`, before the example
+        apart = said == note or "would read it otherwise" in note
+        alike.setdefault(note if apart else kind, []).append((name, said))
+    found = []
+    for of in alike.values():
+        if len(of) == 1:
+            found.append(next(note for name, note in notes if name == of[0][0] and note.endswith(of[0][1])))
+            continue
+        names = ", ".join(repr(name) for name, _ in of[:MANY]) + (f" and {len(of) - MANY} more" * (len(of) > MANY))
+        found.append(f"{names} are read as {of[0][1]}")
+    return found
 
 
 def _names(columns: list[Column]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bimt_engine.data.readers import (
     MAX_COLUMNS,
+    MAX_NAME,
     Problem,
     ReadAs,
     RefusedData,
@@ -52,6 +53,11 @@ COMMENTS = ("#", "%", "//")  # with which a line above the header may begin
 MAX_COMMENTS = 1_000  # lines of them
 SHOWN_COMMENTS = 500  # characters that are kept as a note
 _SEP = re.compile(r'"?sep=([,;\t|])"?')
+WORDS_OF_PROSE = 6  # between two separators of the first line
+PROSE = (
+    "This does not look like a table: its first line is a text, not the names of columns. Tables are CSV, Excel, "
+    "Parquet, Arrow, NPY or NPZ; texts to learn from are UTF-8 files in a ZIP."
+)
 NO_HEADER = "The file holds blank lines only; send a CSV table whose first row names the columns."
 
 
@@ -115,9 +121,19 @@ def read_csv(
                 next((row for row in rows if any(cell.strip() for cell in row)), None)
             yield from rows
 
-    return read_rows(
-        Layout(names, start.separator, odd=odd, notes=tuple(notes)), records, used=used, whole=whole, read_as=read_as
-    )
+    layout = Layout(names, start.separator, odd=odd, notes=tuple(notes))
+    try:
+        return read_rows(layout, records, used=used, whole=whole, read_as=read_as)
+    except RefusedData as error:
+        if not _is_prose(names):
+            raise
+        more = () if max(map(len, names)) > MAX_NAME else error.problems
+        raise RefusedData([Problem(PROSE), *more]) from None
+
+
+def _is_prose(names: list[str]) -> bool:
+    """Whether the first line is a sentence, or a paragraph, rather than names of columns."""
+    return sum(len(name.split()) for name in names) >= WORDS_OF_PROSE * len(names)
 
 
 def _text(content: bytes | Path, encoding: Encoding) -> io.TextIOWrapper:

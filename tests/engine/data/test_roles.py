@@ -155,6 +155,30 @@ def test_a_table_with_nothing_to_learn_is_refused(content, says):
         understand(content, "csv")
 
 
+def test_a_constant_column_is_not_guessed_to_be_the_target_where_another_can_be():
+    rows = [f"{i * 7 % 5}.5,{i * 3 % 7}.5,5" for i in range(20)]
+    found = understand("\n".join(["a,b,y", *rows]).encode(), "csv")
+    assert found["suggested"]["targets"] == ["b"]
+    assert "'y' has the same value in every row, so it is not the target: 'b' is." in found["notes"]
+
+
+def test_columns_that_were_read_alike_share_one_note():
+    rows = [f'"1,{i:03}.5","2,{i:03}.5","3,{i:03}.5",{i % 3}' for i in range(20)]
+    notes = understand("\n".join(["a,b,c,y", *rows]).encode(), "csv")["notes"]
+    assert [note for note in notes if "read as numbers" in note] == [
+        "'a', 'b', 'c' are read as numbers, '1,000.5' as 1000.5."
+    ]
+
+
+PROSE = "It was the best of times when they met again in town"
+
+
+@pytest.mark.parametrize("first", [PROSE, f"{PROSE}, and the rain had ended by the time we left. " + PROSE * 40])
+def test_prose_is_told_from_a_table(first):
+    with pytest.raises(RefusedData, match="not look like a table: .* texts to learn from are UTF-8 files in a ZIP"):
+        understand(f"{first}\nand, so, it, went\nand the rain\n\nfell, they\n".encode(), "csv")
+
+
 def test_a_constant_target_is_refused():
     with pytest.raises(RefusedData, match="'y' has the same value in every row"):
         understand(b"x,y\n1,5\n2,5\n3,5\n4,5\n", "csv", Roles(("x",), ("y",), "regression"))
