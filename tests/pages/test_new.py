@@ -162,6 +162,10 @@ def test_roles_are_chosen_by_pressing_the_heads_of_columns(visit: Visit, site: S
     name = "Mean outside air temperature at the roof weather station [°C]"
     wide = "(each, name) => { each.firstChild.textContent = name; return each.getBoundingClientRect().width; }"
     assert head.nth(1).evaluate(wide, name) <= 240  # it wraps, so that the other columns stay in sight
+    spill = "each => each.firstChild.scrollWidth - each.clientWidth"
+    for long in (name, name.replace(" ", "_")):
+        head.nth(1).evaluate(wide, long)
+        assert head.nth(1).evaluate(spill) <= 0  # nor does it lie over its neighbours
     head.nth(3).focus()
     page.keyboard.press("Enter")
     assert page.inner_text("#roles-words") == "Predict p, q from a, b."
@@ -241,6 +245,19 @@ def test_after_a_refused_file_nothing_is_trained_that_was_not_chosen_since(visit
     page.wait_for_selector("#plan:has-text('Trains one network')")
     assert train.is_enabled()
     visitor.complaints[:] = [c for c in visitor.complaints if "422" not in c]  # the browser logs the status
+
+
+def test_the_target_is_in_sight_however_many_columns_there_are(visit: Visit, tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(49)]
+    rows = [",".join(f"{(i * (7 + j)) % 31}.5" for j in range(50)) for i in range(60)]
+    (tmp_path / "wide.csv").write_text("\n".join([",".join([*names, "y"]), *rows]))
+    page = (visitor := visit("submitter")).page
+    visitor.go("/new")
+    page.set_input_files("#file", str(tmp_path / "wide.csv"))
+    page.wait_for_selector("#first-rows tr")
+    assert page.locator("#heads button").count() == 41
+    assert page.get_attribute("#heads button[data-head=y]", "data-role") == "target"
+    assert page.inner_text("#types summary") == "Types and ranges of all 50 columns; 9 are only here"
 
 
 def test_built_in_data_are_learnt_by_an_architecture_of_ones_choice(visit: Visit, site: Site) -> None:

@@ -269,7 +269,23 @@ if (panel) {
   field("upload-parts-drop").addEventListener("click", forget);
 }
 
-// --- how the values of a column are distributed
+// --- the columns of a table
+
+// What a column is and, where that can be either, how its numbers or dates are written.
+/** @type {Record<string, string>} */
+export const TYPES = {
+  number: "number",
+  "number|1,234.5": "number, such as 1,234.5",
+  "number|1.234,5": "number, such as 1.234,5",
+  integer: "integer",
+  boolean: "boolean",
+  category: "category",
+  date: "date",
+  "date|31/12/2024": "date, such as 31/12/2024",
+  "date|12/31/2024": "date, such as 12/31/2024",
+  text: "text",
+  index: "index",
+};
 
 const BARS = [120, 26]; // as in api/pages/charts.py
 

@@ -2,7 +2,7 @@
 // the fields for hidden layers and steps edit it. The page says what the job would do before it is submitted.
 
 import { Problem, all, around, asProblem, call, complain, counted, duration, field, find, maybe, number, numbers, pause, sentence } from "./api.js";
-import { Uploaded, bars } from "./data.js";
+import { TYPES, Uploaded, bars } from "./data.js";
 
 /**
  * @typedef {{dataset?: {kind: string}, network?: {hidden?: number|string|(number|string)[]}, training?: {steps?: number|string}}} Spec
@@ -172,7 +172,8 @@ async function describe(option) {
 
 /** The first rows; the head of each column says its role, and changes it. @param {PreviewOut} preview */
 function showPreview(preview) {
-  const columns = preview.columns.slice(0, SHOWN);
+  const targets = chosenRoles().targets;
+  const columns = preview.columns.filter(({ name }, at) => at < SHOWN || targets.includes(name));
   field("heads").replaceChildren(
     ...columns.map((column) => {
       const { name } = column;
@@ -208,7 +209,9 @@ function showPreview(preview) {
       return line;
     }),
   );
-  field("types", HTMLDetailsElement).open = preview.columns.length > SHOWN;
+  const [left, types] = [preview.columns.length - columns.length, field("types", HTMLDetailsElement)];
+  find(types, "summary", HTMLElement).textContent = `Types and ranges of ${left ? `all ${preview.columns.length} columns; ${left} are only here` : "its columns"}`;
+  types.open = Boolean(left);
   showRoles();
 }
 
@@ -271,22 +274,6 @@ function columnRow(column, known) {
   });
   return row;
 }
-
-// What a column is and, where that can be either, how its numbers or dates are written.
-/** @type {Record<string, string>} */
-const TYPES = {
-  number: "number",
-  "number|1,234.5": "number, such as 1,234.5",
-  "number|1.234,5": "number, such as 1.234,5",
-  integer: "integer",
-  boolean: "boolean",
-  category: "category",
-  date: "date",
-  "date|31/12/2024": "date, such as 31/12/2024",
-  "date|12/31/2024": "date, such as 12/31/2024",
-  text: "text",
-  index: "index",
-};
 
 /** @param {PreviewColumn} column @param {Roles} known */
 function typeChoice(column, known) {
@@ -448,13 +435,13 @@ function refuse({ name, noun }) {
   const kept = isExperiment() && waiting && isBrought(); // a network, which waits for other data
   const radio = noun === "networks" && !isExperiment() ? network() : kept ? null : recipe();
   if (radio) radio.checked = false;
-  const sentence = `\`${name}\` cannot be used. `;
+  const said = `\`${name}\` cannot be used. `;
   if (noun === "networks" && !isExperiment()) {
-    waiting = `${sentence}Send it again, or choose a network above.`;
+    waiting = `${said}Send it again, or choose a network above.`;
     offer();
   } else {
     select("dataset").value = "";
-    chooseDataset(sentence + (kept ? awaited() : "Send it again, or choose data or an experiment above."));
+    chooseDataset(said + (kept ? awaited() : "Send it again, or choose data or an experiment above."));
   }
 }
 
