@@ -22,6 +22,7 @@ from api.pages.jobs import CHOICES, EXAMPLES, specs_of
 from bimt_engine.data.kinds.images import small_digits
 from bimt_engine.data.registry import KINDS, make_dataset
 from bimt_engine.networks.architecture import architectures
+from bimt_engine.recipes import load_recipe, recipe_names
 from bimt_engine.spec import Spec
 from bimt_engine.training.loop import Training
 from store import datasets
@@ -52,6 +53,11 @@ def test_every_network_that_is_offered_for_built_in_data_learns_from_them(kind: 
         spec = Spec.model_validate(fields | {"dataset": {"kind": kind}})
         training = Training.begin(spec, make_dataset(spec.dataset, seed=0), seed=0)
         assert next(training.updates()).row
+
+
+def test_cards_of_experiments_say_where_the_paper_has_them_or_that_it_does_not() -> None:
+    figures = {load_recipe(name).figure for name in recipe_names()}
+    assert [each for each in figures if each and not each.startswith(("Figure", "Not in the paper"))] == []
 
 
 def idx_files(folder: Path, *, packed: bool) -> list[Path]:

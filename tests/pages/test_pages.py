@@ -298,12 +298,13 @@ def test_a_job_moves_while_it_is_watched_and_ends_by_itself(visit: Visit, site: 
     assert page.inner_text("#state") == "queued"
     claim = work_on(service, job_id)
     with service.database.write() as rows:
-        jobs.renew(
-            rows, claim, now=now(), lease_seconds=60, progress=0.42, losses={"prediction_loss": 0.5}, note="half"
-        )
+        losses = {"prediction_loss": 0.5, "validation_prediction_loss": 0.6, "test_prediction_loss": 0.7}
+        jobs.renew(rows, claim, now=now(), lease_seconds=60, progress=0.42, losses=losses, note="half")
     page.wait_for_selector("#state .running")
     page.wait_for_function("document.getElementById('percent').textContent === '42'")
-    assert page.inner_text("#losses") == "train loss\n0.5" or page.inner_text("#losses") == "0.5\ntrain loss"
+    assert sorted(page.inner_text("#losses").split("\n")) == ["0.5", "0.6", "train loss", "validation loss"]
+    visitor.go(f"/jobs/{job_id}")  # as the service renders it
+    assert sorted(page.inner_text("#losses").split("\n")) == ["0.5", "0.6", "train loss", "validation loss"]
     with service.database.write() as rows:
         jobs.release(rows, claim, reason="a test", now=now())
     publish_runs(service, job_id)
@@ -338,6 +339,17 @@ def test_a_run_that_is_trained_and_not_yet_tested_is_not_at_its_end(
             assert bar.get_attribute("value") is None
     with service.database.write() as rows:
         jobs.finish(rows, claim, state="cancelled", reason="a test", now=now())
+
+
+def test_jobs_that_failed_are_not_called_in_progress(visit: Visit, site: Site) -> None:
+    service = site.service
+    claim = work_on(service, submit_job(service, name="in vain"))
+    with service.database.write() as rows:
+        jobs.finish(rows, claim, state="failed", reason="a test", now=now())
+    page = (visitor := visit("reader")).page
+    visitor.go("/")
+    assert page.locator("section:has(#work) a:has-text('in vain')").count() == 1
+    assert page.inner_text("#work") == "Jobs in progress, and the last that failed"
 
 
 def test_runs_that_have_ended_are_shown_with_their_median_while_others_are_at_work(visit: Visit, site: Site) -> None:

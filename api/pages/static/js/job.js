@@ -8,6 +8,9 @@ const id = live.dataset.job;
 const ended = (state) => state !== "queued" && state !== "running";
 const RENDER_SECONDS = 5; // between two renewals of the table of runs, the pictures and the log
 
+/** Test rows are for the network that comes out; validation rows say how the training goes. @param {string} name @param {object} losses */
+const isForLater = (name, losses) => name.startsWith("test_") && name.replace("test_", "validation_") in losses;
+
 /** @param {JobEvent} event */
 function show(event) {
   live.dataset.revision = String(event.revision);
@@ -20,7 +23,7 @@ function show(event) {
   field("eta").textContent = event.state === "running" ? turn(event) : "";
   field("losses").replaceChildren(
     ...Object.entries(event.losses || {})
-      .filter(([, value]) => typeof value === "number")
+      .filter(([name, value]) => typeof value === "number" && !isForLater(name, event.losses ?? {}))
       .map(([name, value]) => {
         const pair = document.createElement("div");
         const [term, amount] = [document.createElement("dt"), document.createElement("dd")];
