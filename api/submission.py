@@ -538,14 +538,20 @@ def _network_misfits(row: Network, preview: Mapping[str, Any], data: UploadedDat
         return []
     columns = {column["name"]: column for column in preview.get("columns", ())}
     widths = [_width(name, columns, data) for name in data.inputs or []]
-    if widths and None not in widths and reads and None not in reads and math.prod(reads) != sum(map(int, widths)):
+    if (
+        widths
+        and None not in widths
+        and reads
+        and None not in reads
+        and math.prod(reads) != sum(width or 0 for width in widths)
+    ):
         sentence = _other_numbers(row, "reads", math.prod(reads), list(data.inputs or []), widths)
         found.append(wrong(f"{under}/inputs", sentence))
     if len(gives) != 1 or gives[0] is None:
         return found
     widths = [_width(name, columns, data) for name in data.targets]
     if data.task == "regression":
-        if None not in widths and gives[0] != sum(map(int, widths)):
+        if None not in widths and gives[0] != sum(width or 0 for width in widths):
             found.append(wrong(f"{under}/targets", _other_numbers(row, "gives", gives[0], data.targets, widths)))
         return found
     classes = columns.get(data.targets[0], {}).get("distinct")
