@@ -394,7 +394,7 @@ def plan(rows: Session, who: Caller, body: JobIn, *, settings: Settings) -> Plan
 
 
 def _unit_notes(spec: Spec) -> list[str]:
-    """Whether an uploaded network sees the columns of a table as they are: nobody else knows what it was trained on."""
+    """The units in which an uploaded network sees the columns of a table: those of the file, or scaled."""
     data = spec.dataset
     if not (isinstance(spec.network, UploadedNetwork) and isinstance(data, UploadedData)) or data.format in NOT_SCALED:
         return []

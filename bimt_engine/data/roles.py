@@ -330,7 +330,7 @@ def resolve_roles(preview: dict[str, Any], declared: dict[str, Any], *, under: s
     if not inputs:
         errors.append(_wrong(f"{under}/inputs", "No column that can be read is left beside the targets."))
     rest = {name: declared.get(name, default) for name, default in REST.items()}
-    # Whether to standardise depends on the network where nobody said it.
+    # Whether to standardise depends on the network where it was not given.
     rest |= {name: declared[name] for name in ("standardise", "split", "weight") if declared.get(name) is not None}
     if declared.get("context") is not None:
         if set(columns) != set(TEXT_COLUMNS):
