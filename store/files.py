@@ -302,6 +302,8 @@ class Files:
         try:
             self.verify(stored.sha256, again=True)
             os.utime(self._folder / _key(stored.sha256))
+            # A collector may have moved it after its name was found and before its time was set; then it is put again.
+            (self._folder / _key(stored.sha256)).stat()
         except (FileNotFoundError, NotFound, DamagedFile):
             return False
         return True

@@ -29,7 +29,7 @@ from bimt_engine.analysis.modules.find import examine_modules, find_modules, let
 from bimt_engine.analysis.modules.significance import holm, p_value, random_groups, specific_effect
 from bimt_engine.analysis.pruning.search import prune
 from bimt_engine.analysis.reachability import component_labels, count_modules, full_masks, touched_places
-from bimt_engine.analysis.statements.wording import listed
+from bimt_engine.analysis.statements.wording import listed, short
 from tests.engine.analysis.teachers import TANGLED, TWO_MODULES, data_of, student_and_data, teacher
 from tests.engine.makers import build
 
@@ -188,7 +188,7 @@ def test_the_report_supports_two_true_modules_and_says_so_in_words() -> None:
     )
     assert first["reading"].endswith(
         f"neurons move y1 by {first['effects']['y1']['trained']:.2f} of its variance, others by "
-        f"{first['effects']['y2']['trained']:.2g} at most"
+        f"{short(first['effects']['y2']['trained'])} at most"
     )
     assert (first["trained_effect"], first["trained_leak"]) == tuple(
         first["effects"][target]["trained"] for target in ("y1", "y2")
