@@ -275,6 +275,17 @@ def test_a_sender_and_a_collector_at_the_same_moment_lose_nothing(files):
     assert list(files.spool.iterdir()) == []
 
 
+def test_a_file_that_a_collector_moves_while_its_time_is_set_is_put_again(files, monkeypatch):
+    name = files.put_bytes(b"contested").sha256
+
+    def collected_meanwhile(path):
+        path.unlink()  # what the name meant before is gone; its time was set all the same
+
+    monkeypatch.setattr("store.files.os.utime", collected_meanwhile)
+    files.put_bytes(b"contested")
+    assert files.read(name) == b"contested"
+
+
 def test_every_reference_to_a_file_is_counted():
     named = {f"{column.table.name}.{column.name}" for column in stored_files._references()}
     lookalikes = {

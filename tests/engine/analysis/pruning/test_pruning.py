@@ -15,6 +15,7 @@ from bimt_engine.analysis.context import AnalysisContext, Examples, loss_per_exa
 from bimt_engine.analysis.modules import effects
 from bimt_engine.analysis.modules.effects import ablation_effects
 from bimt_engine.analysis.numpy_mlp import ACTIVATIONS, forward, split, without_dead_neurons
+from bimt_engine.analysis.pruning.engine import PruningEngine
 from bimt_engine.analysis.pruning.refit import (
     CompactMlp,
     GradientProblem,
@@ -220,6 +221,25 @@ def test_a_narrow_network_computes_and_refits_what_the_whole_one_does(name: str)
     assert problem.losses(two.values) == pytest.approx(two.loss, rel=1e-12)
     assert two.loss == pytest.approx(one.loss, rel=0.02)
     assert all((two.values[n][~m] == 0).all() for n, m in masks.items())
+
+
+def test_a_large_network_is_refitted_on_fewer_examples_but_enough_for_its_parameters(monkeypatch) -> None:
+    network, data = build("transformer")
+    context = AnalysisContext.of(network, data)
+    engine = PruningEngine(context, refit_evaluations=5)
+    masks = {
+        w.parameter: np.zeros(tuple(network.get_parameter(w.parameter).shape), bool)
+        for w in network.wiring.weight_layers
+    }
+    examples = len(context.train.inputs)
+    assert engine.thinning(masks) == 1  # it is small
+    monkeypatch.setattr("bimt_engine.analysis.pruning.engine.REFIT_WORK", context.general.work * examples / 5)
+    assert engine.thinning(masks) == 5
+    next(iter(masks.values())).flat[: context.train.targets.size // 8] = True  # four numbers for each: half of them
+    assert engine.thinning(masks) == 2
+    problem = engine.gradient_problem()
+    np.testing.assert_array_equal(problem.every(5).inputs, problem.inputs[::5])
+    assert problem.every(1) is problem
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3])
