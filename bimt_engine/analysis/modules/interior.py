@@ -17,7 +17,7 @@ from bimt_engine.analysis.extraction import neuron_id, place_name
 from bimt_engine.analysis.graph import Graph
 from bimt_engine.analysis.modules.effects import Ablator, selectivity
 from bimt_engine.analysis.modules.effects import Group as Places
-from bimt_engine.analysis.modules.nested import LEAST_EFFECT, RANDOM_PARTITIONS, Partition, partitions_of
+from bimt_engine.analysis.modules.nested import RANDOM_PARTITIONS, Partition, partitions_of
 from bimt_engine.analysis.modules.structure import Cut, Group, Terminal, TieGraph, cheapest_cut, depths
 from bimt_engine.analysis.report import (
     CutDocument,
@@ -30,6 +30,7 @@ from bimt_engine.analysis.report import (
 )
 from bimt_engine.analysis.statements.interior import (
     EMBEDDING,
+    LEAST_EFFECT,
     cut_statement,
     group_label,
     groups_shown,

@@ -36,7 +36,6 @@ FEWEST_READ = 2  # columns that each of two groups of a composition must read: g
 READS = (
     INTERACTS  # of the variance of a neuron: below, it is said not to read a terminal; the limit of interaction, too
 )
-LEAST_EFFECT = 0.01  # of some output's variance: a group that changes every output by less has no effect of its own
 MAX_GROUPS = 40  # at one depth; with more there are too many pairs to test and to list
 RANDOM_PARTITIONS = 99
 RANDOM_EXAMPLES = 128  # on which random partitions are compared

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bimt_engine.analysis.statements.wording import Document, counted, listed, number, quoted, skipped_statement
 
 INTERACTS = 1e-3  # of an output's variance: groups of the pruned network that interact more are one
+LEAST_EFFECT = 0.01  # of some output's variance: a group that changes every output by less has no effect of its own
 TRAINED_LIMIT = 0.05  # the same in the network as trained
 TRAINED_LEAK = 0.2  # of what moves a group of the network as trained, so much may come from what others read
 SIGNIFICANT = 0.05  # p of a partition among random ones
@@ -18,7 +19,7 @@ PURE = 0.9  # of a group's variance in one representation: then it is named afte
 EMBEDDING = "embedding dimension "  # how the name of a terminal begins that is no column of the data
 
 SUPPORTED_GROUPS_MEAN = (
-    "A supported group changes some output by 0.01 of its variance at least, and may change any. Where "
+    f"A supported group changes some output by {LEAST_EFFECT:g} of its variance at least, and may change any. Where "
     f"groups are added up, two of them interact by {INTERACTS:g} of an output’s variance at most, in the network as "
     f"trained by {TRAINED_LIMIT:g}."
 )
@@ -73,7 +74,10 @@ def partition_verdict(partition: Document) -> tuple[str, str | None]:
         return "not supported", f"in the network as trained {did}: pruning made this separation"
     idle = [group["name"] for group in partition["groups"] if not group["works"]]
     if idle:
-        return "not supported", f"switching off {listed(idle)} changes no output by as much as 1 % of its variance"
+        return (
+            "not supported",
+            f"switching off {listed(idle)} changes no output by as much as {100 * LEAST_EFFECT:g} % of its variance",
+        )
     if partition["p"] <= SIGNIFICANT:
         return "supported", None
     if partition["random_partitions"] < FEWEST_PARTITIONS:
